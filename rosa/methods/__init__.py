@@ -1,0 +1,37 @@
+"""Adaptation methods: one file each in this folder, registered by name.
+
+A new method is a new file here: a dataclass of settings derived from ``AdapterConfig`` whose ``method`` is
+its name, and an ``AdapterLayer`` subclass under ``@register(ItsConfig)``.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Callable
+from typing import TypeVar
+
+from rosa.config import AdapterConfig
+from rosa.layers import AdapterLayer
+
+Layer = TypeVar("Layer", bound=type[AdapterLayer])
+_METHODS: dict[str, tuple[type[AdapterConfig], type[AdapterLayer]]] = {}
+
+
+def register(config: type[AdapterConfig]) -> Callable[[Layer], Layer]:
+    """Class decorator: make a layer class the implementation of ``config.method``."""
+
+    def add(layer: Layer) -> Layer:
+        if config.method in _METHODS:
+            raise ValueError(f"two methods are named {config.method!r}")
+        _METHODS[config.method] = (config, layer)
+        return layer
+
+    return add
+
+
+def methods() -> dict[str, tuple[type[AdapterConfig], type[AdapterLayer]]]:
+    """Every method by name: its settings class and its layer class."""
+    for module in pkgutil.iter_modules(__path__):
+        importlib.import_module(f"{__name__}.{module.name}")
+    return dict(_METHODS)

@@ -1,0 +1,60 @@
+"""LoRA (Hu et al. 2021, section 4.1): x W + b + (α/R) (dropout(x) A) B, W frozen, B zero at the start."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from rosa.config import AdapterConfig, option
+from rosa.layers import AdapterLayer
+from rosa.methods import register
+from rosa.subspace import layer_generator
+
+
+@dataclass
+class LoraConfig(AdapterConfig):
+    """LoRA's settings.
+
+    Attributes:
+        alpha: the pair is scaled by alpha / R; None: alpha = R in each layer, so the scale is 1.
+        dropout: probability of dropping an input of A in training.
+    """
+
+    alpha: float | None = option(None, above=0)
+    dropout: float = option(0.0, minimum=0, maximum=1)
+
+    method: ClassVar[str] = "lora"
+    published_bias: ClassVar[str] = "none"
+
+
+@register(LoraConfig)
+class LoraLayer(AdapterLayer):
+    """A uniform in ±1/√m (Kaiming with a = √5 over the m inputs, as in the authors' and PEFT's code), B zero."""
+
+    config: LoraConfig
+
+    def __init__(self, name: str, base: nn.Linear, rank: int, config: LoraConfig) -> None:
+        super().__init__(name, base, rank, config)
+        self.scale = 1.0 if config.alpha is None else config.alpha / rank
+        self.dropout = nn.Dropout(config.dropout) if config.dropout else nn.Identity()
+
+    @torch.no_grad()
+    def initialise(self) -> None:
+        bound = 1 / math.sqrt(self.in_features)
+        generator = layer_generator(self.config.seed, 0, self.name)
+        self.A.copy_(torch.empty(self.A.shape).uniform_(-bound, bound, generator=generator))
+        self.B.zero_()
+
+    def delta(self) -> Tensor:
+        return (self.A @ self.B) * self.scale
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.base(x)
+        if self.merged:
+            return out
+        low: Tensor = (self.dropout(x) @ self.A) @ self.B
+        return out + (low if self.scale == 1.0 else low * self.scale)

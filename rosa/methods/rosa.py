@@ -1,0 +1,94 @@
+"""ROSA (Hameed and Rabusseau 2023, section 3): x W_f + (x A) B + b over a subspace that is drawn anew.
+
+A and B are R singular directions of W, W_f = W − A B is fixed. At a resample the pair goes back into the
+weight, W ← W_f + A B, and another subspace becomes trainable: the rank of the change is not bounded by R.
+The base module's own weight holds W_f, so the adapted layer stores one weight, as a LoRA layer does.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from rosa.config import AdapterConfig, option
+from rosa.layers import AdapterLayer
+from rosa.methods import register
+from rosa.subspace import (
+    FACTOR_SPLITS,
+    SAMPLE_METHODS,
+    choose_directions,
+    factor_pair,
+    factorise,
+    layer_generator,
+)
+
+
+@dataclass
+class RosaConfig(AdapterConfig):
+    """ROSA's settings.
+
+    Attributes:
+        sample_method: which singular directions train: random, window (a random block of neighbours), top
+            or bottom.
+        factor_split: sqrt (√S on both sides) or left (U S | Vᵀ).
+        level, every: draw a new subspace each ``every`` epochs or optimizer steps, or never.
+        optimizer_state: what becomes of the optimizer's state of A and B at a resample: reset or keep.
+    """
+
+    sample_method: str = option("random", choices=SAMPLE_METHODS)
+    factor_split: str = option("sqrt", choices=FACTOR_SPLITS)
+    level: str = option("epoch", choices=("epoch", "step", "never"))
+    every: int = option(1, minimum=1)
+    optimizer_state: str = option("reset", choices=("reset", "keep"))
+
+    method: ClassVar[str] = "rosa"
+    published_bias: ClassVar[str] = "adapted"
+
+
+@register(RosaConfig)
+class RosaLayer(AdapterLayer):
+    """The base weight is W_f; ``resample`` moves to another subspace without changing the function."""
+
+    resamples: ClassVar[bool] = True
+    freezes_rest: ClassVar[bool] = True
+
+    config: RosaConfig
+
+    @torch.no_grad()
+    def initialise(self) -> None:
+        self.A.zero_()  # the pair is not yet part of the function: what is drawn from is W itself
+        self.B.zero_()
+        self.resample(0)
+
+    @torch.no_grad()
+    def resample(self, number: int) -> None:
+        """W ← W_f + A B, then draw the subspace of resample ``number`` (0: the first) and split W again.
+
+        Everything is written in place, so that optimizers, DDP and compiled graphs keep their parameters.
+        W_f = W − A B is formed from the rounded A and B: whatever error the factorisation has, the function
+        stays. With several processes the first one's vectors are sent to the others, because two machines
+        may choose the same directions with other signs.
+        """
+        if self.merged:
+            raise RuntimeError(f"{self.name} is merged: unmerge before a resample")
+        weight = self.weight_mn + self.A @ self.B
+        generator = layer_generator(self.config.seed, number, self.name)
+        indices = choose_directions(min(weight.shape), self.rank, self.config.sample_method, generator)
+        a, b = factor_pair(weight, factorise(weight), indices, self.config.factor_split)
+        self.A.copy_(a)
+        self.B.copy_(b)
+        if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+            dist.broadcast(self.A.data, 0)
+            dist.broadcast(self.B.data, 0)
+        self.weight_mn.copy_(weight - self.A @ self.B)
+
+    def delta(self) -> Tensor:
+        return self.A @ self.B
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.base(x)
+        return out if self.merged else out + (x @ self.A) @ self.B

@@ -1,0 +1,68 @@
+"""When a model's subspaces are drawn anew, and what that does to the optimizer."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import torch
+from torch import nn
+
+from rosa.inject import adapter_layers
+
+
+def resample(model: nn.Module, number: int, optimizer: Any | None = None) -> None:
+    """Draw subspace ``number`` (1, 2, …; 0 was drawn at injection) in every layer whose method resamples.
+
+    Args:
+        model: an adapted model; parameters are written in place and keep their identity.
+        number: with the seed and the layer's name it decides the directions, so count it up and save it.
+        optimizer: its state of A and B is dropped, since moments belong to the old subspace; biases keep
+            theirs, and so do the step size and its schedule.
+    """
+    for layer in adapter_layers(model).values():
+        if not layer.resamples:
+            continue
+        layer.resample(number)  # type: ignore[operator]
+        if optimizer is not None:
+            for parameter in (layer.A, layer.B):
+                optimizer.state.pop(parameter, None)
+
+
+class Resampler:
+    """Resamples at the end of the epochs or steps that the method's settings name.
+
+    Call ``after_step`` after each optimizer step and ``after_epoch`` after each epoch (once it is validated and
+    saved). Methods without a schedule (LoRA) and plain models are fine: nothing happens.
+
+    Attributes:
+        number: how many resamples there were; save it, and set it at a resume.
+        seconds: how long the last one took.
+    """
+
+    def __init__(self, model: nn.Module, optimizer: Any | None, config: Any | None) -> None:
+        self.model = model
+        self.optimizer = optimizer if getattr(config, "optimizer_state", "reset") == "reset" else None
+        self.level: str = getattr(config, "level", "never")
+        self.every: int = getattr(config, "every", 1)
+        self.number = 0
+        self.seconds = 0.0
+
+    def after_step(self, step: int, total_steps: int) -> bool:
+        """Resample if due after optimizer step ``step`` (from 1) of ``total_steps``; True if it did."""
+        return self._resample(self.level == "step" and step % self.every == 0 and step < total_steps)
+
+    def after_epoch(self, epoch: int, epochs: int) -> bool:
+        """Resample if due after epoch ``epoch`` (from 1) of ``epochs``, never after the last; True if it did."""
+        return self._resample(self.level == "epoch" and epoch % self.every == 0 and epoch < epochs)
+
+    def _resample(self, due: bool) -> bool:
+        if not due:
+            return False
+        start = time.perf_counter()
+        self.number += 1
+        resample(self.model, self.number, self.optimizer)
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()  # a resample is rare, and its time is reported
+        self.seconds = time.perf_counter() - start
+        return True

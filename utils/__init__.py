@@ -1,0 +1,1 @@
+"""The experiment around the adapters: configuration, data, training, evaluation, results."""

@@ -1,0 +1,253 @@
+"""The configuration as typed objects, and the one check that reports every problem at once.
+
+``configs/train.yaml`` is the page people read: every key, its default, unit and allowed values. Here the same
+keys have types and limits; a test holds the two together. What adaptation methods know is taken from the
+methods themselves, so that a new method brings its own keys.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import types
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from rosa.config import AdapterConfig, option, option_problems
+from rosa.methods import methods
+from utils.data import get_source
+from utils.errors import UserError
+
+OPTIMIZER_PARAMETERS = {
+    "adamw": ("weight_decay", "betas", "eps"),
+    "adam": ("weight_decay", "betas", "eps"),
+    "sgd": ("weight_decay", "momentum"),
+}
+
+
+@dataclass
+class ModelConfig:
+    name: str = "gpt2"
+    dropout: float | None = option(None, minimum=0, maximum=1)
+
+
+@dataclass
+class DatasetConfig:
+    name: str = "e2e"
+    path: str | None = None
+    cache: str | None = None
+
+
+@dataclass
+class TrainConfig:
+    epochs: int = option(5, minimum=0)
+    batch_size: int = option(128, minimum=1)
+    micro_batch_size: int | None = option(None, minimum=1)
+    lr: float = option(1e-3, above=0)
+    optimizer: str = option("adamw", choices=tuple(OPTIMIZER_PARAMETERS))
+    weight_decay: float | None = option(None, minimum=0)
+    betas: list[float] | None = None
+    eps: float | None = option(None, above=0)
+    momentum: float | None = option(None, minimum=0)
+    scheduler: str = option("linear", choices=("linear", "cosine", "constant", "none"))
+    warmup_steps: int | None = option(None, minimum=0)
+    max_grad_norm: float | None = option(None, above=0)
+    loss_on: str | None = option(None, choices=("target", "all"))
+    fraction: float = option(1.0, above=0, maximum=1)
+    seq_len: int = option(512, minimum=2)
+    block_size: int = option(128, minimum=2)
+    sort_window: int = option(50, minimum=0)
+    precision: str = option("auto", choices=("auto", "fp32", "bf16", "fp16"))
+    gradient_checkpointing: bool = False
+    device: str = option("auto", choices=("auto", "cpu", "cuda", "mps"))
+    save_every: int | None = option(None, minimum=1)
+    keep_last: bool = True
+
+
+@dataclass
+class OutputConfig:
+    path: str = "runs"
+
+
+@dataclass
+class LoggingConfig:
+    print_freq: int = option(50, minimum=1)
+    samples: int = option(2, minimum=0)
+
+
+def _node(name: str, fields: list[tuple[str, Any, dataclasses.Field[Any]]]) -> type:
+    """A dataclass of ``fields``; unions with containers become Any, which OmegaConf cannot type."""
+
+    def simple(annotation: Any) -> Any:
+        members = typing.get_args(annotation)
+        is_union = isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is typing.Union
+        return Any if is_union and any(typing.get_origin(member) for member in members) else annotation
+
+    copies = []
+    for key, annotation, old in fields:
+        default = dict(default=old.default) if old.default is not dataclasses.MISSING else {}
+        if old.default_factory is not dataclasses.MISSING:
+            default = dict(default_factory=old.default_factory)
+        copies.append((key, simple(annotation), field(**default, metadata=dict(old.metadata))))
+    return dataclasses.make_dataclass(name, copies)
+
+
+def _typed_fields(config: type) -> list[tuple[str, Any, dataclasses.Field[Any]]]:
+    hints = typing.get_type_hints(config)
+    return [(f.name, hints[f.name], f) for f in dataclasses.fields(config)]
+
+
+def _fnmodel_schema() -> type:
+    """``fnmodel``: name, params (what all methods share) and one node a method with what only it knows."""
+    common = [row for row in _typed_fields(AdapterConfig) if row[0] != "seed"]
+    shared_names = {f.name for f in dataclasses.fields(AdapterConfig)}
+    params = _node("Params", common)
+    nodes = [
+        (name, node, field(default_factory=node))
+        for name, (config, _) in methods().items()
+        for node in [_node(f"{name}_options", [row for row in _typed_fields(config) if row[0] not in shared_names])]
+    ]
+    names = ("none", *methods())
+    return dataclasses.make_dataclass(
+        "FnModelConfig",
+        [("name", str, option("rosa", choices=names)), ("params", params, field(default_factory=params)), *nodes],
+    )
+
+
+FnModelConfig: Any = _fnmodel_schema()
+
+
+@dataclass
+class Config:
+    """Every setting of a training run."""
+
+    seed: int = option(0, minimum=0)
+    runs: int = option(1, minimum=1)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    dataset: DatasetConfig = field(default_factory=DatasetConfig)
+    fnmodel: FnModelConfig = field(default_factory=FnModelConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    output: OutputConfig = field(default_factory=OutputConfig)
+    logging: LoggingConfig = field(default_factory=LoggingConfig)
+
+    def adapter(self) -> AdapterConfig | None:
+        """The settings of the adaptation method, None for full fine-tuning."""
+        if self.fnmodel.name == "none":
+            return None
+        shared = dataclasses.asdict(self.fnmodel.params)
+        own = dataclasses.asdict(getattr(self.fnmodel, self.fnmodel.name))
+        return methods()[self.fnmodel.name][0](**shared, **own, seed=self.seed)
+
+    def loss_on(self) -> str:
+        """Which tokens carry loss: target or all; the data set's own choice where the key is null."""
+        return self.train.loss_on or get_source(self.dataset.name).loss_on
+
+
+def schema() -> DictConfig:
+    """The typed defaults as OmegaConf sees them."""
+    return OmegaConf.structured(Config)
+
+
+def parse_config(given: DictConfig) -> Config:
+    """``given`` as a Config.
+
+    Raises:
+        UserError: unknown keys, wrong types, values that are not allowed; all of them in one message.
+    """
+    try:
+        values = OmegaConf.to_container(given, resolve=True)
+    except OmegaConfBaseException as error:
+        raise UserError(f"the configuration cannot be resolved: {error}") from None
+    typed, problems = schema(), []
+    for key, value in _leaves(values, typed):
+        problem = _set(typed, key, value)
+        if problem:
+            problems.append(problem)
+    if not problems:  # limits are checked on values of the right type
+        config = OmegaConf.to_object(typed)
+        problems = config_problems(config)
+    if problems:
+        raise UserError("the configuration has problems:\n" + "\n".join(f"  - {text}" for text in problems))
+    return config
+
+
+def load_config(path: Path) -> Config:
+    """The saved configuration of a run."""
+    try:
+        return parse_config(OmegaConf.load(path))
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist: this run has no saved configuration") from None
+    except (UserError, OSError, UnicodeDecodeError, OmegaConfBaseException, yaml.YAMLError) as error:
+        raise UserError(f"{path}: {error}") from None
+
+
+def _leaves(values: Any, typed: Any, prefix: str = "") -> list[tuple[str, Any]]:
+    """(dotted key, value) pairs; a mapping is descended into only where the schema has a node too."""
+    found = []
+    for key, value in values.items():
+        name = f"{prefix}{key}"
+        node = typed.get(key) if isinstance(typed, DictConfig) and key in typed else None
+        if isinstance(value, dict) and isinstance(node, DictConfig):
+            found += _leaves(value, node, f"{name}.")
+        else:
+            found.append((name, value))
+    return found
+
+
+def _set(typed: DictConfig, key: str, value: Any) -> str | None:
+    """Set one key of the typed configuration; what is wrong with it, or None."""
+    parent, _, name = key.rpartition(".")
+    node = OmegaConf.select(typed, parent) if parent else typed
+    if name not in node:
+        near = difflib.get_close_matches(name, [str(known) for known in node], n=1)
+        hint = f"did you mean {near[0]}?" if near else f"known here: {', '.join(map(str, node))}"
+        return f"{key} is not a key; {hint}"
+    if isinstance(node[name], DictConfig) and not isinstance(value, dict):
+        return f"{key}={value} must be a group of keys ({', '.join(map(str, node[name]))})"
+    try:
+        OmegaConf.update(typed, key, value)
+    except OmegaConfBaseException as error:
+        return f"{key}={value}: {str(error).splitlines()[0]}"
+    return None
+
+
+def config_problems(config: Config) -> list[str]:
+    """Everything wrong with the values that can be told without reading data or a model."""
+    problems = option_problems(config)
+    for name in ("model", "dataset", "train", "output", "logging", "fnmodel"):
+        problems += option_problems(getattr(config, name), f"{name}.")
+    method = config.fnmodel.name
+    if method in methods():
+        for problem in config.adapter().problems():
+            own = hasattr(getattr(config.fnmodel, method), problem.split("=")[0])
+            problems.append(f"fnmodel.{method if own else 'params'}.{problem}")
+    try:
+        source = get_source(config.dataset.name)
+        if source.packed and config.train.loss_on == "target":
+            problems.append(f"train.loss_on=target: {config.dataset.name} has no targets, use all")
+        if source.needs_path and not config.dataset.path:
+            problems.append(f"dataset.path is needed by dataset.name={config.dataset.name}")
+    except UserError as error:
+        problems.append(str(error))
+    return problems + _train_problems(config.train)
+
+
+def _train_problems(train: TrainConfig) -> list[str]:
+    problems = []
+    for name in ("weight_decay", "betas", "eps", "momentum"):
+        takes = OPTIMIZER_PARAMETERS.get(train.optimizer, ())
+        if getattr(train, name) is not None and takes and name not in takes:
+            problems.append(f"train.{name} is not a parameter of {train.optimizer}, which takes {', '.join(takes)}")
+    if train.betas is not None and not (len(train.betas) == 2 and all(0 <= beta < 1 for beta in train.betas)):
+        problems.append(f"train.betas={list(train.betas)} must be two numbers in [0, 1)")
+    if train.micro_batch_size and train.micro_batch_size > train.batch_size:
+        problems.append(f"train.micro_batch_size={train.micro_batch_size} is above train.batch_size={train.batch_size}")
+    if train.scheduler == "none" and train.warmup_steps:
+        problems.append("train.warmup_steps has no effect with train.scheduler=none: use constant, or leave it out")
+    return problems

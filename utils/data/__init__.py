@@ -1,0 +1,91 @@
+"""Data sets: one file each in this folder, registered by name.
+
+A new data set is a new file here with a ``DataSource`` subclass under ``@register``; it is found by its
+being here. What every source yields is a list of ``Example``: text in, text out, no tokens.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import pkgutil
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, TypeVar
+
+from utils.errors import UserError
+
+SPLITS = ("train", "validation", "test")
+
+
+@dataclass(frozen=True)
+class Example:
+    """One training pair. ``source`` is what the text was made from (E2E: the meaning representation);
+    examples of equal source are one item for generation, their ``reference`` texts its references."""
+
+    source: str
+    prompt: str
+    target: str
+    reference: str
+
+
+class DataSource(ABC):
+    """A data set. ``names``: the canonical name (its folder under the output path), then its aliases."""
+
+    names: ClassVar[tuple[str, ...]]
+    loss_on: ClassVar[str] = "target"  # which tokens carry loss when train.loss_on is null: target or all
+    packed: ClassVar[bool] = False  # True: documents joined and cut into blocks of train.block_size tokens
+    needs_path: ClassVar[bool] = False  # True: dataset.path has no default to fall back on
+
+    @abstractmethod
+    def load(self, split: str, path: Path | None, cache: str | None) -> list[Example]:
+        """The examples of ``split`` in file order.
+
+        Args:
+            split: train, validation or test.
+            path: a local file or folder that takes precedence over the hub; None for the hub or bundled data.
+            cache: the hub's cache folder, None for its default.
+
+        Raises:
+            UserError: the data cannot be had or is malformed; names file and line, and the way out.
+        """
+
+
+_SOURCES: dict[str, type[DataSource]] = {}
+Source = TypeVar("Source", bound=type[DataSource])
+
+
+def register(source: Source) -> Source:
+    """Class decorator: make a data source known under each of its names."""
+    for name in source.names:
+        if name in _SOURCES:
+            raise ValueError(f"two data sets are named {name!r}")
+        _SOURCES[name] = source
+    return source
+
+
+def sources() -> dict[str, type[DataSource]]:
+    """Every registered data source by name, aliases included."""
+    for module in pkgutil.iter_modules(__path__):
+        importlib.import_module(f"{__name__}.{module.name}")
+    return dict(_SOURCES)
+
+
+def get_source(name: str) -> DataSource:
+    """The data source of that name. Raises UserError with the known names and the nearest one."""
+    known = sources()
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f" Did you mean {near[0]}?" if near else ""
+        raise UserError(f"dataset.name={name} is not known.{hint} Known: {', '.join(sorted(known))}")
+    return known[name]()
+
+
+def pair(source: str, reference: str) -> Example:
+    """The published layout of a data-to-text pair: ``Input: {source} Output:`` and `` {reference}``.
+
+    Prompt and target are tokenised apart and joined, so that generation starts from exactly the tokens that
+    training saw; the target's leading blank belongs to its first word, as GPT-2's vocabulary wants it.
+    """
+    return Example(source, f"Input: {source} Output:", f" {reference}", reference)

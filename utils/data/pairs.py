@@ -1,0 +1,28 @@
+"""Your own data: CSV or JSON lines with the columns ``prompt`` and ``target``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from utils.data import DataSource, Example, register
+from utils.tabular import SUFFIXES, find_split, read_records
+
+
+@register
+class Pairs(DataSource):
+    """A folder with ``train``, ``validation`` and ``test`` as .csv, .jsonl or .jsonl.gz.
+
+    The model reads the prompt as it is, then the target after one blank. Lines of equal prompt are one item of
+    the test, with their targets as its references.
+    """
+
+    names = ("pairs",)
+    needs_path = True
+
+    def load(self, split: str, path: Path | None, cache: str | None) -> list[Example]:
+        assert path is not None  # needs_path: the configuration was refused without it
+        file = find_split(path, tuple(f"{split}{suffix}" for suffix in SUFFIXES))
+        rows = [row for _, row in read_records(file, ("prompt", "target"))]
+        return [
+            Example(row["prompt"], row["prompt"], f" {row['target'].strip()}", row["target"].strip()) for row in rows
+        ]

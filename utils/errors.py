@@ -1,0 +1,23 @@
+"""The one exception whose text is meant for the person at the command line."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+
+class UserError(Exception):
+    """Something the user can mend: the text names the key or file at fault and the way out."""
+
+
+def run_cli(main: Callable[[], int | None]) -> None:
+    """Run a command's ``main`` and exit: a UserError becomes one message on stderr and exit code 2."""
+    try:
+        code = main()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        code = 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        code = 130
+    sys.exit(code)

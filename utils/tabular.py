@@ -1,0 +1,106 @@
+"""Strict reading of CSV and JSON lines: what is wrong is named with file and line, never skipped."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from utils.errors import UserError
+
+SUFFIXES = (".csv", ".jsonl", ".jsonl.gz", ".json.gz")
+Record = tuple[str, dict[str, Any]]  # where it stands ("file, line 3"), and its fields
+
+
+def read_text(path: Path) -> str:
+    """The text of a UTF-8 file (gzip if its name ends so), without a byte order mark, line ends as they are."""
+    try:
+        content = path.read_bytes()
+        return (gzip.decompress(content) if path.suffix == ".gz" else content).decode("utf-8-sig")
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist") from None
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        raise UserError(f"{path}, line {line} is not UTF-8: convert the file, e.g. iconv -f latin1 -t utf-8") from None
+    except (OSError, EOFError, gzip.BadGzipFile) as error:
+        raise UserError(f"{path} cannot be read: {error}") from None
+
+
+def read_csv(path: Path, columns: tuple[str, ...]) -> list[Record]:
+    """The rows of a CSV file with a header that has at least ``columns``."""
+    csv.field_size_limit(sys.maxsize)
+    # NUL would end a field early in other readers; csv itself says where it stands only from Python 3.11 on
+    text = read_text(path)
+    if "\0" in text:
+        line = text[: text.index("\0")].count("\n") + 1
+        raise UserError(f"{path}, line {line} has a NUL character: this is not a text file")
+    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True, restkey="")
+    try:
+        missing = [name for name in columns if name not in (reader.fieldnames or ())]
+        if missing:
+            found = ", ".join(reader.fieldnames or ()) or "none"
+            raise UserError(f"{path} has no column {' or '.join(missing)}; its columns: {found}")
+        rows = []
+        for row in reader:
+            where = f"{path}, line {reader.line_num}"
+            if "" in row and row[""] is not None and isinstance(row[""], list):
+                raise UserError(f"{where} has more fields than the header: quote fields that hold commas")
+            if any(row[name] is None for name in columns):
+                raise UserError(f"{where} has fewer fields than the header")
+            rows.append((where, row))
+        return rows
+    except csv.Error as error:
+        raise UserError(f"{path}, line {reader.line_num} is not CSV: {error}") from None
+
+
+def read_json_lines(path: Path) -> Iterator[Record]:
+    """The objects of a JSON-lines file, empty lines skipped."""
+    for number, line in enumerate(read_text(path).split("\n"), 1):
+        where = f"{path}, line {number}"
+        if not line.strip():
+            continue
+        try:
+            value = json.loads(line)
+        except (json.JSONDecodeError, RecursionError) as error:
+            raise UserError(f"{where} is not JSON: {error}") from None
+        if not isinstance(value, dict):
+            raise UserError(f"{where} is not a JSON object with fields")
+        yield where, value
+
+
+def read_records(path: Path, columns: tuple[str, ...]) -> list[Record]:
+    """The records of a CSV or JSON-lines file, whose fields ``columns`` are texts that are not empty."""
+    if path.suffix == ".csv":
+        records = read_csv(path, columns)
+    else:
+        records = list(read_json_lines(path))
+    for where, record in records:
+        for name in columns:
+            if name not in record:
+                raise UserError(f"{where} has no field {name}; its fields: {', '.join(record) or 'none'}")
+            if not isinstance(record[name], str) or not record[name].strip():
+                raise UserError(f"{where}: {name} is empty or not a text")
+    if not records:
+        raise UserError(f"{path} has no records")
+    return records
+
+
+def find_split(folder: Path, names: tuple[str, ...]) -> Path:
+    """The file of a split in ``folder``: the first of ``names`` that is there.
+
+    Raises:
+        UserError: no such folder, or none of the files; says which names would do.
+    """
+    if not folder.exists():
+        raise UserError(f"dataset.path={folder} does not exist")
+    if not folder.is_dir():
+        raise UserError(f"dataset.path={folder} is a file: give the folder that holds {', '.join(names[:3])}")
+    for name in names:
+        if (folder / name).is_file():
+            return folder / name
+    raise UserError(f"dataset.path={folder} holds none of {', '.join(names)}")
