@@ -43,6 +43,10 @@ class DatasetConfig:
     path: str | None = None
     cache: str | None = None
 
+    def folder(self) -> Path | None:
+        """``path`` as a Path, None where it is not set."""
+        return Path(self.path).expanduser() if self.path else None
+
 
 @dataclass
 class TrainConfig:
@@ -169,9 +173,8 @@ def parse_config(given: DictConfig) -> Config:
         problem = _set(typed, key, value)
         if problem:
             problems.append(problem)
-    if not problems:  # limits are checked on values of the right type
-        config = OmegaConf.to_object(typed)
-        problems = config_problems(config)
+    config = OmegaConf.to_object(typed)  # keys that were refused keep their defaults here
+    problems += config_problems(config)
     if problems:
         raise UserError("the configuration has problems:\n" + "\n".join(f"  - {text}" for text in problems))
     return config
@@ -222,11 +225,10 @@ def config_problems(config: Config) -> list[str]:
     problems = option_problems(config)
     for name in ("model", "dataset", "train", "output", "logging", "fnmodel"):
         problems += option_problems(getattr(config, name), f"{name}.")
-    method = config.fnmodel.name
-    if method in methods():
-        for problem in config.adapter().problems():
-            own = hasattr(getattr(config.fnmodel, method), problem.split("=")[0])
-            problems.append(f"fnmodel.{method if own else 'params'}.{problem}")
+    params = dataclasses.asdict(config.fnmodel.params)
+    problems += [f"fnmodel.params.{problem}" for problem in AdapterConfig(**params).problems()]
+    for method in methods():
+        problems += option_problems(getattr(config.fnmodel, method), f"fnmodel.{method}.")
     try:
         source = get_source(config.dataset.name)
         if source.packed and config.train.loss_on == "target":

@@ -75,10 +75,7 @@ def read_json_lines(path: Path) -> Iterator[Record]:
 
 def read_records(path: Path, columns: tuple[str, ...]) -> list[Record]:
     """The records of a CSV or JSON-lines file, whose fields ``columns`` are texts that are not empty."""
-    if path.suffix == ".csv":
-        records = read_csv(path, columns)
-    else:
-        records = list(read_json_lines(path))
+    records = read_csv(path, columns) if path.suffix == ".csv" else list(read_json_lines(path))
     for where, record in records:
         for name in columns:
             if name not in record:

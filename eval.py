@@ -1,0 +1,56 @@
+#!/usr/bin/env python
+"""Generate predictions and references for every finished run under one or several folders."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+
+from utils.errors import UserError, run_cli
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Command line of eval.py."""
+    parser = argparse.ArgumentParser(
+        description="Predictions, references, loss and perplexity for every finished run under the given folders.",
+        epilog="Written beside each run: <split>_predictions.txt and .jsonl, <split>_references.txt, eval.json. "
+        "Then score them: bash eval.sh RUNS",
+    )
+    parser.add_argument("runs", nargs="+", help="folders that hold runs, or runs themselves")
+    parser.add_argument("--split", choices=("test", "validation"), default="test", help="(default: test)")
+    parser.add_argument("--limit", type=int, help="the first N items only; never taken for finished work")
+    parser.add_argument("--batch-size", type=int, default=64, help="prompts generated together (default: 64)")
+    parser.add_argument("--force", action="store_true", help="evaluate again what is finished")
+    parser.add_argument("--num-beams", type=int, default=10, help="1 is greedy (default: 10)")
+    parser.add_argument("--length-penalty", type=float, default=0.8, help="of the beam search (default: 0.8)")
+    parser.add_argument(
+        "--no-repeat-ngram-size", type=int, default=4, help="0: off; counts the prompt, as published (default: 4)"
+    )
+    parser.add_argument("--max-new-tokens", type=int, default=128, help="longest output in tokens (default: 128)")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="(default: auto)")
+    parser.add_argument(
+        "--precision", choices=("auto", "fp32", "bf16", "fp16"), default="auto", help="auto: bf16 on GPUs that have it"
+    )
+    parser.add_argument("--dataset-path", help="local data in place of the run's own dataset.path")
+    return parser.parse_args()
+
+
+def main() -> int:
+    """Evaluate; 0 if no run failed."""
+    arguments = parse_arguments()
+    for name, least in (
+        ("limit", 1), ("batch_size", 1), ("num_beams", 1), ("no_repeat_ngram_size", 0), ("max_new_tokens", 1),
+    ):  # fmt: skip
+        value = getattr(arguments, name)
+        if value is not None and value < least:
+            raise UserError(f"--{name.replace('_', '-')} {value} must be at least {least}")
+    from utils.evaluation import Options, evaluate_runs
+    from utils.generation import Decoding
+
+    values = vars(arguments)
+    decoding = Decoding(**{field.name: values.pop(field.name) for field in dataclasses.fields(Decoding)})
+    return evaluate_runs(values.pop("runs"), Options(decoding=decoding, **values))
+
+
+if __name__ == "__main__":
+    run_cli(main)

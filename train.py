@@ -1,0 +1,29 @@
+#!/usr/bin/env python
+"""Train: ``python train.py --help``. Every key is explained in configs/train.yaml."""
+
+from __future__ import annotations
+
+import hydra
+from omegaconf import DictConfig
+
+
+@hydra.main(version_base="1.3", config_path="configs", config_name="train")
+def main(given: DictConfig) -> float | None:
+    """Check the configuration and train; Hydra's multirun gets the best validation loss."""
+    import sys
+
+    from hydra.core.hydra_config import HydraConfig
+
+    from utils.config import parse_config
+    from utils.errors import UserError
+    from utils.launch import train_all
+
+    try:
+        return train_all(parse_config(given), list(HydraConfig.get().overrides.task))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,175 @@
+"""Evaluate finished runs: loss and perplexity of a split, predictions and references beside the run."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import rosa
+from utils.batching import encode
+from utils.config import Config, load_config
+from utils.data import Example, get_source
+from utils.errors import UserError
+from utils.files import lock, sha256, write_json, write_text
+from utils.generation import Decoding, generate
+from utils.runs import Run, find_runs
+from utils.state import checkpoint_hash, load_weights, verify
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to evaluate and how.
+
+    Attributes:
+        split: test or validation.
+        limit: the first so many items (prompts with their references) only; None: all.
+        batch_size: prompts generated together.
+        force: evaluate again what is finished.
+        device, precision: as for training; ``auto`` picks.
+        dataset_path: in place of the path the run was trained with.
+    """
+
+    split: str = "test"
+    limit: int | None = None
+    batch_size: int = 64
+    force: bool = False
+    decoding: Decoding = dataclasses.field(default_factory=Decoding)
+    device: str = "auto"
+    precision: str = "auto"
+    dataset_path: str | None = None
+
+
+def evaluate_runs(roots: Sequence[str], options: Options) -> int:
+    """Evaluate every finished run under ``roots``; print a summary; 0 if at least one is evaluated and none failed, else 1."""
+    outcomes: list[tuple[Run, str, str]] = []
+    for run in find_runs(roots):
+        try:
+            status = run.record()["status"]
+            if status != "finished":
+                outcomes.append((run, "skipped", f"training is {status}: run its training command again"))
+                continue
+            print(f"{run.path}", flush=True)
+            with lock(run.path / ".eval.lock", "evaluated"):
+                outcomes.append((run, *evaluate_run(run, options)))
+        except UserError as error:
+            outcomes.append((run, "failed", str(error)))
+        except (RuntimeError, OSError, ValueError, KeyError, TypeError) as error:  # one run must not stop the others
+            outcomes.append((run, "failed", f"{type(error).__name__}: {error}"))
+    print(f"\n{'status':<10} run")
+    for run, outcome, detail in outcomes:
+        print(f"{outcome:<10} {run.path}: {detail}", file=sys.stderr if outcome == "failed" else sys.stdout)
+    done = sum(outcome in ("evaluated", "current") for _, outcome, _ in outcomes)
+    print(f"{done} of {len(outcomes)} runs are evaluated on {options.split}")
+    return 1 if done == 0 or any(outcome == "failed" for _, outcome, _ in outcomes) else 0
+
+
+def evaluate_run(run: Run, options: Options) -> tuple[str, str]:
+    """Evaluate one run: what happened (evaluated or current) and a line about it."""
+    wanted = {
+        "split": options.split,
+        "limit": options.limit,
+        "decoding": dataclasses.asdict(options.decoding),
+        "checkpoint_sha256": checkpoint_hash(run.best),
+    }
+    if not options.force and is_current(run, options.split, wanted):
+        return "current", "nothing to do (--force evaluates again)"
+    verify(run.best)
+    config = load_config(run.config_file)
+    groups = load_groups(config, options)
+    result = {**wanted, "items": len(groups), **_measure(run, config, groups, options)}
+    result["predictions_sha256"] = sha256(run.predictions(options.split))
+    evaluations = _evaluations(run)
+    write_json(run.eval_file, {**evaluations, options.split: result})
+    return "evaluated", f"{len(groups)} items, loss {result['loss']:.4f}, perplexity {result['perplexity']:.3f}"
+
+
+def is_current(run: Run, split: str, wanted: dict[str, Any]) -> bool:
+    """Whether the recorded evaluation is of this checkpoint, decoding and limit, and its files are untouched."""
+    recorded = run.evaluation(split) or {}
+    files = (run.predictions(split), run.raw_predictions(split), run.references(split))
+    return (
+        all(recorded.get(key) == value for key, value in wanted.items())
+        and all(path.exists() for path in files)
+        and recorded.get("predictions_sha256") == sha256(run.predictions(split))
+    )
+
+
+def _evaluations(run: Run) -> dict[str, Any]:
+    found = {split: run.evaluation(split) for split in ("validation", "test")}
+    return {split: value for split, value in found.items() if value}
+
+
+def load_groups(config: Config, options: Options) -> list[list[Example]]:
+    """The split's examples by source, in the order in which sources first appear, cut to the limit."""
+    folder = config.dataset.folder()
+    if options.dataset_path:
+        folder = dataclasses.replace(config.dataset, path=options.dataset_path).folder()
+    examples = get_source(config.dataset.name).load(options.split, folder, config.dataset.cache)
+    return group_by_source(examples)[: options.limit]
+
+
+def group_by_source(examples: Sequence[Example]) -> list[list[Example]]:
+    """Examples of equal source together, wherever they stand; sources in order of first appearance."""
+    groups: dict[str, list[Example]] = {}
+    for example in examples:
+        groups.setdefault(example.source, []).append(example)
+    return list(groups.values())
+
+
+def _measure(run: Run, config: Config, groups: list[list[Example]], options: Options) -> dict[str, Any]:
+    """Losses and predictions of the run's best checkpoint; writes the prediction and reference files."""
+    import torch
+
+    from utils.devices import MIXED_DTYPE, resolve_device, resolve_precision
+    from utils.losses import TokenLoss, evaluate_losses
+    from utils.models import load_model, load_tokenizer
+
+    device = torch.device(resolve_device(options.device))
+    precision = resolve_precision(options.precision, device.type)
+    tokenizer = load_tokenizer(config.model.name)
+    model = load_model(config.model.name, config.model.dropout)
+    load_weights(run.best, model)
+    model = rosa.unwrap(model).to(device).eval()
+    dtype = MIXED_DTYPE[precision]
+    context = torch.autocast(device.type, dtype) if dtype else contextlib.nullcontext()
+
+    encoded = encode([example for group in groups for example in group], tokenizer, config.train.seq_len)
+    with context:
+        losses = evaluate_losses(
+            TokenLoss(model).checked(encoded, tokenizer.pad_token_id, device),
+            encoded, range(len(encoded)), options.batch_size, tokenizer.pad_token_id, device,
+        )  # fmt: skip
+        texts = generate(
+            model, tokenizer, [group[0].prompt for group in groups], options.decoding, options.batch_size, bar=True
+        )
+    write_predictions(run, options.split, groups, texts)
+    return {**losses.metrics(config.loss_on()), "predictions": len(texts), "precision": precision}
+
+
+def write_predictions(run: Run, split: str, groups: list[list[Example]], texts: list[str]) -> None:
+    """Raw texts as JSON lines; predictions a line each; references in groups separated by empty lines."""
+    raw = [
+        {
+            "source": group[0].source,
+            "prompt": group[0].prompt,
+            "prediction": text,
+            "references": [example.reference for example in group],
+        }
+        for group, text in zip(groups, texts, strict=True)
+    ]
+    write_text(run.raw_predictions(split), "".join(json.dumps(item, ensure_ascii=False) + "\n" for item in raw))
+    write_text(
+        run.references(split),
+        "\n".join("".join(f"{one_line(text)}\n" for text in item["references"]) for item in raw),
+    )
+    write_text(run.predictions(split), "".join(f"{one_line(item['prediction'])}\n" for item in raw))
+
+
+def one_line(text: str) -> str:
+    """The text with line breaks of any kind (Unicode's included) as blanks."""
+    return " ".join(text.splitlines()).strip()

@@ -1,0 +1,65 @@
+"""What makes two runs the same run: the settings that change its result, and the directory named after them."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from rosa.methods import methods
+from utils.config import Config
+from utils.data import get_source
+
+# Keys that change how a run is carried out, not what comes out: another value continues the same run.
+EXECUTION = {
+    "train": ("micro_batch_size", "gradient_checkpointing", "device", "save_every", "keep_last"),
+    "dataset": ("path", "cache"),
+}
+
+
+def science(config: Config) -> dict[str, Any]:
+    """The settings that change the result, as plain values; aliases resolved, what the method ignores left out."""
+    values = dataclasses.asdict(config)
+    for group in ("output", "logging", "runs"):
+        del values[group]
+    for group, keys in EXECUTION.items():
+        for key in keys:
+            del values[group][key]
+    source = get_source(config.dataset.name)
+    values["dataset"]["name"] = source.names[0]
+    values["train"]["loss_on"] = config.loss_on()
+    if not source.packed:
+        del values["train"]["block_size"]
+    for method in methods():
+        if method != config.fnmodel.name:
+            del values["fnmodel"][method]
+    adapter = config.adapter()
+    if adapter is None:
+        del values["fnmodel"]["params"]
+    else:
+        values["fnmodel"]["params"]["bias"] = "adapted" if adapter.trains_bias else "none"
+    return values
+
+
+def _digest(values: dict[str, Any]) -> str:
+    text = json.dumps(values, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def group_hash(config: Config) -> str:
+    """The hash shared by runs that differ in their seed only."""
+    values = science(config)
+    del values["seed"]
+    return _digest(values)
+
+
+def run_directory(config: Config) -> Path:
+    """``<output.path>/<dataset>/<model>-<method>-r<rank>-s<seed>-<hash>``; the label is for people."""
+    model = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(config.model.name).name).strip(".-") or "model"
+    method = config.fnmodel.name
+    rank = "" if method == "none" else f"-r{config.fnmodel.params.rank}"
+    label = f"{model}-{method}{rank}-s{config.seed}-{_digest(science(config))}"
+    return Path(config.output.path) / get_source(config.dataset.name).names[0] / label

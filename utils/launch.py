@@ -1,0 +1,150 @@
+"""From a configuration to finished runs: directories, locks, records, and what becomes of a failure."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from utils.config import Config
+from utils.data import get_source
+from utils.errors import UserError
+from utils.files import lock, write_text
+from utils.identity import group_hash, run_directory
+from utils.logs import log, run_log
+from utils.runs import Run
+from utils.signals import EXIT_INTERRUPTED, Interrupted, stop_on_signals
+
+POINTER = "ROSA_RUN_POINTER"  # names a file that train.py appends each run's directory to (for job runners)
+
+
+def train_all(config: Config, overrides: list[str]) -> float | None:
+    """Train ``config.runs`` seeds, one directory each; the best validation loss of the last."""
+    from utils.models import check_adapter_fits
+
+    check_adapter_fits(config.model.name, config.adapter())
+    loss = None
+    for seed in range(config.seed, config.seed + config.runs):
+        loss = train_one(dataclasses.replace(config, seed=seed, runs=1), overrides)
+    return loss
+
+
+def train_one(config: Config, overrides: list[str]) -> float | None:
+    """Train one seed: resume an unfinished run, leave a finished one alone; its best validation loss."""
+    run = Run(run_directory(config))
+    main = int(os.environ.get("RANK", "0")) == 0  # torchrun's and accelerate's number of this process
+    _point_to(run)
+    if run.record_file.exists() and run.record()["status"] == "finished":
+        if main:
+            print(f"{run.path} is finished already; remove the folder to train again")
+        return (run.record()["best"] or {}).get("loss")
+    with _directory(run), contextlib.ExitStack() as stack:
+        if main:
+            stack.enter_context(lock(run.path / ".train.lock", "trained"))
+        stack.enter_context(run_log(run, main))
+        stop = stack.enter_context(stop_on_signals())
+        return _train(config, run, overrides, stop, main)
+
+
+def _train(config: Config, run: Run, overrides: list[str], stop: Any, main: bool) -> float | None:
+    from utils.provenance import git_commit, hardware, now, versions
+    from utils.training import Trainer
+
+    log.info("run directory %s", run.path)
+    trainer = Trainer(config, run, stop)
+    described = trainer.describe()
+
+    def note(**fields: Any) -> None:
+        if main:
+            run.update_record(**fields)
+
+    if main:
+        _write_snapshots(config, run, overrides)
+    first = not run.record_file.exists()
+    note(
+        format=1,
+        status="running",
+        dataset=get_source(config.dataset.name).names[0],
+        model=config.model.name,
+        method=config.fnmodel.name,
+        seed=config.seed,
+        group=group_hash(config),
+        **({"started": now()} if first else {}),
+        finished=None,
+        error=None,
+        versions=versions(),
+        git_commit=git_commit(),
+        hardware=hardware(trainer.device, trainer.accelerator.num_processes, trainer.precision),
+        **described,
+        **trainer.standing(),
+    )
+    try:
+        trainer.fit()
+        trainer.close()
+    except Interrupted as interrupt:
+        note(status="interrupted", error=None, **trainer.standing())
+        log.info("stopped by %s after a checkpoint: run the same command again to go on", interrupt)
+        raise SystemExit(EXIT_INTERRUPTED) from None
+    except KeyboardInterrupt:
+        note(status="interrupted", error="interrupted between checkpoints")
+        raise
+    except UserError as error:
+        note(status="failed", error=str(error))
+        raise
+    except Exception as error:
+        log.error("%s", traceback.format_exc())
+        note(status="failed", error=f"{type(error).__name__}: {error}"[:1000])
+        raise
+    if main and not config.train.keep_last:
+        from utils.state import drop_last
+
+        drop_last(run)
+    note(status="finished", finished=now(), **trainer.standing())
+    log.info("finished: %s", run.path)
+    return (trainer.progress.best or {}).get("loss")
+
+
+@contextlib.contextmanager
+def _directory(run: Run) -> Iterator[None]:
+    """Make the run's directory; take it away again if nothing came of it."""
+    new = not run.path.exists()
+    try:
+        run.path.mkdir(parents=True, exist_ok=True)
+        probe = run.path / ".writable"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise UserError(f"output.path: {run.path} cannot be written: {error.strerror}") from None
+    try:
+        yield
+    except BaseException:
+        if new and not run.record_file.exists():
+            for name in (".train.lock", run.log_file.name):
+                (run.path / name).unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # another file appeared: leave it
+                run.path.rmdir()
+        raise
+
+
+def _write_snapshots(config: Config, run: Run, overrides: list[str]) -> None:
+    """The resolved configuration, and what was typed, as Hydra users expect it."""
+    write_text(run.config_file, OmegaConf.to_yaml(OmegaConf.create(dataclasses.asdict(config))))
+    folder = run.path / ".hydra"
+    folder.mkdir(exist_ok=True)
+    write_text(folder / "overrides.yaml", OmegaConf.to_yaml(OmegaConf.create(overrides)))
+
+
+def _point_to(run: Run) -> None:
+    pointer = os.environ.get(POINTER)
+    if pointer and int(os.environ.get("RANK", "0")) == 0:
+        path = Path(pointer)
+        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        directory = str(run.path.resolve())
+        if directory not in lines:
+            write_text(path, "".join(f"{line}\n" for line in [*lines, directory]))

@@ -1,0 +1,53 @@
+"""Optimizers and learning-rate schedules by name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import nn
+
+from utils.config import OPTIMIZER_PARAMETERS, TrainConfig
+from utils.errors import UserError
+
+DEFAULT_WARMUP = 500
+OPTIMIZERS = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam, "sgd": torch.optim.SGD}
+SCHEDULES = {"linear": "linear", "cosine": "cosine", "constant": "constant_with_warmup", "none": "constant"}
+
+
+def build_optimizer(train: TrainConfig, parameters: Iterable[nn.Parameter], device: torch.device) -> Any:
+    """The optimizer with the parameters it takes; PyTorch's defaults where a key is null."""
+    options = {
+        name: getattr(train, name) for name in OPTIMIZER_PARAMETERS[train.optimizer] if getattr(train, name) is not None
+    }
+    if "betas" in options:
+        options["betas"] = tuple(options["betas"])
+    options.setdefault("weight_decay", 0.01 if train.optimizer == "adamw" else 0.0)
+    fused = device.type in ("cuda", "cpu")  # one kernel for all parameters
+    return OPTIMIZERS[train.optimizer](parameters, lr=train.lr, fused=fused, **options)
+
+
+def warmup_steps(train: TrainConfig, total_steps: int) -> int:
+    """Warm-up in optimizer steps: 500 by default, or a tenth of a run that has no more steps than that.
+
+    Raises:
+        UserError: a given warm-up that is as long as the run or longer, so that the peak is never reached.
+    """
+    if train.scheduler == "none" or total_steps == 0:
+        return 0
+    if train.warmup_steps is None:
+        return DEFAULT_WARMUP if total_steps > DEFAULT_WARMUP else total_steps // 10
+    if train.warmup_steps >= total_steps:
+        raise UserError(
+            f"train.warmup_steps={train.warmup_steps} is not shorter than the run of {total_steps} steps: "
+            "lower it, or train longer (train.epochs, train.fraction)"
+        )
+    return train.warmup_steps
+
+
+def build_schedule(train: TrainConfig, optimizer: Any, total_steps: int) -> Any:
+    """The learning-rate schedule, to be stepped once an optimizer step."""
+    from transformers import get_scheduler
+
+    return get_scheduler(SCHEDULES[train.scheduler], optimizer, warmup_steps(train, total_steps), max(total_steps, 1))

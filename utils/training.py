@@ -1,0 +1,364 @@
+"""Fine-tune one model: the loop, validation, checkpoints and resume."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+import time
+from typing import Any
+
+import torch
+
+import rosa
+from utils import optim, state
+from utils.batching import Encoded, collate, encode, epoch_batches, seeded
+from utils.config import Config
+from utils.data import Example, get_source
+from utils.devices import build_accelerator
+from utils.errors import UserError
+from utils.generation import Decoding, generate
+from utils.logs import MetricsWriter, log, progress, progress_bar
+from utils.losses import TokenLoss, evaluate_losses
+from utils.models import load_model, load_tokenizer, max_positions
+from utils.provenance import peak_memory_mib
+from utils.runs import Run
+from utils.signals import Interrupted, StopRequest
+
+
+class Trainer:
+    """One run from its configuration to its last checkpoint; an unfinished run goes on where it stopped."""
+
+    def __init__(self, config: Config, run: Run, stop: StopRequest) -> None:
+        self.config, self.run, self.stop = config, run, stop
+        self.accelerator, self.precision = build_accelerator(config.train)
+        self.device: torch.device = self.accelerator.device
+        self.main: bool = self.accelerator.is_main_process
+        self.loss_on = config.loss_on()
+        torch.manual_seed(config.seed)
+
+        self.tokenizer = load_tokenizer(config.model.name)
+        self.train_data, self.validation_data, self.validation_examples = self._load_data()
+        self.model = load_model(config.model.name, config.model.dropout)
+        self._check_length()
+        self.steps_per_epoch = math.ceil(len(self.train_data) / config.train.batch_size)
+        self.total_steps = self.steps_per_epoch * config.train.epochs
+        optim.warmup_steps(config.train, self.total_steps)  # a wrong warm-up fails before the factorisation
+
+        restored = state.newest(run)
+        self._adapt(restored)
+        self.model.to(self.device)
+        parameters = [p for p in self.model.parameters() if p.requires_grad]
+        self.optimizer = optim.build_optimizer(config.train, parameters, self.device)
+        self.schedule = optim.build_schedule(config.train, self.optimizer, self.total_steps)
+        self.resampler = rosa.Resampler(self.model, self.optimizer, config.adapter())
+        if config.train.gradient_checkpointing:
+            self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        token_loss = TokenLoss(self.model).checked(self.validation_data, self.tokenizer.pad_token_id, self.device)
+        self.forward, self.stepper = self.accelerator.prepare(token_loss, self.optimizer)
+        self.window_loss = torch.zeros((), device=self.device)  # nats since the last logging point
+        self.window_tokens = 0
+        self.mark = (0.0, 0, 0)  # train seconds, samples and tokens at the last logging point
+        torch.manual_seed(config.seed + 1_000_003 * self.accelerator.process_index)  # dropout differs by process
+        self.progress = restored[1] if restored else state.Progress()
+        if restored:
+            self._restore(restored[0])
+            self.mark = (self.progress.seconds.get("train", 0.0), self.progress.samples, self.progress.tokens)
+        self.metrics = MetricsWriter(run, self.progress.metrics_position, self.progress.step) if self.main else None
+
+    def _load_data(self) -> tuple[Encoded, Encoded, list[Example]]:
+        config, source = self.config, get_source(self.config.dataset.name)
+        splits = [
+            source.load(split, config.dataset.folder(), config.dataset.cache) for split in ("train", "validation")
+        ]
+        train, validation = splits
+        count = max(1, round(config.train.fraction * len(train)))
+        if count < len(train):
+            chosen = torch.randperm(len(train), generator=seeded("fraction", config.seed))[:count]
+            train = [train[i] for i in sorted(chosen.tolist())]
+        encoded = [encode(examples, self.tokenizer, config.train.seq_len) for examples in (train, validation)]
+        for name, part in zip(("train", "validation"), encoded, strict=True):
+            if part.cut:
+                log.warning(
+                    "%d of %d %s samples are longer than train.seq_len=%d: the ends of their targets are cut",
+                    part.cut, len(part), name, config.train.seq_len,
+                )  # fmt: skip
+        return encoded[0], encoded[1], validation
+
+    def _check_length(self) -> None:
+        limit = max_positions(self.model)
+        longest = max(part.describe()["longest"] for part in (self.train_data, self.validation_data))
+        if limit is not None and longest > limit:
+            raise UserError(
+                f"a sample has {longest} tokens, but {self.config.model.name} takes {limit}: set train.seq_len={limit}"
+            )
+
+    def _adapt(self, restored: tuple[Any, state.Progress] | None) -> None:
+        adapter = self.config.adapter()
+        if restored:
+            state.load_weights(restored[0], self.model)
+        elif adapter is not None:
+            start = time.perf_counter()
+            rosa.inject(self.model, adapter)
+            log.info("adapted %d layers in %.1f s", len(rosa.adapter_layers(self.model)), time.perf_counter() - start)
+
+    def describe(self) -> dict[str, Any]:
+        """What the record says of this run before it starts."""
+        report = rosa.parameter_report(self.model)
+        log.info("%s", report)
+        adapter = self.config.adapter()
+        return {
+            "rank": adapter.rank if adapter else None,
+            "bias": None if adapter is None else "adapted" if adapter.trains_bias else "none",
+            "loss_on": self.loss_on,
+            "parameters": {
+                "total": report.total,
+                "trainable": report.trainable,
+                "adapted_layers": len(report.layers),
+            },
+            "data": {"train": self.train_data.describe(), "validation": self.validation_data.describe()},
+        }
+
+    # -- the loop ------------------------------------------------------------------------------------------
+
+    def fit(self) -> None:
+        """Train to the end: each epoch validates, saves, and only then (at the next one's start) resamples."""
+        epochs, done = self.config.train.epochs, self.progress
+        self.forward.train()
+        if done.step == 0 and done.epoch == 0 and done.last is None:
+            self.validate()
+            if epochs == 0:
+                done.best = done.last
+                self.save(best=True)
+        with progress_bar(self.total_steps, done.step, main=self.main) as bar:
+            while done.epoch < epochs:
+                if done.batch == 0 and done.epoch > 0:
+                    self._note_resample(self.resampler.after_epoch(done.epoch, epochs))
+                self._train_epoch(bar)
+                done.epoch, done.batch = done.epoch + 1, 0
+                best = self.validate()
+                self.save(best)
+
+    def _train_epoch(self, bar: Any) -> None:
+        train, done = self.config.train, self.progress
+        lengths = [len(sample.ids) for sample in self.train_data.samples]
+        batches = epoch_batches(lengths, train.batch_size, train.sort_window, self.config.seed, done.epoch)
+        for number in range(done.batch, len(batches)):
+            indices = batches[number]
+            start = time.perf_counter()
+            logging = (done.step + 1) % self.config.logging.print_freq == 0 or done.step + 1 == self.total_steps
+            rate = self.schedule.get_last_lr()[0]
+            norm = self._step(indices, wants_norm=logging)
+            done.batch, done.step = number + 1, done.step + 1
+            done.samples += len(indices)
+            done.tokens += sum(lengths[i] for i in indices)
+            loss = self._window_mean() if logging else 0.0
+            self._spend("train", start)
+            if logging:
+                self._log_step(loss, rate, norm, bar)
+            self._note_resample(self.resampler.after_step(done.step, self.total_steps))
+            bar.update()
+            if self.stop.signal:
+                self.save(best=False)
+                raise Interrupted(self.stop.signal)
+            if train.save_every and done.step % train.save_every == 0 and done.batch < len(batches):
+                self.save(best=False)
+
+    def _step(self, indices: list[int], wants_norm: bool) -> torch.Tensor | None:
+        """One optimizer step on the samples ``indices``: the mean loss of their tokens, over all processes.
+
+        Returns the gradient's norm, on the device, if it is wanted or clipped by.
+        """
+        train, processes = self.config.train, self.accelerator.num_processes
+        tokens = sum(self.train_data.loss_tokens(i, self.loss_on) for i in indices)
+        mine = indices[self.accelerator.process_index :: processes]
+        size = train.micro_batch_size or train.batch_size
+        # every process takes the same number of forward passes, an empty one if need be
+        parts = math.ceil(math.ceil(len(indices) / processes) / size)
+        for part in range(parts):
+            batch = collate(
+                self.train_data, mine[part * size : (part + 1) * size], self.loss_on, self.tokenizer.pad_token_id
+            ).to(self.device)
+            context = self.accelerator.no_sync(self.forward) if part + 1 < parts else contextlib.nullcontext()
+            with context:
+                nats = self.forward(batch.input_ids, batch.positions, batch.labels).sum()
+                # DDP averages gradients over processes: times their number, it is the sum over all samples
+                self.accelerator.backward(nats * (processes / max(tokens, 1)))
+            self.window_loss += nats.detach()
+        self.window_tokens += tokens
+        norm = None
+        if train.max_grad_norm or wants_norm:
+            trained = [p for p in self.model.parameters() if p.requires_grad]
+            norm = self.accelerator.clip_grad_norm_(trained, train.max_grad_norm or math.inf)
+        self.stepper.step()
+        self.stepper.zero_grad(set_to_none=True)
+        self.schedule.step()
+        return norm
+
+    def _window_mean(self) -> float:
+        """Mean training loss since the last logging point. Waits for the device, which happens here only."""
+        total = self.accelerator.reduce(self.window_loss, "sum")
+        loss = float(total) / max(self.window_tokens, 1)
+        self.window_loss.zero_()
+        self.window_tokens = 0
+        if not math.isfinite(loss):
+            raise UserError(
+                f"the training loss is {loss} at step {self.progress.step}: lower train.lr, set "
+                "train.max_grad_norm=1, or use train.precision=fp32. The checkpoints up to here are kept."
+            )
+        return loss
+
+    def _spend(self, kind: str, start: float) -> float:
+        seconds = time.perf_counter() - start
+        self.progress.seconds[kind] = self.progress.seconds.get(kind, 0.0) + seconds
+        return seconds
+
+    def _log_step(self, loss: float, rate: float, norm: torch.Tensor | None, bar: Any) -> None:
+        done = self.progress
+        seconds = max(done.seconds["train"] - self.mark[0], 1e-9)
+        values = {
+            "loss": loss,
+            "lr": rate,
+            "grad_norm": float(norm) if norm is not None else 0.0,
+            "samples_per_second": (done.samples - self.mark[1]) / seconds,
+            "tokens_per_second": (done.tokens - self.mark[2]) / seconds,
+            "peak_memory_mib": peak_memory_mib(self.device),
+        }
+        self.mark = (done.seconds["train"], done.samples, done.tokens)
+        self._write("train", values)
+        bar.set_postfix(loss=f"{loss:.3f}", lr=f"{rate:.1e}")
+        progress(
+            f"step {done.step}/{self.total_steps} epoch {self._epochs():.2f} loss {loss:.4f} lr {rate:.2e} "
+            f"{values['samples_per_second']:.1f} samples/s"
+        )
+
+    def _epochs(self) -> float:
+        """Epochs done, as a decimal."""
+        return self.progress.epoch + self.progress.batch / max(self.steps_per_epoch, 1)
+
+    def _write(self, split: str, values: dict[str, float]) -> None:
+        if self.metrics is not None:
+            self.metrics.write(split, self.progress.step, self._epochs(), values)
+
+    def _note_resample(self, happened: bool) -> None:
+        if happened:
+            done = self.progress
+            done.resamples = self.resampler.number
+            done.seconds["resample"] = done.seconds.get("resample", 0.0) + self.resampler.seconds
+            self._write("resample", {"number": done.resamples, "seconds": self.resampler.seconds})
+            log.info("resample %d at step %d took %.2f s", done.resamples, done.step, self.resampler.seconds)
+
+    # -- validation, checkpoints ---------------------------------------------------------------------------
+
+    def validate(self) -> bool:
+        """Losses on the whole validation split, and sample texts; True if the loss is the best so far."""
+        start, done = time.perf_counter(), self.progress
+        everything = range(len(self.validation_data))
+        losses = evaluate_losses(
+            self.forward, self.validation_data, everything, self._evaluation_batch(), self.tokenizer.pad_token_id,
+            self.device,
+        )  # fmt: skip
+        values = losses.metrics(self.loss_on)
+        done.last = {"epoch": done.epoch, "step": done.step, **values}
+        best = done.epoch > 0 and (done.best is None or values["loss"] < done.best["loss"])
+        if best:
+            done.best = done.last
+        self._spend("validation", start)
+        self._write("validation", values)
+        log.info(
+            "epoch %d/%d validation loss %.4f (target %.4f, all %.4f) perplexity %.3f%s",
+            done.epoch, self.config.train.epochs, values["loss"], values["loss_target"], values["loss_all"],
+            values["perplexity"], " *best*" if best else "",
+        )  # fmt: skip
+        if self.main:
+            self._show_samples()
+        return best
+
+    def _evaluation_batch(self) -> int:
+        return self.config.train.micro_batch_size or self.config.train.batch_size
+
+    def _show_samples(self) -> None:
+        """Greedy texts for a few validation prompts, spread over the split."""
+        sources = list(dict.fromkeys(example.prompt for example in self.validation_examples))
+        count = min(self.config.logging.samples, len(sources))
+        prompts = [sources[i * len(sources) // count] for i in range(count)]
+        limit = max_positions(self.model)
+        room = min(64, (limit or 10**9) - max((s.prompt_length for s in self.validation_data.samples), default=0))
+        if not prompts or room < 1:
+            return
+        decoding = Decoding(num_beams=1, no_repeat_ngram_size=0, max_new_tokens=room)
+        with rosa.merged(self.model), self.accelerator.autocast():
+            texts = generate(self.model, self.tokenizer, prompts, decoding, batch_size=count)
+        for number, (prompt, text) in enumerate(zip(prompts, texts, strict=True)):
+            progress(f"sample: {prompt} -> {text}")
+            if self.metrics is not None:
+                self.metrics.text(f"sample/{number}", self.progress.step, f"{prompt}\n\n**{text}**")
+
+    def save(self, best: bool) -> None:
+        """Save everything a resume needs; the main process writes, the others wait for it."""
+        start = time.perf_counter()
+        generators = [torch.get_rng_state()]
+        if self.device.type == "cuda":
+            generators.append(torch.cuda.get_rng_state(self.device))
+        if self.main and self.metrics is not None:
+            self.progress.metrics_position = self.metrics.position
+            scaler = self.accelerator.scaler
+            payload = {
+                "optimizer": self.optimizer.state_dict(),
+                "schedule": self.schedule.state_dict(),
+                "scaler": scaler.state_dict() if scaler is not None else None,
+                "generators": generators,
+                "window": (float(self.window_loss), self.window_tokens),
+            }
+            state.save(self.run, self.model, self.progress, payload, best)
+            self.run.update_record(**self.standing())
+        self.accelerator.wait_for_everyone()
+        self._spend("checkpoint", start)
+
+    def _restore(self, folder: Any) -> None:
+        payload = torch.load(folder / state.STATE_FILE, map_location="cpu", weights_only=True)
+        self.optimizer.load_state_dict(payload["optimizer"])
+        self.schedule.load_state_dict(payload["schedule"])
+        if payload["scaler"] is not None and self.accelerator.scaler is not None:
+            self.accelerator.scaler.load_state_dict(payload["scaler"])
+        self.resampler.number = self.progress.resamples
+        window, self.window_tokens = payload["window"]
+        self.window_loss.fill_(window)
+        torch.set_rng_state(payload["generators"][0])
+        if self.device.type == "cuda" and len(payload["generators"]) > 1:
+            torch.cuda.set_rng_state(payload["generators"][1], self.device)
+        log.info("resumed from %s: epoch %.2f, step %d", folder.name, self._epochs(), self.progress.step)
+
+    def standing(self) -> dict[str, Any]:
+        """How far the run is, for its record."""
+        done = self.progress
+        seconds = max(done.seconds.get("train", 0.0), 1e-9)
+        return {
+            "progress": {"epoch": done.epoch, "step": done.step, "total_steps": self.total_steps},
+            "timings": {
+                **{f"{kind}_seconds": round(value, 3) for kind, value in done.seconds.items()},
+                "resamples": done.resamples,
+                "samples_per_second": round(done.samples / seconds, 2),
+                "tokens_per_second": round(done.tokens / seconds, 1),
+                "peak_memory_mib": round(peak_memory_mib(self.device), 1),
+            },
+            "best": done.best,
+            "last": done.last,
+        }
+
+    def close(self) -> None:
+        """Write TensorBoard's table of runs and close the files."""
+        if self.metrics is None:
+            return
+        if self.progress.epoch == self.config.train.epochs and self.progress.best:
+            settings = {name: value for name, value in flatten(dataclasses.asdict(self.config)).items()}
+            self.metrics.hyperparameters(settings, {k: v for k, v in self.progress.best.items() if k != "step"})
+        self.metrics.close()
+
+
+def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested dictionaries with dotted keys."""
+    flat = {}
+    for key, value in values.items():
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
