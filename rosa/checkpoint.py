@@ -18,7 +18,16 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from rosa.config import AdapterConfig
-from rosa.inject import AdapterError, Model, adapter_layers, build_layers, install_layers, merged
+from rosa.inject import (
+    AdapterError,
+    Model,
+    adapter_layers,
+    build_layers,
+    canonical_name,
+    install_layers,
+    merged,
+    unmerge,
+)
 from rosa.methods import methods
 
 if TYPE_CHECKING:
@@ -59,8 +68,12 @@ def load_adapter(model: Model, folder: str | Path) -> Model:
     folder = Path(folder)
     description = _read_description(folder)
     present = adapter_layers(model)
-    layers = present or build_layers(model, adapter_config(description))
-    saved, expected = description["layers"], _description(layers)["layers"]
+    built = {} if present else build_layers(model, adapter_config(description))
+    layers = present or {canonical_name(name): layer for name, layer in built.items()}
+    here = _description(layers)
+    if description["method"] != here["method"]:
+        raise AdapterError(f"{folder} is a {description['method']} adapter, the model has {here['method']} adapters")
+    saved, expected = description["layers"], here["layers"]
     if saved != expected:
         differing = [name for name in {**saved, **expected} if saved.get(name) != expected.get(name)]
         name = differing[0]
@@ -72,10 +85,11 @@ def load_adapter(model: Model, folder: str | Path) -> Model:
     values = _read_tensors(folder / ADAPTER_FILE, trained)
     if rest:
         values |= _read_tensors(folder / FROZEN_FILE, rest)
-    if not present:
-        install_layers(model, layers)
+    if built:
+        install_layers(model, built)
+    unmerge(model)
     with torch.no_grad():
-        for name, target in {**trained, **rest}.items():
+        for name, target in {**adapter_tensors(layers), **frozen_tensors(layers)}.items():
             target.copy_(values[name])
     return model
 
@@ -97,7 +111,7 @@ def adapter_tensors(layers: dict[str, AdapterLayer]) -> dict[str, Tensor]:
 
 def frozen_tensors(layers: dict[str, AdapterLayer]) -> dict[str, Tensor]:
     """The base weights, as stored, of the layers whose method changes them."""
-    return {f"{name}.weight": layer.base.weight.detach() for name, layer in layers.items() if layer.freezes_rest}
+    return {f"{name}.weight": layer.unmerged_weight for name, layer in layers.items() if layer.freezes_rest}
 
 
 def adapter_config(description: dict[str, Any]) -> AdapterConfig:
@@ -117,10 +131,7 @@ def _description(layers: dict[str, AdapterLayer]) -> dict[str, Any]:
         "format": FORMAT,
         "method": config.method,
         "config": dataclasses.asdict(config),
-        "layers": {
-            name: {"in": layer.in_features, "out": layer.out_features, "rank": layer.rank, "bias": layer.trains_bias}
-            for name, layer in layers.items()
-        },
+        "layers": {name: layer.description() for name, layer in layers.items()},
     }
 
 
@@ -130,6 +141,8 @@ def _read_description(folder: Path) -> dict[str, Any]:
         description = json.loads(path.read_text(encoding="utf-8"))
         if description["format"] != FORMAT:
             raise AdapterError(f"{path} has format {description['format']}, this version reads {FORMAT}")
+        if not all(isinstance(description[key], dict) for key in ("config", "layers")):
+            raise TypeError("config and layers must be objects")
         return {key: description[key] for key in ("method", "config", "layers")}
     except FileNotFoundError:
         raise AdapterError(f"{folder} holds no adapter: {CONFIG_FILE} is missing") from None

@@ -38,8 +38,11 @@ def option_problems(options: Any, prefix: str = "") -> list[str]:
         if value is None and field.default is None:
             continue
         key = prefix + field.name
+        bounded = any(limits.get(bound) is not None for bound in ("minimum", "above", "maximum"))
         if limits.get("choices") is not None and value not in limits["choices"]:
             problems.append(f"{key}={value} is not one of {', '.join(map(str, limits['choices']))}")
+        elif bounded and not isinstance(value, (int, float)):
+            problems.append(f"{key}={value!r} must be a number")
         elif limits.get("minimum") is not None and not value >= limits["minimum"]:
             problems.append(f"{key}={value} must be at least {limits['minimum']}")
         elif limits.get("above") is not None and not value > limits["above"]:

@@ -45,12 +45,20 @@ def inject(model: Model, config: AdapterConfig) -> Model:
 
     Raises:
         AdapterError: bad settings, no layer matches (the text lists those that exist), a target that cannot
-            be adapted, a rank above a layer's full rank. The model is then untouched.
+            be adapted, a rank above a layer's full rank, a weight that is not finite. The model is then untouched.
     """
     layers = build_layers(model, config)
-    for layer in layers.values():
-        if not layer.A.is_meta:  # models without values are good for counting parameters
+    with_values = {name: layer for name, layer in layers.items() if not layer.A.is_meta}  # none: good for counting
+    for name, layer in with_values.items():
+        if not layer.weight.isfinite().all():
+            raise AdapterError(f"{name}: its weight holds values that are not finite")
+    for number, layer in enumerate(with_values.values()):
+        try:
             layer.initialise()
+        except BaseException:  # out of memory, interrupted: put back what the layers before have split off
+            for earlier in list(with_values.values())[:number]:
+                earlier.merge()
+            raise
     install_layers(model, layers)
     return model
 
@@ -107,6 +115,7 @@ def find_targets(model: nn.Module, target_modules: str | list[str] | None) -> di
     """
     owners = Counter(id(p) for _, p in model.named_parameters(remove_duplicate=False))
     candidates = {name: cast(nn.Linear, m) for name, m in model.named_modules() if name and is_adaptable(m)}
+    plain = {name: canonical_name(name) for name in candidates}
     shared = {name for name, m in candidates.items() if owners[id(m.weight)] > 1}
     if target_modules is None:
         block_prefixes = tuple(f"{n}." for n, m in model.named_modules() if n and isinstance(m, nn.ModuleList))
@@ -123,10 +132,10 @@ def find_targets(model: nn.Module, target_modules: str | list[str] | None) -> di
                 pattern = re.compile(target_modules)
             except re.error as error:
                 raise AdapterError(f"target_modules={target_modules!r} is not a regular expression: {error}") from None
-            matches = {target_modules: [name for name in candidates if pattern.fullmatch(name)]}
+            matches = {target_modules: [name for name in candidates if pattern.fullmatch(plain[name])]}
         else:
             matches = {
-                end: [name for name in candidates if name == end or name.endswith(f".{end}")] for end in target_modules
+                end: [name for name in candidates if f".{plain[name]}".endswith(f".{end}")] for end in target_modules
             }
         missing = [target for target, names in matches.items() if not set(names) - shared]
         wanted = {name for names in matches.values() for name in names}
@@ -225,6 +234,7 @@ def unwrap(model: Model) -> Model:
 def merged(model: Model) -> Iterator[Model]:
     """The model as a plain one for the length of a ``with`` block, to generate or export; then as it was."""
     layers = _layers_in_place(model)
+    merged_before = {name for name, layer in layers.items() if layer.merged}
     try:
         for name, layer in layers.items():
             layer.merge()
@@ -233,7 +243,8 @@ def merged(model: Model) -> Iterator[Model]:
     finally:
         for name, layer in layers.items():
             model.set_submodule(name, layer)
-            layer.unmerge()
+            if name not in merged_before:
+                layer.unmerge()
 
 
 def _layers_in_place(model: nn.Module) -> dict[str, AdapterLayer]:

@@ -12,7 +12,7 @@ Linear keeps its weight as (n, m) and Conv1D as (m, n). That difference ends her
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -71,6 +71,11 @@ class AdapterLayer(nn.Module, ABC):
         return self.base.weight
 
     @property
+    def unmerged_weight(self) -> Tensor:
+        """The base weight as it is stored, detached, and without the pair even while merged."""
+        return self.base.weight.detach() if self._unmerged is None else self._unmerged
+
+    @property
     def bias(self) -> Tensor | None:
         """The base module's bias."""
         return self.base.bias
@@ -92,6 +97,10 @@ class AdapterLayer(nn.Module, ABC):
         if self.trains_bias:
             trained["base.bias"] = self.base.bias
         return trained
+
+    def description(self) -> dict[str, Any]:
+        """What a saved adapter must agree with to be loaded here, as JSON values."""
+        return {"in": self.in_features, "out": self.out_features, "rank": self.rank, "bias": self.trains_bias}
 
     @abstractmethod
     def initialise(self) -> None:

@@ -1,7 +1,7 @@
 """The mathematics of ROSA as pure functions: rank, choice of directions, factorisation.
 
 A weight W is an (m, n) matrix, m inputs by n outputs, with q = min(m, n) singular directions:
-W = U S Vᵀ, singular values in falling order. ROSA (Hameed and Rabusseau 2023, section 3) picks R of them, I, and trains
+W = U S Vᵀ, singular values in falling order. ROSA (Hameed and Rabusseau 2023) picks R of them, I, and trains
 A = U_I √S_I and B = √S_I V_Iᵀ while W − A B stays fixed.
 """
 
@@ -53,7 +53,7 @@ def layer_generator(seed: int, number: int, name: str) -> torch.Generator:
     The choice is then the same on every process, after a resume, and whatever the order of layers.
     """
     digest = hashlib.sha256(f"{seed}/{number}/{name}".encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+    return torch.Generator("cpu").manual_seed(int.from_bytes(digest[:8], "little") >> 1)
 
 
 def choose_directions(q: int, rank: int, method: str, generator: torch.Generator) -> Tensor:
@@ -67,14 +67,14 @@ def choose_directions(q: int, rank: int, method: str, generator: torch.Generator
         generator: a CPU generator; drawn from for ``random`` and ``window``.
     """
     if method == "random":
-        return torch.randperm(q, generator=generator)[:rank].sort().values
+        return torch.randperm(q, generator=generator, device="cpu")[:rank].sort().values
     if method == "window":
-        start = int(torch.randint(q - rank + 1, (1,), generator=generator))
+        start = int(torch.randint(q - rank + 1, (1,), generator=generator, device="cpu"))
     elif method in ("top", "bottom"):
         start = 0 if method == "top" else q - rank
     else:
         raise ValueError(f"sample_method={method} is not one of {', '.join(SAMPLE_METHODS)}")
-    return torch.arange(start, start + rank)
+    return torch.arange(start, start + rank, device="cpu")
 
 
 @dataclass(frozen=True)

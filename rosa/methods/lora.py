@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -42,11 +42,15 @@ class LoraLayer(AdapterLayer):
         self.scale = 1.0 if config.alpha is None else config.alpha / rank
         self.dropout = nn.Dropout(config.dropout) if config.dropout else nn.Identity()
 
+    def description(self) -> dict[str, Any]:
+        return {**super().description(), "scale": self.scale}
+
     @torch.no_grad()
     def initialise(self) -> None:
         bound = 1 / math.sqrt(self.in_features)
         generator = layer_generator(self.config.seed, 0, self.name)
-        self.A.copy_(torch.empty(self.A.shape).uniform_(-bound, bound, generator=generator))
+        start = torch.empty(self.A.shape, dtype=torch.float32, device="cpu")  # the same numbers on every device
+        self.A.copy_(start.uniform_(-bound, bound, generator=generator))
         self.B.zero_()
 
     def delta(self) -> Tensor:

@@ -1,4 +1,4 @@
-"""ROSA (Hameed and Rabusseau 2023, section 3): x W_f + (x A) B + b over a subspace that is drawn anew.
+"""ROSA (Hameed and Rabusseau 2023): x W_f + (x A) B + b over a subspace that is drawn anew.
 
 A and B are R singular directions of W, W_f = W − A B is fixed. At a resample the pair goes back into the
 weight, W ← W_f + A B, and another subspace becomes trainable: the rank of the change is not bounded by R.

@@ -1,0 +1,92 @@
+"""Shared fixtures: a model and a data set small enough to train in a second, and a way to run a training."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+
+from utils.config import Config, parse_config
+from utils.data.e2e_sample import E2ESample
+from utils.launch import train_one
+from utils.models import BUNDLED
+from utils.runs import Run
+
+ROOT = Path(__file__).parent.parent
+torch.set_num_threads(1)  # equal results from run to run, and no fight over two cores
+
+
+def data_folder(variable: str) -> Path:
+    """A folder of outside data named by an environment variable; skips the test where it is not set."""
+    if not os.environ.get(variable):
+        pytest.skip(f"{variable} is not set: it names a folder of data that the repository does not hold")
+    return Path(os.environ[variable])
+
+
+@pytest.fixture(scope="session")
+def small_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random GPT-2 of two layers and 32 dimensions with the bundled tokenizer; dropout 0.1 as GPT-2 has it."""
+    from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
+
+    folder = tmp_path_factory.mktemp("small-gpt2")
+    tokenizer = AutoTokenizer.from_pretrained(BUNDLED["tiny"])
+    torch.manual_seed(0)
+    config = GPT2Config(vocab_size=len(tokenizer), n_positions=256, n_embd=32, n_layer=2, n_head=2)
+    config.bos_token_id = config.eos_token_id = tokenizer.eos_token_id
+    GPT2LMHeadModel(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def write_csv(path: Path, rows: list[tuple[str, str]]) -> None:
+    """An E2E file: columns mr and ref."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, quoting=csv.QUOTE_ALL)
+        writer.writerow(("mr", "ref"))
+        writer.writerows(rows)
+
+
+@pytest.fixture(scope="session")
+def small_e2e(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """E2E's three files with 70, 12 and 12 pairs."""
+    folder = tmp_path_factory.mktemp("e2e")
+    for split, name, count in (("train", "trainset", 70), ("validation", "devset", 12), ("test", "testset_w_refs", 12)):
+        examples = E2ESample().load(split, None, None)[:count]
+        write_csv(folder / f"{name}.csv", [(example.source, example.reference) for example in examples])
+    return folder
+
+
+def make_config(*overrides: str) -> Config:
+    """The configuration that these command-line overrides give."""
+    with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
+        return parse_config(compose("train", overrides=list(overrides)))
+
+
+@pytest.fixture
+def train(small_model: Path, small_e2e: Path, tmp_path: Path) -> Callable[..., Run]:
+    """Train the small model on the small data with more overrides; the run."""
+
+    def run(*overrides: str) -> Run:
+        from utils.identity import run_directory
+
+        config = make_config(
+            f"model.name={small_model}",
+            f"dataset.path={small_e2e}",
+            f"output.path={tmp_path / 'runs'}",
+            "train.batch_size=16",
+            "train.epochs=3",
+            "train.device=cpu",
+            "logging.print_freq=2",
+            "logging.samples=0",
+            "fnmodel.params.rank=4",
+            *overrides,
+        )
+        train_one(config, list(overrides))
+        return Run(run_directory(config))
+
+    return run
