@@ -44,6 +44,9 @@ def main() -> int:
         value = getattr(arguments, name)
         if value is not None and value < least:
             raise UserError(f"--{name.replace('_', '-')} {value} must be at least {least}")
+    from utils.hub import go_offline_without_network
+
+    go_offline_without_network()  # before anything imports the hub's libraries
     from utils.evaluation import Options, evaluate_runs
     from utils.generation import Decoding
 

@@ -14,6 +14,9 @@ def main(given: DictConfig) -> float | None:
 
     from hydra.core.hydra_config import HydraConfig
 
+    from utils.hub import go_offline_without_network
+
+    go_offline_without_network()  # before anything imports the hub's libraries
     from utils.config import parse_config
     from utils.errors import UserError
     from utils.launch import train_all

@@ -127,8 +127,9 @@ def _directory(run: Run) -> Iterator[None]:
         if new and not run.record_file.exists():
             for name in (".train.lock", run.log_file.name):
                 (run.path / name).unlink(missing_ok=True)
-            with contextlib.suppress(OSError):  # another file appeared: leave it
+            with contextlib.suppress(OSError):  # not empty: leave it
                 run.path.rmdir()
+                run.path.parent.rmdir()
         raise
 
 

@@ -55,7 +55,8 @@ def read_csv(path: Path, columns: tuple[str, ...]) -> list[Record]:
             rows.append((where, row))
         return rows
     except csv.Error as error:
-        raise UserError(f"{path}, line {reader.line_num} is not CSV: {error}") from None
+        # line_num is where the last good row ended
+        raise UserError(f"{path}, line {reader.line_num + 1}: no CSV from here on: {error}") from None
 
 
 def read_json_lines(path: Path) -> Iterator[Record]:

@@ -1,0 +1,132 @@
+"""Configuration: every file composes, every problem is reported at once, equal settings mean one directory."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from tests.conftest import ROOT, make_config
+from utils.config import config_problems, load_config, parse_config, schema
+from utils.data import sources
+from utils.errors import UserError
+from utils.identity import group_hash, run_directory
+from utils.training import flatten
+
+EXPERIMENTS = sorted(path.stem for path in (ROOT / "configs" / "experiment").glob("*.yaml"))
+
+
+def problems(*overrides: str) -> str:
+    with pytest.raises(UserError) as refused:
+        make_config(*overrides)
+    return str(refused.value)
+
+
+def test_the_reference_page_has_every_key_with_its_default() -> None:
+    page = yaml.safe_load((ROOT / "configs" / "train.yaml").read_text())
+    del page["defaults"], page["hydra"]
+    typed = flatten(OmegaConf.to_container(schema()))
+    written = flatten(OmegaConf.to_container(OmegaConf.load(ROOT / "configs" / "train.yaml")))
+    written = {k: v for k, v in written.items() if not k.startswith(("defaults", "hydra"))}
+    assert written == typed
+    assert flatten(page).keys() == typed.keys()
+
+
+def test_every_key_of_the_reference_page_is_explained() -> None:
+    lines = (ROOT / "configs" / "train.yaml").read_text().splitlines()
+    body = lines[
+        lines.index("seed: 0                     # int >= 0: order of data, dropout, LoRA's start, ROSA's directions") :
+    ]
+    for line in body[: body.index("hydra:")]:
+        assert not line.strip() or line.endswith(":") or "#" in line, f"no comment: {line}"
+
+
+def test_every_data_set_is_on_the_reference_page() -> None:
+    page = (ROOT / "configs" / "train.yaml").read_text()
+    for source in set(sources().values()):
+        assert any(name in page for name in source.names), source
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_experiment_composes(name: str) -> None:
+    config = make_config(f"experiment={name}")
+    assert config.model.name == name.split("_")[1]
+    assert config.train.optimizer == "sgd" and config.loss_on() == "all"
+
+
+def test_all_problems_come_in_one_message() -> None:
+    message = problems(
+        "train.lr=abc", "+train.batch_sise=3", "fnmodel.name=rosaa", "fnmodel.params.rank=0", "dataset.name=e2f",
+        "fnmodel.rosa.sample_method=best", "train.epochs=-1", "train.optimizer=sgd", "train.betas=[0.9,0.99]",
+    )  # fmt: skip
+    for part in (
+        "train.lr=abc", "did you mean batch_size", "fnmodel.name=rosaa is not one of none, lora, rosa", "rank=0",
+        "Did you mean e2e?", "fnmodel.rosa.sample_method=best is not one of random, window, top, bottom",
+        "train.epochs=-1 must be at least 0", "train.betas is not a parameter of sgd",
+    ):  # fmt: skip
+        assert part in message, part
+
+
+@pytest.mark.parametrize("rank", ["0", "-1", "0.0", "1.5", "true", "abc"])
+def test_ranks_that_are_none(rank: str) -> None:
+    assert "fnmodel.params.rank" in problems(f"fnmodel.params.rank={rank}")
+
+
+def test_int_one_and_ratio_one_stay_apart() -> None:
+    assert make_config("fnmodel.params.rank=1").adapter().rank == 1
+    ratio = make_config("fnmodel.params.rank=1.0").adapter().rank
+    assert isinstance(ratio, float) and ratio == 1.0
+
+
+def test_target_modules_take_a_string_or_a_list() -> None:
+    assert make_config("fnmodel.params.target_modules=[c_attn,c_fc]").adapter().target_modules == ["c_attn", "c_fc"]
+    assert make_config("fnmodel.params.target_modules='.*attn.*'").adapter().target_modules == ".*attn.*"
+    assert "target_modules" in problems("fnmodel.params.target_modules=3")
+
+
+def test_a_group_cannot_be_a_value_nor_a_value_a_group() -> None:
+    assert "train=3 must be a group of keys" in _refused({"train": 3})
+    assert "seed" in _refused({"seed": {"a": 1}})
+
+
+def _refused(values: dict[str, Any]) -> str:
+    with pytest.raises(UserError) as refused:
+        parse_config(OmegaConf.create(values))
+    return str(refused.value)
+
+
+def test_saved_configuration_round_trips(tmp_path: Path) -> None:
+    config = make_config("fnmodel.params.rank=1.0", "train.betas=[0.9,0.95]", "fnmodel.params.target_modules=[c_fc]")
+    (tmp_path / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(dataclasses.asdict(config))))
+    assert load_config(tmp_path / "config.yaml") == config
+    assert config_problems(config) == []
+
+
+def test_one_directory_for_one_set_of_settings() -> None:
+    base = run_directory(make_config())
+    same = ("dataset.name=e2e_nlg", "train.micro_batch_size=4", "dataset.cache=x", "logging.print_freq=1",
+            "fnmodel.lora.alpha=3", "train.save_every=5", "dataset.path=y", "runs=3", "train.device=cpu")  # fmt: skip
+    other = ("train.lr=2e-3", "seed=1", "fnmodel.params.rank=1", "fnmodel.name=lora", "model.dropout=0",
+             "fnmodel.rosa.every=2", "fnmodel.params.bias=none", "train.fraction=0.5", "train.loss_on=all")  # fmt: skip
+    assert {run_directory(make_config(override)) for override in same} == {base}
+    assert len({run_directory(make_config(override)) for override in other} | {base}) == len(other) + 1
+    assert run_directory(make_config("fnmodel.params.bias=adapted")) == base  # what auto means for rosa
+    full = {run_directory(make_config("fnmodel.name=none", f"fnmodel.params.rank={rank}")) for rank in (1, 0.5)}
+    assert len(full) == 1  # full fine-tuning has no rank
+    assert group_hash(make_config("seed=1")) == group_hash(make_config()) != group_hash(make_config("train.lr=2e-3"))
+
+
+def test_local_file_sets_paths_without_a_package_header(tmp_path: Path) -> None:
+    """configs/local/default.yaml needs no ``@package`` line, and the command line wins over it."""
+    import shutil
+
+    shutil.copytree(ROOT / "configs", tmp_path / "configs")
+    (tmp_path / "configs" / "local" / "default.yaml").write_text("model: {name: tiny}\ntrain: {fraction: 0.5}\n")
+    with initialize_config_dir(str(tmp_path / "configs"), version_base="1.3"):
+        config = parse_config(compose("train", overrides=["train.fraction=0.25"]))
+    assert (config.model.name, config.train.fraction) == ("tiny", 0.25)
