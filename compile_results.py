@@ -1,0 +1,41 @@
+"""Tables of all runs: ``python compile_results.py RUNS``. One a data set, as CSV, Markdown and LaTeX."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from utils.errors import run_cli
+from utils.tables import FORMATS, compile_results
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Compile the tables of all runs, one a data set.")
+    parser.add_argument("runs", nargs="+", metavar="RUNS", help="folders with runs (train.py's output.path)")
+    parser.add_argument("--dataset", type=_names, default=[], metavar="NAME,...", help="only these data sets")
+    parser.add_argument(
+        "--columns", type=_names, metavar="KEY,...", help="measured columns in this order (a wrong one lists all)"
+    )
+    parser.add_argument(
+        "--sort", metavar="KEY[:asc|:desc]", help="a column, method, rank, parameters or n; default: best first"
+    )
+    parser.add_argument(
+        "--format", type=_names, default=list(FORMATS), metavar="F,...", help=f"of {','.join(FORMATS)} (default: all)"
+    )
+    parser.add_argument(
+        "--baseline",
+        default="none",
+        metavar="METHOD",
+        help="differences are taken to this method: none (full fine-tuning, the default), lora, rosa, untrained",
+    )
+    parser.add_argument("--out", type=Path, metavar="DIR", help="write to DIR/<dataset>/ (default: beside the runs)")
+    args = parser.parse_args()
+    compile_results(args.runs, args.dataset, args.columns, args.sort, args.format, args.baseline, args.out)
+
+
+if __name__ == "__main__":
+    run_cli(main)

@@ -1,0 +1,37 @@
+"""Figures of one data set's runs: ``python figures.py --fn RUNS/e2e_nlg``, as PNG and PDF."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from utils.errors import run_cli
+from utils.plots import draw_figures, plots
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def main() -> None:
+    figures = "\n".join(f"  {plot.name:<20}{plot.about}" for plot in plots().values())
+    parser = argparse.ArgumentParser(
+        description="Draw the figures of all finished runs of one data set.",
+        epilog=f"figures:\n{figures}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--fn", required=True, metavar="DIR", help="the data set's runs, such as RUNS/e2e_nlg")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="where to write (default: <fn>/figures)")
+    parser.add_argument("--only", type=_names, default=[], metavar="NAME,...", help="only these figures")
+    parser.add_argument(
+        "--metric",
+        metavar="KEY",
+        help="a column of compile_results.py, such as BLEU (default: test_perplexity, else val_loss); "
+        "its files carry its name",
+    )
+    args = parser.parse_args()
+    draw_figures(args.fn, args.out, args.only, args.metric)
+
+
+if __name__ == "__main__":
+    run_cli(main)

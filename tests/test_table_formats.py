@@ -1,0 +1,83 @@
+"""Tables as text: what a name contains stays text in CSV, Markdown, LaTeX and on the terminal."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.records import csv_of, latex_rows, markdown_rows, write_run
+from utils.tables import compile_results, make_table, read_results
+from utils.tables.latex import escape
+from utils.tables.render import to_text
+
+NASTY = r"\input{x}%$&#_^~{}|<b>*`[y](javascript:1)" + "\n\r\x1b[31m\u2028\\end{tabular} 中é"
+
+
+def test_terminal_table_keeps_to_the_width_and_loses_no_column(tmp_path: Path) -> None:
+    write_run(tmp_path)
+    write_run(tmp_path, method="lora", loss=0.5)
+    table = make_table("e2e_nlg", read_results([tmp_path])[0])
+    narrow = to_text(table, width=80).split("\n\nLoss")[0]
+    assert max(map(len, narrow.splitlines())) <= 80
+    for header in ("val loss", "test ppl", "BLEU", "memory (MiB)"):
+        assert header in narrow
+    assert narrow.count("ROSA") > 1 and "0.5000*" in narrow
+
+
+def test_hostile_names_stay_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_run(tmp_path, model=NASTY, method="=cmd()|x", dataset="e2e_nlg", record={"bias": "@SUM(A1)"})
+    write_run(tmp_path, model="[b]", method="*m", record={"hardware": {"name": NASTY}})
+    write_run(tmp_path, seed=3, status="failed", record={"error": NASTY})
+    compile_results([tmp_path])
+    assert "\x1b" not in capsys.readouterr().out
+    latex = (tmp_path / "e2e_nlg" / "results.tex").read_text()
+    typeset, comments = latex.split("% Not,")
+    assert typeset.count(r"\end{tabular}") == 2 and r"\input{" not in typeset
+    assert all(line.startswith("%") for line in comments.splitlines()[1:])
+    assert all(len(row) == len(latex_rows(tmp_path)[0]) for row in latex_rows(tmp_path))
+    assert not any(row[0].startswith(("[", "*")) for row in latex_rows(tmp_path))
+    markdown = (tmp_path / "e2e_nlg" / "results.md").read_text()
+    assert "<b>" not in markdown.replace("\\<b\\>", "") and len(markdown_rows(tmp_path)) == 2
+    frame = csv_of(tmp_path)
+    assert "'=cmd()|x" in set(frame.method) and "'@SUM(A1)" in set(frame.bias)
+
+
+@given(st.text())
+@settings(max_examples=300, deadline=None)
+def test_escaped_latex_has_no_active_character(text: str) -> None:
+    escaped = escape(text)
+    for command in ("textbackslash", "textasciitilde", "textasciicircum", "textless", "textgreater", "textbar"):
+        escaped = escaped.replace(f"\\{command}{{}}", "")
+    escaped = re.sub(r"\\textasciigrave\{\}|\$\\(pm|times|Delta)\$|\$-\$|\{[\[\]*-]\}|\\[{}$&#%_]", "", escaped)
+    assert not set(escaped) & set('\\{}$&#%_~^\n\r"')
+
+
+def test_latex_compiles(tmp_path: Path) -> None:
+    if not shutil.which("pdflatex"):
+        pytest.skip("pdflatex is not installed")
+    write_run(
+        tmp_path, model=NASTY, method="[*" + NASTY, record={"hardware": {"name": "".join(map(chr, range(32, 256)))}}
+    )
+    write_run(tmp_path, model=NASTY, method="lora", seed=1)
+    write_run(tmp_path, model=NASTY, method="none")
+    write_run(tmp_path, seed=3, status="failed", record={"error": NASTY})
+    compile_results([tmp_path], formats=["tex"])
+    (tmp_path / "main.tex").write_text(
+        "\\documentclass{article}\\usepackage{booktabs,graphicx}\\begin{document}\\input{e2e_nlg/results.tex}\\end{document}"
+    )
+    done = subprocess.run(
+        ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "-no-shell-escape", "main.tex"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        errors="replace",
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert "Missing character" not in (tmp_path / "main.log").read_text(errors="replace")

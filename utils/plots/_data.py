@@ -1,0 +1,177 @@
+"""What the figures draw: rows of the table, curves over seeds, and which of several settings stands for a method."""
+
+from __future__ import annotations
+
+import statistics
+from collections import defaultdict
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from utils.errors import UserError
+from utils.tables.aggregate import Row, fill, rows_of
+from utils.tables.columns import OWN_LOSS, Column, known_columns, mixed_losses
+from utils.tables.layout import find_column
+from utils.tables.results import METHOD_LABELS, UNTRAINED, Result, finite, one_limit, plain, read_results, shown
+
+SAMPLE_METHOD = "fnmodel.rosa.sample_method"
+
+
+class NothingToDraw(Exception):
+    """A figure's runs or values are not there; the text says which."""
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Mean over seeds at each x; ``std`` is None for a single seed."""
+
+    x: list[float]
+    mean: list[float]
+    std: list[float] | None
+
+
+@dataclass
+class PlotData:
+    """The finished runs of one data set and one model."""
+
+    dataset: str
+    model: str
+    rows: list[Row]
+    metric: Column
+    metric_asked: bool = False  # by name, and not the default
+    loss: str = "loss"  # the key of the loss that all these runs share
+    notes: list[str] = field(default_factory=list)
+
+    def trained(self) -> list[Row]:
+        """One row for each method and rank, in table order.
+
+        Of several settings the ``random`` sample method goes first, as that is the method, then the lowest
+        validation loss; those left out are noted.
+        """
+        choices: dict[tuple[str, str], list[Row]] = defaultdict(list)
+        for row in self.rows:
+            if row.first.method != UNTRAINED:
+                choices[row.first.method, shown(row.first.rank)].append(row)
+        picked = []
+        for (method, rank), rows in choices.items():
+            best = min(rows, key=lambda row: (row.settings.get(SAMPLE_METHOD, "random") != "random", _loss(row)))
+            picked.append(best)
+            if len(rows) > 1:
+                name = " ".join([METHOD_LABELS.get(method, method), *([] if rank == "null" else [f"rank {rank}"])])
+                self.note(f"{self.model}: {name} has {len(rows)} settings; shown but in sampling: {_told(best, rows)}")
+        return picked
+
+    def note(self, text: str) -> None:
+        if text not in self.notes:
+            self.notes.append(text)
+
+    def curve(self, row: Row, split: str, key: str, bins: int | None = None) -> Curve | None:
+        """``key`` of the logging points of ``split`` over epochs, at the points that all seeds share.
+
+        With ``bins``, means over that many equal stretches of the longest run instead of single points.
+        """
+        seeds = [points for result in row.results if (points := _points(result, split, key, self))]
+        if not seeds:
+            return None
+        if bins:
+            end = max(max(points) for points in seeds)
+            seeds = [_binned(points, end, bins) for points in seeds] if end > 0 else seeds
+        shared = sorted(set.intersection(*(set(points) for points in seeds)))
+        values = [[points[x] for points in seeds] for x in shared]
+        if not shared:
+            return None
+        std = [statistics.stdev(at) for at in values] if len(seeds) > 1 else None
+        return Curve(shared, [statistics.fmean(at) for at in values], std)
+
+
+def _loss(row: Row) -> float:
+    statistic = row.statistics.get("val_loss")
+    return statistic.mean if statistic else float("inf")
+
+
+def _told(best: Row, rows: list[Row]) -> str:
+    keys = [key for key in best.settings if len({shown(row.settings.get(key)) for row in rows}) > 1]
+    return ", ".join(f"{key}={shown(best.settings[key])}" for key in keys) or f"group {best.first.group[:8]}"
+
+
+def _points(result: Result, split: str, key: str, data: PlotData) -> dict[float, float]:
+    run = result.run
+    try:
+        points = [point for point in run.metrics() if isinstance(point, dict) and point.get("split") == split]
+    except UserError as error:
+        data.note(plain(error))
+        return {}
+    by_x = {}
+    for point in points:
+        x, y = finite(point.get("epoch")), finite(point.get(key))
+        if x is not None and y is not None:
+            by_x[round(x, 6)] = y
+    return by_x
+
+
+def _binned(points: dict[float, float], end: float, bins: int) -> dict[float, float]:
+    if len(points) <= bins:
+        return points
+    within: dict[int, list[float]] = defaultdict(list)
+    for x, y in points.items():
+        within[min(int(x / end * bins), bins - 1)].append(y)
+    return {(i + 0.5) * end / bins: statistics.fmean(values) for i, values in sorted(within.items())}
+
+
+def slug(name: str) -> str:
+    """``name`` as part of a file name."""
+    return "".join(c if c.isalnum() or c in "._" else "-" for c in name).strip(".-")[:80] or "unnamed"
+
+
+def load(folder: str | Path, metric: str | None = None) -> list[PlotData]:
+    """The finished runs at or below ``folder``, one ``PlotData`` a model in order of name.
+
+    Raises UserError: no such folder, no runs, runs of several data sets, none finished, an unknown metric.
+    """
+    results, unreadable = read_results([folder])
+    datasets = sorted({result.dataset for result in results})
+    if len(datasets) > 1:
+        raise UserError(
+            f"{folder} holds runs of several data sets ({', '.join(datasets)}): give the folder of one with --fn"
+        )
+    finished, limit_note = one_limit([result for result in results if result.finished])
+    left_out = [f"{r.run.path}: {'; '.join(r.problems)}" for r in results if not r.finished]
+    left_out += [f"{listed.run.path}: {listed.reason}" for listed in unreadable]
+    if not finished:
+        lines = "\n".join(f"  {line}" for line in left_out)
+        raise UserError(f"no run under {folder} has finished, so there is nothing to draw.\n{lines}")
+    known = known_columns(finished)
+    mixed = mixed_losses(finished)
+    rows, repeated = rows_of(finished)
+    fill(rows, known.values())
+    left_out += [f"{listed.run.path}: {listed.reason}" for listed in repeated]
+    column = _metric(metric, known, rows, mixed)
+    notes = [limit_note] if limit_note and not column.key.startswith("val") else []
+    notes += [f"left out: {line}" for line in left_out]
+    loss = "loss_target" if mixed else "loss"
+    models = sorted({row.first.model for row in rows})
+    return [
+        PlotData(
+            datasets[0],
+            model,
+            [row for row in rows if row.first.model == model],
+            column,
+            metric is not None,
+            loss,
+            notes if i == 0 else [],
+        )
+        for i, model in enumerate(models)
+    ]
+
+
+def _metric(name: str | None, known: dict[str, Column], rows: list[Row], mixed: bool) -> Column:
+    if name is not None:
+        column = find_column(name, known, "--metric")
+        if mixed and name in OWN_LOSS:
+            raise UserError(
+                f"--metric: these runs were trained on different tokens, so {name} does not compare. "
+                f"Take {name}_target or {name}_all."
+            )
+        return column
+    suffix = "_target" if mixed else ""
+    evaluated = any(f"test_perplexity{suffix}" in row.statistics for row in rows)
+    return known[("test_perplexity" if evaluated else "val_loss") + suffix]

@@ -1,0 +1,23 @@
+"""Validation loss over epochs, the same tokens for all runs."""
+
+from __future__ import annotations
+
+from matplotlib.figure import Figure
+
+from utils.plots import PlotData, register
+from utils.plots._curves import draw_curves
+
+# The validation quantity that goes with a final metric; others, such as BLEU, are not measured during training.
+_BY_METRIC = {
+    f"{split}_{name}{suffix}": f"{name}{suffix}"
+    for split in ("val", "test")
+    for name in ("loss", "perplexity", "bits_per_token", "bits_per_char")
+    for suffix in ("", "_target", "_all")
+}
+
+
+@register("validation_curves", "validation loss over epochs by method and rank")
+def draw(data: PlotData) -> Figure:
+    """The validation quantity of ``data.metric`` if it was asked for and there is one, else the loss."""
+    key = _BY_METRIC.get(data.metric.key, data.loss) if data.metric_asked else data.loss
+    return draw_curves(data, "validation", key, f"validation {key.replace('_', ' ')}")

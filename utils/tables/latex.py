@@ -1,0 +1,115 @@
+"""A table as LaTeX with booktabs, safe to \\input: every text is escaped, whatever a name contains."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from utils.tables.layout import Cell, Grid, Table
+from utils.tables.results import plain
+
+_WIDEST = 6  # measured columns with deviations that a page holds in readable type
+_ESCAPES = {
+    "\\": r"\textbackslash{}",
+    "{": r"\{",
+    "}": r"\}",
+    "$": r"\$",
+    "&": r"\&",
+    "#": r"\#",
+    "%": r"\%",
+    "_": r"\_",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    "`": r"\textasciigrave{}",
+    '"': "''",
+    "[": "{[}",  # a bracket or star after \\ would be read as the row's option
+    "]": "{]}",
+    "*": "{*}",
+    "-": "{-}",  # no dashes out of double hyphens
+    "±": r"$\pm$",
+    "×": r"$\times$",
+    "Δ": r"$\Delta$",
+    "−": "$-$",
+    "–": "--",
+}
+_ACCENTED = {chr(code) for code in range(0xC0, 0x100)} - set("ÐðÞþ×÷")  # set by every font encoding
+
+
+def escape(text: str) -> str:
+    """``text`` as LaTeX that prints it; a character no standard font has becomes its code, as (U+4E2D)."""
+    return "".join(map(_escaped, plain(text)))
+
+
+def _escaped(char: str) -> str:
+    if char in _ESCAPES:
+        return _ESCAPES[char]
+    return char if char.isascii() or char in _ACCENTED else f"(U+{ord(char):04X})"
+
+
+def to_latex(table: Table) -> str:
+    """One ``table*`` a grid, shrunk where it is wider than the text; notes in the first caption; the runs left out
+    as comments. A grid too wide to be read on a page is parted into quality and cost."""
+    parts = ["% Needs \\usepackage{booktabs} and \\usepackage{graphicx}."]
+    pieces = [piece for i, grid in enumerate(table.grids) for piece in (_parted(grid) if i == 0 else [(grid, "delta")])]
+    for i, (grid, name) in enumerate(pieces):
+        caption = [grid.title, *table.notes] if i == 0 else [f"{table.dataset}: {grid.title}"]
+        label = "-".join(filter(None, [f"tab:{_label(table.dataset)}", name]))
+        parts.append(_environment(grid, " ".join(f"{text.rstrip('.')}." for text in caption), label))
+    if table.listed:
+        parts.append("% Not, or not wholly, in the table:")
+        parts += [f"%   {plain(listed.run.path)}: {plain(listed.reason)}" for listed in table.listed]
+    return "\n".join(parts) + "\n"
+
+
+def _parted(grid: Grid) -> list[tuple[Grid, str]]:
+    measured = range(grid.measured, len(grid.header))
+    quality = [i for i in measured if i not in grid.costs]
+    if len(measured) <= _WIDEST or not quality or not grid.costs:
+        return [(grid, "")]
+    return [(_columns(grid, quality, grid.title), ""), (_columns(grid, grid.costs, "cost"), "cost")]
+
+
+def _columns(grid: Grid, places: Sequence[int], title: str) -> Grid:
+    kept = [*range(grid.measured), *places]
+    rows = [[row[i] for i in kept] for row in grid.rows]
+    return Grid(title, [grid.header[i] for i in kept], rows, grid.blocks, grid.measured)
+
+
+def _label(text: str) -> str:
+    return "".join(c if c.isascii() and c.isalnum() else "-" for c in text)
+
+
+def _environment(grid: Grid, caption: str, label: str) -> str:
+    alignment = "".join("r" if any(row[i].number for row in grid.rows) else "l" for i in range(len(grid.header)))
+    lines = [
+        r"\begin{table*}[t]",
+        r"\centering",
+        rf"\caption{{{escape(caption)}}}",
+        rf"\label{{{label}}}",
+        r"\footnotesize\setlength{\tabcolsep}{3pt}",
+        r"\resizebox{\ifdim\width>\textwidth\textwidth\else\width\fi}{!}{%",
+        rf"\begin{{tabular}}{{{alignment}}}",
+        r"\toprule",
+        _line([escape(cell.text) for cell in grid.header]),
+        r"\midrule",
+    ]
+    for i, row in enumerate(grid.rows):
+        if i in grid.blocks:
+            lines.append(r"\midrule")
+        lines.append(_line([_cell(cell) for cell in row]))
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}}", r"\end{table*}"])
+
+
+def _line(cells: list[str]) -> str:
+    return " & ".join(cells) + r" \\"
+
+
+def _cell(cell: Cell) -> str:
+    if not cell.text:
+        return "--"
+    text = cell.text.replace("-", "$-$").replace("+", "$+$").replace(",", "{,}") if cell.number else escape(cell.text)
+    text = rf"\textbf{{{text}}}" if cell.bold else text
+    std = rf" {{\scriptsize $\pm$ {cell.std.replace(',', '{,}')}}}" if cell.std else ""
+    return text + std + (f" ({cell.n})" if cell.n is not None else "")
