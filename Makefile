@@ -1,0 +1,45 @@
+# make demo   the main job on the bundled model and data, no downloads of either
+# make test   the tests        make lint   ruff and mypy        make slurm-test   against a real SLURM cluster
+PYTHON ?= python3
+VENV := .venv
+export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+
+.PHONY: demo test slow-test slurm-test lint bench clean help
+
+help:
+	@sed -n 's/^# //p' Makefile
+
+$(VENV)/.installed: requirements.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
+	  || { echo "error: Python 3.10 or newer is needed: make PYTHON=/path/to/python3.11"; exit 1; }
+	@test -x $(VENV)/bin/pip || $(PYTHON) -m venv $(VENV) \
+	  || { echo "error: no venv module: install python3-venv, or make $(VENV) yourself"; exit 1; }
+	$(VENV)/bin/pip install -r requirements.txt
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed requirements-dev.txt
+	$(VENV)/bin/pip install -r requirements-dev.txt
+	@touch $@
+
+demo: $(VENV)/.installed
+	bash scripts/demo.sh
+
+test: $(VENV)/.installed-dev
+	python -m pytest -m "not slow and not slurm"
+
+slow-test: $(VENV)/.installed-dev
+	python -m pytest -m slow
+
+slurm-test: $(VENV)/.installed-dev
+	python -m pytest -m slurm tests/slurm
+
+lint: $(VENV)/.installed-dev
+	ruff check .
+	ruff format --check .
+	mypy
+
+bench: $(VENV)/.installed-dev
+	python benchmarks/run.py
+
+clean:
+	rm -rf $(VENV) demo .pytest_cache .mypy_cache .ruff_cache

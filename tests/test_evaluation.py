@@ -1,0 +1,174 @@
+"""Evaluation: batched equals one by one, finished work is skipped, one failure does not stop the others."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import rosa
+from tests.conftest import write_csv
+from utils.data.e2e import E2E
+from utils.errors import UserError
+from utils.evaluation import Options, evaluate_runs, group_by_source
+from utils.files import lock, sha256
+from utils.generation import Decoding, generate
+from utils.models import BUNDLED, load_model, load_tokenizer
+from utils.runs import Run, find_runs
+from utils.state import load_weights
+
+SHORT = Decoding(num_beams=2, max_new_tokens=8)
+FAST = Options(decoding=SHORT, device="cpu")
+
+
+@pytest.fixture
+def roots(train: Any, tmp_path: Path) -> list[str]:
+    for method in ("rosa", "lora", "none"):
+        train(f"fnmodel.name={method}", "train.epochs=1")
+    return [str(tmp_path / "runs")]
+
+
+def test_all_finished_runs_are_evaluated(roots: list[str], small_e2e: Path) -> None:
+    assert evaluate_runs(roots, FAST) == 0
+    groups = group_by_source(E2E().load("test", small_e2e, None))
+    for run in find_runs(roots):
+        evaluation = run.evaluation()
+        assert evaluation["items"] == evaluation["predictions"] == len(groups) > 1
+        assert len(run.predictions().read_text().split("\n")) == len(groups) + 1
+        blocks = run.references().read_text().removesuffix("\n").split("\n\n")
+        assert [block.split("\n") for block in blocks] == [[e.reference for e in group] for group in groups]
+        assert evaluation["loss"] == evaluation["loss_target"] != evaluation["loss_all"]
+        assert evaluation["perplexity"] == pytest.approx(torch.tensor(evaluation["loss"]).exp().item(), rel=1e-5)
+
+
+def test_the_validation_split_gives_the_loss_that_training_saw(roots: list[str]) -> None:
+    assert evaluate_runs(roots, Options(split="validation", decoding=SHORT, device="cpu")) == 0
+    for run in find_runs(roots):
+        assert run.evaluation("validation")["loss"] == pytest.approx(run.record()["best"]["loss"], abs=1e-5)
+        assert run.evaluation("test") is None
+
+
+def test_finished_work_is_skipped_and_other_work_is_not(roots: list[str], capsys: Any) -> None:
+    def outcomes(options: Options) -> list[str]:
+        assert evaluate_runs(roots, options) == 0
+        table = capsys.readouterr().out.split("status     run\n")[1]
+        return [line.split()[0] for line in table.splitlines()[:3]]
+
+    assert outcomes(FAST) == ["evaluated"] * 3
+    assert outcomes(FAST) == ["current"] * 3
+    changed = find_runs(roots)[0]
+    changed.predictions().write_text("tampered\n")
+    assert sorted(outcomes(FAST)) == ["current", "current", "evaluated"]
+    assert outcomes(Options(decoding=SHORT, device="cpu", force=True)) == ["evaluated"] * 3
+    assert outcomes(Options(decoding=Decoding(num_beams=1, max_new_tokens=8), device="cpu")) == ["evaluated"] * 3
+    assert outcomes(Options(decoding=SHORT, device="cpu", limit=1)) == ["evaluated"] * 3
+    assert outcomes(FAST) == ["evaluated"] * 3  # one item was not the whole test split
+
+
+def test_one_failure_does_not_stop_the_others(roots: list[str], capsys: Any) -> None:
+    broken, unfinished, good = find_runs(roots)
+    for path in broken.best.glob("*.safetensors"):
+        path.write_bytes(path.read_bytes()[:-3])
+    unfinished.update_record(status="interrupted")
+    assert evaluate_runs(roots, FAST) == 1
+    printed = capsys.readouterr()
+    assert good.evaluation() and not broken.evaluation() and not broken.predictions().exists()
+    assert "is damaged" in printed.err and str(broken.path) in printed.err
+    assert f"skipped    {unfinished.path}: training is interrupted" in printed.out
+    assert "1 of 3 runs are evaluated" in printed.out
+
+
+def test_one_evaluation_at_a_time(train: Any, capsys: Any) -> None:
+    run = train("train.epochs=1")
+    with lock(run.path / ".eval.lock", "evaluated"):
+        assert evaluate_runs([str(run.path)], FAST) == 1
+    assert "already being evaluated by process" in capsys.readouterr().err
+
+
+def test_a_checkpoint_of_another_model_is_refused(train: Any, capsys: Any) -> None:
+    run = train("train.epochs=1")
+    config = run.config_file.read_text()
+    run.config_file.write_text(config.replace(f"name: {run.record()['model']}", "name: tiny"))
+    assert evaluate_runs([str(run.path)], FAST) == 1
+    assert "does not fit this model" in capsys.readouterr().err
+
+
+def test_roots_that_hold_nothing(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="is not a folder"):
+        evaluate_runs([str(tmp_path / "nowhere")], FAST)
+    with pytest.raises(UserError, match="no runs under"):
+        evaluate_runs([str(tmp_path)], FAST)
+
+
+def test_a_copied_results_folder_is_evaluated_where_it_lies(roots: list[str], tmp_path: Path) -> None:
+    """Links become folders in many copies; a run is found by its record, not by where it was trained."""
+    shutil.copytree(roots[0], tmp_path / "elsewhere", symlinks=False)
+    assert evaluate_runs([str(tmp_path / "elsewhere")], FAST) == 0
+
+
+@pytest.mark.parametrize("beams", [1, 4])
+def test_batched_output_equals_one_by_one(beams: int) -> None:
+    model, tokenizer = load_model(str(BUNDLED["tiny"])), load_tokenizer(str(BUNDLED["tiny"]))
+    from utils.data.e2e_sample import E2ESample
+
+    groups = group_by_source(E2ESample().load("test", None, None))[:12]
+    prompts = [group[0].prompt for group in groups]
+    assert len({len(tokenizer(prompt)["input_ids"]) for prompt in prompts}) > 3
+    decoding = Decoding(num_beams=beams, max_new_tokens=24)
+    batched = generate(model, tokenizer, prompts, decoding, batch_size=5)
+    single = [generate(model, tokenizer, [prompt], decoding, batch_size=1)[0] for prompt in prompts]
+    assert batched == single
+    assert len(set(batched)) > 6
+
+
+def test_no_four_tokens_repeat(small_model: Path, monkeypatch: Any) -> None:
+    model, tokenizer = load_model(str(small_model)), load_tokenizer(str(small_model))
+    sequences = []
+    original = model.generate
+
+    def recorded(**options: Any) -> torch.Tensor:
+        sequences.append(original(**options))
+        return sequences[-1]
+
+    monkeypatch.setattr(model, "generate", recorded)
+    for size in (4, 0):
+        decoding = Decoding(num_beams=1, max_new_tokens=64, no_repeat_ngram_size=size)
+        generate(model, tokenizer, ["Input: name[A] Output:"], decoding, 1)
+
+    def most(ids: list[int]) -> int:
+        grams = [tuple(ids[i : i + 4]) for i in range(len(ids) - 3)]
+        return max(map(grams.count, grams))
+
+    ruled, free = (most(sequence[0].tolist()) for sequence in sequences)
+    assert ruled == 1 < free
+
+
+def test_generation_beyond_the_positions_is_refused(small_model: Path) -> None:
+    model, tokenizer = load_model(str(small_model)), load_tokenizer(str(small_model))
+    with pytest.raises(UserError, match=r"256 positions: lower --max-new-tokens to at most \d+"):
+        generate(model, tokenizer, ["Input: name[A] Output:"], Decoding(max_new_tokens=250), 1)
+
+
+def test_merged_generation_equals_adapted_generation(train: Any) -> None:
+    run = train("train.lr=3e-2")
+    record = run.record()
+    model, tokenizer = load_model(record["model"]), load_tokenizer(record["model"])
+    base = generate(model, tokenizer, ["Input: name[A] Output:"], SHORT, 1)
+    load_weights(run.best, model)
+    adapted = generate(model, tokenizer, ["Input: name[A] Output:"], SHORT, 1)
+    assert adapted != base
+    assert generate(rosa.unwrap(model), tokenizer, ["Input: name[A] Output:"], SHORT, 1) == adapted
+
+
+def test_duplicated_sources_out_of_order_are_one_item(train: Any, small_e2e: Path, tmp_path: Path) -> None:
+    run = train("train.epochs=1")
+    data = tmp_path / "data"
+    shutil.copytree(small_e2e, data)
+    write_csv(data / "testset_w_refs.csv", [("name[A]", "A."), ("name[B]", "B."), ("name[A]", "A again.")])
+    assert evaluate_runs([str(run.path)], Options(decoding=SHORT, device="cpu", dataset_path=str(data))) == 0
+    assert run.references().read_text() == "A.\nA again.\n\nB.\n"
+    assert run.evaluation()["predictions_sha256"] == sha256(run.predictions())
+    assert Run(run.path).evaluation()["items"] == 2
