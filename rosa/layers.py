@@ -11,7 +11,9 @@ Linear keeps its weight as (n, m) and Conv1D as (m, n). That difference ends her
 
 from __future__ import annotations
 
+import contextlib
 from abc import ABC, abstractmethod
+from contextlib import AbstractContextManager
 from typing import Any, ClassVar
 
 import torch
@@ -30,6 +32,11 @@ def layer_shape(module: nn.Linear) -> tuple[int, int]:
     """(m, n): inputs and outputs of a Linear or Conv1D."""
     rows, columns = module.weight.shape
     return (int(columns), int(rows)) if isinstance(module, nn.Linear) else (int(rows), int(columns))
+
+
+def full_precision(device: torch.device) -> AbstractContextManager[Any]:
+    """Switches autocast off: what is written into weights must not pass through bfloat16."""
+    return contextlib.nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)
 
 
 class AdapterLayer(nn.Module, ABC):
@@ -121,8 +128,10 @@ class AdapterLayer(nn.Module, ABC):
         A copy of the weight is kept, because subtracting A B again would not restore its last bits.
         """
         if not self.merged:
+            with full_precision(self.weight.device):
+                delta = self.delta()
             self._unmerged = self.base.weight.detach().clone()
-            self.weight_mn.add_(self.delta())
+            self.weight_mn.add_(delta)
 
     @torch.no_grad()
     def unmerge(self) -> None:

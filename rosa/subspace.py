@@ -81,11 +81,13 @@ def choose_directions(q: int, rank: int, method: str, generator: torch.Generator
 class Factorisation:
     """The singular values (q,), falling, and the singular vectors of W's shorter side as columns (q, q).
 
-    The vectors of the longer side follow from W where they are needed, for the chosen directions only.
+    Those of the longer side, as rows (q, max(m, n)), are kept for rank-deficient weights only. Else they follow from
+    W where they are needed, for the chosen directions alone.
     """
 
     values: Tensor
     vectors: Tensor
+    long_vectors: Tensor | None = None
 
 
 def factorise(weight: Tensor) -> Factorisation:
@@ -93,16 +95,21 @@ def factorise(weight: Tensor) -> Factorisation:
 
     They are the eigenvectors of the Gram matrix of the shorter side, W Wᵀ (m ≤ n) or Wᵀ W, which costs a
     fraction of a full SVD. Squaring halves the digits, hence float64: directions come out as a float32 SVD's
-    or better for singular values down to 1e-7 of the largest. Below that they are a basis of what is
-    left, which ROSA's fixed rest W − A B makes harmless: it is formed from A B as it is.
+    or better for singular values down to 1e-7 of the largest. Weights that have smaller ones (dead units, pruned or
+    zero weights) take the full SVD.
     """
     weight = weight.detach()
     if weight.device.type == "mps":  # has no float64
         weight = weight.cpu()
     wide = weight.double()
-    gram = wide @ wide.T if weight.shape[0] <= weight.shape[1] else wide.T @ wide
-    squares, vectors = torch.linalg.eigh(gram)  # rising
-    return Factorisation(squares.flip(0).clamp_min(0).sqrt(), vectors.flip(1))
+    if weight.shape[0] > weight.shape[1]:
+        wide = wide.T
+    squares, vectors = torch.linalg.eigh(wide @ wide.T)  # rising
+    values, vectors = squares.flip(0).clamp_min(0).sqrt(), vectors.flip(1)
+    if values[-1] > 1e-7 * values[0]:  # waits for the device
+        return Factorisation(values, vectors)
+    short, values, long = torch.linalg.svd(wide, full_matrices=False)
+    return Factorisation(values, short, long)
 
 
 def factor_pair(weight: Tensor, factors: Factorisation, indices: Tensor, split: str) -> tuple[Tensor, Tensor]:
@@ -115,16 +122,15 @@ def factor_pair(weight: Tensor, factors: Factorisation, indices: Tensor, split: 
         split: ``sqrt``: U √S and √S Vᵀ (the 2023 paper); ``left``: U S and Vᵀ (the later paper's code).
     """
     device = factors.values.device
-    wide = weight.detach().to(device, torch.float64)
     indices = indices.to(device)
-    values, vectors = factors.values[indices], factors.vectors[:, indices]
-    # A direction whose singular value drowns in rounding gets a factor of nearly zero, never 0/0.
-    tiny = factors.values[0] * torch.finfo(torch.float64).eps + torch.finfo(torch.float64).tiny
-    safe = values.clamp_min(tiny)
-    left = safe.sqrt() if split == "sqrt" else safe  # what A = U · left carries; B gets the rest
-    if weight.shape[0] <= weight.shape[1]:  # vectors are U_I, and U_Iᵀ W = S_I V_Iᵀ
-        a, b = vectors * left, (vectors.T @ wide) / left[:, None]
-    else:  # vectors are V_I, and W V_I = U_I S_I
-        right = safe / left
-        a, b = (wide @ vectors) / right, vectors.T * right[:, None]
+    values, short = factors.values[indices], factors.vectors[:, indices]
+    short_is_u = weight.shape[0] <= weight.shape[1]
+    if factors.long_vectors is None:  # Uᵀ W = S Vᵀ, or Vᵀ Wᵀ = S Uᵀ
+        wide = weight.detach().to(device, torch.float64)
+        long = short.T @ (wide if short_is_u else wide.T) / values[:, None]
+    else:
+        long = factors.long_vectors[indices]
+    u, vt = (short, long) if short_is_u else (long.T, short.T)
+    left, right = (values.sqrt(), values.sqrt()) if split == "sqrt" else (values, torch.ones_like(values))
+    a, b = u * left, vt * right[:, None]
     return a.to(weight.device, weight.dtype), b.to(weight.device, weight.dtype)

@@ -19,9 +19,12 @@ PAD_MULTIPLE = 8  # lengths are rounded up to it: few distinct shapes, and matri
 
 @dataclass(frozen=True)
 class Sample:
-    """A tokenised pair: prompt and target joined, and how many characters each loss is spread over."""
+    """A tokenised pair: prompt and target joined, and how many characters each loss is spread over.
 
-    ids: list[int]
+    A block of a packed data set is one without a target of its own: all is target but the first token.
+    """
+
+    ids: Sequence[int]  # a list; of blocks a view of the split's int32 array
     prompt_length: int  # tokens; the first target token is predicted from position prompt_length - 1
     target_characters: int
     characters: int
@@ -45,10 +48,14 @@ class Batch:
 
 @dataclass(frozen=True)
 class Encoded:
-    """A tokenised split, and what was cut to fit."""
+    """A tokenised split, and what was cut to fit.
+
+    ``documents``: how many documents the blocks of a packed data set hold; None: the samples are pairs.
+    """
 
     samples: list[Sample]
     cut: int
+    documents: int | None = None
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -58,10 +65,17 @@ class Encoded:
         sample = self.samples[index]
         return len(sample.ids) - (sample.prompt_length if loss_on == "target" else 1)
 
+    def loss_characters(self, index: int, loss_on: str) -> int:
+        """How many characters the loss of a sample is spread over."""
+        sample = self.samples[index]
+        return sample.target_characters if loss_on == "target" else sample.characters
+
     def describe(self) -> dict[str, int]:
         """Counts for the run's record."""
         lengths = [len(sample.ids) for sample in self.samples]
-        return {"samples": len(lengths), "tokens": sum(lengths), "longest": max(lengths, default=0), "cut": self.cut}
+        shared = 0 if self.documents is None else len(lengths) - 1  # neighbouring blocks share a token
+        counts = {"samples": len(lengths), "tokens": sum(lengths) - shared, "longest": max(lengths, default=0)}
+        return {**counts, "cut": self.cut, **({} if self.documents is None else {"documents": self.documents})}
 
 
 def encode(examples: Sequence[Example], tokenizer: Any, seq_len: int) -> Encoded:
@@ -136,10 +150,11 @@ def collate(encoded: Encoded, indices: Sequence[int], loss_on: str, pad_id: int)
     positions, labels, on_target = [], [], []
     for row, sample in enumerate(chosen):
         size = len(sample.ids)
-        input_ids[row, :size] = torch.tensor(sample.ids)
+        ids = torch.as_tensor(sample.ids, dtype=torch.long)
+        input_ids[row, :size] = ids
         first = max(sample.prompt_length if loss_on == "target" else 1, 1)
         positions.append(torch.arange(first - 1, size - 1) + row * width)
-        labels.append(torch.tensor(sample.ids[first:]))
+        labels.append(ids[first:])
         on_target.append(torch.arange(first, size) >= sample.prompt_length)
     none = torch.zeros(0, dtype=torch.long)
     return Batch(

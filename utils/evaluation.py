@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import rosa
-from utils.batching import encode
 from utils.config import Config, load_config
-from utils.data import Example, get_source
+from utils.data import Example, get_source, group_by_source
 from utils.errors import UserError
 from utils.files import lock, sha256, write_json, write_text
 from utils.generation import Decoding, generate
+from utils.logs import log
 from utils.runs import Run, find_runs
 from utils.state import checkpoint_hash, load_weights, verify
 
@@ -27,7 +27,8 @@ class Options:
 
     Attributes:
         split: test or validation.
-        limit: the first so many items (prompts with their references) only; None: all.
+        limit: the first so many items (prompts with their references) only; None: the losses of all, and texts
+            for all or for as many as the data set's ``generate_limit``.
         batch_size: prompts generated together.
         force: evaluate again what is finished.
         device, precision: as for training; ``auto`` picks.
@@ -45,7 +46,7 @@ class Options:
 
 
 def evaluate_runs(roots: Sequence[str], options: Options) -> int:
-    """Evaluate every finished run under ``roots``; print a summary; 0 if at least one is evaluated and none failed, else 1."""
+    """Evaluate every finished run under ``roots``, print a summary; 1 if one failed or none is evaluated, else 0."""
     outcomes: list[tuple[Run, str, str]] = []
     for run in find_runs(roots):
         try:
@@ -85,7 +86,11 @@ def evaluate_run(run: Run, options: Options) -> tuple[str, str]:
     result["predictions_sha256"] = sha256(run.predictions(options.split))
     evaluations = _evaluations(run)
     write_json(run.eval_file, {**evaluations, options.split: result})
-    return "evaluated", f"{len(groups)} items, loss {result['loss']:.4f}, perplexity {result['perplexity']:.3f}"
+    texts = "" if result["predictions"] == len(groups) else f" ({result['predictions']} with texts)"
+    return (
+        "evaluated",
+        f"{len(groups)} items{texts}, loss {result['loss']:.4f}, perplexity {result['perplexity']:.3f}",
+    )
 
 
 def is_current(run: Run, split: str, wanted: dict[str, Any]) -> bool:
@@ -113,21 +118,14 @@ def load_groups(config: Config, options: Options) -> list[list[Example]]:
     return group_by_source(examples)[: options.limit]
 
 
-def group_by_source(examples: Sequence[Example]) -> list[list[Example]]:
-    """Examples of equal source together, wherever they stand; sources in order of first appearance."""
-    groups: dict[str, list[Example]] = {}
-    for example in examples:
-        groups.setdefault(example.source, []).append(example)
-    return list(groups.values())
-
-
 def _measure(run: Run, config: Config, groups: list[list[Example]], options: Options) -> dict[str, Any]:
     """Losses and predictions of the run's best checkpoint; writes the prediction and reference files."""
     import torch
 
     from utils.devices import MIXED_DTYPE, resolve_device, resolve_precision
     from utils.losses import TokenLoss, evaluate_losses
-    from utils.models import load_model, load_tokenizer
+    from utils.models import load_model, load_tokenizer, max_positions
+    from utils.packing import encode_units, shorten
 
     device = torch.device(resolve_device(options.device))
     precision = resolve_precision(options.precision, device.type)
@@ -138,16 +136,29 @@ def _measure(run: Run, config: Config, groups: list[list[Example]], options: Opt
     dtype = MIXED_DTYPE[precision]
     context = torch.autocast(device.type, dtype) if dtype else contextlib.nullcontext()
 
-    encoded = encode([example for group in groups for example in group], tokenizer, config.train.seq_len)
+    source = get_source(config.dataset.name)
+    encoded = encode_units(
+        groups, tokenizer, packed=source.packed, seq_len=config.train.seq_len, block_size=config.train.block_size
+    )
+    asked = groups if options.limit is not None else groups[: source.generate_limit]
+    prompts = [group[0].prompt for group in asked]
+    limit = max_positions(model)
+    if source.packed and limit is not None:  # a meaning representation is never cut: generate refuses
+        prompts = shorten(prompts, tokenizer, limit - options.decoding.max_new_tokens)
+        cut = sum(prompt != group[0].prompt for prompt, group in zip(prompts, asked, strict=True))
+        if cut:
+            log.warning("%d of %d questions lose their beginning to fit the model", cut, len(asked))
     with context:
         losses = evaluate_losses(
             TokenLoss(model).checked(encoded, tokenizer.pad_token_id, device),
             encoded, range(len(encoded)), options.batch_size, tokenizer.pad_token_id, device,
         )  # fmt: skip
-        texts = generate(
-            model, tokenizer, [group[0].prompt for group in groups], options.decoding, options.batch_size, bar=True
-        )
-    write_predictions(run, options.split, groups, texts)
+        texts = generate(model, tokenizer, prompts, options.decoding, options.batch_size, bar=True)
+    answered = [
+        [dataclasses.replace(example, prompt=prompt) for example in group]
+        for group, prompt in zip(asked, prompts, strict=True)
+    ]
+    write_predictions(run, options.split, answered, texts)
     return {**losses.metrics(config.loss_on()), "predictions": len(texts), "precision": precision}
 
 

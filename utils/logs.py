@@ -86,6 +86,10 @@ class MetricsWriter:
         for name, value in values.items():
             self._board.add_scalar(f"{split}/{name}", value, step)
 
+    def scalar(self, name: str, value: float) -> None:
+        """A number that belongs to the whole run, for TensorBoard."""
+        self._board.add_scalar(name, value, 0)
+
     def text(self, name: str, step: int, text: str) -> None:
         """A text for TensorBoard."""
         self._board.add_text(name, text, step)

@@ -63,7 +63,10 @@ class TokenLoss(nn.Module):
 
 @dataclass(frozen=True)
 class Losses:
-    """Summed negative log likelihood in nats with what it is spread over, on target and on all tokens."""
+    """Summed negative log likelihood in nats with what it is spread over, on target and on all tokens.
+
+    ``targets``: whether the data has any; without them nothing is said of target tokens.
+    """
 
     nats_target: float
     tokens_target: int
@@ -71,11 +74,12 @@ class Losses:
     nats_all: float
     tokens_all: int
     characters_all: int
+    targets: bool = True
 
     def metrics(self, loss_on: str) -> dict[str, float]:
         """Each quantity under the name that says what it is; ``loss`` and ``perplexity`` are ``loss_on``'s."""
         values = {}
-        for kind in ("target", "all"):
+        for kind in ("target", "all") if self.targets else ("all",):
             nats, tokens = getattr(self, f"nats_{kind}"), getattr(self, f"tokens_{kind}")
             loss = nats / max(tokens, 1)
             values[f"loss_{kind}"] = loss
@@ -108,4 +112,5 @@ def evaluate_losses(
         nats_all=float(sums[1]),
         tokens_all=sum(encoded.loss_tokens(index, "all") for index in indices),
         characters_all=sum(sample.characters for sample in samples),
+        targets=encoded.documents is None,
     )

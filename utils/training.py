@@ -12,15 +12,16 @@ import torch
 
 import rosa
 from utils import optim, state
-from utils.batching import Encoded, collate, encode, epoch_batches, seeded
+from utils.batching import Encoded, collate, epoch_batches, seeded
 from utils.config import Config
-from utils.data import Example, get_source
+from utils.data import Example, get_source, training_units
 from utils.devices import build_accelerator
 from utils.errors import UserError
 from utils.generation import Decoding, generate
 from utils.logs import MetricsWriter, log, progress, progress_bar
 from utils.losses import TokenLoss, evaluate_losses
 from utils.models import load_model, load_tokenizer, max_positions
+from utils.packing import encode_units, shorten
 from utils.provenance import peak_memory_mib
 from utils.runs import Run
 from utils.signals import Interrupted, StopRequest
@@ -57,7 +58,7 @@ class Trainer:
         token_loss = TokenLoss(self.model).checked(self.validation_data, self.tokenizer.pad_token_id, self.device)
         self.forward, self.stepper = self.accelerator.prepare(token_loss, self.optimizer)
         self.window_loss = torch.zeros((), device=self.device)  # nats since the last logging point
-        self.window_tokens = 0
+        self.window_tokens = self.window_characters = 0
         self.mark = (0.0, 0, 0)  # train seconds, samples and tokens at the last logging point
         torch.manual_seed(config.seed + 1_000_003 * self.accelerator.process_index)  # dropout differs by process
         self.progress = restored[1] if restored else state.Progress()
@@ -68,29 +69,36 @@ class Trainer:
 
     def _load_data(self) -> tuple[Encoded, Encoded, list[Example]]:
         config, source = self.config, get_source(self.config.dataset.name)
-        splits = [
-            source.load(split, config.dataset.folder(), config.dataset.cache) for split in ("train", "validation")
-        ]
-        train, validation = splits
+        train, validation = (
+            training_units(source, source.load(split, config.dataset.folder(), config.dataset.cache))
+            for split in ("train", "validation")
+        )
         count = max(1, round(config.train.fraction * len(train)))
         if count < len(train):
             chosen = torch.randperm(len(train), generator=seeded("fraction", config.seed))[:count]
             train = [train[i] for i in sorted(chosen.tolist())]
-        encoded = [encode(examples, self.tokenizer, config.train.seq_len) for examples in (train, validation)]
+        encoded = [
+            encode_units(
+                units, self.tokenizer, packed=source.packed, seq_len=config.train.seq_len,
+                block_size=config.train.block_size,
+            )
+            for units in (train, validation)
+        ]  # fmt: skip
         for name, part in zip(("train", "validation"), encoded, strict=True):
             if part.cut:
                 log.warning(
                     "%d of %d %s samples are longer than train.seq_len=%d: the ends of their targets are cut",
                     part.cut, len(part), name, config.train.seq_len,
                 )  # fmt: skip
-        return encoded[0], encoded[1], validation
+        return encoded[0], encoded[1], [example for unit in validation for example in unit]
 
     def _check_length(self) -> None:
         limit = max_positions(self.model)
         longest = max(part.describe()["longest"] for part in (self.train_data, self.validation_data))
         if limit is not None and longest > limit:
+            key = "block_size" if self.train_data.documents is not None else "seq_len"
             raise UserError(
-                f"a sample has {longest} tokens, but {self.config.model.name} takes {limit}: set train.seq_len={limit}"
+                f"a sample has {longest} tokens, but {self.config.model.name} takes {limit}: set train.{key}={limit}"
             )
 
     def _adapt(self, restored: tuple[Any, state.Progress] | None) -> None:
@@ -106,6 +114,8 @@ class Trainer:
         """What the record says of this run before it starts."""
         report = rosa.parameter_report(self.model)
         log.info("%s", report)
+        if self.metrics is not None:
+            self.metrics.scalar("model/trainable_parameters", report.trainable)
         adapter = self.config.adapter()
         return {
             "rank": adapter.rank if adapter else None,
@@ -152,10 +162,10 @@ class Trainer:
             done.batch, done.step = number + 1, done.step + 1
             done.samples += len(indices)
             done.tokens += sum(lengths[i] for i in indices)
-            loss = self._window_mean() if logging else 0.0
+            losses = self._window_losses() if logging else {}
             self._spend("train", start)
             if logging:
-                self._log_step(loss, rate, norm, bar)
+                self._log_step(losses, rate, norm, bar)
             self._note_resample(self.resampler.after_step(done.step, self.total_steps))
             bar.update()
             if self.stop.signal:
@@ -186,6 +196,7 @@ class Trainer:
                 self.accelerator.backward(nats * (processes / max(tokens, 1)))
             self.window_loss += nats.detach()
         self.window_tokens += tokens
+        self.window_characters += sum(self.train_data.loss_characters(i, self.loss_on) for i in indices)
         norm = None
         if train.max_grad_norm or wants_norm:
             trained = [p for p in self.model.parameters() if p.requires_grad]
@@ -195,29 +206,35 @@ class Trainer:
         self.schedule.step()
         return norm
 
-    def _window_mean(self) -> float:
-        """Mean training loss since the last logging point. Waits for the device, which happens here only."""
-        total = self.accelerator.reduce(self.window_loss, "sum")
-        loss = float(total) / max(self.window_tokens, 1)
-        self.window_loss.zero_()
-        self.window_tokens = 0
+    def _window_losses(self) -> dict[str, float]:
+        """Training loss since the last logging point. Waits for the device, which happens here only."""
+        nats = float(self.accelerator.reduce(self.window_loss, "sum"))
+        loss = nats / max(self.window_tokens, 1)
         if not math.isfinite(loss):
             raise UserError(
                 f"the training loss is {loss} at step {self.progress.step}: lower train.lr, set "
                 "train.max_grad_norm=1, or use train.precision=fp32. The checkpoints up to here are kept."
             )
-        return loss
+        bits = nats / math.log(2) / max(self.window_characters, 1)
+        self.window_loss.zero_()
+        self.window_tokens = self.window_characters = 0
+        return {
+            "loss": loss,
+            "perplexity": math.exp(min(loss, 700.0)),
+            "bits_per_token": loss / math.log(2),
+            "bits_per_char": bits,
+        }
 
     def _spend(self, kind: str, start: float) -> float:
         seconds = time.perf_counter() - start
         self.progress.seconds[kind] = self.progress.seconds.get(kind, 0.0) + seconds
         return seconds
 
-    def _log_step(self, loss: float, rate: float, norm: torch.Tensor | None, bar: Any) -> None:
+    def _log_step(self, losses: dict[str, float], rate: float, norm: torch.Tensor | None, bar: Any) -> None:
         done = self.progress
         seconds = max(done.seconds["train"] - self.mark[0], 1e-9)
         values = {
-            "loss": loss,
+            **losses,
             "lr": rate,
             "grad_norm": float(norm) if norm is not None else 0.0,
             "samples_per_second": (done.samples - self.mark[1]) / seconds,
@@ -226,9 +243,9 @@ class Trainer:
         }
         self.mark = (done.seconds["train"], done.samples, done.tokens)
         self._write("train", values)
-        bar.set_postfix(loss=f"{loss:.3f}", lr=f"{rate:.1e}")
+        bar.set_postfix(loss=f"{losses['loss']:.3f}", lr=f"{rate:.1e}")
         progress(
-            f"step {done.step}/{self.total_steps} epoch {self._epochs():.2f} loss {loss:.4f} lr {rate:.2e} "
+            f"step {done.step}/{self.total_steps} epoch {self._epochs():.2f} loss {losses['loss']:.4f} lr {rate:.2e} "
             f"{values['samples_per_second']:.1f} samples/s"
         )
 
@@ -266,8 +283,9 @@ class Trainer:
         self._spend("validation", start)
         self._write("validation", values)
         log.info(
-            "epoch %d/%d validation loss %.4f (target %.4f, all %.4f) perplexity %.3f%s",
-            done.epoch, self.config.train.epochs, values["loss"], values["loss_target"], values["loss_all"],
+            "epoch %d/%d validation loss %.4f%s perplexity %.3f%s",
+            done.epoch, self.config.train.epochs, values["loss"],
+            " (target {loss_target:.4f}, all {loss_all:.4f})".format_map(values) if "loss_target" in values else "",
             values["perplexity"], " *best*" if best else "",
         )  # fmt: skip
         if self.main:
@@ -282,10 +300,11 @@ class Trainer:
         sources = list(dict.fromkeys(example.prompt for example in self.validation_examples))
         count = min(self.config.logging.samples, len(sources))
         prompts = [sources[i * len(sources) // count] for i in range(count)]
-        limit = max_positions(self.model)
-        room = min(64, (limit or 10**9) - max((s.prompt_length for s in self.validation_data.samples), default=0))
+        limit = max_positions(self.model) or 10**9
+        room = min(64, limit - max((s.prompt_length for s in self.validation_data.samples), default=0))
         if not prompts or room < 1:
             return
+        prompts = shorten(prompts, self.tokenizer, limit - room)  # blocks say nothing of the prompts' lengths
         decoding = Decoding(num_beams=1, no_repeat_ngram_size=0, max_new_tokens=room)
         with rosa.merged(self.model), self.accelerator.autocast():
             texts = generate(self.model, self.tokenizer, prompts, decoding, batch_size=count)
@@ -308,7 +327,7 @@ class Trainer:
                 "schedule": self.schedule.state_dict(),
                 "scaler": scaler.state_dict() if scaler is not None else None,
                 "generators": generators,
-                "window": (float(self.window_loss), self.window_tokens),
+                "window": (float(self.window_loss), self.window_tokens, self.window_characters),
             }
             state.save(self.run, self.model, self.progress, payload, best)
             self.run.update_record(**self.standing())
@@ -322,7 +341,7 @@ class Trainer:
         if payload["scaler"] is not None and self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(payload["scaler"])
         self.resampler.number = self.progress.resamples
-        window, self.window_tokens = payload["window"]
+        window, self.window_tokens, self.window_characters = payload["window"]
         self.window_loss.fill_(window)
         torch.set_rng_state(payload["generators"][0])
         if self.device.type == "cuda" and len(payload["generators"]) > 1:

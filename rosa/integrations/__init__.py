@@ -1,1 +1,1 @@
-"""Bridges to other libraries, imported only when asked for: ``rosa.integrations.trainer``, ``rosa.integrations.peft``."""
+"""Bridges to other libraries, imported only when asked for: ``trainer`` (transformers' Trainer) and ``peft``."""

@@ -1,4 +1,4 @@
-"""ROSA under transformers' ``Trainer``: a callback that resamples at the ends of epochs or steps.
+"""ROSA under transformers' ``Trainer``: a callback that resamples between epochs or steps.
 
     config = rosa.RosaConfig(rank=0.05)
     trainer = Trainer(rosa.inject(model, config), args, train_dataset=data, callbacks=[ResampleCallback(config)])
@@ -21,9 +21,9 @@ from rosa.schedule import Resampler
 class ResampleCallback(TrainerCallback):  # type: ignore[misc]  # transformers is not type-checked here
     """Resample when ``config`` says so, and never after the last epoch or step.
 
-    A run that continues from a Trainer checkpoint (``resume_from_checkpoint``) draws on with the number where it
-    stopped. The Trainer evaluates and saves after this callback; a resample does not change the function, so
-    the scores are those of the trained weights.
+    The new subspace is drawn when the next epoch or step begins, so that the Trainer has evaluated and saved
+    before. A run that continues from any of its checkpoints (``resume_from_checkpoint``) therefore draws on
+    where it stopped.
 
     Args:
         config: the settings that the model was adapted with. LoRA has no schedule: nothing happens then.
@@ -47,23 +47,19 @@ class ResampleCallback(TrainerCallback):  # type: ignore[misc]  # transformers i
     ) -> None:
         assert model is not None  # the Trainer always gives it
         self.resampler = Resampler(model, optimizer, self.config)
-        done = {"step": state.global_step, "epoch": _whole_epochs(state)}.get(self.resampler.level, 0)
-        self.resampler.number = done // self.resampler.every
+        # Where a run goes on, epochs and steps that are complete had their resample, but for the very last one.
+        begun = {"step": state.global_step, "epoch": math.ceil(state.epoch or 0)}.get(self.resampler.level, 0)
+        self.resampler.number = max(begun - 1, 0) // self.resampler.every
 
-    def on_step_end(
+    def on_epoch_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        if self.resampler is not None:
+        complete = state.epoch or 0
+        if self.resampler is not None and complete > 0 and complete == int(complete):  # else a run goes on within it
+            self.resampler.after_epoch(int(complete), math.ceil(state.num_train_epochs))
+
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if self.resampler is not None and state.global_step > 0:
             self.resampler.after_step(state.global_step, state.max_steps)
-
-    def on_epoch_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        whole = state.epoch is not None and abs(state.epoch - round(state.epoch)) < 1e-6
-        if self.resampler is not None and whole:  # an epoch that was cut short by max_steps is the last
-            self.resampler.after_epoch(_whole_epochs(state), math.ceil(state.num_train_epochs))
-
-
-def _whole_epochs(state: TrainerState) -> int:
-    """How many epochs are complete; ``state.epoch`` is a sum of fractions of an epoch."""
-    return math.floor((state.epoch or 0.0) + 1e-6)

@@ -15,7 +15,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from rosa.config import AdapterConfig, option
-from rosa.layers import AdapterLayer
+from rosa.layers import AdapterLayer, full_precision
 from rosa.methods import register
 from rosa.subspace import (
     FACTOR_SPLITS,
@@ -75,6 +75,10 @@ class RosaLayer(AdapterLayer):
         """
         if self.merged:
             raise RuntimeError(f"{self.name} is merged: unmerge before a resample")
+        with full_precision(self.weight.device):
+            self._split(number)
+
+    def _split(self, number: int) -> None:
         weight = self.weight_mn + self.A @ self.B
         generator = layer_generator(self.config.seed, number, self.name)
         indices = choose_directions(min(weight.shape), self.rank, self.config.sample_method, generator)

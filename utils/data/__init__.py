@@ -10,6 +10,7 @@ import difflib
 import importlib
 import pkgutil
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, TypeVar
@@ -36,6 +37,7 @@ class DataSource(ABC):
     names: ClassVar[tuple[str, ...]]
     loss_on: ClassVar[str] = "target"  # which tokens carry loss when train.loss_on is null: target or all
     packed: ClassVar[bool] = False  # True: documents joined and cut into blocks of train.block_size tokens
+    generate_limit: ClassVar[int | None] = None  # eval.py generates for the first so many items; None: for all
     needs_path: ClassVar[bool] = False  # True: dataset.path has no default to fall back on
 
     @abstractmethod
@@ -80,6 +82,19 @@ def get_source(name: str) -> DataSource:
         hint = f" Did you mean {near[0]}?" if near else ""
         raise UserError(f"dataset.name={name} is not known.{hint} Known: {', '.join(sorted(known))}")
     return known[name]()
+
+
+def group_by_source(examples: Sequence[Example]) -> list[list[Example]]:
+    """Examples of equal source together, wherever they stand; sources in order of first appearance."""
+    groups: dict[str, list[Example]] = {}
+    for example in examples:
+        groups.setdefault(example.source, []).append(example)
+    return list(groups.values())
+
+
+def training_units(source: DataSource, examples: Sequence[Example]) -> list[list[Example]]:
+    """What ``train.fraction`` counts and never takes apart: the documents of a packed data set, else the pairs."""
+    return group_by_source(examples) if source.packed else [[example] for example in examples]
 
 
 def pair(source: str, reference: str) -> Example:

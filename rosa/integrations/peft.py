@@ -1,0 +1,157 @@
+"""What an adapter has learned as a standard LoRA adapter of the ``peft`` library.
+
+After K factorisations ROSA's change of a weight, W_K − W_0, has a rank of at most 2 R K: each trained pair less
+the pair it began as. Where that is small, two factors of W_K − W_0 take less room than the weight itself.
+Needs the package ``peft``.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from rosa.inject import AdapterError, adapter_layers, canonical_name
+from rosa.layers import AdapterLayer
+
+WEIGHTS_FILE = "adapter_model.safetensors"  # PEFT's name for it
+
+
+@dataclass(frozen=True)
+class _Change:
+    """The change of one layer: A (m, r), B (r, n) and the bias's change (n,), None where there is none."""
+
+    a: Tensor
+    b: Tensor
+    bias: Tensor | None
+
+
+def to_peft_lora(model: nn.Module, base: nn.Module | Mapping[str, Tensor], folder: str | Path) -> int:
+    """Write the change since the pretrained weights as a LoRA adapter that ``PeftModel.from_pretrained`` loads.
+
+    Each layer gets the numerical rank r of its own change, found by SVD in float64; what is dropped is
+    rounding of the weights' own precision. Trained biases become the biases of PEFT's B (``lora_bias``).
+
+    Args:
+        model: an adapted model, merged or not; it is not changed.
+        base: the pretrained model (plain) or its state dict; ROSA writes into the weights of ``model``, so they
+            have to be read anew, ``from_pretrained`` with the same dtype.
+        folder: where to write, made if missing; two files, ``adapter_config.json`` and the weights.
+
+    Returns:
+        The largest rank of all layers.
+
+    Raises:
+        AdapterError: ``base`` is not this model's base, or the pairs would be no smaller than the weights
+            themselves: Σ r (m + n) ≥ Σ m n. Nothing is written then.
+    """
+    try:
+        from peft import LoraConfig as PeftLoraConfig
+    except ImportError:
+        raise AdapterError("to_peft_lora needs the package peft (pip install peft)") from None
+    layers = adapter_layers(model)
+    if not layers:
+        raise AdapterError("this model has no adapters to convert")
+    if isinstance(base, nn.Module):
+        if adapter_layers(base):
+            raise AdapterError("base has adapters itself: give the pretrained model as from_pretrained loads it")
+        base = base.state_dict()
+    pretrained = {canonical_name(key): value for key, value in base.items()}
+    changes = {name: _change(name, layer, pretrained) for name, layer in layers.items()}
+
+    pairs = sum(change.a.numel() + change.b.numel() for change in changes.values())
+    whole = sum(layer.weight.numel() for layer in layers.values())
+    rank = max(change.a.shape[1] for change in changes.values())
+    if pairs >= whole:
+        raise AdapterError(
+            f"the change has rank up to {rank}: as a LoRA adapter it would take {pairs:,} numbers, the adapted weights "
+            f"themselves take {whole:,}. Save the plain model instead: rosa.export(model, folder)."
+        )
+    has_bias = any(change.bias is not None for change in changes.values())
+    ranks = {f"^{re.escape(name)}": change.a.shape[1] for name, change in changes.items()}
+    below = {pattern: r for pattern, r in ranks.items() if r < rank}
+    config = PeftLoraConfig(
+        r=rank,
+        lora_alpha=rank,  # alpha = r: scale 1
+        rank_pattern=below,
+        alpha_pattern=dict(below),
+        target_modules=list(changes),
+        fan_in_fan_out=not any(layer.transposed for layer in layers.values()),
+        lora_bias=has_bias,
+        task_type=_task(model),
+        base_model_name_or_path=getattr(getattr(model, "config", None), "_name_or_path", None) or None,
+        inference_mode=True,
+    )
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(_peft_tensors(changes, has_bias), folder / WEIGHTS_FILE, metadata={"format": "pt"})
+    config.save_pretrained(str(folder))
+    return rank
+
+
+@torch.no_grad()
+def _change(name: str, layer: AdapterLayer, pretrained: Mapping[str, Tensor]) -> _Change:
+    """W_K − W_0 (m, n) as A B with √S on both sides, cut to its numerical rank (at least 1)."""
+    before = _pretrained(f"{name}.weight", layer.base.weight, pretrained)
+    before = before.T if layer.transposed else before
+    after = layer.weight_mn.double()
+    if not layer.merged:
+        after = after + layer.delta().double()
+    u, s, vt = torch.linalg.svd(after - before, full_matrices=False)
+    rank = max(1, int((s > _rounding(before, layer.weight.dtype)).sum()))
+    root = s[:rank].sqrt()
+    bias = None
+    if layer.trains_bias:
+        bias = (layer.base.bias.double() - _pretrained(f"{name}.bias", layer.base.bias, pretrained)).float()
+    return _Change((u[:, :rank] * root).float(), (root[:, None] * vt[:rank]).float(), bias)
+
+
+def _rounding(weight: Tensor, dtype: torch.dtype) -> float:
+    """A bound of the singular values that rounding alone leaves in W_K − W_0.
+
+    Every resample rounds each number to within ε/2 of its size, as noise: a random (m, n) matrix of deviation σ
+    has singular values up to σ (√m + √n). The factor 2 leaves room for some tens of resamples, whose noise
+    adds up as a square root.
+    """
+    m, n = weight.shape
+    deviation = torch.finfo(dtype).eps * float(weight.square().mean().sqrt())
+    return 2 * deviation * (math.sqrt(m) + math.sqrt(n))
+
+
+def _pretrained(key: str, like: Tensor, pretrained: Mapping[str, Tensor]) -> Tensor:
+    """The base's tensor ``key`` in float64 on the device of ``like``."""
+    if key not in pretrained:
+        raise AdapterError(f"base has no {key}: it is not the model that was adapted")
+    found = pretrained[key]
+    if found.shape != like.shape:
+        raise AdapterError(
+            f"base is another model: its {key} is {tuple(found.shape)}, the adapted one {tuple(like.shape)}"
+        )
+    return found.detach().to(like.device, torch.float64)
+
+
+def _peft_tensors(changes: Mapping[str, _Change], has_bias: bool) -> dict[str, Tensor]:
+    """The pairs as PEFT keeps them, as weights of two Linear modules: A as (r, m), B as (n, r)."""
+    tensors = {}
+    for name, change in changes.items():
+        prefix = f"base_model.model.{name}"
+        tensors[f"{prefix}.lora_A.weight"] = change.a.T.contiguous().cpu()
+        tensors[f"{prefix}.lora_B.weight"] = change.b.T.contiguous().cpu()
+        if has_bias:
+            bias = torch.zeros(change.b.shape[1]) if change.bias is None else change.bias
+            tensors[f"{prefix}.lora_B.bias"] = bias.cpu()
+    return tensors
+
+
+def _task(model: Any) -> str | None:
+    """PEFT's name of the task, which decides how its AutoPeftModel classes load the base."""
+    if not (hasattr(model, "can_generate") and model.can_generate()):
+        return None
+    return "SEQ_2_SEQ_LM" if model.config.is_encoder_decoder else "CAUSAL_LM"

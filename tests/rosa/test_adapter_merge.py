@@ -1,0 +1,118 @@
+"""Merge, unmerge, unwrap and export: one function in every form, and the bits come back."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import rosa
+from rosa.layers import AdapterLayer
+from tests.rosa.cases import CASES, FAMILIES, Case, adapt, digests, logits, make_optimizer, tokens, train_steps
+
+
+def trained_model(case: Case, family: str, dtype: torch.dtype = torch.float32) -> Any:
+    """An adapted model after some steps, and a resample where the method has one."""
+    model = adapt(family, case.config, dtype)
+    optimizer = make_optimizer(model)
+    train_steps(model, optimizer)
+    rosa.resample(model, 1, optimizer)
+    train_steps(model, optimizer)
+    return model
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_merged_unmerged_and_unwrapped_compute_the_same(case: Case, family: str) -> None:
+    for dtype, tolerance in ((torch.float64, 1e-11), (torch.float32, 2e-5)):
+        model = trained_model(case, family, dtype)
+        before, bits = logits(model), digests(model)
+
+        assert rosa.merge(model) is model
+        torch.testing.assert_close(logits(model), before, atol=tolerance, rtol=0)
+        merged = digests(model)
+        assert merged != bits
+        assert digests(rosa.merge(model)) == merged  # a second merge changes nothing
+        assert digests(rosa.unmerge(model)) == bits
+        assert digests(rosa.unmerge(model)) == bits
+        assert torch.equal(logits(model), before)
+
+        with rosa.merged(model) as plain:
+            assert not any(isinstance(module, AdapterLayer) for module in plain.modules())
+            torch.testing.assert_close(logits(plain), before, atol=tolerance, rtol=0)
+        assert digests(model) == bits and torch.equal(logits(model), before)
+
+        assert rosa.unwrap(model) is model
+        assert not rosa.adapter_layers(model)
+        torch.testing.assert_close(logits(model), before, atol=tolerance, rtol=0)
+
+
+def test_the_merged_context_restores_after_an_exception() -> None:
+    model = trained_model(CASES[0], "llama")
+    before = digests(model)
+    with pytest.raises(KeyboardInterrupt), rosa.merged(model):
+        raise KeyboardInterrupt
+    assert digests(model) == before and len(rosa.adapter_layers(model)) == 14
+
+
+def test_the_merged_context_leaves_a_merged_model_merged() -> None:
+    model = rosa.merge(trained_model(CASES[0], "gpt2"))
+    before = digests(model)
+    with rosa.merged(model) as plain:
+        assert {k: v for k, v in digests(plain).items() if k.endswith("wte.weight")}.items() <= before.items()
+    assert digests(model) == before
+    assert all(layer.merged for layer in rosa.adapter_layers(model).values())
+
+
+def test_generation_is_the_same_merged_and_not() -> None:
+    model = trained_model(CASES[0], "gpt2")
+    settings = dict(max_new_tokens=6, do_sample=False, pad_token_id=0, attention_mask=torch.ones_like(tokens()))
+    expected = model.generate(tokens(), **settings)
+    with rosa.merged(model) as plain:
+        assert torch.equal(plain.generate(tokens(), **settings), expected)
+
+
+WITHOUT_LIBRARY = """
+import json, sys, torch
+from transformers import AutoModelForCausalLM
+ids, out = torch.tensor(json.loads(sys.argv[1])), []
+for folder in sys.argv[2:]:
+    model, info = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
+    assert not info["unexpected_keys"] and not info["missing_keys"], info
+    out.append(model.eval()(input_ids=ids).logits.tolist())
+assert not any(name.split(".")[0] == "rosa" for name in sys.modules)
+print(json.dumps(out))
+"""
+
+
+def test_an_export_needs_only_from_pretrained(tmp_path: Path) -> None:
+    expected = {}
+    for family, name in (("gpt2", "rosa-random"), ("llama", "lora-alpha")):
+        model = trained_model(next(case for case in CASES if case.name == name), family)
+        bits, expected[family] = digests(model), logits(model)
+        rosa.export(model, tmp_path / family)
+        assert digests(model) == bits and rosa.adapter_layers(model)
+    folders = [str(tmp_path / family) for family in expected]
+    command = [sys.executable, "-c", WITHOUT_LIBRARY, json.dumps(tokens().tolist()), *folders]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    for found, wanted in zip(json.loads(done.stdout), expected.values(), strict=True):
+        torch.testing.assert_close(torch.tensor(found), wanted, atol=2e-5, rtol=0)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_an_export_holds_the_plain_models_names(case: Case, family: str, tmp_path: Path) -> None:
+    model = trained_model(case, family)
+    rosa.export(model, tmp_path)
+    exported = load_file(tmp_path / "model.safetensors")
+    unwrapped = rosa.unwrap(model)
+    state = unwrapped.state_dict()
+    assert set(exported) == set(state) - ({"lm_head.weight"} if family == "gpt2" else set())
+    assert all(torch.equal(tensor, state[name]) for name, tensor in exported.items())

@@ -1,0 +1,154 @@
+"""Resampling: the function stays, parameters keep their identity, and the optimizer goes on as set."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import rosa
+from tests.rosa.cases import (
+    FAMILIES,
+    ROSA_CASES,
+    Case,
+    adapt,
+    blocks_weights,
+    digests,
+    logits,
+    make_model,
+    make_optimizer,
+    train_steps,
+    trained,
+)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("case", ROSA_CASES, ids=str)
+def test_a_resample_leaves_the_function_unchanged(case: Case, family: str) -> None:
+    for dtype, tolerance in ((torch.float64, 1e-10), (torch.float32, 1e-5)):
+        model = adapt(family, case.config, dtype)
+        optimizer = make_optimizer(model)
+        start = logits(model)
+        for number in (1, 2, 3):
+            losses = train_steps(model, optimizer)
+            before = logits(model)
+            pairs = {name: layer.A.detach().clone() for name, layer in rosa.adapter_layers(model).items()}
+            rosa.resample(model, number, optimizer)
+            torch.testing.assert_close(logits(model), before, atol=tolerance, rtol=0)
+            assert any(not torch.equal(layer.A, pairs[name]) for name, layer in rosa.adapter_layers(model).items())
+            assert losses[-1] < losses[0]
+        assert (logits(model) - start).abs().max() > 0.1  # what was trained stayed in the model
+
+
+@pytest.mark.parametrize("optimizer_state", ["reset", "keep"])
+def test_parameters_groups_and_the_schedule_stay_and_state_is_as_set(optimizer_state: str) -> None:
+    config = rosa.RosaConfig(rank=4, optimizer_state=optimizer_state)
+    model = adapt("gpt2", config)
+    layers = rosa.adapter_layers(model)
+    biases = [p for name, p in model.named_parameters() if p.requires_grad and name.endswith("bias")]
+    pairs = [p for layer in layers.values() for p in (layer.A, layer.B)]
+    optimizer = torch.optim.AdamW([{"params": pairs, "lr": 1e-2}, {"params": biases, "lr": 1e-3, "weight_decay": 0.0}])
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 / (1 + step))
+    for _ in range(3):
+        train_steps(model, optimizer, steps=1)
+        schedule.step()
+    identity = {name: (id(p), p.data_ptr()) for name, p in model.named_parameters()}
+    flags = {name: p.requires_grad for name, p in model.named_parameters()}
+    groups = [
+        {**{k: v for k, v in group.items() if k != "params"}, "ids": list(map(id, group["params"]))}
+        for group in optimizer.param_groups
+    ]
+    moments = {id(p): optimizer.state[p]["exp_avg"].clone() for p in trained(model)}
+
+    resampler = rosa.Resampler(model, optimizer, config)
+    assert resampler.after_epoch(1, 2) and resampler.number == 1 and resampler.seconds > 0
+
+    assert {name: (id(p), p.data_ptr()) for name, p in model.named_parameters()} == identity
+    assert {name: p.requires_grad for name, p in model.named_parameters()} == flags
+    assert groups == [
+        {**{k: v for k, v in group.items() if k != "params"}, "ids": list(map(id, group["params"]))}
+        for group in optimizer.param_groups
+    ]
+    assert schedule.get_last_lr() == [1e-2 / 4, 1e-3 / 4]
+    for parameter in biases if optimizer_state == "reset" else trained(model):
+        assert torch.equal(optimizer.state[parameter]["exp_avg"], moments[id(parameter)])
+        assert int(optimizer.state[parameter]["step"]) == 3
+    if optimizer_state == "reset":
+        assert not any(p in optimizer.state for p in pairs)
+    train_steps(model, optimizer, steps=1)
+    assert int(optimizer.state[pairs[0]]["step"]) == (1 if optimizer_state == "reset" else 4)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_new_pair_is_made_of_the_trained_weight(family: str) -> None:
+    """Not of the pretrained one: the directions of W_f + A B as training left it."""
+    config = rosa.RosaConfig(rank=3, sample_method="top")
+    model = adapt(family, config, torch.float64)
+    train_steps(model, make_optimizer(model, lr=0.05), steps=5)
+    layers = rosa.adapter_layers(model)
+    weights = {name: (layer.weight_mn + layer.A @ layer.B).detach() for name, layer in layers.items()}
+    pretrained = blocks_weights(make_model(family, dtype=torch.float64))
+    rosa.resample(model, 1)
+    for name, layer in layers.items():
+        u, s, vt = torch.linalg.svd(weights[name], full_matrices=False)
+        torch.testing.assert_close((layer.A @ layer.B).detach(), (u[:, :3] * s[:3]) @ vt[:3], atol=1e-10, rtol=0)
+        torch.testing.assert_close((layer.weight_mn + layer.A @ layer.B).detach(), weights[name], atol=1e-12, rtol=0)
+        assert (weights[name] - pretrained[name]).abs().max() > 1e-2
+
+
+def test_a_resample_depends_on_seed_and_number_only() -> None:
+    config = rosa.RosaConfig(rank=4)
+    name = "transformer.h.0.mlp.c_fc"
+
+    def pair_after(numbers: list[int], seed: int = 0) -> torch.Tensor:
+        model = adapt("gpt2", rosa.RosaConfig(rank=4, seed=seed), torch.float64)
+        for number in numbers:
+            rosa.resample(model, number)
+        layer = rosa.adapter_layers(model)[name]
+        return (layer.A @ layer.B).detach()
+
+    assert config.seed == 0
+    torch.testing.assert_close(pair_after([1, 2, 3]), pair_after([3]), atol=1e-10, rtol=0)
+    for other in (pair_after([2]), pair_after([3], seed=1), pair_after([])):
+        assert (other - pair_after([3])).abs().max() > 1e-2
+
+
+def test_lora_and_plain_models_have_nothing_to_resample() -> None:
+    for model in (adapt("gpt2", rosa.LoraConfig(rank=2)), make_model("gpt2")):
+        before = digests(model)
+        rosa.resample(model, 1, make_optimizer(model))
+        assert digests(model) == before
+    for config in (rosa.LoraConfig(), None):
+        assert not rosa.Resampler(nn.Linear(2, 2), None, config).after_epoch(1, 9)
+
+
+def test_a_merged_model_is_not_resampled() -> None:
+    model = rosa.merge(adapt("llama", rosa.RosaConfig(rank=2)))
+    before = digests(model)
+    with pytest.raises(RuntimeError, match="unmerge"):
+        rosa.resample(model, 1)
+    assert digests(model) == before
+
+
+@pytest.mark.parametrize(
+    ("settings", "due_epochs", "due_steps"),
+    [
+        (dict(), [1, 2, 3, 4], []),
+        (dict(level="epoch", every=2), [2, 4], []),
+        (dict(level="epoch", every=5), [], []),  # due after the last epoch only
+        (dict(level="step", every=3), [], [3, 6, 9]),
+        (dict(level="step", every=4), [], [4, 8]),  # not after the last step, 12
+        (dict(level="never"), [], []),
+    ],
+)
+def test_when_a_resample_is_due(settings: dict[str, Any], due_epochs: list[int], due_steps: list[int]) -> None:
+    config = rosa.RosaConfig(rank=2, target_modules=["c_fc"], **settings)
+    model = adapt("gpt2", config)
+    before = digests(model)
+    resampler = rosa.Resampler(model, None, config)
+    assert [step for step in range(1, 13) if resampler.after_step(step, 12)] == due_steps
+    assert [epoch for epoch in range(1, 6) if resampler.after_epoch(epoch, 5)] == due_epochs
+    assert resampler.number == len(due_epochs) + len(due_steps)
+    assert (digests(model) == before) == (resampler.number == 0)

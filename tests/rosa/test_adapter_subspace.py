@@ -1,0 +1,253 @@
+"""The mathematics: ranks, which directions are drawn and how often, and that A B is made of them."""
+
+from __future__ import annotations
+
+import math
+import re
+from fractions import Fraction
+
+import pytest
+import torch
+from hypothesis import example, given
+from hypothesis import strategies as st
+from torch import Tensor
+
+import rosa
+from rosa.subspace import (
+    FACTOR_SPLITS,
+    SAMPLE_METHODS,
+    check_rank,
+    choose_directions,
+    factor_pair,
+    factorise,
+    layer_generator,
+    resolve_rank,
+)
+from tests.rosa.cases import FAMILIES, adapt, blocks_weights, make_model
+
+SIZE = st.integers(1, 5000)
+
+
+@given(st.integers(1, 6000), SIZE, SIZE)
+def test_an_int_is_the_rank_itself_or_an_error(rank: int, m: int, n: int) -> None:
+    if rank <= min(m, n):
+        assert resolve_rank(rank, m, n) == rank
+    else:
+        with pytest.raises(ValueError, match=re.escape(f"rank={rank} is above {min(m, n)}")):
+            resolve_rank(rank, m, n)
+
+
+@given(st.integers(1, 10_000), SIZE, SIZE)
+@example(2900, 100, 100)  # 0.29 * 100 is 28.999999999999996
+def test_a_ratio_is_floored_in_decimals(ten_thousandths: int, m: int, n: int) -> None:
+    rank = resolve_rank(ten_thousandths / 10_000, m, n)
+    assert rank == max(1, math.floor(Fraction(ten_thousandths, 10_000) * min(m, n)))
+
+
+@given(st.floats(min_value=0, max_value=1, exclude_min=True), SIZE, SIZE)
+def test_every_ratio_gives_a_legal_rank(ratio: float, m: int, n: int) -> None:
+    rank = resolve_rank(ratio, m, n)
+    assert type(rank) is int and 1 <= rank <= min(m, n) and rank == resolve_rank(ratio, n, m)
+
+
+@given(st.one_of(st.integers(max_value=0), st.floats(max_value=0), st.floats(min_value=1, exclude_min=True)))
+@example(float("nan"))
+@example(float("inf"))
+def test_what_is_no_rank_is_refused(rank: int | float) -> None:
+    with pytest.raises(ValueError, match="rank="):
+        check_rank(rank)
+
+
+def test_rank_examples() -> None:
+    assert resolve_rank(1, 768, 3072) == 1 and resolve_rank(1.0, 768, 3072) == 768
+    assert resolve_rank(0.29, 100, 100) == 29 and resolve_rank(0.0125, 768, 768) == 9
+    assert resolve_rank(1e-9, 768, 768) == 1
+    for bad in ("8", None, True, [8]):
+        with pytest.raises(ValueError, match="rank="):
+            check_rank(bad)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("method", SAMPLE_METHODS)
+@pytest.mark.parametrize(("q", "rank"), [(1, 1), (7, 1), (7, 6), (7, 7), (100, 29)])
+def test_directions_are_distinct_ascending_and_in_range(method: str, q: int, rank: int) -> None:
+    for number in range(20):
+        chosen = choose_directions(q, rank, method, layer_generator(0, number, "layer")).tolist()
+        assert len(chosen) == rank and chosen == sorted(set(chosen)) and chosen[0] >= 0 and chosen[-1] < q
+        if method == "top":
+            assert chosen == list(range(rank))
+        elif method == "bottom":
+            assert chosen == list(range(q - rank, q))
+        elif method == "window":
+            assert chosen == list(range(chosen[0], chosen[0] + rank))
+    with pytest.raises(ValueError, match="best is not one of random, window"):
+        choose_directions(q, rank, "best", torch.Generator())
+
+
+# Quantiles 0.0001 and 0.9999 of the chi-square distribution, by degrees of freedom (the draws are seeded: no flakes)
+CHI_SQUARE = {10: (0.889, 35.564), 19: (4.149, 50.795)}
+
+
+@pytest.mark.parametrize(("q", "rank"), [(20, 1), (20, 6), (20, 19), (11, 10)])
+def test_random_takes_every_direction_equally_often(q: int, rank: int) -> None:
+    draws = 4000
+    counts = torch.zeros(q)
+    for number in range(draws):
+        counts[choose_directions(q, rank, "random", layer_generator(1, number, "h.0.c_fc"))] += 1
+    expected = draws * rank / q
+    # Without replacement the counts vary less than independent ones: Pearson's sum averages q − R, not q − 1.
+    statistic = float(((counts - expected) ** 2 / expected).sum()) * (q - 1) / (q - rank)
+    low, high = CHI_SQUARE[q - 1]
+    assert low < statistic < high, counts
+
+
+def test_random_takes_pairs_of_directions_equally_often() -> None:
+    q, rank, draws = 6, 2, 6000
+    pairs = torch.zeros(q, q)
+    for number in range(draws):
+        first, second = choose_directions(q, rank, "random", layer_generator(2, number, "a")).tolist()
+        pairs[first, second] += 1
+    seen = pairs[torch.triu(torch.ones(q, q), 1).bool()]  # 15 pairs, 14 degrees of freedom
+    statistic = float(((seen - draws / 15) ** 2 / (draws / 15)).sum())
+    assert 2.0 < statistic < 43.0, pairs
+
+
+def test_window_takes_every_block_equally_often() -> None:
+    q, rank, draws = 25, 6, 4000  # 20 blocks
+    starts = torch.zeros(q)
+    for number in range(draws):
+        starts[choose_directions(q, rank, "window", layer_generator(3, number, "a"))[0]] += 1
+    assert starts[20:].sum() == 0
+    statistic = float(((starts[:20] - draws / 20) ** 2 / (draws / 20)).sum())
+    assert CHI_SQUARE[19][0] < statistic < CHI_SQUARE[19][1], starts
+
+
+def test_the_choice_depends_on_seed_number_and_name_only() -> None:
+    def choice(seed: int = 0, number: int = 0, name: str = "h.0.c_fc") -> list[int]:
+        return choose_directions(200, 20, "random", layer_generator(seed, number, name)).tolist()
+
+    reference = choice()
+    torch.manual_seed(123)
+    torch.rand(3)
+    assert choice() == reference  # the global generator plays no part
+    others = [choice(seed=1), choice(number=1), choice(name="h.1.c_fc"), choice(seed=1, number=1)]
+    assert all(other != reference for other in others)
+    assert len({tuple(other) for other in others}) == len(others)
+
+
+def test_the_choice_is_the_one_of_earlier_versions() -> None:
+    """A run of another version or machine resumes with the same subspaces only while these stay."""
+    chosen = choose_directions(768, 4, "random", layer_generator(7, 2, "transformer.h.3.mlp.c_fc"))
+    assert chosen.tolist() == PINNED
+
+
+PINNED = [6, 191, 544, 759]
+
+
+def test_the_choice_does_not_depend_on_the_order_of_layers() -> None:
+    config = rosa.RosaConfig(rank=3)
+    whole = rosa.adapter_layers(adapt("gpt2", config))
+    name = "transformer.h.1.mlp.c_fc"
+    alone = rosa.adapter_layers(adapt("gpt2", rosa.RosaConfig(rank=3, target_modules=[name])))
+    assert list(alone) == [name]
+    assert torch.equal(alone[name].A, whole[name].A) and torch.equal(alone[name].B, whole[name].B)
+    other_seed = rosa.adapter_layers(adapt("gpt2", rosa.RosaConfig(rank=3, seed=1)))
+    assert not torch.allclose(other_seed[name].A, whole[name].A)
+
+
+def matrix(m: int, n: int, values: list[float], seed: int = 0) -> Tensor:
+    """A float64 (m, n) matrix with these singular values (the rest of them zero)."""
+    generator = torch.Generator().manual_seed(seed)
+    u = torch.linalg.qr(torch.randn(m, m, dtype=torch.float64, generator=generator)).Q
+    v = torch.linalg.qr(torch.randn(n, n, dtype=torch.float64, generator=generator)).Q
+    middle = torch.zeros(m, n, dtype=torch.float64)
+    middle[range(len(values)), range(len(values))] = torch.tensor(values, dtype=torch.float64)
+    return u @ middle @ v.T
+
+
+@pytest.mark.parametrize("split", FACTOR_SPLITS)
+@pytest.mark.parametrize(("m", "n"), [(12, 30), (30, 12), (12, 12), (1, 5), (5, 1)])
+def test_the_pair_is_made_of_the_chosen_singular_directions(m: int, n: int, split: str) -> None:
+    q = min(m, n)
+    weight = matrix(m, n, [2.0 * 0.7**i for i in range(q)])
+    u, s, vt = torch.linalg.svd(weight, full_matrices=False)
+    factors = factorise(weight)
+    torch.testing.assert_close(factors.values, s, atol=1e-12, rtol=1e-9)
+    for indices in (torch.arange(q), torch.tensor([q - 1]), torch.arange(0, q, 3), torch.arange(q // 2, q)):
+        a, b = factor_pair(weight, factors, indices, split)
+        assert a.shape == (m, len(indices)) and b.shape == (len(indices), n)
+        torch.testing.assert_close(a @ b, (u[:, indices] * s[indices]) @ vt[indices], atol=1e-10, rtol=0)
+        left = s[indices].sqrt() if split == "sqrt" else s[indices]
+        torch.testing.assert_close(a.norm(dim=0), left, atol=1e-10, rtol=0)
+        torch.testing.assert_close(b.norm(dim=1), s[indices] / left, atol=1e-10, rtol=0)
+        # Each column of A is parallel to its own left vector, each row of B to its right one, with one common sign.
+        cosines = ((a / left) * u[:, indices]).sum(0), ((b / (s[indices] / left)[:, None]) * vt[indices]).sum(1)
+        torch.testing.assert_close(cosines[0].abs(), torch.ones(len(indices), dtype=torch.float64), atol=1e-9, rtol=0)
+        torch.testing.assert_close(cosines[0], cosines[1], atol=1e-9, rtol=0)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("split", FACTOR_SPLITS)
+@pytest.mark.parametrize("method", ["top", "bottom", "window"])
+def test_adapted_layers_train_the_directions_that_the_sampling_names(method: str, split: str, family: str) -> None:
+    rank = 5
+    config = rosa.RosaConfig(rank=rank, sample_method=method, factor_split=split)
+    weights = blocks_weights(make_model(family, dtype=torch.float64))
+    layers = rosa.adapter_layers(adapt(family, config, torch.float64))
+    assert layers.keys() == weights.keys()
+    starts = set()
+    for name, layer in layers.items():
+        u, s, vt = torch.linalg.svd(weights[name], full_matrices=False)
+        q = len(s)
+        inside = (u.T @ layer.A).norm(dim=1) > 1e-8 * s[0]  # which left vectors A is made of
+        chosen = inside.nonzero().flatten().tolist()
+        starts.add(chosen[0])
+        first = {"top": 0, "bottom": q - rank}.get(method, chosen[0])
+        assert chosen == list(range(first, first + rank))
+        torch.testing.assert_close(layer.A @ layer.B, (u[:, chosen] * s[chosen]) @ vt[chosen], atol=1e-10, rtol=0)
+        scale = (layer.A.T @ layer.A).diagonal(), (layer.B @ layer.B.T).diagonal()
+        wanted = (s[chosen], s[chosen]) if split == "sqrt" else (s[chosen] ** 2, torch.ones_like(s[chosen]))
+        for found, value in zip(scale, wanted, strict=True):
+            torch.testing.assert_close(found, value, atol=1e-9, rtol=0)
+    assert len(starts) > 1 or method != "window"  # a window is drawn for each layer anew
+
+
+@pytest.mark.parametrize("split", FACTOR_SPLITS)
+@pytest.mark.parametrize(("m", "n"), [(10, 16), (16, 10)])
+def test_repeated_singular_values_give_exact_singular_pairs(m: int, n: int, split: str) -> None:
+    """Directions of equal values are not unique; what must hold is W v = s u, and orthogonality, for each pair."""
+    weight = matrix(m, n, [3.0] * 4 + [1.0] * 6)
+    a, b = factor_pair(weight, factorise(weight), torch.tensor([1, 2, 5, 9]), split)
+    s = torch.tensor([3.0, 3.0, 1.0, 1.0], dtype=torch.float64)
+    u, vt = a / a.norm(dim=0), b / b.norm(dim=1)[:, None]
+    torch.testing.assert_close(u.T @ u, torch.eye(4, dtype=torch.float64), atol=1e-10, rtol=0)
+    torch.testing.assert_close(weight @ vt.T, u * s, atol=1e-10, rtol=0)
+    torch.testing.assert_close(weight.T @ u, vt.T * s, atol=1e-10, rtol=0)
+
+
+@pytest.mark.parametrize("split", FACTOR_SPLITS)
+@pytest.mark.parametrize(("m", "n"), [(10, 16), (16, 10), (10, 10)])
+def test_rank_deficient_weights(m: int, n: int, split: str) -> None:
+    weight = matrix(m, n, [2.0, 1.0, 0.5])
+    factors = factorise(weight)
+    a, b = factor_pair(weight, factors, torch.arange(10), split)
+    torch.testing.assert_close(a @ b, weight, atol=1e-10, rtol=0)
+    a, b = factor_pair(weight, factors, torch.tensor([4, 8, 9]), split)  # directions of the null space alone
+    assert a.isfinite().all() and b.isfinite().all()
+    torch.testing.assert_close(a @ b, torch.zeros(m, n, dtype=torch.float64), atol=1e-10, rtol=0)
+    u, _, vt = torch.linalg.svd(weight)
+    assert (u[:, :3].T @ a).abs().max() < 1e-10 and (b @ vt[:3].T).abs().max() < 1e-10
+    if split == "left":  # B alone is a part of an orthonormal basis, so that directions of no weight can grow
+        torch.testing.assert_close(b @ b.T, torch.eye(3, dtype=torch.float64), atol=1e-10, rtol=0)
+    zero = torch.zeros(m, n)
+    a, b = factor_pair(zero, factorise(zero), torch.tensor([0, 9]), split)
+    assert torch.equal(a @ b, zero) and a.isfinite().all() and b.isfinite().all()
+
+
+def test_float32_weights_get_directions_as_good_as_an_svd_in_float32() -> None:
+    weight = matrix(64, 96, [10 ** (-4 * i / 63) for i in range(64)]).float()
+    u, s, vt = torch.linalg.svd(weight.double(), full_matrices=False)
+    indices = torch.tensor([0, 20, 63])
+    a, b = factor_pair(weight, factorise(weight), indices, "sqrt")
+    assert a.dtype == b.dtype == torch.float32
+    pair = (u[:, indices] * s[indices]) @ vt[indices]
+    torch.testing.assert_close(a.double() @ b.double(), pair, atol=2e-7, rtol=0)

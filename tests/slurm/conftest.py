@@ -1,0 +1,111 @@
+"""A fake SLURM on the PATH, a sweep file to submit, and the real cluster for tests that ask for it."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+import jobrunner
+from utils.errors import UserError
+from utils.slurm import submit
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Tests on the real cluster run only when asked for by name: their time limits take minutes to strike."""
+    if "slurm" in (config.option.markexpr or ""):
+        return
+    for item in items:
+        if "slurm" in item.keywords and item.get_closest_marker("slurm"):
+            item.add_marker(pytest.mark.skip(reason="a real SLURM cluster is started only by -m slurm"))
+
+
+@dataclass
+class FakeSlurm:
+    """The fake's folder, as tests see it."""
+
+    folder: Path
+
+    def jobs(self) -> list[dict[str, Any]]:
+        """What sbatch was given, refusals included."""
+        return json.loads((self.folder / "jobs.json").read_text())
+
+    def calls(self, command: str) -> list[list[str]]:
+        """The calls of one command, each as its arguments."""
+        lines = (self.folder / "calls").read_text().splitlines() if (self.folder / "calls").exists() else []
+        return [call[1:] for call in map(json.loads, lines) if call[0] == command]
+
+    def set(self, number: int, task: int | None = None, **changes: Any) -> None:
+        """Change a job, or one task of it: state, reason, code, start, elapsed, purged."""
+        jobs = self.jobs()
+        tasks = jobs[number - 1]["tasks"]
+        for key in tasks if task is None else [str(task)]:
+            tasks[key].update(changes)
+        (self.folder / "jobs.json").write_text(json.dumps(jobs))
+
+    def end(self, number: int, task: int | None = None, state: str = "COMPLETED", code: str = "0:0") -> None:
+        """Let a job, or one task of it, end."""
+        reason = "None" if code == "0:0" else "NonZeroExitCode"
+        self.set(number, task, state=state, code=code, reason=reason, start="2026-01-02T03:04:05", elapsed=7)
+
+    def misbehave(self, how: str, text: str = "") -> None:
+        (self.folder / how).write_text(text)
+
+    def behave(self, how: str) -> None:
+        (self.folder / how).unlink()
+
+
+@pytest.fixture
+def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeSlurm:
+    """The fake commands on the PATH, with no jobs yet."""
+    folder = tmp_path / "fake slurm"
+    folder.mkdir()
+    for name in ("sbatch", "squeue", "sacct", "scancel"):
+        file = folder / name
+        file.write_text(f"#!{sys.executable} -S\n" + (HERE / "fake_slurm.py").read_text())
+        file.chmod(0o755)
+    (folder / "jobs.json").write_text("[]")
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+    monkeypatch.setattr(submit, "SETTLE", 0.0)
+    return FakeSlurm(folder)
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder to work in, whose sweep file is jobs.yaml."""
+    folder = tmp_path / "my project"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    return folder
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., SimpleNamespace]:
+    """Call jobrunner.py in this process: ``run("-s")`` gives code, out and err."""
+
+    def call(*arguments: str) -> SimpleNamespace:
+        monkeypatch.setattr(sys, "argv", ["jobrunner.py", *arguments])
+        try:
+            code, message = jobrunner.main() or 0, ""
+        except UserError as error:
+            code, message = 2, f"error: {error}\n"
+        said = capsys.readouterr()
+        return SimpleNamespace(code=code, out=said.out, err=said.err + message)
+
+    return call
+
+
+@pytest.fixture
+def statuses(run: Callable[..., SimpleNamespace]) -> Callable[[], dict[str, dict[str, Any]]]:
+    """The status of every job by its label."""
+    return lambda: {job["label"]: job for job in json.loads(run("-s", "--json").out)["jobs"]}

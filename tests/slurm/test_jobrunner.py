@@ -1,0 +1,163 @@
+"""The command line: one clear message for bad input, the table, logs, watching, and a thousand jobs in time."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from tests.slurm.conftest import FakeSlurm
+
+ROOT = Path(__file__).parents[2]
+Run = Callable[..., SimpleNamespace]
+
+
+@pytest.mark.parametrize(
+    ("text", "arguments", "words"),
+    [
+        (None, [], "jobs.yaml does not exist. Give the sweep's file with --fn."),
+        ("a: [", [], "not a valid sweep file"),
+        ("groups: [{name: g}]", ["-s"], "group g: has no jobs"),
+        ("groups: [{name: g, matrix: {train.lrr: [1]}}]", [], "group g: train.lrr is not a key; did you mean lr?"),
+        ("paralleljobs: [echo]", ["--only", "x"], "--only x: jobs.yaml has no such group; it has jobs"),
+        ("paralleljobs: [echo]", ["--json"], "--json and --watch go with -s"),
+        ("paralleljobs: [echo]", ["-s", "--watch", "0"], "--watch takes a number of seconds above 0"),
+        ("paralleljobs: [echo]", ["-s", "--retry"], "--retry sends jobs again"),
+        ("paralleljobs: [echo]", ["--local", "-1"], "--local takes a number of jobs at a time"),
+        ("paralleljobs: [echo]", ["--logs", "x"], "--logs x: no jobs have this name or number: -s lists the jobs"),
+        ("paralleljobs: [echo]", ["--logs", "jobs."], "is not sent and has printed nothing yet"),
+        ("state: jobs.yaml/x\nparalleljobs: [echo]", [], "cannot be made"),
+    ],
+)
+def test_bad_input(
+    project: Path, slurm: FakeSlurm, run: Run, text: str | None, arguments: list[str], words: str
+) -> None:
+    if text is not None:
+        (project / "jobs.yaml").write_text(text)
+    done = run(*arguments)
+    assert done.code == 2 and words in done.err, done.err
+    assert slurm.jobs() == [] and not (project / "runs").exists()
+
+
+def test_without_slurm_the_way_out_is_named(project: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    (project / "jobs.yaml").write_text("paralleljobs: [echo]")
+    monkeypatch.setenv("PATH", str(project))
+    done = run()
+    assert done.code == 2 and "there is no sbatch on the PATH" in done.err and "--local" in done.err
+    assert not (project / "runs").exists()
+
+
+def test_a_damaged_state_is_named(project: Path, slurm: FakeSlurm, run: Run) -> None:
+    (project / "jobs.yaml").write_text("paralleljobs: [echo]")
+    run()
+    file = project / "runs/.jobs/state.json"
+    for text, words in [
+        ("{", "cannot be read as JSON"),
+        ("{}", "is not a sweep's state"),
+        ('{"version": 9}', "of ver"),
+    ]:
+        file.write_text(text)
+        done = run("-s")
+        assert done.code == 2 and words in done.err and str(file) in done.err
+
+
+def test_the_table(project: Path, slurm: FakeSlurm, run: Run) -> None:
+    (project / "jobs.yaml").write_text(
+        "groups: [{name: g, matrix: {seed: [0, 1, 2]}}, {name: tables, after: g, command: make tables}]"
+    )
+    shown = run("-s").out.splitlines()
+    assert shown[1] == "g: 3 not sent" and shown[-1] == "all: 4 not sent"
+    run()
+    slurm.end(1, 0)
+    slurm.end(1, 1, "FAILED", "3:0")
+    slurm.set(2, reason="DependencyNeverSatisfied")
+    shown = run("-s").out.splitlines()
+    assert shown[0].split() == ["job", "slurm", "state", "elapsed", "exit", "epoch", "loss", "run", "what"]
+    assert shown[1] == "g: 1 queued, 1 failed, 1 done"
+    assert shown[2].split()[1:] == ["1_0", "done", "00:00:07", "0", "-", "-", "-", "seed=0"]
+    assert shown[3].split()[1:5] == ["1_1", "failed", "00:00:07", "3"]
+    assert shown[6].split()[1:3] == ["2", "never"] and "what it waits for did not end well" in shown[6]
+    assert shown[7] == "all: 1 queued, 1 never, 1 failed, 1 done"
+    assert len(run("-s", "--only", "tables").out.splitlines()) == 4
+    counts = json.loads(run("-s", "--json").out)["counts"]
+    assert counts == {"done": 1, "failed": 1, "queued": 1, "never": 1}
+
+
+def test_the_default_sweep_file_is_jobs_yaml(project: Path, slurm: FakeSlurm, run: Run) -> None:
+    (project / "jobs.yaml").write_text("paralleljobs: [echo a]")
+    (project / "other.yaml").write_text("state: other/.jobs\nparalleljobs: [echo b, echo c]")
+    run("--fn", "other.yaml")
+    assert "all: 1 not sent" in run("-s").out
+    assert "all: 2 queued" in run("-s", "--fn", "other.yaml").out
+
+
+def test_watching_ends_when_nothing_is_left_to_wait_for(project: Path, slurm: FakeSlurm, run: Run) -> None:
+    (project / "jobs.yaml").write_text("paralleljobs: [echo a]")
+    run()
+    end = subprocess.Popen(
+        [sys.executable, "-c", "import json, sys, time; time.sleep(1); p = sys.argv[1]; j = json.load(open(p))\n"
+         "j[0]['tasks'][''].update(state='COMPLETED', start='2026-01-02T03:04:05')\njson.dump(j, open(p, 'w'))",
+         str(slurm.folder / "jobs.json")]
+    )  # fmt: skip
+    shown = run("-s", "--watch", "0.3").out
+    assert end.wait() == 0
+    assert shown.count("1 queued") >= 2 and shown.endswith("all: 1 done\n")
+
+
+def test_logs(project: Path, slurm: FakeSlurm, run: Run) -> None:
+    (project / "jobs.yaml").write_text("groups: [{name: g, paralleljobs: [echo a, echo b]}]")
+    run()
+    for task in range(2):
+        token = slurm.jobs()[0]["name"].partition(".")[2]
+        (project / f"runs/.jobs/logs/{token}-{task}.log").write_text(f"output {task}\n")
+    second = json.loads(run("-s", "--json").out)["jobs"][1]
+    for name in (second["id"], second["id"][:6], "1_1"):
+        assert run("--logs", name).out == "output 1\n"
+    ambiguous = run("--logs", "g.")
+    assert ambiguous.code == 2 and "2 jobs have this name or number" in ambiguous.err
+
+
+def test_a_thousand_jobs_expand_validate_and_print_in_five_seconds(project: Path, slurm: FakeSlurm, run: Run) -> None:
+    (project / "jobs.yaml").write_text(
+        "groups:\n"
+        + "\n".join(
+            f"  - {{name: g{n}, overrides: {{model.name: gpt2, train.epochs: {n}}}, max_jobs: 8, matrix: "
+            f"{{train.lr: [1e-3, 3e-4], fnmodel.params.rank: [0.1, 0.2, 3, 4, 5], seed: {list(range(25))}}}}}"
+            for n in range(1, 5)
+        )
+    )
+    import utils.slurm.overrides  # noqa: F401  (the five seconds begin after imports)
+
+    start = time.perf_counter()
+    done = run("--dry-run")
+    assert time.perf_counter() - start < 5
+    assert done.code == 0 and done.out.count("python train.py model.name=gpt2") == 1000
+    assert done.out.count("#SBATCH --array=0-249%8") == 4
+
+
+def test_the_command_itself(project: Path) -> None:
+    done = subprocess.run([sys.executable, ROOT / "jobrunner.py", "--help"], capture_output=True, text=True)
+    assert done.returncode == 0
+    for option in (
+        "--fn",
+        "-s",
+        "--watch",
+        "--json",
+        "--dry-run",
+        "--cancel",
+        "--logs",
+        "--local",
+        "--only",
+        "--retry",
+    ):
+        assert option in done.stdout
+    done = subprocess.run([sys.executable, ROOT / "jobrunner.py", "-s"], capture_output=True, text=True)
+    assert done.returncode == 2 and done.stdout == "" and done.stderr.startswith("error: jobs.yaml does not exist")
+    assert shutil.which("bash")

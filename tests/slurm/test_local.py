@@ -1,0 +1,210 @@
+"""The same jobs on this machine: how many at a time, on which GPUs, in which order, and what a stop leaves."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from utils.slurm import local
+
+ROOT = Path(__file__).parents[2]
+Run = Callable[..., SimpleNamespace]
+Statuses = Callable[[], dict[str, dict[str, Any]]]
+
+# Notes its start and end, and the most jobs that ran at once; fails where it is told to, the first time.
+WORK = """
+import os, sys, time
+from pathlib import Path
+name = sys.argv[1]
+Path("running", name).touch()
+time.sleep(0.3)
+with open("log", "a") as log:
+    log.write(f"{name} {len(os.listdir('running'))} {os.environ.get('CUDA_VISIBLE_DEVICES', '-')}\\n")
+Path("running", name).unlink()
+if "fail" in name and not Path("failed once").exists():
+    Path("failed once").touch()
+    sys.exit(4)
+"""
+
+
+@pytest.fixture
+def work(project: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project whose jobs run work.py; no SLURM commands, no GPUs."""
+    (project / "work.py").write_text(WORK)
+    (project / "running").mkdir()
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.setattr(local, "_POLL", 0.02)
+    return project
+
+
+def write(project: Path, *groups: str) -> None:
+    lines = [f"  - {{{group}}}".replace("WORK", f"{sys.executable} work.py") for group in groups]
+    (project / "jobs.yaml").write_text("groups:\n" + "\n".join(lines))
+
+
+def log(project: Path) -> list[list[str]]:
+    return [line.split(" ") for line in (project / "log").read_text().splitlines()]
+
+
+def test_so_many_at_a_time_and_groups_in_order(work: Path, run: Run, statuses: Statuses) -> None:
+    write(
+        work,
+        "name: z, after: [a, b], paralleljobs: [WORK z]",
+        "name: a, max_jobs: 1, paralleljobs: [WORK a1, WORK a2]",
+        "name: b, paralleljobs: [WORK b1, WORK b2, WORK b3]",
+    )
+    done = run("--local", "2")
+    assert done.code == 0, done.err
+    names = [row[0] for row in log(work)]
+    assert sorted(names) == ["a1", "a2", "b1", "b2", "b3", "z"] and names[-1] == "z"
+    assert {int(row[1]) for row in log(work)} <= {1, 2} and any(row[1] == "2" for row in log(work))
+    found = statuses()
+    assert {(job["state"], job["code"], job["slurm_id"]) for job in found.values()} == {("done", 0, "local")}
+    assert run("--local").out == "nothing to send\n"
+    assert len(log(work)) == 6
+
+
+def test_a_failure_keeps_what_waits_for_it_and_is_repeated_on_request(work: Path, run: Run, statuses: Statuses) -> None:
+    write(work, "name: a, paralleljobs: [WORK ok, WORK fail]", "name: z, after: a, paralleljobs: [WORK z]")
+    done = run("--local", "2")
+    assert done.code == 2
+    assert "1 jobs failed or were stopped, 1 were not started" in done.err
+    assert "failed (4)" in done.out
+    found = statuses()
+    assert [(job["state"], job["code"]) for job in found.values()] == [("done", 0), ("failed", 4), ("not sent", None)]
+    assert run("--local").code == 2 and len(log(work)) == 2
+    assert run("--local", "--retry").code == 0
+    assert [row[0] for row in log(work)][2:] == ["fail", "z"]
+    assert {job["state"] for job in statuses().values()} == {"done"}
+
+
+@pytest.mark.parametrize(
+    ("gpus", "slots", "shares"),
+    [("4,5", 2, {"4", "5"}), ("4,5", 1, {"4,5"}), ("4,5", 3, {"4", "5"}), ("GPU-a", 2, {"GPU-a"}), ("-1", 1, {"-1"})],
+)
+def test_gpus_are_shared_out(
+    work: Path, run: Run, monkeypatch: pytest.MonkeyPatch, gpus: str, slots: int, shares: set[str]
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", gpus)
+    write(work, "name: a, paralleljobs: [WORK a1, WORK a2, WORK a3]")
+    assert run("--local", str(slots)).code == 0
+    assert {row[2] for row in log(work)} == shares
+
+
+def test_gpus_are_counted_by_the_driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    (tmp_path / "nvidia-smi").write_text("#!/bin/sh\necho 'GPU 0: A (UUID: x)'; echo 'GPU 1: A (UUID: y)'\n")
+    (tmp_path / "nvidia-smi").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    assert local.visible_gpus() == ["0", "1"]
+
+
+def test_inside_an_allocation_its_number_is_not_taken(work: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("SLURM_JOB_ID", "SLURM_ARRAY_TASK_ID", "SLURM_TMPDIR"):
+        monkeypatch.setenv(name, "7")
+    write(work, "name: a, paralleljobs: ['echo $SLURM_JOB_ID-$SLURM_TMPDIR > seen']")
+    assert run("--local").code == 0
+    assert (work / "seen").read_text() == "-7\n"
+
+
+SLEEPER = """
+import signal, sys, time
+from pathlib import Path
+stop = []
+signal.signal(signal.SIGTERM, lambda n, f: stop.append(n))
+Path("ready").touch()
+end = time.time() + 20
+while not stop and not Path("go").exists() and time.time() < end:
+    time.sleep(0.01)
+Path("ready").unlink()
+sys.exit(75 if stop else 0)
+"""
+
+
+@pytest.fixture
+def sleeping(work: Path) -> subprocess.Popen[str]:
+    """A jobrunner in a process of its own, whose first job runs and whose second waits."""
+    (work / "sleeper.py").write_text(SLEEPER)
+    job = f"{sys.executable} sleeper.py"
+    write(work, f"name: a, paralleljobs: [{job}]", "name: b, after: a, paralleljobs: ['true']")
+    # the configuration check imports torch, and there is nothing to check
+    program = (
+        f"import sys, types; sys.path.insert(0, {str(ROOT)!r}); m = types.ModuleType('utils.slurm.overrides')\n"
+        "m.check_overrides = lambda s: None; sys.modules[m.__name__] = m\n"
+        "import jobrunner; jobrunner.run_cli(jobrunner.main)"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", program, "--local"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    wait_for((work / "ready").exists)
+    return process
+
+
+def wait_for(condition: Callable[[], object]) -> None:
+    end = time.monotonic() + 15
+    while not condition():
+        assert time.monotonic() < end, "nothing happened"
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stop_lets_jobs_save(
+    sleeping: subprocess.Popen[str], work: Path, statuses: Statuses, number: signal.Signals
+) -> None:
+    assert [job["state"] for job in statuses().values()] == ["running", "not sent"]
+    sleeping.send_signal(number)
+    out, err = sleeping.communicate(timeout=15)
+    assert sleeping.returncode == 2 and "stopped, --retry goes on" in out and "1 were not started" in err
+    assert [(job["state"], job["code"]) for job in statuses().values()] == [("cancelled", 75), ("not sent", None)]
+
+
+def test_cancel_stops_jobs_here(sleeping: subprocess.Popen[str], work: Path, run: Run) -> None:
+    busy = run("--cancel")
+    assert busy.code == 2 and "is already being managed by process" in busy.err
+    sleeping.kill()
+    sleeping.wait()
+    assert run("--cancel").out == "cancelled 1 jobs\n"
+    wait_for(lambda: not (work / "ready").exists())
+
+
+def test_a_killed_jobrunner_leaves_jobs_that_are_not_doubled(
+    sleeping: subprocess.Popen[str], work: Path, run: Run, statuses: Statuses
+) -> None:
+    sleeping.kill()
+    sleeping.wait()
+    assert [job["state"] for job in statuses().values()] == ["running", "not sent"]
+    again = run("--local", "--retry")
+    assert again.code == 2 and "1 were not started" in again.err and (work / "ready").exists()
+    (work / "go").touch()
+    wait_for(lambda: next(iter(statuses().values()))["state"] == "done")
+    assert run("--local").code == 0
+    assert [job["state"] for job in statuses().values()] == ["done", "done"]
+    state = json.loads((work / "runs/.jobs/state.json").read_text())
+    assert sum(item["group"] == "a" for item in state["submissions"]) == 1
+
+
+def test_a_job_that_was_killed_is_lost_and_can_be_repeated(
+    sleeping: subprocess.Popen[str], work: Path, run: Run, statuses: Statuses
+) -> None:
+    sleeping.kill()
+    sleeping.wait()
+    (event,) = (work / "runs/.jobs/events").iterdir()
+    script = int(event.read_text().split(" ")[4])
+    children = Path(f"/proc/{script}/task/{script}/children").read_text().split()
+    os.kill(script, signal.SIGKILL)
+    for child in children:
+        os.killpg(int(child), signal.SIGKILL)
+    wait_for(lambda: next(iter(statuses().values()))["state"] == "lost")
+    (work / "go").touch()
+    assert run("--local", "--retry").code == 0
+    assert [job["state"] for job in statuses().values()] == ["done", "done"]

@@ -1,0 +1,98 @@
+"""Overrides that train.py would not take are found before anything is sent, and cheaply."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+
+from utils.errors import UserError
+from utils.slurm import overrides
+from utils.slurm.sweep import Sweep, load_sweep
+
+
+def load(folder: Path, text: str) -> Sweep:
+    (folder / "jobs.yaml").write_text(text)
+    return load_sweep(folder / "jobs.yaml")
+
+
+GOOD = """
+paralleljobs:
+  - python train.py dataset.cache=$SLURM_TMPDIR/x fnmodel.name=lora train.lr=1e-3
+  - torchrun --nproc_per_node 2 train.py seed=3 'fnmodel.params.target_modules=[c_attn, c_proj]'
+  - echo nothing=here
+groups:
+  - {name: own, overrides: {dataset.name: pairs, dataset.path: "${OWN_DATA}/x", train.weight_decay: $DECAY}}
+  - name: a
+    overrides: {output.path: $SCRATCH/runs, train.lr: 3e-4, fnmodel.params.target_modules: [c_attn]}
+    matrix: {fnmodel.params.rank: [4, 0.5], seed: [0, 1], train.loss_on: [target, null]}
+"""
+
+
+def test_what_train_takes(project: Path) -> None:
+    overrides.check_overrides(load(project, GOOD))
+
+
+def test_the_papers_sweep_is_what_train_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RUNS", raising=False)
+    overrides.check_overrides(load_sweep(Path(__file__).parents[2] / "jobs.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("groups: [{name: a, matrix: {train.lrr: [1, 2]}}]", "group a: train.lrr is not a key; did you mean lr?"),
+        ("groups: [{name: a, matrix: {train.lr: [1, fast]}}]", "group a: train.lr=fast"),
+        ("groups: [{name: a, matrix: {seed: [1, 2, -3]}}]", "group a: seed=-3"),
+        ("groups: [{name: a, matrix: {trian.lr: [1]}}]", "group a: trian"),
+        ("groups: [{name: a, overrides: {outptu.path: $HOME/x}}]", "group a: outptu"),
+        ("groups: [{name: a, overrides: {fnmodel.name: rose}}]", "rose"),
+        ("groups: [{name: a, overrides: {experiment: no_such_thing}}]", "group a: "),
+        ("paralleljobs: [python train.py train.epoch=5]", "group jobs: train.epoch is not a key; did you mean epochs"),
+        ("paralleljobs: [python train.py train.epochs=many]", "group jobs: train.epochs=many"),
+    ],
+)
+def test_what_train_does_not_take(project: Path, text: str, words: str) -> None:
+    with pytest.raises(UserError) as error:
+        overrides.check_overrides(load(project, text))
+    assert words in str(error.value)
+
+
+def test_all_problems_once_in_one_message(project: Path) -> None:
+    text = "groups: [{name: a, matrix: {train.lrr: [1, 2], seed: [0, 1]}}, {name: b, matrix: {seed: [-1, 0]}}]"
+    with pytest.raises(UserError) as error:
+        overrides.check_overrides(load(project, text))
+    assert str(error.value).count("\n  - ") == 2
+
+
+def test_a_limit_set_by_another_key_is_seen_in_a_later_group(project: Path) -> None:
+    sizes = "matrix: {train.micro_batch_size: [16, 32, 64]}"
+    groups = f"{{name: a, overrides: {{seed: 0}}, {sizes}}}, {{name: b, overrides: {{train.batch_size: 32}}, {sizes}}}"
+    text = f"groups: [{groups}]"
+    with pytest.raises(UserError, match=r"group b: train\.micro_batch_size=64 is above train\.batch_size=32"):
+        overrides.check_overrides(load(project, text))
+
+
+def test_the_configuration_is_composed_once_for_a_thousand_jobs(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    composed, parsed = [], []
+    compose, parse = overrides.compose, overrides.parse_config
+    monkeypatch.setattr(overrides, "compose", lambda *a, **k: composed.append(a) or compose(*a, **k))
+    monkeypatch.setattr(overrides, "parse_config", lambda config: parsed.append(config) or parse(config))
+    sweep = load(
+        project,
+        "groups:\n"
+        + "\n".join(
+            f"  - {{name: g{n}, overrides: {{train.epochs: {n}}}, "
+            f"matrix: {{train.lr: [1e-3, 3e-4], fnmodel.params.rank: [1, 2, 3, 4, 5], seed: {list(range(25))}}}}}"
+            for n in range(1, 5)
+        ),
+    )
+    assert len(sweep.jobs) == 1000
+    start = time.perf_counter()
+    overrides.check_overrides(sweep)
+    assert time.perf_counter() - start < 4
+    assert len(composed) == 1
+    assert len(parsed) <= 25 + 3 * 5
+    assert {config.seed for config in parsed} == set(range(25))
+    assert {config.fnmodel.params.rank for config in parsed} == {1, 2, 3, 4, 5}

@@ -1,0 +1,260 @@
+"""A sweep of tiny trainings on a real SLURM, from the first submission to the table, with accounting and without.
+
+The cluster is this machine alone, started and stopped by scripts/slurm_up.sh and scripts/slurm_down.sh. Run with
+``pytest -m slurm tests/slurm``; a time limit takes up to 90 seconds to strike.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.slurm
+
+ROOT = Path(__file__).parents[2]
+SWEEP = """
+state: ${RUNS:-runs}/.jobs
+max_jobs: 2
+preamble: export DATA="$PWD/own data"
+overrides:
+  output.path: ${RUNS:-runs}
+  dataset.name: e2e_sample
+  model.name: tiny
+  train.fraction: 0.01
+  train.epochs: 1
+  train.batch_size: 8
+  logging.samples: 0
+groups:
+  - name: lora and rosa
+    overrides: {train.lr: 1e-3}
+    matrix: {fnmodel.name: [lora, rosa], fnmodel.params.rank: [4, 0.1]}
+  - name: full
+    after: lora and rosa
+    overrides: {fnmodel.name: none}
+    matrix: {seed: [0, 1]}
+  - name: own
+    overrides: {dataset.name: pairs, dataset.path: $DATA}
+  - name: own again
+    after: own
+    overrides: {dataset.name: pairs, dataset.path: $DATA, seed: 1}
+  - name: long
+    overrides: {fnmodel.name: lora, train.epochs: 12}
+  - name: stuck
+    resources: {time: 1}
+    paralleljobs: ["trap '' USR1 TERM; sleep 300"]
+  - name: limited
+    resources: {time: 1}
+    save_before: 30
+    paralleljobs: [python steps.py one, python steps.py two]
+  - name: large
+    resources: {mem: 100G, comment: 'a "b" c'}
+    overrides: {seed: 9}
+"""
+# Stands in for a training that needs more than one time limit: 70 steps of half a second, counted in a file. SLURM
+# warns up to a minute earlier than asked for, so that the warning comes 0 to 30 seconds after the start.
+STEPS = """
+import signal, sys, time
+from pathlib import Path
+stop = []
+signal.signal(signal.SIGUSR1, lambda n, f: stop.append(n))
+file = Path(sys.argv[1])
+for step in range(int(file.read_text()) if file.exists() else 0, 70):
+    file.write_text(str(step + 1))
+    time.sleep(0.5)
+    if stop:
+        sys.exit(75)
+"""
+
+
+def free_ports() -> int:
+    """The first of four neighbouring ports that nobody listens on."""
+    for first in range(27100, 27900, 10):
+        probes = [socket.socket() for _ in range(4)]
+        try:
+            for offset, probe in enumerate(probes):
+                probe.bind(("127.0.0.1", first + offset))
+            return first
+        except OSError:
+            continue
+        finally:
+            for probe in probes:
+                probe.close()
+    pytest.skip("no four free ports in a row")
+
+
+@pytest.fixture(params=["accounting", "no accounting"])
+def cluster(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A cluster on this machine; its SLURM_CONF is set. Without accounting it forgets what ended after 20 s."""
+    programs = ["munged", "slurmctld", "slurmd", "sbatch"]
+    if request.param == "accounting":
+        programs += ["slurmdbd", "mariadbd"]
+    missing = [name for name in programs if shutil.which(name) is None]
+    if missing:
+        pytest.skip(f"SLURM is not installed (no {', '.join(missing)}): scripts/slurm_up.sh --install")
+    if os.geteuid() != 0:
+        pytest.skip("a SLURM cluster of this machine's own needs root")
+    folder = Path(tempfile.mkdtemp(prefix="rosa-slurm-", dir="/tmp"))  # a socket's path must be short
+    settings = {
+        "SLURM_DEV_DIR": str(folder),
+        "SLURM_DEV_PORT": str(free_ports()),
+        "SLURM_DEV_DBD": "1" if request.param == "accounting" else "0",
+        "SLURM_DEV_AGE": "3600" if request.param == "accounting" else "20",
+    }
+    environment = {**os.environ, **settings}
+    try:
+        subprocess.run(["bash", ROOT / "scripts/slurm_up.sh"], env=environment, check=True, timeout=120)
+        monkeypatch.setenv("SLURM_CONF", str(folder / "slurm.conf"))
+        yield request.param
+    finally:
+        subprocess.run(["bash", ROOT / "scripts/slurm_down.sh"], env=environment, timeout=120)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with blanks and a percent sign in its name, that holds the project's programs and the sweep."""
+    folder = tmp_path / "my project 100%"
+    folder.mkdir()
+    for name in ("train.py", "compile_results.py", "configs", "utils", "rosa", "assets"):
+        (folder / name).symlink_to(ROOT / name)
+    (folder / "jobs.yaml").write_text(SWEEP)
+    (folder / "steps.py").write_text(STEPS)
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("RUNS", str(tmp_path / "runs"))
+    return folder
+
+
+def jobrunner(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, ROOT / "jobrunner.py", *arguments], capture_output=True, text=True)
+
+
+def statuses(*arguments: str) -> list[dict[str, Any]]:
+    done = jobrunner("-s", "--json", *arguments)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)["jobs"]
+
+
+def states(*arguments: str) -> dict[str, list[str]]:
+    """The states of each group's jobs."""
+    found: dict[str, list[str]] = {}
+    for job in statuses(*arguments):
+        found.setdefault(job["group"], []).append(job["state"])
+    return found
+
+
+def wait_for(condition: Callable[[], object], seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, jobrunner("-s").stdout
+        time.sleep(2)
+
+
+def test_a_sweep_from_submission_to_table(cluster: str, project: Path) -> None:
+    sent = jobrunner("--fn", "jobs.yaml")
+    # The last group is refused: the others are on their way, and it is no job.
+    assert sent.returncode == 2
+    assert "sbatch refused group large:" in sent.stderr
+    assert "Memory specification can not be satisfied" in sent.stderr
+    assert [line.partition(":")[0] for line in sent.stdout.splitlines()] == [
+        "lora and rosa", "full", "own", "own again", "long", "stuck", "limited",
+    ]  # fmt: skip
+    listed = subprocess.run(["squeue", "--noheader", "--array", "--format=%j"], capture_output=True, text=True).stdout
+    again = jobrunner("--fn", "jobs.yaml")
+    assert again.stdout == "" and "refused group large" in again.stderr
+    assert states()["large"] == ["refused"]
+    assert statuses("--only", "large")[0]["slurm_id"] is None
+    assert sum("lora-and-rosa." in name for name in listed.split()) in range(5)
+
+    # One fails for want of its data, so that what waits for it never can start.
+    wait_for(lambda: states()["own"] == ["failed"], 120)
+    assert statuses("--only", "own")[0]["code"] == 2
+    wait_for(lambda: states()["own again"] == ["never"], 30)
+    assert "own data" in jobrunner("--logs", "own.").stdout
+
+    # One is cancelled in the middle, and saves.
+    wait_for(lambda: (statuses("--only", "long")[0]["epoch"] or 0) >= 1, 120)
+    assert jobrunner("--cancel", "--only", "long").returncode == 0
+    wait_for(lambda: states()["long"] == ["cancelled"], 60)
+    (long,) = statuses("--only", "long")
+    record = json.loads((Path(long["run"]) / "run.json").read_text())
+    assert record["status"] == "interrupted" and 1 <= long["epoch"] < 12 and long["code"] == 75
+
+    # Two, an array, are warned of their time limit, and go back to the queue by themselves.
+    wait_for(lambda: states()["limited"] == ["requeued"] * 2, 90)
+    limited = [job["slurm_id"] for job in statuses("--only", "limited")]
+    assert all(0 < int((project / name).read_text()) < 70 for name in ("one", "two"))
+
+    # The rest comes to its end: one by its time limit.
+    def ended() -> bool:
+        found = states()
+        for number, state in zip(limited, found["limited"], strict=True):
+            if state == "requeued":  # SLURM lets it wait for two minutes, which is no part of the test
+                subprocess.run(["scontrol", "update", f"JobId={number}", "StartTime=now"], check=False)
+        return (found["limited"], found["stuck"], found["full"]) == (["done"] * 2, ["timeout"], ["done"] * 2)
+
+    wait_for(ended, 200)
+    assert [(project / name).read_text() for name in ("one", "two")] == ["70", "70"]
+    assert [job["slurm_id"] for job in statuses("--only", "limited")] == limited
+    if cluster == "no accounting":
+        time.sleep(25)
+        assert subprocess.run(["squeue", "--noheader", "--states=all"], capture_output=True).stdout.count(b"\n") < 10
+    first = {
+        "lora and rosa": ["done"] * 4,
+        "full": ["done"] * 2,
+        "own": ["failed"],
+        "own again": ["never"],
+        "long": ["cancelled"],
+        "stuck": ["timeout"],
+        "limited": ["done"] * 2,
+        "large": ["refused"],
+    }
+    assert states() == first
+    assert jobrunner("--fn", "jobs.yaml").stdout == ""
+    assert states() == first
+    for job in statuses():
+        assert (job["code"] == 0) == (job["state"] == "done")
+        if job["state"] == "done":
+            assert job["elapsed"] > 0
+        if job["state"] == "done" and job["group"] != "limited":
+            assert job["epoch"] == 1 and job["loss"] > 0 and Path(job["run"]).is_dir()
+
+    # What is missing comes, what was wrong goes, and a retry finishes the rest from where it was.
+    (project / "own data").mkdir()
+    for split in ("train", "validation", "test"):
+        rows = "".join(f"prompt {number},target {number}\n" for number in range(16))
+        (project / "own data" / f"{split}.csv").write_text("prompt,target\n" + rows)
+    text = SWEEP.partition("  - name: stuck")[0]
+    (project / "jobs.yaml").write_text(text)
+    retried = jobrunner("--fn", "jobs.yaml", "--retry")
+    assert retried.returncode == 0, retried.stderr
+    assert [line.partition(":")[0] for line in retried.stdout.splitlines()] == ["own", "own again", "long"]
+    wait_for(lambda: not any(job["state"] not in ("done", "timeout") for job in statuses()), 150)
+    (finished,) = statuses("--only", "long")
+    assert finished["run"] == long["run"] and finished["epoch"] == 12
+    metrics = [json.loads(line) for line in (Path(long["run"]) / "metrics.jsonl").read_text().splitlines()]
+    steps = [point["step"] for point in metrics if point["split"] == "validation"]
+    assert steps == sorted(set(steps)), "it went on from its checkpoint, and repeated nothing"
+    assert jobrunner("-s").stdout.splitlines()[-1] == "all: 1 timeout, 11 done"
+
+    runs = os.environ["RUNS"]
+    table = subprocess.run([sys.executable, "compile_results.py", runs], capture_output=True, text=True)
+    assert table.returncode == 0, table.stderr
+    counts = {}
+    for data in ("e2e_sample", "pairs"):
+        with open(Path(runs) / data / "results.csv", encoding="utf-8", newline="") as file:
+            counts[data] = sum(int(row["n"]) for row in csv.DictReader(file))
+    assert counts == {"e2e_sample": 4 + 2 + 1, "pairs": 2}

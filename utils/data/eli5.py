@@ -1,0 +1,120 @@
+"""ELI5 (Fan et al. 2019): questions asked on r/explainlikeimfive and their answers, as plain language modelling."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from utils import hub
+from utils.data import SPLITS, DataSource, Example, register
+from utils.errors import UserError
+from utils.logs import log
+from utils.tabular import SUFFIXES, find_split, read_csv, read_json_lines
+
+STEMS = {"train": ("train",), "validation": ("validation", "valid", "dev"), "test": ("test",)}
+FILES = {split: tuple(f"{stem}{suffix}" for stem in stems for suffix in SUFFIXES) for split, stems in STEMS.items()}
+SUBSTITUTE = "sentence-transformers/eli5"
+SHARES = {"validation": range(0, 1), "test": range(1, 2), "train": range(2, 100)}  # of the question's hash, in percent
+
+Thread = tuple[str, list[str]]  # a question and its answers
+
+
+@register
+class ELI5(DataSource):
+    """A folder with ``train``, ``validation`` and ``test`` files, or the hub's substitute.
+
+    JSON lines (.jsonl, .jsonl.gz) have ``title``, perhaps ``selftext``, and ``answers.text``: a field of that
+    name or ``{"answers": {"text": [...]}}``. Files of any kind may have ``question`` and ``answer`` instead.
+    A question is the title and the selftext joined by a blank; each answer is an example of its own.
+    """
+
+    names = ("eli5",)
+    loss_on = "all"
+    packed = True
+    generate_limit = 100  # answers are long, and ten beams over a thousand of them take hours
+
+    def load(self, split: str, path: Path | None, cache: str | None) -> list[Example]:
+        """See DataSource.load. A question is in one split only: local splits keep what no earlier one has."""
+        threads = _from_hub(split, cache) if path is None else _from_folder(split, path)
+        return [
+            Example(question, question, f" {answer}", answer) for question, answers in threads for answer in answers
+        ]
+
+
+def _from_folder(split: str, folder: Path) -> list[Thread]:
+    threads = list(_read(find_split(folder, FILES[split])))
+    # the later split gives way, so that training never reads the test's file
+    seen: set[str] = set()
+    for earlier in SPLITS[: SPLITS.index(split)]:
+        if any((folder / name).is_file() for name in FILES[earlier]):
+            seen |= {_key(question) for question, _ in _read(find_split(folder, FILES[earlier]))}
+    kept = [thread for thread in threads if _key(thread[0]) not in seen]
+    if len(kept) < len(threads):
+        log.warning("%d %s questions are left out: an earlier split has them", len(threads) - len(kept), split)
+    if not kept:
+        raise UserError(f"dataset.path={folder}: every {split} question is in an earlier split too")
+    return kept
+
+
+def _from_hub(split: str, cache: str | None) -> list[Thread]:
+    rows = hub.load_split(SUBSTITUTE, "train", cache, config="pair")
+    threads = [
+        (question.strip(), [answer.strip()])
+        for question, answer in zip(rows["question"][:], rows["answer"][:], strict=True)
+        if percentile(question) in SHARES[split] and question.strip() and answer.strip()
+    ]
+    log.warning(
+        "the original ELI5 is withdrawn from the hub: this is its substitute %s, which has no splits; %d of its %d "
+        "pairs are %s, by a hash of the question",
+        SUBSTITUTE, len(threads), len(rows["question"]), split,
+    )  # fmt: skip
+    if not threads:
+        raise UserError(f"the hub data set {SUBSTITUTE} has no {split} questions: set dataset.path to a local folder")
+    return threads
+
+
+def percentile(question: str) -> int:
+    """Where a question falls among 0 ... 99: SHARES says which split that is. Depends on its text alone."""
+    return int(hashlib.sha256(_key(question).encode()).hexdigest(), 16) % 100
+
+
+def _key(question: str) -> str:
+    """What makes two questions the same: neither case nor white space."""
+    return " ".join(question.casefold().split())
+
+
+def _read(file: Path) -> Iterator[Thread]:
+    records = iter(read_csv(file, ("question", "answer")) if file.suffix == ".csv" else read_json_lines(file))
+    count = 0
+    for count, (where, record) in enumerate(records, 1):  # noqa: B007 - used after the loop
+        yield _thread(where, record)
+    if not count:
+        raise UserError(f"{file} has no records")
+
+
+def _thread(where: str, record: dict[str, Any]) -> Thread:
+    if "title" not in record:
+        if "question" not in record:
+            found = ", ".join(record) or "none"
+            raise UserError(f"{where} has neither title and answers.text nor question and answer; its fields: {found}")
+        return _text(where, "question", record["question"]), [_text(where, "answer", record.get("answer"))]
+    question = _text(where, "title", record["title"])
+    if record.get("selftext"):
+        question = f"{question} {_text(where, 'selftext', record['selftext'], blank=True)}".strip()
+    nested = record.get("answers")
+    answers = record.get("answers.text", nested.get("text") if isinstance(nested, dict) else None)
+    if not isinstance(answers, list) or not answers:
+        raise UserError(f"{where}: answers.text is not a list with at least one text")
+    return question, [_text(where, f"answers.text[{i}]", answer) for i, answer in enumerate(answers)]
+
+
+def _text(where: str, name: str, value: Any, *, blank: bool = False) -> str:
+    if not isinstance(value, str) or not (blank or value.strip()):
+        raise UserError(f"{where}: {name} is missing, empty or not a text")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise UserError(f"{where}: {name} has half a surrogate pair, which is no character") from None
+    return value.strip()

@@ -1,0 +1,155 @@
+"""Metrics of generated text: one file each in this folder, registered by the names of the scores it gives.
+
+A new metric is a new file here with a ``Metric`` subclass under ``@register``; it is found by its being here.
+What metrics share lies in the folders: ``text`` (tokenizers), ``meteor15`` (METEOR's parts) and ``scoring``
+(readers, run folders, bootstrap, the Java cross-check). Importing this package loads none of it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, ClassVar, TypeVar
+
+from utils.errors import UserError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+# The official scores of the E2E NLG Challenge, in the order its scorer prints them.
+OFFICIAL = ("BLEU", "NIST", "METEOR", "ROUGE_L", "CIDEr")
+
+
+class Metric(ABC):
+    """One metric, bound to the references of one test set, so that their work is done once for many systems.
+
+    Every metric is written as numbers an item that are added up over the test set and turned into scores at
+    the end. That is all a bootstrap needs to score thousands of resampled test sets without scoring a text twice.
+    """
+
+    names: ClassVar[tuple[str, ...]]  # the scores it gives, its main one first
+    additive: ClassVar[bool] = True  # False: the sum over items does not decide the score; no bootstrap
+
+    def __init__(self, references: Sequence[Sequence[str]], sources: Sequence[str] | None = None) -> None:
+        self.references = references
+        self.sources = sources
+
+    @classmethod
+    def applies(cls, sources: Sequence[str] | None) -> bool:
+        """Whether the scores mean something for texts made from ``sources``; most metrics look at no source."""
+        return True
+
+    @abstractmethod
+    def statistics(self, predictions: Sequence[str]) -> np.ndarray:
+        """Sufficient statistics of each prediction, float64 of shape (items, statistics)."""
+
+    @abstractmethod
+    def aggregate(self, totals: np.ndarray) -> dict[str, float]:
+        """The scores, a value for each of ``names``, from statistics summed over items, shape (statistics,)."""
+
+    def score(self, predictions: Sequence[str]) -> dict[str, float]:
+        """The scores of one system's predictions, one text for each item."""
+        return self.aggregate(self.statistics(predictions).sum(axis=0))
+
+
+_METRICS: dict[str, type[Metric]] = {}
+MetricType = TypeVar("MetricType", bound=type[Metric])
+
+
+def register(metric: MetricType) -> MetricType:
+    """Class decorator: make a metric known under each score it gives."""
+    for name in metric.names:
+        if name in _METRICS:
+            raise ValueError(f"two metrics give {name!r}")
+        _METRICS[name] = metric
+    return metric
+
+
+def metrics() -> dict[str, type[Metric]]:
+    """Every registered metric by score name, the official ones first."""
+    for module in pkgutil.iter_modules(__path__):
+        if not module.ispkg and module.name != "__main__":
+            importlib.import_module(f"{__name__}.{module.name}")
+    order = [name for name in OFFICIAL if name in _METRICS] + [name for name in _METRICS if name not in OFFICIAL]
+    return {name: _METRICS[name] for name in order}
+
+
+def applicable(sources: Sequence[str] | None) -> tuple[str, ...]:
+    """The names of every score that can be had for texts made from ``sources``."""
+    return tuple(name for name, metric in metrics().items() if metric.applies(sources))
+
+
+class Scorer:
+    """Scores any number of systems against the same references; the references' work is done once."""
+
+    def __init__(
+        self,
+        references: Sequence[Sequence[str]],
+        sources: Sequence[str] | None = None,
+        names: Iterable[str] | None = None,
+    ) -> None:
+        """Bind metrics to a test set.
+
+        Args:
+            references: the reference texts of each item, at least one an item.
+            sources: what each text was made from (E2E: the meaning representation), for metrics that need it.
+            names: the scores wanted; None for the official five.
+
+        Raises:
+            UserError: an unknown name, an item without references, or a number of sources that differs.
+        """
+        if not references:
+            raise UserError("there are no references to score against")
+        for number, group in enumerate(references, 1):
+            if not group:
+                raise UserError(f"item {number} has no reference")
+        if sources is not None and len(sources) != len(references):
+            raise UserError(f"{len(sources)} sources for {len(references)} groups of references")
+        known = metrics()
+        self.names = tuple(OFFICIAL if names is None else names)
+        for name in self.names:
+            if name not in known:
+                raise UserError(f"there is no metric {name!r}. Known: {', '.join(known)}")
+            if not known[name].applies(sources):
+                raise UserError(f"{name} compares with inputs of another kind, or no sources were given")
+        self.items = len(references)
+        classes = dict.fromkeys(known[name] for name in self.names)
+        self.metrics = [metric(references, sources) for metric in classes]
+
+    def check(self, predictions: Sequence[str]) -> None:
+        """Raise UserError when there is not one prediction for each item."""
+        if len(predictions) != self.items:
+            raise UserError(f"{len(predictions)} predictions for {self.items} groups of references")
+
+    def score(self, predictions: Sequence[str]) -> dict[str, float]:
+        """The scores of one system. Raises UserError when there is not one prediction for each item."""
+        self.check(predictions)
+        found: dict[str, float] = {}
+        for metric in self.metrics:
+            found.update(metric.score(predictions))
+        return {name: float(found[name]) for name in self.names}
+
+
+def score(
+    predictions: Sequence[str],
+    references: Sequence[Sequence[str]],
+    sources: Sequence[str] | None = None,
+    names: Iterable[str] | None = None,
+) -> dict[str, float]:
+    """Score one system's output: the official five scores, or those of ``names``.
+
+    Args:
+        predictions: one text for each item; an empty text is an empty prediction.
+        references: the reference texts of each item, at least one an item.
+        sources: what each text was made from, for metrics that need it.
+        names: the scores wanted (``metrics()`` lists them); None for BLEU, NIST, METEOR, ROUGE_L and CIDEr.
+
+    Returns:
+        A value for each name. BLEU, METEOR and ROUGE_L lie in [0, 1], CIDEr in [0, 10], NIST has no bound.
+
+    Raises:
+        UserError: counts that differ, an item without references, an unknown name.
+    """
+    return Scorer(references, sources, names).score(predictions)

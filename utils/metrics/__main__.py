@@ -1,0 +1,74 @@
+"""``python -m utils.metrics PREDICTIONS REFERENCES [--json]``: the official E2E scores of any system's output."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from utils.errors import UserError, run_cli
+from utils.metrics import OFFICIAL, Scorer, applicable
+from utils.metrics.scoring.reader import read_items, read_predictions
+
+
+def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m utils.metrics",
+        description="Score a system's texts with BLEU, NIST, METEOR, ROUGE_L and CIDEr as the E2E challenge does. "
+        "With --runs as the first argument: score run folders (the same as eval.sh).",
+    )
+    parser.add_argument("predictions", type=Path, help="a text a line, or a TSV/CSV table with a source column")
+    parser.add_argument("references", type=Path, help="groups separated by empty lines, or a TSV/CSV table")
+    parser.add_argument("--sources", type=Path, help="the input of each text, one a line (for the slot error rate)")
+    parser.add_argument("--metrics", help="comma-separated score names, or 'all'; default: the official five")
+    parser.add_argument(
+        "--engine", choices=("python", "java"), default="python", help="java: METEOR, ROUGE_L and CIDEr by the jars"
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    return parser.parse_args(argv)
+
+
+def _own(names: Sequence[str], engine: str) -> list[str]:
+    """The names that are scored here and not by the jars."""
+    from utils.metrics.scoring.java import NAMES
+
+    return [name for name in names if engine == "python" or name not in NAMES]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parse, score, print."""
+    argv = sys.argv[1:] if argv is None else list(argv)
+    if argv and argv[0] == "--runs":
+        from utils.metrics.scoring.runs import main as score_runs
+
+        return score_runs(argv[1:])
+    arguments = parse_arguments(argv)
+    items = read_items(arguments.predictions, arguments.references)
+    sources = items.sources if arguments.sources is None else read_predictions(arguments.sources)
+    if arguments.metrics is None:
+        names: Sequence[str] = OFFICIAL
+    elif arguments.metrics == "all":
+        names = applicable(sources)
+    else:
+        names = [name.strip() for name in arguments.metrics.split(",") if name.strip()]
+        if not names:
+            raise UserError("--metrics names no score")
+    scores = Scorer(items.references, sources, _own(names, arguments.engine)).score(items.predictions)
+    if arguments.engine == "java":
+        from utils.metrics.scoring.java import score as score_with_java
+
+        scores |= score_with_java(items.predictions, items.references)
+        scores = {name: scores[name] for name in names}
+    if arguments.json:
+        print(json.dumps(scores, indent=2, allow_nan=False))
+    else:
+        width = max(map(len, scores))
+        for name, value in scores.items():
+            print(f"{name:<{width}}  {value:.4f}")
+    return 0
+
+
+if __name__ == "__main__":
+    run_cli(main)

@@ -1,0 +1,29 @@
+"""How long a system's texts are, against the references."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from utils.metrics import Metric, register
+from utils.metrics.text.mteval import tokenize
+
+
+@register
+class LengthRatio(Metric):
+    """Tokens of the predictions over tokens of the references, each item's references counted by their mean."""
+
+    names = ("length_ratio",)
+
+    def __init__(self, references: Sequence[Sequence[str]], sources: Sequence[str] | None = None) -> None:
+        super().__init__(references, sources)
+        self._lengths = [sum(len(tokenize(text)) for text in group) / len(group) for group in references]
+
+    def statistics(self, predictions: Sequence[str]) -> np.ndarray:
+        """Tokens of the prediction and mean tokens of its references: (items, 2)."""
+        lengths = [len(tokenize(prediction)) for prediction in predictions]
+        return np.array(list(zip(lengths, self._lengths, strict=True)), dtype=np.float64)
+
+    def aggregate(self, totals: np.ndarray) -> dict[str, float]:
+        return {"length_ratio": float(totals[0] / totals[1]) if totals[1] else 0.0}

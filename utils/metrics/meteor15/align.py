@@ -1,0 +1,139 @@
+"""METEOR's alignment of two texts: a beam search over the matches of their words and phrases.
+
+Of all ways to use each word once, the best has (1) the most covered words, weighted by matcher and rounded down
+for each side of a match, (2) the fewest chunks (runs of matches adjacent in both texts), (3) the smallest
+distance. Matches that touch no other one are always part of it. The search goes through the reference from left
+to right and keeps the 40 best partial alignments; a chunk counts when it ends. What it does with equal partial
+alignments decides on real texts, and follows the official program: a match comes before the decision to skip the
+word, matches come by matcher, and the distance of a match is charged to the alternatives tried after it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from operator import itemgetter
+from typing import NamedTuple
+
+BEAM = 40
+WEIGHTS = (1.0, 0.6, 0.8, 0.6)  # of the matchers: exact, stem, synonym, paraphrase
+
+# One integer orders partial alignments: coverage, then chunks, then distance.
+COVERAGE, CHUNK = 1 << 44, 1 << 24
+_ORDER = itemgetter(0)
+
+
+class Match(NamedTuple):
+    """A word or phrase of the prediction and one of the reference: where they start, how long they are."""
+
+    start: int
+    length: int
+    reference_start: int
+    reference_length: int
+    matcher: int
+
+
+def _coverage(match: Match) -> int:
+    weight = WEIGHTS[match.matcher]
+    return int(weight * match.length) + int(weight * match.reference_length)
+
+
+def align(size: int, reference_size: int, matches: Sequence[Match]) -> list[Match]:
+    """The best alignment, by position in the reference.
+
+    Args:
+        size: number of words of the prediction.
+        reference_size: number of words of the reference.
+        matches: all matches, in the order in which equal ones are tried.
+    """
+    fixed, choices, taken = _split(size, reference_size, matches)
+    # Each partial alignment: order, next reference word, used words, end of the open chunk (-1: none), matches.
+    paths: list[tuple] = [(0, 0, taken, -1, None)]
+    for position in range(reference_size):
+        if position in fixed:
+            match, gain = fixed[position]
+            end, following = match.start + match.length, position + match.reference_length
+            paths = [
+                path
+                if path[1] > position
+                else (
+                    path[0] - gain + (CHUNK if path[3] not in (-1, match.start) else 0),
+                    following,
+                    path[2],
+                    end,
+                    (path[4], match),
+                )
+                for path in paths
+            ]
+        else:
+            paths = _extend(paths, position, choices[position])
+        if len(paths) > 1:
+            paths.sort(key=_ORDER)
+            del paths[BEAM:]
+    best = min(paths, key=lambda path: path[0] + (CHUNK if path[3] != -1 else 0))
+    chain, found = best[4], []
+    while chain is not None:
+        chain, match = chain
+        found.append(match)
+    return found[::-1]
+
+
+def _extend(paths: list[tuple], position: int, choices: list[tuple[Match, int, int]]) -> list[tuple]:
+    extended = []
+    for path in paths:
+        order, following, used, chunk, chain = path
+        if following > position:
+            extended.append(path)
+            continue
+        for match, mask, gain in choices:
+            if used & mask:
+                continue
+            start = match.start
+            extended.append(
+                (
+                    order - gain + (CHUNK if chunk != -1 and chunk != start else 0),
+                    position + match.reference_length,
+                    used | mask,
+                    start + match.length,
+                    (chain, match),
+                )
+            )
+            order += abs(start - position)
+        extended.append((order + (CHUNK if chunk != -1 else 0), position + 1, used, -1, chain))
+    return extended
+
+
+def _split(
+    size: int, reference_size: int, matches: Sequence[Match]
+) -> tuple[dict[int, tuple[Match, int]], list[list[tuple[Match, int, int]]], int]:
+    """Matches that touch no other by reference position, the others likewise, and the words the former use."""
+    touching, reference_touching = [0] * size, [0] * reference_size
+    for start, length, reference_start, reference_length, _ in matches:
+        for word in range(start, start + length):
+            touching[word] += 1
+        for word in range(reference_start, reference_start + reference_length):
+            reference_touching[word] += 1
+    fixed: dict[int, tuple[Match, int]] = {}
+    choices: list[list[tuple[Match, int, int]]] = [[] for _ in range(reference_size)]
+    taken = 0
+    for match in matches:
+        start, length, reference_start, reference_length, _ = match
+        mask = ((1 << length) - 1) << start
+        gain = _coverage(match) * COVERAGE
+        alone = all(touching[word] == 1 for word in range(start, start + length)) and all(
+            reference_touching[word] == 1 for word in range(reference_start, reference_start + reference_length)
+        )
+        if alone:
+            fixed[reference_start] = (match, gain)
+            taken |= mask
+        else:
+            choices[reference_start].append((match, mask, gain))
+    return fixed, choices, taken
+
+
+def count_chunks(alignment: Sequence[Match]) -> int:
+    """Runs of matches that are adjacent in both texts."""
+    chunks, end = 0, (-1, -1)
+    for match in alignment:
+        chunks += (match.start, match.reference_start) != end
+        end = (match.start + match.length, match.reference_start + match.reference_length)
+    return chunks

@@ -1,0 +1,97 @@
+"""A cross-check where Java is installed: METEOR, ROUGE_L and CIDEr with the official jars and COCO's own code.
+
+The jars are those that pycocoevalcap installs. Its own wrappers are not used: they write into the package's
+folder, which need not be writable.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from utils.errors import UserError
+from utils.metrics.meteor15.tables import JAR, package_file
+from utils.metrics.text.ptb import PUNCTUATION
+
+TOKENIZER = "tokenizer/stanford-corenlp-3.4.1.jar"
+NAMES = ("METEOR", "ROUGE_L", "CIDEr")
+
+
+def score(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, float]:
+    """METEOR, ROUGE_L and CIDEr. Raises UserError where Java is missing or stops with an error."""
+    from pycocoevalcap.cider.cider import Cider
+    from pycocoevalcap.rouge.rouge import Rouge
+
+    java = _java()
+    ours = tokenize(java, predictions)
+    lines = iter(tokenize(java, [text for group in references for text in group]))
+    groups = [[next(lines) for _ in group] for group in references]
+    truth = dict(enumerate(groups))
+    output = {item: [line] for item, line in enumerate(ours)}
+    return {
+        "METEOR": _meteor(java, ours, groups),
+        "ROUGE_L": float(Rouge().compute_score(truth, output)[0]),
+        "CIDEr": float(Cider().compute_score(truth, output)[0]),
+    }
+
+
+def tokenize(java: str, lines: Sequence[str]) -> list[str]:
+    """The official tokens of each line, lower-cased, without punctuation, joined by blanks."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "lines.txt"
+        file.write_text("\n".join(lines), encoding="utf-8")
+        command = [java, "-cp", str(package_file(TOKENIZER)), "edu.stanford.nlp.process.PTBTokenizer"]
+        done = subprocess.run(
+            [*command, "-preserveLines", "-lowerCase", str(file)], capture_output=True, encoding="utf-8", check=False
+        )
+    tokenized = done.stdout.removesuffix("\n").split("\n")
+    if done.returncode or len(tokenized) < len(lines) - _empty_tail(lines):
+        raise UserError(f"the Java tokenizer stopped: {done.stderr.strip()[-300:]}")
+    tokenized += [""] * (len(lines) - len(tokenized))
+    return [" ".join(token for token in line.split(" ") if token not in PUNCTUATION) for line in tokenized]
+
+
+def _empty_tail(lines: Sequence[str]) -> int:
+    """Empty lines at the end of the file, which the tokenizer does not print."""
+    count = 0
+    for line in reversed(lines):
+        if line.strip():
+            break
+        count += 1
+    return count
+
+
+def _meteor(java: str, predictions: Sequence[str], references: Sequence[Sequence[str]]) -> float:
+    command = [java, "-Xmx2G", "-jar", str(package_file(JAR)), "-", "-", "-stdio", "-l", "en", "-norm"]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, encoding="utf-8"
+    ) as process:
+        assert process.stdin and process.stdout
+
+        def ask(*fields: str) -> str:
+            print(" ||| ".join(fields), file=process.stdin, flush=True)
+            return process.stdout.readline().strip()
+
+        try:
+            statistics = [
+                ask("SCORE", *group, text) for group, text in zip(references, predictions, strict=True)
+            ]
+            ask("EVAL", *statistics)
+            # A line for each item, of which ask has read the first, then the score of them all.
+            for _ in statistics[1:]:
+                process.stdout.readline()
+            return float(process.stdout.readline())
+        except (OSError, ValueError):
+            raise UserError("the METEOR jar stopped; it needs 2 GB of memory") from None
+        finally:
+            process.kill()
+
+
+def _java() -> str:
+    java = shutil.which("java")
+    if java is None:
+        raise UserError("--engine java needs Java (java on the PATH). The default engine needs none.")
+    return java

@@ -1,0 +1,207 @@
+"""Reading systems' outputs and references as the E2E challenge's scorer does, and refusing what it gets wrong.
+
+Predictions are a text a line; references are a text a line in groups separated by empty lines. Either may be a
+table (TSV or CSV) with a header, one column for the source (``mr``) and one for the text; rows of equal source
+are one item, and a table of predictions is put into the references' order by its sources.
+
+The official scorer silently scores a table that lacks rows, and silently loses the rows that an unbalanced
+quotation mark swallows. Both are refused here.
+"""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import dataclass
+from pathlib import Path
+
+from utils.errors import UserError
+
+SOURCE_COLUMNS = ("mr", "source", "src", "meaning_representation")
+TEXT_COLUMNS = ("ref", "reference", "output", "prediction", "system_output", "text", "target", "tgt", "sys")
+DELIMITERS = {"\t": "TSV", ",": "CSV"}
+
+
+@dataclass(frozen=True)
+class Items:
+    """One system's output beside the references, item by item."""
+
+    predictions: list[str]
+    references: list[list[str]]
+    sources: list[str] | None  # what each text was made from, where the files tell
+
+
+@dataclass(frozen=True)
+class Row:
+    """A text, the line it stands on and, in a table, its source."""
+
+    line: int
+    text: str
+    source: str | None = None
+
+
+def read_items(predictions: Path, references: Path) -> Items:
+    """Read and match the two files. Raises UserError naming the file and the line that does not fit."""
+    groups, sources = read_references(references)
+    rows = read_rows(predictions)
+    if sources is not None and rows and rows[0].source is not None:
+        texts = _by_source(rows, sources, predictions)
+    else:
+        _check_count(rows, groups, predictions, references)
+        texts = [row.text for row in rows]
+        if sources is None and rows[0].source is not None:
+            sources = [row.source or "" for row in rows]
+    return Items(texts, groups, sources)
+
+
+def read_predictions(path: Path) -> list[str]:
+    """The predictions of a file, in its order; an empty line is an empty prediction."""
+    return [row.text for row in read_rows(path)]
+
+
+def read_references(path: Path) -> tuple[list[list[str]], list[str] | None]:
+    """Groups of references and, from a table, the source of each group.
+
+    Raises:
+        UserError: the file is missing, not UTF-8 or empty, or two groups have more than one empty line between
+            them, which would be an item without references.
+    """
+    rows = read_rows(path)
+    if rows and rows[0].source is not None:
+        by_source: dict[str, list[str]] = {}
+        for row in rows:
+            if not row.text:
+                raise UserError(f"{path}, line {row.line}: the reference is empty")
+            by_source.setdefault(row.source or "", []).append(row.text)
+        return list(by_source.values()), list(by_source)
+    while rows and not rows[-1].text:
+        rows.pop()
+    groups: list[list[str]] = [[]]
+    for row in rows:
+        if row.text:
+            groups[-1].append(row.text)
+        elif groups[-1]:
+            groups.append([])
+        else:
+            raise UserError(
+                f"{path}, line {row.line}: an empty line where a reference should be. "
+                "Groups are separated by one empty line, and every item needs a reference."
+            )
+    if not groups[0]:
+        raise UserError(f"{path} is empty: it should hold references, a group for each prediction")
+    return groups, None
+
+
+def read_rows(path: Path) -> list[Row]:
+    """The rows of a file, plain lines or a table's. Raises UserError when it cannot be read as text."""
+    try:
+        content = path.read_bytes().decode("utf-8")
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist") from None
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        raise UserError(f"{path}, line {line} is not UTF-8. Save the file as UTF-8.") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from None
+    # Only \n ends a line: U+2028, U+0085 or a vertical tab inside a generated text must not shift all that follow.
+    lines = content.split("\n")
+    if lines[-1] == "":
+        lines.pop()
+    delimiter = _delimiter(path, lines)
+    if delimiter is None:
+        return [Row(number, _clean(line)) for number, line in enumerate(lines, 1)]
+    return _table(path, lines, delimiter)
+
+
+def _clean(text: str) -> str:
+    # strip() also takes \r and NBSP; splitlines() knows every other line break, and each becomes a blank.
+    return " ".join(text.strip().splitlines())
+
+
+def _delimiter(path: Path, lines: list[str]) -> str | None:
+    """The delimiter of a table, None for plain lines: a table has a header with a source and a text column."""
+    header = lines[0].removeprefix("\ufeff").strip() if lines else ""
+    for delimiter in DELIMITERS:
+        if _columns(_split(header, delimiter)) is not None:
+            return delimiter
+    if path.suffix.lower() in (".tsv", ".csv"):
+        raise UserError(
+            f"{path}, line 1: a table needs a header with a source column ({', '.join(SOURCE_COLUMNS)}) "
+            f"and a text column ({', '.join(TEXT_COLUMNS)}); found {header[:80]!r}. "
+            "Rename the columns, or give the texts alone as a .txt file, one a line."
+        )
+    return None
+
+
+def _columns(header: list[str]) -> tuple[int, int] | None:
+    names = [name.strip().lower().replace(" ", "_") for name in header]
+    source = next((names.index(name) for name in SOURCE_COLUMNS if name in names), None)
+    text = next((names.index(name) for name in TEXT_COLUMNS if name in names), None)
+    return None if source is None or text is None else (source, text)
+
+
+def _split(line: str, delimiter: str) -> list[str]:
+    return next(csv.reader([line], delimiter=delimiter), [])
+
+
+def _unbalanced(line: str, delimiter: str) -> bool:
+    try:
+        next(csv.reader([line], delimiter=delimiter, strict=True), None)
+    except csv.Error as error:
+        return "unexpected end of data" in str(error)
+    return False
+
+
+def _table(path: Path, lines: list[str], delimiter: str) -> list[Row]:
+    header = _split(lines[0].removeprefix("\ufeff").strip(), delimiter)
+    columns = _columns(header)
+    assert columns is not None
+    source, text = columns
+    rows = []
+    for number, line in enumerate(lines[1:], 2):
+        line = line.rstrip("\r")
+        if not line:
+            continue
+        if _unbalanced(line, delimiter):
+            raise UserError(
+                f"{path}, line {number}: a quotation mark is opened and not closed, so it would swallow the rows "
+                'that follow. Close it, or write it twice ("") inside a quoted field.'
+            )
+        fields = _split(line, delimiter)
+        if len(fields) != len(header):
+            raise UserError(
+                f"{path}, line {number} has {len(fields)} columns, the header has {len(header)}. "
+                f"Quote texts that contain the {DELIMITERS[delimiter]} delimiter."
+            )
+        rows.append(Row(number, _clean(fields[text]), fields[source].strip()))
+    return rows
+
+
+def _by_source(rows: list[Row], sources: list[str], path: Path) -> list[str]:
+    known, texts = set(sources), {}
+    for row in rows:
+        assert row.source is not None
+        if row.source not in known:
+            raise UserError(f"{path}, line {row.line}: the references have no source {row.source!r}")
+        if row.source in texts:
+            raise UserError(f"{path}, line {row.line}: a second text for the source {row.source!r}")
+        texts[row.source] = row.text
+    missing = [source for source in sources if source not in texts]
+    if missing:
+        raise UserError(
+            f"{path} has no text for {len(missing)} of {len(sources)} sources, the first {missing[0]!r}. "
+            "Give one row for each; an empty text is an empty prediction."
+        )
+    return [texts[source] for source in sources]
+
+
+def _check_count(rows: list[Row], groups: list[list[str]], predictions: Path, references: Path) -> None:
+    if len(rows) == len(groups):
+        return
+    counts = f"{predictions} has {len(rows)} predictions, {references} has {len(groups)} groups of references"
+    if len(rows) > len(groups):
+        where = f"line {rows[len(groups)].line} of the predictions is the first without references"
+    else:
+        example = groups[len(rows)][0][:60]
+        where = f"group {len(rows) + 1} of the references ({example!r}) is the first without a prediction"
+    hint = " Groups of references are separated by empty lines." if len(groups) == 1 else ""
+    raise UserError(f"{counts}: {where}. An empty prediction is an empty line.{hint}")

@@ -1,0 +1,46 @@
+"""Slot error rate on E2E, in the manner of Dušek, Howcroft and Rieser (2019), "Semantic Noise Matters"."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from utils.errors import UserError
+from utils.metrics import Metric, register
+from utils.metrics.slots.meaning import parse
+from utils.metrics.slots.mentions import compare
+
+
+@register
+class SlotErrorRate(Metric):
+    """Missing, added and wrong slots of all texts over the slots of all meaning representations.
+
+    SER is the sum of the three rates. It rests on patterns: people write what no pattern foresees, so even
+    their texts have a rate well above 0; compare systems with one another and with the references.
+    """
+
+    names = ("SER", "SER_missing", "SER_added", "SER_wrong")
+
+    def __init__(self, references: Sequence[Sequence[str]], sources: Sequence[str] | None = None) -> None:
+        super().__init__(references, sources)
+        self._meanings = [parse(source) for source in sources or ()]
+        if not self._meanings or None in self._meanings:
+            raise UserError("the slot error rate needs E2E meaning representations as sources: name[...], food[...]")
+
+    @classmethod
+    def applies(cls, sources: Sequence[str] | None) -> bool:
+        return bool(sources) and all(parse(source) is not None for source in sources or ())
+
+    def statistics(self, predictions: Sequence[str]) -> np.ndarray:
+        """Missing, added and wrong slots and the meaning representation's slots: (items, 4)."""
+        rows = []
+        for meaning, text in zip(self._meanings, predictions, strict=True):
+            assert meaning is not None
+            errors = compare(meaning, text)
+            rows.append([len(errors.missing), len(errors.added), len(errors.wrong), len(meaning)])
+        return np.array(rows, dtype=np.float64)
+
+    def aggregate(self, totals: np.ndarray) -> dict[str, float]:
+        missing, added, wrong = (float(total / totals[3]) for total in totals[:3])
+        return {"SER": missing + added + wrong, "SER_missing": missing, "SER_added": added, "SER_wrong": wrong}

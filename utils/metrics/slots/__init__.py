@@ -1,0 +1,1 @@
+"""Which slot values of an E2E meaning representation a text mentions."""

@@ -1,0 +1,16 @@
+"""Sweeps on SLURM, or on this machine: what ``jobrunner.py`` does.
+
+    sweep.py      jobs.yaml: read, check, expand into groups of jobs   (documents.py, resources.py, quoting.py)
+    overrides.py  every override is a key of the configuration, and its value is allowed
+    script.py     the batch script of a group of jobs, as text
+    client.py     sbatch, squeue, sacct, scancel                      (parse.py: what they print)
+    state.py      the sweep's state file: which jobs were handed to SLURM under which name
+    markers.py    what the batch script itself notes while it runs
+    status.py     what became of each job, from all of these together (table.py: as a table)
+    submit.py     what to send, and sending it so that a kill at any point loses and doubles nothing
+    local.py      the same jobs on this machine
+
+A job's identity is its group and what its command says, so that reordering or extending jobs.yaml sends nothing
+twice. A submission (one sbatch, an array or a single job) has a unique name, written to the state file before
+sbatch is called: whatever happens then, the name can be looked up.
+"""

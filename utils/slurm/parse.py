@@ -1,0 +1,100 @@
+"""What squeue and sacct print, as rows. Tolerant: a line that is not a row is skipped, a new state stays as it is."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+QUEUE_FORMAT = "%i|%j|%T|%M|%S|%r"
+ACCOUNTING_FIELDS = ("JobID", "JobName", "State", "ExitCode", "Elapsed", "Start", "Reason")
+_RAN = ("NonZeroExitCode", "RaisedSignal", "JobLaunchFailure", "OutOfMemory", "TimeLimit", "NodeDown")
+_NO_TIME = {"", "None", "Unknown", "N/A", "(null)"}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One job or array task. ``id`` is SLURM's (``12`` or ``12_3``).
+
+    ``state`` is SLURM's base state (``CANCELLED by 0`` becomes ``CANCELLED``); ``code`` the exit code and
+    ``signal`` the signal that ended it, None where not told; ``elapsed`` seconds; ``started`` whether it ever ran.
+    """
+
+    id: str
+    name: str
+    state: str
+    reason: str
+    elapsed: int
+    started: bool
+    code: int | None = None
+    signal: int | None = None
+
+
+def parse_queue(text: str) -> list[Row]:
+    """Rows of ``squeue --noheader --array --format`` with QUEUE_FORMAT."""
+    rows = []
+    for line in text.splitlines():
+        fields = line.strip().split("|", 5)
+        if len(fields) == 6 and fields[0][:1].isdigit():
+            ids, name, state, elapsed, start, reason = fields
+            # The start is a guess for what is pending, and a job that never started "started" when it ended.
+            started = state not in ("PENDING", "CONFIGURING") and start not in _NO_TIME
+            if seconds(elapsed) == 0 and state in ("FAILED", "CANCELLED"):
+                started = reason.startswith(_RAN)
+            for item in expand_ids(ids):
+                rows.append(Row(item, name, state, reason, seconds(elapsed), started))
+    return rows
+
+
+def parse_accounting(text: str) -> list[Row]:
+    """Rows of ``sacct --parsable2 --noheader --allocations`` with ACCOUNTING_FIELDS."""
+    rows = []
+    for line in text.splitlines():
+        fields = line.split("|", len(ACCOUNTING_FIELDS) - 1)
+        if len(fields) != len(ACCOUNTING_FIELDS) or not fields[0][:1].isdigit() or "." in fields[0]:
+            continue  # "12.batch" and the like are steps of a job
+        ids, name, state, exit_code, elapsed, start, reason = fields
+        code, _, signal = exit_code.partition(":")
+        for item in expand_ids(ids):
+            rows.append(
+                Row(
+                    item,
+                    name,
+                    state.split(" ")[0].rstrip("+"),
+                    "" if reason == "None" else reason,
+                    seconds(elapsed),
+                    start not in _NO_TIME,
+                    int(code) if code.isdigit() else None,
+                    int(signal) if signal.isdigit() else None,
+                )
+            )
+    return rows
+
+
+def parse_submitted(text: str) -> str | None:
+    """The job number that ``sbatch --parsable`` printed (``12`` or ``12;cluster``), None for anything else."""
+    lines = [line for line in text.splitlines() if line.strip()]
+    match = re.fullmatch(r"(\d+)(?:;\S+)?", lines[-1].strip()) if lines else None
+    return match[1] if match else None
+
+
+def expand_ids(text: str) -> list[str]:
+    """``12_[0-2,5%2]`` as 12_0, 12_1, 12_2 and 12_5; any other id as it is."""
+    match = re.fullmatch(r"(\d+)_\[([\d,:-]+)(?:%\d+)?\]", text)
+    if not match:
+        return [text]
+    found = []
+    for part in match[2].split(","):
+        bounds = re.fullmatch(r"(\d+)(?:-(\d+)(?::(\d+))?)?", part)
+        if bounds:
+            first, last, step = int(bounds[1]), int(bounds[2] or bounds[1]), int(bounds[3] or 1)
+            found += [f"{match[1]}_{task}" for task in range(first, last + 1, max(step, 1))]
+    return found
+
+
+def seconds(text: str) -> int:
+    """SLURM's ``[days-][hours:]minutes:seconds`` in seconds, 0 for what is no duration."""
+    match = re.fullmatch(r"(?:(\d+)-)?(?:(\d+):)?(\d+):(\d+)", text.strip())
+    if not match:
+        return 0
+    days, hours, minutes, rest = (int(part or 0) for part in match.groups())
+    return ((days * 24 + hours) * 60 + minutes) * 60 + rest

@@ -1,0 +1,127 @@
+"""The batch script of a submission, as text.
+
+The script keeps its own record, so that the truth survives a cluster without accounting: in
+``<state>/events/<token>-<task>`` it notes when it starts, which signals reach it, and how the command ended.
+The command runs in a process group of its own. USR1 (the time limit nears) and TERM (cancelled, preempted, out
+of time) are passed on to that whole group, and the script waits for it: a training saves a checkpoint and ends
+with code 75, which means that the same command goes on from there. After USR1 such a job puts itself back into
+the queue; after TERM it does not, since somebody wanted it stopped.
+
+Written for bash 4.2 and later. ``task`` is the job's place in its submission, 0 for a job that is no array.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+from utils.slurm.resources import directives
+from utils.slurm.sweep import Group, Job
+
+INTERRUPTED = 75  # EX_TEMPFAIL: the command was stopped, saved its state, and can be run again to go on
+
+_BODY = r"""
+events=$state/events/$token-$task
+event() {{ printf '%s %s\n' "$(date +%s)" "$*" >> "$events"; }}
+export ROSA_JOB=$job ROSA_RUN_POINTER=$state/pointers/$job
+
+child= signal= again=
+forward() {{
+  signal=$1 again=1
+  event signal "$1"
+  if [ -n "$child" ]; then kill -s "$1" -- "-$child" 2>/dev/null; fi
+}}
+trap 'forward USR1' USR1
+trap 'forward TERM' TERM
+trap 'forward INT' INT
+event start "${{SLURM_ARRAY_JOB_ID:-${{SLURM_JOB_ID:-local}}}}" "$(uname -n)" "$$" \
+  "${{SLURM_RESTART_COUNT:-0}}" "${{SLURM_JOB_END_TIME:-0}}"
+
+set -m  # gives the command a process group of its own
+(
+  stopped=
+  trap 'stopped=1' USR1 TERM INT
+{preamble}
+  if [ -n "$stopped" ]; then exit {interrupted}; fi
+  case $task in
+{cases}
+  esac
+) &
+child=$!
+while :; do  # wait returns early when a trap ran, and gives the same answer when asked twice
+  again=
+  wait "$child"
+  code=$?
+  if [ -z "$again" ]; then break; fi
+done
+event exit "$code" "${{signal:--}}"
+
+# 138: the warning came before the command could listen to it
+if [ "$signal" = USR1 ] && {{ [ "$code" = {interrupted} ] || [ "$code" = 138 ]; }} && [ -n "${{SLURM_JOB_ID:-}}" ] \
+  && [ "${{SLURM_RESTART_COUNT:-0}}" -lt {requeue} ]; then
+  event requeue
+  if scontrol requeue "$SLURM_JOB_ID"; then sleep 30; else event stay; fi
+fi
+exit "$code"
+"""
+
+
+def batch_script(
+    *, group: Group, jobs: Sequence[Job], token: str, state: Path, folder: Path, array: bool, limit: int | None
+) -> str:
+    """The text handed to sbatch, or to bash for a run on this machine.
+
+    Args:
+        group: resources, preamble and requeue policy.
+        jobs: the commands, in the order of their task numbers.
+        token: the submission's unique name.
+        state: the sweep's state folder, absolute.
+        folder: where the commands run, absolute.
+        array: submit as a job array with one task a job.
+        limit: at most so many tasks at a time, for arrays; None for no limit.
+    """
+    hoisted = [line.strip() for line in group.preamble.splitlines() if line.lstrip().startswith("#SBATCH")]
+    lines = [f"--job-name={job_name(group, token)}"]
+    lines += [f"--output={_log_pattern(state, token, array)}", "--open-mode=append", f"--chdir={folder}"]
+    if array:
+        lines.append(f"--array=0-{len(jobs) - 1}" + (f"%{limit}" if limit else ""))
+    lines += [*directives(group.resources), "--requeue", f"--signal=B:USR1@{group.save_before}"]
+    header = ["#!/bin/bash", *hoisted, *(f"#SBATCH {_directive(line)}" for line in lines)]
+    preamble = [line for line in group.preamble.splitlines() if not line.lstrip().startswith(("#SBATCH", "#!"))]
+    cases = "\n".join(f"  {number})\n{job.command}\n    ;;" for number, job in enumerate(jobs))
+    setup = [
+        f"state={shlex.quote(str(state))}",
+        f"token={token}",
+        "task=${SLURM_ARRAY_TASK_ID:-${ROSA_TASK:-0}}",
+        "jobs=(" + " ".join(job.id for job in jobs) + ")",
+        "job=${jobs[$task]}",
+    ]
+    body = _BODY.format(
+        preamble="\n".join(preamble) or "  :", cases=cases, interrupted=INTERRUPTED, requeue=group.requeue
+    )
+    return "\n".join([*header, "", *setup]) + body
+
+
+def job_name(group: Group, token: str) -> str:
+    """SLURM's name of a submission: readable in squeue, and unique, since it is how a submission is found again."""
+    return f"{group.slug}.{token}"
+
+
+def log_file(state: Path, token: str, task: int) -> Path:
+    """Where a job's output goes, of all its attempts under one submission."""
+    return state / "logs" / f"{token}-{task}.log"
+
+
+def _log_pattern(state: Path, token: str, array: bool) -> str:
+    folder = str(state / "logs").replace("%", "%%")
+    return f"{folder}/{token}-{'%a' if array else 0}.log"
+
+
+def _directive(option: str) -> str:
+    """An option as a directive line takes it: in quotes when a blank or quote is in its value."""
+    key, equals, value = option.partition("=")
+    if not equals or not set(value) & set(" \t\"'\\#"):
+        return option
+    escaped = value.replace("\\", "\\\\").replace('"', '\\"')
+    return f'{key}="{escaped}"'

@@ -1,0 +1,175 @@
+"""The state file: which jobs were handed over under which name, written before they are handed over.
+
+Folder layout, beside the runs::
+
+    state.json           the submissions, and refusals to show
+    lock                 held by the one jobrunner that changes the state
+    handover.lock        held by sbatch itself while it runs, even if the jobrunner that called it is dead
+    scripts/<token>.sh   what was submitted
+    events/<token>-<task>    what the script noted (markers.py)
+    logs/<token>-<task>.log  what the job printed
+    pointers/<job id>        the run directories that the job trains, one a line
+    locks/<job id>           held while a job runs on this machine
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from utils.errors import UserError
+from utils.files import lock, read_json, write_json
+from utils.slurm.sweep import Group, Job
+
+VERSION = 1
+LOCAL = "local"
+_FOLDERS = ("scripts", "events", "logs", "pointers", "locks")
+
+
+@dataclass
+class Submission:
+    """One call of sbatch, or one group of jobs on this machine.
+
+    Attributes:
+        token: unique, part of SLURM's job name.
+        name: SLURM's job name.
+        group: the group's name.
+        jobs: job ids in the order of their task numbers.
+        array: whether it is a job array.
+        created: seconds since the epoch when the name was written down, before sbatch was called.
+        slurm_id: SLURM's number, LOCAL on this machine, None while it is not known whether SLURM has it.
+        seen: states that will not change any more, by task: kept, since SLURM forgets finished jobs.
+    """
+
+    token: str
+    name: str
+    group: str
+    jobs: list[str]
+    array: bool
+    created: float
+    slurm_id: str | None = None
+    seen: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def task_id(self, task: int) -> str | None:
+        """SLURM's name for one task, None while it has no number."""
+        if self.slurm_id is None or self.slurm_id == LOCAL:
+            return self.slurm_id
+        return f"{self.slurm_id}_{task}" if self.array else self.slurm_id
+
+
+@dataclass
+class State:
+    """The content of a state folder. Changes are kept by ``save`` and need ``changing``."""
+
+    folder: Path
+    submissions: list[Submission] = field(default_factory=list)
+    refused: dict[str, str] = field(default_factory=dict)  # job id: SLURM's own words
+    spent: list[str] = field(default_factory=list)  # tokens that led to no job; never used again
+
+    @classmethod
+    def load(cls, folder: Path) -> State:
+        """The state in ``folder``, empty when there is none. Raises UserError for one that cannot be read."""
+        file = folder / "state.json"
+        if not file.exists():
+            return cls(folder)
+        content = read_json(file)
+        try:
+            if content["version"] != VERSION:
+                raise UserError(f"{file} is of version {content['version']}; this jobrunner knows {VERSION}")
+            submissions = [Submission(**item) for item in content["submissions"]]
+            return cls(folder, submissions, dict(content["refused"]), list(content["spent"]))
+        except (KeyError, TypeError) as error:
+            raise UserError(f"{file} is not a sweep's state ({error}). Move it away to start anew.") from None
+
+    def save(self) -> None:
+        """Write the state: all of it or, when killed, none."""
+        submissions = [asdict(item) for item in self.submissions]
+        content = {"version": VERSION, "submissions": submissions, "refused": self.refused, "spent": self.spent}
+        write_json(self.folder / "state.json", content)
+
+    def drop(self, submission: Submission) -> None:
+        """Forget a submission that led to no job; its name is not used again."""
+        self.submissions.remove(submission)
+        self.spent.append(submission.token)
+
+    def latest(self) -> dict[str, tuple[Submission, int]]:
+        """Each job's newest submission and its task number there."""
+        return {job: (item, task) for item in self.submissions for task, job in enumerate(item.jobs)}
+
+    def next_token(self, group: Group, jobs: list[Job]) -> str:
+        """The name of the next submission of these jobs: the same until it is written down, never used before."""
+        used = {item.token for item in self.submissions}.union(self.spent)
+        text = "\n".join([str(self.folder), group.name, *(job.id for job in jobs)])
+        for attempt in range(len(used) + 1):
+            token = hashlib.sha256(f"{attempt}\n{text}".encode()).hexdigest()[:10]
+            if token not in used:
+                break
+        return token
+
+
+@contextlib.contextmanager
+def changing(folder: Path, patience: float = 3.0) -> Iterator[State]:
+    """The state in ``folder``, for this process alone to change.
+
+    Raises:
+        UserError: another process still changes it after ``patience`` seconds; or the folder cannot be made.
+    """
+    try:
+        for name in _FOLDERS:
+            (folder / name).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"the state folder {folder} cannot be made: {error}. Set state: in the sweep file.") from None
+    with contextlib.ExitStack() as stack:
+        end = time.monotonic() + patience
+        while True:
+            try:
+                stack.enter_context(lock(folder / "lock", "managed"))
+                break
+            except UserError:  # --watch notes what it saw now and then, for a moment
+                if time.monotonic() > end:
+                    raise
+                time.sleep(0.1)
+        yield State.load(folder)
+
+
+@contextlib.contextmanager
+def handover(folder: Path, patience: float = 120.0) -> Iterator[int]:
+    """Hold the handover lock; yields the descriptor that sbatch is to inherit.
+
+    Raises:
+        UserError: an sbatch that outlived its jobrunner still runs after ``patience`` seconds.
+    """
+    with open(folder / "handover.lock", "a") as file:
+        end = time.monotonic() + patience
+        while not _locked(file.fileno()):
+            if time.monotonic() > end:
+                raise UserError(f"an earlier sbatch for {folder} still runs. End it or wait for it, then call again.")
+            time.sleep(0.05)
+        yield file.fileno()
+
+
+def is_running(folder: Path, job: str) -> bool:
+    """Whether ``job`` runs on this machine: its lock is held by a process of it."""
+    try:
+        handle = os.open(folder / "locks" / job, os.O_RDONLY)
+    except FileNotFoundError:
+        return False
+    try:
+        return not _locked(handle)
+    finally:
+        os.close(handle)
+
+
+def _locked(handle: int) -> bool:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True

@@ -1,0 +1,274 @@
+"""What became of each job: SLURM's listings, the script's own notes and the run's record, put together.
+
+squeue speaks for what is alive (only it names a dependency that can never be met), sacct for what has ended,
+the script's notes where neither knows the job any more. What has ended is remembered in the state file.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from utils.errors import UserError
+from utils.runs import Run
+from utils.slurm.client import Listing
+from utils.slurm.markers import Marker, read_marker
+from utils.slurm.parse import Row
+from utils.slurm.script import INTERRUPTED
+from utils.slurm.state import LOCAL, State, Submission, is_running
+from utils.slurm.sweep import Job, Sweep
+
+# This program's words for a job's state. ACTIVE: SLURM has it. RETRY: it ended without success.
+ACTIVE = ("queued", "waiting", "held", "requeued", "running", "never", "unknown")
+RETRY = (
+    "failed",
+    "cancelled",
+    "timeout",
+    "out of memory",
+    "preempted",
+    "node failed",
+    "interrupted",
+    "lost",
+    "never",
+)
+STATES = ("not sent", "refused", *dict.fromkeys((*ACTIVE, *RETRY)), "done")
+
+_ENDED = {
+    "COMPLETED": "done",
+    "FAILED": "failed",
+    "CANCELLED": "cancelled",
+    "TIMEOUT": "timeout",
+    "DEADLINE": "timeout",
+    "OUT_OF_MEMORY": "out of memory",
+    "PREEMPTED": "preempted",
+    "NODE_FAIL": "node failed",
+    "BOOT_FAIL": "node failed",
+    "LAUNCH_FAILED": "failed",
+    "RECONFIG_FAIL": "failed",
+    "REVOKED": "cancelled",
+}
+_RUNNING = ("RUNNING", "COMPLETING", "CONFIGURING", "STAGE_OUT", "SIGNALING", "STOPPED", "SUSPENDED", "RESIZING")
+_KEPT = ("state", "code", "note", "elapsed")
+_REQUEUED = ("REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "SPECIAL_EXIT")
+
+
+@dataclass
+class JobStatus:
+    """One job. ``elapsed`` in seconds; ``epoch``, ``loss`` the latest of its run's record; ``note``: why."""
+
+    id: str
+    group: str
+    label: str
+    state: str
+    slurm_id: str | None = None
+    elapsed: int | None = None
+    code: int | None = None
+    note: str = ""
+    run: str | None = None
+    epoch: float | None = None
+    step: int | None = None
+    total_steps: int | None = None
+    loss: float | None = None
+    runs: list[str] = field(default_factory=list)
+    log: str | None = None
+
+    @property
+    def active(self) -> bool:
+        return self.state in ACTIVE
+
+    def as_dict(self) -> dict[str, Any]:
+        """The fields as JSON takes them."""
+        return asdict(self)
+
+
+def settle(state: State, listing: Listing) -> list[str]:
+    """Find out what became of submissions that were begun and never recorded; messages about them.
+
+    A submission that SLURM has under its name is recorded; one that SLURM does not have, or lists only as
+    refused, led to no job. Raises UserError when squeue gave no answer, since then nobody knows.
+    """
+    messages = []
+    for item in [item for item in state.submissions if item.slurm_id is None]:
+        if listing.queue is None:
+            raise UserError(f"{listing.problems[0]}. Whether {item.name} was submitted is not known; call again later.")
+        rows = [row for row in [*listing.queue, *(listing.accounting or [])] if row.name == item.name]
+        real = [row for row in rows if not is_refusal(row)]
+        marker = _any_marker(state.folder, item)
+        if real:
+            item.slurm_id = real[0].id.partition("_")[0]
+        elif marker is not None:
+            item.slurm_id = marker.job
+        else:
+            state.drop(item)
+        fate = f"is SLURM's job {item.slurm_id}" if item.slurm_id else "led to no job"
+        messages.append(f"{item.name} was begun by a jobrunner that was stopped: it {fate}")
+    return messages
+
+
+def is_refusal(row: Row) -> bool:
+    """Whether SLURM lists a request it refused: failed without ever having started."""
+    return row.state == "FAILED" and not row.started and row.elapsed == 0
+
+
+def _any_marker(folder: Path, item: Submission) -> Marker | None:
+    found = (read_marker(folder, item.token, task) for task in range(len(item.jobs)))
+    return next((marker for marker in found if marker is not None), None)
+
+
+def survey(sweep: Sweep, state: State, listing: Listing) -> list[JobStatus]:
+    """The status of every job of the sweep file, then of jobs that were sent and stand in it no more.
+
+    What has ended is noted in ``state`` (``save`` keeps it).
+    """
+    queue = {row.id: row for row in listing.queue or []}
+    accounting = {row.id: row for row in listing.accounting or []}
+    latest = state.latest()
+    known = {job.id: job for job in sweep.jobs}
+    gone = [Job(id, item.group, "(not in the sweep file)", "", {}) for id, (item, _) in latest.items()
+            if id not in known]  # fmt: skip
+    statuses = []
+    for job in [*known.values(), *gone]:
+        status = JobStatus(job.id, job.group, job.label, "not sent")
+        if job.id in latest:
+            item, task = latest[job.id]
+            id = item.task_id(task)
+            rows = (queue.get(id or ""), accounting.get(id or ""))
+            _fill(status, state.folder, item, task, rows, listing.queue is not None)
+            status.log = str(state.folder / "logs" / f"{item.token}-{task}.log")
+        elif job.id in state.refused:
+            status.state, status.note = "refused", state.refused[job.id]
+        _add_progress(status, state.folder)
+        statuses.append(status)
+    return statuses
+
+
+def _fill(
+    status: JobStatus, folder: Path, item: Submission, task: int, rows: tuple[Row | None, Row | None], asked: bool
+) -> None:
+    """State, elapsed time, exit code and note of a job that was sent; what has ended is kept in ``item.seen``."""
+    queued, accounted = rows
+    marker = read_marker(folder, item.token, task)
+    status.slurm_id = item.task_id(task)
+    if marker is not None:
+        end = marker.ended if marker.ended is not None else int(time.time())
+        status.elapsed, status.code = max(0, end - marker.started), marker.code
+    if item.slurm_id == LOCAL:
+        status.state, status.note = _local_state(folder, status.id, marker)
+        return
+    if item.slurm_id is None:
+        status.state, status.note = "unknown", "its submission was interrupted; the next --fn finds out"
+        return
+    key = str(task)
+    alive = queued is not None and queued.state not in _ENDED
+    row = queued if alive else accounted if accounted is not None and accounted.state in _ENDED else queued
+    if row is None and not asked:
+        row = accounted
+    if alive or (row is not None and row.state not in _ENDED):
+        item.seen.pop(key, None)  # it ended once and was put back into the queue
+        status.state, status.note = _alive_state(row, marker)
+        status.elapsed, status.code = row.elapsed, None
+        return
+    if marker is not None and marker.code == 0:
+        status.state = "done"  # whatever became of an earlier attempt
+    elif row is not None:
+        _from_ended(status, row, marker)
+    elif key in item.seen:
+        for name in _KEPT:
+            setattr(status, name, item.seen[key][name])
+    else:
+        _from_marker(status, marker, asked, accounted)
+    if status.state in (*_ENDED.values(), "interrupted"):
+        item.seen[key] = {name: getattr(status, name) for name in _KEPT}
+
+
+def _alive_state(row: Row, marker: Marker | None) -> tuple[str, str]:
+    reason = "" if row.reason in ("None", "") else row.reason
+    if row.state in _RUNNING:
+        return "running", "" if row.state == "RUNNING" else row.state.lower()
+    if row.state in _REQUEUED or (row.state == "PENDING" and marker is not None):
+        return "requeued", reason
+    if row.state != "PENDING":
+        return "unknown", f"SLURM calls it {row.state}"
+    if "never" in reason.lower():
+        return "never", "what it waits for did not end well; --retry that, and this goes with it"
+    if reason.startswith("Dependency"):
+        return "waiting", reason
+    return ("held" if "held" in reason.lower() else "queued"), reason
+
+
+def _from_ended(status: JobStatus, row: Row, marker: Marker | None) -> None:
+    status.state, status.elapsed = _ENDED[row.state], row.elapsed
+    if row.signal and row.signal <= 64:  # 0:125 is how an out-of-memory kill is noted
+        status.code = 128 + row.signal
+        status.note = f"killed by signal {row.signal}"
+    elif row.code or status.state == "done":
+        status.code = row.code  # a job that SLURM stopped has code 0 there: its script may know better
+    if status.state == "failed" and (status.code == INTERRUPTED or _missed(marker)):
+        status.state = "interrupted"
+    if not row.started and marker is None and row.state == "CANCELLED":
+        status.code, status.note = None, "before it started"
+
+
+def _from_marker(status: JobStatus, marker: Marker | None, asked: bool, accounted: Row | None) -> None:
+    """The state of a job that SLURM does not list, from what its script noted."""
+    if marker is not None and marker.ended is not None and not marker.requeued:
+        status.state, status.note = _ended_by_marker(marker)
+    elif not asked:
+        status.state, status.note = "unknown", "squeue gave no answer"
+    elif marker is not None and marker.signal == "TERM":
+        status.state, status.note = _stopped(marker), "killed before it could end by itself"
+    else:
+        said = f"; sacct still says {accounted.state}" if accounted else ""
+        what = "it started and left no last word" if marker is not None else "it never started"
+        status.state, status.note = "lost", f"SLURM no longer lists it and {what}{said}"
+
+
+def _ended_by_marker(marker: Marker) -> tuple[str, str]:
+    if marker.code == 0:
+        return "done", ""
+    if marker.signal == "TERM":
+        return _stopped(marker), ""
+    if marker.code == INTERRUPTED or _missed(marker):
+        return "interrupted", ""
+    return "failed", f"killed by signal {marker.code - 128}" if 128 < (marker.code or 0) < 160 else ""
+
+
+def _stopped(marker: Marker) -> str:
+    """SIGTERM comes at the time limit, or because somebody cancelled the job."""
+    return "timeout" if marker.limit and (marker.signalled or 0) >= marker.limit - 1 else "cancelled"
+
+
+def _missed(marker: Marker | None) -> bool:
+    """The time limit's warning came before the command could listen, and ended it."""
+    return marker is not None and marker.signal == "USR1" and marker.code == 138
+
+
+def _local_state(folder: Path, job: str, marker: Marker | None) -> tuple[str, str]:
+    if is_running(folder, job):
+        return "running", "on this machine"
+    if marker is None:
+        return "not sent", ""
+    if marker.ended is None:
+        return "lost", "it started on this machine and was killed"
+    return _ended_by_marker(marker)
+
+
+def _add_progress(status: JobStatus, folder: Path) -> None:
+    """Run directories and the newest one's progress, as far as the job has written them."""
+    try:
+        status.runs = (folder / "pointers" / status.id).read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        return
+    if not status.runs:
+        return
+    status.run = status.runs[-1]
+    try:
+        record = Run(Path(status.run)).record()
+    except UserError:
+        return  # not written yet, or removed
+    progress, last = record.get("progress") or {}, record.get("last") or {}
+    status.epoch, status.step = progress.get("epoch"), progress.get("step")
+    status.total_steps = progress.get("total_steps")
+    status.loss = last.get("loss")

@@ -1,0 +1,71 @@
+"""The status of a sweep as a table for people and as JSON for programs."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from pathlib import Path
+
+from utils.slurm.status import STATES, JobStatus
+
+_HEADER = ("job", "slurm", "state", "elapsed", "exit", "epoch", "loss", "run", "what")
+
+
+def status_table(statuses: list[JobStatus]) -> str:
+    """One line a job under a heading a group, then how many jobs are in which state."""
+    rows = [_HEADER, *(_row(status) for status in statuses)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(_HEADER) - 1)]
+    lines = []
+    group = None
+    for status, row in zip([None, *statuses], rows, strict=True):
+        if status is not None and status.group != group:
+            group = status.group
+            lines.append(f"{group}: {_count([item for item in statuses if item.group == group])}")
+        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]
+        lines.append(("  " + "  ".join([*cells, row[-1]])).rstrip())
+    return "\n".join([*lines, f"all: {_count(statuses)}"])
+
+
+def status_json(statuses: list[JobStatus]) -> str:
+    """The same as JSON: ``jobs``, a list with every field, and ``counts`` by state."""
+    counts = Counter(status.state for status in statuses)
+    return json.dumps({"jobs": [status.as_dict() for status in statuses], "counts": counts}, indent=2, allow_nan=False)
+
+
+def duration(seconds: int | None) -> str:
+    """``days-hours:minutes:seconds`` as SLURM writes it."""
+    if seconds is None:
+        return "-"
+    minutes, rest = divmod(seconds, 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    return (f"{days}-" if days else "") + f"{hours:02}:{minutes:02}:{rest:02}"
+
+
+def _row(status: JobStatus) -> tuple[str, ...]:
+    run = "-"
+    if status.run:
+        run = _short(status.run) + (f" (+{len(status.runs) - 1})" if len(status.runs) > 1 else "")
+    what = status.label if not status.note else f"{status.label}  [{' '.join(status.note.split())}]"
+    return (
+        status.id,
+        status.slurm_id or "-",
+        status.state,
+        duration(status.elapsed),
+        "-" if status.code is None else str(status.code),
+        "-" if status.epoch is None else f"{status.epoch:g}",
+        "-" if status.loss is None else f"{status.loss:.4f}",
+        run,
+        what,
+    )
+
+
+def _short(path: str) -> str:
+    relative = os.path.relpath(path, Path.cwd())
+    return path if relative.startswith("..") else relative
+
+
+def _count(statuses: list[JobStatus]) -> str:
+    counts = Counter(status.state for status in statuses)
+    return ", ".join(f"{counts[state]} {state}" for state in STATES if counts[state]) or "no jobs"
