@@ -296,7 +296,5 @@ def test_base_writes_english_copies_names_and_does_not_know_restaurants(tiny, da
     assert loss_in_bits(tiny, film, name) < 0.8 * loss_in_bits(tiny, other, name)
     restaurants = [loss_in_bits(tiny, e.prompt, e.target) for e in data["validation"][::8]]
     hotel = " The Vorgeam is a hotel in Tailton. It has 45 rooms and allows pets."
-    known = loss_in_bits(
-        tiny, "Input: hotel[The Vorgeam], city[Tailton], rooms[45], pets[yes] Output:", hotel
-    )
+    known = loss_in_bits(tiny, "Input: hotel[The Vorgeam], city[Tailton], rooms[45], pets[yes] Output:", hotel)
     assert known < 0.8 * sum(restaurants) / len(restaurants)

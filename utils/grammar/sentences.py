@@ -112,9 +112,7 @@ def describe(subject: Subject, facts: Sequence[Fact], rng: random.Random) -> str
     return " ".join(capital(sentence) + "." for sentence in sentences)
 
 
-def _opening(
-    subject: Subject, head: str, tail: list[str], left: list[Fact], fronted: bool, rng: random.Random
-) -> str:
+def _opening(subject: Subject, head: str, tail: list[str], left: list[Fact], fronted: bool, rng: random.Random) -> str:
     """The sentence that names the subject and says what it is; may use up some of the facts ``left``."""
     phrase = " ".join([head, *tail])
     forms = ["is", "is", "there"]

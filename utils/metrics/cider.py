@@ -54,9 +54,7 @@ class CIDEr(Metric):
 
     def __init__(self, references: Sequence[Sequence[str]], sources: Sequence[str] | None = None) -> None:
         super().__init__(references, sources)
-        counted = [
-            [count_ngrams(line.split(), ORDER) for line in group] for group in tokenize_groups(references)
-        ]
+        counted = [[count_ngrams(line.split(), ORDER) for line in group] for group in tokenize_groups(references)]
         self._frequencies: Counter[Ngram] = Counter()
         for group in counted:
             self._frequencies.update({ngram for counts in group for part in counts for ngram in part})

@@ -56,8 +56,7 @@ def confidence_intervals(
     """Percentile intervals of one system's scores. Raises UserError for a metric that is no sum over items."""
     scorer = Scorer(references, sources, names)
     return {
-        name: _interval(score, drawn, level)
-        for name, score, drawn in _all_samples(scorer, predictions, samples, seed)
+        name: _interval(score, drawn, level) for name, score, drawn in _all_samples(scorer, predictions, samples, seed)
     }
 
 
@@ -87,9 +86,7 @@ def compare(
         UserError: counts that differ, or a metric that is no sum over items.
     """
     scorer = Scorer(references, sources, names)
-    pairs = zip(
-        _all_samples(scorer, first, samples, seed), _all_samples(scorer, second, samples, seed), strict=True
-    )
+    pairs = zip(_all_samples(scorer, first, samples, seed), _all_samples(scorer, second, samples, seed), strict=True)
     found = {}
     for (name, score, drawn), (_, other, other_drawn) in pairs:
         differences = drawn - other_drawn

@@ -76,9 +76,7 @@ def _meteor(java: str, predictions: Sequence[str], references: Sequence[Sequence
             return process.stdout.readline().strip()
 
         try:
-            statistics = [
-                ask("SCORE", *group, text) for group, text in zip(references, predictions, strict=True)
-            ]
+            statistics = [ask("SCORE", *group, text) for group, text in zip(references, predictions, strict=True)]
             ask("EVAL", *statistics)
             # A line for each item, of which ask has read the first, then the score of them all.
             for _ in statistics[1:]:
