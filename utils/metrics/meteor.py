@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from utils.metrics import Metric, register
-from utils.metrics.meteor15.align import WEIGHTS, Match, align, count_chunks
+from utils.metrics.meteor15.align import Match, align, count_chunks
 from utils.metrics.meteor15.matches import Text, find_matches
 from utils.metrics.meteor15.normalize import normalize
 from utils.metrics.meteor15.phrases import PhraseTable
@@ -15,7 +15,8 @@ from utils.metrics.meteor15.tables import load
 from utils.metrics.meteor15.words import Words
 from utils.metrics.text.ptb import tokenize_groups, tokenize_lines
 
-# The paper's parameters for English.
+# The paper's parameters for English; the weights are those of exact, stem, synonym and paraphrase matches.
+WEIGHTS = (1.0, 0.6, 0.8, 0.6)
 ALPHA, BETA, GAMMA, DELTA = 0.85, 0.2, 0.6, 0.75
 
 # The statistics of one prediction against one reference; the second of two is the reference's.

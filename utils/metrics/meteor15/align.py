@@ -1,7 +1,7 @@
 """METEOR's alignment of two texts: a beam search over the matches of their words and phrases.
 
-Of all ways to use each word once, the best has (1) the most covered words, weighted by matcher and rounded down
-for each side of a match, (2) the fewest chunks (runs of matches adjacent in both texts), (3) the smallest
+Of all ways to use each word once, the best has (1) the most covered words, where a match that is not exact counts
+half of its words on each side, rounded down, (2) the fewest chunks (runs of matches adjacent in both texts), (3) the smallest
 distance. Matches that touch no other one are always part of it. The search goes through the reference from left
 to right and keeps the 40 best partial alignments; a chunk counts when it ends. What it does with equal partial
 alignments decides on real texts, and follows the official program: a match comes before the decision to skip the
@@ -15,7 +15,7 @@ from operator import itemgetter
 from typing import NamedTuple
 
 BEAM = 40
-WEIGHTS = (1.0, 0.6, 0.8, 0.6)  # of the matchers: exact, stem, synonym, paraphrase
+EXACT, STEM, SYNONYM, PARAPHRASE = range(4)  # the matchers
 
 # One integer orders partial alignments: coverage, then chunks, then distance.
 COVERAGE, CHUNK = 1 << 44, 1 << 24
@@ -33,8 +33,9 @@ class Match(NamedTuple):
 
 
 def _coverage(match: Match) -> int:
-    weight = WEIGHTS[match.matcher]
-    return int(weight * match.length) + int(weight * match.reference_length)
+    if match.matcher == EXACT:
+        return match.length + match.reference_length
+    return match.length // 2 + match.reference_length // 2
 
 
 def align(size: int, reference_size: int, matches: Sequence[Match]) -> list[Match]:

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from utils.metrics.meteor15.align import Match
+from utils.metrics.meteor15.align import EXACT, PARAPHRASE, STEM, SYNONYM, Match
 from utils.metrics.meteor15.phrases import Paraphrases, phrases
 from utils.metrics.meteor15.words import Words
-
-EXACT, STEM, SYNONYM, PARAPHRASE = range(4)
 
 
 class Text:
