@@ -1,11 +1,12 @@
 """METEOR's alignment of two texts: a beam search over the matches of their words and phrases.
 
 Of all ways to use each word once, the best has (1) the most covered words, where a match that is not exact counts
-half of its words on each side, rounded down, (2) the fewest chunks (runs of matches adjacent in both texts), (3) the smallest
-distance. Matches that touch no other one are always part of it. The search goes through the reference from left
-to right and keeps the 40 best partial alignments; a chunk counts when it ends. What it does with equal partial
-alignments decides on real texts, and follows the official program: a match comes before the decision to skip the
-word, matches come by matcher, and the distance of a match is charged to the alternatives tried after it.
+half of its words on each side, rounded down, (2) the fewest chunks (runs of matches adjacent in both texts),
+(3) the smallest distance. Matches that touch no other one are always part of it. The search goes through the
+reference from left to right and keeps the 40 best partial alignments; a chunk counts when it ends. What it does
+with equal partial alignments decides on real texts, and follows the official program: a match comes before the
+decision to skip the word, matches come by matcher, and the distance of a match is charged to the alternatives
+tried after it.
 """
 
 from __future__ import annotations
