@@ -36,7 +36,7 @@ def parser() -> argparse.ArgumentParser:
     )
     result.add_argument("--fn", type=Path, default=Path("jobs.yaml"), metavar="FILE", help="sweep file (jobs.yaml)")
     action = result.add_mutually_exclusive_group()
-    action.add_argument("-s", "--status", action="store_true", help="show every job; changes nothing")
+    action.add_argument("-s", "--status", action="store_true", help="show every job; sends nothing")
     action.add_argument("--dry-run", action="store_true", help="print the exact sbatch texts; send nothing")
     action.add_argument("--cancel", action="store_true", help="cancel what is queued or running")
     action.add_argument("--logs", metavar="JOB", help="print a job's output (id, its beginning, or SLURM's number)")
