@@ -1,5 +1,5 @@
 # make demo   the main job on the bundled model and data, no downloads of either
-# make test   the tests        make lint   ruff and mypy        make slurm-test   the job runner, and a real cluster
+# make test   the tests        make lint   ruff and mypy        make slurm-test   against a real SLURM cluster (Debian, root)
 PYTHON ?= python3
 VENV := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
@@ -24,16 +24,15 @@ $(VENV)/.installed-dev: $(VENV)/.installed requirements-dev.txt
 demo: $(VENV)/.installed
 	bash scripts/demo.sh
 
-# the job runner is young: its tests run on their own (make slurm-test) until they hold on a bare machine
 test: $(VENV)/.installed-dev
-	python -m pytest -m "not slow and not slurm" --ignore=tests/slurm
+	python -m pytest -m "not slow and not slurm"
 
 slow-test: $(VENV)/.installed-dev
 	python -m pytest -m slow
 
 slurm-test: $(VENV)/.installed-dev
-	python -m pytest tests/slurm -m "not slurm"
-	python -m pytest tests/slurm -m slurm
+	bash scripts/slurm_up.sh --install
+	python -m pytest -m slurm tests/slurm
 
 lint: $(VENV)/.installed-dev
 	ruff check .
