@@ -7,9 +7,9 @@ out="${1:-demo}"
 common=(dataset.name=e2e_sample model.name=tiny "output.path=$out" train.batch_size=32 logging.print_freq=25)
 
 python train.py "${common[@]}" fnmodel.name=none train.epochs=0 # the untrained base, to compare with
-python train.py "${common[@]}" fnmodel.name=none train.epochs=5 train.lr=4e-3
-python train.py "${common[@]}" fnmodel.name=lora train.epochs=5 train.lr=2e-2 fnmodel.params.rank=0.33
-python train.py "${common[@]}" fnmodel.name=rosa train.epochs=5 train.lr=2e-2 fnmodel.params.rank=0.33
+python train.py "${common[@]}" fnmodel.name=none train.epochs=4 train.lr=4e-3
+python train.py "${common[@]}" fnmodel.name=lora train.epochs=4 train.lr=2e-2 fnmodel.params.rank=0.33
+python train.py "${common[@]}" fnmodel.name=rosa train.epochs=4 train.lr=2e-2 fnmodel.params.rank=0.33
 
 python eval.py "$out"
 bash eval.sh "$out"
