@@ -10,6 +10,7 @@ quotation mark swallows. Both are refused here.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 from dataclasses import dataclass
 from pathlib import Path
@@ -103,7 +104,7 @@ def read_rows(path: Path) -> list[Row]:
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from None
     # Only \n ends a line: U+2028, U+0085 or a vertical tab inside a generated text must not shift all that follow.
-    lines = content.split("\n")
+    lines = [line.rstrip("\r").replace("\r", " ") for line in content.split("\n")]
     if lines[-1] == "":
         lines.pop()
     delimiter = _delimiter(path, lines)
@@ -113,7 +114,7 @@ def read_rows(path: Path) -> list[Row]:
 
 
 def _clean(text: str) -> str:
-    # strip() also takes \r and NBSP; splitlines() knows every other line break, and each becomes a blank.
+    # strip() also takes NBSP; splitlines() knows every other line break, and each becomes a blank.
     return " ".join(text.strip().splitlines())
 
 
@@ -121,8 +122,9 @@ def _delimiter(path: Path, lines: list[str]) -> str | None:
     """The delimiter of a table, None for plain lines: a table has a header with a source and a text column."""
     header = lines[0].removeprefix("\ufeff").strip() if lines else ""
     for delimiter in DELIMITERS:
-        if _columns(_split(header, delimiter)) is not None:
-            return delimiter
+        with contextlib.suppress(csv.Error):  # a line that is no table row either
+            if _columns(_split(header, delimiter)) is not None:
+                return delimiter
     if path.suffix.lower() in (".tsv", ".csv"):
         raise UserError(
             f"{path}, line 1: a table needs a header with a source column ({', '.join(SOURCE_COLUMNS)}) "
@@ -158,7 +160,6 @@ def _table(path: Path, lines: list[str], delimiter: str) -> list[Row]:
     source, text = columns
     rows = []
     for number, line in enumerate(lines[1:], 2):
-        line = line.rstrip("\r")
         if not line:
             continue
         if _unbalanced(line, delimiter):
@@ -166,7 +167,10 @@ def _table(path: Path, lines: list[str], delimiter: str) -> list[Row]:
                 f"{path}, line {number}: a quotation mark is opened and not closed, so it would swallow the rows "
                 'that follow. Close it, or write it twice ("") inside a quoted field.'
             )
-        fields = _split(line, delimiter)
+        try:
+            fields = _split(line, delimiter)
+        except csv.Error as error:
+            raise UserError(f"{path}, line {number} is no table row: {error}") from None
         if len(fields) != len(header):
             raise UserError(
                 f"{path}, line {number} has {len(fields)} columns, the header has {len(header)}. "

@@ -1,0 +1,102 @@
+"""Intervals and the paired test: where the answer is known, and that they are what they say."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+
+from utils.errors import UserError
+from utils.metrics import score
+from utils.metrics.scoring.bootstrap import compare, confidence_intervals
+
+WORDS = ["the", "pub", "is", "cheap", "by", "a", "river", "and", "serves", "good", "food", "to", "families", "near"]
+
+
+def noisy(texts: list[str], share: float, seed: int) -> list[str]:
+    draw = random.Random(seed)
+    return [" ".join(word if draw.random() > share else "x" for word in text.split()) for text in texts]
+
+
+@pytest.fixture(scope="module")
+def references() -> list[list[str]]:
+    draw = random.Random(0)
+    return [[" ".join(draw.sample(WORDS, 10))] for _ in range(60)]
+
+
+@pytest.fixture(scope="module")
+def texts(references: list[list[str]]) -> list[str]:
+    return [group[0] for group in references]
+
+
+def test_the_interval_holds_the_score_and_the_same_seed_gives_it_again(
+    texts: list[str], references: list[list[str]]
+) -> None:
+    system = noisy(texts, 0.3, 1)
+    found = confidence_intervals(system, references, samples=200)
+    scores = score(system, references)
+    for name, interval in found.items():
+        assert interval.score == pytest.approx(scores[name])
+        assert interval.low < interval.score < interval.high, name
+    assert confidence_intervals(system, references, samples=200) == found
+    assert confidence_intervals(system, references, samples=200, seed=1) != found
+
+
+def test_a_perfect_system_has_no_spread(texts: list[str], references: list[list[str]]) -> None:
+    interval = confidence_intervals(texts, references, names=["ROUGE_L"], samples=50)["ROUGE_L"]
+    assert (interval.low, interval.score, interval.high) == (1, 1, 1)
+
+
+def test_the_width_is_that_of_the_mean(texts: list[str], references: list[list[str]]) -> None:
+    system = noisy(texts, 0.3, 1)
+    interval = confidence_intervals(system, references, names=["ROUGE_L"], samples=2000)["ROUGE_L"]
+    pairs = zip(system, references, strict=True)
+    items = [score([text], [group], names=["ROUGE_L"])["ROUGE_L"] for text, group in pairs]
+    expected = 2 * 1.96 * np.std(items) / np.sqrt(len(items))
+    assert interval.high - interval.low == pytest.approx(expected, rel=0.1)
+
+
+def test_a_better_system_is_significantly_better(texts: list[str], references: list[list[str]]) -> None:
+    found = compare(noisy(texts, 0.1, 1), noisy(texts, 0.4, 2), references, samples=300)
+    for name, comparison in found.items():
+        assert comparison.difference == pytest.approx(comparison.first.score - comparison.second.score)
+        assert 0 < comparison.low < comparison.difference < comparison.high, name
+        assert comparison.p_value < 0.01
+        assert comparison.p_value >= 1 / 301
+    swapped = compare(noisy(texts, 0.4, 2), noisy(texts, 0.1, 1), references, samples=300)
+    assert swapped["BLEU"].difference == pytest.approx(-found["BLEU"].difference)
+    assert swapped["BLEU"].p_value == found["BLEU"].p_value
+
+
+def test_a_system_against_itself_is_no_better(texts: list[str], references: list[list[str]]) -> None:
+    system = noisy(texts, 0.3, 1)
+    found = compare(system, system, references, samples=50)
+    assert all(comparison.p_value == 1 and comparison.low == comparison.high == 0 for comparison in found.values())
+
+
+def test_p_values_of_equally_good_systems_are_spread(references: list[list[str]], texts: list[str]) -> None:
+    values = [
+        compare(noisy(texts, 0.3, 2 * at), noisy(texts, 0.3, 2 * at + 1), references, names=["ROUGE_L"], samples=200)
+        for at in range(40)
+    ]
+    below = sum(found["ROUGE_L"].p_value < 0.05 for found in values)
+    assert below <= 7  # 2 expected; more than 7 of 40 has a chance of about 1 in 1,000
+
+
+def test_pairing_matters(texts: list[str], references: list[list[str]]) -> None:
+    # The same texts but for one word in each: unpaired intervals overlap, the paired test is sure.
+    first = noisy(texts, 0.3, 1)
+    second = [text.replace("x", "y", 1) + " z" for text in first]
+    comparison = compare(first, second, references, names=["ROUGE_L"], samples=300)["ROUGE_L"]
+    assert comparison.second.high > comparison.first.low
+    assert comparison.p_value < 0.01
+
+
+def test_bad_input(texts: list[str], references: list[list[str]]) -> None:
+    with pytest.raises(UserError, match="no sum over items"):
+        confidence_intervals(texts, references, names=["distinct_1"])
+    with pytest.raises(UserError, match="59 predictions for 60"):
+        compare(texts, texts[:-1], references)
+    with pytest.raises(UserError, match="at least one sample"):
+        confidence_intervals(texts, references, samples=0)

@@ -1,0 +1,191 @@
+"""``python -m utils.metrics`` and ``eval.sh``: output, exit codes, and that nothing is left half-written."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from utils.errors import UserError
+from utils.metrics import OFFICIAL
+from utils.metrics.__main__ import main
+from utils.metrics.scoring import java as jars
+from utils.metrics.scoring import runs
+from utils.runs import Run
+
+ROOT = Path(__file__).parents[2]
+MEANINGS = ["name[Aromi], eatType[pub]", "name[Cocum], area[riverside]"]
+PREDICTIONS = "Aromi is a pub.\nCocum is in the city centre.\n"
+REFERENCES = "Aromi is a pub.\nThe pub Aromi.\n\nCocum is by the river.\n"
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> list[str]:
+    (tmp_path / "p.txt").write_text(PREDICTIONS, encoding="utf-8")
+    (tmp_path / "r.txt").write_text(REFERENCES, encoding="utf-8")
+    (tmp_path / "s.txt").write_text("\n".join(MEANINGS) + "\n", encoding="utf-8")
+    return [str(tmp_path / "p.txt"), str(tmp_path / "r.txt")]
+
+
+def write_run(folder: Path, predictions: str | None = PREDICTIONS, status: str = "finished") -> Run:
+    folder.mkdir(parents=True)
+    run = Run(folder)
+    run.update_record(status=status)
+    if predictions is not None:
+        run.predictions().write_text(predictions, encoding="utf-8")
+        run.references().write_text(REFERENCES, encoding="utf-8")
+        prompts = [{"prompt": f"Input: {meaning} Output:", "prediction": "x"} for meaning in MEANINGS]
+        run.raw_predictions().write_text("".join(json.dumps(line) + "\n" for line in prompts), encoding="utf-8")
+    return run
+
+
+def test_json_has_the_five_scores(files: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*files, "--json"]) == 0
+    assert list(json.loads(capsys.readouterr().out)) == list(OFFICIAL)
+
+
+def test_text_output_and_a_choice_of_metrics(files: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*files, "--metrics", "ROUGE_L,SER", "--sources", files[0].replace("p.txt", "s.txt")]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == ["ROUGE_L", "SER"]
+    assert lines[1].split()[1] == "0.2500"  # one wrong slot of four
+
+
+def test_all_metrics_leave_out_what_does_not_apply(files: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    main([*files, "--metrics", "all", "--json"])
+    without = json.loads(capsys.readouterr().out)
+    main([*files, "--metrics", "all", "--json", "--sources", files[0].replace("p.txt", "s.txt")])
+    assert set(json.loads(capsys.readouterr().out)) - set(without) == {"SER", "SER_missing", "SER_added", "SER_wrong"}
+
+
+def test_the_java_engine_says_what_it_needs(files: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jars.shutil, "which", lambda name: None)
+    with pytest.raises(UserError, match="needs Java"):
+        main([*files, "--engine", "java"])
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(jars.shutil.which("java") is None, reason="there is no Java to run the jars")
+def test_the_java_engine_agrees(files: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    main([*files, "--json"])
+    own = json.loads(capsys.readouterr().out)
+    main([*files, "--json", "--engine", "java"])
+    assert json.loads(capsys.readouterr().out) == pytest.approx(own, abs=1e-10)
+
+
+EVAL = ("bash", str(ROOT / "eval.sh"))
+
+
+def shell(*arguments: str, cwd: Path, command: tuple[str, ...] = EVAL) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHON": sys.executable}
+    return subprocess.run([*command, *arguments], cwd=cwd, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_eval_sh_scores_each_run_from_any_folder(tmp_path: Path) -> None:
+    (tmp_path / "utils").mkdir()  # a folder of the caller's that must not stand in for the package
+    good = write_run(tmp_path / "runs" / "e2e_nlg" / "good")
+    waiting = write_run(tmp_path / "runs" / "e2e_nlg" / "waiting", None, "interrupted")
+    broken = write_run(tmp_path / "runs" / "e2e_nlg" / "broken", "only one line\n")
+    done = shell("runs", cwd=tmp_path)
+    assert done.returncode == 1, done.stderr
+    assert "good" in done.stdout and "scored" in done.stdout
+    assert "waiting" in done.stdout and "same train.py command" in done.stdout
+    assert "broken" in done.stderr and "1 predictions" in done.stderr and "Traceback" not in done.stderr
+    scores = good.scores()
+    assert scores and set(OFFICIAL) | {"SER", "distinct_1", "length_ratio", "items"} <= set(scores)
+    assert scores["SER"] == 0.25
+    assert not waiting.scores_file.exists() and not broken.scores_file.exists()
+    assert not [path for path in good.path.iterdir() if path.name.startswith(".")]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [((), "usage"), (("nowhere",), "nowhere is not a folder"), (("empty",), "no runs under empty")],
+)
+def test_eval_sh_on_bad_input(tmp_path: Path, arguments: tuple[str, ...], message: str) -> None:
+    (tmp_path / "empty").mkdir()
+    done = shell(*arguments, cwd=tmp_path)
+    assert done.returncode == 2
+    assert message in done.stderr and "Traceback" not in done.stderr
+
+
+def test_the_module_on_bad_input(tmp_path: Path) -> None:
+    done = shell("a.txt", "b.txt", cwd=ROOT, command=(sys.executable, "-m", "utils.metrics"))
+    assert done.returncode == 2
+    assert done.stderr == "error: b.txt does not exist\n"
+
+
+def test_current_scores_are_kept_until_predictions_change(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run")
+    scorer = runs.RunScorer()
+    assert [outcome.state for outcome in scorer.score(run)] == ["scored"]
+    before = run.scores_file.stat().st_mtime_ns, run.scores()
+    assert [outcome.state for outcome in scorer.score(run)] == ["current"]
+    assert (run.scores_file.stat().st_mtime_ns, run.scores()) == before
+    assert [outcome.state for outcome in runs.RunScorer(force=True).score(run)] == ["scored"]
+    assert run.scores() == before[1]
+    run.predictions().write_text(PREDICTIONS.replace("pub", "bar"), encoding="utf-8")
+    assert [outcome.state for outcome in scorer.score(run)] == ["scored"]
+    assert run.scores() != before[1]
+    run.references().write_text(REFERENCES.replace("pub", "bar"), encoding="utf-8")
+    assert [outcome.state for outcome in scorer.score(run)] == ["scored"]
+
+
+def test_splits_are_scored_apart_and_a_failed_one_leaves_the_others(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run")
+    runs.RunScorer().score(run)
+    test = run.scores()
+    run.predictions("validation").write_text(PREDICTIONS, encoding="utf-8")
+    outcomes = runs.RunScorer().score(run)
+    assert {outcome.split: outcome.state for outcome in outcomes} == {"validation": "failed", "test": "current"}
+    assert run.scores() == test and run.scores("validation") is None
+    run.references("validation").write_text(REFERENCES, encoding="utf-8")
+    runs.RunScorer().score(run)
+    validation = run.scores("validation")
+    assert run.scores() == test and validation and validation["BLEU"] == test["BLEU"]
+
+
+def test_truncated_files_and_unreadable_scores(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run")
+    run.scores_file.write_text("{", encoding="utf-8")
+    assert [outcome.state for outcome in runs.RunScorer().score(run)] == ["scored"]
+    scores = run.scores()
+    run.raw_predictions().write_text('{"prompt": "Input: x', encoding="utf-8")
+    failed = runs.RunScorer(force=True).score(run)[0]
+    assert failed.state == "failed" and "is not JSON" in failed.reason
+    assert run.scores() == scores  # what was there is untouched
+
+
+def test_nothing_is_written_when_scoring_is_cut_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = write_run(tmp_path / "run")
+    runs.RunScorer().score(run)
+    before = run.scores_file.read_bytes()
+
+    def fail(source: str, target: str) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr(os, "replace", fail)
+    assert runs.RunScorer(force=True).score(run)[0].state == "failed"
+    assert run.scores_file.read_bytes() == before
+    assert sorted(path.name for path in run.path.iterdir() if path.name.startswith(".")) == []
+
+
+def test_sources_come_from_the_raw_predictions(tmp_path: Path) -> None:
+    path = tmp_path / "raw.jsonl"
+    path.write_text('{"source": "a", "prompt": "b"}\n{"prompt": "Input: c Output:"}\n', encoding="utf-8")
+    assert runs.read_sources(path, 2) == ["a", "c"]
+    with pytest.raises(UserError, match="2 entries for 3"):
+        runs.read_sources(path, 3)
+    path.write_text('{"prompt": "why?"}\n', encoding="utf-8")
+    assert runs.read_sources(path, 1) is None
+    assert runs.read_sources(tmp_path / "none.jsonl", 1) is None
+
+
+def test_a_folder_without_any_predictions_is_an_error(tmp_path: Path) -> None:
+    write_run(tmp_path / "run", None)
+    with pytest.raises(UserError, match=r"no run has predictions yet.*eval\.py"):
+        runs.main([str(tmp_path)])

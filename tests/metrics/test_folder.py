@@ -1,0 +1,110 @@
+"""The folder of metrics: every file is registered, importing is cheap; and the cache of METEOR's tables."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import utils.metrics as package
+from utils.errors import UserError
+from utils.metrics import OFFICIAL, metrics, register
+from utils.metrics.meteor15 import tables
+from utils.metrics.meteor15.phrases import PhraseTable
+from utils.metrics.scoring import cache
+
+FOLDER = Path(package.__file__).parent
+
+
+def test_every_file_in_the_folder_is_a_metric() -> None:
+    found = {metric.__module__.rsplit(".", 1)[1] for metric in metrics().values()}
+    files = {path.stem for path in FOLDER.glob("*.py")} - {"__init__", "__main__"}
+    assert found == files
+    assert list(metrics())[: len(OFFICIAL)] == list(OFFICIAL)
+    assert all(metric.__doc__ for metric in metrics().values())
+
+
+def test_a_name_belongs_to_one_metric() -> None:
+    with pytest.raises(ValueError, match="two metrics give 'BLEU'"):
+        register(type("Other", (package.Metric,), {"names": ("BLEU",)}))
+
+
+def test_importing_the_package_loads_nothing_heavy() -> None:
+    code = "import sys, utils.metrics; print(sorted({'numpy', 'sacrebleu', 'nltk', 'torch'} & set(sys.modules)))"
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=FOLDER.parents[1], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.fixture
+def build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], tuple[np.ndarray, int]]:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    calls = []
+
+    def make() -> np.ndarray:
+        calls.append(1)
+        return np.arange(12, dtype=np.uint64).reshape(6, 2)
+
+    def get(origin: str) -> tuple[np.ndarray, int]:
+        return cache.cached_array("table", origin, make), len(calls)
+
+    return get
+
+
+def test_the_cache_is_used_and_made_anew_for_another_source(build: Callable[[str], tuple[np.ndarray, int]]) -> None:
+    assert [build(origin)[1] for origin in ("a", "a", "b", "b", "a")] == [1, 1, 2, 2, 3]
+    assert build("a")[0].tolist() == np.arange(12).reshape(6, 2).tolist()
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "empty", "text", "longer"])
+def test_a_damaged_cache_is_made_anew(
+    build: Callable[[str], tuple[np.ndarray, int]], tmp_path: Path, damage: str
+) -> None:
+    build("a")
+    path = tmp_path / cache.FOLDER / "table.bin"
+    content = path.read_bytes()
+    flipped = content[:-3] + bytes([content[-3] ^ 1]) + content[-2:]
+    changed = {"flip": flipped, "cut": content[:-8], "empty": b"", "text": b"nonsense\n", "longer": content + b"x"}
+    path.write_bytes(changed[damage])
+    array, calls = build("a")
+    assert calls == 2 and array.tolist() == np.arange(12).reshape(6, 2).tolist()
+    assert path.read_bytes() == content
+    assert [file.name for file in path.parent.iterdir()] == ["table.bin"]
+
+
+def test_a_cache_that_cannot_be_written_is_no_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    array = cache.cached_array("table", "a", lambda: np.ones((2, 2), dtype=np.uint64))
+    assert array.tolist() == [[1, 1], [1, 1]]
+    assert "cannot be written" in capsys.readouterr().err
+
+
+def test_hashes_tell_phrases_apart_and_do_not_depend_on_company() -> None:
+    phrases = ["a", "b", "ab", "ba", "a b", "b a", "é", "", "the price range", "the price  range"]
+    together = tables.hash_phrases(phrases)
+    assert len(set(together.tolist())) == len(phrases)
+    assert [int(tables.hash_phrases([phrase])[0]) for phrase in phrases] == together.tolist()
+
+
+def test_paraphrases_between_two_texts_in_the_tables_order() -> None:
+    rows = [("cheap", "low cost"), ("cheap", "inexpensive"), ("cheap", "gone"), ("low cost", "cheap"), ("pub", "bar")]
+    pairs = np.array([tables.hash_phrases(list(row)) for row in rows])
+    pairs = pairs[np.argsort(pairs[:, 0], kind="stable")]
+    table = PhraseTable(pairs, ["cheap", "pub", "is"])
+    from_references, from_predictions = table.between(["inexpensive", "low cost", "is"])
+    assert from_references == {"cheap": ["low cost", "inexpensive"]}
+    assert from_predictions == {"low cost": ["cheap"]}
+    assert table.between([]) == ({}, {})
+
+
+def test_a_package_without_its_files_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tables.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match="pip install --force-reinstall pycocoevalcap"):
+        tables.package_file(tables.JAR)

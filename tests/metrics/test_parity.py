@@ -1,0 +1,131 @@
+"""The five scores against numbers of the official scorer: stored small cases, and real outputs where they are."""
+
+from __future__ import annotations
+
+import csv
+import json
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.conftest import data_folder
+from utils.errors import UserError
+from utils.metrics import OFFICIAL, Scorer, score
+from utils.metrics.meteor import CHUNKS, LENGTH, MATCHED, METEOR
+from utils.metrics.meteor15.normalize import normalize
+from utils.metrics.scoring.reader import read_items, read_references
+from utils.metrics.text.ptb import tokenize_lines
+
+CASES = Path(__file__).parent / "cases"
+SYSTEMS = ("tgen", "slug", "adapt", "zhang", "tr2", "tuda")
+EDGE = ("empty_mid", "none_one", "crlf", "bom", "nbsp_one", "unicode", "all_empty")
+
+
+@cache
+def stored(name: str) -> object:
+    return json.loads((CASES / name).read_text(encoding="utf-8"))
+
+
+def test_tokens_are_those_of_the_official_tokenizer() -> None:
+    cases = stored("tokens.json")
+    assert len(cases) > 400
+    ours = tokenize_lines([text for text, _ in cases])
+    assert [[text, line] for (text, _), line in zip(cases, ours, strict=True)] == cases
+
+
+def test_meteor_statistics_and_scores_are_those_of_the_jars() -> None:
+    cases = stored("meteor.json")
+    predictions = [text for text, _ in cases["pairs"]]
+    references = [group for _, group in cases["pairs"]]
+    expected = np.array(cases["statistics"])
+    whole = (expected[:, CHUNKS] == 1) & (expected[:, MATCHED] == expected[:, LENGTH])
+    whole &= expected[:, MATCHED + 1] == expected[:, LENGTH + 1]
+    expected[whole, CHUNKS] = 0  # the jar takes this chunk back when it scores
+    found = METEOR(references).statistics(predictions)
+    differs = [text for text, ours, jar in zip(predictions, found, expected, strict=True) if (ours != jar).any()]
+    assert differs == []
+    scores = score(predictions, references, names=list(cases["scores"]))
+    assert scores == pytest.approx(cases["scores"], abs=1e-10)
+
+
+@pytest.mark.parametrize(
+    ("text", "tokens"),
+    [
+        ("the cat 's mat", "the cat ' s mat"),
+        ("family-friendly", "family friendly"),
+        ("a-b-c", "a b-c"),
+        ("u.s. food", "us food"),
+        ("u.s.-based", "us based"),
+        ("# 20-25", "# 20 25"),
+        ("5/5 stars", "5 / 5 stars"),
+        ("st. x", "st. x"),
+        ("st. 5", "st . 5"),
+        ("v. 5", "v. 5"),
+        ("o'clock", "o 'clock"),
+        ("1,000 a,b", "1,000 a , b"),
+        ("10:30", "10 : 30"),
+        ("foo_bar", "foo _ bar"),
+        ("-lrb- x -rrb-", "-lrb- x -rrb-"),
+        ("3\u00a01/2", "3 1 / 2"),
+        ("wait ... now", "wait ... now"),
+        ("éa-ö ºx", "éa ö º x"),
+    ],
+)
+def test_normalization_as_the_meteor_jar_printed_it(text: str, tokens: str) -> None:
+    assert normalize(text, {"v", "vs", "e.g", "i.e", "rev"}) == tokens.split()
+
+
+@cache
+def scorer(references: Path) -> Scorer:
+    return Scorer(read_references(references)[0])
+
+
+def expected_scores(folder: Path, key: str, name: str) -> tuple[dict[str, str], Path]:
+    with (folder / "scores.tsv").open(encoding="utf-8", newline="") as file:
+        row = next(row for row in csv.DictReader(file, delimiter="\t") if row[key] == name)
+    return row, folder / row["references"]
+
+
+def check_system(name: str) -> None:
+    folder = data_folder("SCORES_DIR")
+    row, references = expected_scores(folder, "id", name)
+    items = read_items(folder / f"{name}.txt", references)
+    found = scorer(references).score(items.predictions)
+    assert found == pytest.approx({metric: float(row[metric]) for metric in OFFICIAL}, abs=1e-6)
+
+
+def test_a_real_output_of_ten_items() -> None:
+    check_system("example__devel10")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_real_outputs(system: str) -> None:
+    check_system(f"primary__{system}")
+
+
+@pytest.mark.parametrize("name", EDGE)
+def test_awkward_inputs(name: str) -> None:
+    folder = data_folder("SCORES_DIR") / "edge"
+    row, references = expected_scores(folder, "file", f"{name}.txt")
+    found = scorer(references).score(read_items(folder / f"{name}.txt", references).predictions)
+    assert found == pytest.approx({metric: float(row[metric]) for metric in OFFICIAL}, abs=5e-5)
+
+
+def test_a_table_in_another_order() -> None:
+    folder = data_folder("SCORES_DIR") / "edge"
+    row, references = expected_scores(folder, "file", "sys_shuffled.tsv")
+    items = read_items(folder / "sys_shuffled.tsv", references)
+    assert score(items.predictions, items.references) == pytest.approx(
+        {metric: float(row[metric]) for metric in OFFICIAL}, abs=5e-5
+    )
+
+
+def test_what_the_official_scorer_refuses() -> None:
+    folder = data_folder("SCORES_DIR") / "edge"
+    row, references = expected_scores(folder, "file", "short9.txt")
+    assert row["BLEU"] == "refused"
+    with pytest.raises(UserError, match=r"9 predictions.*10 groups.*group 10"):
+        read_items(folder / "short9.txt", references)
