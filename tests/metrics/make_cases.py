@@ -104,9 +104,7 @@ def main() -> None:
     cases = list(pairs())
     predictions = jars.tokenize(java, [text for text, _ in cases])
     groups = [jars.tokenize(java, group) for _, group in cases]
-    requests = [
-        " ||| ".join(["SCORE", *group, text]) for group, text in zip(groups, predictions, strict=True)
-    ]
+    requests = [" ||| ".join(["SCORE", *group, text]) for group, text in zip(groups, predictions, strict=True)]
     statistics = [[float(value) for value in line.split()] for line in meteor_lines(requests)]
     score = jars.score([text for text, _ in cases], [group for _, group in cases])
     write("meteor.json", {"pairs": cases, "statistics": statistics, "scores": score})
