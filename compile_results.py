@@ -7,6 +7,7 @@ from pathlib import Path
 
 from utils.errors import run_cli
 from utils.tables import FORMATS, compile_results
+from utils.tables.compare import compare_runs
 
 
 def _names(text: str) -> list[str]:
@@ -15,7 +16,7 @@ def _names(text: str) -> list[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Compile the tables of all runs, one a data set.")
-    parser.add_argument("runs", nargs="+", metavar="RUNS", help="folders with runs (train.py's output.path)")
+    parser.add_argument("runs", nargs="*", metavar="RUNS", help="folders with runs (train.py's output.path)")
     parser.add_argument("--dataset", type=_names, default=[], metavar="NAME,...", help="only these data sets")
     parser.add_argument(
         "--columns", type=_names, metavar="KEY,...", help="measured columns in this order (a wrong one lists all)"
@@ -33,7 +34,15 @@ def main() -> None:
         help="differences are taken to this method: none (full fine-tuning, the default), lora, rosa, untrained",
     )
     parser.add_argument("--out", type=Path, metavar="DIR", help="write to DIR/<dataset>/ (default: beside the runs)")
+    parser.add_argument(
+        "--compare", nargs=2, metavar=("RUN_A", "RUN_B"), help="two runs' test scores with a paired bootstrap test"
+    )
     args = parser.parse_args()
+    if bool(args.runs) == bool(args.compare):
+        parser.error("give RUNS for tables, or --compare RUN_A RUN_B")
+    if args.compare:
+        print(compare_runs(*args.compare))
+        return
     compile_results(args.runs, args.dataset, args.columns, args.sort, args.format, args.baseline, args.out)
 
 

@@ -31,8 +31,7 @@ def science(config: Config) -> dict[str, Any]:
     source = get_source(config.dataset.name)
     values["dataset"]["name"] = source.names[0]
     values["train"]["loss_on"] = config.loss_on()
-    if not source.packed:
-        del values["train"]["block_size"]
+    del values["train"]["seq_len" if source.packed else "block_size"]
     for method in methods():
         if method != config.fnmodel.name:
             del values["fnmodel"][method]
