@@ -22,9 +22,9 @@ from utils.evaluation import Options, evaluate_run
 from utils.generation import Decoding
 from utils.models import load_model
 from utils.packing import pack
+from utils.preparation import load_training_data
 from utils.runs import Run
 from utils.tables import compile_results
-from utils.training import Trainer
 
 RECORD = {"title": "Why is the sky blue?", "selftext": "", "answers": {"text": ["Air.", "It is not."], "score": [2, 1]}}
 
@@ -272,11 +272,9 @@ def test_fraction_takes_whole_documents(small_model: Path, folder: Path, monkeyp
         seen.append(units)
         return pack(units, TOKENIZER, 32)
 
-    monkeypatch.setattr("utils.training.encode_units", spy)
-    trainer = Trainer.__new__(Trainer)
-    trainer.tokenizer = TOKENIZER
-    trainer.config = make_config("dataset.name=eli5", f"dataset.path={folder}", "train.fraction=0.35")
-    trainer._load_data()
+    monkeypatch.setattr("utils.preparation.encode_units", spy)
+    config = make_config("dataset.name=eli5", f"dataset.path={folder}", "train.fraction=0.35")
+    load_training_data(config, TOKENIZER)
     whole = training_units(get_source("eli5"), ELI5().load("train", folder, None))
     train, validation = seen
     assert len(train) == 7 and len(validation) == 7

@@ -12,16 +12,16 @@ import torch
 
 import rosa
 from utils import optim, state
-from utils.batching import Encoded, collate, epoch_batches, seeded
+from utils.batching import collate, epoch_batches
 from utils.config import Config
-from utils.data import Example, get_source, training_units
 from utils.devices import build_accelerator
 from utils.errors import UserError
 from utils.generation import Decoding, generate
 from utils.logs import MetricsWriter, log, progress, progress_bar
 from utils.losses import TokenLoss, evaluate_losses
 from utils.models import load_model, load_tokenizer, max_positions
-from utils.packing import encode_units, shorten
+from utils.packing import shorten
+from utils.preparation import check_lengths, load_training_data
 from utils.provenance import peak_memory_mib
 from utils.runs import Run
 from utils.signals import Interrupted, StopRequest
@@ -39,9 +39,10 @@ class Trainer:
         torch.manual_seed(config.seed)
 
         self.tokenizer = load_tokenizer(config.model.name)
-        self.train_data, self.validation_data, self.validation_examples = self._load_data()
+        data = load_training_data(config, self.tokenizer)
+        self.train_data, self.validation_data, self.validation_prompts = data.train, data.validation, data.prompts
         self.model = load_model(config.model.name, config.model.dropout)
-        self._check_length()
+        check_lengths(data, self.model, config.model.name)
         self.steps_per_epoch = math.ceil(len(self.train_data) / config.train.batch_size)
         self.total_steps = self.steps_per_epoch * config.train.epochs
         optim.warmup_steps(config.train, self.total_steps)  # a wrong warm-up fails before the factorisation
@@ -66,40 +67,6 @@ class Trainer:
             self._restore(restored[0])
             self.mark = (self.progress.seconds.get("train", 0.0), self.progress.samples, self.progress.tokens)
         self.metrics = MetricsWriter(run, self.progress.metrics_position, self.progress.step) if self.main else None
-
-    def _load_data(self) -> tuple[Encoded, Encoded, list[Example]]:
-        config, source = self.config, get_source(self.config.dataset.name)
-        train, validation = (
-            training_units(source, source.load(split, config.dataset.folder(), config.dataset.cache))
-            for split in ("train", "validation")
-        )
-        count = max(1, round(config.train.fraction * len(train)))
-        if count < len(train):
-            chosen = torch.randperm(len(train), generator=seeded("fraction", config.seed))[:count]
-            train = [train[i] for i in sorted(chosen.tolist())]
-        encoded = [
-            encode_units(
-                units, self.tokenizer, packed=source.packed, seq_len=config.train.seq_len,
-                block_size=config.train.block_size,
-            )
-            for units in (train, validation)
-        ]  # fmt: skip
-        for name, part in zip(("train", "validation"), encoded, strict=True):
-            if part.cut:
-                log.warning(
-                    "%d of %d %s samples are longer than train.seq_len=%d: the ends of their targets are cut",
-                    part.cut, len(part), name, config.train.seq_len,
-                )  # fmt: skip
-        return encoded[0], encoded[1], [example for unit in validation for example in unit]
-
-    def _check_length(self) -> None:
-        limit = max_positions(self.model)
-        longest = max(part.describe()["longest"] for part in (self.train_data, self.validation_data))
-        if limit is not None and longest > limit:
-            key = "block_size" if self.train_data.documents is not None else "seq_len"
-            raise UserError(
-                f"a sample has {longest} tokens, but {self.config.model.name} takes {limit}: set train.{key}={limit}"
-            )
 
     def _adapt(self, restored: tuple[Any, state.Progress] | None) -> None:
         adapter = self.config.adapter()
@@ -297,9 +264,9 @@ class Trainer:
 
     def _show_samples(self) -> None:
         """Greedy texts for a few validation prompts, spread over the split."""
-        sources = list(dict.fromkeys(example.prompt for example in self.validation_examples))
-        count = min(self.config.logging.samples, len(sources))
-        prompts = [sources[i * len(sources) // count] for i in range(count)]
+        known = self.validation_prompts
+        count = min(self.config.logging.samples, len(known))
+        prompts = [known[i * len(known) // count] for i in range(count)]
         limit = max_positions(self.model) or 10**9
         room = min(64, limit - max((s.prompt_length for s in self.validation_data.samples), default=0))
         if not prompts or room < 1:

@@ -1,0 +1,64 @@
+"""The data of a training run: both splits loaded, a fraction chosen, tokenised, and checked against the model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from utils.batching import Encoded, seeded
+from utils.config import Config
+from utils.data import get_source, training_units
+from utils.errors import UserError
+from utils.logs import log
+from utils.models import max_positions
+from utils.packing import encode_units
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """The tokenised splits, and the validation split's distinct prompts in file order."""
+
+    train: Encoded
+    validation: Encoded
+    prompts: list[str]
+
+
+def load_training_data(config: Config, tokenizer: Any) -> TrainingData:
+    """Load and tokenise the training and validation splits; the test split is not touched.
+
+    Raises:
+        UserError: the data cannot be had or does not fit ``train.seq_len``.
+    """
+    source, train = get_source(config.dataset.name), config.train
+    units = {
+        split: training_units(source, source.load(split, config.dataset.folder(), config.dataset.cache))
+        for split in ("train", "validation")
+    }
+    prompts = dict.fromkeys(example.prompt for unit in units["validation"] for example in unit)
+    total = len(units["train"])
+    count = max(1, round(train.fraction * total))
+    if count < total:
+        chosen = torch.randperm(total, generator=seeded("fraction", config.seed))[:count]
+        units["train"] = [units["train"][i] for i in sorted(chosen.tolist())]
+    encoded = {
+        split: encode_units(part, tokenizer, packed=source.packed, seq_len=train.seq_len, block_size=train.block_size)
+        for split, part in units.items()
+    }
+    for split, data in encoded.items():
+        if data.cut:
+            log.warning(
+                "%d of %d %s samples are longer than train.seq_len=%d: the ends of their targets are cut",
+                data.cut, len(data), split, train.seq_len,
+            )  # fmt: skip
+    return TrainingData(encoded["train"], encoded["validation"], list(prompts))
+
+
+def check_lengths(data: TrainingData, model: Any, name: str) -> None:
+    """Raise UserError, with the key to set, if a sample is longer than the model's positions."""
+    limit = max_positions(model)
+    longest = max(part.describe()["longest"] for part in (data.train, data.validation))
+    if limit is not None and longest > limit:
+        key = "seq_len" if data.train.documents is None else "block_size"
+        raise UserError(f"a sample has {longest} tokens, but {name} takes {limit}: set train.{key}={limit}")
