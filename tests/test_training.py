@@ -328,3 +328,21 @@ def test_long_samples_are_cut_and_counted(small_model: Path) -> None:
     assert encoded.samples[0].ids == (prompt + tokenizer(examples[0].target)["input_ids"])[:30]
     with pytest.raises(UserError, match="no room for the target"):
         encode(examples, tokenizer, 5)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_models_with_linear_layers_train_too(train: Any, tmp_path: Path, method: str) -> None:
+    """A Llama-type model: Linear layers, no biases, grouped keys and values."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    tokenizer = load_tokenizer("tiny")
+    torch.manual_seed(0)
+    shape = {"hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 4, "num_key_value_heads": 2}
+    config = LlamaConfig(vocab_size=len(tokenizer), num_hidden_layers=2, max_position_embeddings=256, **shape)
+    config.bos_token_id = config.eos_token_id = tokenizer.eos_token_id
+    LlamaForCausalLM(config).save_pretrained(tmp_path / "llama")
+    tokenizer.save_pretrained(tmp_path / "llama")
+    run = train(f"model.name={tmp_path / 'llama'}", f"fnmodel.name={method}", "train.lr=1e-2", "train.warmup_steps=0")
+    losses = [loss for (loss,) in points(run, "validation", "loss")]
+    assert losses[-1] < losses[0] - 0.02
+    assert run.record()["parameters"]["adapted_layers"] == (0 if method == "none" else 14)
