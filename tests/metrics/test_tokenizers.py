@@ -13,6 +13,7 @@ from utils.metrics.text import mteval
 from utils.metrics.text.ptb import PUNCTUATION, tokenize, tokenize_groups, tokenize_lines
 
 WORDS = ["it's", "can't", "£20", "£20-25", "5/5", "Dr.", "U.S.", "no.", "cannot", "(a)", "“b”", "‘c’", "d...", "e-f"]
+WORDS += ["www.a.com", "http://a.b/c", "5.x", "A$", "a.m.,", "l'a", "‘s", "AT&T", "#a", "70's", "'90s", "mid-price"]
 WORDS += ["g–h", "i—j", "&amp;", ":)", "é", "O'Neil", "no.5", "a,b-c"]
 
 
@@ -40,6 +41,13 @@ WORDS += ["g–h", "i—j", "&amp;", ":)", "é", "O'Neil", "no.5", "a,b-c"]
         ("wait... now ... ok…", "wait now ok"),
         ("what?! no!!", "what ?! no !!"),
         ("½ café", "1/2 café"),
+        ("at http://a.bc/d, www.a-b.co.uk. Or a.com/xy", "at http://a.bc/d www.a-b.co.uk or a.com/xy"),
+        ("AT&T AT&amp;T at&amp;t", "at&t at&t at & t"),
+        ("HK$20 PRICE$", "hk$ 20 price$"),
+        ("rated 5.x, 5.a", "rated 5.x 5 a"),
+        ("the bar e.g., centrea.m., x", "the bar e.g. centrea.m. x"),
+        ("O'20 l'a l'ami", "o'20 l' a l'ami"),
+        ("caf:(é #été", "caf :-lrb- é #été"),
         ("", ""),
         (" \u00a0 ", ""),
     ],
@@ -54,6 +62,7 @@ def test_the_next_line_decides_where_the_official_tokenizer_looks_on() -> None:
     assert tokenize_lines(["It is point B.", "5 ends"]) == ["it is point b.", "5 ends"]
     assert tokenize_lines(["Is it cheap? no.", "5 stars"]) == ["is it cheap no.", "5 stars"]
     assert tokenize_lines(["Is it cheap? no.", "Five stars"])[0] == "is it cheap no"
+    assert tokenize_lines(["The riverside’s e.", "The end"])[0] == "the riverside 's e"
     assert tokenize_groups([["b."], ["The", "x"]]) == [["b"], ["the", "x"]]
 
 

@@ -17,7 +17,10 @@ from utils.metrics.text.ptb_words import NUMBERED
 PUNCTUATION = frozenset(["''", "'", "``", "`", ".", "?", "!", ",", ":", "-", "--", "...", ";", ""])
 
 # The ends of a line whose tokens depend on how the next line starts.
-OPEN_END = re.compile(rf"(?<![^\W_])(?:[^\W\d_]|{'|'.join(NUMBERED)})\.\s*\Z", re.IGNORECASE)
+_LETTER = r"[^\W\d_]"
+OPEN_END = re.compile(
+    rf"(?:(?<![^\W_])(?:{_LETTER}|{'|'.join(NUMBERED)})|[^\sA-Za-z]\S*{_LETTER})\.\s*\Z", re.IGNORECASE
+)
 
 
 def _longest(text: str, start: int) -> tuple[int, list[str]]:

@@ -27,7 +27,7 @@ APOS = "['’\x92]"
 END = "(?![A-Za-z])"
 ANY_APOS = "['’\x92`‘]"
 # O'Neil, d'Artagnan, l'Eto, alone or as part of a hyphenated word.
-PART = rf"(?:[dDlLoO]{ANY_APOS}{ALPHA})?{ALNUM}+"
+PART = rf"(?:[dDlLoO]{ANY_APOS}{ALNUM})?{ALNUM}+"
 WORD = rf"{PART}(?:{HYPHEN}{PART})*"
 # One word around its apostrophe: C'est; jusqu'au, you'all, Cote'Ouest (after a vowel); others.
 INNER = (
@@ -36,6 +36,13 @@ INNER = (
 )
 BRACKETS = {"(": "LRB", ")": "RRB", "[": "LSB", "]": "RSB", "{": "LCB", "}": "RCB"}
 FRACTIONS = {"¼": "1/4", "½": "1/2", "¾": "3/4", "⅓": "1/3", "⅔": "2/3"}
+# Addresses of the web: what a link is made of, its end, and the parts of a site's name. In a bare name capitals and
+# digits do not count: the official class has them by the range from "," to "_".
+LINK = r"[^\s\"<>|(){}]|\u00a0"
+LINK_END = r"[^\s\"<>|(){}.!?,-]"
+LINK_TEXT = rf"(?:{LINK})+{LINK_END}"
+WWW_PART = r"[^\s\"<>|.!?(){},]"
+BARE_PART = r"[^\s\"`'<>|(){}!$,-_]"
 TAIL = "(?:s|m|d|ll|re|ve)"
 
 
@@ -107,10 +114,12 @@ FULL_STOPS: list[Rule] = [
     _rule(rf"(?:{ALNUM}+-)*[A-Za-z](?:\.[A-Za-z])+\."),
     _rule(rf"(?:[A-Za-z]\.)+-{ALPHA}{ALNUM}*(?:{HYPHEN}{ALNUM}+)*"),
     _rule(rf"({WORD}\.)[,;:]"),
+    _rule(rf"({ALPHA}{ALNUM}*(?:[.!?]{ALPHA}{ALNUM}*)+(?:{HYPHEN}{ALNUM}+)*\.)[,;:]"),
 ]
 
 NUMBERS: list[Rule] = [
     _rule(r"[-+]?\d+(?:[.,:]\d+)*|[-+]?(?:[.,:]\d+)+"),
+    _caseless(rf"\d+(?:[.,:]\d+)*\.x(?!{ALNUM})"),
     _rule(rf"{ASCII}[A-Za-z0-9.,]*(?:-{ASCII}+)+"),
     _rule(r"\d{1,2}[-/]\d{1,2}[-/]\d{2,4}"),
     _rule(rf"(?:[-+]?\d+{BLANK}|\d+-)?\d+(?:\\?/|⁄)\d+", _one_token),
@@ -118,19 +127,22 @@ NUMBERS: list[Rule] = [
 ]
 
 MARKS: list[Rule] = [
-    _rule(r"<[/!?]?[A-Za-z][^<>]*>", _one_token),
-    _rule("&amp;", _constant("&")),
-    _rule("&lt;", _constant("<")),
-    _rule("&gt;", _constant(">")),
+    _rule(r"<[/!?]?[A-Za-z][^<>\n]*>", _one_token),
+    _caseless("&amp;", _constant("&")),
+    _caseless("&lt;", _constant("<")),
+    _caseless("&gt;", _constant(">")),
     _rule("&(?:quot|apos);", _constant("'")),
-    _rule("&nbsp;", _constant("")),
+    _caseless("&(?:quot|apos);"),
+    _caseless("&nbsp;", _constant("")),
     _rule(r"&#\d+;"),
-    _rule(r"[A-Z]+(?:[&+][A-Z]+)+"),
-    _rule(r"[A-Z]{1,2}\$"),
-    _rule(r"[A-Za-z0-9][^\s\u00a0\"<>|()\[\]{}]*@[^\s\u00a0\"<>|()\[\]{}.]+(?:\.[^\s\u00a0\"<>|()\[\]{}.]+)*"),
-    _rule(r"@[A-Za-z_][A-Za-z_0-9]*|#[A-Za-z]+|[Cc]\+\+|[CcFf]#|#+"),
-    _rule(rf"[<>]?[:;=]['o*-]?[][()DPpdO@|\\](?!{ALNUM})", _round_brackets),
-    _rule(rf"[-^x=~<>']_[-^x=~<>'](?!{ALNUM})"),
+    _rule(r"[A-Z]+(?:(?:&(?i:amp);|&|\+)[A-Z]+)+", lambda text: [re.sub("(?i)&amp;", "&", text)]),
+    _rule(r"[A-Z]+\$"),
+    _caseless(rf"https?://{LINK_TEXT}"),
+    _rule(rf"(?:www\.(?:{WWW_PART}+\.)+[a-zA-Z]{{2,4}}|(?:{BARE_PART}+\.)+(?:com|net|org|edu))(?:/{LINK_TEXT})?"),
+    _rule(r"[A-Za-z0-9][^\s\u00a0\"<>|(){}]*@[^\s\u00a0\"<>|(){}.]+(?:\.[^\s\u00a0\"<>|(){}.]+)*"),
+    _rule(rf"@[A-Za-z_][A-Za-z_0-9]*|#{ALPHA}+|[Cc]\+\+|[CcFf]#|#+"),
+    _rule(rf"[<>]?[:;=]['o*-]?[][()DPpdO@|\\](?!{ASCII})", _round_brackets),
+    _rule(rf"[-^x=~<>']_[-^x=~<>'](?!{ASCII})"),
     _rule(r"[!?]+|\*+|_+|<<|>>|\\\*|-{5,}"),
     *(_rule(f"\\{mark}", _constant(f"-{name}-")) for mark, name in BRACKETS.items()),
     _rule("[$€¤₠\x80]", _constant("$")),
