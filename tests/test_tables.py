@@ -354,3 +354,9 @@ def test_every_execution_key_is_known_to_the_tables() -> None:
     from utils.tables.aggregate import NOT_SETTINGS
 
     assert {f"{group}.{key}" for group, keys in EXECUTION.items() for key in keys} <= set(NOT_SETTINGS)
+
+
+def test_a_note_says_how_many_items_have_texts(tmp_path: Path) -> None:
+    write_run(tmp_path, evaluation={"items": 1173, "predictions": 100})
+    compile_results([tmp_path])
+    assert "generated for 100 of 1,173 test items" in (tmp_path / "e2e_nlg" / "results.md").read_text()

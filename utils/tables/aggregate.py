@@ -30,6 +30,8 @@ NOT_SETTINGS = (
     "train.gradient_checkpointing",
     "train.device",
     "train.save_every",
+    "train.save_minutes",
+    "train.skip_nonfinite",
     "train.keep_last",
 )
 _ORDER = (UNTRAINED, "none", "lora", "rosa")

@@ -18,7 +18,7 @@ from utils.tables.aggregate import (
     set_baselines,
 )
 from utils.tables.columns import OWN_LOSS, SHOWN, SHOWN_MIXED, Column, known_columns, mixed_losses
-from utils.tables.results import METHOD_LABELS, Listed, Result, one_limit, plain, shown
+from utils.tables.results import METHOD_LABELS, Listed, Result, finite, one_limit, plain, shown
 
 
 @dataclass(frozen=True)
@@ -258,4 +258,15 @@ def _notes(
         notes.append("Runs were scored against different references: scores do not compare across them.")
     if limit_note and any(c.key in row.statistics for row in rows for c in columns):
         notes.append(limit_note)
+    if any(column.scored for column in columns):
+        notes += [f"Texts were generated for {share} test items." for share in _generated(rows)]
     return notes
+
+
+def _generated(rows: list[Row]) -> list[str]:
+    """What share of the evaluated items has a text, where it is not all of them (ELI5: questions, not blocks)."""
+    evaluations = [result.evaluation for row in rows for result in row.results]
+    shares = {(finite(e.get("predictions")), finite(e.get("items"))) for e in evaluations}
+    return [
+        f"{made:,.0f} of {items:,.0f}" for made, items in sorted(shares, key=str) if made and items and made < items
+    ]
