@@ -71,7 +71,9 @@ class TrainConfig:
     gradient_checkpointing: bool = False
     device: str = option("auto", choices=("auto", "cpu", "cuda", "mps"))
     save_every: int | None = option(None, minimum=1)
+    save_minutes: float | None = option(None, above=0)
     keep_last: bool = True
+    skip_nonfinite: bool = False
 
 
 @dataclass

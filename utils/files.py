@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import json
 import os
 import socket
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from utils.errors import UserError
 
@@ -22,7 +24,10 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Atomic write of ``content`` to ``path``: temporary file in the same folder, fsync, rename."""
+    """Atomic write of ``content`` to ``path``: temporary file in the same folder, fsync, rename.
+
+    A link at ``path`` is replaced, not followed.
+    """
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:
@@ -48,8 +53,48 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path} does not exist") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:  # ValueError: not UTF-8, not JSON, an endless number
         raise UserError(f"{path} cannot be read as JSON: {error}") from None
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """The JSON object in ``path``. Raises UserError where ``read_json`` does and for any other JSON value."""
+    value = read_json(path)
+    if not isinstance(value, dict):
+        raise UserError(f"{path} does not hold a JSON object")
+    return value
+
+
+def sync(*paths: Path) -> None:
+    """Wait until files or folders are on the disk itself, so that not even a power failure takes them back."""
+    for path in paths:
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def own_folder(path: Path) -> Path:
+    """The folder ``path``, made if missing. Raises UserError for a link, as ``open_in_place`` does."""
+    if path.is_symlink():
+        raise UserError(f"{path} is a link, which could lead anywhere: nothing is written there. Remove it.")
+    path.mkdir(exist_ok=True)
+    return path
+
+
+def open_in_place(path: Path) -> int:
+    """A descriptor to read and write ``path`` in place, made if missing.
+
+    Raises:
+        UserError: ``path`` is a link: a folder from elsewhere must not lead writing to other places.
+    """
+    try:
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise UserError(f"{path} is a link, which could lead anywhere: it is not written to. Remove it.") from None
+        raise
 
 
 def sha256(path: Path) -> str:
@@ -71,17 +116,34 @@ def lock(path: Path, activity: str) -> Iterator[None]:
 
     The kernel drops the lock when its holder dies, however it dies, so that a stale file never blocks anyone.
     """
-    with open(path, "a+", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            file.seek(0)
-            holder = file.read().strip() or "another process"
-            raise UserError(
-                f"{path.parent} is already being {activity} by {holder}. Wait for it, or stop it first."
-            ) from None
+    with _locked(path, activity) as file:
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}")
         file.flush()
         yield
-        file.truncate(0)
+        with contextlib.suppress(OSError):  # what was done under the lock counts, not the name in it
+            file.truncate(0)
+
+
+def _locked(path: Path, activity: str) -> TextIO:
+    while True:
+        file = os.fdopen(open_in_place(path), "r+", encoding="utf-8", errors="replace")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = file.read(200).strip() or "another process"
+            file.close()
+            raise UserError(
+                f"{path.parent} is already being {activity} by {holder}. Wait for it, or stop it first."
+            ) from None
+        except OSError as error:
+            print(
+                f"warning: {path} cannot be locked on this file system ({error.strerror}): make sure that no other "
+                f"process is at work in {path.parent}",
+                file=sys.stderr,
+            )
+            return file
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(file.fileno()), os.lstat(path)):
+                return file
+        file.close()  # another process removed the file just before it was locked here

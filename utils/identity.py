@@ -15,7 +15,15 @@ from utils.data import get_source
 
 # Keys that change how a run is carried out, not what comes out: another value continues the same run.
 EXECUTION = {
-    "train": ("micro_batch_size", "gradient_checkpointing", "device", "save_every", "keep_last"),
+    "train": (
+        "micro_batch_size",
+        "gradient_checkpointing",
+        "device",
+        "save_every",
+        "save_minutes",
+        "keep_last",
+        "skip_nonfinite",  # decides about steps that otherwise end the run
+    ),
     "dataset": ("path", "cache"),
 }
 

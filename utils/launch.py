@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+import tempfile
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ from omegaconf import OmegaConf
 from utils.config import Config
 from utils.data import get_source
 from utils.errors import UserError
-from utils.files import lock, write_text
+from utils.files import lock, own_folder, write_text
+from utils.guards import advice
 from utils.identity import group_hash, run_directory
 from utils.logs import log, run_log
 from utils.runs import Run
@@ -40,13 +42,14 @@ def train_one(config: Config, overrides: list[str]) -> float | None:
     run = Run(run_directory(config))
     main = int(os.environ.get("RANK", "0")) == 0  # torchrun's and accelerate's number of this process
     _point_to(run)
-    if run.record_file.exists() and run.record()["status"] == "finished":
+    record = _record(run)
+    if record["status"] == "finished":
         if main:
             print(f"{run.path} is finished already; remove the folder to train again")
-        return (run.record()["best"] or {}).get("loss")
-    with _directory(run), contextlib.ExitStack() as stack:
+        return (record["best"] or {}).get("loss")
+    with contextlib.ExitStack() as stack:
         if main:
-            stack.enter_context(lock(run.path / ".train.lock", "trained"))
+            stack.enter_context(_directory(run))
         stack.enter_context(run_log(run, main))
         stop = stack.enter_context(stop_on_signals())
         return _train(config, run, overrides, stop, main)
@@ -57,15 +60,22 @@ def _train(config: Config, run: Run, overrides: list[str], stop: Any, main: bool
     from utils.training import Trainer
 
     log.info("run directory %s", run.path)
-    trainer = Trainer(config, run, stop)
-    described = trainer.describe()
+    with _explained(config, run, lambda: None):
+        trainer = Trainer(config, run, stop)
+        described = trainer.describe()
 
     def note(**fields: Any) -> None:
         if main:
-            run.update_record(**fields)
+            with _explained(config, run, lambda: trainer.progress.step):
+                run.update_record(**fields)
+
+    def note_failure(text: str) -> None:
+        with contextlib.suppress(UserError):  # what it says was said already: the disk that failed holds the record too
+            note(status="failed", error=text)
 
     if main:
-        _write_snapshots(config, run, overrides)
+        with _explained(config, run, lambda: None):
+            _write_snapshots(config, run, overrides)
     first = not run.record_file.exists()
     note(
         format=1,
@@ -85,8 +95,9 @@ def _train(config: Config, run: Run, overrides: list[str], stop: Any, main: bool
         **trainer.standing(),
     )
     try:
-        trainer.fit()
-        trainer.close()
+        with _explained(config, run, lambda: trainer.progress.step):
+            trainer.fit()
+            trainer.close()
     except Interrupted as interrupt:
         note(status="interrupted", error=None, **trainer.standing())
         log.info("stopped by %s after a checkpoint: run the same command again to go on", interrupt)
@@ -95,11 +106,11 @@ def _train(config: Config, run: Run, overrides: list[str], stop: Any, main: bool
         note(status="interrupted", error="interrupted between checkpoints")
         raise
     except UserError as error:
-        note(status="failed", error=str(error))
+        note_failure(str(error))
         raise
     except Exception as error:
         log.error("%s", traceback.format_exc())
-        note(status="failed", error=f"{type(error).__name__}: {error}"[:1000])
+        note_failure(f"{type(error).__name__}: {error}"[:1000])
         raise
     if main and not config.train.keep_last:
         from utils.state import drop_last
@@ -110,34 +121,56 @@ def _train(config: Config, run: Run, overrides: list[str], stop: Any, main: bool
     return (trainer.progress.best or {}).get("loss")
 
 
+def _record(run: Run) -> dict[str, Any]:
+    """The run's record; of a new run one that says so."""
+    if not run.record_file.exists():
+        return {"status": "new"}
+    try:
+        return run.record()
+    except UserError as error:
+        raise UserError(f"{error}. Remove this file to go on from the run's checkpoints.") from None
+
+
 @contextlib.contextmanager
 def _directory(run: Run) -> Iterator[None]:
-    """Make the run's directory; take it away again if nothing came of it."""
+    """Make the run's directory and lock it; take it away again if nothing came of it."""
     new = not run.path.exists()
+    lock_file = run.path / ".train.lock"
     try:
         run.path.mkdir(parents=True, exist_ok=True)
-        probe = run.path / ".writable"
-        probe.touch()
-        probe.unlink()
+        tempfile.TemporaryFile(dir=run.path).close()  # whether the folder can be written
+        locked = contextlib.ExitStack()
+        locked.enter_context(lock(lock_file, "trained"))
     except OSError as error:
         raise UserError(f"output.path: {run.path} cannot be written: {error.strerror}") from None
+    with locked:
+        try:
+            yield
+        except BaseException:
+            if new and not run.record_file.exists():
+                for file in (lock_file, run.log_file):
+                    file.unlink(missing_ok=True)
+                with contextlib.suppress(OSError):  # not empty: leave it
+                    run.path.rmdir()
+                    run.path.parent.rmdir()
+            raise
+
+
+@contextlib.contextmanager
+def _explained(config: Config, run: Run, step: Callable[[], int | None]) -> Iterator[None]:
+    """Turn what a user can mend (memory, disk) into a UserError that says how."""
     try:
         yield
-    except BaseException:
-        if new and not run.record_file.exists():
-            for name in (".train.lock", run.log_file.name):
-                (run.path / name).unlink(missing_ok=True)
-            with contextlib.suppress(OSError):  # not empty: leave it
-                run.path.rmdir()
-                run.path.parent.rmdir()
+    except Exception as error:
+        if text := advice(error, config.train, run.path, step()):
+            raise UserError(text) from None
         raise
 
 
 def _write_snapshots(config: Config, run: Run, overrides: list[str]) -> None:
     """The resolved configuration, and what was typed, as Hydra users expect it."""
     write_text(run.config_file, OmegaConf.to_yaml(OmegaConf.create(dataclasses.asdict(config))))
-    folder = run.path / ".hydra"
-    folder.mkdir(exist_ok=True)
+    folder = own_folder(run.path / ".hydra")
     write_text(folder / "overrides.yaml", OmegaConf.to_yaml(OmegaConf.create(overrides)))
 
 

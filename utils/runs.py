@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.errors import UserError
-from utils.files import read_json, write_json
+from utils.files import read_object, write_json
 
 RECORD = "run.json"
 STATUSES = ("running", "finished", "interrupted", "failed")
@@ -87,14 +87,14 @@ class Run:
 
     def record(self) -> dict[str, Any]:
         """The content of run.json. Raises UserError when it is missing or not a record."""
-        record = read_json(self.record_file)
-        if not isinstance(record, dict) or record.get("status") not in STATUSES:
+        record = read_object(self.record_file)
+        if record.get("status") not in STATUSES:
             raise UserError(f"{self.record_file} is not a run's record: it has no valid 'status'")
         return record
 
     def update_record(self, **fields: Any) -> dict[str, Any]:
         """Merge ``fields`` into run.json (created when missing) and return the new record."""
-        record = read_json(self.record_file) if self.record_file.exists() else {}
+        record = read_object(self.record_file) if self.record_file.exists() else {}
         record.update(fields)
         write_json(self.record_file, record)
         return record
@@ -104,11 +104,14 @@ class Run:
         if not self.metrics_file.exists():
             return []
         points = []
-        for number, line in enumerate(self.metrics_file.read_text(encoding="utf-8").splitlines(), 1):
+        for number, line in enumerate(self.metrics_file.read_bytes().splitlines(), 1):
             try:
-                points.append(json.loads(line))
-            except json.JSONDecodeError as error:
+                point = json.loads(line)
+            except (ValueError, RecursionError) as error:
                 raise UserError(f"{self.metrics_file}, line {number} is not JSON: {error}") from None
+            if not isinstance(point, dict) or not isinstance(point.get("split"), str):
+                raise UserError(f"{self.metrics_file}, line {number} is not a logging point with a split")
+            points.append(point)
         return [point for point in points if split is None or point["split"] == split]
 
     def evaluation(self, split: str = "test") -> dict[str, Any] | None:
@@ -121,7 +124,10 @@ class Run:
 
     @staticmethod
     def _part(path: Path, split: str) -> dict[str, Any] | None:
-        return read_json(path).get(split) if path.exists() else None
+        part = read_object(path).get(split) if path.exists() else None
+        if part is not None and not isinstance(part, dict):
+            raise UserError(f"{path}: {split} is not a JSON object")
+        return part
 
 
 def find_runs(roots: Iterable[str | Path]) -> list[Run]:

@@ -17,6 +17,7 @@ from utils.config import Config
 from utils.devices import build_accelerator
 from utils.errors import UserError
 from utils.generation import Decoding, generate
+from utils.guards import non_finite_tensors, not_finite, optimizer_tensors
 from utils.logs import MetricsWriter, log, progress, progress_bar
 from utils.losses import TokenLoss, evaluate_losses
 from utils.models import load_model, load_tokenizer, max_positions
@@ -25,6 +26,7 @@ from utils.preparation import check_lengths, load_training_data
 from utils.provenance import peak_memory_mib
 from utils.runs import Run
 from utils.signals import Interrupted, StopRequest
+from utils.window import LossWindow
 
 
 class Trainer:
@@ -48,6 +50,8 @@ class Trainer:
         optim.warmup_steps(config.train, self.total_steps)  # a wrong warm-up fails before the factorisation
 
         restored = state.newest(run)
+        if restored and self.main:
+            state.adopt(run, *restored)
         self._adapt(restored)
         self.model.to(self.device)
         parameters = [p for p in self.model.parameters() if p.requires_grad]
@@ -58,15 +62,15 @@ class Trainer:
             self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         token_loss = TokenLoss(self.model).checked(self.validation_data, self.tokenizer.pad_token_id, self.device)
         self.forward, self.stepper = self.accelerator.prepare(token_loss, self.optimizer)
-        self.window_loss = torch.zeros((), device=self.device)  # nats since the last logging point
-        self.window_tokens = self.window_characters = 0
+        self.window = LossWindow(self.accelerator)
+        self.saved_at = time.monotonic()
         self.mark = (0.0, 0, 0)  # train seconds, samples and tokens at the last logging point
         torch.manual_seed(config.seed + 1_000_003 * self.accelerator.process_index)  # dropout differs by process
         self.progress = restored[1] if restored else state.Progress()
         if restored:
             self._restore(restored[0])
             self.mark = (self.progress.seconds.get("train", 0.0), self.progress.samples, self.progress.tokens)
-        self.metrics = MetricsWriter(run, self.progress.metrics_position, self.progress.step) if self.main else None
+        self.metrics = MetricsWriter(run, self.progress) if self.main else None
 
     def _adapt(self, restored: tuple[Any, state.Progress] | None) -> None:
         adapter = self.config.adapter()
@@ -81,7 +85,7 @@ class Trainer:
         """What the record says of this run before it starts."""
         report = rosa.parameter_report(self.model)
         log.info("%s", report)
-        if self.metrics is not None:
+        if self.metrics is not None and self.progress.last is None:
             self.metrics.scalar("model/trainable_parameters", report.trainable)
         adapter = self.config.adapter()
         return {
@@ -104,9 +108,6 @@ class Trainer:
         self.forward.train()
         if done.step == 0 and done.epoch == 0 and done.last is None:
             self.validate()
-            if epochs == 0:
-                done.best = done.last
-                self.save(best=True)
         with progress_bar(self.total_steps, done.step, main=self.main) as bar:
             while done.epoch < epochs:
                 if done.batch == 0 and done.epoch > 0:
@@ -115,6 +116,9 @@ class Trainer:
                 done.epoch, done.batch = done.epoch + 1, 0
                 best = self.validate()
                 self.save(best)
+        if done.best is None:  # no epoch at all, or none since the best checkpoint was lost
+            done.best = done.last
+            self.save(best=True)
 
     def _train_epoch(self, bar: Any) -> None:
         train, done = self.config.train, self.progress
@@ -129,17 +133,26 @@ class Trainer:
             done.batch, done.step = number + 1, done.step + 1
             done.samples += len(indices)
             done.tokens += sum(lengths[i] for i in indices)
-            losses = self._window_losses() if logging else {}
+            losses = self.window.read(done.step) if logging else {}
             self._spend("train", start)
-            if logging:
+            if losses:
                 self._log_step(losses, rate, norm, bar)
             self._note_resample(self.resampler.after_step(done.step, self.total_steps))
             bar.update()
             if self.stop.signal:
                 self.save(best=False)
                 raise Interrupted(self.stop.signal)
-            if train.save_every and done.step % train.save_every == 0 and done.batch < len(batches):
+            if self._save_due(logging) and done.batch < len(batches):
                 self.save(best=False)
+
+    def _save_due(self, together: bool) -> bool:
+        """Whether a checkpoint is due by steps or by the clock, on which processes agree at logging points only."""
+        train, waited = self.config.train, time.monotonic() - self.saved_at
+        late = train.save_minutes is not None and waited >= 60 * train.save_minutes
+        if train.save_minutes is not None and self.accelerator.num_processes > 1:
+            anyone = torch.tensor(float(late), device=self.device)
+            late = together and bool(self.accelerator.reduce(anyone, "sum"))
+        return late or (train.save_every is not None and self.progress.step % train.save_every == 0)
 
     def _step(self, indices: list[int], wants_norm: bool) -> torch.Tensor | None:
         """One optimizer step on the samples ``indices``: the mean loss of their tokens, over all processes.
@@ -151,7 +164,7 @@ class Trainer:
         mine = indices[self.accelerator.process_index :: processes]
         size = train.micro_batch_size or train.batch_size
         # every process takes the same number of forward passes, an empty one if need be
-        parts = math.ceil(math.ceil(len(indices) / processes) / size)
+        parts, losses = math.ceil(math.ceil(len(indices) / processes) / size), []
         for part in range(parts):
             batch = collate(
                 self.train_data, mine[part * size : (part + 1) * size], self.loss_on, self.tokenizer.pad_token_id
@@ -161,36 +174,22 @@ class Trainer:
                 nats = self.forward(batch.input_ids, batch.positions, batch.labels).sum()
                 # DDP averages gradients over processes: times their number, it is the sum over all samples
                 self.accelerator.backward(nats * (processes / max(tokens, 1)))
-            self.window_loss += nats.detach()
-        self.window_tokens += tokens
-        self.window_characters += sum(self.train_data.loss_characters(i, self.loss_on) for i in indices)
-        norm = None
-        if train.max_grad_norm or wants_norm:
+            losses.append(nats.detach())
+        nats, norm = torch.stack(losses).sum(), None
+        if train.max_grad_norm or wants_norm or train.skip_nonfinite:
             trained = [p for p in self.model.parameters() if p.requires_grad]
             norm = self.accelerator.clip_grad_norm_(trained, train.max_grad_norm or math.inf)
-        self.stepper.step()
+        scaled = self.accelerator.scaler is not None
+        if train.skip_nonfinite and self.window.rejects(nats, None if scaled else norm, self.progress.step + 1):
+            self.progress.skipped += 1
+            self.window.add(torch.zeros_like(nats), 0, 0)
+        else:
+            characters = sum(self.train_data.loss_characters(i, self.loss_on) for i in indices)
+            self.window.add(nats, tokens, characters)
+            self.stepper.step()
         self.stepper.zero_grad(set_to_none=True)
         self.schedule.step()
         return norm
-
-    def _window_losses(self) -> dict[str, float]:
-        """Training loss since the last logging point. Waits for the device, which happens here only."""
-        nats = float(self.accelerator.reduce(self.window_loss, "sum"))
-        loss = nats / max(self.window_tokens, 1)
-        if not math.isfinite(loss):
-            raise UserError(
-                f"the training loss is {loss} at step {self.progress.step}: lower train.lr, set "
-                "train.max_grad_norm=1, or use train.precision=fp32. The checkpoints up to here are kept."
-            )
-        bits = nats / math.log(2) / max(self.window_characters, 1)
-        self.window_loss.zero_()
-        self.window_tokens = self.window_characters = 0
-        return {
-            "loss": loss,
-            "perplexity": math.exp(min(loss, 700.0)),
-            "bits_per_token": loss / math.log(2),
-            "bits_per_char": bits,
-        }
 
     def _spend(self, kind: str, start: float) -> float:
         seconds = time.perf_counter() - start
@@ -243,6 +242,8 @@ class Trainer:
             self.device,
         )  # fmt: skip
         values = losses.metrics(self.loss_on)
+        if not math.isfinite(values["loss"]):
+            raise UserError(not_finite("validation loss", values["loss"], done.step))
         done.last = {"epoch": done.epoch, "step": done.step, **values}
         best = done.epoch > 0 and (done.best is None or values["loss"] < done.best["loss"])
         if best:
@@ -281,35 +282,46 @@ class Trainer:
                 self.metrics.text(f"sample/{number}", self.progress.step, f"{prompt}\n\n**{text}**")
 
     def save(self, best: bool) -> None:
-        """Save everything a resume needs; the main process writes, the others wait for it."""
+        """Save everything a resume needs; the main process writes, the others wait for it.
+
+        Raises:
+            UserError: it cannot be written, or something in it is not finite: whatever is saved is good.
+        """
         start = time.perf_counter()
+        self.window.nats(self.progress.step)
+        trained = (p for p in self.model.parameters() if p.requires_grad)
+        bad = non_finite_tensors([*trained, *optimizer_tensors(self.optimizer)])
+        if float(self.accelerator.reduce(bad.float(), "sum")):
+            raise UserError(not_finite("model or its optimizer's state", math.nan, self.progress.step))
         generators = [torch.get_rng_state()]
         if self.device.type == "cuda":
             generators.append(torch.cuda.get_rng_state(self.device))
         if self.main and self.metrics is not None:
-            self.progress.metrics_position = self.metrics.position
+            self.metrics.note_positions(self.progress)
             scaler = self.accelerator.scaler
             payload = {
                 "optimizer": self.optimizer.state_dict(),
                 "schedule": self.schedule.state_dict(),
                 "scaler": scaler.state_dict() if scaler is not None else None,
                 "generators": generators,
-                "window": (float(self.window_loss), self.window_tokens, self.window_characters),
+                "window": self.window.state_dict(),
             }
-            state.save(self.run, self.model, self.progress, payload, best)
+            size = state.save(self.run, self.model, self.progress, payload, best)
             self.run.update_record(**self.standing())
+            seconds = time.perf_counter() - start
+            progress(f"checkpoint of step {self.progress.step}: {size / 2**20:.1f} MiB in {seconds:.2f} s")
         self.accelerator.wait_for_everyone()
+        self.saved_at = time.monotonic()
         self._spend("checkpoint", start)
 
     def _restore(self, folder: Any) -> None:
-        payload = torch.load(folder / state.STATE_FILE, map_location="cpu", weights_only=True)
+        payload = state.load_state(folder)
         self.optimizer.load_state_dict(payload["optimizer"])
         self.schedule.load_state_dict(payload["schedule"])
         if payload["scaler"] is not None and self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(payload["scaler"])
         self.resampler.number = self.progress.resamples
-        window, self.window_tokens, self.window_characters = payload["window"]
-        self.window_loss.fill_(window)
+        self.window.load_state_dict(payload["window"], self.device)
         torch.set_rng_state(payload["generators"][0])
         if self.device.type == "cuda" and len(payload["generators"]) > 1:
             torch.cuda.set_rng_state(payload["generators"][1], self.device)
@@ -328,6 +340,7 @@ class Trainer:
                 "tokens_per_second": round(done.tokens / seconds, 1),
                 "peak_memory_mib": round(peak_memory_mib(self.device), 1),
             },
+            "skipped_updates": done.skipped,
             "best": done.best,
             "last": done.last,
         }

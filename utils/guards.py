@@ -1,0 +1,70 @@
+"""What ends a training with advice: numbers that are not finite, and memory that is not there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from utils.config import TrainConfig
+
+
+def not_finite(what: str, value: float, step: int) -> str:
+    """What to say of a loss or weight that became NaN or infinite at ``step``."""
+    return (
+        f"the {what} is {value} at step {step}: lower train.lr, set train.max_grad_norm=1, or use "
+        "train.precision=fp32. The checkpoints before it are kept: the same command with train.skip_nonfinite=true "
+        "goes on from the last one and leaves such updates out."
+    )
+
+
+def non_finite_tensors(tensors: Iterable[Any]) -> torch.Tensor:
+    """How many of the floating-point tensors hold a NaN or an infinity, as a tensor on their device, unread."""
+    local = [tensor.to_local() if hasattr(tensor, "to_local") else tensor for tensor in tensors]
+    bad = [~tensor.isfinite().all() for tensor in local if tensor.is_floating_point()]
+    return torch.stack(bad).sum() if bad else torch.zeros((), dtype=torch.long)
+
+
+def optimizer_tensors(optimizer: Any) -> Iterable[torch.Tensor]:
+    """Every tensor of an optimizer's state that lies where its parameter does."""
+    for parameter, values in optimizer.state.items():
+        yield from (v for v in values.values() if isinstance(v, torch.Tensor) and v.device == parameter.device)
+
+
+def advice(error: Exception, train: TrainConfig, folder: Path, step: int | None) -> str | None:
+    """What to say of an error that the user can mend, None for any other.
+
+    Args:
+        folder: the run's.
+        step: how many optimizer steps are done; None while the model is still being loaded.
+    """
+    if is_out_of_memory(error):
+        return _out_of_memory(train, step, error)
+    if isinstance(error, OSError) and error.errno is not None:
+        where = error.filename or folder
+        return f"{where}: {error.strerror}. The last checkpoint is kept: mend this, then run the same command again."
+    return None
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory was missing, on the GPU or on the CPU (where PyTorch raises a plain RuntimeError)."""
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and any(
+        text in str(error) for text in ("DefaultCPUAllocator", "not enough memory", "out of memory")
+    )
+
+
+def _out_of_memory(train: TrainConfig, step: int | None, error: Exception) -> str:
+    size = train.micro_batch_size or train.batch_size
+    when = "while loading the model" if step is None else f"at step {step + 1}"
+    micro = f"train.micro_batch_size={max(size // 2, 1)} (the same result), " if size > 1 else ""
+    recompute = "" if train.gradient_checkpointing else "train.gradient_checkpointing=true (the same result, slower), "
+    reason = " ".join(str(error).split())[:160]
+    return (
+        f"out of memory {when}, with {size} samples at once (train.batch_size={train.batch_size}, "
+        f"train.micro_batch_size={train.micro_batch_size or 'null'}): set {micro}{recompute}or a lower train.seq_len "
+        f"or train.block_size. With the same result, the run goes on from its last checkpoint. ({reason})"
+    )
