@@ -18,15 +18,20 @@ def main(given: DictConfig) -> float | None:
 
     go_offline_without_network()  # before anything imports the hub's libraries
     from utils.config import parse_config
+    from utils.distributed import EchoedError
     from utils.errors import UserError
     from utils.launch import train_all
 
     try:
         return train_all(parse_config(given), list(HydraConfig.get().overrides.task))
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        if not isinstance(error, EchoedError):
+            print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
 
 
 if __name__ == "__main__":
     main()
+    from utils.distributed import leave
+
+    leave()

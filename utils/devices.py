@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import torch
@@ -16,7 +17,8 @@ MIXED_DTYPE = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 def resolve_device(name: str) -> str:
     """``auto`` becomes cuda where there is one, else cpu. Raises UserError for a device that is not here."""
     if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
+        forced = os.environ.get("ACCELERATE_USE_CPU", "false").lower() == "true"  # accelerate launch --cpu
+        return "cuda" if torch.cuda.is_available() and not forced else "cpu"
     if name == "cuda" and not torch.cuda.is_available():
         raise UserError("train.device=cuda, but PyTorch sees no CUDA device here: use train.device=auto or cpu")
     if name == "mps" and not torch.backends.mps.is_available():
@@ -35,11 +37,13 @@ def resolve_precision(name: str, device: str) -> str:
 
 def build_accelerator(train: TrainConfig) -> tuple[Any, str]:
     """The Accelerator and the precision it computes in."""
-    from accelerate import Accelerator
+    from accelerate import Accelerator, DistributedDataParallelKwargs
     from accelerate.state import AcceleratorState
 
     device = resolve_device(train.device)
     precision = resolve_precision(train.precision, device)
     AcceleratorState._reset_state()  # several runs in one process may differ in precision
-    # cpu=True: without it every rank of a CPU job takes itself for the only one
-    return Accelerator(cpu=device == "cpu", mixed_precision=MIXED_PRECISION[precision]), precision
+    # buffers are masks and tables that never change; DDP would send them to all processes in each forward pass
+    ddp = DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)
+    cpu = device == "cpu"
+    return Accelerator(cpu=cpu, mixed_precision=MIXED_PRECISION[precision], kwargs_handlers=[ddp]), precision

@@ -15,6 +15,8 @@ from omegaconf import OmegaConf
 
 from utils.config import Config
 from utils.data import get_source
+from utils.devices import resolve_device
+from utils.distributed import Processes, join, lost_process_is_said
 from utils.errors import UserError
 from utils.files import lock, own_folder, write_text
 from utils.guards import advice
@@ -40,28 +42,35 @@ def train_all(config: Config, overrides: list[str]) -> float | None:
 def train_one(config: Config, overrides: list[str]) -> float | None:
     """Train one seed: resume an unfinished run, leave a finished one alone; its best validation loss."""
     run = Run(run_directory(config))
-    main = int(os.environ.get("RANK", "0")) == 0  # torchrun's and accelerate's number of this process
+    processes = join(resolve_device(config.train.device))
+    with lost_process_is_said(), contextlib.ExitStack() as stack:
+        finished = processes.decided_by_main(lambda: _open(run, stack))
+        if finished:
+            return (finished["best"] or {}).get("loss")
+        stack.enter_context(run_log(run, processes.main))
+        stop = stack.enter_context(stop_on_signals(processes))
+        return _train(config, run, overrides, stop, processes)
+
+
+def _open(run: Run, stack: contextlib.ExitStack) -> dict[str, Any] | None:
+    """The record of a finished run; else None, with the run's directory made and locked until ``stack`` closes."""
     _point_to(run)
     record = _record(run)
     if record["status"] == "finished":
-        if main:
-            print(f"{run.path} is finished already; remove the folder to train again")
-        return (record["best"] or {}).get("loss")
-    with contextlib.ExitStack() as stack:
-        if main:
-            stack.enter_context(_directory(run))
-        stack.enter_context(run_log(run, main))
-        stop = stack.enter_context(stop_on_signals())
-        return _train(config, run, overrides, stop, main)
+        print(f"{run.path} is finished already; remove the folder to train again")
+        return record
+    stack.enter_context(_directory(run))
+    return None
 
 
-def _train(config: Config, run: Run, overrides: list[str], stop: Any, main: bool) -> float | None:
+def _train(config: Config, run: Run, overrides: list[str], stop: Any, processes: Processes) -> float | None:
     from utils.provenance import git_commit, hardware, now, versions
     from utils.training import Trainer
 
     log.info("run directory %s", run.path)
+    main = processes.main
     with _explained(config, run, lambda: None):
-        trainer = Trainer(config, run, stop)
+        trainer = Trainer(config, run, stop, processes)
         described = trainer.describe()
 
     def note(**fields: Any) -> None:
@@ -90,17 +99,19 @@ def _train(config: Config, run: Run, overrides: list[str], stop: Any, main: bool
         error=None,
         versions=versions(),
         git_commit=git_commit(),
-        hardware=hardware(trainer.device, trainer.accelerator.num_processes, trainer.precision),
+        hardware=hardware(trainer.device, processes.count, trainer.precision),
         **described,
         **trainer.standing(),
     )
     try:
         with _explained(config, run, lambda: trainer.progress.step):
-            trainer.fit()
+            with lost_process_is_said():
+                trainer.fit()
             trainer.close()
     except Interrupted as interrupt:
         note(status="interrupted", error=None, **trainer.standing())
         log.info("stopped by %s after a checkpoint: run the same command again to go on", interrupt)
+        processes.gathered(None)  # a launcher stops the others when the first one leaves
         raise SystemExit(EXIT_INTERRUPTED) from None
     except KeyboardInterrupt:
         note(status="interrupted", error="interrupted between checkpoints")
@@ -176,7 +187,7 @@ def _write_snapshots(config: Config, run: Run, overrides: list[str]) -> None:
 
 def _point_to(run: Run) -> None:
     pointer = os.environ.get(POINTER)
-    if pointer and int(os.environ.get("RANK", "0")) == 0:
+    if pointer:
         path = Path(pointer)
         lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
         directory = str(run.path.resolve())

@@ -15,7 +15,7 @@ from utils import optim, state
 from utils.batching import collate, epoch_batches
 from utils.config import Config
 from utils.devices import build_accelerator
-from utils.errors import UserError
+from utils.distributed import Processes
 from utils.generation import Decoding, generate
 from utils.guards import non_finite_tensors, not_finite, optimizer_tensors
 from utils.logs import MetricsWriter, log, progress, progress_bar
@@ -25,18 +25,19 @@ from utils.packing import shorten
 from utils.preparation import check_lengths, load_training_data
 from utils.provenance import peak_memory_mib
 from utils.runs import Run
-from utils.signals import Interrupted, StopRequest
+from utils.signals import Interrupted, StopRequest, StopVote
 from utils.window import LossWindow
 
 
 class Trainer:
     """One run from its configuration to its last checkpoint; an unfinished run goes on where it stopped."""
 
-    def __init__(self, config: Config, run: Run, stop: StopRequest) -> None:
-        self.config, self.run, self.stop = config, run, stop
+    def __init__(self, config: Config, run: Run, stop: StopRequest, processes: Processes) -> None:
+        self.config, self.run, self.stop, self.processes = config, run, stop, processes
+        self.stop_vote = StopVote(stop, processes)
         self.accelerator, self.precision = build_accelerator(config.train)
         self.device: torch.device = self.accelerator.device
-        self.main: bool = self.accelerator.is_main_process
+        self.main = processes.main
         self.loss_on = config.loss_on()
         torch.manual_seed(config.seed)
 
@@ -49,9 +50,7 @@ class Trainer:
         self.total_steps = self.steps_per_epoch * config.train.epochs
         optim.warmup_steps(config.train, self.total_steps)  # a wrong warm-up fails before the factorisation
 
-        restored = state.newest(run)
-        if restored and self.main:
-            state.adopt(run, *restored)
+        restored = processes.decided_by_main(lambda: state.resume(run))
         self._adapt(restored)
         self.model.to(self.device)
         parameters = [p for p in self.model.parameters() if p.requires_grad]
@@ -62,10 +61,10 @@ class Trainer:
             self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         token_loss = TokenLoss(self.model).checked(self.validation_data, self.tokenizer.pad_token_id, self.device)
         self.forward, self.stepper = self.accelerator.prepare(token_loss, self.optimizer)
-        self.window = LossWindow(self.accelerator)
+        self.window = LossWindow(self.accelerator, processes.same_error)
         self.saved_at = time.monotonic()
         self.mark = (0.0, 0, 0)  # train seconds, samples and tokens at the last logging point
-        torch.manual_seed(config.seed + 1_000_003 * self.accelerator.process_index)  # dropout differs by process
+        torch.manual_seed(config.seed + 1_000_003 * processes.rank)  # dropout differs by process
         self.progress = restored[1] if restored else state.Progress()
         if restored:
             self._restore(restored[0])
@@ -139,9 +138,9 @@ class Trainer:
                 self._log_step(losses, rate, norm, bar)
             self._note_resample(self.resampler.after_step(done.step, self.total_steps))
             bar.update()
-            if self.stop.signal:
+            if signal := self.stop_vote.after_step(now=done.batch == len(batches)):
                 self.save(best=False)
-                raise Interrupted(self.stop.signal)
+                raise Interrupted(signal)
             if self._save_due(logging) and done.batch < len(batches):
                 self.save(best=False)
 
@@ -159,9 +158,9 @@ class Trainer:
 
         Returns the gradient's norm, on the device, if it is wanted or clipped by.
         """
-        train, processes = self.config.train, self.accelerator.num_processes
+        train, processes = self.config.train, self.processes.count
         tokens = sum(self.train_data.loss_tokens(i, self.loss_on) for i in indices)
-        mine = indices[self.accelerator.process_index :: processes]
+        mine = indices[self.processes.rank :: processes]
         size = train.micro_batch_size or train.batch_size
         # every process takes the same number of forward passes, an empty one if need be
         parts, losses = math.ceil(math.ceil(len(indices) / processes) / size), []
@@ -171,7 +170,7 @@ class Trainer:
             ).to(self.device)
             context = self.accelerator.no_sync(self.forward) if part + 1 < parts else contextlib.nullcontext()
             with context:
-                nats = self.forward(batch.input_ids, batch.positions, batch.labels).sum()
+                nats, _ = self.forward(batch.input_ids, batch.positions, batch.labels)
                 # DDP averages gradients over processes: times their number, it is the sum over all samples
                 self.accelerator.backward(nats * (processes / max(tokens, 1)))
             losses.append(nats.detach())
@@ -239,11 +238,11 @@ class Trainer:
         everything = range(len(self.validation_data))
         losses = evaluate_losses(
             self.forward, self.validation_data, everything, self._evaluation_batch(), self.tokenizer.pad_token_id,
-            self.device,
+            self.device, self.processes,
         )  # fmt: skip
         values = losses.metrics(self.loss_on)
         if not math.isfinite(values["loss"]):
-            raise UserError(not_finite("validation loss", values["loss"], done.step))
+            raise self.processes.same_error(not_finite("validation loss", values["loss"], done.step))
         done.last = {"epoch": done.epoch, "step": done.step, **values}
         best = done.epoch > 0 and (done.best is None or values["loss"] < done.best["loss"])
         if best:
@@ -292,27 +291,28 @@ class Trainer:
         trained = (p for p in self.model.parameters() if p.requires_grad)
         bad = non_finite_tensors([*trained, *optimizer_tensors(self.optimizer)])
         if float(self.accelerator.reduce(bad.float(), "sum")):
-            raise UserError(not_finite("model or its optimizer's state", math.nan, self.progress.step))
+            raise self.processes.same_error(not_finite("model or its optimizer's state", math.nan, self.progress.step))
         generators = [torch.get_rng_state()]
         if self.device.type == "cuda":
             generators.append(torch.cuda.get_rng_state(self.device))
-        if self.main and self.metrics is not None:
-            self.metrics.note_positions(self.progress)
-            scaler = self.accelerator.scaler
-            payload = {
-                "optimizer": self.optimizer.state_dict(),
-                "schedule": self.schedule.state_dict(),
-                "scaler": scaler.state_dict() if scaler is not None else None,
-                "generators": generators,
-                "window": self.window.state_dict(),
-            }
-            size = state.save(self.run, self.model, self.progress, payload, best)
-            self.run.update_record(**self.standing())
-            seconds = time.perf_counter() - start
-            progress(f"checkpoint of step {self.progress.step}: {size / 2**20:.1f} MiB in {seconds:.2f} s")
-        self.accelerator.wait_for_everyone()
+        scaler = self.accelerator.scaler
+        payload = {
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "scaler": scaler.state_dict() if scaler is not None else None,
+            "processes": self.processes.gathered({"generators": generators, "window": self.window.state_dict()}),
+        }
+        size = self.processes.decided_by_main(lambda: self._write_checkpoint(payload, best))
+        seconds = self._spend("checkpoint", start)
+        progress(f"checkpoint of step {self.progress.step}: {size / 2**20:.1f} MiB in {seconds:.2f} s")
         self.saved_at = time.monotonic()
-        self._spend("checkpoint", start)
+
+    def _write_checkpoint(self, payload: dict[str, Any], best: bool) -> int:
+        if self.metrics is not None:
+            self.metrics.note_positions(self.progress)
+        size = state.save(self.run, self.model, self.progress, payload, best)
+        self.run.update_record(**self.standing())
+        return size
 
     def _restore(self, folder: Any) -> None:
         payload = state.load_state(folder)
@@ -321,11 +321,25 @@ class Trainer:
         if payload["scaler"] is not None and self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(payload["scaler"])
         self.resampler.number = self.progress.resamples
-        self.window.load_state_dict(payload["window"], self.device)
-        torch.set_rng_state(payload["generators"][0])
-        if self.device.type == "cuda" and len(payload["generators"]) > 1:
-            torch.cuda.set_rng_state(payload["generators"][1], self.device)
+        self._restore_process(payload["processes"])
         log.info("resumed from %s: epoch %.2f, step %d", folder.name, self._epochs(), self.progress.step)
+
+    def _restore_process(self, saved: list[dict[str, Any]]) -> None:
+        """The generators and the part of the window's loss that this process had, as far as there was one."""
+        rank, count = self.processes.rank, self.processes.count
+        if len(saved) != count:
+            log.info("saved by %d processes, going on with %d: equal up to rounding, and dropout", len(saved), count)
+            steps = sum(process["window"]["steps"] for process in saved)
+            window = {**saved[0]["window"], "steps": steps if self.main else torch.zeros_like(steps)}
+        else:
+            window = saved[rank]["window"]
+        self.window.load_state_dict(window, self.device)
+        if rank >= len(saved):
+            return
+        generators = saved[rank]["generators"]
+        torch.set_rng_state(generators[0])
+        if self.device.type == "cuda" and len(generators) > 1:
+            torch.cuda.set_rng_state(generators[1], self.device)
 
     def standing(self) -> dict[str, Any]:
         """How far the run is, for its record."""

@@ -1,0 +1,153 @@
+"""Two processes (CPU, gloo) against one: the same losses and parameters, one writer, one end for all."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.conftest import make_config
+from tests.distributed import worker
+from tests.distributed.conftest import Lab
+from tests.distributed.worker import End, Job
+from utils.files import lock
+from utils.identity import run_directory
+from utils.runs import Run, find_runs
+from utils.signals import EXIT_INTERRUPTED
+
+METHODS = {  # SGD, unlike Adam, shows a gradient that is off by a factor
+    "none": ("fnmodel.name=none", "train.optimizer=sgd", "train.lr=0.3"),
+    "lora": ("fnmodel.name=lora", "train.lr=2e-2", "train.max_grad_norm=0.1", "logging.samples=1"),
+    "rosa": (
+        "fnmodel.name=rosa",
+        "train.optimizer=sgd",
+        "train.lr=10",
+        "fnmodel.rosa.level=step",
+        "fnmodel.rosa.every=4",
+    ),
+}
+DROPOUT = ("model.dropout=0.1", "logging.print_freq=4", "train.lr=1e-2")
+STOPPED = f"exit {EXIT_INTERRUPTED}"
+
+
+def weights(run: Run) -> dict[str, torch.Tensor]:
+    """Every tensor of the run's last checkpoint."""
+    files = sorted(run.last.glob("*.safetensors"))
+    return {f"{path.name}/{name}": value for path in files for name, value in load_file(path).items()}
+
+
+def points(run: Run, split: str, *names: str) -> list[list[float]]:
+    return [[point[name] for name in names] for point in run.metrics(split)]
+
+
+@pytest.fixture(scope="module")
+def ends(lab: Lab) -> dict[str, list[End]]:
+    """How each job ended on both processes; jobs of one name in a list are the same training, run again."""
+    jobs = {f"two-{method}": Job(lab.overrides(f"two-{method}", *more, "train.micro_batch_size=3"))
+            for method, more in METHODS.items()}  # fmt: skip
+    jobs["again"] = jobs["two-rosa"]
+    jobs["whole"] = Job(lab.overrides("whole", *DROPOUT))
+    halves = lab.overrides("halves", *DROPOUT)
+    jobs["halves, stopped"] = Job(halves, happens="SIGUSR1", rank=1, step=7)
+    jobs["halves, resumed"] = Job(halves)
+    grown = lab.overrides("grown", *METHODS["rosa"], "logging.print_freq=2")
+    assert worker.run(Job(grown, happens="SIGTERM", rank=0, step=7)).how == STOPPED
+    jobs["grown, resumed"] = Job(grown)
+    shrunk = lab.overrides("shrunk", *METHODS["rosa"], "logging.print_freq=2")
+    jobs["shrunk, stopped"] = Job(shrunk, happens="SIGTERM", rank=0, step=6)
+    jobs["nan"] = Job(lab.overrides("nan"), happens="nan", rank=1, step=2)
+    jobs["locked"] = Job(lab.overrides("locked"))
+    jobs["seeds"] = Job(lab.overrides("seeds", "runs=2", "train.epochs=1"))
+    held = run_directory(make_config(*lab.overrides("locked")))
+    held.mkdir(parents=True)
+    with lock(held / ".train.lock", "trained"):
+        return dict(zip(jobs, lab.together("plan", list(jobs.values())), strict=True))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_two_processes_equal_one(lab: Lab, ends: Any, method: str) -> None:
+    """Every logged loss and gradient norm, validation and the parameters; batches of 16, the last of 6 samples."""
+    assert [end.how for end in ends[f"two-{method}"]] == ["finished"] * 2
+    worker.run(Job(lab.overrides(f"one-{method}", *METHODS[method])))
+    one, two = lab.run(f"one-{method}"), lab.run(f"two-{method}")
+    assert (one.record()["hardware"]["processes"], two.record()["hardware"]["processes"]) == (1, 2)
+    for split, names in (("train", ("step", "loss", "grad_norm", "lr")), ("validation", ("step", "loss", "loss_all"))):
+        expected = torch.tensor(points(one, split, *names))
+        torch.testing.assert_close(torch.tensor(points(two, split, *names)), expected, rtol=1e-5, atol=1e-6)
+    assert points(one, "resample", "step", "number") == points(two, "resample", "step", "number")
+    torch.testing.assert_close(weights(two), weights(one), rtol=1e-4, atol=1e-5)
+    moved = points(one, "validation", "loss")
+    assert moved[-1][0] < moved[0][0] - 0.03  # so that equality says something
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_both_processes_hold_the_same_values(ends: Any, method: str) -> None:
+    """To the bit, W_f, A and B after resamples included."""
+    first, second = ends[f"two-{method}"]
+    assert first.values and first.values == second.values
+
+
+def test_only_one_process_writes(lab: Lab, ends: Any) -> None:
+    one, two = lab.run("one-rosa"), lab.run("two-rosa")
+    names = [sorted(str(p.relative_to(run.path)) for p in run.path.iterdir() if "tfevents" not in p.name)
+             for run in (one, two)]  # fmt: skip
+    assert names[0] == names[1]
+    assert len(list(two.path.glob("*tfevents*"))) == len(list(one.path.glob("*tfevents*")))
+    assert [line.split()[3:6] for line in one.log_file.read_text().splitlines() if " epoch " in line] == [
+        line.split()[3:6] for line in two.log_file.read_text().splitlines() if " epoch " in line
+    ]
+
+
+def test_a_finished_run_is_left_alone_by_both(ends: Any) -> None:
+    assert [(end.how, end.values) for end in ends["again"]] == [("finished", {})] * 2
+
+
+def test_a_signal_to_one_process_stops_both_and_the_resume_is_exact(lab: Lab, ends: Any) -> None:
+    """Dropout is on: each process's own random numbers go on where they were, and so does the open logging window."""
+    assert [end.how for end in ends["halves, stopped"]] == [STOPPED] * 2
+    assert [end.how for end in ends["halves, resumed"]] == ["finished"] * 2
+    whole, halves = lab.run("whole"), lab.run("halves")
+    log = halves.log_file.read_text()
+    assert log.count("stopped by SIGUSR1 after a checkpoint") == 1
+    assert "resumed from step-00000008: epoch 1.60, step 8" in log  # votes are read a step later
+    first, second = weights(whole), weights(halves)
+    assert first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+    for split in ("train", "validation"):
+        assert points(whole, split, "step", "loss") == points(halves, split, "step", "loss")
+    assert ends["whole"][0].values == ends["halves, resumed"][0].values
+
+
+@pytest.mark.parametrize("name", ["grown", "shrunk"])
+def test_a_run_goes_on_with_another_number_of_processes(lab: Lab, ends: Any, name: str) -> None:
+    if name == "grown":
+        assert [end.how for end in ends["grown, resumed"]] == ["finished"] * 2
+    else:
+        assert [end.how for end in ends["shrunk, stopped"]] == [STOPPED] * 2
+        worker.run(Job(lab.overrides("shrunk", *METHODS["rosa"], "logging.print_freq=2")))
+    worker.run(Job(lab.overrides(f"reference-{name}", *METHODS["rosa"], "logging.print_freq=2")))
+    one, other = lab.run(f"reference-{name}"), lab.run(name)
+    assert "going on with" in other.log_file.read_text()
+    expected = torch.tensor(points(one, "train", "step", "loss"))
+    torch.testing.assert_close(torch.tensor(points(other, "train", "step", "loss")), expected, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(weights(other), weights(one), rtol=1e-4, atol=1e-5)
+
+
+def test_a_loss_that_is_not_finite_ends_both(lab: Lab, ends: Any) -> None:
+    main, other = (end.how for end in ends["nan"])
+    assert main.startswith("UserError: the training loss is nan at step")
+    assert other.startswith("EchoedError: ")
+    assert lab.run("nan").record()["status"] == "failed"
+
+
+def test_a_refused_lock_ends_both(ends: Any) -> None:
+    main, other = (end.how for end in ends["locked"])
+    assert main.startswith("UserError: ") and "already being trained by process" in main
+    assert other.startswith("EchoedError: ")
+
+
+def test_several_seeds_in_one_job(lab: Lab, ends: Any) -> None:
+    assert [end.how for end in ends["seeds"]] == ["finished"] * 2
+    records = [run.record() for run in find_runs([lab.folder / "seeds"])]
+    assert sorted((record["seed"], record["status"]) for record in records) == [(0, "finished"), (1, "finished")]

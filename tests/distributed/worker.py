@@ -1,0 +1,85 @@
+"""What each process of a test's torchrun does: trainings one after another, and a note of how each ended.
+
+``torchrun --nproc_per_node=2 -m tests.distributed.worker PLAN`` reads PLAN, a list of jobs, and writes PLAN.<rank>.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import signal
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tests.conftest import make_config
+from utils import training
+from utils.errors import UserError
+from utils.launch import train_all
+
+RANK = int(os.environ.get("RANK", "0"))
+
+
+@dataclass
+class Job:
+    """A training, and what happens to the process ``rank`` in its optimizer step ``step`` (from 1)."""
+
+    overrides: list[str]
+    happens: str | None = None  # the name of a signal, or "nan": a parameter becomes NaN
+    rank: int = 1
+    step: int = 0
+
+
+@dataclass
+class End:
+    """How a training ended on one process."""
+
+    how: str
+    values: dict[str, str] = field(default_factory=dict)  # parameter -> hash of this process's values
+
+
+def run(job: Job) -> End:
+    """Train; what it raised, and the model's values at the end."""
+    values: dict[str, str] = {}
+    step, close = training.Trainer._step, training.Trainer.close
+
+    def planted(self: Any, *arguments: Any, **options: Any) -> Any:
+        result = step(self, *arguments, **options)
+        if job.happens and (self.processes.rank, self.progress.step + 1) == (job.rank, job.step):
+            if job.happens == "nan":
+                with torch.no_grad():
+                    next(p for p in self.model.parameters() if p.requires_grad).fill_(torch.nan)
+            else:
+                os.kill(os.getpid(), signal.Signals[job.happens])
+        return result
+
+    def noted(self: Any) -> None:
+        for name, parameter in self.model.named_parameters():
+            values[name] = hashlib.sha256(parameter.detach().flatten().numpy().tobytes()).hexdigest()
+        close(self)
+
+    training.Trainer._step, training.Trainer.close = planted, noted
+    try:
+        train_all(make_config(*job.overrides), job.overrides)
+        return End("finished", values)
+    except SystemExit as stop:
+        return End(f"exit {stop.code}")
+    except UserError as error:
+        return End(f"{type(error).__name__}: {error}")
+    finally:
+        training.Trainer._step, training.Trainer.close = step, close
+
+
+def main(plan: Path) -> None:
+    torch.set_num_threads(1)
+    ends = [dataclasses.asdict(run(Job(**job))) for job in json.loads(plan.read_text())]
+    Path(f"{plan}.{RANK}").write_text(json.dumps(ends))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
