@@ -183,9 +183,18 @@ def parse_config(given: DictConfig) -> Config:
 
 
 def load_config(path: Path) -> Config:
-    """The saved configuration of a run."""
+    """The saved configuration of a run, whose values are plain: they cannot refer to this machine's environment.
+
+    Raises:
+        UserError: the file is missing or is not the configuration of a run.
+    """
     try:
-        return parse_config(OmegaConf.load(path))
+        given = OmegaConf.load(path)
+        if not isinstance(given, DictConfig):
+            raise UserError("not a configuration")
+        if "${" in str(OmegaConf.to_container(given, resolve=False)):
+            raise UserError("a saved configuration is resolved, but this one has ${...} in it")
+        return parse_config(given)
     except FileNotFoundError:
         raise UserError(f"{path} does not exist: this run has no saved configuration") from None
     except (UserError, OSError, UnicodeDecodeError, OmegaConfBaseException, yaml.YAMLError) as error:

@@ -16,6 +16,7 @@ from utils.data import Example, get_source, group_by_source
 from utils.errors import UserError
 from utils.files import lock, sha256, write_json, write_text
 from utils.generation import Decoding, generate
+from utils.guards import is_out_of_memory
 from utils.logs import log
 from utils.runs import Run, find_runs
 from utils.state import checkpoint_hash, load_weights, verify
@@ -59,14 +60,22 @@ def evaluate_runs(roots: Sequence[str], options: Options) -> int:
                 outcomes.append((run, *evaluate_run(run, options)))
         except UserError as error:
             outcomes.append((run, "failed", str(error)))
-        except (RuntimeError, OSError, ValueError, KeyError, TypeError) as error:  # one run must not stop the others
-            outcomes.append((run, "failed", f"{type(error).__name__}: {error}"))
+        except Exception as error:  # one run must not stop the others
+            outcomes.append((run, "failed", _told(error, options)))
     print(f"\n{'status':<10} run")
     for run, outcome, detail in outcomes:
         print(f"{outcome:<10} {run.path}: {detail}", file=sys.stderr if outcome == "failed" else sys.stdout)
     done = sum(outcome in ("evaluated", "current") for _, outcome, _ in outcomes)
     print(f"{done} of {len(outcomes)} runs are evaluated on {options.split}")
     return 1 if done == 0 or any(outcome == "failed" for _, outcome, _ in outcomes) else 0
+
+
+def _told(error: Exception, options: Options) -> str:
+    if is_out_of_memory(error):
+        return f"out of memory: give a lower --batch-size than {options.batch_size}, or fewer --num-beams"
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename or 'its folder'}: {error.strerror}"
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
 
 
 def evaluate_run(run: Run, options: Options) -> tuple[str, str]:
@@ -83,7 +92,7 @@ def evaluate_run(run: Run, options: Options) -> tuple[str, str]:
     config = load_config(run.config_file)
     groups = load_groups(config, options)
     result = {**wanted, "items": len(groups), **_measure(run, config, groups, options)}
-    result["predictions_sha256"] = sha256(run.predictions(options.split))
+    result |= _hashes(run, options.split)
     evaluations = _evaluations(run)
     write_json(run.eval_file, {**evaluations, options.split: result})
     texts = "" if result["predictions"] == len(groups) else f" ({result['predictions']} with texts)"
@@ -95,17 +104,29 @@ def evaluate_run(run: Run, options: Options) -> tuple[str, str]:
 
 def is_current(run: Run, split: str, wanted: dict[str, Any]) -> bool:
     """Whether the recorded evaluation is of this checkpoint, decoding and limit, and its files are untouched."""
-    recorded = run.evaluation(split) or {}
-    files = (run.predictions(split), run.raw_predictions(split), run.references(split))
-    return (
-        all(recorded.get(key) == value for key, value in wanted.items())
-        and all(path.exists() for path in files)
-        and recorded.get("predictions_sha256") == sha256(run.predictions(split))
-    )
+    recorded = _evaluations(run).get(split, {})
+    if any(recorded.get(key) != value for key, value in wanted.items()):
+        return False
+    hashes = _hashes(run, split)
+    return None not in hashes.values() and all(recorded.get(key) == value for key, value in hashes.items())
+
+
+def _hashes(run: Run, split: str) -> dict[str, str | None]:
+    """Of the three files that an evaluation writes, which a kill between two of them would leave of different ones."""
+    files = {
+        "predictions_sha256": run.predictions(split),
+        "raw_predictions_sha256": run.raw_predictions(split),
+        "references_sha256": run.references(split),
+    }
+    return {name: sha256(path) if path.is_file() else None for name, path in files.items()}
 
 
 def _evaluations(run: Run) -> dict[str, Any]:
-    found = {split: run.evaluation(split) for split in ("validation", "test")}
+    """What is recorded; an unreadable record holds nothing that evaluating anew does not give."""
+    found = {}
+    for split in ("validation", "test"):
+        with contextlib.suppress(UserError):
+            found[split] = run.evaluation(split)
     return {split: value for split, value in found.items() if value}
 
 

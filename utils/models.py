@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 import rosa
 from rosa.inject import build_layers
@@ -31,7 +32,10 @@ def model_source(name: str) -> str:
 
 
 def load_tokenizer(name: str) -> Any:
-    """The tokenizer; padding goes to the left, as generation in batches needs, with eos where there is no pad."""
+    """The tokenizer; padding goes to the left, as generation in batches needs, with eos where there is no pad.
+
+    A special token that a text spells out, such as ``<|endoftext|>``, is text there: data cannot end a text early.
+    """
     from transformers import AutoTokenizer
 
     tokenizer = _from_pretrained(AutoTokenizer, name, "tokenizer")
@@ -40,6 +44,7 @@ def load_tokenizer(name: str) -> Any:
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     tokenizer.padding_side = "left"
+    tokenizer.split_special_tokens = True
     return tokenizer
 
 
@@ -109,8 +114,8 @@ def _from_pretrained(loader: Any, name: str, what: str, **options: Any) -> Any:
     transformers_logging.disable_progress_bar()
     source = model_source(name)
     try:
-        return loader.from_pretrained(source, **options)
-    except (OSError, ValueError, KeyError) as error:
+        return loader.from_pretrained(source, trust_remote_code=False, **options)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:200]
         local = Path(source).is_dir()
         ways = WAYS_OUT.format(path_key="model.name", cache_hint="HF_HOME=DIR there and here")

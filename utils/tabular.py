@@ -7,6 +7,7 @@ import gzip
 import io
 import json
 import sys
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ def read_text(path: Path) -> str:
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
         raise UserError(f"{path}, line {line} is not UTF-8: convert the file, e.g. iconv -f latin1 -t utf-8") from None
-    except (OSError, EOFError, gzip.BadGzipFile) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise UserError(f"{path} cannot be read: {error}") from None
 
 
@@ -45,6 +46,9 @@ def read_csv(path: Path, columns: tuple[str, ...]) -> list[Record]:
         if missing:
             found = ", ".join(reader.fieldnames or ()) or "none"
             raise UserError(f"{path} has no column {' or '.join(missing)}; its columns: {found}")
+        twice = [name for name in columns if list(reader.fieldnames or ()).count(name) > 1]
+        if twice:
+            raise UserError(f"{path} has the column {twice[0]} twice")
         rows = []
         for row in reader:
             where = f"{path}, line {reader.line_num}"
@@ -67,7 +71,7 @@ def read_json_lines(path: Path) -> Iterator[Record]:
             continue
         try:
             value = json.loads(line)
-        except (json.JSONDecodeError, RecursionError) as error:
+        except (ValueError, RecursionError) as error:  # ValueError: no JSON, or a number without end
             raise UserError(f"{where} is not JSON: {error}") from None
         if not isinstance(value, dict):
             raise UserError(f"{where} is not a JSON object with fields")
@@ -83,9 +87,18 @@ def read_records(path: Path, columns: tuple[str, ...]) -> list[Record]:
                 raise UserError(f"{where} has no field {name}; its fields: {', '.join(record) or 'none'}")
             if not isinstance(record[name], str) or not record[name].strip():
                 raise UserError(f"{where}: {name} is empty or not a text")
+            check_characters(where, name, record[name])
     if not records:
         raise UserError(f"{path} has no records")
     return records
+
+
+def check_characters(where: str, name: str, text: str) -> None:
+    """Raise UserError for a text that no file can hold: JSON lets half a character through."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise UserError(f"{where}: {name} has half a surrogate pair, which is no character") from None
 
 
 def find_split(folder: Path, names: tuple[str, ...]) -> Path:

@@ -11,7 +11,7 @@ from utils import hub
 from utils.data import SPLITS, DataSource, Example, register
 from utils.errors import UserError
 from utils.logs import log
-from utils.tabular import SUFFIXES, find_split, read_csv, read_json_lines
+from utils.tabular import SUFFIXES, check_characters, find_split, read_csv, read_json_lines
 
 STEMS = {"train": ("train",), "validation": ("validation", "valid", "dev"), "test": ("test",)}
 FILES = {split: tuple(f"{stem}{suffix}" for stem in stems for suffix in SUFFIXES) for split, stems in STEMS.items()}
@@ -113,8 +113,5 @@ def _thread(where: str, record: dict[str, Any]) -> Thread:
 def _text(where: str, name: str, value: Any, *, blank: bool = False) -> str:
     if not isinstance(value, str) or not (blank or value.strip()):
         raise UserError(f"{where}: {name} is missing, empty or not a text")
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        raise UserError(f"{where}: {name} has half a surrogate pair, which is no character") from None
+    check_characters(where, name, value)
     return value.strip()

@@ -40,16 +40,20 @@ class Row:
     source: str | None = None
 
 
-def read_items(predictions: Path, references: Path) -> Items:
-    """Read and match the two files. Raises UserError naming the file and the line that does not fit."""
-    groups, sources = read_references(references)
-    rows = read_rows(predictions)
+def read_items(predictions: Path, references: Path, *, tables: bool = True) -> Items:
+    """Read and match the two files. Raises UserError naming the file and the line that does not fit.
+
+    Args:
+        tables: False for files known to be plain lines, however much a line looks like a table's header.
+    """
+    groups, sources = read_references(references, tables=tables)
+    rows = read_rows(predictions, tables=tables)
     if sources is not None and rows and rows[0].source is not None:
         texts = _by_source(rows, sources, predictions)
     else:
         _check_count(rows, groups, predictions, references)
         texts = [row.text for row in rows]
-        if sources is None and rows[0].source is not None:
+        if sources is None and rows and rows[0].source is not None:
             sources = [row.source or "" for row in rows]
     return Items(texts, groups, sources)
 
@@ -59,14 +63,14 @@ def read_predictions(path: Path) -> list[str]:
     return [row.text for row in read_rows(path)]
 
 
-def read_references(path: Path) -> tuple[list[list[str]], list[str] | None]:
+def read_references(path: Path, *, tables: bool = True) -> tuple[list[list[str]], list[str] | None]:
     """Groups of references and, from a table, the source of each group.
 
     Raises:
         UserError: the file is missing, not UTF-8 or empty, or two groups have more than one empty line between
             them, which would be an item without references.
     """
-    rows = read_rows(path)
+    rows = read_rows(path, tables=tables)
     if rows and rows[0].source is not None:
         by_source: dict[str, list[str]] = {}
         for row in rows:
@@ -92,7 +96,7 @@ def read_references(path: Path) -> tuple[list[list[str]], list[str] | None]:
     return groups, None
 
 
-def read_rows(path: Path) -> list[Row]:
+def read_rows(path: Path, *, tables: bool = True) -> list[Row]:
     """The rows of a file, plain lines or a table's. Raises UserError when it cannot be read as text."""
     try:
         content = path.read_bytes().decode("utf-8")
@@ -107,7 +111,7 @@ def read_rows(path: Path) -> list[Row]:
     lines = [line.rstrip("\r").replace("\r", " ") for line in content.split("\n")]
     if lines[-1] == "":
         lines.pop()
-    delimiter = _delimiter(path, lines)
+    delimiter = _delimiter(path, lines) if tables else None
     if delimiter is None:
         return [Row(number, _clean(line)) for number, line in enumerate(lines, 1)]
     return _table(path, lines, delimiter)

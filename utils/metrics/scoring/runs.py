@@ -48,13 +48,13 @@ class RunScorer:
         for split in splits:
             try:
                 outcomes.append(self._score_split(run, split))
-            except (UserError, OSError) as error:
+            except (UserError, OSError, ValueError) as error:
                 outcomes.append(Outcome(run, split, "failed", reason=str(error)))
         return outcomes
 
     def _score_split(self, run: Run, split: str) -> Outcome:
         predictions, references = run.predictions(split), run.references(split)
-        items = read_items(predictions, references)
+        items = read_items(predictions, references, tables=False)
         sources = items.sources or read_sources(run.raw_predictions(split), len(items.predictions))
         names = applicable(sources)
         hashes = {"predictions_sha256": sha256(predictions), "references_sha256": sha256(references)}
@@ -81,13 +81,15 @@ def read_sources(path: Path, items: int) -> list[str] | None:
     if not path.exists():
         return None
     found = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1):
+    for number, line in enumerate(path.read_bytes().split(b"\n"), 1):
         if not line.strip():
             continue
         try:
             entry = json.loads(line)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:
             raise UserError(f"{path}, line {number} is not JSON: {error}. Run eval.py again.") from None
+        if not isinstance(entry, dict):
+            raise UserError(f"{path}, line {number} is not a JSON object. Run eval.py again.")
         source = entry.get("source")
         if source is None and (match := PROMPT.fullmatch(str(entry.get("prompt", "")).strip())):
             source = match["source"]
@@ -104,7 +106,7 @@ def _saved_scores(run: Run) -> dict[str, dict[str, float]]:
         saved = read_json(run.scores_file) if run.scores_file.exists() else {}
     except UserError:  # an unreadable file holds nothing that scoring anew does not give
         saved = {}
-    return saved if isinstance(saved, dict) else {}
+    return {split: saved[split] for split in SPLITS if split in saved} if isinstance(saved, dict) else {}
 
 
 def _is_current(part: object, names: Sequence[str], hashes: dict[str, str]) -> bool:
