@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import os
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
@@ -107,6 +108,12 @@ def _connect(device: str) -> Processes:
     if os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true":
         raise UserError("accelerate's own FSDP does not know of adapters: launch without it, with train.sharding=fsdp")
     if all(int(os.environ.get(name, "1")) <= 1 for name in SIZES):
+        if "ACCELERATE_USE_CPU" in os.environ and "MASTER_PORT" in os.environ:
+            print(
+                "warning: accelerate launch starts one process on CPUs, whatever --num_processes says, unless MPI is "
+                "set up: take torchrun --nproc_per_node=N for more. The result is the same",
+                file=sys.stderr,
+            )
         return Processes()
     import torch.distributed as dist
     from accelerate import PartialState

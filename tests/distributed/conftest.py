@@ -51,9 +51,10 @@ class Lab:
         return [list(pair) for pair in zip(*ends, strict=True)]
 
 
-def launched(command: Sequence[str], timeout: float = 170) -> subprocess.CompletedProcess[str]:
+def launched(command: Sequence[str], timeout: float = 170, **environment: str) -> subprocess.CompletedProcess[str]:
     """The command run to its end in the repository's root."""
-    return subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=timeout)
+    variables = {**ENVIRONMENT, **environment}
+    return subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True, timeout=timeout)
 
 
 @pytest.fixture(scope="module")
