@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import random
 from collections.abc import Callable
 
@@ -18,9 +19,11 @@ from utils.metrics.bleu import BLEU
 from utils.metrics.cider import CIDEr
 from utils.metrics.distinct import Distinct
 from utils.metrics.length_ratio import LengthRatio
-from utils.metrics.meteor import METEOR, combine
+from utils.metrics.meteor import METEOR
+from utils.metrics.meteor15.statistics import combine
 from utils.metrics.nist import NIST
 from utils.metrics.rouge_l import RougeL, common_subsequence
+from utils.metrics.scoring.workers import FEWEST, Workers
 
 VOCABULARY = ["the", "a", "cheap", "cheaply", "pub", "pubs", "child", "children", "near", "river", "is", "serves"]
 VOCABULARY += ["serving", "it", ",", ".", "food", "rating", "rated"]
@@ -231,3 +234,30 @@ def test_statistics_add_up_to_the_score() -> None:
         assert np.isfinite(rows).all()
     assert "SER" not in applicable(None)
     assert {CIDEr, RougeL, METEOR} <= set(metrics().values())
+
+
+def test_workers_give_what_one_process_gives_and_raise_its_errors() -> None:
+    items = list(range(FEWEST))
+
+    def work(part: list[int], inputs: list[int]) -> list[int]:
+        if -1 in inputs:
+            raise UserError("no")
+        return [own * given for own, given in zip(part, inputs, strict=True)]
+
+    workers = Workers(list, items, work)
+    assert workers.parts > 1 or len(os.sched_getaffinity(0)) == 1
+    for factor in (2, 3):
+        workers.send([factor] * FEWEST)
+    assert workers.receive() == [2 * item for item in items]
+    assert workers.receive() == [3 * item for item in items]
+    workers.send([-1] * FEWEST)
+    with pytest.raises(UserError, match="no"):
+        workers.receive()
+
+
+def test_meteor_begun_for_one_system_is_not_given_to_another() -> None:
+    references = [["the pub is by the river"]] * FEWEST
+    metric = METEOR(references)
+    metric.begin(["a dog"] * FEWEST)
+    assert metric.score(["the pub is by the river"] * FEWEST)["METEOR"] == pytest.approx(1)
+    assert metric.score(["the pub"] * FEWEST) == METEOR(references[:1]).score(["the pub"])

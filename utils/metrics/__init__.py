@@ -31,6 +31,7 @@ class Metric(ABC):
 
     names: ClassVar[tuple[str, ...]]  # the scores it gives, its main one first
     additive: ClassVar[bool] = True  # False: the sum over items does not decide the score; no bootstrap
+    background: ClassVar[bool] = False  # True: other processes do its work, so it is made and begun before the others
 
     def __init__(self, references: Sequence[Sequence[str]], sources: Sequence[str] | None = None) -> None:
         self.references = references
@@ -40,6 +41,9 @@ class Metric(ABC):
     def applies(cls, sources: Sequence[str] | None) -> bool:
         """Whether the scores mean something for texts made from ``sources``; most metrics look at no source."""
         return True
+
+    def begin(self, predictions: Sequence[str]) -> None:  # noqa: B027
+        """Start on ``predictions``, whose ``statistics`` are asked for next, where that can run beside other work."""
 
     @abstractmethod
     def statistics(self, predictions: Sequence[str]) -> np.ndarray:
@@ -115,7 +119,7 @@ class Scorer:
             if not known[name].applies(sources):
                 raise UserError(f"{name} compares with inputs of another kind, or no sources were given")
         self.items = len(references)
-        classes = dict.fromkeys(known[name] for name in self.names)
+        classes = sorted(dict.fromkeys(known[name] for name in self.names), key=lambda metric: not metric.background)
         self.metrics = [metric(references, sources) for metric in classes]
 
     def check(self, predictions: Sequence[str]) -> None:
@@ -127,6 +131,8 @@ class Scorer:
         """The scores of one system. Raises UserError when there is not one prediction for each item."""
         self.check(predictions)
         found: dict[str, float] = {}
+        for metric in self.metrics:
+            metric.begin(predictions)
         for metric in self.metrics:
             found.update(metric.score(predictions))
         return {name: float(found[name]) for name in self.names}

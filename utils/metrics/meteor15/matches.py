@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 
 from utils.metrics.meteor15.align import EXACT, PARAPHRASE, STEM, SYNONYM, Match
 from utils.metrics.meteor15.phrases import Paraphrases, phrases
@@ -15,16 +15,19 @@ class Text:
     def __init__(self, tokens: Sequence[str]) -> None:
         self.tokens = tuple(tokens)
         self.phrases = phrases(self.tokens)
-        self.places: dict[str, list[tuple[int, int]]] = {}  # phrase to its starts and its length
-        for start, length, phrase in self.phrases:
-            self.places.setdefault(phrase, []).append((start, length))
+        self.relations: dict[str, tuple[list[int], list[int], list[int]]] = {}  # of other texts' words, see _related
         self.paraphrased: list[tuple[int, int, list[str]]] = []  # phrases that have paraphrases on the other side
+        self.places: dict[str, list[tuple[int, int]]] = {}  # phrases that are paraphrases: starts and length
 
-    def link(self, paraphrases: Paraphrases) -> None:
-        """Note which of the text's phrases have paraphrases."""
-        self.paraphrased = [
-            (start, length, paraphrases[phrase]) for start, length, phrase in self.phrases if phrase in paraphrases
-        ]
+    def link(self, paraphrases: Paraphrases, known: Set[str]) -> None:
+        """Note which phrases have ``paraphrases``, and where those of ``known`` are, which the other side asks for."""
+        self.paraphrased = []
+        self.places = {}
+        for start, length, phrase in self.phrases:
+            if phrase in paraphrases:
+                self.paraphrased.append((start, length, paraphrases[phrase]))
+            if phrase in known:
+                self.places.setdefault(phrase, []).append((start, length))
 
 
 def find_matches(prediction: Text, reference: Text, words: Words) -> list[Match]:
@@ -36,23 +39,32 @@ def find_matches(prediction: Text, reference: Text, words: Words) -> list[Match]
     exact: list[Match] = []
     stems: list[Match] = []
     synonyms: list[Match] = []
-    places = prediction.places
-    others = [(word, places[word]) for word in dict.fromkeys(prediction.tokens)]
+    relations = prediction.relations
     for place, word in enumerate(reference.tokens):
-        known = words.related(word)
-        for other, starts in others:
-            if word == other:
-                exact += [Match(start, 1, place, 1, EXACT) for start, _ in starts]
-                continue
-            relation = known.get(other) or words.relate(word, other)
-            if relation[0]:
-                stems += [Match(start, 1, place, 1, STEM) for start, _ in starts]
-            if relation[1]:
-                synonyms += [Match(start, 1, place, 1, SYNONYM) for start, _ in starts]
-    # The words of the prediction were taken by first occurrence; repeated ones can stand out of order.
-    for found in (stems, synonyms):
-        found.sort(key=lambda match: (match.reference_start, match.start))
+        found = relations.get(word)
+        if found is None:
+            found = relations[word] = _related(prediction, word, words)
+        for matches, starts, matcher in zip((exact, stems, synonyms), found, (EXACT, STEM, SYNONYM), strict=True):
+            if starts:
+                matches += [Match(start, 1, place, 1, matcher) for start in starts]
     return exact + stems + synonyms + _paraphrases(prediction, reference)
+
+
+def _related(prediction: Text, word: str, words: Words) -> tuple[list[int], list[int], list[int]]:
+    """Where the prediction has ``word`` itself, words of its stem, and synonyms of it."""
+    exact: list[int] = []
+    stems: list[int] = []
+    synonyms: list[int] = []
+    for start, other in enumerate(prediction.tokens):
+        if word == other:
+            exact.append(start)
+            continue
+        stem, synonym = words.relate(word, other)
+        if stem:
+            stems.append(start)
+        if synonym:
+            synonyms.append(start)
+    return exact, stems, synonyms
 
 
 def _paraphrases(prediction: Text, reference: Text) -> list[Match]:

@@ -34,14 +34,20 @@ def normalize(text: str, prefixes: Set[str]) -> list[str]:
         prefixes: words that keep a full stop (METEOR's list of non-breaking prefixes).
     """
     text = text.translate(TYPOGRAPHIC).replace("--", "-")
-    text = BETWEEN_WORDS.sub(r"\1 \2", text)
+    if "-" in text:
+        text = BETWEEN_WORDS.sub(r"\1 \2", text)
     text = SPECIAL.sub(r" \1 ", text)
-    text = DOTS.sub(r" \1 ", text)
-    text = COMMA.sub(" , ", text)
+    if "." in text:
+        text = DOTS.sub(r" \1 ", text)
+    if "," in text:
+        text = COMMA.sub(" , ", text)
     text = text.replace("`", "'").replace("''", ' " ')
-    for pattern, replacement in APOSTROPHES:
-        text = pattern.sub(replacement, text)
+    if "'" in text:
+        for pattern, replacement in APOSTROPHES:
+            text = pattern.sub(replacement, text)
     words = text.split()
+    if "." not in text:
+        return words
     tokens = []
     for word, following in zip(words, [*words[1:], ""], strict=False):
         tokens += _final_stop(word, following, prefixes)
