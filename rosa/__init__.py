@@ -16,6 +16,7 @@ from rosa.inject import (
     merge,
     merged,
     parameter_report,
+    start_adapters,
     unmerge,
     unwrap,
 )
@@ -44,6 +45,7 @@ __all__ = [
     "register",
     "resample",
     "save_adapter",
+    "start_adapters",
     "unmerge",
     "unwrap",
 ]

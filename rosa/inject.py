@@ -14,8 +14,10 @@ import torch
 from torch import nn
 
 from rosa.config import AdapterConfig
+from rosa.drawing import SubspaceLayer, draw_subspaces
 from rosa.layers import AdapterLayer, is_adaptable, layer_shape
 from rosa.methods import methods
+from rosa.sharding import whole
 from rosa.subspace import resolve_rank
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -35,32 +37,52 @@ def adapter_layers(model: nn.Module) -> dict[str, AdapterLayer]:
     return {canonical_name(n): m for n, m in model.named_modules() if isinstance(m, AdapterLayer)}
 
 
-def inject(model: Model, config: AdapterConfig) -> Model:
+def inject(model: Model, config: AdapterConfig, *, start: bool = True) -> Model:
     """Adapt ``model`` in place and return it: wrap the target layers, freeze all but the adapters' parameters.
 
     Args:
         model: any model with Linear or Conv1D layers; load it in float32 to train (a merge in bfloat16 loses
             small changes) and use autocast for speed.
         config: ``RosaConfig`` or ``LoraConfig``.
+        start: set A and B; False leaves that to ``start_adapters``, once the model lies where it trains (on a GPU,
+            sharded over processes).
 
     Raises:
         AdapterError: bad settings, no layer matches (the text lists those that exist), a target that cannot
             be adapted, a rank above a layer's full rank, a weight that is not finite. The model is then untouched.
     """
     layers = build_layers(model, config)
-    with_values = {name: layer for name, layer in layers.items() if not layer.A.is_meta}  # none: good for counting
-    for name, layer in with_values.items():
-        if not layer.weight.isfinite().all():
-            raise AdapterError(f"{name}: its weight holds values that are not finite")
-    for number, layer in enumerate(with_values.values()):
-        try:
-            layer.initialise()
-        except BaseException:  # out of memory, interrupted: put back what the layers before have split off
-            for earlier in list(with_values.values())[:number]:
-                earlier.merge()
-            raise
+    if start:
+        _start(layers)
     install_layers(model, layers)
     return model
+
+
+def start_adapters(model: Model) -> Model:
+    """Set A and B of a model that was adapted with ``start=False``; of a sharded one every process calls it.
+
+    Raises:
+        AdapterError: a weight holds values that are not finite.
+    """
+    _start(adapter_layers(model))
+    return model
+
+
+def _start(layers: dict[str, AdapterLayer]) -> None:
+    with_values = {name: layer for name, layer in layers.items() if not layer.A.is_meta}  # none: good for counting
+    for name, layer in with_values.items():
+        with whole(layer):
+            if not layer.weight.isfinite().all():
+                raise AdapterError(f"{name}: its weight holds values that are not finite")
+            layer.initialise()
+    drawn = [layer for layer in with_values.values() if isinstance(layer, SubspaceLayer)]
+    try:
+        draw_subspaces(drawn, 0)
+    except BaseException:  # out of memory, interrupted: put back what was split off
+        for layer in drawn:
+            with whole(layer):
+                layer.fold()
+        raise
 
 
 def build_layers(model: nn.Module, config: AdapterConfig) -> dict[str, AdapterLayer]:

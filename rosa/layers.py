@@ -39,6 +39,11 @@ def full_precision(device: torch.device) -> AbstractContextManager[Any]:
     return contextlib.nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)
 
 
+def product(a: Tensor, b: Tensor) -> Tensor:
+    """A B for a merge; in float64 on CUDA, where float32 products may be rounded to TF32."""
+    return a.double() @ b.double() if a.is_cuda else a @ b
+
+
 class AdapterLayer(nn.Module, ABC):
     """A wrapped Linear or Conv1D. Subclasses say how A and B begin and how they enter the output.
 
@@ -51,7 +56,6 @@ class AdapterLayer(nn.Module, ABC):
         config: the method's settings.
     """
 
-    resamples: ClassVar[bool] = False  # True: the pair can be merged and drawn anew
     freezes_rest: ClassVar[bool] = False  # True: the base weight is changed, so a checkpoint must hold it
 
     base: nn.Linear  # or Conv1D, which has the same attributes

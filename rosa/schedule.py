@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from rosa.drawing import SubspaceLayer, draw_subspaces
 from rosa.inject import adapter_layers
 
 
@@ -20,11 +21,10 @@ def resample(model: nn.Module, number: int, optimizer: Any | None = None) -> Non
         optimizer: its state of A and B is dropped, since moments belong to the old subspace; biases keep
             theirs, and so do the step size and its schedule.
     """
-    for layer in adapter_layers(model).values():
-        if not layer.resamples:
-            continue
-        layer.resample(number)  # type: ignore[operator]
-        if optimizer is not None:
+    layers = [layer for layer in adapter_layers(model).values() if isinstance(layer, SubspaceLayer)]
+    draw_subspaces(layers, number)
+    if optimizer is not None:
+        for layer in layers:
             for parameter in (layer.A, layer.B):
                 optimizer.state.pop(parameter, None)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
 from decimal import Decimal
 
 import torch
@@ -77,60 +77,87 @@ def choose_directions(q: int, rank: int, method: str, generator: torch.Generator
     return torch.arange(start, start + rank, device="cpu")
 
 
-@dataclass(frozen=True)
-class Factorisation:
-    """The singular values (q,), falling, and the singular vectors of W's shorter side as columns (q, q).
+# What singular vectors from a Gram matrix may be off by, relative to their singular value: W v = s u, within this.
+# Met down to singular values of some 1e-6 of the largest.
+TOLERANCE = 1e-5
 
-    Those of the longer side, as rows (q, max(m, n)), are kept for rank-deficient weights only. Else they follow from
-    W where they are needed, for the chosen directions alone.
+
+def short_vectors(weights: Sequence[Tensor]) -> Tensor:
+    """Singular vectors of the shorter side of each weight, as columns, singular values rising: (len, q, q) float64.
+
+    They are the eigenvectors of the Gram matrix of the shorter side, W Wᵀ (m ≤ n) or Wᵀ W, which costs a fraction
+    of a full SVD. Squaring halves the digits, hence float64.
+
+    Args:
+        weights: (m, n) each, with equal q = min(m, n), on one device.
     """
+    grams = torch.stack([_gram(_wide(weight)) for weight in weights])
+    vectors: Tensor = torch.linalg.eigh(grams).eigenvectors
+    return vectors
 
-    values: Tensor
-    vectors: Tensor
-    long_vectors: Tensor | None = None
 
+def singular_triplets(weight: Tensor, indices: Tensor, vectors: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    """U_I (m, R), S_I (R,) and V_Iᵀ (R, n) of W (m, n), in float64.
 
-def factorise(weight: Tensor) -> Factorisation:
-    """Singular values and short-side singular vectors of W (m, n), in float64.
+    Weights whose chosen directions a Gram matrix cannot tell (dead units, pruned or zero weights) take a full SVD.
 
-    They are the eigenvectors of the Gram matrix of the shorter side, W Wᵀ (m ≤ n) or Wᵀ W, which costs a
-    fraction of a full SVD. Squaring halves the digits, hence float64: directions come out as a float32 SVD's
-    or better for singular values down to 1e-7 of the largest. Weights that have smaller ones (dead units, pruned or
-    zero weights) take the full SVD.
+    Args:
+        indices: R directions; 0 belongs to the largest singular value.
+        vectors: ``short_vectors([weight])[0]``, where many weights were factorised at once.
     """
-    weight = weight.detach()
-    if weight.device.type == "mps":  # has no float64
-        weight = weight.cpu()
-    wide = weight.double()
-    if weight.shape[0] > weight.shape[1]:
-        wide = wide.T
-    squares, vectors = torch.linalg.eigh(wide @ wide.T)  # rising
-    values, vectors = squares.flip(0).clamp_min(0).sqrt(), vectors.flip(1)
-    if values[-1] > 1e-7 * values[0]:  # waits for the device
-        return Factorisation(values, vectors)
-    short, values, long = torch.linalg.svd(wide, full_matrices=False)
-    return Factorisation(values, short, long)
+    wide = _wide(weight)
+    vectors = short_vectors([weight])[0] if vectors is None else vectors
+    indices = indices.to(wide.device)
+    short = vectors[:, wide.shape[0] - 1 - indices]
+    rows = short.T @ wide  # Uᵀ W = S Vᵀ, or Vᵀ Wᵀ = S Uᵀ
+    values = torch.linalg.vector_norm(rows, dim=1)
+    long = rows / values[:, None]
+    if not _are_singular(wide, short, values, long):
+        short, values, long = torch.linalg.svd(wide, full_matrices=False)
+        short, values, long = short[:, indices], values[indices], long[indices]
+    return (short, values, long) if weight.shape[0] <= weight.shape[1] else (long.T, values, short.T)
 
 
-def factor_pair(weight: Tensor, factors: Factorisation, indices: Tensor, split: str) -> tuple[Tensor, Tensor]:
+def factor_pair(weight: Tensor, indices: Tensor, split: str, vectors: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """A (m, R) and B (R, n) with A B = U_I S_I V_Iᵀ, in W's dtype and on its device.
 
     Args:
         weight: W (m, n).
-        factors: ``factorise(weight)``.
         indices: the R chosen directions.
         split: ``sqrt``: U √S and √S Vᵀ (the 2023 paper); ``left``: U S and Vᵀ (the later paper's code).
+        vectors: see ``singular_triplets``.
     """
-    device = factors.values.device
-    indices = indices.to(device)
-    values, short = factors.values[indices], factors.vectors[:, indices]
-    short_is_u = weight.shape[0] <= weight.shape[1]
-    if factors.long_vectors is None:  # Uᵀ W = S Vᵀ, or Vᵀ Wᵀ = S Uᵀ
-        wide = weight.detach().to(device, torch.float64)
-        long = short.T @ (wide if short_is_u else wide.T) / values[:, None]
-    else:
-        long = factors.long_vectors[indices]
-    u, vt = (short, long) if short_is_u else (long.T, short.T)
+    u, values, vt = singular_triplets(weight, indices, vectors)
     left, right = (values.sqrt(), values.sqrt()) if split == "sqrt" else (values, torch.ones_like(values))
     a, b = u * left, vt * right[:, None]
     return a.to(weight.device, weight.dtype), b.to(weight.device, weight.dtype)
+
+
+def _wide(weight: Tensor) -> Tensor:
+    """W, or Wᵀ where that is wider, in float64; on the CPU if the device (mps) has no float64."""
+    weight = weight.detach()
+    wide = (weight.cpu() if weight.device.type == "mps" else weight).double()
+    return wide if weight.shape[0] <= weight.shape[1] else wide.T
+
+
+def _gram(wide: Tensor) -> Tensor:
+    """W Wᵀ of W (q, n): the lower triangle, which ``eigh`` reads; blocks above it are left out and zero."""
+    q = wide.shape[0]
+    gram = wide.new_zeros(q, q)
+    step = -(-q // 4)  # four blocks of columns: 5/8 of the full product
+    for first in range(0, q, step):
+        columns = slice(first, first + step)
+        gram[first:, columns] = wide[first:] @ wide[columns].T
+    return gram
+
+
+def _are_singular(wide: Tensor, short: Tensor, values: Tensor, long: Tensor) -> bool:
+    """Whether these (q, R), (R,), (R, n) are singular triplets of W (q, n), given that shortᵀ W = values · long.
+
+    What is left to check is W longᵀ = short · values, here on one sum over all directions, each divided by its
+    value so that the small ones count as much. Waits for the device.
+    """
+    residual = wide @ (long.T @ (1 / values)) - short.sum(1)
+    overlap = short.T @ short
+    overlap.diagonal().sub_(1)
+    return bool(torch.maximum(residual.abs().max(), overlap.abs().max()) <= TOLERANCE)  # not a number: False

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from rosa.config import AdapterConfig, option
-from rosa.layers import AdapterLayer
+from rosa.layers import AdapterLayer, product
 from rosa.methods import register
 from rosa.subspace import layer_generator
 
@@ -54,7 +54,7 @@ class LoraLayer(AdapterLayer):
         self.B.zero_()
 
     def delta(self) -> Tensor:
-        return (self.A @ self.B) * self.scale
+        return product(self.A, self.B) * self.scale
 
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.base(x)

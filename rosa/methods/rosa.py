@@ -15,16 +15,10 @@ import torch.distributed as dist
 from torch import Tensor
 
 from rosa.config import AdapterConfig, option
-from rosa.layers import AdapterLayer, full_precision
+from rosa.drawing import SubspaceLayer
+from rosa.layers import full_precision, product
 from rosa.methods import register
-from rosa.subspace import (
-    FACTOR_SPLITS,
-    SAMPLE_METHODS,
-    choose_directions,
-    factor_pair,
-    factorise,
-    layer_generator,
-)
+from rosa.subspace import FACTOR_SPLITS, SAMPLE_METHODS, choose_directions, factor_pair, layer_generator
 
 
 @dataclass
@@ -50,48 +44,51 @@ class RosaConfig(AdapterConfig):
 
 
 @register(RosaConfig)
-class RosaLayer(AdapterLayer):
-    """The base weight is W_f; ``resample`` moves to another subspace without changing the function."""
+class RosaLayer(SubspaceLayer):
+    """The base weight is W_f; another subspace is drawn without changing the function.
 
-    resamples: ClassVar[bool] = True
+    Everything is written in place, so that optimizers, DDP and compiled graphs keep their parameters.
+    """
+
     freezes_rest: ClassVar[bool] = True
 
     config: RosaConfig
 
     @torch.no_grad()
     def initialise(self) -> None:
-        self.A.zero_()  # the pair is not yet part of the function: what is drawn from is W itself
+        self.A.zero_()
         self.B.zero_()
-        self.resample(0)
 
     @torch.no_grad()
-    def resample(self, number: int) -> None:
-        """W ← W_f + A B, then draw the subspace of resample ``number`` (0: the first) and split W again.
-
-        Everything is written in place, so that optimizers, DDP and compiled graphs keep their parameters.
-        W_f = W − A B is formed from the rounded A and B: whatever error the factorisation has, the function
-        stays. With several processes the first one's vectors are sent to the others, because two machines
-        may choose the same directions with other signs.
-        """
-        if self.merged:
-            raise RuntimeError(f"{self.name} is merged: unmerge before a resample")
+    def fold(self) -> None:
         with full_precision(self.weight.device):
-            self._split(number)
+            self.weight_mn.add_(self.delta())
+        self.initialise()
 
-    def _split(self, number: int) -> None:
-        weight = self.weight_mn + self.A @ self.B
+    @torch.no_grad()
+    def choose(self, number: int, vectors: Tensor) -> tuple[Tensor, Tensor]:
         generator = layer_generator(self.config.seed, number, self.name)
-        indices = choose_directions(min(weight.shape), self.rank, self.config.sample_method, generator)
-        a, b = factor_pair(weight, factorise(weight), indices, self.config.factor_split)
+        indices = choose_directions(len(vectors), self.rank, self.config.sample_method, generator)
+        return factor_pair(self.weight_mn, indices, self.config.factor_split, vectors)
+
+    @torch.no_grad()
+    def adopt(self, a: Tensor, b: Tensor) -> None:
+        """A, B ← a, b and W_f = W − A B.
+
+        W_f is formed from the rounded A and B: whatever error the factorisation has, the function stays. With
+        several processes the first one's vectors are sent to the others, because two machines may choose the same
+        directions with other signs.
+        """
         self.A.copy_(a)
         self.B.copy_(b)
         if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
             dist.broadcast(self.A.data, 0)
             dist.broadcast(self.B.data, 0)
-        self.weight_mn.copy_(weight - self.A @ self.B)
+        with full_precision(self.weight.device):
+            self.weight_mn.sub_(self.delta())
 
     def delta(self) -> Tensor:
-        return self.A @ self.B
+        return product(self.A, self.B)
 
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.base(x)

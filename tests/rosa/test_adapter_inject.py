@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from torch import nn
+from torch import Tensor, nn
 
 import rosa
 from rosa.layers import AdapterLayer
@@ -200,14 +200,14 @@ def test_a_weight_that_is_not_finite_leaves_the_model_untouched() -> None:
 
 def test_an_interrupted_injection_restores_the_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     model = make_model("gpt2", dtype=torch.float64)
-    before, start = logits(model), RosaLayer.initialise
+    before, choose = logits(model), RosaLayer.choose
 
-    def fail_late(layer: RosaLayer) -> None:
+    def fail_late(layer: RosaLayer, number: int, vectors: Tensor) -> tuple[Tensor, Tensor]:
         if layer.name.startswith("transformer.h.1"):
             raise MemoryError
-        start(layer)
+        return choose(layer, number, vectors)
 
-    monkeypatch.setattr(RosaLayer, "initialise", fail_late)
+    monkeypatch.setattr(RosaLayer, "choose", fail_late)
     with pytest.raises(MemoryError):
         rosa.inject(model, rosa.RosaConfig(rank=4))
     assert not rosa.adapter_layers(model)

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,6 +15,9 @@ import torch
 from torch import nn
 
 import rosa
+from rosa import drawing
+from rosa.methods.rosa import RosaLayer
+from rosa.subspace import short_vectors
 from tests.rosa.cases import (
     FAMILIES,
     ROSA_CASES,
@@ -22,6 +31,8 @@ from tests.rosa.cases import (
     train_steps,
     trained,
 )
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -130,6 +141,123 @@ def test_a_merged_model_is_not_resampled() -> None:
     with pytest.raises(RuntimeError, match="unmerge"):
         rosa.resample(model, 1)
     assert digests(model) == before
+
+
+def wide_model(layers: int = 6, m: int = 256, n: int = 512) -> nn.Module:
+    """Layers large enough that products and factorisations use several threads where they may."""
+    torch.manual_seed(3)
+    model = nn.Module()
+    model.blocks = nn.ModuleList(nn.Linear(m, n) if i % 2 else nn.Linear(n, m) for i in range(layers))
+    return model
+
+
+def resampled(threads: int, **changes: int) -> dict[str, str]:
+    """The bits of a model after injection and two resamples with this many threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        model = rosa.inject(wide_model(**changes), rosa.RosaConfig(rank=0.1))
+        for number in (1, 2):
+            rosa.resample(model, number)
+        assert torch.get_num_threads() == threads
+        return digests(model)
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_a_resample_repeats_to_the_bit_whatever_the_number_of_threads() -> None:
+    reference = resampled(1)
+    assert reference == resampled(1) == resampled(2) == resampled(3)
+    assert ThreadPoolExecutor(1).submit(torch.get_num_threads).result() == torch.get_num_threads()
+
+
+def test_batches_give_the_same_as_layers_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The way of a GPU, here on the CPU, whose solver takes the matrices of a batch in turn."""
+    reference, sizes = resampled(2), []
+
+    def counted(weights: list[torch.Tensor]) -> torch.Tensor:
+        sizes.append(len(weights))
+        return short_vectors(weights)
+
+    monkeypatch.setattr(drawing, "IN_THREADS", ())
+    monkeypatch.setattr(drawing, "BATCH_NUMBERS", 4 * 256**2)
+    monkeypatch.setattr(drawing, "short_vectors", counted)
+    assert resampled(1) == reference
+    assert sizes == [4, 2] * 3
+
+
+def test_layers_at_work_and_the_memory_they_take_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken, given, at_work, most = 0, 0, 0, 0
+    lock = threading.Lock()
+
+    def items() -> Any:
+        nonlocal taken
+        for item in range(20):
+            taken += 1
+            assert taken - given <= 4  # three at work and one that waits
+            yield item
+
+    def work(item: int) -> int:
+        nonlocal at_work, most
+        with lock:
+            at_work += 1
+            most = max(most, at_work)
+        time.sleep(0.01 * (item % 3))
+        with lock:
+            at_work -= 1
+        return item * item
+
+    for item, result in drawing._in_order(work, items(), 3):
+        assert (item, result) == (given, given**2)
+        given += 1
+    assert given == 20 and 1 < most <= 3
+
+    model = rosa.inject(wide_model(2), rosa.RosaConfig(rank=4))
+    layers = list(rosa.adapter_layers(model).values())
+    one = 256 * 512 + 5 * 256**2  # the weight and Gram-sized arrays, in float64 numbers
+    for room, workers in ((one // 2, 1), (2 * one, 2), (100 * one, 3)):
+        monkeypatch.setattr(drawing, "CPU_NUMBERS", room)
+        monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+        assert drawing._workers(layers) == workers
+
+
+MEMORY = """
+import resource, torch, rosa
+from torch import nn
+torch.set_num_threads(2)
+peaks = []
+for count in (4, 24):
+    model = nn.Module()
+    model.blocks = nn.ModuleList(nn.Linear(1024, 256) for _ in range(count))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    rosa.inject(model, rosa.RosaConfig(rank=4))
+    peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+print(*peaks)
+"""
+
+
+def test_memory_does_not_grow_with_the_number_of_layers() -> None:
+    done = subprocess.run([sys.executable, "-c", MEMORY], cwd=ROOT, capture_output=True, text=True, check=True)
+    growth = int(done.stdout.split()[-1])  # KiB that 24 layers take beyond what 4 have taken and freed
+    one = 8 * (1024 * 256 + 5 * 256**2) / 1024  # one layer's working set: 24 at a time would take 108 MiB
+    assert growth < 4 * one
+
+
+def test_a_resample_that_fails_leaves_the_function(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = adapt("gpt2", rosa.RosaConfig(rank=4), torch.float64)
+    train_steps(model, make_optimizer(model))
+    before, choose, threads = logits(model), RosaLayer.choose, torch.get_num_threads()
+
+    def fail_late(layer: RosaLayer, number: int, vectors: torch.Tensor) -> Any:
+        if layer.name.startswith("transformer.h.1"):
+            raise MemoryError
+        return choose(layer, number, vectors)
+
+    monkeypatch.setattr(RosaLayer, "choose", fail_late)
+    with pytest.raises(MemoryError):
+        rosa.resample(model, 1)
+    torch.testing.assert_close(logits(model), before, atol=1e-10, rtol=0)
+    assert torch.get_num_threads() == threads
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from fractions import Fraction
+from typing import Any
 
 import pytest
 import torch
@@ -19,9 +20,9 @@ from rosa.subspace import (
     check_rank,
     choose_directions,
     factor_pair,
-    factorise,
     layer_generator,
     resolve_rank,
+    short_vectors,
 )
 from tests.rosa.cases import FAMILIES, adapt, blocks_weights, make_model
 
@@ -170,10 +171,8 @@ def test_the_pair_is_made_of_the_chosen_singular_directions(m: int, n: int, spli
     q = min(m, n)
     weight = matrix(m, n, [2.0 * 0.7**i for i in range(q)])
     u, s, vt = torch.linalg.svd(weight, full_matrices=False)
-    factors = factorise(weight)
-    torch.testing.assert_close(factors.values, s, atol=1e-12, rtol=1e-9)
     for indices in (torch.arange(q), torch.tensor([q - 1]), torch.arange(0, q, 3), torch.arange(q // 2, q)):
-        a, b = factor_pair(weight, factors, indices, split)
+        a, b = factor_pair(weight, indices, split)
         assert a.shape == (m, len(indices)) and b.shape == (len(indices), n)
         torch.testing.assert_close(a @ b, (u[:, indices] * s[indices]) @ vt[indices], atol=1e-10, rtol=0)
         left = s[indices].sqrt() if split == "sqrt" else s[indices]
@@ -216,7 +215,7 @@ def test_adapted_layers_train_the_directions_that_the_sampling_names(method: str
 def test_repeated_singular_values_give_exact_singular_pairs(m: int, n: int, split: str) -> None:
     """Directions of equal values are not unique; what must hold is W v = s u, and orthogonality, for each pair."""
     weight = matrix(m, n, [3.0] * 4 + [1.0] * 6)
-    a, b = factor_pair(weight, factorise(weight), torch.tensor([1, 2, 5, 9]), split)
+    a, b = factor_pair(weight, torch.tensor([1, 2, 5, 9]), split)
     s = torch.tensor([3.0, 3.0, 1.0, 1.0], dtype=torch.float64)
     u, vt = a / a.norm(dim=0), b / b.norm(dim=1)[:, None]
     torch.testing.assert_close(u.T @ u, torch.eye(4, dtype=torch.float64), atol=1e-10, rtol=0)
@@ -228,10 +227,9 @@ def test_repeated_singular_values_give_exact_singular_pairs(m: int, n: int, spli
 @pytest.mark.parametrize(("m", "n"), [(10, 16), (16, 10), (10, 10)])
 def test_rank_deficient_weights(m: int, n: int, split: str) -> None:
     weight = matrix(m, n, [2.0, 1.0, 0.5])
-    factors = factorise(weight)
-    a, b = factor_pair(weight, factors, torch.arange(10), split)
+    a, b = factor_pair(weight, torch.arange(10), split)
     torch.testing.assert_close(a @ b, weight, atol=1e-10, rtol=0)
-    a, b = factor_pair(weight, factors, torch.tensor([4, 8, 9]), split)  # directions of the null space alone
+    a, b = factor_pair(weight, torch.tensor([4, 8, 9]), split)  # directions of the null space alone
     assert a.isfinite().all() and b.isfinite().all()
     torch.testing.assert_close(a @ b, torch.zeros(m, n, dtype=torch.float64), atol=1e-10, rtol=0)
     u, _, vt = torch.linalg.svd(weight)
@@ -239,15 +237,70 @@ def test_rank_deficient_weights(m: int, n: int, split: str) -> None:
     if split == "left":  # B alone is a part of an orthonormal basis, so that directions of no weight can grow
         torch.testing.assert_close(b @ b.T, torch.eye(3, dtype=torch.float64), atol=1e-10, rtol=0)
     zero = torch.zeros(m, n)
-    a, b = factor_pair(zero, factorise(zero), torch.tensor([0, 9]), split)
+    a, b = factor_pair(zero, torch.tensor([0, 9]), split)
     assert torch.equal(a @ b, zero) and a.isfinite().all() and b.isfinite().all()
 
 
-def test_float32_weights_get_directions_as_good_as_an_svd_in_float32() -> None:
-    weight = matrix(64, 96, [10 ** (-4 * i / 63) for i in range(64)]).float()
+def decaying(m: int, n: int, orders: int = 4) -> Tensor:
+    """A float32 (m, n) matrix with singular values over some orders of magnitude, as pretrained weights have."""
+    q = min(m, n)
+    return matrix(m, n, [10 ** (-orders * i / (q - 1)) for i in range(q)]).float()
+
+
+def largest_sine(found: Tensor, exact: Tensor) -> float:
+    """Of the principal angles between the spans of the columns of ``found`` and orthonormal ones, ``exact``."""
+    basis = torch.linalg.qr(found.double()).Q
+    return float(torch.linalg.matrix_norm(basis - exact @ (exact.T @ basis), 2))
+
+
+@pytest.mark.parametrize("method", ["random", "top", "bottom"])
+@pytest.mark.parametrize(("m", "n"), [(192, 320), (320, 192), (192, 192)])
+def test_subspaces_are_those_of_a_float64_svd(m: int, n: int, method: str) -> None:
+    """Sines of the largest principal angle to 1e-5, over four orders of magnitude; a float32 SVD is further off."""
+    weight = decaying(m, n)
     u, s, vt = torch.linalg.svd(weight.double(), full_matrices=False)
-    indices = torch.tensor([0, 20, 63])
-    a, b = factor_pair(weight, factorise(weight), indices, "sqrt")
+    indices = choose_directions(192, 19, method, layer_generator(0, 0, "h.0.c_fc"))
+    a, b = factor_pair(weight, indices, "sqrt")
     assert a.dtype == b.dtype == torch.float32
-    pair = (u[:, indices] * s[indices]) @ vt[indices]
-    torch.testing.assert_close(a.double() @ b.double(), pair, atol=2e-7, rtol=0)
+    assert largest_sine(a, u[:, indices]) < 1e-5 and largest_sine(b.T, vt[indices].T) < 1e-5
+    exact = (u[:, indices] * s[indices]) @ vt[indices]
+    torch.testing.assert_close(a.double() @ b.double(), exact, atol=2e-7, rtol=0)
+    if method == "random":
+        plain = torch.linalg.svd(weight, full_matrices=False).U[:, indices]
+        assert largest_sine(plain, u[:, indices]) > 1e-5
+
+
+def test_weights_of_equal_short_sides_are_factorised_together_as_alone() -> None:
+    weights = [decaying(m, n) for m, n in ((48, 96), (48, 48), (96, 48))]
+    together = short_vectors(weights)
+    for weight, vectors in zip(weights, together, strict=True):
+        assert torch.equal(vectors, short_vectors([weight])[0])
+        indices = torch.tensor([0, 7, 47])
+        for found, alone in zip(
+            factor_pair(weight, indices, "left", vectors), factor_pair(weight, indices, "left"), strict=True
+        ):
+            assert torch.equal(found, alone)
+
+
+def test_a_full_svd_is_taken_only_where_the_gram_matrix_does_not_tell(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls, svd = [], torch.linalg.svd
+
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        calls.append(args)
+        return svd(*args, **kwargs)
+
+    weight = matrix(30, 40, [2.0 * 0.8**i for i in range(20)])  # ten directions without a value
+    u, s, vt = svd(weight, full_matrices=False)
+    monkeypatch.setattr(torch.linalg, "svd", counted)
+    live, dead = torch.tensor([0, 5, 19]), torch.tensor([0, 5, 25])
+    for indices, expected in ((live, 0), (dead, 1)):
+        a, b = factor_pair(weight, indices, "sqrt")
+        assert len(calls) == expected
+        torch.testing.assert_close(a @ b, (u[:, indices] * s[indices]) @ vt[indices], atol=1e-10, rtol=0)
+
+    # A solver that returns nonsense is noticed, be it a basis of other directions or no basis at all.
+    other = torch.linalg.qr(torch.randn(30, 30, dtype=torch.float64)).Q
+    for wrong in (other, short_vectors([weight])[0] * 1.001, torch.full((30, 30), float("nan"), dtype=torch.float64)):
+        a, b = factor_pair(weight, live, "sqrt", wrong)
+        torch.testing.assert_close(a @ b, (u[:, live] * s[live]) @ vt[live], atol=1e-10, rtol=0)
+    assert len(calls) == 4

@@ -1,0 +1,142 @@
+"""Draw the subspaces of many layers at once: on a CPU a thread for each layer at work, on a GPU in batches.
+
+One eigendecomposition keeps neither two cores nor a GPU busy, as half of it is matrix times vector. Many at a time
+do. On a CPU each runs on one core, so the result is the same to the bit for any number of threads.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from rosa.layers import AdapterLayer
+from rosa.sharding import is_sharded, whole
+from rosa.subspace import short_vectors
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+Pair = tuple[Tensor, Tensor]
+
+IN_THREADS = ("cpu", "mps")  # mps has no float64: its layers are factorised on the CPU
+# Bounds of the memory beside the model, in float64 numbers; a single layer may take more.
+CPU_NUMBERS = 2**27  # 1 GiB over all threads; GPT-2 small takes 42 MiB a thread
+BATCH_NUMBERS = (
+    2**24
+)  # 128 MiB a batch's Gram matrices: 28 layers of GPT-2 small; eigenvectors and work space: 3 times that
+
+
+class SubspaceLayer(AdapterLayer):
+    """An adapter layer whose pair can be merged into the weight and drawn anew.
+
+    ``initialise`` sets the pair to zero; subspace 0 is drawn for all layers together after it.
+    """
+
+    @abstractmethod
+    def fold(self) -> None:
+        """W ← W + A B in place, and A = B = 0: the function stays, here and if what follows fails."""
+
+    @abstractmethod
+    def choose(self, number: int, vectors: Tensor) -> Pair:
+        """The pair of subspace ``number``, of a folded layer; nothing is written.
+
+        Args:
+            vectors: ``rosa.subspace.short_vectors`` of the folded weight, (q, q).
+        """
+
+    @abstractmethod
+    def adopt(self, a: Tensor, b: Tensor) -> None:
+        """A, B ← a, b and W ← W − A B, in place: the function stays."""
+
+
+@torch.no_grad()
+def draw_subspaces(layers: Sequence[SubspaceLayer], number: int) -> None:
+    """Merge the pair of each layer and draw subspace ``number``; parameters are written in place.
+
+    Layers that are sharded over processes are gathered and drawn one after another, by every process.
+
+    Raises:
+        RuntimeError: a layer is merged; nothing is written then.
+    """
+    for layer in layers:
+        if layer.merged:
+            raise RuntimeError(f"{layer.name} is merged: unmerge before a resample")
+    for layer in layers:
+        if is_sharded(layer.weight):
+            with whole(layer):
+                _draw([layer], number)
+    _draw([layer for layer in layers if not is_sharded(layer.weight)], number)
+
+
+def _draw(layers: Sequence[SubspaceLayer], number: int) -> None:
+    def choose(group: list[SubspaceLayer]) -> list[Pair]:
+        vectors = short_vectors([layer.weight_mn for layer in group])
+        return [layer.choose(number, own) for layer, own in zip(group, vectors, strict=True)]
+
+    on_cpu = [layer for layer in layers if layer.weight.device.type in IN_THREADS]
+    elsewhere = [layer for layer in layers if layer.weight.device.type not in IN_THREADS]
+    for groups, workers in (([[layer] for layer in on_cpu], _workers(on_cpu)), (_batches(elsewhere), 1)):
+        for group, pairs in _in_order(choose, _folded(groups), workers):
+            for layer, (a, b) in zip(group, pairs, strict=True):
+                layer.adopt(a, b)
+
+
+def _folded(groups: Iterable[list[SubspaceLayer]]) -> Iterator[list[SubspaceLayer]]:
+    for group in groups:
+        for layer in group:
+            layer.fold()
+        yield group
+
+
+def _batches(layers: Sequence[SubspaceLayer]) -> list[list[SubspaceLayer]]:
+    """Layers of one device and one q, as many as ``BATCH_NUMBERS`` allows."""
+    alike: dict[tuple[torch.device, int], list[SubspaceLayer]] = defaultdict(list)
+    for layer in layers:
+        alike[layer.weight.device, _short_side(layer)].append(layer)
+    batches = []
+    for (_, q), group in alike.items():
+        size = max(1, BATCH_NUMBERS // q**2)
+        batches += [group[first : first + size] for first in range(0, len(group), size)]
+    return batches
+
+
+def _short_side(layer: AdapterLayer) -> int:
+    return min(layer.in_features, layer.out_features)
+
+
+def _workers(layers: Sequence[AdapterLayer]) -> int:
+    """How many CPU threads factorise at a time."""
+    needed = max((layer.weight.numel() + 5 * _short_side(layer) ** 2 for layer in layers), default=1)
+    return max(1, min(torch.get_num_threads(), CPU_NUMBERS // needed))
+
+
+def _in_order(function: Callable[[Item], Result], items: Iterable[Item], workers: int) -> Iterator[tuple[Item, Result]]:
+    """Each item with ``function(item)``, in order; up to ``workers`` are computed and one more waits.
+
+    Items are taken, and results given, in the caller's thread, so that collective operations keep their order.
+    """
+    if workers == 1:
+        for item in items:
+            yield item, function(item)
+        return
+    threads = torch.get_num_threads()
+    share = max(1, threads // workers)
+    pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(share,))
+    torch.set_num_threads(share)  # this thread's own small products must not wait for cores that the workers hold
+    try:
+        waiting: deque[tuple[Item, Future[Result]]] = deque()
+        for item in items:
+            waiting.append((item, pool.submit(function, item)))
+            if len(waiting) > workers:
+                first, future = waiting.popleft()
+                yield first, future.result()
+        for first, future in waiting:
+            yield first, future.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(threads)

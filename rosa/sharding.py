@@ -1,0 +1,59 @@
+"""Layers whose parameters PyTorch's FSDP2 (``fully_shard``) has split over processes, whole for a moment.
+
+What an adapter does to its weight (split, merge, draw anew) needs all of it. One layer at a time is gathered, on every
+process, so that a model may be larger than a device.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+def is_sharded(tensor: Tensor) -> bool:
+    """Whether each process holds a part of ``tensor`` only (a DTensor)."""
+    return hasattr(tensor, "full_tensor")
+
+
+def gather(tensor: Tensor) -> Tensor:
+    """All of a tensor, detached; of a sharded one by communication, in which every process must take part."""
+    values: Any = tensor.detach()
+    return values.full_tensor() if is_sharded(tensor) else values  # type: ignore[no-any-return]
+
+
+def shard_like(values: Tensor, model: Any) -> Tensor:
+    """This process's part of ``values``, as a tensor that is sharded like ``model``; nothing is communicated."""
+    from torch.distributed.tensor import distribute_tensor
+
+    return distribute_tensor(
+        values.to(model.device, model.dtype), model.device_mesh, model.placements, src_data_rank=None
+    )
+
+
+@contextlib.contextmanager
+def whole(layer: nn.Module) -> Iterator[None]:
+    """A layer with whole parameters for the length of a ``with`` block; then each process keeps its part of them.
+
+    Every process must enter, and write the same. The sharded parameters keep their identity; an error in the block
+    leaves them as they were. A layer that is not sharded is left alone.
+    """
+    sharded = [
+        (module, name, parameter)
+        for module in layer.modules()
+        for name, parameter in module.named_parameters(recurse=False)
+        if is_sharded(parameter)
+    ]
+    try:
+        for module, name, parameter in sharded:
+            module._parameters[name] = nn.Parameter(gather(parameter), parameter.requires_grad)
+        yield
+        with torch.no_grad():
+            for module, name, parameter in sharded:
+                parameter.copy_(shard_like(getattr(module, name).detach(), parameter))
+    finally:
+        for module, name, parameter in sharded:
+            module._parameters[name] = parameter
