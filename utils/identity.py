@@ -19,6 +19,7 @@ EXECUTION = {
         "micro_batch_size",
         "gradient_checkpointing",
         "device",
+        "sharding",
         "save_every",
         "save_minutes",
         "keep_last",

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from rosa.sharding import is_sharded
 from utils.config import OPTIMIZER_PARAMETERS, TrainConfig
 from utils.errors import UserError
 
@@ -24,7 +25,10 @@ def build_optimizer(train: TrainConfig, parameters: Iterable[nn.Parameter], devi
     if "betas" in options:
         options["betas"] = tuple(options["betas"])
     options.setdefault("weight_decay", 0.01 if train.optimizer == "adamw" else 0.0)
+    parameters = list(parameters)
     fused = device.type in ("cuda", "cpu")  # one kernel for all parameters
+    if train.optimizer == "sgd" and any(is_sharded(parameter) for parameter in parameters):
+        fused = False  # PyTorch has no fused SGD for sharded parameters
     return OPTIMIZERS[train.optimizer](parameters, lr=train.lr, fused=fused, **options)
 
 

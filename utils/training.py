@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import math
 import time
@@ -14,7 +13,6 @@ import rosa
 from utils import optim, state
 from utils.batching import collate, epoch_batches
 from utils.config import Config
-from utils.devices import build_accelerator
 from utils.distributed import Processes
 from utils.generation import Decoding, generate
 from utils.guards import non_finite_tensors, not_finite, optimizer_tensors
@@ -22,6 +20,7 @@ from utils.logs import MetricsWriter, log, progress, progress_bar
 from utils.losses import TokenLoss, evaluate_losses
 from utils.models import load_model, load_tokenizer, max_positions
 from utils.packing import shorten
+from utils.parallel import build_placement
 from utils.preparation import check_lengths, load_training_data
 from utils.provenance import peak_memory_mib
 from utils.runs import Run
@@ -35,8 +34,9 @@ class Trainer:
     def __init__(self, config: Config, run: Run, stop: StopRequest, processes: Processes) -> None:
         self.config, self.run, self.stop, self.processes = config, run, stop, processes
         self.stop_vote = StopVote(stop, processes)
-        self.accelerator, self.precision = build_accelerator(config.train)
-        self.device: torch.device = self.accelerator.device
+        self.placement = build_placement(config.train, processes)
+        self.accelerator, self.precision = self.placement.accelerator, self.placement.precision
+        self.device = self.placement.device
         self.main = processes.main
         self.loss_on = config.loss_on()
         torch.manual_seed(config.seed)
@@ -51,16 +51,15 @@ class Trainer:
         optim.warmup_steps(config.train, self.total_steps)  # a wrong warm-up fails before the factorisation
 
         restored = processes.decided_by_main(lambda: state.resume(run))
-        self._adapt(restored)
-        self.model.to(self.device)
+        token_loss = self._adapt(restored)
         parameters = [p for p in self.model.parameters() if p.requires_grad]
         self.optimizer = optim.build_optimizer(config.train, parameters, self.device)
         self.schedule = optim.build_schedule(config.train, self.optimizer, self.total_steps)
         self.resampler = rosa.Resampler(self.model, self.optimizer, config.adapter())
         if config.train.gradient_checkpointing:
             self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        token_loss = TokenLoss(self.model).checked(self.validation_data, self.tokenizer.pad_token_id, self.device)
-        self.forward, self.stepper = self.accelerator.prepare(token_loss, self.optimizer)
+        token_loss.checked(self.validation_data, self.tokenizer.pad_token_id, self.device)
+        self.forward, self.stepper = self.placement.prepare(token_loss, self.optimizer)
         self.window = LossWindow(self.accelerator, processes.same_error)
         self.saved_at = time.monotonic()
         self.mark = (0.0, 0, 0)  # train seconds, samples and tokens at the last logging point
@@ -71,14 +70,19 @@ class Trainer:
             self.mark = (self.progress.seconds.get("train", 0.0), self.progress.samples, self.progress.tokens)
         self.metrics = MetricsWriter(run, self.progress) if self.main else None
 
-    def _adapt(self, restored: tuple[Any, state.Progress] | None) -> None:
-        adapter = self.config.adapter()
+    def _adapt(self, restored: tuple[Any, state.Progress] | None) -> TokenLoss:
+        """Bring the model to its start, or to its checkpoint's values, on the device."""
+        adapter, start = self.config.adapter(), time.perf_counter()
         if restored:
             state.load_weights(restored[0], self.model)
         elif adapter is not None:
-            start = time.perf_counter()
-            rosa.inject(self.model, adapter)
+            rosa.inject(self.model, adapter, start=False)
+        token_loss = TokenLoss(self.model)
+        self.placement.place(token_loss)
+        if adapter is not None and not restored:
+            rosa.start_adapters(self.model)
             log.info("adapted %d layers in %.1f s", len(rosa.adapter_layers(self.model)), time.perf_counter() - start)
+        return token_loss
 
     def describe(self) -> dict[str, Any]:
         """What the record says of this run before it starts."""
@@ -168,16 +172,15 @@ class Trainer:
             batch = collate(
                 self.train_data, mine[part * size : (part + 1) * size], self.loss_on, self.tokenizer.pad_token_id
             ).to(self.device)
-            context = self.accelerator.no_sync(self.forward) if part + 1 < parts else contextlib.nullcontext()
-            with context:
+            with self.placement.backward_pass(self.forward, last=part + 1 == parts):
                 nats, _ = self.forward(batch.input_ids, batch.positions, batch.labels)
-                # DDP averages gradients over processes: times their number, it is the sum over all samples
+                # gradients are averaged over processes: times their number, it is the sum over all samples
                 self.accelerator.backward(nats * (processes / max(tokens, 1)))
             losses.append(nats.detach())
         nats, norm = torch.stack(losses).sum(), None
         if train.max_grad_norm or wants_norm or train.skip_nonfinite:
             trained = [p for p in self.model.parameters() if p.requires_grad]
-            norm = self.accelerator.clip_grad_norm_(trained, train.max_grad_norm or math.inf)
+            norm = self.placement.clip(trained, train.max_grad_norm)
         scaled = self.accelerator.scaler is not None
         if train.skip_nonfinite and self.window.rejects(nats, None if scaled else norm, self.progress.step + 1):
             self.progress.skipped += 1
@@ -255,7 +258,7 @@ class Trainer:
             " (target {loss_target:.4f}, all {loss_all:.4f})".format_map(values) if "loss_target" in values else "",
             values["perplexity"], " *best*" if best else "",
         )  # fmt: skip
-        if self.main:
+        if self.main and not self.placement.sharded:
             self._show_samples()
         return best
 
@@ -297,26 +300,27 @@ class Trainer:
             generators.append(torch.cuda.get_rng_state(self.device))
         scaler = self.accelerator.scaler
         payload = {
-            "optimizer": self.optimizer.state_dict(),
+            "optimizer": self.placement.optimizer_state(self.optimizer),
             "schedule": self.schedule.state_dict(),
             "scaler": scaler.state_dict() if scaler is not None else None,
             "processes": self.processes.gathered({"generators": generators, "window": self.window.state_dict()}),
         }
-        size = self.processes.decided_by_main(lambda: self._write_checkpoint(payload, best))
+        with self.placement.portable(self.model) as model:
+            size = self.processes.decided_by_main(lambda: self._write_checkpoint(model, payload, best))
         seconds = self._spend("checkpoint", start)
         progress(f"checkpoint of step {self.progress.step}: {size / 2**20:.1f} MiB in {seconds:.2f} s")
         self.saved_at = time.monotonic()
 
-    def _write_checkpoint(self, payload: dict[str, Any], best: bool) -> int:
+    def _write_checkpoint(self, model: Any, payload: dict[str, Any], best: bool) -> int:
         if self.metrics is not None:
             self.metrics.note_positions(self.progress)
-        size = state.save(self.run, self.model, self.progress, payload, best)
+        size = state.save(self.run, model, self.progress, payload, best)
         self.run.update_record(**self.standing())
         return size
 
     def _restore(self, folder: Any) -> None:
         payload = state.load_state(folder)
-        self.optimizer.load_state_dict(payload["optimizer"])
+        self.placement.load_optimizer_state(self.optimizer, payload["optimizer"])
         self.schedule.load_state_dict(payload["schedule"])
         if payload["scaler"] is not None and self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(payload["scaler"])

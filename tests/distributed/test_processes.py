@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -29,6 +31,11 @@ METHODS = {  # SGD, unlike Adam, shows a gradient that is off by a factor
     ),
 }
 DROPOUT = ("model.dropout=0.1", "logging.print_freq=4", "train.lr=1e-2")
+SHARDED = {
+    "none": ("train.sharding=fsdp", "train.gradient_checkpointing=true"),
+    "lora": ("train.sharding=fsdp",),
+    "rosa": ("train.sharding=fsdp", "train.micro_batch_size=3"),
+}
 STOPPED = f"exit {EXIT_INTERRUPTED}"
 
 
@@ -47,6 +54,8 @@ def ends(lab: Lab) -> dict[str, list[End]]:
     """How each job ended on both processes; jobs of one name in a list are the same training, run again."""
     jobs = {f"two-{method}": Job(lab.overrides(f"two-{method}", *more, "train.micro_batch_size=3"))
             for method, more in METHODS.items()}  # fmt: skip
+    jobs |= {f"sharded-{method}": Job(lab.overrides(f"sharded-{method}", *more, *SHARDED[method]))
+             for method, more in METHODS.items()}  # fmt: skip
     jobs["again"] = jobs["two-rosa"]
     jobs["whole"] = Job(lab.overrides("whole", *DROPOUT))
     halves = lab.overrides("halves", *DROPOUT)
@@ -54,9 +63,10 @@ def ends(lab: Lab) -> dict[str, list[End]]:
     jobs["halves, resumed"] = Job(halves)
     grown = lab.overrides("grown", *METHODS["rosa"], "logging.print_freq=2")
     assert worker.run(Job(grown, happens="SIGTERM", rank=0, step=7)).how == STOPPED
-    jobs["grown, resumed"] = Job(grown)
+    jobs["grown, resumed"] = Job([*grown, "train.sharding=fsdp"])
     shrunk = lab.overrides("shrunk", *METHODS["rosa"], "logging.print_freq=2")
-    jobs["shrunk, stopped"] = Job(shrunk, happens="SIGTERM", rank=0, step=6)
+    jobs["shrunk, stopped"] = Job([*shrunk, "train.sharding=fsdp"], happens="SIGTERM", rank=0, step=6)
+    jobs["bf16"] = Job(lab.overrides("bf16", *METHODS["rosa"], "train.sharding=fsdp", "train.precision=bf16"))
     jobs["nan"] = Job(lab.overrides("nan"), happens="nan", rank=1, step=2)
     jobs["locked"] = Job(lab.overrides("locked"))
     jobs["seeds"] = Job(lab.overrides("seeds", "runs=2", "train.epochs=1"))
@@ -66,12 +76,26 @@ def ends(lab: Lab) -> dict[str, list[End]]:
         return dict(zip(jobs, lab.together("plan", list(jobs.values())), strict=True))
 
 
+@pytest.fixture(scope="module")
+def single(lab: Lab) -> Callable[[str], Run]:
+    """The run of a method in one process."""
+    return functools.cache(lambda method: alone(lab, f"one-{method}", *METHODS[method]))
+
+
+def alone(lab: Lab, name: str, *overrides: str) -> Run:
+    assert worker.run(Job(lab.overrides(name, *overrides))).how == "finished"
+    return lab.run(name)
+
+
 @pytest.mark.parametrize("method", METHODS)
-def test_two_processes_equal_one(lab: Lab, ends: Any, method: str) -> None:
-    """Every logged loss and gradient norm, validation and the parameters; batches of 16, the last of 6 samples."""
-    assert [end.how for end in ends[f"two-{method}"]] == ["finished"] * 2
-    worker.run(Job(lab.overrides(f"one-{method}", *METHODS[method])))
-    one, two = lab.run(f"one-{method}"), lab.run(f"two-{method}")
+@pytest.mark.parametrize("placement", ["two", "sharded"])
+def test_two_processes_equal_one(lab: Lab, ends: Any, single: Any, placement: str, method: str) -> None:
+    """Every logged loss and gradient norm, validation and the parameters; batches of 16, the last of 6 samples.
+
+    The files of a sharded run are those of any other: same names, same tensors.
+    """
+    assert [end.how for end in ends[f"{placement}-{method}"]] == ["finished"] * 2
+    one, two = single(method), lab.run(f"{placement}-{method}")
     assert (one.record()["hardware"]["processes"], two.record()["hardware"]["processes"]) == (1, 2)
     for split, names in (("train", ("step", "loss", "grad_norm", "lr")), ("validation", ("step", "loss", "loss_all"))):
         expected = torch.tensor(points(one, split, *names))
@@ -89,8 +113,8 @@ def test_both_processes_hold_the_same_values(ends: Any, method: str) -> None:
     assert first.values and first.values == second.values
 
 
-def test_only_one_process_writes(lab: Lab, ends: Any) -> None:
-    one, two = lab.run("one-rosa"), lab.run("two-rosa")
+def test_only_one_process_writes(lab: Lab, ends: Any, single: Any) -> None:
+    one, two = single("rosa"), lab.run("two-rosa")
     names = [sorted(str(p.relative_to(run.path)) for p in run.path.iterdir() if "tfevents" not in p.name)
              for run in (one, two)]  # fmt: skip
     assert names[0] == names[1]
@@ -121,13 +145,15 @@ def test_a_signal_to_one_process_stops_both_and_the_resume_is_exact(lab: Lab, en
 
 @pytest.mark.parametrize("name", ["grown", "shrunk"])
 def test_a_run_goes_on_with_another_number_of_processes(lab: Lab, ends: Any, name: str) -> None:
+    """From one process to two that shard the model, and back."""
+    overrides = (*METHODS["rosa"], "logging.print_freq=2")
     if name == "grown":
         assert [end.how for end in ends["grown, resumed"]] == ["finished"] * 2
+        other = lab.run(name)
     else:
         assert [end.how for end in ends["shrunk, stopped"]] == [STOPPED] * 2
-        worker.run(Job(lab.overrides("shrunk", *METHODS["rosa"], "logging.print_freq=2")))
-    worker.run(Job(lab.overrides(f"reference-{name}", *METHODS["rosa"], "logging.print_freq=2")))
-    one, other = lab.run(f"reference-{name}"), lab.run(name)
+        other = alone(lab, name, *overrides)
+    one = alone(lab, f"reference-{name}", *overrides)
     assert "going on with" in other.log_file.read_text()
     expected = torch.tensor(points(one, "train", "step", "loss"))
     torch.testing.assert_close(torch.tensor(points(other, "train", "step", "loss")), expected, rtol=1e-5, atol=1e-6)
@@ -151,3 +177,13 @@ def test_several_seeds_in_one_job(lab: Lab, ends: Any) -> None:
     assert [end.how for end in ends["seeds"]] == ["finished"] * 2
     records = [run.record() for run in find_runs([lab.folder / "seeds"])]
     assert sorted((record["seed"], record["status"]) for record in records) == [(0, "finished"), (1, "finished")]
+
+
+def test_sharded_training_in_bfloat16(lab: Lab, ends: Any, single: Any) -> None:
+    """Near the float32 run, and not it; the weights that are kept stay float32."""
+    assert [end.how for end in ends["bf16"]] == ["finished"] * 2
+    run, full = lab.run("bf16"), single("rosa")
+    losses, expected = (torch.tensor(points(r, "train", "loss")) for r in (run, full))
+    assert run.record()["hardware"]["precision"] == "bf16"
+    assert 1e-5 < (losses - expected).abs().max() < 0.05
+    assert {values.dtype for values in weights(run).values()} == {torch.float32}

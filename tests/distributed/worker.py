@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from rosa.sharding import gather
 from tests.conftest import make_config
 from utils import training
 from utils.errors import UserError
@@ -40,7 +41,7 @@ class End:
     """How a training ended on one process."""
 
     how: str
-    values: dict[str, str] = field(default_factory=dict)  # parameter -> hash of this process's values
+    values: dict[str, str] = field(default_factory=dict)  # parameter -> hash of this process's values, whole
 
 
 def run(job: Job) -> End:
@@ -60,7 +61,7 @@ def run(job: Job) -> End:
 
     def noted(self: Any) -> None:
         for name, parameter in self.model.named_parameters():
-            values[name] = hashlib.sha256(parameter.detach().flatten().numpy().tobytes()).hexdigest()
+            values[name] = hashlib.sha256(gather(parameter).flatten().numpy().tobytes()).hexdigest()
         close(self)
 
     training.Trainer._step, training.Trainer.close = planted, noted
