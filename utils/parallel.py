@@ -88,6 +88,7 @@ class Shards(Replicas):
         super().__init__(train)
         if self.precision == "fp16":
             raise UserError("train.precision=fp16 does not go with train.sharding=fsdp: use bf16 or fp32")
+        log.info("train.sharding=fsdp: no sample texts in validation, since they need the whole model")
         self.processes = processes
         self._twin: nn.Module | None = None
 

@@ -33,7 +33,7 @@ class Lab:
     def overrides(self, name: str, *more: str) -> list[str]:
         return [
             f"model.name={self.model}", f"dataset.path={self.data}", f"output.path={self.folder / name}",
-            "model.dropout=0", "train.batch_size=16", "train.epochs=2", "train.device=cpu", "logging.print_freq=1",
+            "model.dropout=0", "train.batch_size=13", "train.epochs=2", "train.device=cpu", "logging.print_freq=1",
             "logging.samples=0", "fnmodel.params.rank=4", "train.warmup_steps=0", "train.scheduler=constant", *more,
         ]  # fmt: skip
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import os
 import signal
 import subprocess
@@ -16,6 +18,7 @@ import pytest
 
 from tests.conftest import ROOT
 from tests.distributed.conftest import ENVIRONMENT, TORCHRUN, Lab, launched
+from tests.distributed.worker import Job
 
 BOUND = 30  # seconds after which nothing of a job may be left
 ACCELERATE = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", "--num_processes=2"]
@@ -32,8 +35,9 @@ def job(lab: Lab, name: str, *options: str) -> Iterator[tuple[subprocess.Popen[s
     command = [*TORCHRUN, *options, "train.py", *lab.overrides(name, "train.epochs=100000")]
     before = sum(1 for path in (lab.folder / name).rglob("metrics.jsonl") for _ in path.open())
     process = subprocess.Popen(
-        command, cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
+        command, cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        start_new_session=True,
+    )  # fmt: skip
     try:
         wait(lambda: sum(1 for path in (lab.folder / name).rglob("metrics.jsonl") for _ in path.open()) > before + 20)
         yield process, ranks(process.pid)
@@ -91,6 +95,27 @@ def test_the_main_process_may_be_the_one_that_is_killed(lab: Lab) -> None:
         launcher.send_signal(signal.SIGTERM)
         launcher.communicate(timeout=BOUND)
     assert lab.run("main-killed").record()["status"] == "interrupted"
+
+
+@pytest.mark.slow
+def test_control_c_saves_once(lab: Lab) -> None:
+    """The terminal sends it to all, and torchrun passes it on: each process gets it twice."""
+    with job(lab, "interrupted") as (launcher, _):
+        os.killpg(launcher.pid, signal.SIGINT)
+        launcher.communicate(timeout=BOUND)
+    run = lab.run("interrupted")
+    assert run.record()["status"] == "interrupted" and run.record()["error"] is None
+    assert run.log_file.read_text().count("stopped by SIGINT after a checkpoint") == 1
+
+
+@pytest.mark.slow
+def test_an_error_in_one_process_ends_the_job(lab: Lab) -> None:
+    plan = lab.folder / "error"
+    plan.write_text(json.dumps([dataclasses.asdict(Job(lab.overrides("error"), happens="error", rank=1, step=3))]))
+    start = time.monotonic()
+    done = launched([*TORCHRUN, "-m", "tests.distributed.worker", str(plan)])
+    assert done.returncode != 0 and time.monotonic() - start < 2 * BOUND
+    assert "planted" in done.stderr
 
 
 @pytest.mark.slow

@@ -17,10 +17,11 @@ from typing import Any
 
 import torch
 
-from rosa.sharding import gather
+from rosa.sharding import gather, is_sharded
 from tests.conftest import make_config
 from utils import training
 from utils.errors import UserError
+from utils.guards import optimizer_tensors
 from utils.launch import train_all
 
 RANK = int(os.environ.get("RANK", "0"))
@@ -31,7 +32,7 @@ class Job:
     """A training, and what happens to the process ``rank`` in its optimizer step ``step`` (from 1)."""
 
     overrides: list[str]
-    happens: str | None = None  # the name of a signal, or "nan": a parameter becomes NaN
+    happens: str | None = None  # the name of a signal; nan: a parameter becomes NaN; error: an exception
     rank: int = 1
     step: int = 0
 
@@ -42,11 +43,12 @@ class End:
 
     how: str
     values: dict[str, str] = field(default_factory=dict)  # parameter -> hash of this process's values, whole
+    share: float = 0.0  # of the parameters and the optimizer's state, what lies on this process
 
 
 def run(job: Job) -> End:
     """Train; what it raised, and the model's values at the end."""
-    values: dict[str, str] = {}
+    end = End("finished")
     step, close = training.Trainer._step, training.Trainer.close
 
     def planted(self: Any, *arguments: Any, **options: Any) -> Any:
@@ -55,25 +57,30 @@ def run(job: Job) -> End:
             if job.happens == "nan":
                 with torch.no_grad():
                     next(p for p in self.model.parameters() if p.requires_grad).fill_(torch.nan)
+            elif job.happens == "error":
+                raise RuntimeError("planted")
             else:
                 os.kill(os.getpid(), signal.Signals[job.happens])
         return result
 
     def noted(self: Any) -> None:
         for name, parameter in self.model.named_parameters():
-            values[name] = hashlib.sha256(gather(parameter).flatten().numpy().tobytes()).hexdigest()
+            end.values[name] = hashlib.sha256(gather(parameter).flatten().numpy().tobytes()).hexdigest()
+        tensors = [*self.model.parameters(), *optimizer_tensors(self.optimizer)]
+        local = [tensor.to_local() if is_sharded(tensor) else tensor for tensor in tensors]
+        end.share = sum(tensor.numel() for tensor in local) / sum(tensor.numel() for tensor in tensors)
         close(self)
 
     training.Trainer._step, training.Trainer.close = planted, noted
     try:
         train_all(make_config(*job.overrides), job.overrides)
-        return End("finished", values)
     except SystemExit as stop:
-        return End(f"exit {stop.code}")
+        end.how = f"exit {stop.code}"
     except UserError as error:
-        return End(f"{type(error).__name__}: {error}")
+        end.how = f"{type(error).__name__}: {error}"
     finally:
         training.Trainer._step, training.Trainer.close = step, close
+    return end
 
 
 def main(plan: Path) -> None:
