@@ -1,0 +1,43 @@
+"""Causal attention without a mask, for batches that are padded on the right."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+UNMASKED = "causal_sdpa"  # transformers builds no mask for an attention that it does not know
+
+
+def sees_all_before(config: Any, length: int) -> bool:
+    """Whether each position of ``length`` tokens attends to all before it: no sliding window or chunks cut it off."""
+    text = config.get_text_config(decoder=True)
+    kinds = set(getattr(text, "layer_types", None) or ["full_attention"])
+    window = getattr(text, "sliding_window", None)
+    return kinds <= {"full_attention"} or (kinds <= {"full_attention", "sliding_attention"} and length <= (window or 0))
+
+
+@contextlib.contextmanager
+def causal_attention(model: Any, length: int) -> Iterator[None]:
+    """Let SDPA attend causally by its own flag, without a mask; other attention implementations stay as they are.
+
+    Without it transformers looks into the positions for packed sequences at each forward pass, which waits for the
+    device. With padding on the right no real token can see any.
+
+    Args:
+        model: a causal language model; its configuration is changed for the length of the ``with`` block.
+        length: tokens of the batch.
+    """
+    config = model.config
+    if config._attn_implementation != "sdpa" or not sees_all_before(config, length):
+        yield
+        return
+    from transformers import AttentionInterface
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+    AttentionInterface.register(UNMASKED, sdpa_attention_forward)
+    config._attn_implementation = UNMASKED
+    try:
+        yield
+    finally:
+        config._attn_implementation = "sdpa"
