@@ -79,7 +79,7 @@ def test_directives(write: Callable[..., Path], monkeypatch: pytest.MonkeyPatch)
     """
     lines = write(text, limit=2).read_text().splitlines()
     state = Path.cwd() / "runs/.jobs"
-    directives = [line for line in lines if line.startswith("#")][:13]
+    directives = [line for line in lines if line.startswith(("#!", "#SBATCH"))]
     assert directives == [
         "#!/bin/bash",
         "#SBATCH --gres=gpu:2",
@@ -93,7 +93,6 @@ def test_directives(write: Callable[..., Path], monkeypatch: pytest.MonkeyPatch)
         "#SBATCH --exclusive",
         "#SBATCH --requeue",
         "#SBATCH --signal=B:USR1@60",
-        next(line for line in lines if line.startswith("# 138")),
     ]
     assert lines.index("module load x") > lines.index("set -m  # gives the command a process group of its own")
 
@@ -185,6 +184,30 @@ def test_the_time_limits_warning_saves_and_requeues(
     assert marker is not None
     assert (marker.signal, marker.requeued) == ("USR1", True)
     assert marker.code == (138 if "| cat" in text else 75)  # cat has no handler: its end is the pipe's
+
+
+@pytest.mark.parametrize(("status", "requeued"), [("interrupted", True), ("failed", False)])
+def test_a_launcher_of_several_processes_is_requeued_by_its_runs_record(
+    write: Callable[..., Path], project: Path, scontrol: Path, status: str, requeued: bool
+) -> None:
+    """torchrun ends with 1 for any end of its processes but success."""
+    end = f"""
+run = Path("a run")
+run.mkdir()
+(run / "run.json").write_text('{{\\n  "status": "{status}",\\n  "seed": 0\\n}}\\n')
+Path(os.environ["ROSA_RUN_POINTER"]).write_text(str(run.resolve()) + "\\n")
+sys.exit(1)
+"""
+    (project / "sleeper.py").write_text(SLEEPER.replace("sys.exit(75)", end))
+    script = write(SLEEPERS["override"].replace("PYTHON", sys.executable))
+    script.write_text(script.read_text().replace("sleep 30", "sleep 1"))
+    process = start(script, SLURM_JOB_ID="7")
+    wait_for((project / "ready").exists)
+    process.send_signal(signal.SIGUSR1)
+    process.wait(10)
+    marker = read_marker(project / "runs/.jobs", "t0", 0)
+    assert marker is not None
+    assert (marker.code, marker.requeued, scontrol.exists()) == (75 if requeued else 1, requeued, requeued)
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,8 @@ _BODY = r"""
 events=$state/events/$token-$task
 event() {{ printf '%s %s\n' "$(date +%s)" "$*" >> "$events"; }}
 export ROSA_JOB=$job ROSA_RUN_POINTER=$state/pointers/$job
+# torchrun dies of USR1 and gives its processes 30 seconds, unless it is told otherwise
+export PET_SIGNALS_TO_HANDLE=SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1 PET_SHUTDOWN_TIMEOUT={save_before}
 
 child= signal= again=
 forward() {{
@@ -55,6 +57,11 @@ while :; do  # wait returns early when a trap ran, and gives the same answer whe
   code=$?
   if [ -z "$again" ]; then break; fi
 done
+# a launcher of several processes ends with 1, whatever they ended with: what became of the run stands in its record
+if [ -n "$signal" ] && [ "$code" = 1 ] && [ -f "$ROSA_RUN_POINTER" ] \
+  && grep -qs '"status": "interrupted"' "$(tail -n 1 "$ROSA_RUN_POINTER")/run.json"; then
+  code={interrupted}
+fi
 event exit "$code" "${{signal:--}}"
 
 # 138: the warning came before the command could listen to it
@@ -98,8 +105,9 @@ def batch_script(
         "job=${jobs[$task]}",
     ]
     body = _BODY.format(
-        preamble="\n".join(preamble) or "  :", cases=cases, interrupted=INTERRUPTED, requeue=group.requeue
-    )
+        preamble="\n".join(preamble) or "  :", cases=cases, interrupted=INTERRUPTED, requeue=group.requeue,
+        save_before=group.save_before,
+    )  # fmt: skip
     return "\n".join([*header, "", *setup]) + body
 
 
