@@ -12,7 +12,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from utils.errors import run_cli
 from utils.files import write_json
 
-PARTS = ("train", "resample")
+PARTS = ("train", "resample", "startup", "memory", "growth")
 
 
 def _command(arguments: argparse.Namespace) -> str:
@@ -41,12 +41,15 @@ def main() -> int:
 
     import torch
 
-    from benchmarks import resampling, training
+    from benchmarks import growth, memory, resampling, startup, training
     from benchmarks.common import Settings
     from utils.devices import resolve_device
     from utils.provenance import git_commit, hardware, now, versions
 
-    measures = {"train": training.measure, "resample": resampling.measure}
+    measures = {
+        "train": training.measure, "resample": resampling.measure, "startup": startup.measure,
+        "memory": memory.measure, "growth": growth.measure,
+    }  # fmt: skip
     device = torch.device(resolve_device(arguments.device))
     settings = Settings(device, arguments.quick, arguments.data, arguments.tokenizer)
     context = {
@@ -62,6 +65,8 @@ def main() -> int:
         write_json(path, {**context, "figures": figures})
         print(f"{part}: {path}")
         for name, row in figures.get("methods", {"": figures}).items():
+            if "speedup" not in row:
+                continue
             print(
                 f"  {name:<6} {row['speedup']}x the plain way", "" if row.get("losses_equal", True) else "LOSSES DIFFER"
             )

@@ -125,9 +125,8 @@ def _connect(device: str) -> Processes:
 
 def leave() -> None:
     """Take leave of the other processes, once all is done; not after a failure, when they may no longer be there."""
-    import torch.distributed as dist
-
-    if dist.is_available() and dist.is_initialized():
+    dist = sys.modules.get("torch.distributed")  # who has not imported it has joined nobody
+    if dist is not None and dist.is_available() and dist.is_initialized():
         dist.destroy_process_group()
 
 

@@ -1,0 +1,63 @@
+"""Nothing heavy is imported before it is needed: ``import rosa``, and what train.py does before it trains."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+HEAVY = ("datasets", "accelerate", "tensorboard", "matplotlib", "pandas", "nltk", "scipy", "sacrebleu", "peft")
+LIBRARY = (
+    *HEAVY,
+    "hydra",
+    "omegaconf",
+    "utils",
+    "transformers.modeling_utils",
+    "transformers.models.gpt2",
+    "torch._dynamo",
+)
+COMMAND = (*HEAVY, "torch", "transformers", "rosa", "numpy")  # before a configuration is known to be good
+
+SCRIPT = """
+import json, runpy, sys
+names, target = json.loads(sys.argv[1]), sys.argv[2]
+sys.argv = sys.argv[2:]
+try:
+    __import__(target) if target.isidentifier() else runpy.run_path(target, run_name="__main__")
+except SystemExit:
+    pass
+print("loaded:", json.dumps([name for name in names if name in sys.modules]))
+"""
+
+
+def loaded(names: tuple[str, ...], *arguments: str) -> list[str]:
+    """Which of ``names`` a fresh process has imported after a module's import, or a script with its arguments."""
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, json.dumps(names), *arguments], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    line = done.stdout.splitlines()[-1]
+    assert line.startswith("loaded:"), done.stdout
+    return list(json.loads(line.removeprefix("loaded:")))
+
+
+def test_the_probe_sees_imports() -> None:
+    assert loaded(("json", "decimal", "datasets"), "decimal") == ["json", "decimal"]
+
+
+def test_the_library_imports_nothing_of_experiments_or_models() -> None:
+    assert loaded((*LIBRARY, "torch"), "rosa") == ["torch"]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("train.py", "--help"), ("train.py", "--cfg", "job"), ("eval.py", "--help"), ("compile_results.py", "--help"),
+     ("jobrunner.py", "--help")],
+    ids=" ".join,
+)  # fmt: skip
+def test_commands_that_only_print_import_nothing_heavy(arguments: tuple[str, ...]) -> None:
+    assert loaded(COMMAND, *arguments) == []
