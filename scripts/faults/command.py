@@ -21,7 +21,7 @@ IMPORTS = (
     "transformers.models.auto.modeling_auto", "transformers.models.auto.tokenization_auto",
 )  # fmt: skip
 FULL = {"kills": 240, "typed": 24, "times": 6, "inputs": 2000, "jobs": 3}
-QUICK = {"kills": 30, "typed": 3, "times": 1, "inputs": 500, "jobs": 0}
+QUICK = {"kills": 20, "typed": 3, "times": 1, "inputs": 500, "jobs": 0}
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -79,7 +79,7 @@ def _run(arguments: argparse.Namespace, folder: Path, start: float) -> int:
     from scripts.faults.inputs import run as inputs
     from scripts.faults.material import write_data
 
-    write_data(folder / "data", arguments.e2e, arguments.eli5)
+    write_data(folder / "data", arguments.e2e, arguments.eli5, quick=arguments.quick)
     lab = Laboratory(folder, folder / "data")
     phases: Counter[str] = Counter()
     if arguments.kills:
@@ -95,7 +95,7 @@ def _run(arguments: argparse.Namespace, folder: Path, start: float) -> int:
         if arguments.times:
             cause(lab, arguments.times, random.Random(f"{arguments.seed} {cause.__name__}"))
             say(f"{cause.__name__}: done")
-    verdicts = inputs.run_all(lab, arguments.inputs, arguments.seed) if arguments.inputs else {}
+    verdicts = inputs.run_all(lab, arguments.inputs, arguments.seed, quick=arguments.quick) if arguments.inputs else {}
     found = report.gather(arguments, lab, phases, verdicts, time.monotonic() - start)
     print(report.markdown(found))
     out = arguments.out or (None if arguments.quick else Path(__file__).parent.parent.parent / "docs")

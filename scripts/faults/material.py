@@ -43,8 +43,12 @@ class Case:
 CASES = [Case(method, dataset) for dataset in DATASETS for method in METHODS]
 
 
-def write_data(folder: Path, e2e: Path | None, eli5: Path | None) -> None:
-    """Small splits of both data sets: of the real ones where their folders are given, else of the bundled texts."""
+def write_data(folder: Path, e2e: Path | None, eli5: Path | None, *, quick: bool = False) -> None:
+    """Small splits of both data sets: of the real ones where their folders are given, else of the bundled texts.
+
+    Args:
+        quick: ELI5 with a third of its training questions, which make many more steps than as many pairs.
+    """
     for split, count in SIZES.items():
         examples = (E2E() if e2e else E2ESample()).load(split, e2e, None)[:count]
         path = folder / "e2e_nlg" / f"{FILES[split]}.csv"
@@ -61,6 +65,7 @@ def write_data(folder: Path, e2e: Path | None, eli5: Path | None) -> None:
                 record["answers"] = {"text": [text[:300] for text in record["answers"]["text"][:2]]}
         else:
             kept = [{"question": f"What is {item.source}?", "answer": item.reference} for item in examples]
+        kept = kept[: count // 3] if quick and split == "train" else kept
         path.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
 
 

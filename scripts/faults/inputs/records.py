@@ -209,12 +209,13 @@ def hostile(folder: Path, finished: Path, stopped: Path, data: Path, chance: ran
         "table": table, "figures": draw, "score": lambda: score(runs), "eval": lambda: evaluate(runs),
         "train": lambda: train(words),
     }  # fmt: skip
-    for attack, plant in attacks(outside).items():
-        for command, call in commands.items():
-            run = _fresh(folder, stopped if command == "train" else finished)
-            plant(Run(run))
-            # a refusal needs no words of the run's: what is asked is that nothing outside changes
-            yield Input(f"{attack}: {command}", call, ("",), watch=outside, check=nothing_ran)
+    both = [(attack, command) for attack in attacks(outside) for command in commands]
+    chance.shuffle(both)
+    for attack, command in both:
+        run = _fresh(folder, stopped if command == "train" else finished)
+        attacks(outside)[attack](Run(run))
+        # a refusal needs no words of the run's: what is asked is that nothing outside changes
+        yield Input(f"{attack}: {command}", commands[command], ("",), watch=outside, check=nothing_ran)
 
 
 def prepare(folder: Path, runs: list[Path], *, whole: bool) -> Path:
