@@ -91,6 +91,22 @@ class Ended:
         return "Traceback (most recent call last)" in self.output
 
 
+class Clock:
+    """Seconds of this process's life as ``look`` sees them pass: pauses, in which the children stand still too, do not
+    count (SIGSTOP by a job system, a suspended machine)."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self._last = time.monotonic()
+
+    def look(self) -> float:
+        """The seconds up to now; to be called several times a second."""
+        now = time.monotonic()
+        self.seconds += min(now - self._last, 0.2)
+        self._last = now
+        return self.seconds
+
+
 class Shared:
     """Counters in memory that parent and child share: the phase, operations on files, entries of each phase."""
 
@@ -150,32 +166,32 @@ def attempt(
     output = folder.parent / f"{folder.name}.output"
     sys.stdout.flush()
     sys.stderr.flush()
-    start = time.monotonic()
+    clock = Clock()
     child = os.fork()
     if child == 0:
         _live(work, folder, output, kill, prepare)
     if during is not None:
         during(child)
-    code = _wait(child, kill, start, timeout)
+    code = _wait(child, kill, clock, timeout)
     text = output.read_text(encoding="utf-8", errors="replace") if output.exists() else ""
     entered = {name: SHARED.entered(index) for index, name in enumerate(NAMES)}
-    return Ended(code, NAMES[SHARED.phase], SHARED.operations, time.monotonic() - start, text, entered)
+    return Ended(code, NAMES[SHARED.phase], SHARED.operations, clock.seconds, text, entered)
 
 
-def _wait(child: int, kill: Moment | None, start: float, timeout: float) -> int:
+def _wait(child: int, kill: Moment | None, clock: Clock, timeout: float) -> int:
     """The exit code, with SIGKILL sent at its moment."""
-    due = start + kill.seconds if isinstance(kill, After) else None
+    due = kill.seconds if isinstance(kill, After) else None
     while True:
+        now = clock.look()
         done, status = os.waitpid(child, os.WNOHANG)
         if done:
             return os.waitstatus_to_exitcode(status)
-        now = time.monotonic()
         if isinstance(kill, Within) and due is None and SHARED.entered(NAMES.index(kill.phase)) >= kill.count:
             due = now + kill.seconds
         if due is not None and now >= due:
             os.kill(child, signal.SIGKILL)
             return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-        if now - start > timeout:
+        if now > timeout:
             os.kill(child, signal.SIGKILL)
             os.waitpid(child, 0)
             return -signal.SIGALRM

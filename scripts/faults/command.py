@@ -20,8 +20,8 @@ IMPORTS = (
     "utils.tables", "utils.plots", "utils.data.eli5", "transformers.models.gpt2.modeling_gpt2",
     "transformers.models.auto.modeling_auto", "transformers.models.auto.tokenization_auto",
 )  # fmt: skip
-FULL = {"kills": 240, "typed": 24, "times": 6, "inputs": 2000, "jobs": 3}
-QUICK = {"kills": 20, "typed": 3, "times": 1, "inputs": 500, "jobs": 0}
+FULL = {"kills": 200, "typed": 24, "times": 6, "inputs": 1000, "jobs": 3, "settings": 15}
+QUICK = {"kills": 20, "typed": 3, "times": 1, "inputs": 500, "jobs": 0, "settings": 0}
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -36,6 +36,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--times", type=int, help=f"of each other fault (default: {FULL['times']})")
     parser.add_argument("--inputs", type=int, help=f"bad inputs (default: {FULL['inputs']})")
     parser.add_argument("--jobs", type=int, help=f"kills in jobs of two processes (default: {FULL['jobs']})")
+    parser.add_argument("--settings", type=int, help=f"other settings to kill under (default: {FULL['settings']})")
     parser.add_argument("--seed", type=int, default=0, help="of every random choice (default: 0)")
     parser.add_argument("--e2e", type=Path, help="folder with E2E's CSV files (default: the bundled texts)")
     parser.add_argument("--eli5", type=Path, help="folder with ELI5's JSON lines (default: the bundled texts)")
@@ -75,7 +76,7 @@ def _run(arguments: argparse.Namespace, folder: Path, start: float) -> int:
     threads = len(list(Path("/proc/self/task").iterdir()))
     if threads != 1:
         raise UserError(f"this process has {threads} threads after its imports: it cannot be forked safely")
-    from scripts.faults import damage, faults, jobs, kills, report
+    from scripts.faults import damage, faults, jobs, kills, report, settings
     from scripts.faults.inputs import run as inputs
     from scripts.faults.material import write_data
 
@@ -84,6 +85,8 @@ def _run(arguments: argparse.Namespace, folder: Path, start: float) -> int:
     phases: Counter[str] = Counter()
     if arguments.kills:
         phases = kills.chains(lab, arguments.kills, random.Random(f"{arguments.seed} kills"))
+    if arguments.settings:
+        settings.chains(lab, arguments.settings, random.Random(f"{arguments.seed} settings"))
     if arguments.typed:
         kills.command_lines(lab, arguments.typed, random.Random(f"{arguments.seed} typed"))
     if arguments.jobs:

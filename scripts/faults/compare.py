@@ -15,6 +15,7 @@ from utils.files import sha256
 from utils.runs import Run
 
 TIMED = ("samples_per_second", "tokens_per_second", "peak_memory_mib", "seconds")
+UNEQUAL = ("board", "seconds", "metrics_position")  # of a checkpoint's progress: lengths of texts with times in them
 BOARD = "tensorboard"
 FILES = "files"
 
@@ -25,9 +26,11 @@ def facts(run: Run) -> dict[str, str]:
     for name, folder in (("best", run.best), ("last", run.last)):
         for path in sorted(folder.glob("*.safetensors")):
             found |= {f"{name} weights {path.name} {key}": _digest(value) for key, value in load_file(path).items()}
-    found["last state"] = _digest(torch.load(run.last / "state.pt", weights_only=True))
-    progress = json.loads((run.last / "state.json").read_text())["progress"]
-    found["progress"] = _digest({k: progress[k] for k in progress if k not in ("board", "seconds", "metrics_position")})
+    for name, folder in (("best", run.best), ("last", run.last)):
+        if folder.is_dir():  # train.keep_last=false leaves the best alone
+            found[f"{name} state"] = _digest(torch.load(folder / "state.pt", weights_only=True))
+            progress = json.loads((folder / "state.json").read_text())["progress"]
+            found[f"{name} progress"] = _digest({key: progress[key] for key in progress if key not in UNEQUAL})
     found["best name"] = _once(run.best.resolve().name)
     points = [{key: value for key, value in point.items() if key not in TIMED} for point in run.metrics()]
     found["metrics.jsonl"] = _digest(points)

@@ -16,6 +16,7 @@ from scripts.faults.ledger import Laboratory, say
 from scripts.faults.material import METHODS, ROOT, Case, overrides, run_in
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "train.py"]
+HANG = 1800  # seconds after which a job counts as hung
 
 
 def killed(lab: Laboratory, times: int, chance: random.Random) -> None:
@@ -31,7 +32,7 @@ def killed(lab: Laboratory, times: int, chance: random.Random) -> None:
             process = _start(lab, case, out)
             if _kill_one(process, out, chance):
                 row.caused += 1
-            output, _ = process.communicate(timeout=120)
+            output, _ = process.communicate(timeout=HANG)
             if process.returncode == 0:
                 break
             if "another process of this job ended" not in output and "Signal 9" not in output:
@@ -56,7 +57,7 @@ def _start(lab: Laboratory, case: Case, out: Path) -> subprocess.Popen[str]:
 
 def _train(lab: Laboratory, case: Case, out: Path) -> subprocess.CompletedProcess[str]:
     process = _start(lab, case, out)
-    output, _ = process.communicate(timeout=300)
+    output, _ = process.communicate(timeout=HANG)
     return subprocess.CompletedProcess(process.args, process.returncode, output)
 
 

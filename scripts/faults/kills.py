@@ -10,7 +10,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from scripts.faults.attempts import attempt, moment
+from scripts.faults.attempts import Clock, attempt, moment
 from scripts.faults.ledger import LIVES, Laboratory, Row, say
 from scripts.faults.material import CASES, ROOT, STAGES, Case, command_line, stage
 
@@ -103,12 +103,12 @@ def _typed(
 def _run_typed(
     command: list[str], aim: float | None, lives: dict[str, tuple[float, float]], name: str
 ) -> tuple[int, bool, str]:
-    start, working = time.monotonic(), None
+    clock, working = Clock(), None
     process = subprocess.Popen(
         command, cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
     while process.poll() is None:
-        now = time.monotonic() - start
+        now = clock.look()
         if working is None and _at_work(process.pid, name):
             working = now
         if aim is not None and now >= aim:
@@ -116,7 +116,7 @@ def _run_typed(
         time.sleep(0.01)
     output, _ = process.communicate()
     if process.returncode == 0 and aim is None:
-        lives[name] = (working or 0.0, time.monotonic() - start)
+        lives[name] = (working or 0.0, clock.seconds)
     return process.returncode, working is not None, output
 
 

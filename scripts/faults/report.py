@@ -22,7 +22,7 @@ def gather(
     seconds: float,
 ) -> dict[str, Any]:
     """Everything that was counted, and on what."""
-    numbers = ("kills", "typed", "times", "inputs", "jobs", "seed")
+    numbers = ("kills", "typed", "times", "inputs", "jobs", "settings", "seed")
     return {
         "command": " ".join(["python -m scripts.faults", *_options(arguments)]),
         "settings": {name: getattr(arguments, name) for name in numbers},
