@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from utils.data import SPLITS
 from utils.errors import UserError
@@ -65,11 +66,7 @@ class RunScorer:
         if self._scorer is None or self._key != key:
             self._key, self._scorer = key, Scorer(items.references, sources, names)
         scores = self._scorer.score(items.predictions)
-        with lock(run.path / ".score.lock", "scored"):
-            sweep(run.scores_file)
-            # read again: another process may have scored another split meanwhile
-            entry = {**scores, "items": len(items.predictions), **hashes}
-            write_json(run.scores_file, {**_saved_scores(run), split: entry})
+        _write_scores(run, split, {**scores, "items": len(items.predictions), **hashes})
         return Outcome(run, split, "scored", scores)
 
 
@@ -109,6 +106,17 @@ def _saved_scores(run: Run) -> dict[str, dict[str, float]]:
     except UserError:  # an unreadable file holds nothing that scoring anew does not give
         saved = {}
     return {split: saved[split] for split in SPLITS if split in saved} if isinstance(saved, dict) else {}
+
+
+def _write_scores(run: Run, split: str, entry: dict[str, Any]) -> None:
+    """Put a split's scores beside those of others, also of those that another process has just written."""
+    held = run.path / ".score.lock"
+    with lock(held, "scored"):
+        try:
+            sweep(run.scores_file)
+            write_json(run.scores_file, {**_saved_scores(run), split: entry})
+        finally:
+            held.unlink(missing_ok=True)
 
 
 def _is_current(part: object, names: Sequence[str], hashes: dict[str, str]) -> bool:
