@@ -89,13 +89,16 @@ def encode(examples: Sequence[Example], tokenizer: Any, seq_len: int) -> Encoded
     """
     if not examples:
         return Encoded([], 0)
-    prompts = tokenizer([example.prompt for example in examples], add_special_tokens=False)["input_ids"]
-    targets = tokenizer([example.target for example in examples], add_special_tokens=False)["input_ids"]
+    # verbose would warn of what is cut or refused below
+    options = {"add_special_tokens": False, "verbose": False}
+    prompts = tokenizer([example.prompt for example in examples], **options)["input_ids"]
+    targets = tokenizer([example.target for example in examples], **options)["input_ids"]
     samples, cut = [], 0
     for example, prompt, target in zip(examples, prompts, targets, strict=True):
         if len(prompt) >= seq_len:
+            where = f"{example.where}: " if example.where else ""
             raise UserError(
-                f"train.seq_len={seq_len} leaves no room for the target of a prompt of {len(prompt)} tokens "
+                f"{where}train.seq_len={seq_len} leaves no room for the target of a prompt of {len(prompt)} tokens "
                 f"({example.prompt[:60]!r}...): raise it, if the model's positions allow, or shorten the prompt"
             )
         ids = [*prompt, *target, tokenizer.eos_token_id]
