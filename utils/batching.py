@@ -91,7 +91,9 @@ def encode(examples: Sequence[Example], tokenizer: Any, seq_len: int) -> Encoded
         return Encoded([], 0)
     # verbose would warn of what is cut or refused below
     options = {"add_special_tokens": False, "verbose": False}
-    prompts = tokenizer([example.prompt for example in examples], **options)["input_ids"]
+    distinct = list(dict.fromkeys(example.prompt for example in examples))  # E2E has nine references for each
+    tokens = dict(zip(distinct, tokenizer(distinct, **options)["input_ids"], strict=True))
+    prompts = [tokens[example.prompt] for example in examples]
     targets = tokenizer([example.target for example in examples], **options)["input_ids"]
     samples, cut = [], 0
     for example, prompt, target in zip(examples, prompts, targets, strict=True):
