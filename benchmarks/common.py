@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import statistics
 import sys
-import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +27,7 @@ class Settings:
     quick: bool
     data: str | None
     tokenizer: str
-    results: dict[str, Any] = field(default_factory=dict)
+    scores: str | None = None
 
     def synchronise(self) -> None:
         """Wait for the device, before a clock is read."""
@@ -65,20 +63,6 @@ def e2e_samples(settings: Settings, split: str = "train") -> tuple[Encoded, Any]
     source = get_source("e2e" if settings.data else "e2e_sample")
     examples = source.load(split, Path(settings.data) if settings.data else None, None)
     return encode(examples, tokenizer, 512), tokenizer
-
-
-def timed(run: Callable[[], Any], settings: Settings, repeats: int, warmup: int = 1) -> list[float]:
-    """Seconds of each of ``repeats`` calls, after ``warmup`` calls that are not counted."""
-    for _ in range(warmup):
-        run()
-    seconds = []
-    for _ in range(repeats):
-        settings.synchronise()
-        start = time.perf_counter()
-        run()
-        settings.synchronise()
-        seconds.append(time.perf_counter() - start)
-    return seconds
 
 
 def median(values: list[float]) -> float:

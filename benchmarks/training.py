@@ -152,7 +152,7 @@ def measure(settings: Settings) -> dict[str, Any]:
     """
     encoded, tokenizer = e2e_samples(settings)
     lengths = [len(sample.ids) for sample in encoded.samples]
-    size, count, rounds = (128, 20, 3) if settings.device.type == "cuda" else (16, 4, 3)
+    size, count, rounds = (128, 20, 3) if settings.device.type == "cuda" else (16, 3, 3)
     names = ["plain", "plain rosa", "peft", "full", "lora", "rosa"]
     if settings.quick:
         count, rounds = 2, 1
