@@ -9,6 +9,7 @@ and compiled, on a CPU compiled too where a C++ compiler is.
 from __future__ import annotations
 
 import contextlib
+import gc
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -147,12 +148,11 @@ def representative(batches: list[list[int]], lengths: list[int], count: int) -> 
 def measure(settings: Settings) -> dict[str, Any]:
     """Seconds and samples per second of each way, and how far the ways' losses differ without dropout.
 
-    The ways take turns at each batch, so that a slow spell of the machine meets all of them; a batch's time is the
-    median over the rounds.
+    Each round has all ways after one another; a batch's time is the median over the rounds.
     """
     encoded, tokenizer = e2e_samples(settings)
     lengths = [len(sample.ids) for sample in encoded.samples]
-    size, count, rounds = (128, 20, 3) if settings.device.type == "cuda" else (16, 3, 3)
+    size, count, rounds = (128, 20, 2) if settings.device.type == "cuda" else (16, 3, 2)
     names = ["plain", "plain rosa", "peft", "full", "lora", "rosa"]
     if settings.quick:
         count, rounds = 2, 1
@@ -167,8 +167,7 @@ def measure(settings: Settings) -> dict[str, Any]:
         for kind, chosen in batches.items()
     }
     maker = Ways(settings, encoded, tokenizer.pad_token_id, dropout=0.1)
-    ways = {name: maker.build(name) for name in names}
-    seconds = _take_turns(settings, ways, batches, rounds)
+    seconds = _take_turns(settings, maker, names, batches, rounds)
     totals = {name: sum(median(times) for times in rows) for name, rows in seconds.items()}
     differences = _loss_differences(settings, encoded, tokenizer.pad_token_id, batches["random"][0])
     return {
@@ -184,19 +183,25 @@ def measure(settings: Settings) -> dict[str, Any]:
 
 
 def _take_turns(
-    settings: Settings, ways: dict[str, Way], batches: dict[str, list[list[int]]], rounds: int
+    settings: Settings, maker: Ways, names: list[str], batches: dict[str, list[list[int]]], rounds: int
 ) -> dict[str, list[list[float]]]:
-    """Seconds of each way, batch and round; a round that is not counted goes first, on two batches."""
-    seconds: dict[str, list[list[float]]] = {name: [[] for _ in batches["random"]] for name in ways}
-    for round_ in range(-1, rounds):
-        for number in range(len(batches["random"]) if round_ >= 0 else 2):
-            for name, way in ways.items():
+    """Seconds of each way, batch and round. The order is turned round each time, and one model exists at a time: of
+    several at once, those that wait can lose their place in caches and in memory."""
+    seconds: dict[str, list[list[float]]] = {name: [[] for _ in batches["random"]] for name in names}
+    for round_ in range(rounds):
+        for name in names if round_ % 2 == 0 else names[::-1]:
+            way = maker.build(name)
+            own = batches[way.batches]
+            for indices in own[-2:]:  # warm-up, and compilation
+                way.step(indices)
+            for number, indices in enumerate(own):
                 settings.synchronise()
                 start = time.perf_counter()
-                way.step(batches[way.batches][number])
+                way.step(indices)
                 settings.synchronise()
-                if round_ >= 0:
-                    seconds[name][number].append(round(time.perf_counter() - start, 4))
+                seconds[name][number].append(round(time.perf_counter() - start, 4))
+            del way
+            gc.collect()
     return seconds
 
 
