@@ -23,9 +23,8 @@ from torch import Tensor
 import rosa
 from benchmarks.common import RANK, Settings, e2e_samples, gpt2_small, median
 from utils.batching import Encoded, collate, epoch_batches
-from utils.compilation import can_compile
+from utils.elementwise import use_faster_modules
 from utils.losses import TokenLoss
-from utils.models import fuse_activations
 
 LOSS_TOLERANCE = {"cpu": 1e-4, "cuda": 2e-2}  # nats; float32 on both sides, float32 against bfloat16
 Loss = Callable[[list[int]], Tensor]
@@ -83,18 +82,18 @@ class Ways:
         self.cuda = settings.device.type == "cuda"
 
     def build(self, name: str) -> Way:
-        """The way of that name: plain, plain rosa, peft, peft compiled, full, lora or rosa."""
+        """The way of that name: plain, plain rosa, peft, full, lora or rosa."""
         if name.startswith("plain"):
             return self._unsorted(plain_products(self._adapted("eager", name == "plain rosa")), fused=False)
-        if name.startswith("peft"):
-            return self._unsorted(self._peft(compiled=self.cuda or name == "peft compiled"), fused=True)
+        if name == "peft":
+            return self._unsorted(self._peft(), fused=True)
         return self._project(name)
 
     def _adapted(self, attention: str, is_rosa: bool) -> Any:
         config = rosa.RosaConfig(rank=RANK, bias="none") if is_rosa else rosa.LoraConfig(rank=RANK)
         return rosa.inject(gpt2_small(attention, self.dropout), config)
 
-    def _peft(self, compiled: bool) -> Any:
+    def _peft(self) -> Any:
         import peft
 
         model = gpt2_small("sdpa", self.dropout)
@@ -103,7 +102,7 @@ class Ways:
         model = peft.get_peft_model(
             model, peft.LoraConfig(r=rank, lora_alpha=rank, target_modules=names, fan_in_fan_out=True)
         )
-        return torch.compile(model, dynamic=True) if compiled else model
+        return torch.compile(model, dynamic=True) if self.cuda else model
 
     def _unsorted(self, model: Any, fused: bool) -> Way:
         model.to(self.device).train()
@@ -117,13 +116,13 @@ class Ways:
     def _project(self, name: str) -> Way:
         """As the trainer does it."""
         model = gpt2_small("sdpa", self.dropout) if name == "full" else self._adapted("sdpa", name == "rosa")
-        fuse_activations(model)
+        use_faster_modules(model)
         token_loss = TokenLoss(model.to(self.device).train())
         if self.cuda:
             token_loss.compile()
 
         def loss(indices: list[int]) -> Tensor:
-            batch = collate(self.encoded, indices, "target", self.pad_id).to(self.device)
+            batch = collate(self.encoded, indices, "target", self.pad_id, self.device)
             with self._autocast(True):
                 total, losses = token_loss(batch.input_ids, batch.positions, batch.labels)
             return total / len(losses)
@@ -152,12 +151,10 @@ def measure(settings: Settings) -> dict[str, Any]:
     """
     encoded, tokenizer = e2e_samples(settings)
     lengths = [len(sample.ids) for sample in encoded.samples]
-    size, count, rounds = (128, 20, 2) if settings.device.type == "cuda" else (16, 3, 2)
+    size, count, rounds = (128, 20, 2) if settings.device.type == "cuda" else (64, 2, 2)
     names = ["plain", "plain rosa", "peft", "full", "lora", "rosa"]
     if settings.quick:
-        count, rounds = 2, 1
-    elif settings.device.type == "cpu" and can_compile(settings.device):
-        names.insert(3, "peft compiled")
+        size, count, rounds = min(size, 16), 1, 1
     batches = {
         "random": representative(epoch_batches(lengths, size, 0, 0, 0), lengths, count),
         "sorted": representative(epoch_batches(lengths, size, 50, 0, 0), lengths, count),
@@ -169,7 +166,7 @@ def measure(settings: Settings) -> dict[str, Any]:
     maker = Ways(settings, encoded, tokenizer.pad_token_id, dropout=0.1)
     seconds = _take_turns(settings, maker, names, batches, rounds)
     totals = {name: sum(median(times) for times in rows) for name, rows in seconds.items()}
-    differences = _loss_differences(settings, encoded, tokenizer.pad_token_id, batches["random"][0])
+    differences = _loss_differences(settings, encoded, tokenizer.pad_token_id, batches["random"][0][:16])
     return {
         "batch_size": size, "batches": count, "rounds": rounds, "rank": RANK, "loss_on": "target", "dropout": 0.1,
         "tokens_per_sample": median([float(length) for length in lengths]),
@@ -193,7 +190,7 @@ def _take_turns(
             way = maker.build(name)
             own = batches[way.batches]
             for indices in own[-2:]:  # warm-up, and compilation
-                way.step(indices)
+                way.step(indices if maker.cuda else indices[:8])
             for number, indices in enumerate(own):
                 settings.synchronise()
                 start = time.perf_counter()
@@ -229,7 +226,6 @@ def table(figures: dict[str, Any]) -> list[list[str]]:
         "plain": "the plain way, LoRA",
         "plain rosa": "the plain way, ROSA",
         "peft": "PEFT's LoRA",
-        "peft compiled": "PEFT's LoRA, compiled",
         "full": "full fine-tuning, this project",
         "lora": "LoRA, this project",
         "rosa": "ROSA, this project",

@@ -18,6 +18,7 @@ from rosa.linear import adapted_product
 from tests.rosa.cases import FAMILIES, make_model
 from utils import compilation, models
 from utils.compilation import compile_blocks, wanted
+from utils.elementwise import BitDropout
 from utils.errors import UserError
 from utils.losses import TokenLoss
 from utils.models import load_model
@@ -77,18 +78,52 @@ def test_a_base_weight_that_trains_gets_its_gradient() -> None:
     torch.testing.assert_close(base.weight.grad, x.sum(0)[:, None].expand(4, 6))
 
 
-def test_gpt2s_activation_becomes_one_kernel_of_the_same_function(
-    small_model: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_faster_modules_compute_the_same(small_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ids = torch.randint(90, (2, 40), generator=torch.Generator().manual_seed(0))
     with monkeypatch.context() as patch:
-        patch.setattr(models, "fuse_activations", lambda model: None)
-        plain = load_model(str(small_model), dropout=0.0)
-    fused = load_model(str(small_model), dropout=0.0)
-    names = [name for name, module in fused.named_modules() if type(module) is GELUTanh]
-    assert names == [f"transformer.h.{block}.mlp.act" for block in (0, 1)]
-    assert not any(type(module) is GELUTanh for module in plain.modules())
-    torch.testing.assert_close(fused(ids).logits, plain(ids).logits, atol=1e-6, rtol=1e-5)
+        patch.setattr(models, "use_faster_modules", lambda model: None)
+        plain = load_model(str(small_model)).eval()
+    fast = load_model(str(small_model)).eval()
+    kinds = {name: type(module) for name, module in fast.named_modules() if not list(module.children())}
+    assert kinds["transformer.h.1.mlp.act"] is GELUTanh and kinds["transformer.h.0.attn.resid_dropout"] is BitDropout
+    assert torch.nn.Dropout not in kinds.values()
+    assert not {type(module) for module in plain.modules()} & {GELUTanh, BitDropout}
+    torch.testing.assert_close(fast(ids).logits, plain(ids).logits, atol=1e-6, rtol=1e-5)
+    assert not torch.equal(fast.train()(ids).logits, fast(ids).logits)  # it does drop
+
+
+@pytest.mark.parametrize("p", [0.1, 0.5, 0.99])
+@pytest.mark.parametrize("shape", [(400, 501), (1, 3, 7)])
+def test_dropout_by_bits(shape: tuple[int, ...], p: float) -> None:
+    """Kept with probability 1 - p (within 5 standard deviations), scaled to an exact mean, the gradient likewise."""
+    dropout = BitDropout(p).train()
+    torch.manual_seed(1)
+    x = torch.rand(*shape, dtype=torch.float64).add_(1).requires_grad_()
+    out = dropout(x)
+    kept = out != 0
+    count = x.numel()
+    assert abs(int(kept.sum()) - count * (1 - p)) <= 5 * (count * p * (1 - p)) ** 0.5 + 1
+    scale = 65536 / (65536 - round(p * 65536))
+    torch.testing.assert_close(out, torch.where(kept, x * scale, 0.0), rtol=1e-6, atol=0)
+    (gradient,) = torch.autograd.grad(out.sum(), x)
+    torch.testing.assert_close(gradient, kept.double() * scale)
+    torch.manual_seed(1)
+    assert not torch.equal(dropout(x), dropout(x)) or count < 100
+    assert torch.equal(dropout.eval()(x), x)
+
+
+def test_neighbours_are_dropped_independently() -> None:
+    """Four elements share a 64-bit draw; whether two of them fall together is still chance."""
+    torch.manual_seed(2)
+    kept = (BitDropout(0.3).train()(torch.ones(4_000_000)) != 0).view(-1, 4).double()
+    correlations = torch.corrcoef(kept.T) - torch.eye(4)
+    assert correlations.abs().max() < 5 / 1000  # the standard deviation is 1 / sqrt(10^6)
+
+
+@pytest.mark.parametrize("p", [0.0, 1.0])
+def test_dropout_of_nothing_and_of_all(p: float) -> None:
+    x = torch.rand(50)
+    assert torch.equal(BitDropout(p).train()(x), torch.nn.functional.dropout(x, p))
 
 
 @pytest.mark.parametrize("method", METHODS)

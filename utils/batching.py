@@ -15,7 +15,8 @@ from torch import Tensor
 from utils.data import Example
 from utils.errors import UserError
 
-PAD_MULTIPLE = 8  # lengths are rounded up to it: few distinct shapes, and matrix units like it
+CPU = torch.device("cpu")
+PAD_MULTIPLE = {"cuda": 8}  # lengths are rounded up to it: few distinct shapes, and matrix units like it; else exact
 
 
 @dataclass(frozen=True)
@@ -145,8 +146,8 @@ def length_batches(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
     return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
 
 
-def collate(encoded: Encoded, indices: Sequence[int], loss_on: str, pad_id: int) -> Batch:
-    """Pad samples on the right and list the positions that carry loss.
+def collate(encoded: Encoded, indices: Sequence[int], loss_on: str, pad_id: int, device: torch.device = CPU) -> Batch:
+    """Pad samples on the right and list the positions that carry loss; tensors on ``device``.
 
     There is no attention mask: with padding on the right no real token can see any, and without a mask the
     attention kernels take their causal fast path.
@@ -155,7 +156,8 @@ def collate(encoded: Encoded, indices: Sequence[int], loss_on: str, pad_id: int)
     sizes = np.array([len(sample.ids) for sample in chosen], dtype=np.int64)[:, None]
     prompts = np.array([sample.prompt_length for sample in chosen], dtype=np.int64)[:, None]
     longest = int(sizes.max(initial=1))
-    width = math.ceil(longest / PAD_MULTIPLE) * PAD_MULTIPLE
+    multiple = PAD_MULTIPLE.get(device.type, 1)
+    width = math.ceil(longest / multiple) * multiple
     columns = np.arange(width)
     input_ids = np.full((max(len(chosen), 1), width), pad_id, dtype=np.int64)
     if chosen:
@@ -168,4 +170,4 @@ def collate(encoded: Encoded, indices: Sequence[int], loss_on: str, pad_id: int)
         input_ids[rows, labelled],
         labelled >= prompts[rows, 0],
     )
-    return Batch(*map(torch.from_numpy, tensors), len(chosen))
+    return Batch(*map(torch.from_numpy, tensors), len(chosen)).to(device)

@@ -45,11 +45,6 @@ def wanted(setting: bool | str, device: torch.device) -> bool:
     return setting is True or (setting == "auto" and device.type == "cuda" and not missing)
 
 
-def can_compile(device: torch.device) -> bool:
-    """Whether torch.compile finds here what it needs to write code for ``device``."""
-    return _missing(device) is None
-
-
 def _missing(device: torch.device) -> str | None:
     """What torch.compile lacks here to write code for ``device``."""
     if device.type == "cuda":

@@ -137,8 +137,8 @@ class TokenLoss(nn.Module):
 
     def checked(self, encoded: Encoded, pad_id: int, device: torch.device) -> TokenLoss:
         """Itself, after a ``check`` on the first samples of ``encoded``."""
-        batch = collate(encoded, range(min(2, len(encoded))), "all", pad_id)
-        if not self.check(batch.to(device)):
+        batch = collate(encoded, range(min(2, len(encoded))), "all", pad_id, device)
+        if not self.check(batch):
             log.info("this model's head is not a plain linear map: logits are computed at every position")
         return self
 
@@ -217,7 +217,7 @@ def evaluate_losses(
         # every process takes the same number of forward passes (sharded models meet in each), an empty one if need be
         number = row * processes.count + processes.rank
         chosen = batches[number] if number < len(batches) else []
-        batch = collate(encoded, [indices[i] for i in chosen], "all", pad_id).to(device)
+        batch = collate(encoded, [indices[i] for i in chosen], "all", pad_id, device)
         _, losses = token_loss(batch.input_ids, batch.positions, batch.labels)
         losses = losses.double()
         share[row] = torch.stack([(losses * batch.on_target).sum(), losses.sum()])

@@ -10,6 +10,7 @@ from safetensors import SafetensorError
 
 import rosa
 from rosa.inject import build_layers
+from utils.elementwise import use_faster_modules
 from utils.errors import UserError
 from utils.hub import WAYS_OUT
 
@@ -64,21 +65,8 @@ def load_model(name: str, dropout: float | None = None) -> Any:
     model = _from_pretrained(
         AutoModelForCausalLM, name, "model", config=config, dtype=torch.float32, use_safetensors=True
     )
-    fuse_activations(model)
+    use_faster_modules(model)
     return model
-
-
-def fuse_activations(model: Any) -> None:
-    """Give GPT-2's GELU, seven elementwise operations in transformers, the one kernel PyTorch has for the same formula.
-
-    On two CPU cores it takes a tenth off a training step.
-    """
-    from transformers.activations import GELUTanh, NewGELUActivation
-
-    for module in list(model.modules()):
-        for name, child in list(module.named_children()):
-            if type(child) is NewGELUActivation:
-                setattr(module, name, GELUTanh())
 
 
 def load_model_config(name: str, dropout: float | None = None) -> Any:

@@ -171,9 +171,8 @@ class Trainer:
         # every process takes the same number of forward passes, an empty one if need be
         parts, losses = math.ceil(math.ceil(len(indices) / processes) / size), []
         for part in range(parts):
-            batch = collate(
-                self.train_data, mine[part * size : (part + 1) * size], self.loss_on, self.tokenizer.pad_token_id
-            ).to(self.device)
+            share = mine[part * size : (part + 1) * size]
+            batch = collate(self.train_data, share, self.loss_on, self.tokenizer.pad_token_id, self.device)
             with self.placement.backward_pass(self.forward, last=part + 1 == parts):
                 nats, _ = self.forward(batch.input_ids, batch.positions, batch.labels)
                 # gradients are averaged over processes: times their number, it is the sum over all samples
