@@ -15,8 +15,8 @@ from utils.slurm.local import run_local, stop_local, visible_gpus
 from utils.slurm.state import LOCAL, State, changing
 from utils.slurm.status import JobStatus
 from utils.slurm.submit import look, preview, submit_all
-from utils.slurm.sweep import Sweep, load_sweep
-from utils.slurm.table import status_json, status_table
+from utils.slurm.sweep import Group, Sweep, load_sweep
+from utils.slurm.table import advice, status_json, status_table
 
 EPILOG = """\
 examples:
@@ -61,22 +61,19 @@ def main() -> int | None:
         raise UserError("--watch takes a number of seconds above 0")
     if arguments.retry and (arguments.status or arguments.cancel or arguments.logs):
         raise UserError("--retry sends jobs again: it goes with --fn, --dry-run or --local")
-    sweep = load_sweep(arguments.fn)
-    sweep.only(arguments.only)
+    if arguments.local is not None and arguments.local < 0:
+        raise UserError("--local takes a number of jobs at a time")
+    asking = arguments.status or arguments.logs or arguments.cancel
+    if not asking and arguments.local is None and not arguments.dry_run:
+        client.require_sbatch()
+    sweep = load_sweep(arguments.fn) if asking else load_sweep(arguments.fn, _override_problems)
+    groups = sweep.only(arguments.only)
     if arguments.status:
         return _show(sweep, arguments.only, arguments.json, arguments.watch)
     if arguments.logs:
         return _print_log(sweep, arguments.logs)
     if arguments.cancel:
         return _cancel(sweep, arguments.only)
-    if arguments.local is not None and arguments.local < 0:
-        raise UserError("--local takes a number of jobs at a time")
-    if arguments.local is None and not arguments.dry_run:
-        client.require_sbatch()
-    from utils.slurm.overrides import check_overrides  # imports torch: only where something is to be sent
-
-    check_overrides(sweep)
-    groups = sweep.only(arguments.only)
     if arguments.dry_run:
         state = State.load(sweep.state)
         statuses, messages = look(sweep, state, mend=False)
@@ -101,6 +98,12 @@ def main() -> int | None:
         again = sum(status.state not in ("done", "not sent") and not status.active for status in statuses)
         print(f"nothing to send{f'; {again} jobs did not end well: --retry sends them again' if again else ''}")
     return 0
+
+
+def _override_problems(groups: list[Group]) -> list[str]:
+    from utils.slurm.overrides import override_problems  # imports torch: only where something is to be sent
+
+    return override_problems(groups)
 
 
 def _look(sweep: Sweep) -> tuple[list[JobStatus], list[str]]:
@@ -129,7 +132,7 @@ def _show(sweep: Sweep, only: list[str] | None, as_json: bool, every: float | No
         _tell(messages)
         if every is not None and sys.stdout.isatty():
             print("\033[2J\033[H", end="")
-        print(status_json(shown) if as_json else status_table(shown), flush=True)
+        print(status_json(shown) if as_json else "\n".join([status_table(shown), *advice(shown)]), flush=True)
         if every is None or not any(status.active and status.state not in ("never", "held") for status in shown):
             return 0
         time.sleep(every)

@@ -61,7 +61,9 @@ def sbatch(arguments: list[str]) -> int:
             )
             for task in tasks
         }
-        jobs.append(dict(id=number, name=options["job-name"], tasks=rows, arguments=arguments, script=text))
+        given = {key: value for key, value in os.environ.items() if key.startswith(("SBATCH_", "SLURM_"))}
+        job = dict(id=number, name=options["job-name"], tasks=rows, arguments=arguments, script=text, environment=given)
+        jobs.append(job)
         (HERE / "jobs.json").write_text(json.dumps(jobs))
     if (HERE / "kill-after").exists():
         (HERE / "kill-after").unlink()

@@ -140,7 +140,7 @@ def sleeping(work: Path) -> subprocess.Popen[str]:
     # the configuration check imports torch, and there is nothing to check
     program = (
         f"import sys, types; sys.path.insert(0, {str(ROOT)!r}); m = types.ModuleType('utils.slurm.overrides')\n"
-        "m.check_overrides = lambda s: None; sys.modules[m.__name__] = m\n"
+        "m.override_problems = lambda groups: []; sys.modules[m.__name__] = m\n"
         "import jobrunner; jobrunner.run_cli(jobrunner.main)"
     )
     process = subprocess.Popen(

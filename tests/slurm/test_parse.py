@@ -25,7 +25,7 @@ def test_squeue_while_jobs_run() -> None:
     assert len(rows) == len((FIXTURES / "squeue-early.txt").read_text().splitlines())
     assert rows["13"] == Row("13", "tlimit.t3", "RUNNING", "None", 7, True)
     assert rows["14_9"] == Row("14_9", "arr.t4", "PENDING", "JobArrayTaskLimit", 0, False)
-    assert rows["4"] == Row("4", "long.548977dae6", "PENDING", "BeginTime", 0, False)
+    assert rows["4"] == Row("4", "long.548977dae6", "PENDING", "BeginTime", 0, False, expected="2026-11-24 00:02")
     assert rows["10"].reason == "DependencyNeverSatisfied"
     assert rows["11"].reason == "JobHeldUser"
 

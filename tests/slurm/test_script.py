@@ -141,6 +141,13 @@ def test_each_task_runs_its_own_command_and_notes_how_it_ended(write: Callable[.
     assert read_marker(state, "t0", 2).code == 137  # type: ignore[union-attr]
 
 
+def test_a_single_job_is_no_task_of_the_array_it_was_sent_from(write: Callable[..., Path], project: Path) -> None:
+    script = write("groups: [{name: g, command: echo me}]")
+    process = start(script, SLURM_ARRAY_TASK_ID="3", SLURM_ARRAY_JOB_ID="41", SLURM_JOB_ID="43")
+    assert process.communicate()[0] == "me\n"
+    assert read_marker(project / "runs/.jobs", "t0", 0).job == "43"  # type: ignore[union-attr]
+
+
 def test_the_command_is_told_where_to_name_its_run(write: Callable[..., Path], project: Path) -> None:
     script = write("groups: [{name: g, command: 'echo my run > \"$ROSA_RUN_POINTER\"'}]")
     job = load_sweep(project / "jobs.yaml").jobs[0]

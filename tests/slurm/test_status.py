@@ -107,6 +107,23 @@ def test_what_is_alive(
     assert len(slurm.jobs()) == (2 if shown == "never" else 1)
 
 
+@pytest.mark.parametrize(
+    ("reason", "start", "note"),
+    [
+        ("Priority", "N/A", "Priority: other jobs come first"),
+        ("Resources", "2026-01-02T03:04:05", "Resources: nothing is free that it could use; expected to start 2026-"),
+        ("QOSMaxGRESPerUser", "N/A", "QOSMaxGRESPerUser: a limit of its quality of service"),
+        ("ReqNodeNotAvail, UnavailableNodes:n[1-2]", "N/A", "UnavailableNodes:n[1-2]: nodes it could use are down"),
+        ("SomethingNew", "N/A", "SomethingNew"),
+        ("None", "N/A", ""),
+    ],
+)
+def test_why_a_job_waits(one: Path, slurm: FakeSlurm, statuses: Statuses, reason: str, start: str, note: str) -> None:
+    slurm.set(1, state="PENDING", reason=reason, start=start)
+    found = statuses()["true"]["note"]
+    assert note in found and bool(note) == bool(found)
+
+
 def test_a_job_that_went_back_to_the_queue(one: Path, slurm: FakeSlurm, statuses: Statuses) -> None:
     note(one, "100 start 1 node 9 0 160", "150 signal USR1", "151 exit 75 USR1", "151 requeue")
     slurm.set(1, state="PENDING", reason="BeginTime")
@@ -126,6 +143,7 @@ def test_a_job_that_went_back_to_the_queue(one: Path, slurm: FakeSlurm, statuses
         (["100 start 1 node 9 0 500", "501 signal TERM"], "timeout", None),
         (["100 start 1 node 9 0 500", "107 signal TERM"], "cancelled", None),
         (["100 start 1 node 9 0 500"], "lost", None),
+        (["100 start 1 node 9 0 500", "107 signal USR1", "107 exit 75 USR1", "107 requeue"], "lost", 75),
         ([], "lost", None),
     ],
 )

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from utils.errors import UserError
+from utils.slurm.resources import time_limit
 from utils.slurm.sweep import Sweep, load_sweep
 
 ROOT = Path(__file__).parents[2]
@@ -128,6 +129,9 @@ def test_the_state_folder_follows_the_environment(project: Path, monkeypatch: py
         ("groups: [{name: a, command: b, resources: {job_name: x}}]", "resources.job_name is not for resources: the"),
         ("groups: [{name: a, command: b, resources: {mem: $NO_MEM}}]", "mem=$NO_MEM: NO_MEM is not set"),
         ("state: $NO_RUNS/x\nparalleljobs: [echo]", "state=$NO_RUNS/x: NO_RUNS is not set in the environment"),
+        ("groups: [{name: a, command: b, resources: {time: 6h}}]", "group a: resources.time=6h is no time: write"),
+        ("resources: {time: 2}\ngroups: [{name: a, command: b, save_before: 120}]", "group a: save_before=120 leaves"),
+        ("groups: [{name: a, command: b, resources: {clusters: c}}]", "export SLURM_CLUSTERS"),
         ("state: 3\nparalleljobs: [echo]", "state must be a text"),
     ],
 )
@@ -136,6 +140,22 @@ def test_bad_files(project: Path, text: str, words: str) -> None:
         load(project, text)
     assert words in str(error.value)
     assert str(project / "jobs.yaml") in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("time", "seconds"),
+    [("90", 5400), ("90:30", 5430), ("1:30:00", 5400), ("2-0", 172800), ("1-12:30", 131400), ("1-00:00:30", 86430),
+     ("UNLIMITED", None), ("0", None), ("''", None), ("null", None), ("$HOURS:00:00", 10800)],
+)  # fmt: skip
+def test_time_limits(project: Path, monkeypatch: pytest.MonkeyPatch, time: str, seconds: int | None) -> None:
+    monkeypatch.setenv("HOURS", "3")
+    (group,) = load(project, f"groups: [{{name: a, command: b, resources: {{time: {time}}}}}]").groups
+    assert time_limit(group.resources) == seconds
+
+
+def test_a_short_job_is_warned_at_half_its_time(project: Path) -> None:
+    text = "groups: [{name: a, command: b, resources: {time: 2}}, {name: b, command: c, resources: {time: 10}}]"
+    assert [group.save_before for group in load(project, text).groups] == [60, 120]
 
 
 def test_all_problems_come_in_one_message(project: Path) -> None:

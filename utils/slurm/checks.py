@@ -46,12 +46,15 @@ def blocks(matrix: Any) -> list[Any]:
     return matrix if isinstance(matrix, list) else [matrix]
 
 
-def document_problems(document: dict[str, Any]) -> list[str]:
-    """Problems of the whole file: its own keys, and every group's."""
+def check_document(document: dict[str, Any]) -> tuple[list[str], list[dict[str, Any]]]:
+    """Problems of the whole file, its own keys and every group's; and the groups that can be expanded all the same."""
     problems = _key_problems(document, SWEEP_KEYS, "") + _command_problems(document, "")
+    shared = {key: document[key] for key in document if key in SWEEP_KEYS}
+    spoilt = _key_problems(shared, SWEEP_KEYS, "") + _command_problems(document, "")
+    sound: list[dict[str, Any]] = []
     groups = document.get("groups", [])
     if not isinstance(groups, list):
-        return problems
+        return problems, sound
     if not groups and not document.get("paralleljobs"):
         problems.append("there are no jobs: give groups (a list) or paralleljobs (a list of commands)")
     known: dict[str, int] = {}
@@ -66,8 +69,11 @@ def document_problems(document: dict[str, Any]) -> list[str]:
         if slug(name) in known:
             problems.append(f"groups {known[slug(name)]} and {number} have the same name, {name}")
         known[slug(name)] = number
-        problems += _group_problems(name, node, groups)
-    return problems
+        own = _group_problems(name, node, groups)
+        problems += own
+        if not own and not spoilt:
+            sound.append(node)
+    return problems, sound
 
 
 def _key_problems(node: dict[str, Any], known: dict[str, tuple[type, ...]], where: str) -> list[str]:

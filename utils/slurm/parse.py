@@ -16,7 +16,8 @@ class Row:
     """One job or array task. ``id`` is SLURM's (``12`` or ``12_3``).
 
     ``state`` is SLURM's base state (``CANCELLED by 0`` becomes ``CANCELLED``); ``code`` the exit code and
-    ``signal`` the signal that ended it, None where not told; ``elapsed`` seconds; ``started`` whether it ever ran.
+    ``signal`` the signal that ended it, None where not told; ``elapsed`` seconds; ``started`` whether it ever ran;
+    ``expected`` when SLURM thinks that it will start, as ``YYYY-MM-DD HH:MM``, empty where it has no idea.
     """
 
     id: str
@@ -27,6 +28,7 @@ class Row:
     started: bool
     code: int | None = None
     signal: int | None = None
+    expected: str = ""
 
 
 def parse_queue(text: str) -> list[Row]:
@@ -40,8 +42,9 @@ def parse_queue(text: str) -> list[Row]:
             started = state not in ("PENDING", "CONFIGURING") and start not in _NO_TIME
             if seconds(elapsed) == 0 and state in ("FAILED", "CANCELLED"):
                 started = reason.startswith(_RAN)
+            guess = start[:16].replace("T", " ") if state == "PENDING" and start not in _NO_TIME else ""
             for item in expand_ids(ids):
-                rows.append(Row(item, name, state, reason, seconds(elapsed), started))
+                rows.append(Row(item, name, state, reason, seconds(elapsed), started, expected=guess))
     return rows
 
 

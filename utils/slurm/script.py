@@ -24,7 +24,7 @@ INTERRUPTED = 75  # EX_TEMPFAIL: the command was stopped, saved its state, and c
 _BODY = r"""
 events=$state/events/$token-$task
 event() {{ printf '%s %s\n' "$(date +%s)" "$*" >> "$events"; }}
-export ROSA_JOB=$job ROSA_RUN_POINTER=$state/pointers/$job
+export ROSA_RUN_POINTER=$state/pointers/$job
 # torchrun dies of USR1 and gives its processes 30 seconds, unless it is told otherwise
 export PET_SIGNALS_TO_HANDLE=SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1 PET_SHUTDOWN_TIMEOUT={save_before}
 
@@ -37,8 +37,7 @@ forward() {{
 trap 'forward USR1' USR1
 trap 'forward TERM' TERM
 trap 'forward INT' INT
-event start "${{SLURM_ARRAY_JOB_ID:-${{SLURM_JOB_ID:-local}}}}" "$(uname -n)" "$$" \
-  "${{SLURM_RESTART_COUNT:-0}}" "${{SLURM_JOB_END_TIME:-0}}"
+event start "{number}" "$(uname -n)" "$$" "${{SLURM_RESTART_COUNT:-0}}" "${{SLURM_JOB_END_TIME:-0}}"
 
 set -m  # gives the command a process group of its own
 (
@@ -100,13 +99,13 @@ def batch_script(
     setup = [
         f"state={shlex.quote(str(state))}",
         f"token={token}",
-        "task=${SLURM_ARRAY_TASK_ID:-${ROSA_TASK:-0}}",
+        "task=" + ("${SLURM_ARRAY_TASK_ID:-${ROSA_TASK:-0}}" if array else "0"),
         "jobs=(" + " ".join(job.id for job in jobs) + ")",
         "job=${jobs[$task]}",
     ]
     body = _BODY.format(
         preamble="\n".join(preamble) or "  :", cases=cases, interrupted=INTERRUPTED, requeue=group.requeue,
-        save_before=group.save_before,
+        save_before=group.save_before, number="${SLURM_ARRAY_JOB_ID:-local}" if array else "${SLURM_JOB_ID:-local}",
     )  # fmt: skip
     return "\n".join([*header, "", *setup]) + body
 

@@ -16,6 +16,7 @@ from utils.runs import Run
 from utils.slurm.client import Listing
 from utils.slurm.markers import Marker, read_marker
 from utils.slurm.parse import Row
+from utils.slurm.reasons import NEVER, explain
 from utils.slurm.script import INTERRUPTED
 from utils.slurm.state import LOCAL, State, Submission, is_running
 from utils.slurm.sweep import Job, Sweep
@@ -187,15 +188,16 @@ def _alive_state(row: Row, marker: Marker | None) -> tuple[str, str]:
     reason = "" if row.reason in ("None", "") else row.reason
     if row.state in _RUNNING:
         return "running", "" if row.state == "RUNNING" else row.state.lower()
+    why = explain(reason, row.expected)
     if row.state in _REQUEUED or (row.state == "PENDING" and marker is not None):
-        return "requeued", reason
+        return "requeued", why
     if row.state != "PENDING":
         return "unknown", f"SLURM calls it {row.state}"
     if "never" in reason.lower():
-        return "never", "what it waits for did not end well; --retry that, and this goes with it"
+        return "never", NEVER
     if reason.startswith("Dependency"):
-        return "waiting", reason
-    return ("held" if "held" in reason.lower() else "queued"), reason
+        return "waiting", why
+    return ("held" if "held" in reason.lower() else "queued"), why
 
 
 def _from_ended(status: JobStatus, row: Row, marker: Marker | None) -> None:
@@ -222,6 +224,8 @@ def _from_marker(status: JobStatus, marker: Marker | None, asked: bool, accounte
     else:
         said = f"; sacct still says {accounted.state}" if accounted else ""
         what = "it started and left no last word" if marker is not None else "it never started"
+        if marker is not None and marker.requeued:
+            what = "it had saved and gone back to the queue"
         status.state, status.note = "lost", f"SLURM no longer lists it and {what}{said}"
 
 
