@@ -101,6 +101,8 @@ def main() -> int | None:
 
 
 def _override_problems(groups: list[Group]) -> list[str]:
+    if not any("train.py" in job.command for group in groups for job in group.jobs):
+        return []
     from utils.slurm.overrides import override_problems  # imports torch: only where something is to be sent
 
     return override_problems(groups)
@@ -139,15 +141,18 @@ def _show(sweep: Sweep, only: list[str] | None, as_json: bool, every: float | No
 
 
 def _cancel(sweep: Sweep, only: list[str] | None) -> int:
-    with changing(sweep.state) as state:
-        statuses, messages = look(sweep, state, mend=True)
-        state.save()
-    _tell(messages)
-    chosen = [status for status in statuses if status.active and (not only or status.group in only)]
-    ids = [status.slurm_id for status in chosen if status.slurm_id and status.slurm_id != LOCAL]
-    client.cancel(ids)
-    here = stop_local(state, chosen)
-    print(f"cancelled {len(ids) + len(here)} jobs" if ids or here else "nothing is queued or running")
+    count = 0
+    if State.load(sweep.state).submissions:
+        with changing(sweep.state) as state:
+            statuses, messages = look(sweep, state, mend=True)
+            state.save()
+        _tell(messages)
+        chosen = [status for status in statuses if status.active and (not only or status.group in only)]
+        there = [status for status in chosen if status.slurm_id and status.slurm_id != LOCAL]
+        # whole arrays: task by task, SLURM would start the next ones meanwhile
+        client.cancel(list(dict.fromkeys((status.slurm_id or "").partition("_")[0] for status in there)))
+        count = len(there) + len(stop_local(state, chosen))
+    print(f"cancelled {count} jobs" if count else "nothing is queued or running")
     return 0
 
 

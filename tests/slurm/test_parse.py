@@ -58,6 +58,16 @@ def test_refused_requests_are_told_from_jobs(rows: dict[str, Row]) -> None:
     assert {id for id, row in rows.items() if is_refusal(row)} == {"6", "8"}
 
 
+def test_the_rest_of_an_array_that_was_cancelled() -> None:
+    rows = queue("cancelled")
+    assert rows["5"] == Row("5", "arrx", "CANCELLED", "JobArrayTaskLimit", 0, False) and "5_1" not in rows
+    rows = accounting("cancelled")
+    assert sorted(id for id in rows if id.startswith("5")) == [f"5_{task}" for task in range(10)]
+    assert rows["5_1"].state == "CANCELLED" and not rows["5_1"].started and rows["5_0"].started
+    twice = parse_accounting("1_[3-4%1]|a|CANCELLED|0:0|00:00:00|None|None\n1_3|a|FAILED|1:0|0:02|2026-01-01|None\n")
+    assert [(row.id, row.state) for row in twice] == [("1_3", "FAILED"), ("1_3", "CANCELLED"), ("1_4", "CANCELLED")]
+
+
 def test_documented_states() -> None:
     rows = accounting("documented")
     assert rows["31"] == Row("31", "oom.t1", "OUT_OF_MEMORY", "", 70, True, 0, 125)

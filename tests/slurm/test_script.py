@@ -24,7 +24,7 @@ stop = []
 for number in (signal.SIGTERM, signal.SIGUSR1):
     signal.signal(number, lambda n, f: stop.append(n))
 Path("ready").touch()
-end = time.time() + 20
+end = time.time() + 90
 while not stop and time.time() < end:
     time.sleep(0.01)
 Path("saved").write_text(str(stop[:1]))
@@ -59,7 +59,7 @@ def start(script: Path, **environment: str) -> subprocess.Popen[str]:
 
 
 def wait_for(condition: Callable[[], object]) -> None:
-    end = time.monotonic() + 10
+    end = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < end, "nothing happened"
         time.sleep(0.01)
@@ -184,7 +184,7 @@ def test_the_time_limits_warning_saves_and_requeues(
     process = start(script, SLURM_JOB_ID="7", SLURM_RESTART_COUNT="1")
     wait_for((project / "ready").exists)
     process.send_signal(signal.SIGUSR1)
-    process.wait(10)
+    process.wait(60)
     assert (project / "saved").read_text() == f"[{int(signal.SIGUSR1)}]"
     assert scontrol.read_text() == "requeue 7\n"
     marker = read_marker(project / "runs/.jobs", "t0", 0)
@@ -211,7 +211,7 @@ sys.exit(1)
     process = start(script, SLURM_JOB_ID="7")
     wait_for((project / "ready").exists)
     process.send_signal(signal.SIGUSR1)
-    process.wait(10)
+    process.wait(60)
     marker = read_marker(project / "runs/.jobs", "t0", 0)
     assert marker is not None
     assert (marker.code, marker.requeued, scontrol.exists()) == (75 if requeued else 1, requeued, requeued)
@@ -229,7 +229,7 @@ def test_what_is_not_requeued_saves_and_ends(
     process = start(script, SLURM_JOB_ID=job, SLURM_RESTART_COUNT=restarts)
     wait_for((project / "ready").exists)
     process.send_signal(number)
-    assert process.wait(10) == 75
+    assert process.wait(60) == 75
     assert (project / "saved").exists()
     assert not scontrol.exists()
     marker = read_marker(project / "runs/.jobs", "t0", 0)
@@ -242,7 +242,7 @@ def test_a_warning_during_the_preamble_does_not_start_the_command(write: Callabl
     process = start(script)
     wait_for((project / "ready").exists)
     process.send_signal(signal.SIGTERM)
-    assert process.wait(10) == 75
+    assert process.wait(60) == 75
     assert not (project / "started").exists()
 
 
@@ -253,7 +253,7 @@ def test_a_failing_requeue_leaves_the_job_interrupted(
     process = start(write(SLEEPERS["override"].replace("PYTHON", sys.executable)), SLURM_JOB_ID="7")
     wait_for((project / "ready").exists)
     process.send_signal(signal.SIGUSR1)
-    assert process.wait(10) == 75
+    assert process.wait(60) == 75
     assert read_marker(project / "runs/.jobs", "t0", 0).requeued is False  # type: ignore[union-attr]
 
 
@@ -280,3 +280,20 @@ def test_the_text_is_one_that_bash_takes(write: Callable[..., Path]) -> None:
     script = write('groups: [{name: g, paralleljobs: ["a=1\\n  echo $a # end", echo 2]}]')
     assert start(script, ROSA_TASK="0").communicate()[0] == "1\n"
     assert not re.search(r"^\s+$", script.read_text(), re.M)
+
+
+def test_an_end_at_the_moment_of_a_signal_is_not_forgotten(write: Callable[..., Path], project: Path) -> None:
+    """SLURM signals a script and its command together: of a third of those that end at once bash 5.2 forgets how."""
+    (project / "command.sh").write_text("trap 'exit 75' TERM\ntouch ready\nsleep 60 &\nwait $!\n")
+    script = write("groups: [{name: g, command: bash command.sh}]")
+    for _ in range(30):
+        (project / "ready").unlink(missing_ok=True)
+        process = start(script)
+        wait_for((project / "ready").exists)
+        family = [process.pid]
+        while children := Path(f"/proc/{family[-1]}/task/{family[-1]}/children").read_text().split():
+            family.append(int(children[0]))
+        for pid in reversed(family):
+            os.kill(pid, signal.SIGTERM)
+        assert process.wait(60) == 75
+        assert read_marker(project / "runs/.jobs", "t0", 0).code == 75  # type: ignore[union-attr]

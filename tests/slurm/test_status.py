@@ -72,6 +72,19 @@ def test_what_the_real_commands_listed(project: Path) -> None:
     assert [status.state for status in early.values()] == ["queued", "never", "held", "running"]
 
 
+@pytest.mark.parametrize("accounting", [True, False])
+def test_arrays_that_were_cancelled(project: Path, accounting: bool) -> None:
+    (project / "jobs.yaml").write_text("groups: [{name: g, command: x, matrix: {n: [0, 1, 2, 3]}}]")
+    sweep = load_sweep(project / "jobs.yaml")
+    listed = (FIXTURES / "sacct-cancelled.txt").read_text() if accounting else ""
+    rows = Listing(parse_queue((FIXTURES / "squeue-cancelled.txt").read_text()), parse_accounting(listed))
+    for number in ("5", "6", "7"):
+        sent = Submission("t", "g.t", "g", [job.id for job in sweep.jobs], True, 0.0, number)
+        found = survey(sweep, State(project / "state", [sent]), rows)
+        assert {status.state for status in found} == {"cancelled"}
+        assert [status.note for status in found][1:] == ["before it started"] * 3
+
+
 def test_states_from_the_manual(project: Path) -> None:
     found = listed(project, "documented", 31, 32, 33, 34, 35)
     assert [(status.state, status.code) for status in found.values()] == [

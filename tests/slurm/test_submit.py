@@ -259,9 +259,10 @@ def test_the_dry_run_prints_what_is_then_sent_and_sends_nothing(two: Path, slurm
 
 def test_cancel(two: Path, slurm: FakeSlurm, run: Run, statuses: Statuses) -> None:
     assert run("--cancel").out == "nothing is queued or running\n"
+    assert not (two / "runs").exists()
     run()
     slurm.end(1, 0)
     assert run("--cancel", "--only", "train").out == "cancelled 2 jobs\n"
-    assert slurm.calls("scancel") == [["1_1", "1_2"]]
+    assert slurm.calls("scancel") == [["1"]]
     assert run("--cancel").out == "cancelled 1 jobs\n"
     assert [job["state"] for job in statuses().values()] == ["done", "cancelled", "cancelled", "cancelled"]

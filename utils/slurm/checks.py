@@ -95,7 +95,8 @@ def _key_problems(node: dict[str, Any], known: dict[str, tuple[type, ...]], wher
 def _group_problems(name: str, node: dict[str, Any], groups: list[Any]) -> list[str]:
     where = f"group {name}: "
     problems = _key_problems(node, GROUP_KEYS, where) + _command_problems(node, where)
-    if not any(key in node for key in ("matrix", "overrides", "paralleljobs", "command")):
+    misspelt = any(key not in GROUP_KEYS for key in node)  # the jobs, perhaps
+    if not misspelt and not any(key in node for key in ("matrix", "overrides", "paralleljobs", "command")):
         problems.append(f"{where}has no jobs: give a matrix, overrides, a command or paralleljobs")
     others = [other["name"] for other in groups if isinstance(other, dict) and isinstance(other.get("name"), str)]
     for key in names(node.get("after", [])):

@@ -15,6 +15,8 @@ from utils.slurm.parse import ACCOUNTING_FIELDS, QUEUE_FORMAT, Row, parse_accoun
 
 TIMEOUT = 120  # seconds; a busy controller answers late
 _LONGEST_ARGUMENT = 100_000  # bytes; Linux refuses one argument of more than 128 KiB
+# Asked for by a start time alone, sacct leaves out what was cancelled before it could start; by states it does not.
+_STATES = "BF,CA,CD,DL,F,NF,OOM,PD,PR,R,RQ,S,TO"
 # After these words nobody knows whether the request was taken.
 _UNCLEAR = ("timed out", "unable to contact", "connection", "communication", "socket", "zero bytes")
 
@@ -96,7 +98,8 @@ def listing(names: Iterable[str], since: float) -> Listing:
     queue, problem = _call(["squeue", "--noheader", "--array", "--states=all", f"--format={QUEUE_FORMAT}", *named])
     begin = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(since))
     fields = ",".join(ACCOUNTING_FIELDS)
-    command = ["sacct", "--parsable2", "--noheader", "--allocations", f"--starttime={begin}", f"--format={fields}"]
+    command = ["sacct", "--parsable2", "--noheader", "--allocations", f"--starttime={begin}", "--endtime=now"]
+    command += [f"--state={_STATES}", f"--format={fields}"]
     if _clusters():  # the others read it by themselves
         command.append(f"--clusters={_clusters()}")
     accounting, _ = _call([*command, *named[: len(chosen) < _LONGEST_ARGUMENT]])

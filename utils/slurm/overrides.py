@@ -32,8 +32,6 @@ def override_problems(groups: Sequence[Group]) -> list[str]:
     problems: dict[str, None] = {}  # in order, each once
     composed: dict[tuple[str, ...], DictConfig | str] = {}
     seen: set[tuple[str, str]] = set()
-    if not any("train.py" in job.command for group in groups for job in group.jobs):
-        return []
     with initialize_config_dir(str(CONFIGS), version_base=None):
         for group in groups:
             for overrides in _witnesses(group, seen):

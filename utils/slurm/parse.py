@@ -70,7 +70,8 @@ def parse_accounting(text: str) -> list[Row]:
                     int(signal) if signal.isdigit() else None,
                 )
             )
-    return rows
+    # A task that was split off an array when the rest was cancelled may be listed with that rest too: the first counts.
+    return sorted(rows, key=lambda row: not row.started)
 
 
 def parse_submitted(text: str) -> str | None:

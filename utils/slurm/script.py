@@ -43,6 +43,7 @@ set -m  # gives the command a process group of its own
 (
   stopped=
   trap 'stopped=1' USR1 TERM INT
+  trap 'event code "$?"' EXIT
 {preamble}
   if [ -n "$stopped" ]; then exit {interrupted}; fi
   case $task in
@@ -56,6 +57,12 @@ while :; do  # wait returns early when a trap ran, and gives the same answer whe
   code=$?
   if [ -z "$again" ]; then break; fi
 done
+if [ "$code" -lt 0 ]; then  # bash 5.2 forgets how a command ended that ended while a trap ran: it has noted that itself
+  code=137
+  while read -r _ word number; do
+    case $word in start) code=137 ;; code) code=$number ;; esac
+  done < "$events"
+fi
 # a launcher of several processes ends with 1, whatever they ended with: what became of the run stands in its record
 if [ -n "$signal" ] && [ "$code" = 1 ] && [ -f "$ROSA_RUN_POINTER" ] \
   && grep -qs '"status": "interrupted"' "$(tail -n 1 "$ROSA_RUN_POINTER")/run.json"; then

@@ -124,7 +124,7 @@ def survey(sweep: Sweep, state: State, listing: Listing) -> list[JobStatus]:
     What has ended is noted in ``state`` (``save`` keeps it).
     """
     queue = {row.id: row for row in listing.queue or []}
-    accounting = {row.id: row for row in listing.accounting or []}
+    accounting = {row.id: row for row in reversed(listing.accounting or [])}
     latest = state.latest()
     known = {job.id: job for job in sweep.jobs}
     gone = [Job(id, item.group, "(not in the sweep file)", "", {}) for id, (item, _) in latest.items()
@@ -134,8 +134,9 @@ def survey(sweep: Sweep, state: State, listing: Listing) -> list[JobStatus]:
         status = JobStatus(job.id, job.group, job.label, "not sent")
         if job.id in latest:
             item, task = latest[job.id]
-            id = item.task_id(task)
-            rows = (queue.get(id or ""), accounting.get(id or ""))
+            id = item.task_id(task) or ""
+            rest = queue.get(item.slurm_id or "") if item.array else None
+            rows = (queue.get(id), accounting.get(id), rest)
             _fill(status, state.folder, item, task, rows, listing.queue is not None)
             status.log = str(state.folder / "logs" / f"{item.token}-{task}.log")
         elif job.id in state.refused:
@@ -146,10 +147,13 @@ def survey(sweep: Sweep, state: State, listing: Listing) -> list[JobStatus]:
 
 
 def _fill(
-    status: JobStatus, folder: Path, item: Submission, task: int, rows: tuple[Row | None, Row | None], asked: bool
+    status: JobStatus, folder: Path, item: Submission, task: int, rows: tuple[Row | None, ...], asked: bool
 ) -> None:
-    """State, elapsed time, exit code and note of a job that was sent; what has ended is kept in ``item.seen``."""
-    queued, accounted = rows
+    """State, elapsed time, exit code and note of a job that was sent; what has ended is kept in ``item.seen``.
+
+    ``rows``: squeue's, sacct's, and squeue's for those tasks of its array that were cancelled before they started.
+    """
+    queued, accounted, rest = rows
     marker = read_marker(folder, item.token, task)
     status.slurm_id = item.task_id(task)
     if marker is not None:
@@ -178,6 +182,8 @@ def _fill(
     elif key in item.seen:
         for name in _KEPT:
             setattr(status, name, item.seen[key][name])
+    elif rest is not None and rest.state in _ENDED and marker is None:
+        _from_ended(status, rest, None)
     else:
         _from_marker(status, marker, asked, accounted)
     if status.state in (*_ENDED.values(), "interrupted"):
