@@ -13,7 +13,7 @@ from utils.errors import UserError, run_cli
 from utils.slurm import client
 from utils.slurm.local import run_local, stop_local, visible_gpus
 from utils.slurm.state import LOCAL, State, changing
-from utils.slurm.status import JobStatus
+from utils.slurm.status import RETRY, JobStatus
 from utils.slurm.submit import look, preview, submit_all
 from utils.slurm.sweep import Group, Sweep, load_sweep
 from utils.slurm.table import advice, status_json, status_table
@@ -95,7 +95,7 @@ def main() -> int | None:
             print(line, flush=True)
             said = True
     if not said:
-        again = sum(status.state not in ("done", "not sent") and not status.active for status in statuses)
+        again = sum(status.state in RETRY and status.group in [group.name for group in groups] for status in statuses)
         print(f"nothing to send{f'; {again} jobs did not end well: --retry sends them again' if again else ''}")
     return 0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -60,7 +61,9 @@ def test_refused_requests_are_told_from_jobs(rows: dict[str, Row]) -> None:
 
 def test_the_rest_of_an_array_that_was_cancelled() -> None:
     rows = queue("cancelled")
-    assert rows["5"] == Row("5", "arrx", "CANCELLED", "JobArrayTaskLimit", 0, False) and "5_1" not in rows
+    moment = time.mktime((2026, 11, 24, 18, 10, 51, 0, 0, -1))
+    assert rows["5"] == Row("5", "arrx", "CANCELLED", "JobArrayTaskLimit", 0, False, submitted=moment)
+    assert "5_1" not in rows
     rows = accounting("cancelled")
     assert sorted(id for id in rows if id.startswith("5")) == [f"5_{task}" for task in range(10)]
     assert rows["5_1"].state == "CANCELLED" and not rows["5_1"].started and rows["5_0"].started
@@ -86,6 +89,16 @@ def test_array_ids() -> None:
 
 def test_durations() -> None:
     assert [seconds(text) for text in ("0:07", "1:02:03", "2-00:00:01", "INVALID", "")] == [7, 3723, 172801, 0, 0]
+
+
+def test_the_time_of_submission() -> None:
+    moment = time.mktime((2026, 1, 2, 3, 4, 5, 0, 0, -1))
+    (row,) = parse_queue("7|a.t|PENDING|0:00|N/A|Priority|2026-01-02T03:04:05\n")
+    assert (row.reason, row.submitted) == ("Priority", moment)
+    (row,) = parse_accounting("7|a.t|FAILED|1:0|00:00:00|None|None|2026-01-02T03:04:05\n")
+    assert (row.reason, row.submitted) == ("", moment)
+    (row,) = parse_queue("7|a.t|PENDING|0:00|N/A|odd|reason\n")
+    assert (row.reason, row.submitted) == ("odd|reason", None)
 
 
 @pytest.mark.parametrize(

@@ -193,6 +193,18 @@ def test_the_time_limits_warning_saves_and_requeues(
     assert marker.code == (138 if "| cat" in text else 75)  # cat has no handler: its end is the pipe's
 
 
+def test_a_task_requeues_itself_and_not_its_array(write: Callable[..., Path], project: Path, scontrol: Path) -> None:
+    script = write("groups: [{name: g, paralleljobs: [echo, PYTHON sleeper.py]}]".replace("PYTHON", sys.executable))
+    script.write_text(script.read_text().replace("sleep 30", "sleep 1"))
+    # the last task that starts has the array's own number
+    names = dict(SLURM_JOB_ID="7", SLURM_ARRAY_JOB_ID="7", SLURM_ARRAY_TASK_ID="1")
+    process = start(script, **names)
+    wait_for((project / "ready").exists)
+    process.send_signal(signal.SIGUSR1)
+    process.wait(60)
+    assert scontrol.read_text() == "requeue 7_1\n"
+
+
 @pytest.mark.parametrize(("status", "requeued"), [("interrupted", True), ("failed", False)])
 def test_a_launcher_of_several_processes_is_requeued_by_its_runs_record(
     write: Callable[..., Path], project: Path, scontrol: Path, status: str, requeued: bool

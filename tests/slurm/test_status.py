@@ -185,6 +185,13 @@ def test_what_has_ended_is_remembered_when_slurm_forgets(one: Path, slurm: FakeS
     assert statuses()["true"]["state"] == "lost"
 
 
+def test_the_scripts_own_exit_code_is_the_truer_one(one: Path, slurm: FakeSlurm, statuses: Statuses) -> None:
+    slurm.end(1, state="FAILED", code="9:0")
+    note(one, "100 start 1 a 9 0 500", "107 code 137", "107 exit 137 -")
+    found = statuses()["true"]
+    assert (found["state"], found["code"], found["note"]) == ("failed", 137, "killed by signal 9")
+
+
 def test_a_preempted_attempt_does_not_hide_the_later_success(one: Path, slurm: FakeSlurm, statuses: Statuses) -> None:
     slurm.end(1, state="PREEMPTED")
     assert statuses()["true"]["state"] == "preempted"

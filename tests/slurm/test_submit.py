@@ -63,7 +63,8 @@ def test_what_failed_is_sent_again_with_retry_only(two: Path, slurm: FakeSlurm, 
     slurm.end(1, 1, "FAILED", "3:0")
     slurm.end(1, 2, "TIMEOUT", "0:0")
     slurm.set(2, reason="DependencyNeverSatisfied")
-    assert run().out == "nothing to send; 2 jobs did not end well: --retry sends them again\n"
+    assert run().out == "nothing to send; 3 jobs did not end well: --retry sends them again\n"
+    assert run("--only", "table").out == "nothing to send; 1 jobs did not end well: --retry sends them again\n"
     assert len(slurm.jobs()) == 2
     assert run("--retry").out.splitlines() == ["train: submitted array 3 of 2 jobs", "table: submitted job 4"]
     assert re.findall(r"^true a=.*", slurm.jobs()[2]["script"], re.M) == ["true a=2", "true a=3"]

@@ -74,7 +74,7 @@ event exit "$code" "${{signal:--}}"
 if [ "$signal" = USR1 ] && {{ [ "$code" = {interrupted} ] || [ "$code" = 138 ]; }} && [ -n "${{SLURM_JOB_ID:-}}" ] \
   && [ "${{SLURM_RESTART_COUNT:-0}}" -lt {requeue} ]; then
   event requeue
-  if scontrol requeue "$SLURM_JOB_ID"; then sleep 30; else event stay; fi
+  if scontrol requeue "{own}"; then sleep 30; else event stay; fi
 fi
 exit "$code"
 """
@@ -113,6 +113,8 @@ def batch_script(
     body = _BODY.format(
         preamble="\n".join(preamble) or "  :", cases=cases, interrupted=INTERRUPTED, requeue=group.requeue,
         save_before=group.save_before, number="${SLURM_ARRAY_JOB_ID:-local}" if array else "${SLURM_JOB_ID:-local}",
+        # not $SLURM_JOB_ID: an array's last task has the array's own number there, which means all of its tasks
+        own="${SLURM_ARRAY_JOB_ID}_$task" if array else "$SLURM_JOB_ID",
     )  # fmt: skip
     return "\n".join([*header, "", *setup]) + body
 

@@ -51,6 +51,7 @@ _ENDED = {
     "REVOKED": "cancelled",
 }
 _RUNNING = ("RUNNING", "COMPLETING", "CONFIGURING", "STAGE_OUT", "SIGNALING", "STOPPED", "SUSPENDED", "RESIZING")
+SKEW = 300  # seconds that the clocks of two machines may differ, since munge allows no more
 _KEPT = ("state", "code", "note", "elapsed")
 _REQUEUED = ("REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "SPECIAL_EXIT")
 
@@ -94,11 +95,16 @@ def settle(state: State, listing: Listing) -> list[str]:
     for item in [item for item in state.submissions if item.slurm_id is None]:
         if listing.queue is None:
             raise UserError(f"{listing.problems[0]}. Whether {item.name} was submitted is not known; call again later.")
-        rows = [row for row in [*listing.queue, *(listing.accounting or [])] if row.name == item.name]
+        rows = [
+            row
+            for row in [*listing.queue, *(listing.accounting or [])]
+            # where the state was deleted, an older job may have the same name
+            if row.name == item.name and (row.submitted is None or row.submitted > item.created - SKEW)
+        ]
         real = [row for row in rows if not is_refusal(row)]
         marker = _any_marker(state.folder, item)
         if real:
-            item.slurm_id = real[0].id.partition("_")[0]
+            item.slurm_id = str(max(int(row.id.partition("_")[0]) for row in real))
         elif marker is not None:
             item.slurm_id = marker.job
         else:
@@ -208,7 +214,9 @@ def _alive_state(row: Row, marker: Marker | None) -> tuple[str, str]:
 
 def _from_ended(status: JobStatus, row: Row, marker: Marker | None) -> None:
     status.state, status.elapsed = _ENDED[row.state], row.elapsed
-    if row.signal and row.signal <= 64:  # 0:125 is how an out-of-memory kill is noted
+    if marker is not None and marker.ended is not None and not marker.requeued:
+        status.note = _killed(marker.code)  # as the script saw it: SLURM makes 9 of an exit code of 137
+    elif row.signal and row.signal <= 64:  # 0:125 is how an out-of-memory kill is noted
         status.code = 128 + row.signal
         status.note = f"killed by signal {row.signal}"
     elif row.code or status.state == "done":
@@ -242,7 +250,12 @@ def _ended_by_marker(marker: Marker) -> tuple[str, str]:
         return _stopped(marker), ""
     if marker.code == INTERRUPTED or _missed(marker):
         return "interrupted", ""
-    return "failed", f"killed by signal {marker.code - 128}" if 128 < (marker.code or 0) < 160 else ""
+    return "failed", _killed(marker.code)
+
+
+def _killed(code: int | None) -> str:
+    """The signal that a shell's exit code stands for."""
+    return f"killed by signal {code - 128}" if code is not None and 128 < code <= 192 else ""
 
 
 def _stopped(marker: Marker) -> str:
