@@ -219,6 +219,7 @@ def test_a_sweep_from_submission_to_table(cluster: str, project: Path) -> None:
     # One fails for want of its data, so that what waits for it never can start.
     wait_for(lambda: states()["own"] == ["failed"])
     assert statuses("--only", "own")[0]["code"] == 2
+    assert "own data" in statuses("--only", "own")[0]["note"]
     wait_for(lambda: states()["own again"] == ["never"])
     assert "own data" in jobrunner("--logs", "own.").stdout
 

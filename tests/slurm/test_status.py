@@ -192,6 +192,18 @@ def test_the_scripts_own_exit_code_is_the_truer_one(one: Path, slurm: FakeSlurm,
     assert (found["state"], found["code"], found["note"]) == ("failed", 137, "killed by signal 9")
 
 
+def test_a_failure_is_told_with_its_last_words(one: Path, slurm: FakeSlurm, statuses: Statuses) -> None:
+    slurm.end(1, state="FAILED", code="2:0")
+    assert statuses()["true"]["note"] == ""
+    log = Path(statuses()["true"]["log"])
+    log.write_bytes(b"x" * 9000 + b"\nerror: \x1b[1mno data\xff \n\n")
+    assert statuses()["true"]["note"] == "error:  [1mno data\ufffd"
+    log.write_text("y" * 9000)
+    assert statuses()["true"]["note"] == "y" * 200
+    slurm.end(1)
+    assert statuses()["true"]["note"] == ""
+
+
 def test_a_preempted_attempt_does_not_hide_the_later_success(one: Path, slurm: FakeSlurm, statuses: Statuses) -> None:
     slurm.end(1, state="PREEMPTED")
     assert statuses()["true"]["state"] == "preempted"

@@ -17,7 +17,7 @@ from utils.slurm.client import Listing
 from utils.slurm.markers import Marker, read_marker
 from utils.slurm.parse import Row
 from utils.slurm.reasons import NEVER, explain
-from utils.slurm.script import INTERRUPTED
+from utils.slurm.script import INTERRUPTED, log_file
 from utils.slurm.state import LOCAL, State, Submission, is_running
 from utils.slurm.sweep import Job, Sweep
 
@@ -144,12 +144,27 @@ def survey(sweep: Sweep, state: State, listing: Listing) -> list[JobStatus]:
             rest = queue.get(item.slurm_id or "") if item.array else None
             rows = (queue.get(id), accounting.get(id), rest)
             _fill(status, state.folder, item, task, rows, listing.queue is not None)
-            status.log = str(state.folder / "logs" / f"{item.token}-{task}.log")
+            log = log_file(state.folder, item.token, task)
+            status.log = str(log)
+            if status.state == "failed":
+                status.note = "; ".join(text for text in (status.note, _last_words(log)) if text)
         elif job.id in state.refused:
             status.state, status.note = "refused", state.refused[job.id]
         _add_progress(status, state.folder)
         statuses.append(status)
     return statuses
+
+
+def _last_words(log: Path) -> str:
+    """The last line that a job printed, which is where programs say why they stop; at most 200 characters of it."""
+    try:
+        with log.open("rb") as file:
+            file.seek(max(0, log.stat().st_size - 4096))
+            lines = file.read().decode("utf-8", errors="replace").splitlines()
+    except OSError:
+        return ""
+    words = next((line for line in reversed(lines) if line.strip()), "")
+    return "".join(sign if sign.isprintable() else " " for sign in words.strip())[:200]
 
 
 def _fill(
