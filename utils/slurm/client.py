@@ -98,7 +98,7 @@ def listing(names: Iterable[str], since: float) -> Listing:
     queue, problem = _call(["squeue", "--noheader", "--array", "--states=all", f"--format={QUEUE_FORMAT}", *named])
     begin = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(since))
     fields = ",".join(ACCOUNTING_FIELDS)
-    command = ["sacct", "--parsable2", "--noheader", "--allocations", f"--starttime={begin}", "--endtime=now"]
+    command = ["sacct", "--parsable2", "--noheader", "--allocations", f"--starttime={begin}", "--endtime=now+1hour"]
     command += [f"--state={_STATES}", f"--format={fields}"]
     if _clusters():  # the others read it by themselves
         command.append(f"--clusters={_clusters()}")
