@@ -75,29 +75,8 @@ def main() -> int | None:
     if arguments.cancel:
         return _cancel(sweep, arguments.only)
     if arguments.dry_run:
-        state = State.load(sweep.state)
-        statuses, messages = look(sweep, state, mend=False)
-        _tell(messages)
-        for text in preview(sweep, groups, state, statuses, arguments.retry):
-            print(text)
-        return 0
-    with changing(sweep.state) as state:
-        statuses, messages = look(sweep, state, mend=True)
-        state.save()
-        _tell(messages)
-        if arguments.local is None:
-            lines = submit_all(sweep, groups, state, statuses, arguments.retry)
-        else:
-            slots = arguments.local or len(visible_gpus()) or 1
-            lines = run_local(sweep, groups, state, statuses, slots, arguments.retry)
-        said = False
-        for line in lines:
-            print(line, flush=True)
-            said = True
-    if not said:
-        again = sum(status.state in RETRY and status.group in [group.name for group in groups] for status in statuses)
-        print(f"nothing to send{f'; {again} jobs did not end well: --retry sends them again' if again else ''}")
-    return 0
+        return _preview(sweep, groups, arguments.retry)
+    return _send(sweep, groups, arguments.retry, arguments.local)
 
 
 def _override_problems(groups: list[Group]) -> list[str]:
@@ -106,6 +85,36 @@ def _override_problems(groups: list[Group]) -> list[str]:
     from utils.slurm.overrides import override_problems  # imports torch: only where something is to be sent
 
     return override_problems(groups)
+
+
+def _preview(sweep: Sweep, groups: list[Group], retry: bool) -> int:
+    state = State.load(sweep.state)
+    statuses, messages = look(sweep, state, mend=False)
+    _tell(messages)
+    for text in preview(sweep, groups, state, statuses, retry):
+        print(text)
+    return 0
+
+
+def _send(sweep: Sweep, groups: list[Group], retry: bool, local: int | None) -> int:
+    """To SLURM or, where ``local`` is given, to so many slots of this machine (0: one a GPU, or one)."""
+    with changing(sweep.state) as state:
+        statuses, messages = look(sweep, state, mend=True)
+        state.save()
+        _tell(messages)
+        if local is None:
+            lines = submit_all(sweep, groups, state, statuses, retry)
+        else:
+            lines = run_local(sweep, groups, state, statuses, local or len(visible_gpus()) or 1, retry)
+        said = False
+        for line in lines:
+            print(line, flush=True)
+            said = True
+    if not said:
+        names = [group.name for group in groups]
+        bad = sum(status.state in RETRY and status.group in names for status in statuses)
+        print(f"nothing to send{f'; {bad} jobs did not end well: --retry sends them again' if bad else ''}")
+    return 0
 
 
 def _look(sweep: Sweep) -> tuple[list[JobStatus], list[str]]:
