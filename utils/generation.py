@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from utils.batching import length_batches
 from utils.errors import UserError
-from utils.logs import progress_bar
+from utils.logs import log, progress_bar
 from utils.models import max_positions
 
 
@@ -37,9 +39,14 @@ def generate(
 ) -> list[str]:
     """Generated continuations, special tokens removed, in the order of ``prompts``.
 
+    The texts are those of transformers' ``generate``, which also does the work for models that ``utils.decoding``
+    cannot serve.
+
     Raises:
         UserError: a prompt and max_new_tokens together exceed the model's positions.
     """
+    from utils.decoding.support import why_not
+
     encoded = tokenizer(list(prompts), add_special_tokens=False)["input_ids"]
     limit = max_positions(model)
     longest = max((len(ids) for ids in encoded), default=0)
@@ -48,28 +55,77 @@ def generate(
             f"a prompt of {longest} tokens and {decoding.max_new_tokens} new ones exceed the model's {limit} "
             f"positions: lower --max-new-tokens to at most {max(limit - longest, 0)}"
         )
-    training = model.training
-    model.eval()
-    beams = {"length_penalty": decoding.length_penalty, "early_stopping": False} if decoding.num_beams > 1 else {}
     texts = [""] * len(encoded)
-    with progress_bar(len(encoded), unit="text", main=bar) as shown:
+    with _inference(model), progress_bar(len(encoded), unit="text", main=bar) as shown:
+        reason = why_not(
+            model, decoding.num_beams, decoding.no_repeat_ngram_size, longest, decoding.max_new_tokens
+        )  # fmt: skip
+        if reason:
+            log.info("generating with transformers' own generate, slower, for the model does not suit ours: %s", reason)
+        run = tree_generate if reason is None else plain_generate
         for chosen in length_batches([len(ids) for ids in encoded], batch_size):
             inputs = tokenizer.pad(
                 {"input_ids": [encoded[i] for i in chosen]}, padding_side="left", return_tensors="pt"
-            )
-            output = model.generate(
-                **inputs.to(model.device),
-                do_sample=False,
-                num_beams=decoding.num_beams,
-                no_repeat_ngram_size=decoding.no_repeat_ngram_size,
-                max_new_tokens=decoding.max_new_tokens,
-                pad_token_id=tokenizer.pad_token_id,
-                eos_token_id=tokenizer.eos_token_id,
-                **beams,
-            )
-            new = output[:, inputs["input_ids"].shape[1] :]
+            ).to(model.device)
+            new = run(model, inputs, decoding, tokenizer.eos_token_id, tokenizer.pad_token_id)
             for i, text in zip(chosen, tokenizer.batch_decode(new, skip_special_tokens=True), strict=True):
                 texts[i] = text.strip()
             shown.update(len(chosen))
-    model.train(training)
     return texts
+
+
+def tree_generate(model: Any, inputs: Any, decoding: Decoding, eos: int, pad: int) -> Tensor:
+    """New tokens (items, at most max_new_tokens) of a batch padded on the left, as one tree of tokens for each item."""
+    from utils.decoding.loop import Trees, decode
+    from utils.decoding.search import BeamSearch, Greedy
+
+    prompts, padding = inputs["input_ids"], (inputs["attention_mask"] == 0).sum(1)
+    beams, ngram, new = decoding.num_beams, decoding.no_repeat_ngram_size, decoding.max_new_tokens
+    if beams == 1:
+        search: Any = Greedy(prompts, padding, beams, ngram, new, eos, pad)
+    else:
+        search = BeamSearch(prompts, padding, beams, ngram, new, eos, pad, decoding.length_penalty)
+    return decode(Trees(model, prompts, padding, beams), search)
+
+
+def plain_generate(model: Any, inputs: Any, decoding: Decoding, eos: int, pad: int) -> Tensor:
+    """The same for any model that can generate."""
+    beams = {"length_penalty": decoding.length_penalty, "early_stopping": False} if decoding.num_beams > 1 else {}
+    output: Tensor = model.generate(
+        **inputs,
+        do_sample=False,
+        num_beams=decoding.num_beams,
+        no_repeat_ngram_size=decoding.no_repeat_ngram_size,
+        max_new_tokens=decoding.max_new_tokens,
+        pad_token_id=pad,
+        eos_token_id=eos,
+        **beams,
+    )
+    return output[:, inputs["input_ids"].shape[1] :]
+
+
+@contextlib.contextmanager
+def _inference(model: nn.Module) -> Iterator[None]:
+    """Without dropout, and fast: the same function in fewer kernels.
+
+    GPT-2's ``gelu_new`` is eight kernels in transformers and one in PyTorch. Autocast converts a weight once, and not
+    at each use, only if it requires a gradient.
+    """
+    from transformers.activations import NewGELUActivation
+
+    training = model.training
+    slow = {name: module for name, module in model.named_modules() if isinstance(module, NewGELUActivation)}
+    frozen = [parameter for parameter in model.parameters() if not parameter.requires_grad]
+    model.eval()
+    try:
+        for parameter in frozen:
+            parameter.requires_grad_(parameter.is_floating_point())
+        for name in slow:
+            model.set_submodule(name, nn.GELU("tanh"))
+        yield
+    finally:
+        for parameter in frozen:
+            parameter.requires_grad_(False)
+        for name, module in slow.items():
+            model.set_submodule(name, module)
+        model.train(training)
