@@ -12,8 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from rosa.layers import full_precision
-from rosa.linear import compute_dtype
+from rosa.linear import compute_dtype, full_precision
 from utils.attention import causal_attention
 from utils.batching import Batch, Encoded, collate, length_batches
 from utils.compilation import compile_blocks
@@ -28,9 +27,9 @@ ChunkLoss = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 def cross_entropy_and_softmax(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """Cross entropy (N,) in float32 and softmax (N, V) in the logits' type, of logits (N, V) and labels (N,)."""
-    wide = logits.float()
-    total = wide.logsumexp(1, keepdim=True)
-    return (total - wide.gather(1, labels[:, None])).squeeze(1), (wide - total).exp().to(logits.dtype)
+    log_probabilities = F.log_softmax(logits, 1, dtype=torch.float32)
+    losses = -log_probabilities.gather(1, labels[:, None]).squeeze(1)
+    return losses, log_probabilities.exp_().to(logits.dtype)
 
 
 class _HeadLoss(torch.autograd.Function):

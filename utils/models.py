@@ -61,9 +61,24 @@ def load_model(name: str, dropout: float | None = None) -> Any:
     # A padding id makes models look for padding in each batch, which waits for the device; ours is on the right
     # of causal sequences, where nothing sees it, and generation is told its own.
     config.pad_token_id = None
-    return _from_pretrained(
+    model = _from_pretrained(
         AutoModelForCausalLM, name, "model", config=config, dtype=torch.float32, use_safetensors=True
     )
+    fuse_activations(model)
+    return model
+
+
+def fuse_activations(model: Any) -> None:
+    """Give GPT-2's GELU, seven elementwise operations in transformers, the one kernel PyTorch has for the same formula.
+
+    On two CPU cores it takes a tenth off a training step.
+    """
+    from transformers.activations import GELUTanh, NewGELUActivation
+
+    for module in list(model.modules()):
+        for name, child in list(module.named_children()):
+            if type(child) is NewGELUActivation:
+                setattr(module, name, GELUTanh())
 
 
 def load_model_config(name: str, dropout: float | None = None) -> Any:

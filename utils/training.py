@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 import rosa
-from utils import optim, state
+from utils import compilation, optim, state
 from utils.batching import collate, epoch_batches
 from utils.config import Config
 from utils.distributed import Processes
@@ -59,6 +59,8 @@ class Trainer:
         if config.train.gradient_checkpointing:
             self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         token_loss.checked(self.validation_data, self.tokenizer.pad_token_id, self.device)
+        if compilation.wanted(config.train.compile, self.device):
+            token_loss.compile()
         self.forward, self.stepper = self.placement.prepare(token_loss, self.optimizer)
         self.window = LossWindow(self.accelerator, processes.same_error)
         self.saved_at = time.monotonic()

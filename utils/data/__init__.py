@@ -11,7 +11,7 @@ import importlib
 import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, TypeVar
 
@@ -23,12 +23,14 @@ SPLITS = ("train", "validation", "test")
 @dataclass(frozen=True)
 class Example:
     """One training pair. ``source`` is what the text was made from (E2E: the meaning representation);
-    examples of equal source are one item for generation, their ``reference`` texts its references."""
+    examples of equal source are one item for generation, their ``reference`` texts its references.
+    ``where`` is the place in a local file that it was read from, for messages."""
 
     source: str
     prompt: str
     target: str
     reference: str
+    where: str = field(default="", compare=False)
 
 
 class DataSource(ABC):
@@ -97,10 +99,10 @@ def training_units(source: DataSource, examples: Sequence[Example]) -> list[list
     return group_by_source(examples) if source.packed else [[example] for example in examples]
 
 
-def pair(source: str, reference: str) -> Example:
+def pair(source: str, reference: str, where: str = "") -> Example:
     """The published layout of a data-to-text pair: ``Input: {source} Output:`` and `` {reference}``.
 
     Prompt and target are tokenised apart and joined, so that generation starts from exactly the tokens that
     training saw; the target's leading blank belongs to its first word, as GPT-2's vocabulary wants it.
     """
-    return Example(source, f"Input: {source} Output:", f" {reference}", reference)
+    return Example(source, f"Input: {source} Output:", f" {reference}", reference, where)

@@ -23,8 +23,8 @@ class E2E(DataSource):
 
     def load(self, split: str, path: Path | None, cache: str | None) -> list[Example]:
         if path is not None:
-            rows = [row for _, row in read_records(find_split(path, FILES[split]), ("mr", "ref"))]
-            return [pair(row["mr"].strip(), row["ref"].strip()) for row in rows]
+            rows = read_records(find_split(path, FILES[split]), ("mr", "ref"))
+            return [pair(row["mr"].strip(), row["ref"].strip(), where) for where, row in rows]
         # the repository's loading script no longer runs in datasets >= 4; its parquet conversion does
         rows = hub.load_split("tuetschek/e2e_nlg", split, cache, revision="refs/convert/parquet")
         return [pair(row["meaning_representation"].strip(), row["human_reference"].strip()) for row in rows]

@@ -18,7 +18,7 @@ FILES = {split: tuple(f"{stem}{suffix}" for stem in stems for suffix in SUFFIXES
 SUBSTITUTE = "sentence-transformers/eli5"
 SHARES = {"validation": range(0, 1), "test": range(1, 2), "train": range(2, 100)}  # of the question's hash, in percent
 
-Thread = tuple[str, list[str]]  # a question and its answers
+Thread = tuple[str, list[str], str]  # a question, its answers, and where they stand
 
 
 @register
@@ -39,7 +39,9 @@ class ELI5(DataSource):
         """See DataSource.load. A question is in one split only: local splits keep what no earlier one has."""
         threads = _from_hub(split, cache) if path is None else _from_folder(split, path)
         return [
-            Example(question, question, f" {answer}", answer) for question, answers in threads for answer in answers
+            Example(question, question, f" {answer}", answer, where)
+            for question, answers, where in threads
+            for answer in answers
         ]
 
 
@@ -49,7 +51,7 @@ def _from_folder(split: str, folder: Path) -> list[Thread]:
     seen: set[str] = set()
     for earlier in SPLITS[: SPLITS.index(split)]:
         if any((folder / name).is_file() for name in FILES[earlier]):
-            seen |= {_key(question) for question, _ in _read(find_split(folder, FILES[earlier]))}
+            seen |= {_key(question) for question, *_ in _read(find_split(folder, FILES[earlier]))}
     kept = [thread for thread in threads if _key(thread[0]) not in seen]
     if len(kept) < len(threads):
         log.warning("%d %s questions are left out: an earlier split has them", len(threads) - len(kept), split)
@@ -61,7 +63,7 @@ def _from_folder(split: str, folder: Path) -> list[Thread]:
 def _from_hub(split: str, cache: str | None) -> list[Thread]:
     rows = hub.load_split(SUBSTITUTE, "train", cache, config="pair")
     threads = [
-        (question.strip(), [answer.strip()])
+        (question.strip(), [answer.strip()], "")
         for question, answer in zip(rows["question"][:], rows["answer"][:], strict=True)
         if percentile(question) in SHARES[split] and question.strip() and answer.strip()
     ]
@@ -99,7 +101,8 @@ def _thread(where: str, record: dict[str, Any]) -> Thread:
         if "question" not in record:
             found = ", ".join(record) or "none"
             raise UserError(f"{where} has neither title and answers.text nor question and answer; its fields: {found}")
-        return _text(where, "question", record["question"]), [_text(where, "answer", record.get("answer"))]
+        question = _text(where, "question", record["question"])
+        return question, [_text(where, "answer", record.get("answer"))], where
     question = _text(where, "title", record["title"])
     if record.get("selftext"):
         question = f"{question} {_text(where, 'selftext', record['selftext'], blank=True)}".strip()
@@ -107,7 +110,7 @@ def _thread(where: str, record: dict[str, Any]) -> Thread:
     answers = record.get("answers.text", nested.get("text") if isinstance(nested, dict) else None)
     if not isinstance(answers, list) or not answers:
         raise UserError(f"{where}: answers.text is not a list with at least one text")
-    return question, [_text(where, f"answers.text[{i}]", answer) for i, answer in enumerate(answers)]
+    return question, [_text(where, f"answers.text[{i}]", answer) for i, answer in enumerate(answers)], where
 
 
 def _text(where: str, name: str, value: Any, *, blank: bool = False) -> str:

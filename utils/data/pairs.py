@@ -22,7 +22,7 @@ class Pairs(DataSource):
     def load(self, split: str, path: Path | None, cache: str | None) -> list[Example]:
         assert path is not None  # needs_path: the configuration was refused without it
         file = find_split(path, tuple(f"{split}{suffix}" for suffix in SUFFIXES))
-        rows = [row for _, row in read_records(file, ("prompt", "target"))]
         return [
-            Example(row["prompt"], row["prompt"], f" {row['target'].strip()}", row["target"].strip()) for row in rows
+            Example(row["prompt"], row["prompt"], f" {row['target'].strip()}", row["target"].strip(), where)
+            for where, row in read_records(file, ("prompt", "target"))
         ]
