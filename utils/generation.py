@@ -106,26 +106,18 @@ def plain_generate(model: Any, inputs: Any, decoding: Decoding, eos: int, pad: i
 
 @contextlib.contextmanager
 def _inference(model: nn.Module) -> Iterator[None]:
-    """Without dropout, and fast: the same function in fewer kernels.
-
-    GPT-2's ``gelu_new`` is eight kernels in transformers and one in PyTorch. Autocast converts a weight once, and not
-    at each use, only if it requires a gradient.
-    """
-    from transformers.activations import NewGELUActivation
-
+    """Without dropout and without what serves training alone."""
     training = model.training
-    slow = {name: module for name, module in model.named_modules() if isinstance(module, NewGELUActivation)}
     frozen = [parameter for parameter in model.parameters() if not parameter.requires_grad]
+    set_stance = getattr(torch.compiler, "set_stance", None)  # since PyTorch 2.6
     model.eval()
     try:
-        for parameter in frozen:
+        for parameter in frozen:  # autocast converts a weight once, and not at each use, only if it could train
             parameter.requires_grad_(parameter.is_floating_point())
-        for name in slow:
-            model.set_submodule(name, nn.GELU("tanh"))
-        yield
+        # blocks that were compiled for training would be compiled anew for a cache
+        with set_stance("force_eager") if set_stance else contextlib.nullcontext():
+            yield
     finally:
         for parameter in frozen:
             parameter.requires_grad_(False)
-        for name, module in slow.items():
-            model.set_submodule(name, module)
         model.train(training)

@@ -7,6 +7,8 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
+from utils.decoding.candidates import ban, likeliest
+
 NEVER = -1.0e9  # the score of what must not win; finite, as in transformers
 
 
@@ -41,7 +43,7 @@ class Search(ABC):
 
         Args:
             logits: (items, beams, vocabulary) of each beam's last token, or of the prompt's (items, 1, vocabulary)
-                in the first step; overwritten.
+                in the first step.
 
         Returns:
             The new token of each beam and the beam that it continues, both (items, beams).
@@ -60,19 +62,17 @@ class Search(ABC):
         for name in self.state():
             setattr(self, name, getattr(self, name).index_select(0, items))
 
-    def _ban_repeats(self, logits: Tensor) -> None:
-        """Give no chance to a token that would complete an n-gram which its beam has said before."""
+    def _repeats(self, beams: int) -> Tensor | None:
+        """Tokens that would complete an n-gram which their beam has said before: (items, beams, any), see ``ban``."""
         end = self.prompt_length + self.length
         if not self.ngram or end < self.ngram:
-            return
-        said = self.history[:, : logits.shape[1], :end]
+            return None
+        said = self.history[:, :beams, :end]
         windows = said.unfold(-1, self.ngram, 1)  # (items, beams, windows, ngram)
         begun = said[:, :, None, end + 1 - self.ngram :]
         start = torch.arange(windows.shape[2], device=said.device)
         repeats = (windows[..., :-1] == begun).all(-1) & (start >= self.padding[:, None])[:, None]
-        # The least of the present value and this: windows that end alike cannot undo one another, as writes would.
-        ban = torch.where(repeats, -torch.inf, torch.inf).to(logits.dtype)
-        logits.scatter_reduce_(-1, windows[..., -1], ban, "amin")
+        return windows[..., -1].where(repeats, torch.iinfo(said.dtype).max)
 
 
 class Greedy(Search):
@@ -80,8 +80,8 @@ class Greedy(Search):
 
     def advance(self, logits: Tensor) -> tuple[Tensor, Tensor]:
         """See ``Search``; an item that has ended says padding."""
-        self._ban_repeats(logits)
-        tokens = logits.argmax(-1).masked_fill_(~self.open[:, None], self.pad)
+        banned = self._repeats(1)
+        tokens = (logits if banned is None else ban(logits, banned)).argmax(-1).masked_fill_(~self.open[:, None], self.pad)
         self.history[:, :, self.prompt_length + self.length] = tokens
         self.length += 1
         self.open = self.open & (tokens[:, 0] != self.eos)
@@ -137,11 +137,9 @@ class BeamSearch(Search):
 
     def _candidates(self, logits: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
         """The best continuations over all beams of each item: scores, beams and tokens, each (items, count)."""
-        logits = logits.float()
-        norm = logits.logsumexp(-1, keepdim=True)
-        self._ban_repeats(logits)
-        best, tokens = logits.topk(count)  # of each beam: the best of all are among them
-        scores, flat = (best - norm + self.scores[:, : logits.shape[1], None]).flatten(1).topk(count)
+        beams = logits.shape[1]
+        best, tokens = likeliest(logits, count, self._repeats(beams))  # of each beam: the best of all are among them
+        scores, flat = (best + self.scores[:, :beams, None]).flatten(1).topk(count)
         return scores, flat // count, tokens.flatten(1).gather(1, flat)
 
     def _collect_ended(self, scores: Tensor, parents: Tensor, tokens: Tensor, ends: Tensor) -> None:
