@@ -12,7 +12,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from utils.errors import run_cli
 from utils.files import write_json
 
-PARTS = ("train", "resample", "startup", "memory", "growth")
+PARTS = ("train", "resample", "generate", "score", "startup", "memory", "growth")
 
 
 def _command(arguments: argparse.Namespace) -> str:
@@ -41,14 +41,14 @@ def main() -> int:
 
     import torch
 
-    from benchmarks import growth, memory, resampling, startup, training
+    from benchmarks import generating, growth, memory, resampling, scoring, startup, training
     from benchmarks.common import Settings
     from utils.devices import resolve_device
     from utils.provenance import git_commit, hardware, now, versions
 
     measures = {
-        "train": training.measure, "resample": resampling.measure, "startup": startup.measure,
-        "memory": memory.measure, "growth": growth.measure,
+        "train": training.measure, "resample": resampling.measure, "generate": generating.measure,
+        "score": scoring.measure, "startup": startup.measure, "memory": memory.measure, "growth": growth.measure,
     }  # fmt: skip
     device = torch.device(resolve_device(arguments.device))
     settings = Settings(device, arguments.quick, arguments.data, arguments.tokenizer)

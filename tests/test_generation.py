@@ -36,7 +36,9 @@ SETTINGS = [(1, 1.0, 0), (1, 1.0, 2), (4, 0.8, 4), (4, -1.0, 0), (4, 1.0, 2), (1
 def make(kind: str, seed: int = 0, **changes: Any) -> Any:
     """A tiny random model; weights times four, for likelihoods as uneven as a trained one's."""
     torch.manual_seed(seed)
-    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **COMMON, **{**MODELS.get(kind, {}), **changes}))
+    model = AutoModelForCausalLM.from_config(
+        AutoConfig.for_model(kind, **COMMON, **{**MODELS.get(kind, {}), **changes})
+    )
     for parameter in model.parameters():
         if parameter.ndim > 1:
             parameter.data.mul_(4)

@@ -33,14 +33,22 @@ class Decoding:
     max_new_tokens: int = 128
 
 
-@torch.no_grad()
 def generate(
     model: Any, tokenizer: Any, prompts: Sequence[str], decoding: Decoding, batch_size: int, *, bar: bool = False
 ) -> list[str]:
-    """Generated continuations, special tokens removed, in the order of ``prompts``.
+    """Generated continuations, special tokens removed, in the order of ``prompts``; see ``generate_tokens``."""
+    new = generate_tokens(model, tokenizer, prompts, decoding, batch_size, bar=bar)
+    return [text.strip() for text in tokenizer.batch_decode(new, skip_special_tokens=True)]
 
-    The texts are those of transformers' ``generate``, which also does the work for models that ``utils.decoding``
-    cannot serve.
+
+@torch.no_grad()
+def generate_tokens(
+    model: Any, tokenizer: Any, prompts: Sequence[str], decoding: Decoding, batch_size: int, *, bar: bool = False
+) -> list[list[int]]:
+    """The new tokens of each prompt, eos among them where it was reached, perhaps followed by padding.
+
+    They are those of transformers' ``generate``, which also does the work for models that ``utils.decoding`` cannot
+    serve.
 
     Raises:
         UserError: a prompt and max_new_tokens together exceed the model's positions.
@@ -55,23 +63,21 @@ def generate(
             f"a prompt of {longest} tokens and {decoding.max_new_tokens} new ones exceed the model's {limit} "
             f"positions: lower --max-new-tokens to at most {max(limit - longest, 0)}"
         )
-    texts = [""] * len(encoded)
+    found: list[list[int]] = [[]] * len(encoded)
     with _inference(model), progress_bar(len(encoded), unit="text", main=bar) as shown:
-        reason = why_not(
-            model, decoding.num_beams, decoding.no_repeat_ngram_size, longest, decoding.max_new_tokens
-        )  # fmt: skip
+        reason = why_not(model, decoding.num_beams, decoding.no_repeat_ngram_size, longest, decoding.max_new_tokens)
         if reason:
-            log.info("generating with transformers' own generate, slower, for the model does not suit ours: %s", reason)
+            log.info("generating by transformers' own generate, which is slower: for ours, %s", reason)
         run = tree_generate if reason is None else plain_generate
         for chosen in length_batches([len(ids) for ids in encoded], batch_size):
             inputs = tokenizer.pad(
                 {"input_ids": [encoded[i] for i in chosen]}, padding_side="left", return_tensors="pt"
             ).to(model.device)
-            new = run(model, inputs, decoding, tokenizer.eos_token_id, tokenizer.pad_token_id)
-            for i, text in zip(chosen, tokenizer.batch_decode(new, skip_special_tokens=True), strict=True):
-                texts[i] = text.strip()
+            new = run(model, inputs, decoding, tokenizer.eos_token_id, tokenizer.pad_token_id).tolist()
+            for i, tokens in zip(chosen, new, strict=True):
+                found[i] = tokens
             shown.update(len(chosen))
-    return texts
+    return found
 
 
 def tree_generate(model: Any, inputs: Any, decoding: Decoding, eos: int, pad: int) -> Tensor:

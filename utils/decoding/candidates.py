@@ -14,7 +14,7 @@ def likeliest(logits: Tensor, count: int, banned: Tensor | None) -> tuple[Tensor
     """Log-probabilities and tokens of the best, each (items, beams, count), sorted.
 
     Args:
-        logits: (items, beams, vocabulary).
+        logits: (items, beams, vocabulary); overwritten.
         banned: (items, beams, any) tokens without a chance; one beyond the vocabulary bans nothing. The others keep
             the probabilities that they have with them, as in transformers.
     """
@@ -25,7 +25,7 @@ def likeliest(logits: Tensor, count: int, banned: Tensor | None) -> tuple[Tensor
         part = logits[start : start + rows].float()
         norm = part.logsumexp(-1, keepdim=True)
         if banned is not None:
-            part = ban(part, banned[start : start + rows])
+            ban(part, banned[start : start + rows])
         best, which = top(part, count)
         scores.append(best - norm)
         tokens.append(which)
@@ -33,11 +33,11 @@ def likeliest(logits: Tensor, count: int, banned: Tensor | None) -> tuple[Tensor
 
 
 def ban(logits: Tensor, tokens: Tensor) -> Tensor:
-    """The logits (..., vocabulary) with minus infinity at ``tokens`` (..., any), but for those beyond the vocabulary."""
+    """Write minus infinity into logits (..., vocabulary) at ``tokens`` (..., any); those beyond the vocabulary do nothing."""
     inside = tokens < logits.shape[-1]
     # The least of the present value and this: entries that share a place cannot undo one another, as writes would.
     value = torch.where(inside, -torch.inf, torch.inf).to(logits.dtype)
-    return logits.scatter_reduce(-1, tokens.where(inside, 0), value, "amin")
+    return logits.scatter_reduce_(-1, tokens.where(inside, 0), value, "amin")
 
 
 def top(values: Tensor, count: int) -> tuple[Tensor, Tensor]:

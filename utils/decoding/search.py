@@ -43,7 +43,7 @@ class Search(ABC):
 
         Args:
             logits: (items, beams, vocabulary) of each beam's last token, or of the prompt's (items, 1, vocabulary)
-                in the first step.
+                in the first step; overwritten.
 
         Returns:
             The new token of each beam and the beam that it continues, both (items, beams).
@@ -81,7 +81,9 @@ class Greedy(Search):
     def advance(self, logits: Tensor) -> tuple[Tensor, Tensor]:
         """See ``Search``; an item that has ended says padding."""
         banned = self._repeats(1)
-        tokens = (logits if banned is None else ban(logits, banned)).argmax(-1).masked_fill_(~self.open[:, None], self.pad)
+        tokens = (
+            (logits if banned is None else ban(logits, banned)).argmax(-1).masked_fill_(~self.open[:, None], self.pad)
+        )
         self.history[:, :, self.prompt_length + self.length] = tokens
         self.length += 1
         self.open = self.open & (tokens[:, 0] != self.eos)

@@ -56,11 +56,9 @@ def _trial(model: Any) -> tuple[Tensor, Tensor]:
     trees.step(tokens[:, 1])
     trees.keep(torch.tensor([1, 0], device=model.device), int(trees.live().max()))
     found = trees.step(tokens.flip(0)[:, 2]).flip(0)
-    rows = []
+    expected = []
     for item in range(2):
-        for beam in range(2):
-            first = tokens[item, 0, parents[item, beam]]
-            said = torch.stack((first, tokens[item, 1, beam], tokens[item, 2, beam]))
-            ids = torch.cat((prompts[item, padding[item] :], said))[None]
-            rows.append(model(input_ids=ids, use_cache=False).logits[0, -1])
-    return found.float(), torch.stack(rows).view_as(found).float()
+        prompt = prompts[item, padding[item] :].expand(2, -1)
+        said = torch.stack((tokens[item, 0, parents[item]], tokens[item, 1], tokens[item, 2]), 1)
+        expected.append(model(input_ids=torch.cat((prompt, said), 1), use_cache=False).logits[:, -1])
+    return found.float(), torch.stack(expected).float()
