@@ -33,7 +33,7 @@ def likeliest(logits: Tensor, count: int, banned: Tensor | None) -> tuple[Tensor
 
 
 def ban(logits: Tensor, tokens: Tensor) -> Tensor:
-    """Write minus infinity into logits (..., vocabulary) at ``tokens`` (..., any); those beyond the vocabulary do nothing."""
+    """Write minus infinity into logits (..., vocabulary) at ``tokens`` (..., any) that are in the vocabulary."""
     inside = tokens < logits.shape[-1]
     # The least of the present value and this: entries that share a place cannot undo one another, as writes would.
     value = torch.where(inside, -torch.inf, torch.inf).to(logits.dtype)
