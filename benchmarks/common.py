@@ -21,7 +21,10 @@ RANK = 0.1  # ratio, the largest of the published table
 
 @dataclass
 class Settings:
-    """What every part is told."""
+    """What every part is told.
+
+    ``data``: E2E's folder, ``scores``: a folder with a system's output and its references; None: the bundled sample.
+    """
 
     device: torch.device
     quick: bool

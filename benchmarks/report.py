@@ -45,10 +45,13 @@ def ratios(results: dict[tuple[str, str], Record]) -> list[list[str]]:
         elif part == "resample":
             what = f"resample of {figures['layers']} layers, equal subspaces"
             rows.append([what, hardware, NONE, NONE, f"{figures['speedup']:.2f}"])
-        elif part in ("generate", "score"):
-            gain = f"{figures['speedup']:.2f}"
-            what = "generating" if part == "generate" else "all five scores, without Java, against the official jars"
-            rows.append([f"{what}, {figures['items']} items", hardware, NONE, gain, gain])
+        elif part == "generate":
+            gain = f"{figures['methods']['gpt2']['speedup']:.2f}"
+            rows.append([f"generating, {figures['prompts']} MRs, {figures['beams']} beams", hardware, NONE, gain, gain])
+        elif part == "score":
+            gain = f"{figures['times_as_fast_as_quoted']['warm']:.2f}"
+            what = f"all five scores of {figures['items']} texts, against {figures['official_seconds']:.0f} s (quoted)"
+            rows.append([what, hardware, NONE, gain, gain])
         elif part == "memory":
             rows += _memory(figures["rows"], hardware)
     return rows

@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from utils.errors import run_cli
 from utils.files import write_json
 
-PARTS = ("train", "resample", "startup", "memory", "growth")
+PARTS = ("train", "resample", "generate", "score", "startup", "memory", "growth")
 
 
 def _command(arguments: argparse.Namespace, parts: list[str]) -> str:
@@ -25,6 +25,25 @@ def _command(arguments: argparse.Namespace, parts: list[str]) -> str:
     words += ["--scores SCORES_DIR"] if arguments.scores else []
     words += [] if arguments.tokenizer == "tiny" else [f"--tokenizer {Path(arguments.tokenizer).name}"]
     return " ".join(words)
+
+
+def _false_checks(figures: dict[str, Any], prefix: str = "") -> list[str]:
+    """The names, however deep, that end in ``_equal`` and are false."""
+    found = []
+    for key, value in figures.items():
+        if isinstance(value, dict):
+            found += _false_checks(value, f"{prefix}{key}.")
+        elif str(key).endswith("_equal") and value is False:
+            found.append(f"{prefix}{key}")
+    return found
+
+
+def part_modules() -> dict[str, Any]:
+    """The module of each part: ``measure(settings)`` gives its figures, ``table(figures)`` their Markdown rows."""
+    from benchmarks import generating, growth, memory, resampling, scoring, startup, training
+
+    modules = (training, resampling, generating, scoring, startup, memory, growth)
+    return dict(zip(PARTS, modules, strict=True))
 
 
 def main() -> int:
@@ -45,14 +64,12 @@ def main() -> int:
 
     import torch
 
-    from benchmarks import growth, memory, report, resampling, startup, training
+    from benchmarks import report
     from benchmarks.common import Settings
     from utils.devices import resolve_device
     from utils.provenance import git_commit, hardware, now, versions
 
-    modules: dict[str, Any] = {
-        "train": training, "resample": resampling, "startup": startup, "memory": memory, "growth": growth,
-    }  # fmt: skip
+    modules = part_modules()
     device = torch.device(resolve_device(arguments.device))
     settings = Settings(device, arguments.quick, arguments.data, arguments.tokenizer, arguments.scores)
     arguments.out.mkdir(parents=True, exist_ok=True)
@@ -70,7 +87,7 @@ def main() -> int:
         write_json(path, {**context, "figures": figures})
         table = report.markdown(modules[part].table(figures))
         print(f"\n{part}: {path} ({context['seconds']} s)\n\n{table}", flush=True)
-        unequal += [f"{part}: {name} is false" for name in figures if name.endswith("_equal") and not figures[name]]
+        unequal += [f"{part}: {name} is false" for name in _false_checks(figures)]
     tables = {name: module.table for name, module in modules.items()}
     print(f"all tables: {report.write_page(arguments.out, tables)}")
     for line in unequal:

@@ -9,20 +9,14 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks import growth, memory, report, resampling, startup, training
+from benchmarks import growth, report, resampling, training
 from benchmarks.common import Settings
+from benchmarks.run import part_modules
 from tests.conftest import ROOT
 from tests.rosa.cases import make_model
 from utils.batching import Encoded, Sample
 
 RESULTS = ROOT / "benchmarks" / "results"
-TABLES = {
-    "train": training.table,
-    "resample": resampling.table,
-    "startup": startup.table,
-    "memory": memory.table,
-    "growth": growth.table,
-}
 CONTEXT = {
     "command": "python benchmarks/run.py --only train",
     "measured": "2026-01-01T00:00:00+00:00",
@@ -121,5 +115,6 @@ def test_the_pages_show_the_files_that_lie_beside_them(tmp_path: Path) -> None:
     """The tables of the repository are written by its command from its JSON files, not by hand."""
     for path in RESULTS.glob("*.json"):
         (tmp_path / path.name).write_bytes(path.read_bytes())
-    assert report.write_page(tmp_path, TABLES).read_text() == (RESULTS / "README.md").read_text()
+    tables = {part: module.table for part, module in part_modules().items()}
+    assert report.write_page(tmp_path, tables).read_text() == (RESULTS / "README.md").read_text()
     assert report.markdown(report.ratios(report.read_results(RESULTS))) in (ROOT / "README.md").read_text()
