@@ -36,12 +36,9 @@ def ratios(results: dict[tuple[str, str], Record]) -> list[list[str]]:
         figures, hardware = record["figures"], describe(record)
         if part == "train":
             rates = figures["samples_per_second"]
-            gains = (
-                rates["peft"] / rates["plain"],
-                rates["lora"] / rates["plain"],
-                rates["rosa"] / rates["plain rosa"],
-            )
-            rows.append(["E2E training, samples/s", hardware, *(f"{gain:.2f}" for gain in gains)])
+            against = {"peft": "plain", "lora": "plain", "rosa": "plain rosa"}
+            gains = [f"{rates[name] / rates[plain]:.2f}" for name, plain in against.items()]
+            rows.append([f"E2E training, samples/s, batch {figures['batch_size']}", hardware, *gains])
         elif part == "resample":
             what = f"resample of {figures['layers']} layers, equal subspaces"
             rows.append([what, hardware, NONE, NONE, f"{figures['speedup']:.2f}"])
