@@ -1,10 +1,11 @@
 # make demo   the main job on the bundled model and data, no downloads of either
 # make test   the tests        make lint   ruff and mypy        make slurm-test   against a real SLURM cluster (Debian, root)
+# make faults   every fault many times, under two hours: docs/faults.md        make faults-quick   a few of each
 PYTHON ?= python3
 VENV := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: demo test slow-test slurm-test lint bench clean help
+.PHONY: demo test slow-test slurm-test faults faults-quick lint bench clean help
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -33,6 +34,13 @@ slow-test: $(VENV)/.installed-dev
 slurm-test: $(VENV)/.installed-dev
 	bash scripts/slurm_up.sh --install
 	python -m pytest -m slurm tests/slurm
+
+# E2E_DIR and ELI5_DIR name the real data; without them the bundled texts stand in
+faults: $(VENV)/.installed
+	python -m scripts.faults $(if $(E2E_DIR),--e2e $(E2E_DIR)) $(if $(ELI5_DIR),--eli5 $(ELI5_DIR))
+
+faults-quick: $(VENV)/.installed
+	python -m scripts.faults --quick
 
 lint: $(VENV)/.installed-dev
 	ruff check .

@@ -18,6 +18,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from scripts.faults.inputs.oracles import by_csv, by_json, first_bad_line
 from tests.test_packing import TOKENIZER, stream_of
 from utils.batching import encode
 from utils.data import Example, group_by_source
@@ -55,31 +56,7 @@ def load(source: E2E | ELI5, name: str, content: bytes) -> list[Example] | str:
             return str(error).replace(str(path), name)
 
 
-def first_bad_line(content: bytes) -> int | None:
-    """The number of the first line that is not UTF-8."""
-    return next(
-        (n for n, line in enumerate(content.split(b"\n"), 1) if "\ufffd" in line.decode(errors="replace")), None
-    )
-
-
 # -- E2E -----------------------------------------------------------------------------------------------------
-
-
-def by_csv(content: bytes) -> list[tuple[str, str]] | None:
-    """The rows (mr, ref) as Python's csv module reads them, None for a file that E2E's format does not allow."""
-    try:
-        text = content.decode("utf-8-sig")
-        header, *rows = csv.reader(io.StringIO(text, newline=""), strict=True)
-    except (UnicodeDecodeError, csv.Error, ValueError):
-        return None
-    rows = [row for row in rows if row]
-    if "\0" in text or not rows or header.count("mr") != 1 or header.count("ref") != 1:
-        return None
-    mr, ref = header.index("mr"), header.index("ref")
-    if any(not max(mr, ref) < len(row) <= len(header) for row in rows):
-        return None
-    found = [(row[mr].strip(), row[ref].strip()) for row in rows]
-    return found if all(all(pair) for pair in found) else None
 
 
 def check_e2e(content: bytes) -> None:
@@ -144,37 +121,6 @@ RECORDS = st.one_of(
     st.builds(lambda question, answer: {"question": question, "answer": answer}, TEXT, TEXT | LONG),
     st.dictionaries(st.sampled_from(["title", "selftext", "answers", "answers.text", "question", "answer"]), VALUES),
 )
-
-
-def by_json(content: bytes) -> list[tuple[str, str]] | int | None:
-    """(question, answer) pairs as the json module reads them line by line, the first bad line's number, None without.
-
-    A question is title and selftext; every text that is used must be one, and not be empty.
-    """
-
-    def text(value: Any) -> str:
-        value.encode()
-        return value.strip() or 1 / 0
-
-    pairs = []
-    for number, line in enumerate(content.split(b"\n"), 1):
-        try:
-            line = line.decode("utf-8-sig" if number == 1 else "utf-8")
-            if not line.strip():
-                continue
-            record = json.loads(line)
-            if "title" in record:
-                more = record.get("selftext") or ""
-                more.encode()
-                question = f"{text(record['title'])} {more.strip()}".strip()
-                answers = record["answers.text"] if "answers.text" in record else record["answers"]["text"]
-                assert isinstance(answers, list) and answers
-            else:
-                question, answers = text(record["question"]), [record["answer"]]
-            pairs += [(question, text(answer)) for answer in answers]
-        except (ValueError, LookupError, TypeError, AttributeError, ZeroDivisionError, AssertionError, RecursionError):
-            return number
-    return pairs or None
 
 
 def check_eli5(content: bytes) -> None:

@@ -228,6 +228,8 @@ def _set(typed: DictConfig, key: str, value: Any) -> str | None:
         return f"{key}={value} must be a group of keys ({', '.join(map(str, node[name]))})"
     try:
         OmegaConf.update(typed, key, value)
+    except OverflowError:
+        return f"{key} is a number beyond all floats"
     except OmegaConfBaseException as error:
         return f"{key}={value}: {str(error).splitlines()[0]}"
     return None

@@ -14,7 +14,7 @@ import rosa
 from utils.config import Config, load_config
 from utils.data import Example, get_source, group_by_source
 from utils.errors import UserError
-from utils.files import lock, sha256, write_json, write_text
+from utils.files import lock, sha256, sweep, write_json, write_text
 from utils.generation import Decoding, generate
 from utils.guards import is_out_of_memory
 from utils.logs import log
@@ -67,6 +67,8 @@ def evaluate_runs(roots: Sequence[str], options: Options) -> int:
                 continue
             print(f"{run.path}", flush=True)
             with lock(run.path / ".eval.lock", "evaluated"):
+                split = options.split
+                sweep(run.eval_file, run.raw_predictions(split), run.references(split), run.predictions(split))
                 outcomes.append((run, *evaluate_run(run, options)))
         except UserError as error:
             outcomes.append((run, "failed", str(error)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import glob
 import hashlib
 import json
 import os
@@ -46,6 +47,14 @@ def write_bytes(path: Path, content: bytes) -> None:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
         raise
+
+
+def sweep(*paths: Path) -> None:
+    """Remove what a kill within ``write_bytes`` left beside ``paths``, under the lock of those who write them."""
+    for path in paths:
+        for leftover in path.parent.glob(f".{glob.escape(path.name)}.{'?' * 8}"):
+            with contextlib.suppress(OSError):
+                leftover.unlink()
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -18,13 +18,14 @@ from utils.data import get_source
 from utils.devices import resolve_device
 from utils.distributed import Processes, join, lost_process_is_said
 from utils.errors import UserError
-from utils.files import lock, own_folder, write_text
+from utils.files import lock, own_folder, sweep, write_text
 from utils.guards import advice
 from utils.identity import group_hash, run_directory
 from utils.logs import log, run_log
 from utils.runs import Run
 from utils.signals import EXIT_INTERRUPTED, Interrupted, stop_on_signals
 
+OVERRIDES = Path(".hydra", "overrides.yaml")
 POINTER = "ROSA_RUN_POINTER"  # names a file that train.py appends each run's directory to (for job runners)
 
 
@@ -155,6 +156,7 @@ def _directory(run: Run) -> Iterator[None]:
     except OSError as error:
         raise UserError(f"output.path: {run.path} cannot be written: {error.strerror}") from None
     with locked:
+        sweep(run.record_file, run.config_file, run.path / OVERRIDES)
         try:
             yield
         except BaseException:
@@ -181,8 +183,8 @@ def _explained(config: Config, run: Run, step: Callable[[], int | None]) -> Iter
 def _write_snapshots(config: Config, run: Run, overrides: list[str]) -> None:
     """The resolved configuration, and what was typed, as Hydra users expect it."""
     write_text(run.config_file, OmegaConf.to_yaml(OmegaConf.create(dataclasses.asdict(config))))
-    folder = own_folder(run.path / ".hydra")
-    write_text(folder / "overrides.yaml", OmegaConf.to_yaml(OmegaConf.create(overrides)))
+    own_folder((run.path / OVERRIDES).parent)
+    write_text(run.path / OVERRIDES, OmegaConf.to_yaml(OmegaConf.create(overrides)))
 
 
 def _point_to(run: Run) -> None:

@@ -18,6 +18,7 @@ Directory names are labels for people. Everything is read from the files.
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -128,6 +129,16 @@ class Run:
         if part is not None and not isinstance(part, dict):
             raise UserError(f"{path}: {split} is not a JSON object")
         return part
+
+
+def finite(value: Any) -> float | None:
+    """``value`` when it is a number that a float can hold, else None."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None
+    try:
+        return value if math.isfinite(value) else None
+    except OverflowError:  # an int beyond all floats
+        return None
 
 
 def find_runs(roots: Iterable[str | Path]) -> list[Run]:

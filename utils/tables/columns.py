@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from utils.tables.results import SPLIT, Result, finite
+from utils.runs import finite
+from utils.tables.results import SPLIT, Result
 
 LOWER, NEITHER, HIGHER = -1, 0, 1
 

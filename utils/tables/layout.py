@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from utils.errors import UserError
+from utils.runs import finite
 from utils.tables.aggregate import (
     Row,
     best_rows,
@@ -18,7 +19,7 @@ from utils.tables.aggregate import (
     set_baselines,
 )
 from utils.tables.columns import OWN_LOSS, SHOWN, SHOWN_MIXED, Column, known_columns, mixed_losses
-from utils.tables.results import METHOD_LABELS, Listed, Result, finite, one_limit, plain, shown
+from utils.tables.results import METHOD_LABELS, Listed, Result, one_limit, plain, shown
 
 
 @dataclass(frozen=True)

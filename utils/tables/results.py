@@ -8,7 +8,6 @@ check is left out of ``evaluation`` and ``scores`` and named in ``problems``, so
 from __future__ import annotations
 
 import json
-import math
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -21,7 +20,7 @@ from yaml import YAMLError
 
 from utils.errors import UserError
 from utils.files import sha256
-from utils.runs import Run, find_runs
+from utils.runs import Run, find_runs, finite
 
 UNTRAINED = "untrained"  # method "none" with nothing trained: the base model as it came
 METHOD_LABELS = {UNTRAINED: "untrained", "none": "full fine-tuning", "lora": "LoRA", "rosa": "ROSA"}
@@ -116,12 +115,6 @@ class Result:
         for key in keys:
             value = value.get(key) if isinstance(value, dict) else None
         return finite(value)
-
-
-def finite(value: Any) -> float | None:
-    """``value`` when it is a finite number, else None."""
-    usable = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-    return value if usable else None
 
 
 def plain(value: Any) -> str:

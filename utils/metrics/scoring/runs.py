@@ -12,10 +12,10 @@ from pathlib import Path
 
 from utils.data import SPLITS
 from utils.errors import UserError
-from utils.files import read_json, sha256, write_json
+from utils.files import lock, read_json, sha256, sweep, write_json
 from utils.metrics import OFFICIAL, Scorer, applicable
 from utils.metrics.scoring.reader import read_items
-from utils.runs import Run, find_runs
+from utils.runs import Run, find_runs, finite
 
 PROMPT = re.compile(r"Input: (?P<source>.*) Output:", re.DOTALL)
 
@@ -58,16 +58,18 @@ class RunScorer:
         sources = items.sources or read_sources(run.raw_predictions(split), len(items.predictions))
         names = applicable(sources)
         hashes = {"predictions_sha256": sha256(predictions), "references_sha256": sha256(references)}
-        saved = _saved_scores(run)
-        part = saved.get(split)
+        part = _saved_scores(run).get(split)
         if not self.force and _is_current(part, names, hashes):
             return Outcome(run, split, "current", {name: part[name] for name in names})
         key = (hashes["references_sha256"], names, None if sources is None else tuple(sources))
         if self._scorer is None or self._key != key:
             self._key, self._scorer = key, Scorer(items.references, sources, names)
         scores = self._scorer.score(items.predictions)
-        saved[split] = {**scores, "items": len(items.predictions), **hashes}
-        write_json(run.scores_file, saved)
+        with lock(run.path / ".score.lock", "scored"):
+            sweep(run.scores_file)
+            # read again: another process may have scored another split meanwhile
+            entry = {**scores, "items": len(items.predictions), **hashes}
+            write_json(run.scores_file, {**_saved_scores(run), split: entry})
         return Outcome(run, split, "scored", scores)
 
 
@@ -113,7 +115,7 @@ def _is_current(part: object, names: Sequence[str], hashes: dict[str, str]) -> b
     return (
         isinstance(part, dict)
         and all(part.get(key) == value for key, value in hashes.items())
-        and all(isinstance(part.get(name), int | float) for name in names)
+        and all(finite(part.get(name)) is not None for name in names)
     )
 
 
