@@ -19,7 +19,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("runs", nargs="+", help="folders that hold runs, or runs themselves")
     parser.add_argument("--split", choices=("test", "validation"), default="test", help="(default: test)")
     parser.add_argument("--limit", type=int, help="the first N items only; never taken for finished work")
-    parser.add_argument("--batch-size", type=int, default=64, help="prompts generated together (default: 64)")
+    parser.add_argument("--batch-size", type=int, help="prompts generated together (default: 64, on a GPU 128)")
     parser.add_argument("--force", action="store_true", help="evaluate again what is finished")
     parser.add_argument("--num-beams", type=int, default=10, help="1 is greedy (default: 10)")
     parser.add_argument("--length-penalty", type=float, default=0.8, help="of the beam search (default: 0.8)")

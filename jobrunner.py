@@ -13,10 +13,10 @@ from utils.errors import UserError, run_cli
 from utils.slurm import client
 from utils.slurm.local import run_local, stop_local, visible_gpus
 from utils.slurm.state import LOCAL, State, changing
-from utils.slurm.status import JobStatus
+from utils.slurm.status import RETRY, JobStatus
 from utils.slurm.submit import look, preview, submit_all
-from utils.slurm.sweep import Sweep, load_sweep
-from utils.slurm.table import status_json, status_table
+from utils.slurm.sweep import Group, Sweep, load_sweep
+from utils.slurm.table import advice, status_json, status_table
 
 EPILOG = """\
 examples:
@@ -61,45 +61,59 @@ def main() -> int | None:
         raise UserError("--watch takes a number of seconds above 0")
     if arguments.retry and (arguments.status or arguments.cancel or arguments.logs):
         raise UserError("--retry sends jobs again: it goes with --fn, --dry-run or --local")
-    sweep = load_sweep(arguments.fn)
-    sweep.only(arguments.only)
+    if arguments.local is not None and arguments.local < 0:
+        raise UserError("--local takes a number of jobs at a time")
+    asking = arguments.status or arguments.logs or arguments.cancel
+    if not asking and arguments.local is None and not arguments.dry_run:
+        client.require_sbatch()
+    sweep = load_sweep(arguments.fn) if asking else load_sweep(arguments.fn, _override_problems)
+    groups = sweep.only(arguments.only)
     if arguments.status:
         return _show(sweep, arguments.only, arguments.json, arguments.watch)
     if arguments.logs:
         return _print_log(sweep, arguments.logs)
     if arguments.cancel:
         return _cancel(sweep, arguments.only)
-    if arguments.local is not None and arguments.local < 0:
-        raise UserError("--local takes a number of jobs at a time")
-    if arguments.local is None and not arguments.dry_run:
-        client.require_sbatch()
-    from utils.slurm.overrides import check_overrides  # imports torch: only where something is to be sent
-
-    check_overrides(sweep)
-    groups = sweep.only(arguments.only)
     if arguments.dry_run:
-        state = State.load(sweep.state)
-        statuses, messages = look(sweep, state, mend=False)
-        _tell(messages)
-        for text in preview(sweep, groups, state, statuses, arguments.retry):
-            print(text)
-        return 0
+        return _preview(sweep, groups, arguments.retry)
+    return _send(sweep, groups, arguments.retry, arguments.local)
+
+
+def _override_problems(groups: list[Group]) -> list[str]:
+    if not any("train.py" in job.command for group in groups for job in group.jobs):
+        return []
+    from utils.slurm.overrides import override_problems  # imports torch: only where something is to be sent
+
+    return override_problems(groups)
+
+
+def _preview(sweep: Sweep, groups: list[Group], retry: bool) -> int:
+    state = State.load(sweep.state)
+    statuses, messages = look(sweep, state, mend=False)
+    _tell(messages)
+    for text in preview(sweep, groups, state, statuses, retry):
+        print(text)
+    return 0
+
+
+def _send(sweep: Sweep, groups: list[Group], retry: bool, local: int | None) -> int:
+    """To SLURM or, where ``local`` is given, to so many slots of this machine (0: one a GPU, or one)."""
     with changing(sweep.state) as state:
         statuses, messages = look(sweep, state, mend=True)
         state.save()
         _tell(messages)
-        if arguments.local is None:
-            lines = submit_all(sweep, groups, state, statuses, arguments.retry)
+        if local is None:
+            lines = submit_all(sweep, groups, state, statuses, retry)
         else:
-            slots = arguments.local or len(visible_gpus()) or 1
-            lines = run_local(sweep, groups, state, statuses, slots, arguments.retry)
+            lines = run_local(sweep, groups, state, statuses, local or len(visible_gpus()) or 1, retry)
         said = False
         for line in lines:
             print(line, flush=True)
             said = True
     if not said:
-        again = sum(status.state not in ("done", "not sent") and not status.active for status in statuses)
-        print(f"nothing to send{f'; {again} jobs did not end well: --retry sends them again' if again else ''}")
+        names = [group.name for group in groups]
+        bad = sum(status.state in RETRY and status.group in names for status in statuses)
+        print(f"nothing to send{f'; {bad} jobs did not end well: --retry sends them again' if bad else ''}")
     return 0
 
 
@@ -129,22 +143,25 @@ def _show(sweep: Sweep, only: list[str] | None, as_json: bool, every: float | No
         _tell(messages)
         if every is not None and sys.stdout.isatty():
             print("\033[2J\033[H", end="")
-        print(status_json(shown) if as_json else status_table(shown), flush=True)
+        print(status_json(shown) if as_json else "\n".join([status_table(shown), *advice(shown)]), flush=True)
         if every is None or not any(status.active and status.state not in ("never", "held") for status in shown):
             return 0
         time.sleep(every)
 
 
 def _cancel(sweep: Sweep, only: list[str] | None) -> int:
-    with changing(sweep.state) as state:
-        statuses, messages = look(sweep, state, mend=True)
-        state.save()
-    _tell(messages)
-    chosen = [status for status in statuses if status.active and (not only or status.group in only)]
-    ids = [status.slurm_id for status in chosen if status.slurm_id and status.slurm_id != LOCAL]
-    client.cancel(ids)
-    here = stop_local(state, chosen)
-    print(f"cancelled {len(ids) + len(here)} jobs" if ids or here else "nothing is queued or running")
+    count = 0
+    if State.load(sweep.state).submissions:
+        with changing(sweep.state) as state:
+            statuses, messages = look(sweep, state, mend=True)
+            state.save()
+        _tell(messages)
+        chosen = [status for status in statuses if status.active and (not only or status.group in only)]
+        there = [status for status in chosen if status.slurm_id and status.slurm_id != LOCAL]
+        # whole arrays: task by task, SLURM would start the next ones meanwhile
+        client.cancel(list(dict.fromkeys((status.slurm_id or "").partition("_")[0] for status in there)))
+        count = len(there) + len(stop_local(state, chosen))
+    print(f"cancelled {count} jobs" if count else "nothing is queued or running")
     return 0
 
 

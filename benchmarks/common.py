@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import statistics
 import sys
-import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +21,16 @@ RANK = 0.1  # ratio, the largest of the published table
 
 @dataclass
 class Settings:
-    """What every part is told."""
+    """What every part is told.
+
+    ``data``: E2E's folder, ``scores``: a folder with a system's output and its references; None: the bundled sample.
+    """
 
     device: torch.device
     quick: bool
     data: str | None
     tokenizer: str
-    results: dict[str, Any] = field(default_factory=dict)
+    scores: str | None = None
 
     def synchronise(self) -> None:
         """Wait for the device, before a clock is read."""
@@ -65,20 +66,6 @@ def e2e_samples(settings: Settings, split: str = "train") -> tuple[Encoded, Any]
     source = get_source("e2e" if settings.data else "e2e_sample")
     examples = source.load(split, Path(settings.data) if settings.data else None, None)
     return encode(examples, tokenizer, 512), tokenizer
-
-
-def timed(run: Callable[[], Any], settings: Settings, repeats: int, warmup: int = 1) -> list[float]:
-    """Seconds of each of ``repeats`` calls, after ``warmup`` calls that are not counted."""
-    for _ in range(warmup):
-        run()
-    seconds = []
-    for _ in range(repeats):
-        settings.synchronise()
-        start = time.perf_counter()
-        run()
-        settings.synchronise()
-        seconds.append(time.perf_counter() - start)
-    return seconds
 
 
 def median(values: list[float]) -> float:

@@ -102,7 +102,7 @@ def train_once(samples: int, data: str | None, device: str) -> dict[str, Any]:
     encode_seconds = time.perf_counter() - start
     start = time.perf_counter()
     for indices in epoch_batches([len(sample.ids) for sample in encoded.samples], 32, 50, 0, 0):
-        batch = collate(encoded, indices, "target", tokenizer.pad_token_id).to(torch.device(device))
+        batch = collate(encoded, indices, "target", tokenizer.pad_token_id, torch.device(device))
         total, losses = token_loss(batch.input_ids, batch.positions, batch.labels)
         (total / len(losses)).backward()
         optimizer.step()

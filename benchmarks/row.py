@@ -96,6 +96,7 @@ def _model(row: Row) -> tuple[Any, Callable[[Any], Any], float]:
     from transformers import GPT2Config, GPT2LMHeadModel
 
     import rosa
+    from utils.elementwise import use_faster_modules
     from utils.losses import TokenLoss
 
     torch.manual_seed(0)
@@ -123,6 +124,7 @@ def _model(row: Row) -> tuple[Any, Callable[[Any], Any], float]:
         forward = torch.compile(model, dynamic=True) if compiled else model
         return model, lambda ids: forward(input_ids=ids, labels=ids, use_cache=False).loss, seconds
 
+    use_faster_modules(model)
     token_loss = TokenLoss(model)
     if compiled:
         token_loss.compile()

@@ -11,9 +11,7 @@ Linear keeps its weight as (n, m) and Conv1D as (m, n). That difference ends her
 
 from __future__ import annotations
 
-import contextlib
 from abc import ABC, abstractmethod
-from contextlib import AbstractContextManager
 from typing import Any, ClassVar
 
 import torch
@@ -21,6 +19,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from rosa.config import AdapterConfig
+from rosa.linear import adapted_product, full_precision
 
 
 def is_adaptable(module: nn.Module) -> bool:
@@ -32,11 +31,6 @@ def layer_shape(module: nn.Linear) -> tuple[int, int]:
     """(m, n): inputs and outputs of a Linear or Conv1D."""
     rows, columns = module.weight.shape
     return (int(columns), int(rows)) if isinstance(module, nn.Linear) else (int(rows), int(columns))
-
-
-def full_precision(device: torch.device) -> AbstractContextManager[Any]:
-    """Switches autocast off: what is written into weights must not pass through bfloat16."""
-    return contextlib.nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)
 
 
 def product(a: Tensor, b: Tensor) -> Tensor:
@@ -124,6 +118,15 @@ class AdapterLayer(nn.Module, ABC):
     @abstractmethod
     def forward(self, x: Tensor) -> Tensor:
         """(..., m) to (..., n)."""
+
+    def with_pair(self, x: Tensor, scale: float = 1.0) -> Tensor:
+        """x W + scale · (x A) B + b, (..., n); what the base module alone gives while merged."""
+        if self.merged:
+            return self.base(x)  # type: ignore[no-any-return]
+        b = self.B if scale == 1.0 else self.B * scale
+        if self.base.weight.requires_grad:  # the fused product gives W no gradient
+            return self.base(x) + (x @ self.A) @ b  # type: ignore[no-any-return]
+        return adapted_product(x, self.weight_mn, self.base.bias, self.A, b)
 
     @torch.no_grad()
     def merge(self) -> None:

@@ -1,4 +1,4 @@
-"""The product x W + s (x A) B + b with few kernels, and a backward pass that makes no gradient of W.
+"""The product x W + (x A) B + b with few kernels, and a backward pass that makes no gradient of W.
 
 Two forms, equal but for rounding; T inputs of size m, n outputs, rank R:
 
@@ -11,14 +11,19 @@ full precision it would cost a second copy of W, hence the split form there.
 
 from __future__ import annotations
 
+import contextlib
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from rosa.layers import full_precision
-
 RANK_MULTIPLE = 8  # matrix units take 16-bit rows of 16 bytes
+
+
+def full_precision(device: torch.device) -> AbstractContextManager[Any]:
+    """Switches autocast off: what is written into weights must not pass through bfloat16."""
+    return contextlib.nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)
 
 
 def compute_dtype(x: Tensor) -> torch.dtype:
@@ -30,50 +35,38 @@ def compute_dtype(x: Tensor) -> torch.dtype:
 
 
 class _AdaptedProduct(torch.autograd.Function):
-    """x W + s (x A) B + b, where W is frozen; ``summed``: W is W + s A B already."""
+    """x W + (x A) B + b, where W is frozen; ``summed``: W is W + A B already."""
 
     @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, scale: float, summed: bool
-    ) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, summed: bool) -> Tensor:
         rows = x.reshape(-1, x.shape[-1])
         out = rows @ weight if bias is None else torch.addmm(bias, rows, weight)
         low = None
         if not summed:
             low = rows @ a
-            out.addmm_(low, b, alpha=scale)
+            out.addmm_(low, b)
         ctx.save_for_backward(rows, weight, a, b, low)
-        ctx.scale, ctx.shape = scale, x.shape
+        ctx.shape = x.shape
         return out.view(*x.shape[:-1], weight.shape[1])
 
     @staticmethod
-    @torch.autograd.function.once_differentiable  # type: ignore[untyped-decorator]
+    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
         rows, weight, a, b, low = ctx.saved_tensors
         slope = upstream.reshape(-1, upstream.shape[-1])
         slope_low = slope @ b.T
-        if ctx.scale != 1.0:
-            slope_low = slope_low * ctx.scale
         slope_x = None
         if ctx.needs_input_grad[0]:
             slope_x = slope @ weight.T
             if low is not None:
                 slope_x.addmm_(slope_low, a.T)
             slope_x = slope_x.view(ctx.shape)
-        slope_b = (rows @ a if low is None else low).T @ slope
-        return (
-            slope_x,
-            None,
-            slope.sum(0) if ctx.needs_input_grad[2] else None,
-            rows.T @ slope_low,
-            slope_b if ctx.scale == 1.0 else slope_b * ctx.scale,
-            None,
-            None,
-        )
+        slope_bias = slope.sum(0) if ctx.needs_input_grad[2] else None
+        return slope_x, None, slope_bias, rows.T @ slope_low, (rows @ a if low is None else low).T @ slope, None
 
 
-def adapted_product(x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, scale: float) -> Tensor:
-    """x W + scale · (x A) B + bias, (..., n).
+def adapted_product(x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor) -> Tensor:
+    """x W + (x A) B + bias, (..., n).
 
     Args:
         x: (..., m).
@@ -82,11 +75,11 @@ def adapted_product(x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b
     """
     dtype = compute_dtype(x)
     if dtype == weight.dtype:
-        return _AdaptedProduct.apply(x, weight, bias, a, b, scale, False)  # type: ignore[no-any-return]
+        return _AdaptedProduct.apply(x, weight, bias, a, b, False)  # type: ignore[no-any-return, no-untyped-call]
     with torch.no_grad(), full_precision(x.device):
-        summed = torch.addmm(weight, a, b, alpha=scale).to(dtype)
+        summed = torch.addmm(weight, a, b).to(dtype)
     a, b = a.to(dtype), b.to(dtype)
     if x.is_cuda and (missing := -a.shape[1] % RANK_MULTIPLE):
         a, b = torch.nn.functional.pad(a, (0, missing)), torch.nn.functional.pad(b, (0, 0, 0, missing))
     bias = None if bias is None else bias.to(dtype)
-    return _AdaptedProduct.apply(x.to(dtype), summed, bias, a, b, scale, True)  # type: ignore[no-any-return]
+    return _AdaptedProduct.apply(x.to(dtype), summed, bias, a, b, True)  # type: ignore[no-any-return, no-untyped-call]

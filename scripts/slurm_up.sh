@@ -8,32 +8,43 @@
 # Afterwards: export SLURM_CONF=$SLURM_DEV_DIR/slurm.conf   (or: . $SLURM_DEV_DIR/env.sh)
 set -euo pipefail
 B=${SLURM_DEV_DIR:-${TMPDIR:-/tmp}/rosa-slurm}; DBD=${SLURM_DEV_DBD:-1}; P=${SLURM_DEV_PORT:-26817}; AGE=${SLURM_DEV_AGE:-3600}
+WAIT=120 # seconds for a daemon to answer: it takes one or two, and longer where others load the machine
 HERE=$(cd "$(dirname "$0")" && pwd)
 T0=$(date +%s%N); say(){ printf '%6d ms  %s\n' $(( ($(date +%s%N)-T0)/1000000 )) "$*"; }
-die(){ echo "slurm_up: $*" >&2; tail -n 5 "$B"/log/*.log >&2 2>/dev/null || true; SLURM_DEV_DIR=$B "$HERE/slurm_down.sh" || true; exit 1; }
+die(){ echo "slurm_up: $*" >&2; tail -n 5 "$B"/log/*.log >&2 2>/dev/null || true; SLURM_DEV_DIR=$B bash "$HERE/slurm_down.sh" || true; exit 1; }
 
 # 1. packages, only when missing
-need=()
-command -v munged    >/dev/null || need+=(munge)
-command -v slurmctld >/dev/null || need+=(slurmctld)
-command -v slurmd    >/dev/null || need+=(slurmd)
-command -v sbatch    >/dev/null || need+=(slurm-client)
-[ -e /usr/lib/x86_64-linux-gnu/slurm-wlm/cred_munge.so ] || need+=(slurm-wlm-basic-plugins)
-if [ "$DBD" = 1 ]; then
+plugin(){ compgen -G "/usr/lib/*/slurm-wlm/$1" >/dev/null; }
+missing(){
+  need=()
+  command -v munged    >/dev/null || need+=(munge)
+  command -v slurmctld >/dev/null || need+=(slurmctld)
+  command -v slurmd    >/dev/null || need+=(slurmd)
+  command -v sbatch    >/dev/null || need+=(slurm-client)
+  plugin cred_munge.so || need+=(slurm-wlm-basic-plugins)
+  [ "$DBD" = 1 ] || return 0
   command -v slurmdbd >/dev/null || need+=(slurmdbd)
-  [ -e /usr/lib/x86_64-linux-gnu/slurm-wlm/accounting_storage_mysql.so ] || need+=(slurm-wlm-mysql-plugin)
+  plugin accounting_storage_mysql.so || need+=(slurm-wlm-mysql-plugin)
   command -v mariadbd >/dev/null || need+=(mariadb-server-core)
   command -v my_print_defaults >/dev/null || need+=(mariadb-client-core)
-fi
+}
+missing
 if [ ${#need[@]} -gt 0 ]; then
+  wanted="${need[*]}"
+  [ "$(id -u)" = 0 ] || { echo "slurm_up: not installed: $wanted; only root can install them" >&2; exit 1; }
   export DEBIAN_FRONTEND=noninteractive
-  apt-get update -qq >/dev/null && apt-get install -y -qq --no-install-recommends "${need[@]}" >/dev/null
-  say "installed ${need[*]}"
+  apt=(apt-get -qq -o DPkg::Lock::Timeout=300 -o Acquire::Retries=3)
+  # stale lists of one source among several are no reason to stop: whether the packages come is what counts
+  "${apt[@]}" update >/dev/null || echo "slurm_up: apt-get update failed" >&2
+  "${apt[@]}" install -y --no-install-recommends "${need[@]}" >/dev/null || { echo "slurm_up: cannot install $wanted" >&2; exit 1; }
+  missing
+  [ ${#need[@]} = 0 ] || { echo "slurm_up: still missing after the installation: ${need[*]}" >&2; exit 1; }
+  say "installed $wanted"
 fi
 [ "${1:-}" = --install ] && exit 0
 
 # 2. clean start: stop what an earlier run left, forget its state
-SLURM_DEV_DIR=$B "$HERE/slurm_down.sh" >/dev/null
+SLURM_DEV_DIR=$B bash "$HERE/slurm_down.sh" >/dev/null
 rm -rf "$B"; mkdir -p "$B"/{pid,log,state,spool,munge}; chmod 755 "$B" "$B/munge"
 
 # 3. configuration
@@ -91,7 +102,7 @@ export SLURM_CONF=$B/slurm.conf
 # 4. daemons, each in the foreground under setsid: $! is its PID
 go(){ local n=$1; shift; setsid "$@" </dev/null >"$B/log/$n.out" 2>&1 & echo $! > "$B/pid/$n"; }
 alive(){ local s; s=$(cut -d')' -f2 "/proc/$(cat "$B/pid/$1")/stat" 2>/dev/null | cut -c2) || true; [ -n "$s" ] && [ "$s" != Z ]; }
-wait_for(){ local n=$1 end=$((SECONDS+30)); shift; while [ $SECONDS -lt $end ]; do timeout 5 "$@" >/dev/null 2>&1 && return 0; alive "$n" || die "$n died: $(tail -n 3 "$B/log/$n.out")"; sleep 0.1; done; die "$n: no answer in 30 s"; }
+wait_for(){ local n=$1 end=$((SECONDS+WAIT)); shift; while [ $SECONDS -lt $end ]; do timeout 5 "$@" >/dev/null 2>&1 && return 0; alive "$n" || die "$n died: $(tail -n 3 "$B/log/$n.out")"; sleep 0.1; done; die "$n: no answer in $WAIT s"; }
 
 head -c 64 /dev/urandom > "$B/munge/munge.key"; chmod 600 "$B/munge/munge.key"
 go munged munged -F --key-file="$B/munge/munge.key" --socket="$B/munge/munge.socket" --pid-file="$B/munge/munged.pid" --log-file="$B/log/munged.log" --seed-file="$B/munge/munged.seed"

@@ -12,8 +12,9 @@ UNMASKED = "causal_sdpa"  # transformers builds no mask for an attention that it
 def sees_all_before(config: Any, length: int) -> bool:
     """Whether each position of ``length`` tokens attends to all before it: no sliding window or chunks cut it off."""
     text = config.get_text_config(decoder=True)
-    kinds = set(getattr(text, "layer_types", None) or ["full_attention"])
     window = getattr(text, "sliding_window", None)
+    one_kind = "sliding_attention" if window and getattr(text, "use_sliding_window", True) else "full_attention"
+    kinds = set(getattr(text, "layer_types", None) or [one_kind])  # Mistral names a window and no kinds of layers
     return kinds <= {"full_attention"} or (kinds <= {"full_attention", "sliding_attention"} and length <= (window or 0))
 
 

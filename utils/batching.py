@@ -8,13 +8,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from utils.data import Example
 from utils.errors import UserError
 
-PAD_MULTIPLE = 8  # lengths are rounded up to it: few distinct shapes, and matrix units like it
+CPU = torch.device("cpu")
+PAD_MULTIPLE = {"cuda": 8}  # lengths are rounded up to it: few distinct shapes, and matrix units like it; else exact
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,8 @@ class Batch:
     def to(self, device: torch.device) -> Batch:
         """The same batch on ``device``."""
         tensors = (self.input_ids, self.positions, self.labels, self.on_target)
+        if device.type == "cuda":  # from pageable memory the copy would wait for the work before it
+            tensors = tuple(tensor.pin_memory() for tensor in tensors)
         return Batch(*(tensor.to(device, non_blocking=True) for tensor in tensors), self.samples)
 
 
@@ -88,7 +92,9 @@ def encode(examples: Sequence[Example], tokenizer: Any, seq_len: int) -> Encoded
         return Encoded([], 0)
     # verbose would warn of what is cut or refused below
     options = {"add_special_tokens": False, "verbose": False}
-    prompts = tokenizer([example.prompt for example in examples], **options)["input_ids"]
+    distinct = list(dict.fromkeys(example.prompt for example in examples))  # E2E has nine references for each
+    tokens = dict(zip(distinct, tokenizer(distinct, **options)["input_ids"], strict=True))
+    prompts = [tokens[example.prompt] for example in examples]
     targets = tokenizer([example.target for example in examples], **options)["input_ids"]
     samples, cut = [], 0
     for example, prompt, target in zip(examples, prompts, targets, strict=True):
@@ -140,30 +146,28 @@ def length_batches(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
     return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
 
 
-def collate(encoded: Encoded, indices: Sequence[int], loss_on: str, pad_id: int) -> Batch:
-    """Pad samples on the right and list the positions that carry loss.
+def collate(encoded: Encoded, indices: Sequence[int], loss_on: str, pad_id: int, device: torch.device = CPU) -> Batch:
+    """Pad samples on the right and list the positions that carry loss; tensors on ``device``.
 
     There is no attention mask: with padding on the right no real token can see any, and without a mask the
     attention kernels take their causal fast path.
     """
     chosen = [encoded.samples[index] for index in indices]
-    longest = max((len(sample.ids) for sample in chosen), default=1)
-    width = math.ceil(longest / PAD_MULTIPLE) * PAD_MULTIPLE
-    input_ids = torch.full((max(len(chosen), 1), width), pad_id)
-    positions, labels, on_target = [], [], []
-    for row, sample in enumerate(chosen):
-        size = len(sample.ids)
-        ids = torch.as_tensor(sample.ids, dtype=torch.long)
-        input_ids[row, :size] = ids
-        first = max(sample.prompt_length if loss_on == "target" else 1, 1)
-        positions.append(torch.arange(first - 1, size - 1) + row * width)
-        labels.append(ids[first:])
-        on_target.append(torch.arange(first, size) >= sample.prompt_length)
-    none = torch.zeros(0, dtype=torch.long)
-    return Batch(
+    sizes = np.array([len(sample.ids) for sample in chosen], dtype=np.int64)[:, None]
+    prompts = np.array([sample.prompt_length for sample in chosen], dtype=np.int64)[:, None]
+    longest = int(sizes.max(initial=1))
+    multiple = PAD_MULTIPLE.get(device.type, 1)
+    width = math.ceil(longest / multiple) * multiple
+    columns = np.arange(width)
+    input_ids = np.full((max(len(chosen), 1), width), pad_id, dtype=np.int64)
+    if chosen:
+        input_ids[columns < sizes] = np.concatenate([sample.ids for sample in chosen])
+    first = np.maximum(prompts, 1) if loss_on == "target" else 1
+    rows, labelled = np.nonzero((columns >= first) & (columns < sizes))
+    tensors = (
         input_ids,
-        torch.cat(positions) if positions else none,
-        torch.cat(labels) if labels else none,
-        torch.cat(on_target) if on_target else none.bool(),
-        len(chosen),
+        rows * width + labelled - 1,
+        input_ids[rows, labelled],
+        labelled >= prompts[rows, 0],
     )
+    return Batch(*map(torch.from_numpy, tensors), len(chosen)).to(device)

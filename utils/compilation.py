@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import importlib.util
+import shutil
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import nn
+
+from utils.errors import UserError
 
 
 def blocks(model: nn.Module) -> list[nn.Module]:
@@ -30,5 +34,19 @@ def compile_blocks(model: nn.Module, backend: str | Callable[..., Any] = "induct
 
 
 def wanted(setting: bool | str, device: torch.device) -> bool:
-    """``train.compile``: auto means where launching kernels costs more than compiling them, on CUDA."""
-    return device.type == "cuda" if setting == "auto" else bool(setting)
+    """``train.compile``: auto means where launching kernels costs more than compiling them, on CUDA, if it can compile.
+
+    Raises:
+        UserError: true, where what compiles is not installed.
+    """
+    missing = _missing(device)
+    if setting is True and missing:
+        raise UserError(f"train.compile=true needs {missing} on {device.type}: install it, or leave train.compile=auto")
+    return setting is True or (setting == "auto" and device.type == "cuda" and not missing)
+
+
+def _missing(device: torch.device) -> str | None:
+    """What torch.compile lacks here to write code for ``device``."""
+    if device.type == "cuda":
+        return None if importlib.util.find_spec("triton") else "the package triton"
+    return None if any(map(shutil.which, ("g++", "clang++", "c++"))) else "a C++ compiler such as g++"

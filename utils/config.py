@@ -70,6 +70,7 @@ class TrainConfig:
     precision: str = option("auto", choices=("auto", "fp32", "bf16", "fp16"))
     gradient_checkpointing: bool = False
     device: str = option("auto", choices=("auto", "cpu", "cuda", "mps"))
+    compile: bool | str = option("auto", choices=("auto", True, False))
     sharding: str = option("none", choices=("none", "fsdp"))
     save_every: int | None = option(None, minimum=1)
     save_minutes: float | None = option(None, above=0)

@@ -19,6 +19,12 @@ from typing import Any, TextIO
 from utils.errors import UserError
 
 
+def cache_folder() -> Path:
+    """``$XDG_CACHE_HOME/ROSA``, or ``~/.cache/ROSA``."""
+    root = os.environ.get("XDG_CACHE_HOME")
+    return (Path(root) if root else Path.home() / ".cache") / "ROSA"
+
+
 def write_text(path: Path, text: str) -> None:
     """Write ``text`` beside ``path`` and rename it into place, so that ``path`` is old or new, never half."""
     write_bytes(path, text.encode("utf-8"))

@@ -19,6 +19,7 @@ EXECUTION = {
         "micro_batch_size",
         "gradient_checkpointing",
         "device",
+        "compile",
         "sharding",
         "save_every",
         "save_minutes",

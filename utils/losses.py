@@ -12,8 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from rosa.layers import full_precision
-from rosa.linear import compute_dtype
+from rosa.linear import compute_dtype, full_precision
 from utils.attention import causal_attention
 from utils.batching import Batch, Encoded, collate, length_batches
 from utils.compilation import compile_blocks
@@ -28,9 +27,9 @@ ChunkLoss = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 def cross_entropy_and_softmax(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """Cross entropy (N,) in float32 and softmax (N, V) in the logits' type, of logits (N, V) and labels (N,)."""
-    wide = logits.float()
-    total = wide.logsumexp(1, keepdim=True)
-    return (total - wide.gather(1, labels[:, None])).squeeze(1), (wide - total).exp().to(logits.dtype)
+    log_probabilities = F.log_softmax(logits, 1, dtype=torch.float32)
+    losses = -log_probabilities.gather(1, labels[:, None]).squeeze(1)
+    return losses, log_probabilities.exp_().to(logits.dtype)
 
 
 class _HeadLoss(torch.autograd.Function):
@@ -138,8 +137,8 @@ class TokenLoss(nn.Module):
 
     def checked(self, encoded: Encoded, pad_id: int, device: torch.device) -> TokenLoss:
         """Itself, after a ``check`` on the first samples of ``encoded``."""
-        batch = collate(encoded, range(min(2, len(encoded))), "all", pad_id)
-        if not self.check(batch.to(device)):
+        batch = collate(encoded, range(min(2, len(encoded))), "all", pad_id, device)
+        if not self.check(batch):
             log.info("this model's head is not a plain linear map: logits are computed at every position")
         return self
 
@@ -218,7 +217,7 @@ def evaluate_losses(
         # every process takes the same number of forward passes (sharded models meet in each), an empty one if need be
         number = row * processes.count + processes.rank
         chosen = batches[number] if number < len(batches) else []
-        batch = collate(encoded, [indices[i] for i in chosen], "all", pad_id).to(device)
+        batch = collate(encoded, [indices[i] for i in chosen], "all", pad_id, device)
         _, losses = token_loss(batch.input_ids, batch.positions, batch.labels)
         losses = losses.double()
         share[row] = torch.stack([(losses * batch.on_target).sum(), losses.sum()])

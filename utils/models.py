@@ -10,6 +10,7 @@ from safetensors import SafetensorError
 
 import rosa
 from rosa.inject import build_layers
+from utils.elementwise import use_faster_modules
 from utils.errors import UserError
 from utils.hub import WAYS_OUT
 
@@ -61,9 +62,11 @@ def load_model(name: str, dropout: float | None = None) -> Any:
     # A padding id makes models look for padding in each batch, which waits for the device; ours is on the right
     # of causal sequences, where nothing sees it, and generation is told its own.
     config.pad_token_id = None
-    return _from_pretrained(
+    model = _from_pretrained(
         AutoModelForCausalLM, name, "model", config=config, dtype=torch.float32, use_safetensors=True
     )
+    use_faster_modules(model)
+    return model
 
 
 def load_model_config(name: str, dropout: float | None = None) -> Any:

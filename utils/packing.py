@@ -10,6 +10,7 @@ import numpy as np
 from utils.batching import Encoded, Sample, encode
 from utils.data import Example
 from utils.errors import UserError
+from utils.tokens import cached_encoding
 
 CHUNK = 1000  # documents tokenised together: the tokenizer's own records are far larger than the ids
 
@@ -17,10 +18,13 @@ CHUNK = 1000  # documents tokenised together: the tokenizer's own records are fa
 def encode_units(
     units: Sequence[Sequence[Example]], tokenizer: Any, *, packed: bool, seq_len: int, block_size: int
 ) -> Encoded:
-    """Tokenise documents (lists of examples of equal source) into blocks, or the examples one by one."""
+    """Tokenise documents (lists of examples of equal source) into blocks, or the examples one by one; once for all."""
     if packed:
-        return pack(units, tokenizer, block_size)
-    return encode([example for unit in units for example in unit], tokenizer, seq_len)
+        settings, build = {"block_size": block_size}, lambda: pack(units, tokenizer, block_size)
+    else:
+        examples = [example for unit in units for example in unit]
+        settings, build = {"seq_len": seq_len}, lambda: encode(examples, tokenizer, seq_len)
+    return cached_encoding(units, tokenizer, settings, build)
 
 
 def pack(documents: Sequence[Sequence[Example]], tokenizer: Any, block_size: int) -> Encoded:

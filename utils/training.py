@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 import rosa
-from utils import optim, state
+from utils import compilation, optim, state
 from utils.batching import collate, epoch_batches
 from utils.config import Config
 from utils.distributed import Processes
@@ -59,6 +59,8 @@ class Trainer:
         if config.train.gradient_checkpointing:
             self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         token_loss.checked(self.validation_data, self.tokenizer.pad_token_id, self.device)
+        if compilation.wanted(config.train.compile, self.device):
+            token_loss.compile()
         self.forward, self.stepper = self.placement.prepare(token_loss, self.optimizer)
         self.window = LossWindow(self.accelerator, processes.same_error)
         self.saved_at = time.monotonic()
@@ -169,9 +171,8 @@ class Trainer:
         # every process takes the same number of forward passes, an empty one if need be
         parts, losses = math.ceil(math.ceil(len(indices) / processes) / size), []
         for part in range(parts):
-            batch = collate(
-                self.train_data, mine[part * size : (part + 1) * size], self.loss_on, self.tokenizer.pad_token_id
-            ).to(self.device)
+            share = mine[part * size : (part + 1) * size]
+            batch = collate(self.train_data, share, self.loss_on, self.tokenizer.pad_token_id, self.device)
             with self.placement.backward_pass(self.forward, last=part + 1 == parts):
                 nats, _ = self.forward(batch.input_ids, batch.positions, batch.labels)
                 # gradients are averaged over processes: times their number, it is the sum over all samples

@@ -57,8 +57,8 @@ class LoraLayer(AdapterLayer):
         return product(self.A, self.B) * self.scale
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.merged or not (self.training and self.config.dropout):
+            return self.with_pair(x, self.scale)
         out: Tensor = self.base(x)
-        if self.merged:
-            return out
         low: Tensor = (self.dropout(x) @ self.A) @ self.B
-        return out + (low if self.scale == 1.0 else low * self.scale)
+        return out + low * self.scale

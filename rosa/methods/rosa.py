@@ -16,7 +16,8 @@ from torch import Tensor
 
 from rosa.config import AdapterConfig, option
 from rosa.drawing import SubspaceLayer
-from rosa.layers import full_precision, product
+from rosa.layers import product
+from rosa.linear import full_precision
 from rosa.methods import register
 from rosa.subspace import FACTOR_SPLITS, SAMPLE_METHODS, choose_directions, factor_pair, layer_generator
 
@@ -91,5 +92,4 @@ class RosaLayer(SubspaceLayer):
         return product(self.A, self.B)
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.base(x)
-        return out if self.merged else out + (x @ self.A) @ self.B
+        return self.with_pair(x)

@@ -65,7 +65,7 @@ def test_a_damaged_cache_is_made_anew(
     build: Callable[[str], tuple[np.ndarray, int]], tmp_path: Path, damage: str
 ) -> None:
     build("a")
-    path = tmp_path / cache.FOLDER / "table.bin"
+    path = cache.cache_folder() / "table.bin"
     content = path.read_bytes()
     flipped = content[:-3] + bytes([content[-3] ^ 1]) + content[-2:]
     changed = {"flip": flipped, "cut": content[:-8], "empty": b"", "text": b"nonsense\n", "longer": content + b"x"}

@@ -61,7 +61,10 @@ def sbatch(arguments: list[str]) -> int:
             )
             for task in tasks
         }
-        jobs.append(dict(id=number, name=options["job-name"], tasks=rows, arguments=arguments, script=text))
+        given = {key: value for key, value in os.environ.items() if key.startswith(("SBATCH_", "SLURM_"))}
+        job = dict(id=number, name=options["job-name"], tasks=rows, arguments=arguments, script=text, environment=given)
+        job["submitted"] = time.strftime("%Y-%m-%dT%H:%M:%S")
+        jobs.append(job)
         (HERE / "jobs.json").write_text(json.dumps(jobs))
     if (HERE / "kill-after").exists():
         (HERE / "kill-after").unlink()
@@ -83,7 +86,7 @@ def squeue(arguments: list[str]) -> int:
     for job, id, task in listed(arguments):
         if not task.get("purged"):
             clock = f"{task['elapsed'] // 60}:{task['elapsed'] % 60:02}"
-            print("|".join([id, job["name"], task["state"], clock, task["start"], task["reason"]]))
+            print("|".join([id, job["name"], task["state"], clock, task["start"], task["reason"], job["submitted"]]))
     return 0
 
 
@@ -94,7 +97,9 @@ def sacct(arguments: list[str]) -> int:
     for job, id, task in listed(arguments):
         if task["state"] != "PENDING":
             clock = time.strftime("%H:%M:%S", time.gmtime(task["elapsed"]))
-            print("|".join([id, job["name"], task["state"], task["code"], clock, task["start"], "None"]))
+            print(
+                "|".join([id, job["name"], task["state"], task["code"], clock, task["start"], "None", job["submitted"]])
+            )
     return 0
 
 

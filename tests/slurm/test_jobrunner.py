@@ -73,7 +73,7 @@ def test_the_table(project: Path, slurm: FakeSlurm, run: Run) -> None:
         "groups: [{name: g, matrix: {seed: [0, 1, 2]}}, {name: tables, after: g, command: make tables}]"
     )
     shown = run("-s").out.splitlines()
-    assert shown[1] == "g: 3 not sent" and shown[-1] == "all: 4 not sent"
+    assert shown[1] == "g: 3 not sent" and shown[-1] == "all: 4 not sent"  # and no advice: nothing was sent yet
     run()
     slurm.end(1, 0)
     slurm.end(1, 1, "FAILED", "3:0")
@@ -85,7 +85,8 @@ def test_the_table(project: Path, slurm: FakeSlurm, run: Run) -> None:
     assert shown[3].split()[1:5] == ["1_1", "failed", "00:00:07", "3"]
     assert shown[6].split()[1:3] == ["2", "never"] and "what it waits for did not end well" in shown[6]
     assert shown[7] == "all: 1 queued, 1 never, 1 failed, 1 done"
-    assert len(run("-s", "--only", "tables").out.splitlines()) == 4
+    assert shown[8] == "next: --logs JOB shows what one printed, --retry sends again the 2 that did not end well"
+    assert len(run("-s", "--only", "tables").out.splitlines()) == 5
     counts = json.loads(run("-s", "--json").out)["counts"]
     assert counts == {"done": 1, "failed": 1, "queued": 1, "never": 1}
 
@@ -140,6 +141,13 @@ def test_a_thousand_jobs_expand_validate_and_print_in_five_seconds(project: Path
     assert time.perf_counter() - start < 5
     assert done.code == 0 and done.out.count("python train.py model.name=gpt2") == 1000
     assert done.out.count("#SBATCH --array=0-249%8") == 4
+
+
+def test_a_reader_that_has_seen_enough_is_no_error(project: Path) -> None:
+    (project / "jobs.yaml").write_text(f"groups: [{{name: g, command: 'true', matrix: {{a: {list(range(5000))}}}}}]")
+    command = f"'{sys.executable}' '{ROOT}/jobrunner.py' -s | head -n 1"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    assert done.stdout.split()[0] == "job" and done.stderr == ""
 
 
 def test_the_command_itself(project: Path) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -31,7 +32,7 @@ DRIVER = """
 import fcntl, os, signal, subprocess, sys, types
 sys.path.insert(0, {root!r})
 checked = types.ModuleType("utils.slurm.overrides")
-checked.check_overrides = lambda sweep: None
+checked.override_problems = lambda groups: []
 sys.modules["utils.slurm.overrides"] = checked  # imports torch, which takes seconds
 import jobrunner
 from utils.errors import run_cli
@@ -118,6 +119,21 @@ def test_a_kill_while_sbatch_runs(sweep: Path, slurm: FakeSlurm, moment: str) ->
     assert jobrunner().returncode == -signal.SIGKILL
     assert jobrunner().returncode == 0
     check(sweep, slurm)
+
+
+def test_a_job_of_a_state_that_was_deleted_is_not_taken_for_the_new_one(sweep: Path, slurm: FakeSlurm) -> None:
+    assert jobrunner().returncode == 0
+    old = [{**job, "submitted": "2026-01-02T03:04:05"} for job in slurm.jobs()]
+    (slurm.folder / "jobs.json").write_text(json.dumps(old))
+    shutil.rmtree(sweep / "runs")
+    slurm.misbehave("kill-before")
+    assert jobrunner().returncode == -signal.SIGKILL
+    done = jobrunner()
+    assert "it led to no job" in done.stderr and done.stdout.startswith("train: submitted array 3")
+    shutil.rmtree(sweep / "runs")
+    slurm.misbehave("kill-after")
+    assert jobrunner().returncode == -signal.SIGKILL
+    assert "it is SLURM's job 5" in jobrunner().stderr
 
 
 def test_an_sbatch_that_outlives_its_jobrunner_is_waited_for(sweep: Path, slurm: FakeSlurm) -> None:

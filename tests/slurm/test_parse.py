@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -25,7 +26,7 @@ def test_squeue_while_jobs_run() -> None:
     assert len(rows) == len((FIXTURES / "squeue-early.txt").read_text().splitlines())
     assert rows["13"] == Row("13", "tlimit.t3", "RUNNING", "None", 7, True)
     assert rows["14_9"] == Row("14_9", "arr.t4", "PENDING", "JobArrayTaskLimit", 0, False)
-    assert rows["4"] == Row("4", "long.548977dae6", "PENDING", "BeginTime", 0, False)
+    assert rows["4"] == Row("4", "long.548977dae6", "PENDING", "BeginTime", 0, False, expected="2026-11-24 00:02")
     assert rows["10"].reason == "DependencyNeverSatisfied"
     assert rows["11"].reason == "JobHeldUser"
 
@@ -58,6 +59,18 @@ def test_refused_requests_are_told_from_jobs(rows: dict[str, Row]) -> None:
     assert {id for id, row in rows.items() if is_refusal(row)} == {"6", "8"}
 
 
+def test_the_rest_of_an_array_that_was_cancelled() -> None:
+    rows = queue("cancelled")
+    moment = time.mktime((2026, 11, 24, 18, 10, 51, 0, 0, -1))
+    assert rows["5"] == Row("5", "arrx", "CANCELLED", "JobArrayTaskLimit", 0, False, submitted=moment)
+    assert "5_1" not in rows
+    rows = accounting("cancelled")
+    assert sorted(id for id in rows if id.startswith("5")) == [f"5_{task}" for task in range(10)]
+    assert rows["5_1"].state == "CANCELLED" and not rows["5_1"].started and rows["5_0"].started
+    twice = parse_accounting("1_[3-4%1]|a|CANCELLED|0:0|00:00:00|None|None\n1_3|a|FAILED|1:0|0:02|2026-01-01|None\n")
+    assert [(row.id, row.state) for row in twice] == [("1_3", "FAILED"), ("1_3", "CANCELLED"), ("1_4", "CANCELLED")]
+
+
 def test_documented_states() -> None:
     rows = accounting("documented")
     assert rows["31"] == Row("31", "oom.t1", "OUT_OF_MEMORY", "", 70, True, 0, 125)
@@ -76,6 +89,16 @@ def test_array_ids() -> None:
 
 def test_durations() -> None:
     assert [seconds(text) for text in ("0:07", "1:02:03", "2-00:00:01", "INVALID", "")] == [7, 3723, 172801, 0, 0]
+
+
+def test_the_time_of_submission() -> None:
+    moment = time.mktime((2026, 1, 2, 3, 4, 5, 0, 0, -1))
+    (row,) = parse_queue("7|a.t|PENDING|0:00|N/A|Priority|2026-01-02T03:04:05\n")
+    assert (row.reason, row.submitted) == ("Priority", moment)
+    (row,) = parse_accounting("7|a.t|FAILED|1:0|00:00:00|None|None|2026-01-02T03:04:05\n")
+    assert (row.reason, row.submitted) == ("", moment)
+    (row,) = parse_queue("7|a.t|PENDING|0:00|N/A|odd|reason\n")
+    assert (row.reason, row.submitted) == ("odd|reason", None)
 
 
 @pytest.mark.parametrize(

@@ -72,6 +72,19 @@ def test_what_the_real_commands_listed(project: Path) -> None:
     assert [status.state for status in early.values()] == ["queued", "never", "held", "running"]
 
 
+@pytest.mark.parametrize("accounting", [True, False])
+def test_arrays_that_were_cancelled(project: Path, accounting: bool) -> None:
+    (project / "jobs.yaml").write_text("groups: [{name: g, command: x, matrix: {n: [0, 1, 2, 3]}}]")
+    sweep = load_sweep(project / "jobs.yaml")
+    listed = (FIXTURES / "sacct-cancelled.txt").read_text() if accounting else ""
+    rows = Listing(parse_queue((FIXTURES / "squeue-cancelled.txt").read_text()), parse_accounting(listed))
+    for number in ("5", "6", "7"):
+        sent = Submission("t", "g.t", "g", [job.id for job in sweep.jobs], True, 0.0, number)
+        found = survey(sweep, State(project / "state", [sent]), rows)
+        assert {status.state for status in found} == {"cancelled"}
+        assert [status.note for status in found][1:] == ["before it started"] * 3
+
+
 def test_states_from_the_manual(project: Path) -> None:
     found = listed(project, "documented", 31, 32, 33, 34, 35)
     assert [(status.state, status.code) for status in found.values()] == [
@@ -107,6 +120,23 @@ def test_what_is_alive(
     assert len(slurm.jobs()) == (2 if shown == "never" else 1)
 
 
+@pytest.mark.parametrize(
+    ("reason", "start", "note"),
+    [
+        ("Priority", "N/A", "Priority: other jobs come first"),
+        ("Resources", "2026-01-02T03:04:05", "Resources: nothing is free that it could use; expected to start 2026-"),
+        ("QOSMaxGRESPerUser", "N/A", "QOSMaxGRESPerUser: a limit of its quality of service"),
+        ("ReqNodeNotAvail, UnavailableNodes:n[1-2]", "N/A", "UnavailableNodes:n[1-2]: nodes it could use are down"),
+        ("SomethingNew", "N/A", "SomethingNew"),
+        ("None", "N/A", ""),
+    ],
+)
+def test_why_a_job_waits(one: Path, slurm: FakeSlurm, statuses: Statuses, reason: str, start: str, note: str) -> None:
+    slurm.set(1, state="PENDING", reason=reason, start=start)
+    found = statuses()["true"]["note"]
+    assert note in found and bool(note) == bool(found)
+
+
 def test_a_job_that_went_back_to_the_queue(one: Path, slurm: FakeSlurm, statuses: Statuses) -> None:
     note(one, "100 start 1 node 9 0 160", "150 signal USR1", "151 exit 75 USR1", "151 requeue")
     slurm.set(1, state="PENDING", reason="BeginTime")
@@ -126,6 +156,7 @@ def test_a_job_that_went_back_to_the_queue(one: Path, slurm: FakeSlurm, statuses
         (["100 start 1 node 9 0 500", "501 signal TERM"], "timeout", None),
         (["100 start 1 node 9 0 500", "107 signal TERM"], "cancelled", None),
         (["100 start 1 node 9 0 500"], "lost", None),
+        (["100 start 1 node 9 0 500", "107 signal USR1", "107 exit 75 USR1", "107 requeue"], "lost", 75),
         ([], "lost", None),
     ],
 )
@@ -152,6 +183,25 @@ def test_what_has_ended_is_remembered_when_slurm_forgets(one: Path, slurm: FakeS
     assert statuses()["true"]["state"] == "running"
     slurm.set(1, purged=True)
     assert statuses()["true"]["state"] == "lost"
+
+
+def test_the_scripts_own_exit_code_is_the_truer_one(one: Path, slurm: FakeSlurm, statuses: Statuses) -> None:
+    slurm.end(1, state="FAILED", code="9:0")
+    note(one, "100 start 1 a 9 0 500", "107 code 137", "107 exit 137 -")
+    found = statuses()["true"]
+    assert (found["state"], found["code"], found["note"]) == ("failed", 137, "killed by signal 9")
+
+
+def test_a_failure_is_told_with_its_last_words(one: Path, slurm: FakeSlurm, statuses: Statuses) -> None:
+    slurm.end(1, state="FAILED", code="2:0")
+    assert statuses()["true"]["note"] == ""
+    log = Path(statuses()["true"]["log"])
+    log.write_bytes(b"x" * 9000 + b"\nerror: \x1b[1mno data\xff \n\n")
+    assert statuses()["true"]["note"] == "error:  [1mno data\ufffd"
+    log.write_text("y" * 9000)
+    assert statuses()["true"]["note"] == "y" * 200
+    slurm.end(1)
+    assert statuses()["true"]["note"] == ""
 
 
 def test_a_preempted_attempt_does_not_hide_the_later_success(one: Path, slurm: FakeSlurm, statuses: Statuses) -> None:

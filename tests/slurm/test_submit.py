@@ -63,7 +63,8 @@ def test_what_failed_is_sent_again_with_retry_only(two: Path, slurm: FakeSlurm, 
     slurm.end(1, 1, "FAILED", "3:0")
     slurm.end(1, 2, "TIMEOUT", "0:0")
     slurm.set(2, reason="DependencyNeverSatisfied")
-    assert run().out == "nothing to send; 2 jobs did not end well: --retry sends them again\n"
+    assert run().out == "nothing to send; 3 jobs did not end well: --retry sends them again\n"
+    assert run("--only", "table").out == "nothing to send; 1 jobs did not end well: --retry sends them again\n"
     assert len(slurm.jobs()) == 2
     assert run("--retry").out.splitlines() == ["train: submitted array 3 of 2 jobs", "table: submitted job 4"]
     assert re.findall(r"^true a=.*", slurm.jobs()[2]["script"], re.M) == ["true a=2", "true a=3"]
@@ -98,6 +99,10 @@ def test_a_group_is_held_back_while_one_it_waits_for_has_failed(two: Path, slurm
     assert len(slurm.jobs()) == 1
     run("--retry")
     assert [job["arguments"][1:-1] for job in slurm.jobs()[1:]] == [[], ["--dependency=afterok:2"]]
+    slurm.end(2, None, "FAILED", "1:0")
+    slurm.set(3, reason="DependencyNeverSatisfied")
+    assert "it waits for train" in run("--retry", "--only", "table").out
+    assert slurm.calls("scancel") == [], "what is not sent anew is left alone"
 
 
 def test_a_refusal_stops_in_slurms_own_words_and_is_no_job(
@@ -107,7 +112,8 @@ def test_a_refusal_stops_in_slurms_own_words_and_is_no_job(
     slurm.misbehave("refuse", words)
     done = run()
     assert done.code == 2
-    assert done.err == f"error: sbatch refused group train:\n{words}\n"
+    assert done.err.startswith(f"error: sbatch refused group train:\n{words}\n")
+    assert "--only GROUP" in done.err
     assert len(slurm.jobs()) == 1  # SLURM lists it all the same, and nothing after it was sent
     assert [(job["state"], job["slurm_id"]) for job in statuses().values()] == [("refused", None)] * 3 + [
         ("not sent", None)
@@ -137,6 +143,40 @@ def test_an_unclear_answer_is_looked_up_before_anything_is_sent(
     assert done.out == "table: submitted job 2\n"
     assert len(slurm.jobs()) == 2
     assert statuses()["a=2"]["slurm_id"] == "1_1"
+
+
+def test_sbatch_takes_from_the_environment_only_what_keeps_the_job_to_be_found(
+    two: Path, slurm: FakeSlurm, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = {"SBATCH_ACCOUNT": "lab", "SLURM_CONF": "/etc/slurm.conf"}
+    own = dict.fromkeys(["SBATCH_JOB_NAME", "SBATCH_OUTPUT", "SBATCH_WAIT", "SBATCH_ARRAY_INX", "SLURM_JOB_ID"], "1")
+    for name, value in {**site, **own, "SLURM_ARRAY_TASK_ID": "3", "SLURM_RESTART_COUNT": "20"}.items():
+        monkeypatch.setenv(name, value)
+    assert run().code == 0
+    assert [job["environment"] for job in slurm.jobs()] == [site, site]
+
+
+def test_another_cluster_is_asked_where_the_environment_names_one(
+    two: Path, slurm: FakeSlurm, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run()
+    run("-s")
+    assert "--clusters" not in str(slurm.calls("sacct"))
+    monkeypatch.setenv("SBATCH_CLUSTERS", "big")
+    run("-s")
+    assert "--clusters=big" in slurm.calls("sacct")[-1]
+
+
+def test_a_file_system_without_locks_is_warned_of_and_used(
+    two: Path, slurm: FakeSlurm, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def flock(*_: object) -> None:
+        raise OSError(38, "Function not implemented")
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    done = run()
+    assert done.code == 0 and "cannot be locked on this file system" in done.err
+    assert len(slurm.jobs()) == 2
 
 
 def test_an_answer_that_names_no_job_is_never_recorded(two: Path, slurm: FakeSlurm, run: Run) -> None:
@@ -220,9 +260,10 @@ def test_the_dry_run_prints_what_is_then_sent_and_sends_nothing(two: Path, slurm
 
 def test_cancel(two: Path, slurm: FakeSlurm, run: Run, statuses: Statuses) -> None:
     assert run("--cancel").out == "nothing is queued or running\n"
+    assert not (two / "runs").exists()
     run()
     slurm.end(1, 0)
     assert run("--cancel", "--only", "train").out == "cancelled 2 jobs\n"
-    assert slurm.calls("scancel") == [["1_1", "1_2"]]
+    assert slurm.calls("scancel") == [["1"]]
     assert run("--cancel").out == "cancelled 1 jobs\n"
     assert [job["state"] for job in statuses().values()] == ["done", "cancelled", "cancelled", "cancelled"]

@@ -3,7 +3,7 @@
     sweep.py      jobs.yaml: read, check, expand into groups of jobs   (documents.py, resources.py, quoting.py)
     overrides.py  every override is a key of the configuration, and its value is allowed
     script.py     the batch script of a group of jobs, as text
-    client.py     sbatch, squeue, sacct, scancel                      (parse.py: what they print)
+    client.py     sbatch, squeue, sacct, scancel        (parse.py: what they print; reasons.py: why a job waits)
     state.py      the sweep's state file: which jobs were handed to SLURM under which name
     markers.py    what the batch script itself notes while it runs
     status.py     what became of each job, from all of these together (table.py: as a table)

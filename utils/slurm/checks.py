@@ -46,12 +46,15 @@ def blocks(matrix: Any) -> list[Any]:
     return matrix if isinstance(matrix, list) else [matrix]
 
 
-def document_problems(document: dict[str, Any]) -> list[str]:
-    """Problems of the whole file: its own keys, and every group's."""
+def check_document(document: dict[str, Any]) -> tuple[list[str], list[dict[str, Any]]]:
+    """Problems of the whole file, its own keys and every group's; and the groups that can be expanded all the same."""
     problems = _key_problems(document, SWEEP_KEYS, "") + _command_problems(document, "")
+    shared = {key: document[key] for key in document if key in SWEEP_KEYS}
+    spoilt = _key_problems(shared, SWEEP_KEYS, "") + _command_problems(document, "")
+    sound: list[dict[str, Any]] = []
     groups = document.get("groups", [])
     if not isinstance(groups, list):
-        return problems
+        return problems, sound
     if not groups and not document.get("paralleljobs"):
         problems.append("there are no jobs: give groups (a list) or paralleljobs (a list of commands)")
     known: dict[str, int] = {}
@@ -66,8 +69,11 @@ def document_problems(document: dict[str, Any]) -> list[str]:
         if slug(name) in known:
             problems.append(f"groups {known[slug(name)]} and {number} have the same name, {name}")
         known[slug(name)] = number
-        problems += _group_problems(name, node, groups)
-    return problems
+        own = _group_problems(name, node, groups)
+        problems += own
+        if not own and not spoilt:
+            sound.append(node)
+    return problems, sound
 
 
 def _key_problems(node: dict[str, Any], known: dict[str, tuple[type, ...]], where: str) -> list[str]:
@@ -89,7 +95,8 @@ def _key_problems(node: dict[str, Any], known: dict[str, tuple[type, ...]], wher
 def _group_problems(name: str, node: dict[str, Any], groups: list[Any]) -> list[str]:
     where = f"group {name}: "
     problems = _key_problems(node, GROUP_KEYS, where) + _command_problems(node, where)
-    if not any(key in node for key in ("matrix", "overrides", "paralleljobs", "command")):
+    misspelt = any(key not in GROUP_KEYS for key in node)  # the jobs, perhaps
+    if not misspelt and not any(key in node for key in ("matrix", "overrides", "paralleljobs", "command")):
         problems.append(f"{where}has no jobs: give a matrix, overrides, a command or paralleljobs")
     others = [other["name"] for other in groups if isinstance(other, dict) and isinstance(other.get("name"), str)]
     for key in names(node.get("after", [])):

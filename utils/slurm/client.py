@@ -15,8 +15,22 @@ from utils.slurm.parse import ACCOUNTING_FIELDS, QUEUE_FORMAT, Row, parse_accoun
 
 TIMEOUT = 120  # seconds; a busy controller answers late
 _LONGEST_ARGUMENT = 100_000  # bytes; Linux refuses one argument of more than 128 KiB
+# Asked for by a start time alone, sacct leaves out what was cancelled before it could start; by states it does not.
+_STATES = "BF,CA,CD,DL,F,NF,OOM,PD,PR,R,RQ,S,TO"
 # After these words nobody knows whether the request was taken.
 _UNCLEAR = ("timed out", "unable to contact", "connection", "communication", "socket", "zero bytes")
+
+# What sbatch would take from the environment before the script's own directives, and by which a job would no longer
+# be found again, or its caller would wait until it ended.
+_OVERRIDING = {
+    f"SBATCH_{name}"
+    for name in (
+        *("ARRAY_INX", "ERROR", "IGNORE_PBS", "INPUT", "JOB_NAME", "NO_REQUEUE"),
+        *("OPEN_MODE", "OUTPUT", "REQUEUE", "SIGNAL", "WAIT"),
+    )
+}
+# Variables of a job in which this program is called itself: a job sent from there must not take them for its own.
+_OF_A_JOB = ("SLURM_JOB", "SLURM_ARRAY", "SLURM_RESTART_COUNT")
 
 
 class Refused(Exception):
@@ -58,7 +72,12 @@ def submit(script: Path, dependency: str | None, inherited: int) -> str:
         Unclear: no answer, or one that names no job.
     """
     command = ["sbatch", "--parsable", *([f"--dependency={dependency}"] if dependency else []), str(script)]
-    done = subprocess.run(command, capture_output=True, text=True, pass_fds=[inherited], stdin=subprocess.DEVNULL)
+    environment = {
+        key: value for key, value in os.environ.items() if key not in _OVERRIDING and not key.startswith(_OF_A_JOB)
+    }
+    done = subprocess.run(
+        command, capture_output=True, text=True, pass_fds=[inherited], stdin=subprocess.DEVNULL, env=environment
+    )
     words = done.stderr.strip() or done.stdout.strip() or f"sbatch ended with code {done.returncode} and no word"
     if done.returncode != 0:
         unclear = done.returncode < 0 or any(word in words.lower() for word in _UNCLEAR)
@@ -79,7 +98,10 @@ def listing(names: Iterable[str], since: float) -> Listing:
     queue, problem = _call(["squeue", "--noheader", "--array", "--states=all", f"--format={QUEUE_FORMAT}", *named])
     begin = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(since))
     fields = ",".join(ACCOUNTING_FIELDS)
-    command = ["sacct", "--parsable2", "--noheader", "--allocations", f"--starttime={begin}", f"--format={fields}"]
+    command = ["sacct", "--parsable2", "--noheader", "--allocations", f"--starttime={begin}", "--endtime=now+1hour"]
+    command += [f"--state={_STATES}", f"--format={fields}"]
+    if _clusters():  # the others read it by themselves
+        command.append(f"--clusters={_clusters()}")
     accounting, _ = _call([*command, *named[: len(chosen) < _LONGEST_ARGUMENT]])
     return Listing(
         None if queue is None else parse_queue(queue),
@@ -96,10 +118,15 @@ def cancel(ids: Sequence[str]) -> None:
             raise UserError(problem)
 
 
+def _clusters() -> str:
+    """Another cluster than this machine's own, where the environment names one."""
+    return os.environ.get("SLURM_CLUSTERS") or os.environ.get("SBATCH_CLUSTERS") or ""
+
+
 def _call(command: list[str]) -> tuple[str | None, str | None]:
     """What ``command`` printed, or None and why it printed nothing."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("SQUEUE_", "SACCT_"))}
-    environment["SLURM_TIME_FORMAT"] = "standard"
+    environment |= {"SLURM_TIME_FORMAT": "standard"} | ({"SLURM_CLUSTERS": _clusters()} if _clusters() else {})
     try:
         done = subprocess.run(
             command, capture_output=True, text=True, timeout=TIMEOUT, stdin=subprocess.DEVNULL, env=environment

@@ -144,7 +144,8 @@ def _start(group: Group, job: Job, state: State, item: Submission, task: int, sl
         open(state.folder / "locks" / job.id, "a") as held,
         open(log_file(state.folder, item.token, task), "ab") as log,
     ):
-        fcntl.flock(held, fcntl.LOCK_EX)
+        with contextlib.suppress(OSError):  # a file system without locks, of which ``lock`` has warned
+            fcntl.flock(held, fcntl.LOCK_EX)
         process = subprocess.Popen(
             ["bash", str(script)], stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment,
             pass_fds=[held.fileno()], start_new_session=True,

@@ -9,7 +9,7 @@ and the greatest are looked at again, since a limit set by another key is passed
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,23 +22,22 @@ from omegaconf.errors import OmegaConfBaseException
 from utils.config import parse_config, schema
 from utils.errors import UserError
 from utils.slurm.quoting import ENVIRONMENT, hydra_value
-from utils.slurm.sweep import Group, Job, Sweep
+from utils.slurm.sweep import Group, Job
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 
 
-def check_overrides(sweep: Sweep) -> None:
-    """Raise UserError with every override of train.py that the configuration does not take."""
+def override_problems(groups: Sequence[Group]) -> list[str]:
+    """Every override of train.py that the configuration does not take, a sentence each."""
     problems: dict[str, None] = {}  # in order, each once
     composed: dict[tuple[str, ...], DictConfig | str] = {}
     seen: set[tuple[str, str]] = set()
     with initialize_config_dir(str(CONFIGS), version_base=None):
-        for group in sweep.groups:
+        for group in groups:
             for overrides in _witnesses(group, seen):
                 for problem in _problems(overrides, composed):
                     problems.setdefault(f"group {group.name}: {problem}")
-    if problems:
-        raise UserError(f"{sweep.file} has problems:\n" + "\n".join(f"  - {text}" for text in problems))
+    return list(problems)
 
 
 def _witnesses(group: Group, seen: set[tuple[str, str]]) -> Iterator[dict[str, Any]]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
+import time
 from dataclasses import dataclass
 
-QUEUE_FORMAT = "%i|%j|%T|%M|%S|%r"
-ACCOUNTING_FIELDS = ("JobID", "JobName", "State", "ExitCode", "Elapsed", "Start", "Reason")
+QUEUE_FORMAT = "%i|%j|%T|%M|%S|%r|%V"
+ACCOUNTING_FIELDS = ("JobID", "JobName", "State", "ExitCode", "Elapsed", "Start", "Reason", "Submit")
 _RAN = ("NonZeroExitCode", "RaisedSignal", "JobLaunchFailure", "OutOfMemory", "TimeLimit", "NodeDown")
 _NO_TIME = {"", "None", "Unknown", "N/A", "(null)"}
 
@@ -16,7 +17,9 @@ class Row:
     """One job or array task. ``id`` is SLURM's (``12`` or ``12_3``).
 
     ``state`` is SLURM's base state (``CANCELLED by 0`` becomes ``CANCELLED``); ``code`` the exit code and
-    ``signal`` the signal that ended it, None where not told; ``elapsed`` seconds; ``started`` whether it ever ran.
+    ``signal`` the signal that ended it, None where not told; ``elapsed`` seconds; ``started`` whether it ever ran;
+    ``expected`` when SLURM thinks that it will start, as ``YYYY-MM-DD HH:MM``, empty where it has no idea;
+    ``submitted`` seconds since the epoch, None where not told.
     """
 
     id: str
@@ -27,6 +30,8 @@ class Row:
     started: bool
     code: int | None = None
     signal: int | None = None
+    expected: str = ""
+    submitted: float | None = None
 
 
 def parse_queue(text: str) -> list[Row]:
@@ -36,12 +41,15 @@ def parse_queue(text: str) -> list[Row]:
         fields = line.strip().split("|", 5)
         if len(fields) == 6 and fields[0][:1].isdigit():
             ids, name, state, elapsed, start, reason = fields
+            reason, submitted = _split_time(reason)
             # The start is a guess for what is pending, and a job that never started "started" when it ended.
             started = state not in ("PENDING", "CONFIGURING") and start not in _NO_TIME
             if seconds(elapsed) == 0 and state in ("FAILED", "CANCELLED"):
                 started = reason.startswith(_RAN)
+            guess = start[:16].replace("T", " ") if state == "PENDING" and start not in _NO_TIME else ""
             for item in expand_ids(ids):
-                rows.append(Row(item, name, state, reason, seconds(elapsed), started))
+                row = Row(item, name, state, reason, seconds(elapsed), started, expected=guess, submitted=submitted)
+                rows.append(row)
     return rows
 
 
@@ -49,10 +57,11 @@ def parse_accounting(text: str) -> list[Row]:
     """Rows of ``sacct --parsable2 --noheader --allocations`` with ACCOUNTING_FIELDS."""
     rows = []
     for line in text.splitlines():
-        fields = line.split("|", len(ACCOUNTING_FIELDS) - 1)
-        if len(fields) != len(ACCOUNTING_FIELDS) or not fields[0][:1].isdigit() or "." in fields[0]:
+        fields = line.split("|", 6)
+        if len(fields) != 7 or not fields[0][:1].isdigit() or "." in fields[0]:
             continue  # "12.batch" and the like are steps of a job
         ids, name, state, exit_code, elapsed, start, reason = fields
+        reason, submitted = _split_time(reason)
         code, _, signal = exit_code.partition(":")
         for item in expand_ids(ids):
             rows.append(
@@ -65,9 +74,20 @@ def parse_accounting(text: str) -> list[Row]:
                     start not in _NO_TIME,
                     int(code) if code.isdigit() else None,
                     int(signal) if signal.isdigit() else None,
+                    submitted=submitted,
                 )
             )
-    return rows
+    # A task that was split off an array when the rest was cancelled may be listed with that rest too: the first counts.
+    return sorted(rows, key=lambda row: not row.started)
+
+
+def _split_time(text: str) -> tuple[str, float | None]:
+    """``reason|2026-01-02T03:04:05`` as the reason and seconds since the epoch; the time may be missing."""
+    reason, bar, moment = text.rpartition("|")
+    try:
+        return (reason, time.mktime(time.strptime(moment, "%Y-%m-%dT%H:%M:%S"))) if bar else (text, None)
+    except ValueError:
+        return text, None
 
 
 def parse_submitted(text: str) -> str | None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import difflib
+import re
 from typing import Any
 
 from utils.slurm.quoting import expand_environment
 
 _OPTIONS = """
-    account acctg-freq batch bb bbf begin cluster-constraint clusters comment constraint contiguous container
+    account acctg-freq batch bb bbf begin cluster-constraint comment constraint contiguous container
     core-spec cores-per-socket cpu-freq cpus-per-gpu cpus-per-task deadline delay-boot distribution exclude
     exclusive extra-node-info gpu-bind gpu-freq gpus gpus-per-node gpus-per-socket gpus-per-task gres gres-flags
     hint licenses mail-type mail-user mcs-label mem mem-bind mem-per-cpu mem-per-gpu mincpus network nice
@@ -20,6 +21,7 @@ _OPTIONS = """
 OPTIONS = frozenset(_OPTIONS.split())
 OWN = {
     "array": "a group's jobs become an array by themselves (array: false turns it off)",
+    "clusters": "export SLURM_CLUSTERS, which asking for the jobs needs as well",
     "chdir": "jobs run in the folder jobrunner.py is started in",
     "dependency": "use after: [GROUP]",
     "error": "logs are kept beside the state, see --logs",
@@ -34,6 +36,26 @@ OWN = {
     "signal": "use save_before: SECONDS",
     "wrap": "use jobs",
 }
+
+
+def time_limit(resources: dict[str, Any]) -> int | None:
+    """Seconds of the time limit, None for none.
+
+    Raises:
+        ValueError: it is not written as sbatch takes it; says how.
+    """
+    text = str(resources.get("time") or "")
+    text = expand_environment(text).strip()
+    if not text or text.upper() in ("UNLIMITED", "INFINITE", "-1"):
+        return None
+    match = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", text)
+    if match is None:
+        raise ValueError(f"time={text} is no time: write minutes, hours:minutes:seconds or days-hours:minutes:seconds")
+    days, *parts = (int(part or 0) for part in match.groups())
+    if match[1] is None and match[4] is None:  # "90" and "90:30" count minutes
+        parts = [0, *parts[:2]]
+    hours, minutes, seconds = parts
+    return ((days * 24 + hours) * 60 + minutes) * 60 + seconds or None
 
 
 def resource_problems(resources: dict[str, Any]) -> list[str]:
@@ -54,6 +76,12 @@ def resource_problems(resources: dict[str, Any]) -> list[str]:
                 expand_environment(value)
             except KeyError as error:
                 problems.append(f"{given}={value}: {error.args[0]} is not set in the environment")
+                continue
+        if key == "time":
+            try:
+                time_limit({key: value})
+            except ValueError as error:
+                problems.append(str(error))
     return problems
 
 

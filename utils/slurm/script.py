@@ -24,7 +24,7 @@ INTERRUPTED = 75  # EX_TEMPFAIL: the command was stopped, saved its state, and c
 _BODY = r"""
 events=$state/events/$token-$task
 event() {{ printf '%s %s\n' "$(date +%s)" "$*" >> "$events"; }}
-export ROSA_JOB=$job ROSA_RUN_POINTER=$state/pointers/$job
+export ROSA_RUN_POINTER=$state/pointers/$job
 # torchrun dies of USR1 and gives its processes 30 seconds, unless it is told otherwise
 export PET_SIGNALS_TO_HANDLE=SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1 PET_SHUTDOWN_TIMEOUT={save_before}
 
@@ -37,13 +37,13 @@ forward() {{
 trap 'forward USR1' USR1
 trap 'forward TERM' TERM
 trap 'forward INT' INT
-event start "${{SLURM_ARRAY_JOB_ID:-${{SLURM_JOB_ID:-local}}}}" "$(uname -n)" "$$" \
-  "${{SLURM_RESTART_COUNT:-0}}" "${{SLURM_JOB_END_TIME:-0}}"
+event start "{number}" "$(uname -n)" "$$" "${{SLURM_RESTART_COUNT:-0}}" "${{SLURM_JOB_END_TIME:-0}}"
 
 set -m  # gives the command a process group of its own
 (
   stopped=
   trap 'stopped=1' USR1 TERM INT
+  trap 'event code "$?"' EXIT
 {preamble}
   if [ -n "$stopped" ]; then exit {interrupted}; fi
   case $task in
@@ -57,6 +57,12 @@ while :; do  # wait returns early when a trap ran, and gives the same answer whe
   code=$?
   if [ -z "$again" ]; then break; fi
 done
+if [ "$code" -lt 0 ]; then  # bash 5.2 forgets how a command ended that ended while a trap ran: it has noted that itself
+  code=137
+  while read -r _ word number; do
+    case $word in start) code=137 ;; code) code=$number ;; esac
+  done < "$events"
+fi
 # a launcher of several processes ends with 1, whatever they ended with: what became of the run stands in its record
 if [ -n "$signal" ] && [ "$code" = 1 ] && [ -f "$ROSA_RUN_POINTER" ] \
   && grep -qs '"status": "interrupted"' "$(tail -n 1 "$ROSA_RUN_POINTER")/run.json"; then
@@ -68,7 +74,7 @@ event exit "$code" "${{signal:--}}"
 if [ "$signal" = USR1 ] && {{ [ "$code" = {interrupted} ] || [ "$code" = 138 ]; }} && [ -n "${{SLURM_JOB_ID:-}}" ] \
   && [ "${{SLURM_RESTART_COUNT:-0}}" -lt {requeue} ]; then
   event requeue
-  if scontrol requeue "$SLURM_JOB_ID"; then sleep 30; else event stay; fi
+  if scontrol requeue "{own}"; then sleep 30; else event stay; fi
 fi
 exit "$code"
 """
@@ -100,13 +106,15 @@ def batch_script(
     setup = [
         f"state={shlex.quote(str(state))}",
         f"token={token}",
-        "task=${SLURM_ARRAY_TASK_ID:-${ROSA_TASK:-0}}",
+        "task=" + ("${SLURM_ARRAY_TASK_ID:-${ROSA_TASK:-0}}" if array else "0"),
         "jobs=(" + " ".join(job.id for job in jobs) + ")",
         "job=${jobs[$task]}",
     ]
     body = _BODY.format(
         preamble="\n".join(preamble) or "  :", cases=cases, interrupted=INTERRUPTED, requeue=group.requeue,
-        save_before=group.save_before,
+        save_before=group.save_before, number="${SLURM_ARRAY_JOB_ID:-local}" if array else "${SLURM_JOB_ID:-local}",
+        # not $SLURM_JOB_ID: an array's last task has the array's own number there, which means all of its tasks
+        own="${SLURM_ARRAY_JOB_ID}_$task" if array else "$SLURM_JOB_ID",
     )  # fmt: skip
     return "\n".join([*header, "", *setup]) + body
 

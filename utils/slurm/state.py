@@ -168,8 +168,11 @@ def is_running(folder: Path, job: str) -> bool:
 
 
 def _locked(handle: int) -> bool:
+    """Lock ``handle`` if nobody else holds it; also true on a file system without locks, of which ``lock`` warns."""
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    except BlockingIOError:
         return False
+    except OSError:
+        pass
     return True

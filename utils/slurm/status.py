@@ -16,7 +16,8 @@ from utils.runs import Run
 from utils.slurm.client import Listing
 from utils.slurm.markers import Marker, read_marker
 from utils.slurm.parse import Row
-from utils.slurm.script import INTERRUPTED
+from utils.slurm.reasons import NEVER, explain
+from utils.slurm.script import INTERRUPTED, log_file
 from utils.slurm.state import LOCAL, State, Submission, is_running
 from utils.slurm.sweep import Job, Sweep
 
@@ -50,6 +51,7 @@ _ENDED = {
     "REVOKED": "cancelled",
 }
 _RUNNING = ("RUNNING", "COMPLETING", "CONFIGURING", "STAGE_OUT", "SIGNALING", "STOPPED", "SUSPENDED", "RESIZING")
+SKEW = 300  # seconds that the clocks of two machines may differ, since munge allows no more
 _KEPT = ("state", "code", "note", "elapsed")
 _REQUEUED = ("REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "SPECIAL_EXIT")
 
@@ -93,11 +95,16 @@ def settle(state: State, listing: Listing) -> list[str]:
     for item in [item for item in state.submissions if item.slurm_id is None]:
         if listing.queue is None:
             raise UserError(f"{listing.problems[0]}. Whether {item.name} was submitted is not known; call again later.")
-        rows = [row for row in [*listing.queue, *(listing.accounting or [])] if row.name == item.name]
+        rows = [
+            row
+            for row in [*listing.queue, *(listing.accounting or [])]
+            # where the state was deleted, an older job may have the same name
+            if row.name == item.name and (row.submitted is None or row.submitted > item.created - SKEW)
+        ]
         real = [row for row in rows if not is_refusal(row)]
         marker = _any_marker(state.folder, item)
         if real:
-            item.slurm_id = real[0].id.partition("_")[0]
+            item.slurm_id = str(max(int(row.id.partition("_")[0]) for row in real))
         elif marker is not None:
             item.slurm_id = marker.job
         else:
@@ -123,7 +130,7 @@ def survey(sweep: Sweep, state: State, listing: Listing) -> list[JobStatus]:
     What has ended is noted in ``state`` (``save`` keeps it).
     """
     queue = {row.id: row for row in listing.queue or []}
-    accounting = {row.id: row for row in listing.accounting or []}
+    accounting = {row.id: row for row in reversed(listing.accounting or [])}
     latest = state.latest()
     known = {job.id: job for job in sweep.jobs}
     gone = [Job(id, item.group, "(not in the sweep file)", "", {}) for id, (item, _) in latest.items()
@@ -133,10 +140,14 @@ def survey(sweep: Sweep, state: State, listing: Listing) -> list[JobStatus]:
         status = JobStatus(job.id, job.group, job.label, "not sent")
         if job.id in latest:
             item, task = latest[job.id]
-            id = item.task_id(task)
-            rows = (queue.get(id or ""), accounting.get(id or ""))
+            id = item.task_id(task) or ""
+            rest = queue.get(item.slurm_id or "") if item.array else None
+            rows = (queue.get(id), accounting.get(id), rest)
             _fill(status, state.folder, item, task, rows, listing.queue is not None)
-            status.log = str(state.folder / "logs" / f"{item.token}-{task}.log")
+            log = log_file(state.folder, item.token, task)
+            status.log = str(log)
+            if status.state == "failed":
+                status.note = "; ".join(text for text in (status.note, _last_words(log)) if text)
         elif job.id in state.refused:
             status.state, status.note = "refused", state.refused[job.id]
         _add_progress(status, state.folder)
@@ -144,11 +155,26 @@ def survey(sweep: Sweep, state: State, listing: Listing) -> list[JobStatus]:
     return statuses
 
 
+def _last_words(log: Path) -> str:
+    """The last line that a job printed, which is where programs say why they stop; at most 200 characters of it."""
+    try:
+        with log.open("rb") as file:
+            file.seek(max(0, log.stat().st_size - 4096))
+            lines = file.read().decode("utf-8", errors="replace").splitlines()
+    except OSError:
+        return ""
+    words = next((line for line in reversed(lines) if line.strip()), "")
+    return "".join(sign if sign.isprintable() else " " for sign in words.strip())[:200]
+
+
 def _fill(
-    status: JobStatus, folder: Path, item: Submission, task: int, rows: tuple[Row | None, Row | None], asked: bool
+    status: JobStatus, folder: Path, item: Submission, task: int, rows: tuple[Row | None, ...], asked: bool
 ) -> None:
-    """State, elapsed time, exit code and note of a job that was sent; what has ended is kept in ``item.seen``."""
-    queued, accounted = rows
+    """State, elapsed time, exit code and note of a job that was sent; what has ended is kept in ``item.seen``.
+
+    ``rows``: squeue's, sacct's, and squeue's for those tasks of its array that were cancelled before they started.
+    """
+    queued, accounted, rest = rows
     marker = read_marker(folder, item.token, task)
     status.slurm_id = item.task_id(task)
     if marker is not None:
@@ -177,6 +203,8 @@ def _fill(
     elif key in item.seen:
         for name in _KEPT:
             setattr(status, name, item.seen[key][name])
+    elif rest is not None and rest.state in _ENDED and marker is None:
+        _from_ended(status, rest, None)
     else:
         _from_marker(status, marker, asked, accounted)
     if status.state in (*_ENDED.values(), "interrupted"):
@@ -187,20 +215,23 @@ def _alive_state(row: Row, marker: Marker | None) -> tuple[str, str]:
     reason = "" if row.reason in ("None", "") else row.reason
     if row.state in _RUNNING:
         return "running", "" if row.state == "RUNNING" else row.state.lower()
+    why = explain(reason, row.expected)
     if row.state in _REQUEUED or (row.state == "PENDING" and marker is not None):
-        return "requeued", reason
+        return "requeued", why
     if row.state != "PENDING":
         return "unknown", f"SLURM calls it {row.state}"
     if "never" in reason.lower():
-        return "never", "what it waits for did not end well; --retry that, and this goes with it"
+        return "never", NEVER
     if reason.startswith("Dependency"):
-        return "waiting", reason
-    return ("held" if "held" in reason.lower() else "queued"), reason
+        return "waiting", why
+    return ("held" if "held" in reason.lower() else "queued"), why
 
 
 def _from_ended(status: JobStatus, row: Row, marker: Marker | None) -> None:
     status.state, status.elapsed = _ENDED[row.state], row.elapsed
-    if row.signal and row.signal <= 64:  # 0:125 is how an out-of-memory kill is noted
+    if marker is not None and marker.ended is not None and not marker.requeued:
+        status.note = _killed(marker.code)  # as the script saw it: SLURM makes 9 of an exit code of 137
+    elif row.signal and row.signal <= 64:  # 0:125 is how an out-of-memory kill is noted
         status.code = 128 + row.signal
         status.note = f"killed by signal {row.signal}"
     elif row.code or status.state == "done":
@@ -222,6 +253,8 @@ def _from_marker(status: JobStatus, marker: Marker | None, asked: bool, accounte
     else:
         said = f"; sacct still says {accounted.state}" if accounted else ""
         what = "it started and left no last word" if marker is not None else "it never started"
+        if marker is not None and marker.requeued:
+            what = "it had saved and gone back to the queue"
         status.state, status.note = "lost", f"SLURM no longer lists it and {what}{said}"
 
 
@@ -232,7 +265,12 @@ def _ended_by_marker(marker: Marker) -> tuple[str, str]:
         return _stopped(marker), ""
     if marker.code == INTERRUPTED or _missed(marker):
         return "interrupted", ""
-    return "failed", f"killed by signal {marker.code - 128}" if 128 < (marker.code or 0) < 160 else ""
+    return "failed", _killed(marker.code)
+
+
+def _killed(code: int | None) -> str:
+    """The signal that a shell's exit code stands for."""
+    return f"killed by signal {code - 128}" if code is not None and 128 < code <= 192 else ""
 
 
 def _stopped(marker: Marker) -> str:

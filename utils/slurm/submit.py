@@ -100,9 +100,6 @@ def submit_all(
     """
     by_id = {status.id: status for status in statuses}
     units = plan(groups, by_id, retry)
-    pointless = [by_id[job.id].slurm_id for unit in units for job in unit.jobs if by_id[job.id].state == "never"]
-    if pointless:
-        client.cancel([id for id in pointless if id])
     sent: list[Unit] = []
     held: dict[str, str] = {}
     for unit in units:
@@ -112,6 +109,7 @@ def submit_all(
                 yield f"{unit.group.name}: not sent, {reason}"
             held[unit.group.name] = reason
             continue
+        client.cancel([by_id[job.id].slurm_id or "" for job in unit.jobs if by_id[job.id].state == "never"])
         _submit(unit, state, _dependency(sweep, unit, by_id, state, sent))
         sent.append(unit)
         what = f"array {unit.slurm_id} of {len(unit.jobs)} jobs" if unit.array else f"job {unit.slurm_id}"
@@ -188,7 +186,10 @@ def _submit(unit: Unit, state: State, dependency: str | None) -> None:
         state.refused.update({job.id: str(words) for job in unit.jobs})
         state.save()
         script.unlink()
-        raise UserError(f"sbatch refused group {unit.group.name}:\n{words}") from None
+        raise UserError(
+            f"sbatch refused group {unit.group.name}:\n{words}\n"
+            "Nothing after it was sent. Change its resources and call again, or send others with --only GROUP."
+        ) from None
     except client.Unclear as words:
         raise UserError(
             f"sbatch gave no clear answer for group {unit.group.name}:\n{words}\n"

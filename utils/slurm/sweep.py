@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from utils.errors import UserError
-from utils.slurm.checks import blocks, document_problems, names, slug
+from utils.slurm.checks import blocks, check_document, names, slug
 from utils.slurm.documents import read_yaml
 from utils.slurm.quoting import expand_environment, override_word
+from utils.slurm.resources import time_limit
 
 COMMAND = "python train.py"
 STATE = "runs/.jobs"
 PLAIN = "jobs"  # the name of the group that a top-level paralleljobs makes
 REQUEUES = 20
-SAVE_BEFORE = 120
+SAVE_BEFORE = 120  # half the time limit where that is less
 
 
 @dataclass(frozen=True)
@@ -80,19 +82,26 @@ class Sweep:
         return [group for group in self.groups if not chosen or group.name in chosen]
 
 
-def load_sweep(file: Path) -> Sweep:
-    """Read, check and expand ``file``. Raises UserError with every problem in one message."""
+def load_sweep(file: Path, further: Callable[[list[Group]], list[str]] = lambda groups: []) -> Sweep:
+    """Read, check and expand ``file``.
+
+    Args:
+        file: the sweep file.
+        further: more to check about the groups; what is wrong with them, a sentence each.
+
+    Raises:
+        UserError: with every problem in one message.
+    """
     document = read_yaml(file)
     if not isinstance(document, dict):
         raise UserError(f"{file} is not a sweep file: it must be a mapping with groups or paralleljobs")
-    problems = document_problems(document)
-    groups: list[Group] = []
-    if not problems:
-        nodes = list(document.get("groups", []))
-        if "paralleljobs" in document:
-            nodes.insert(0, {"name": PLAIN, "paralleljobs": document["paralleljobs"]})
-        groups = [_group(node, document) for node in nodes]
-        problems += _repeated_jobs(groups)
+    problems, nodes = check_document(document)
+    if "paralleljobs" in document and not problems:
+        nodes.insert(0, {"name": PLAIN, "paralleljobs": document["paralleljobs"]})
+    groups = [_group(node, document) for node in nodes]
+    complete = not problems
+    problems += _late_warnings(groups) + _repeated_jobs(groups) + further(groups)
+    if complete:
         groups = _ordered(groups, problems)
     state = Path()
     try:
@@ -119,17 +128,19 @@ def _group(node: dict[str, Any], shared: dict[str, Any]) -> Group:
     elif "command" in node:
         jobs.append(_command_job(name, command))
     jobs += [_command_job(name, text) for text in node.get("paralleljobs", [])]
+    resources = {**shared.get("resources", {}), **node.get("resources", {})}
+    limit = time_limit(resources)
     preambles = [names(part.get("preamble", [])) for part in (shared, node)]
     return Group(
         name=name,
         jobs=tuple(jobs),
-        resources={**shared.get("resources", {}), **node.get("resources", {})},
+        resources=resources,
         preamble="\n".join(line.rstrip("\n") for lines in preambles for line in lines),
         max_jobs=setting("max_jobs"),
         after=tuple(dict.fromkeys(names(node.get("after", [])))),
         array=node.get("array", True),
         requeue=setting("requeue", REQUEUES),
-        save_before=setting("save_before", SAVE_BEFORE),
+        save_before=setting("save_before", min(SAVE_BEFORE, limit // 2) if limit else SAVE_BEFORE),
     )
 
 
@@ -149,6 +160,17 @@ def _command_job(group: str, command: str) -> Job:
 
 def _job_id(group: str, identity: str) -> str:
     return f"{slug(group)}.{hashlib.sha256(identity.encode()).hexdigest()[:8]}"
+
+
+def _late_warnings(groups: list[Group]) -> list[str]:
+    problems = []
+    for group in groups:
+        limit = time_limit(group.resources)
+        if limit and group.save_before >= limit:
+            problems.append(
+                f"group {group.name}: save_before={group.save_before} leaves nothing of its time limit of {limit} s"
+            )
+    return problems
 
 
 def _repeated_jobs(groups: list[Group]) -> list[str]:

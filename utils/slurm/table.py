@@ -7,7 +7,7 @@ import os
 from collections import Counter
 from pathlib import Path
 
-from utils.slurm.status import STATES, JobStatus
+from utils.slurm.status import RETRY, STATES, JobStatus
 
 _HEADER = ("job", "slurm", "state", "elapsed", "exit", "epoch", "loss", "run", "what")
 
@@ -31,6 +31,20 @@ def status_json(statuses: list[JobStatus]) -> str:
     """The same as JSON: ``jobs``, a list with every field, and ``counts`` by state."""
     counts = Counter(status.state for status in statuses)
     return json.dumps({"jobs": [status.as_dict() for status in statuses], "counts": counts}, indent=2, allow_nan=False)
+
+
+def advice(statuses: list[JobStatus]) -> list[str]:
+    """What a user may want to do next, a line each."""
+    counts = Counter(status.state for status in statuses)
+    bad = sum(counts[state] for state in RETRY)
+    lines = []
+    if bad:
+        lines.append(f"next: --logs JOB shows what one printed, --retry sends again the {bad} that did not end well")
+    if counts["refused"]:
+        lines.append(f"next: change the resources of the {counts['refused']} refused, then call without -s")
+    if counts["not sent"] and counts["not sent"] < len(statuses):
+        lines.append(f"next: called without -s, it sends the {counts['not sent']} not sent")
+    return lines
 
 
 def duration(seconds: int | None) -> str:

@@ -29,6 +29,8 @@ NOT_SETTINGS = (
     "train.micro_batch_size",
     "train.gradient_checkpointing",
     "train.device",
+    "train.sharding",
+    "train.compile",
     "train.save_every",
     "train.save_minutes",
     "train.skip_nonfinite",

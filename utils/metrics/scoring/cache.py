@@ -3,25 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from utils.files import write_bytes
+from utils.files import cache_folder, write_bytes
 
 if TYPE_CHECKING:
     import numpy as np
-
-FOLDER = "ROSA"
-
-
-def cache_folder() -> Path:
-    """``$XDG_CACHE_HOME/ROSA``, or ``~/.cache/ROSA``."""
-    root = os.environ.get("XDG_CACHE_HOME")
-    return (Path(root) if root else Path.home() / ".cache") / FOLDER
 
 
 def cached_array(name: str, origin: str, build: Callable[[], np.ndarray]) -> np.ndarray:

@@ -1,0 +1,101 @@
+"""Keys and values of a batch of token trees, written in place and copied only when dead branches are thrown out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import Cache, CacheLayerMixin
+
+
+@dataclass
+class Span:
+    """Which columns the next forward pass writes and sees; one for all layers.
+
+    Attributes:
+        capacity: columns that the buffers have room for.
+        start: the first column to write, as many are filled.
+        width: columns handed to attention; those beyond what is filled hold no tokens and must be masked.
+    """
+
+    capacity: int
+    start: int = 0
+    width: int = 0
+
+
+class TreeLayer(CacheLayerMixin):
+    """One layer's keys and values, each (items, capacity, heads, head size)."""
+
+    is_sliding = False
+
+    def __init__(self, span: Span) -> None:
+        super().__init__()
+        self.span = span
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        """Make the buffers, zeros: attention gives masked columns the weight zero, which must not meet a NaN."""
+        self.keys, self.values = (
+            states.new_zeros(states.shape[0], self.span.capacity, states.shape[1], states.shape[3])
+            for states in (key_states, value_states)
+        )
+        self.is_initialized = True
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """Write states (items, heads, tokens, head size); views of the span's width, laid out alike."""
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        span, tokens = self.span, key_states.shape[2]
+        views = []
+        for buffer, states in ((self.keys, key_states), (self.values, value_states)):
+            buffer[:, span.start : span.start + tokens] = states.transpose(1, 2)
+            views.append(buffer[:, : span.width].transpose(1, 2))
+        return views[0], views[1]
+
+    def get_mask_sizes(self, query_length: Any) -> tuple[int, int]:
+        """Length and offset of what attention sees."""
+        return self.span.width, 0
+
+    def get_seq_length(self) -> int:
+        """Columns that are filled, which is not the number of positions: siblings share one."""
+        return self.span.start
+
+    def get_max_length(self) -> int:
+        """Columns there is room for."""
+        return self.span.capacity
+
+    get_max_cache_shape = get_max_length  # its name before transformers 5.20
+
+
+class TreeCache(Cache):
+    """The cache of a whole model, through transformers' public interface."""
+
+    def __init__(self, layers: int, capacity: int) -> None:
+        self.span = Span(capacity)
+        super().__init__(layers=[TreeLayer(self.span) for _ in range(layers)])
+        self._spare: Tensor | None = None
+
+    def keep(self, index: Tensor, filled: int) -> None:
+        """Throw out all columns but some, of all items but some.
+
+        Args:
+            index: (items kept, new capacity), each a column of the present buffers counted through all items; those
+                from ``filled`` on are room to write and may name any column.
+        """
+        flat = index.flatten()
+        for layer in self.layers:
+            if layer.is_initialized:  # a layer that uses another's keys never is
+                layer.keys = self._gather(layer.keys, flat, index.shape)
+                layer.values = self._gather(layer.values, flat, index.shape)
+        self.span.capacity, self.span.start = index.shape[1], filled
+
+    def _gather(self, buffer: Tensor, flat: Tensor, shape: torch.Size) -> Tensor:
+        """The chosen columns in the buffer that the last call left over, if it fits: fresh memory is slow to touch."""
+        wanted = (*shape, *buffer.shape[2:])
+        spare = self._spare
+        if spare is None or spare.shape != wanted or spare.dtype != buffer.dtype:
+            spare = buffer.new_empty(wanted)
+        torch.index_select(buffer.flatten(0, 1).flatten(1), 0, flat, out=spare.flatten(0, 1).flatten(1))
+        self._spare = buffer
+        return spare

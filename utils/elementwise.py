@@ -1,0 +1,57 @@
+"""Faster modules for what models compute element by element: the same functions in fewer passes over memory.
+
+On two CPU cores GPT-2's activation and dropout take a quarter of a training step as transformers and PyTorch
+compute them, and a tenth as they are here.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+LEVELS = 2**16  # of a probability; 0.1 becomes 6554 / 65536
+
+
+class _Dropped(torch.autograd.Function):
+    """x · kept · scale; only the mask is kept for the backward pass."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, kept: Tensor, scale: float) -> Tensor:
+        ctx.save_for_backward(kept)
+        ctx.scale = scale
+        return torch.where(kept, x, 0.0).mul_(scale)
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None, None]:
+        (kept,) = ctx.saved_tensors
+        return torch.where(kept, upstream, 0.0).mul_(ctx.scale), None, None
+
+
+class BitDropout(nn.Dropout):
+    """Dropout by 16 random bits an element on a CPU, where a Bernoulli draw takes ten times as long; else PyTorch's.
+
+    The probability is rounded to 1 / 65536 and the scale made to fit it, so that the mean stays exact.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        dropped = round(self.p * LEVELS)
+        fast = x.device.type == "cpu" and x.is_floating_point() and 0 < dropped < LEVELS
+        if not (self.training and fast) or self.inplace or torch.compiler.is_compiling():
+            return super().forward(x)
+        words = torch.empty((x.numel() + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
+        kept = words.view(torch.int16)[: x.numel()].view(x.shape) >= dropped - LEVELS // 2
+        return _Dropped.apply(x, kept, LEVELS / (LEVELS - dropped))  # type: ignore[no-any-return, no-untyped-call]
+
+
+def use_faster_modules(model: nn.Module) -> None:
+    """Replace, in place, GPT-2's GELU by the one kernel PyTorch has for its formula, and dropout by ``BitDropout``."""
+    from transformers.activations import GELUTanh, NewGELUActivation
+
+    for module in list(model.modules()):
+        for name, child in list(module.named_children()):
+            if type(child) is NewGELUActivation:
+                setattr(module, name, GELUTanh())
+            elif type(child) is nn.Dropout:
+                setattr(module, name, BitDropout(child.p, child.inplace))
