@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from utils.decoding import loop
+from utils.decoding import candidates, loop
 from utils.decoding.support import why_not
 from utils.generation import Decoding, generate, plain_generate, tree_generate
 from utils.models import BUNDLED, load_model, load_tokenizer
@@ -192,26 +193,19 @@ def test_what_does_not_suit_is_left_to_transformers(kind: str, changes: dict[str
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(COMMON, "vocab_size", changes.pop("vocab_size", VOCABULARY))
         model = make(kind, **changes)
-    assert why_not(model, 4, 4, 12, 16) is not None
-    import re
-
     assert re.search(reason, str(why_not(model, 4, 4, 12, 16)))
 
 
-def test_a_model_that_sees_otherwise_is_found_out() -> None:
-    """Positions that are ignored would pass for support, were it not for the trial."""
+@pytest.mark.parametrize("ignored", ["position_ids", "attention_mask"])
+def test_a_model_that_ignores_positions_or_masks_is_found_out(ignored: str, monkeypatch: Any) -> None:
+    """Its signature promises both; only the trial can tell."""
     model = make("gpt2")
-    original = model.forward
-
-    def forward(input_ids: Any = None, attention_mask: Any = None, position_ids: Any = None, **options: Any) -> Any:
-        return original(input_ids=input_ids, attention_mask=attention_mask, **options)
-
-    model.forward = forward
-    del model.forward.__annotations__
-    assert "no mask and positions" in str(why_not(model, 4, 4, 12, 16))
+    original = model.transformer.forward
+    monkeypatch.setattr(model.transformer, "forward", lambda *args, **options: original(**{**options, ignored: None}))
+    assert re.search("in a trial|a trial ended", str(why_not(model, 4, 4, 12, 16)))
 
 
-def test_transformers_serves_where_ours_cannot(monkeypatch: Any, caplog: Any) -> None:
+def test_transformers_serves_where_ours_cannot(monkeypatch: Any) -> None:
     model, tokenizer = load_model(str(BUNDLED["tiny"])), load_tokenizer(str(BUNDLED["tiny"]))
     decoding = Decoding(num_beams=3, max_new_tokens=12)
     texts = ["Input: name[A], food[French] Output:", "Input: name[B] Output:"]
@@ -221,6 +215,18 @@ def test_transformers_serves_where_ours_cannot(monkeypatch: Any, caplog: Any) ->
     original = model.generate
     monkeypatch.setattr(model, "generate", lambda **options: calls.append(1) or original(**options))
     assert generate(model, tokenizer, texts, decoding, 2) == ours and calls == [1]
+
+
+def test_log_probabilities_in_chunks_and_blocks(monkeypatch: Any) -> None:
+    torch.manual_seed(0)
+    logits, banned = torch.randn(5, 3, 1000), torch.tensor([1, 7, 999, 10**6]).expand(5, 3, 4)
+    expected = logits.log_softmax(-1)
+    expected[..., [1, 7, 999]] = -torch.inf
+    scores, tokens = expected.topk(6)
+    for chunk in (1, 7000, 10**9):
+        monkeypatch.setitem(candidates.CHUNK, "cpu", chunk)
+        found = candidates.likeliest(logits.clone(), 6, banned)
+        assert torch.equal(found[1], tokens) and torch.allclose(found[0], scores)
 
 
 @pytest.mark.slow
