@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import itertools
 import re
+from collections import Counter
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from utils.decoding import candidates, loop
@@ -177,15 +179,21 @@ def test_only_looks_read_from_the_device(monkeypatch: Any) -> None:
                 tree_generate(model, inputs, decoding, 1, PAD)
 
 
-def test_bfloat16_runs_with_weights_converted_once() -> None:
+def test_autocast_converts_each_weight_once() -> None:
     model, tokenizer = load_model(str(BUNDLED["tiny"])), load_tokenizer(str(BUNDLED["tiny"]))
     model.requires_grad_(False)
-    decoding = Decoding(num_beams=2, max_new_tokens=8)
-    seen: set[torch.dtype] = set()
-    model.transformer.h[0].mlp.c_fc.register_forward_hook(lambda module, args, output: seen.add(output.dtype))
-    with torch.autocast("cpu", torch.bfloat16):
-        texts = generate(model, tokenizer, ["Input: name[A] Output:"], decoding, 1)
-    assert texts[0] and seen == {torch.bfloat16}
+    weights = {parameter.data_ptr() for parameter in model.parameters()}
+    converted: Counter[int] = Counter()
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            if func is torch.ops.aten._to_copy.default and args[0].data_ptr() in weights:
+                converted[args[0].data_ptr()] += 1
+            return func(*args, **(kwargs or {}))
+
+    with torch.autocast("cpu", torch.bfloat16), Watch():
+        texts = generate(model, tokenizer, ["Input: name[A] Output:"], Decoding(num_beams=2, max_new_tokens=8), 1)
+    assert texts[0] and set(converted.values()) == {1}
     assert not any(parameter.requires_grad for parameter in model.parameters())
 
 
