@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import itertools
 import re
+from collections import Counter
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from utils.decoding import candidates, loop
@@ -70,15 +72,14 @@ def both(model: Any, rows: list[list[int]], decoding: Decoding, eos: int) -> tup
     return ours, [text + [PAD] * (decoding.max_new_tokens - len(text)) for text in plain]
 
 
-def ending(model: Any, deviations: float = 2.0) -> int:
+def ending(model: Any, token: int = 7, deviations: float = 2.0) -> int:
     """Make a token likelier by so many standard deviations of the logits: taken as eos, it ends texts early."""
-    eos, deviation = 7, 0.0
     with torch.no_grad():
         deviation = float(model(input_ids=torch.arange(2, 40)[None]).logits.std())
     bias = torch.zeros(VOCABULARY)
-    bias[eos] = deviations * deviation
+    bias[token] = deviations * deviation
     model.get_output_embeddings().register_forward_hook(lambda module, args, output: output + bias)
-    return eos
+    return token
 
 
 @pytest.mark.parametrize("beams, penalty, ngram", SETTINGS)
@@ -99,6 +100,15 @@ def test_other_models(kind: str) -> None:
     assert why_not(model, 4, 4, 12, 16) is None
     ours, plain = both(model, prompts(3), Decoding(4, 0.8, 4, 16), VOCABULARY - 1)
     assert ours == plain
+
+
+@pytest.mark.parametrize("ngram", [1, 2])
+def test_padding_is_no_part_of_an_n_gram(ngram: int) -> None:
+    """A model may say the token that prompts are padded with; in a batch as alone."""
+    model = make("gpt2")
+    ending(model, PAD, deviations=4.0)
+    ours, plain = both(model, prompts(5), Decoding(4, 0.8, ngram, 12), VOCABULARY - 1)
+    assert ours == plain and all(PAD in text for text in ours)
 
 
 @pytest.mark.parametrize("new", [1, 2, 9])
@@ -153,7 +163,7 @@ def test_only_looks_read_from_the_device(monkeypatch: Any) -> None:
         model = make("gpt2")
         inputs = {"input_ids": torch.zeros(5, 9, dtype=torch.long), "attention_mask": torch.ones(5, 9)}
         for beams in (1, 4):
-            decoding = Decoding(beams, 0.8, 4, 40)
+            decoding = Decoding(beams, 0.8, 4, 30)
             with monkeypatch.context() as patch:
                 looks = []
 
@@ -163,21 +173,27 @@ def test_only_looks_read_from_the_device(monkeypatch: Any) -> None:
                     return [1] * (count - 1) + [0], [30] * count  # one item ends at each look
 
                 patch.setattr(loop, "look", pretend)
-                assert tree_generate(model, inputs, decoding, 1, PAD).shape == (5, 40)
-            assert 3 <= len(looks) <= 40 // loop.STEPS
+                assert tree_generate(model, inputs, decoding, 1, PAD).shape == (5, 30)
+            assert 2 <= len(looks) <= 30 // loop.STEPS
             with pytest.raises(DataDependentOutputException):  # a look does read
                 tree_generate(model, inputs, decoding, 1, PAD)
 
 
-def test_bfloat16_runs_with_weights_converted_once() -> None:
+def test_autocast_converts_each_weight_once() -> None:
     model, tokenizer = load_model(str(BUNDLED["tiny"])), load_tokenizer(str(BUNDLED["tiny"]))
     model.requires_grad_(False)
-    decoding = Decoding(num_beams=2, max_new_tokens=8)
-    seen: set[torch.dtype] = set()
-    model.transformer.h[0].mlp.c_fc.register_forward_hook(lambda module, args, output: seen.add(output.dtype))
-    with torch.autocast("cpu", torch.bfloat16):
-        texts = generate(model, tokenizer, ["Input: name[A] Output:"], decoding, 1)
-    assert texts[0] and seen == {torch.bfloat16}
+    weights = {parameter.data_ptr() for parameter in model.parameters()}
+    converted: Counter[int] = Counter()
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            if func is torch.ops.aten._to_copy.default and args[0].data_ptr() in weights:
+                converted[args[0].data_ptr()] += 1
+            return func(*args, **(kwargs or {}))
+
+    with torch.autocast("cpu", torch.bfloat16), Watch():
+        texts = generate(model, tokenizer, ["Input: name[A] Output:"], Decoding(num_beams=2, max_new_tokens=8), 1)
+    assert texts[0] and set(converted.values()) == {1}
     assert not any(parameter.requires_grad for parameter in model.parameters())
 
 
