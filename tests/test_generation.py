@@ -29,7 +29,6 @@ MODELS = {  # what AutoConfig needs beyond COMMON
     "qwen2": {**SMALL, "intermediate_size": 48, "num_key_value_heads": 2},
     "opt": {**SMALL, "ffn_dim": 48, "word_embed_proj_dim": 32},
     "gpt_neox": {**SMALL, "intermediate_size": 48},
-    "gptj": {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 128, "rotary_dim": 4},
     "phi": {**SMALL, "intermediate_size": 48},
 }
 # beams, length penalty, n-gram size

@@ -65,7 +65,7 @@ class TreeLayer(CacheLayerMixin):
         """Columns there is room for."""
         return self.span.capacity
 
-    get_max_cache_shape = get_max_length  # its name before transformers 5.20
+    get_max_cache_shape = get_max_length  # its name in older transformers
 
 
 class TreeCache(Cache):

@@ -36,7 +36,7 @@ class Trees:
         config = model.config.get_text_config(decoder=True)
         self.cache = TreeCache(config.num_hidden_layers, _round_up(length) + STEPS * beams)
         parameters = inspect.signature(model.forward).parameters
-        self.cache_name = "cache" if "cache" in parameters else "past_key_values"  # its name before transformers 5.20
+        self.cache_name = "cache" if "cache" in parameters else "past_key_values"  # its name in older transformers
         self.last_only = {"logits_to_keep": 1} if "logits_to_keep" in parameters else {}
         column = torch.arange(length, device=device)
         self.real = column >= padding[:, None]  # (items, prompt length)
