@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import itertools
+import re
+from collections import Counter
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from utils.decoding import loop
+from utils.decoding import candidates, loop
 from utils.decoding.support import why_not
 from utils.generation import Decoding, generate, plain_generate, tree_generate
 from utils.models import BUNDLED, load_model, load_tokenizer
@@ -69,15 +72,14 @@ def both(model: Any, rows: list[list[int]], decoding: Decoding, eos: int) -> tup
     return ours, [text + [PAD] * (decoding.max_new_tokens - len(text)) for text in plain]
 
 
-def ending(model: Any, deviations: float = 2.0) -> int:
+def ending(model: Any, token: int = 7, deviations: float = 2.0) -> int:
     """Make a token likelier by so many standard deviations of the logits: taken as eos, it ends texts early."""
-    eos, deviation = 7, 0.0
     with torch.no_grad():
         deviation = float(model(input_ids=torch.arange(2, 40)[None]).logits.std())
     bias = torch.zeros(VOCABULARY)
-    bias[eos] = deviations * deviation
+    bias[token] = deviations * deviation
     model.get_output_embeddings().register_forward_hook(lambda module, args, output: output + bias)
-    return eos
+    return token
 
 
 @pytest.mark.parametrize("beams, penalty, ngram", SETTINGS)
@@ -98,6 +100,15 @@ def test_other_models(kind: str) -> None:
     assert why_not(model, 4, 4, 12, 16) is None
     ours, plain = both(model, prompts(3), Decoding(4, 0.8, 4, 16), VOCABULARY - 1)
     assert ours == plain
+
+
+@pytest.mark.parametrize("ngram", [1, 2])
+def test_padding_is_no_part_of_an_n_gram(ngram: int) -> None:
+    """A model may say the token that prompts are padded with; in a batch as alone."""
+    model = make("gpt2")
+    ending(model, PAD, deviations=4.0)
+    ours, plain = both(model, prompts(5), Decoding(4, 0.8, ngram, 12), VOCABULARY - 1)
+    assert ours == plain and all(PAD in text for text in ours)
 
 
 @pytest.mark.parametrize("new", [1, 2, 9])
@@ -152,7 +163,7 @@ def test_only_looks_read_from_the_device(monkeypatch: Any) -> None:
         model = make("gpt2")
         inputs = {"input_ids": torch.zeros(5, 9, dtype=torch.long), "attention_mask": torch.ones(5, 9)}
         for beams in (1, 4):
-            decoding = Decoding(beams, 0.8, 4, 40)
+            decoding = Decoding(beams, 0.8, 4, 30)
             with monkeypatch.context() as patch:
                 looks = []
 
@@ -162,21 +173,27 @@ def test_only_looks_read_from_the_device(monkeypatch: Any) -> None:
                     return [1] * (count - 1) + [0], [30] * count  # one item ends at each look
 
                 patch.setattr(loop, "look", pretend)
-                assert tree_generate(model, inputs, decoding, 1, PAD).shape == (5, 40)
-            assert 3 <= len(looks) <= 40 // loop.STEPS
+                assert tree_generate(model, inputs, decoding, 1, PAD).shape == (5, 30)
+            assert 2 <= len(looks) <= 30 // loop.STEPS
             with pytest.raises(DataDependentOutputException):  # a look does read
                 tree_generate(model, inputs, decoding, 1, PAD)
 
 
-def test_bfloat16_runs_with_weights_converted_once() -> None:
+def test_autocast_converts_each_weight_once() -> None:
     model, tokenizer = load_model(str(BUNDLED["tiny"])), load_tokenizer(str(BUNDLED["tiny"]))
     model.requires_grad_(False)
-    decoding = Decoding(num_beams=2, max_new_tokens=8)
-    seen: set[torch.dtype] = set()
-    model.transformer.h[0].mlp.c_fc.register_forward_hook(lambda module, args, output: seen.add(output.dtype))
-    with torch.autocast("cpu", torch.bfloat16):
-        texts = generate(model, tokenizer, ["Input: name[A] Output:"], decoding, 1)
-    assert texts[0] and seen == {torch.bfloat16}
+    weights = {parameter.data_ptr() for parameter in model.parameters()}
+    converted: Counter[int] = Counter()
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            if func is torch.ops.aten._to_copy.default and args[0].data_ptr() in weights:
+                converted[args[0].data_ptr()] += 1
+            return func(*args, **(kwargs or {}))
+
+    with torch.autocast("cpu", torch.bfloat16), Watch():
+        texts = generate(model, tokenizer, ["Input: name[A] Output:"], Decoding(num_beams=2, max_new_tokens=8), 1)
+    assert texts[0] and set(converted.values()) == {1}
     assert not any(parameter.requires_grad for parameter in model.parameters())
 
 
@@ -192,26 +209,19 @@ def test_what_does_not_suit_is_left_to_transformers(kind: str, changes: dict[str
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(COMMON, "vocab_size", changes.pop("vocab_size", VOCABULARY))
         model = make(kind, **changes)
-    assert why_not(model, 4, 4, 12, 16) is not None
-    import re
-
     assert re.search(reason, str(why_not(model, 4, 4, 12, 16)))
 
 
-def test_a_model_that_sees_otherwise_is_found_out() -> None:
-    """Positions that are ignored would pass for support, were it not for the trial."""
+@pytest.mark.parametrize("ignored", ["position_ids", "attention_mask"])
+def test_a_model_that_ignores_positions_or_masks_is_found_out(ignored: str, monkeypatch: Any) -> None:
+    """Its signature promises both; only the trial can tell."""
     model = make("gpt2")
-    original = model.forward
-
-    def forward(input_ids: Any = None, attention_mask: Any = None, position_ids: Any = None, **options: Any) -> Any:
-        return original(input_ids=input_ids, attention_mask=attention_mask, **options)
-
-    model.forward = forward
-    del model.forward.__annotations__
-    assert "no mask and positions" in str(why_not(model, 4, 4, 12, 16))
+    original = model.transformer.forward
+    monkeypatch.setattr(model.transformer, "forward", lambda *args, **options: original(**{**options, ignored: None}))
+    assert re.search("in a trial|a trial ended", str(why_not(model, 4, 4, 12, 16)))
 
 
-def test_transformers_serves_where_ours_cannot(monkeypatch: Any, caplog: Any) -> None:
+def test_transformers_serves_where_ours_cannot(monkeypatch: Any) -> None:
     model, tokenizer = load_model(str(BUNDLED["tiny"])), load_tokenizer(str(BUNDLED["tiny"]))
     decoding = Decoding(num_beams=3, max_new_tokens=12)
     texts = ["Input: name[A], food[French] Output:", "Input: name[B] Output:"]
@@ -221,6 +231,18 @@ def test_transformers_serves_where_ours_cannot(monkeypatch: Any, caplog: Any) ->
     original = model.generate
     monkeypatch.setattr(model, "generate", lambda **options: calls.append(1) or original(**options))
     assert generate(model, tokenizer, texts, decoding, 2) == ours and calls == [1]
+
+
+def test_log_probabilities_in_chunks_and_blocks(monkeypatch: Any) -> None:
+    torch.manual_seed(0)
+    logits, banned = torch.randn(5, 3, 1000), torch.tensor([1, 7, 999, 10**6]).expand(5, 3, 4)
+    expected = logits.log_softmax(-1)
+    expected[..., [1, 7, 999]] = -torch.inf
+    scores, tokens = expected.topk(6)
+    for chunk in (1, 7000, 10**9):
+        monkeypatch.setitem(candidates.CHUNK, "cpu", chunk)
+        found = candidates.likeliest(logits.clone(), 6, banned)
+        assert torch.equal(found[1], tokens) and torch.allclose(found[0], scores)
 
 
 @pytest.mark.slow

@@ -1,7 +1,7 @@
 """Make the stored cases in ``cases/`` with the official jars: ``python -m tests.metrics.make_cases`` (needs Java).
 
-The sentences are this project's own (``cases/parts.txt``). What the tests compare with is what the jars said, so
-that the tests themselves need no Java.
+The sentences are this project's own (``cases/parts.txt`` and ``cases/odd.txt``). What the tests compare with is what
+the jars said, so that the tests themselves need no Java.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from utils.metrics.scoring import java as jars
 CASES = Path(__file__).parent / "cases"
 NAMES = ["The Copper Kettle", "Café Lumière", "Dr. Whisk", "St. Aldate's Inn", "O'Malley's", "B&B Garden", "No. 5"]
 PARTS = (CASES / "parts.txt").read_text(encoding="utf-8").rstrip("\n").split("\n")
+ODD = (CASES / "odd.txt").read_text(encoding="utf-8").rstrip("\n").split("\n")  # one rule or two a line
 PAIRS = [
     ("The kids friendly pub is near the river.", ["A pub close to the river welcomes children.", "It is a pub."]),
     ("Cats sat on the mat quickly", ["A cat was sitting fast on the rug"]),
@@ -99,7 +100,7 @@ def meteor_lines(requests: Sequence[str]) -> list[str]:
 def main() -> None:
     """Write ``tokens.json``, ``meteor.json`` and ``alignments.json``."""
     java = jars._java()
-    texts = sentences()
+    texts = sentences() + [f"It is {part}" for part in ODD]
     write("tokens.json", [list(pair) for pair in zip(texts, jars.tokenize(java, texts), strict=True)])
     cases = list(pairs())
     predictions = jars.tokenize(java, [text for text, _ in cases])

@@ -17,7 +17,7 @@ from scripts.faults.inputs.mutate import damaged, deranged
 from scripts.faults.material import ROOT, config_of
 from utils.config import Config, config_problems, schema
 from utils.errors import UserError
-from utils.slurm.overrides import check_overrides
+from utils.slurm.overrides import override_problems
 from utils.slurm.sweep import load_sweep
 
 HOSTILE = (
@@ -89,9 +89,7 @@ def sweeps(folder: Path, data: Path, chance: random.Random) -> Iterator[Input]:
 
         def call() -> Any:
             sweep = load_sweep(path)
-            if len(sweep.jobs) < 400:
-                check_overrides(sweep)
-            return sweep
+            return load_sweep(path, override_problems) if len(sweep.jobs) < 400 else sweep
 
         def check(sweep: Any, _printed: str) -> str | None:
             ids = [job.id for job in sweep.jobs]

@@ -33,5 +33,11 @@ JOINED = {"cannot": 3, "gonna": 3, "gotta": 3, "lemme": 3, "gimme": 3, "wanna": 
 # Where one of these follows, a single letter with a full stop ended a sentence: "point b. The" against "b. the".
 SENTENCE_STARTERS = _words(
     "a about according additionally after an as at but earlier he her here however if in it last many more now once "
-    "one other our she since so some such that the their then there these they this we what when while yet you"
+    "one other our she since so some such that the their then there these they this we what when while yet you mr. ms."
+)
+
+# A name with a full stop and one of these is a file, even where it starts with a digit ("5.x").
+FILE_ENDINGS = _words(
+    "bat bmp c cgi class cpp dll doc docx exe gif gz h htm html jar java jpeg jpg mov mp3 pdf php pl png ppt ps py sql "
+    "tar txt wav x xml zip"
 )
