@@ -13,6 +13,7 @@ import os
 import random
 import signal
 import sys
+import tempfile
 import time
 import traceback
 from collections.abc import Callable
@@ -163,7 +164,9 @@ def attempt(
         timeout: seconds after which the attempt counts as hung and is killed (exit code -SIGALRM).
     """
     SHARED.reset()
-    output = folder.parent / f"{folder.name}.output"
+    handle, name = tempfile.mkstemp(prefix="faults-output-")  # not beside the run, whose disk may be full
+    os.close(handle)
+    output = Path(name)
     sys.stdout.flush()
     sys.stderr.flush()
     clock = Clock()
@@ -173,7 +176,8 @@ def attempt(
     if during is not None:
         during(child)
     code = _wait(child, kill, clock, timeout)
-    text = output.read_text(encoding="utf-8", errors="replace") if output.exists() else ""
+    text = output.read_text(encoding="utf-8", errors="replace")
+    output.unlink()
     entered = {name: SHARED.entered(index) for index, name in enumerate(NAMES)}
     return Ended(code, NAMES[SHARED.phase], SHARED.operations, clock.seconds, text, entered)
 
@@ -208,7 +212,7 @@ def _live(
     """The child's life."""
     code = 70
     try:
-        file = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+        file = os.open(output, os.O_WRONLY)
         os.dup2(file, 1)
         os.dup2(file, 2)
         _watch(folder, kill)

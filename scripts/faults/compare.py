@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ TIMED = ("samples_per_second", "tokens_per_second", "peak_memory_mib", "seconds"
 UNEQUAL = ("board", "seconds", "metrics_position")  # of a checkpoint's progress: lengths of texts with times in them
 BOARD = "tensorboard"
 FILES = "files"
+AGAIN = r"(?<=\d{8})-\d+"  # tells a step's second checkpoint from its first
 
 
 def facts(run: Run) -> dict[str, str]:
@@ -31,7 +33,8 @@ def facts(run: Run) -> dict[str, str]:
             found[f"{name} state"] = _digest(torch.load(folder / "state.pt", weights_only=True))
             progress = json.loads((folder / "state.json").read_text())["progress"]
             found[f"{name} progress"] = _digest({key: progress[key] for key in progress if key not in UNEQUAL})
-    found["best name"] = _once(run.best.resolve().name)
+    for name, folder in (("best", run.best), ("last", run.last)):
+        found[f"{name} name"] = re.sub(AGAIN, "", folder.resolve().name)
     points = [{key: value for key, value in point.items() if key not in TIMED} for point in run.metrics()]
     found["metrics.jsonl"] = _digest(points)
     record = run.record()
@@ -46,20 +49,17 @@ def facts(run: Run) -> dict[str, str]:
     if run.scores_file.exists():
         found["scores.json"] = _digest(run.scores())
     names = [p.relative_to(run.path) for p in run.path.rglob("*") if "tfevents" not in p.name]
-    found[FILES] = " ".join(sorted(_once(str(name)) for name in names))
+    # a stop saves a checkpoint of its own, which may be the one kept before the last: how many there are is compared
+    found[FILES] = " ".join(sorted(re.sub(rf"step-\d+({AGAIN})?", "step", str(name)) for name in names))
     return found
-
-
-def _once(name: str) -> str:
-    """The name without the number that tells a step's second checkpoint from its first."""
-    return re.sub(r"(step-\d{8})-\d+", r"\1", name)
 
 
 def differences(expected: dict[str, str], found: dict[str, str]) -> list[str]:
     """The names of the facts that differ, or that one of the two has not."""
     names = sorted({*expected, *found})
     different = [name for name in names if expected.get(name) != found.get(name)]
-    extra = {*found.get(FILES, "").split()} ^ {*expected.get(FILES, "").split()}
+    before, after = (Counter(part.get(FILES, "").split()) for part in (expected, found))
+    extra = [*(after - before), *(before - after)]
     return [f"{name}: {' '.join(sorted(extra))}" if name == FILES else name for name in different]
 
 
