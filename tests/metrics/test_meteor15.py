@@ -46,6 +46,11 @@ def test_relations_of_words(words: Words, first: str, second: str, stem: bool, s
     assert words.relate(second, first) == (stem, synonym)
 
 
+def test_prefixes_keep_the_mark_of_those_before_numbers() -> None:
+    assert {"vs", "pp #NUMERIC_ONLY#"} <= tables.load().prefixes
+    assert not any(prefix[0] in "#ABN" for prefix in tables.load().prefixes)
+
+
 def test_alignments_are_those_of_the_jar(words: Words) -> None:
     pairs = [(Text(first.split()), Text(second.split())) for first, second, _ in CASES]
     table = PhraseTable(tables.load().paraphrases, (phrase for _, text in pairs for _, _, phrase in text.phrases))

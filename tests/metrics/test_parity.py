@@ -72,10 +72,15 @@ def test_meteor_statistics_and_scores_are_those_of_the_jars() -> None:
         ("3\u00a01/2", "3 1 / 2"),
         ("wait ... now", "wait ... now"),
         ("éa-ö ºx", "éa ö º x"),
+        ("z ,-, ,,st", "z , -, , ,st"),
+        ("z '5' '90s", "z ' 5' ' 90s"),
+        ("pp. 5 pp. x pp. é", "pp. 5 pp. x pp . é"),
+        ("st'b't", "st 'b't"),
+        ("b..--a b.--a l,--,.. d", "b .. -a b. a l , - , .. d"),
     ],
 )
 def test_normalization_as_the_meteor_jar_printed_it(text: str, tokens: str) -> None:
-    assert normalize(text, {"v", "vs", "e.g", "i.e", "rev"}) == tokens.split()
+    assert normalize(text, {"v", "vs", "e.g", "i.e", "rev", "pp #NUMERIC_ONLY#"}) == tokens.split()
 
 
 @cache

@@ -10,20 +10,27 @@ from collections.abc import Set
 
 TYPOGRAPHIC = str.maketrans({"“": '"', "”": '"', "‘": "'", "’": "'", "–": " - "})
 # The letters the program knows: Latin of western and central Europe, and Cyrillic. All else stands apart.
-LETTER = "[A-Za-zÀ-ÖØ-öø-žЀ-ԯ]"
-WORD = "[A-Za-z0-9À-ÖØ-öø-žЀ-ԯ]"
-# A hyphen between words is a blank; the second of a-b-c is left, as the pattern has eaten the b.
-BETWEEN_WORDS = re.compile(f"({WORD}|[.])-({WORD})")
-SPECIAL = re.compile(r"([^A-Za-z0-9À-ÖØ-öø-žЀ-ԯ\s.'`,-])")
+LETTERS = "A-Za-zÀ-ÖØ-öø-žЀ-ԯ"
+LETTER, NO_LETTER = f"([{LETTERS}])", f"([^{LETTERS}])"
+WORD, NO_WORD = f"([{LETTERS}0-9])", f"([^{LETTERS}0-9])"
+# The patterns eat the characters beside a mark, so that of two marks with one between them the second is left: the
+# hyphen of "b-c" in a-b-c, the comma of ",c" in b,,c. A hyphen between words is a blank.
+BETWEEN_WORDS = re.compile(f"([{LETTERS}0-9.])-{WORD}")
+SPECIAL = re.compile(rf"([^{LETTERS}0-9\s.'`,-])")
 DOTS = re.compile(r"(\.{2,})")
-COMMA = re.compile(r"(?<![0-9]),|,(?![0-9])")
-APOSTROPHES = [
-    (re.compile(f"(?<!{LETTER})'(?!{LETTER})"), " ' "),
-    (re.compile(f"(?<!{WORD})'(?={LETTER})"), " ' "),
-    (re.compile(f"(?<={LETTER})'(?!{LETTER})"), " ' "),
-    (re.compile(f"(?<={LETTER})'(?={LETTER})"), " '"),
-    (re.compile("(?<=[0-9])'(?=s)"), " '"),
+COMMAS = [
+    re.compile(f"({before}),({after})")
+    for before, after in (("[^0-9]", "[^0-9]"), ("[0-9]", "[^0-9]"), ("[^0-9]", "[0-9]"))
 ]
+APOSTROPHES = [
+    (re.compile(f"{NO_LETTER}'{NO_LETTER}"), r"\1 ' \2"),
+    (re.compile(f"{NO_WORD}'{LETTER}"), r"\1 ' \2"),
+    (re.compile(f"{LETTER}'{NO_LETTER}"), r"\1 ' \2"),
+    (re.compile(f"{LETTER}'{LETTER}"), r"\1 '\2"),
+    (re.compile("([0-9])'(s)"), r"\1 '\2"),
+]
+
+NUMBER_FOLLOWS = "#NUMERIC_ONLY#"  # the mark of prefixes that keep their full stop before a number only
 
 
 def normalize(text: str, prefixes: Set[str]) -> list[str]:
@@ -33,14 +40,15 @@ def normalize(text: str, prefixes: Set[str]) -> list[str]:
         text: PTB tokens joined by blanks.
         prefixes: words that keep a full stop (METEOR's list of non-breaking prefixes).
     """
-    text = text.translate(TYPOGRAPHIC).replace("--", "-")
-    if "-" in text:
-        text = BETWEEN_WORDS.sub(r"\1 \2", text)
+    text = f" {text} ".translate(TYPOGRAPHIC)
     text = SPECIAL.sub(r" \1 ", text)
     if "." in text:
         text = DOTS.sub(r" \1 ", text)
     if "," in text:
-        text = COMMA.sub(" , ", text)
+        for pattern in COMMAS:
+            text = pattern.sub(r"\1 , \2", text)
+    if "-" in text:
+        text = BETWEEN_WORDS.sub(r"\1 \2", text.replace("--", "-"))
     text = text.replace("`", "'").replace("''", ' " ')
     if "'" in text:
         for pattern, replacement in APOSTROPHES:
@@ -61,5 +69,7 @@ def _final_stop(word: str, following: str, prefixes: Set[str]) -> list[str]:
     if "." in stem and any(letter.isalpha() for letter in stem):
         return [word.replace(".", "")]  # an acronym: u.s. is us
     if stem in prefixes or "a" <= following[:1] <= "z":
+        return [word]
+    if f"{stem} {NUMBER_FOLLOWS}" in prefixes and "0" <= following[:1] <= "9":
         return [word]
     return [stem, "."]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import gzip
 import importlib.util
+import re
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -68,7 +69,7 @@ def load() -> Tables:
     return Tables(
         function_words=frozenset(function),
         # Texts are lower-cased before, so that the capitalised prefixes never match.
-        prefixes=frozenset(word for word in prefixes if word and word.islower() and not word.startswith("#")),
+        prefixes=frozenset(word.strip() for word in prefixes if re.match("[a-z]", word)),
         synonym_sets={word: frozenset(sets.split()) for word, sets in zip(synonyms[::2], synonyms[1::2], strict=True)},
         irregular=_irregular(irregular),
         paraphrases=_paraphrases(),
