@@ -48,7 +48,9 @@ def facts(run: Run) -> dict[str, str]:
         found["eval.json"] = _digest({key: part[key] for key in part if key != "checkpoint_sha256"})
     if run.scores_file.exists():
         found["scores.json"] = _digest(run.scores())
-    names = [p.relative_to(run.path) for p in run.path.rglob("*") if "tfevents" not in p.name]
+    # a lock's file is no result: one that a kill leaves behind blocks nobody
+    paths = [p for p in run.path.rglob("*") if "tfevents" not in p.name and p.suffix != ".lock"]
+    names = [p.relative_to(run.path) for p in paths]
     # a stop saves a checkpoint of its own, which may be the one kept before the last: how many there are is compared
     found[FILES] = " ".join(sorted(re.sub(rf"step-\d+({AGAIN})?", "step", str(name)) for name in names))
     return found
