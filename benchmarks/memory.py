@@ -7,7 +7,7 @@ from typing import Any
 from benchmarks.common import RANK, Settings, median
 from benchmarks.row import METHODS, Row, run
 
-BATCHES = {"cuda": ((8, 512), (128, 64)), "cpu": ((2, 512), (16, 64))}  # samples, tokens each
+BATCHES = {"cuda": ((8, 512), (128, 64)), "cpu": ((1, 512), (8, 64))}  # samples, tokens each
 
 
 def measure(settings: Settings) -> dict[str, Any]:
