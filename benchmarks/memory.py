@@ -37,8 +37,9 @@ def table(figures: dict[str, Any]) -> list[list[str]]:
     """Header and rows for a Markdown table."""
     lines = [["method", "batch", "checkpointing", "peak (MiB)", "of plain", "s/step"]]
     for row in figures["rows"]:
-        numbers = [row["error"], "–", "–"]
-        if "error" not in row:
+        if "error" in row:
+            numbers = [row["error"], "–", "–"]
+        else:
             numbers = [f"{row['peak_mib']:,.0f}", f"{row['ratio']:.2f}", f"{row['seconds_per_step']:.3g}"]
         lines.append([row["method"], row["batch"], "yes" if row["checkpointing"] else "no", *numbers])
     return lines
