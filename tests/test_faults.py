@@ -18,6 +18,7 @@ from scripts.faults.inputs.mutate import damaged, deranged
 from scripts.faults.inputs.run import SHARES
 from tests.conftest import ROOT, make_config
 from tests.records import write_run
+from utils import state
 from utils.errors import UserError
 from utils.evaluation import Options, evaluate_runs
 from utils.files import lock, sweep, write_text
@@ -83,6 +84,26 @@ def test_scores_of_another_process_are_kept_and_one_writes_at_a_time(tmp_path: P
     with lock(run.path / ".score.lock", "scored"):
         (first, _) = RunScorer(force=True).score(run)
     assert first.state == "failed" and f"already being scored by process {os.getpid()}" in first.reason
+
+
+def test_a_kill_before_the_last_prune_leaves_no_checkpoint_too_many(train: Any, monkeypatch: Any) -> None:
+    """The same command has nothing more to train or save then, and must remove the generation all the same."""
+    overrides = ("train.epochs=2", "train.save_every=2")
+
+    def prune(run: Run, keep: Path | None = None) -> None:
+        if run.last.resolve().name == "step-00000010":
+            raise KeyboardInterrupt
+        original(run, keep)
+
+    original = state.prune
+    monkeypatch.setattr(state, "prune", prune)
+    with pytest.raises(KeyboardInterrupt):
+        train(*overrides)
+    monkeypatch.setattr(state, "prune", original)
+    run = train(*overrides)
+    assert run.record()["status"] == "finished"
+    # the last, the one before it, and that one's best
+    assert sorted(int(path.name[5:]) for path in run.checkpoints.glob("step-*")) == [5, 8, 10]
 
 
 @pytest.mark.parametrize("value", [HUGE, -HUGE, float("nan"), True, "1", None], ids=lambda value: str(value)[:5])

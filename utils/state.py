@@ -292,6 +292,8 @@ def resume(run: Run) -> tuple[Path, Progress] | None:
 def adopt(run: Run, folder: Path, progress: Progress) -> None:
     """Make ``folder``, which training goes on from, the last one, and its best the best; drop what is damaged.
 
+    Of the others the one before it is kept, as after ``save``: a kill can come between a save and its ``prune``.
+
     Raises:
         UserError: the best checkpoint is damaged, and with it a part of the result.
     """
@@ -314,3 +316,6 @@ def adopt(run: Run, folder: Path, progress: Progress) -> None:
     elif progress.best is not None:
         log.warning("the best checkpoint so far is gone: the best of the epochs to come is kept")
         progress.best = None
+    folders = _folders(run)
+    before = folders[folders.index(folder) + 1 :]
+    prune(run, keep=before[0].resolve() if before else None)

@@ -21,7 +21,7 @@ IMPORTS = (
     "transformers.models.auto.modeling_auto", "transformers.models.auto.tokenization_auto",
 )  # fmt: skip
 FULL = {"kills": 200, "typed": 24, "times": 6, "inputs": 1000, "jobs": 3, "settings": 15}
-QUICK = {"kills": 20, "typed": 3, "times": 1, "inputs": 500, "jobs": 0, "settings": 0}
+QUICK = {"kills": 20, "typed": 1, "times": 1, "inputs": 500, "jobs": 0, "settings": 0}
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -84,7 +84,8 @@ def _run(arguments: argparse.Namespace, folder: Path, start: float) -> int:
     lab = Laboratory(folder, folder / "data")
     phases: Counter[str] = Counter()
     if arguments.kills:
-        phases = kills.chains(lab, arguments.kills, random.Random(f"{arguments.seed} kills"))
+        most = kills.FEW if arguments.quick else kills.MOST
+        phases = kills.chains(lab, arguments.kills, random.Random(f"{arguments.seed} kills"), most)
     if arguments.settings:
         settings.chains(lab, arguments.settings, random.Random(f"{arguments.seed} settings"))
     if arguments.typed:

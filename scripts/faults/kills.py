@@ -15,10 +15,11 @@ from scripts.faults.ledger import LIVES, Laboratory, Row, say
 from scripts.faults.material import CASES, ROOT, STAGES, Case, command_line, stage
 
 MOST = {"train": 8, "eval": 2, "score": 2}  # kills of one stage of one chain, then it is left alone
+FEW = {"train": 2, "eval": 1, "score": 1}  # the same for a quick look
 TOLD = "the log names the checkpoint that training goes on from"
 
 
-def chains(lab: Laboratory, kills: int, chance: random.Random) -> Counter[str]:
+def chains(lab: Laboratory, kills: int, chance: random.Random, most: dict[str, int]) -> Counter[str]:
     """Chains over all cases until ``kills`` kills have struck; how many struck in each phase of a command's work."""
     rows = {name: lab.row(f"kill -9 of {what}", TOLD) for name, what in _WHAT.items()}
     phases: Counter[str] = Counter()
@@ -26,7 +27,7 @@ def chains(lab: Laboratory, kills: int, chance: random.Random) -> Counter[str]:
     while sum(row.caused for row in rows.values()) < kills or number % len(CASES):
         case = CASES[number % len(CASES)]
         lab.undisturbed(case, STAGES)
-        _chain(lab, case, rows, phases, chance)
+        _chain(lab, case, rows, phases, chance, most)
         number += 1
         say(f"chain {number}, {case}: {sum(row.caused for row in rows.values())} kills of {kills}")
     return phases
@@ -35,12 +36,14 @@ def chains(lab: Laboratory, kills: int, chance: random.Random) -> Counter[str]:
 _WHAT = {"train": "training", "eval": "evaluation", "score": "scoring"}
 
 
-def _chain(lab: Laboratory, case: Case, rows: dict[str, Row], phases: Counter[str], chance: random.Random) -> None:
+def _chain(
+    lab: Laboratory, case: Case, rows: dict[str, Row], phases: Counter[str], chance: random.Random, most: dict[str, int]
+) -> None:
     out = lab.place("killed")
     for name in STAGES:
         row, struck = rows[name], 0
         for _ in range(LIVES):
-            kill = moment(chance, lab.whole[case, name]) if struck < MOST[name] else None
+            kill = moment(chance, lab.whole[case, name]) if struck < most[name] else None
             ended = attempt(stage(name, case, lab.data, out), out, kill)
             if ended.killed:
                 struck += 1
