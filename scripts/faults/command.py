@@ -12,7 +12,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from scripts.faults.ledger import Laboratory, say
+from scripts.faults.ledger import FULL, QUICK, Laboratory, say
 from utils.errors import UserError
 
 IMPORTS = (
@@ -20,8 +20,6 @@ IMPORTS = (
     "utils.tables", "utils.plots", "utils.data.eli5", "transformers.models.gpt2.modeling_gpt2",
     "transformers.models.auto.modeling_auto", "transformers.models.auto.tokenization_auto",
 )  # fmt: skip
-FULL = {"kills": 200, "typed": 24, "times": 6, "inputs": 1000, "jobs": 3, "settings": 15}
-QUICK = {"kills": 20, "typed": 1, "times": 1, "inputs": 500, "jobs": 0, "settings": 0}
 
 
 def parse_arguments() -> argparse.Namespace:

@@ -13,6 +13,9 @@ from scripts.faults.attempts import Ended, attempt
 from scripts.faults.compare import BOARD, FILES, differences, facts, half_written
 from scripts.faults.material import Case, run_in, stage
 
+# How many of each fault: kills of forked attempts and of typed commands, of each other fault, bad inputs, ...
+FULL = {"kills": 200, "typed": 24, "times": 6, "inputs": 1000, "jobs": 3, "settings": 15}
+QUICK = {"kills": 20, "typed": 1, "times": 1, "inputs": 500, "jobs": 0, "settings": 0}
 LIVES = 60  # attempts after which a run that does not get to its end is lost
 
 

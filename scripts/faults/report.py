@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from scripts.faults.ledger import Laboratory, as_json
+from scripts.faults.ledger import FULL, QUICK, Laboratory, as_json
 from utils.files import write_json, write_text
 from utils.provenance import git_commit, hardware, now, versions
 
@@ -22,7 +22,7 @@ def gather(
     seconds: float,
 ) -> dict[str, Any]:
     """Everything that was counted, and on what."""
-    numbers = ("kills", "typed", "times", "inputs", "jobs", "settings", "seed")
+    numbers = (*FULL, "seed")
     return {
         "command": " ".join(["python -m scripts.faults", *_options(arguments)]),
         "settings": {name: getattr(arguments, name) for name in numbers},
@@ -35,7 +35,10 @@ def gather(
 
 
 def _options(arguments: argparse.Namespace) -> list[str]:
+    """What was asked for, with names in place of this machine's folders."""
     words = ["--quick"] if arguments.quick else []
+    usual = QUICK if arguments.quick else FULL
+    words += [f"--{name} {getattr(arguments, name)}" for name in usual if getattr(arguments, name) != usual[name]]
     words += ["--e2e E2E_DIR"] if arguments.e2e else []
     return words + (["--eli5 ELI5_DIR"] if arguments.eli5 else [])
 
