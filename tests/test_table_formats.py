@@ -58,6 +58,7 @@ def test_escaped_latex_has_no_active_character(text: str) -> None:
     assert not set(escaped) & set('\\{}$&#%_~^\n\r"')
 
 
+@pytest.mark.tools
 def test_latex_compiles(tmp_path: Path) -> None:
     if not shutil.which("pdflatex"):
         pytest.skip("pdflatex is not installed")
