@@ -1,4 +1,4 @@
-"""Tables of all runs: ``python compile_results.py RUNS``. One a data set, as CSV, Markdown and LaTeX."""
+"""Tables of all runs: ``python compile_results.py RUNS``. One per data set, as CSV, Markdown and LaTeX."""
 
 from __future__ import annotations
 
@@ -15,14 +15,17 @@ def _names(text: str) -> list[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Compile the tables of all runs, one a data set.")
+    parser = argparse.ArgumentParser(description="Compile the tables of all runs, one per data set.")
     parser.add_argument("runs", nargs="*", metavar="RUNS", help="folders with runs (train.py's output.path)")
     parser.add_argument("--dataset", type=_names, default=[], metavar="NAME,...", help="only these data sets")
     parser.add_argument(
         "--columns", type=_names, metavar="KEY,...", help="measured columns in this order (a wrong one lists all)"
     )
     parser.add_argument(
-        "--sort", metavar="KEY[:asc|:desc]", help="a column, method, rank, parameters or n; default: best first"
+        "--sort",
+        metavar="KEY[:asc|:desc]",
+        help="a column (the best first), method, rank, parameters or n; default: untrained, full fine-tuning, LoRA, "
+        "ROSA, other methods, and of each those with the fewest trainable parameters first",
     )
     parser.add_argument(
         "--format", type=_names, default=list(FORMATS), metavar="F,...", help=f"of {','.join(FORMATS)} (default: all)"
@@ -31,7 +34,8 @@ def main() -> None:
         "--baseline",
         default="none",
         metavar="METHOD",
-        help="differences are taken to this method: none (full fine-tuning, the default), lora, rosa, untrained",
+        help="differences are taken to this method: none (full fine-tuning, the default), lora, rosa, untrained; "
+        "of a method with ranks, to the same rank only",
     )
     parser.add_argument("--out", type=Path, metavar="DIR", help="write to DIR/<dataset>/ (default: beside the runs)")
     parser.add_argument(

@@ -11,7 +11,7 @@ from utils.errors import UserError
 from utils.runs import finite
 from utils.tables.aggregate import Row, fill, rows_of
 from utils.tables.columns import OWN_LOSS, Column, known_columns, mixed_losses
-from utils.tables.layout import find_column
+from utils.tables.order import check_name
 from utils.tables.results import METHOD_LABELS, UNTRAINED, Result, one_limit, plain, read_results, shown
 
 SAMPLE_METHOD = "fnmodel.rosa.sample_method"
@@ -166,13 +166,13 @@ def load(folder: str | Path, metric: str | None = None) -> list[PlotData]:
 
 def _metric(name: str | None, known: dict[str, Column], rows: list[Row], mixed: bool) -> Column:
     if name is not None:
-        column = find_column(name, known, "--metric")
+        check_name(name, known, "--metric")
         if mixed and name in OWN_LOSS:
             raise UserError(
                 f"--metric: these runs were trained on different tokens, so {name} does not compare. "
                 f"Take {name}_target or {name}_all."
             )
-        return column
+        return known[name]
     suffix = "_target" if mixed else ""
     evaluated = any(f"test_perplexity{suffix}" in row.statistics for row in rows)
     return known[("test_perplexity" if evaluated else "val_loss") + suffix]
