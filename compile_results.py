@@ -8,6 +8,7 @@ from pathlib import Path
 from utils.errors import run_cli
 from utils.tables import FORMATS, compile_results
 from utils.tables.compare import compare_runs
+from utils.tables.diff import diff_runs
 
 
 def _names(text: str) -> list[str]:
@@ -41,11 +42,12 @@ def main() -> None:
     parser.add_argument(
         "--compare", nargs=2, metavar=("RUN_A", "RUN_B"), help="two runs' test scores with a paired bootstrap test"
     )
+    parser.add_argument("--diff", nargs=2, metavar=("RUN_A", "RUN_B"), help="which settings of two runs differ")
     args = parser.parse_args()
-    if bool(args.runs) == bool(args.compare):
-        parser.error("give RUNS for tables, or --compare RUN_A RUN_B")
-    if args.compare:
-        print(compare_runs(*args.compare))
+    if sum(map(bool, (args.runs, args.compare, args.diff))) != 1:
+        parser.error("give RUNS for tables, --compare RUN_A RUN_B, or --diff RUN_A RUN_B")
+    if args.compare or args.diff:
+        print(compare_runs(*args.compare) if args.compare else diff_runs(*args.diff))
         return
     compile_results(args.runs, args.dataset, args.columns, args.sort, args.format, args.baseline, args.out)
 

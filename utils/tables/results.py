@@ -169,18 +169,19 @@ def _read(run: Run) -> Result:
 def _settings(run: Run, problems: list[str]) -> dict[str, Any]:
     try:
         # OmegaConf and not yaml: it reads 1e-05 as the number it is
-        return _flat(OmegaConf.to_container(OmegaConf.load(run.config_file), resolve=False))
+        return dotted(OmegaConf.to_container(OmegaConf.load(run.config_file), resolve=False))
     except (OSError, UnicodeDecodeError, YAMLError, OmegaConfBaseException) as error:
         problems.append(f"{run.config_file.name} cannot be read: {plain(error)}")
         return {}
 
 
-def _flat(node: Any, prefix: str = "") -> dict[str, Any]:
+def dotted(node: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested dictionaries as one with dotted keys."""
     if not isinstance(node, dict):
         return {prefix: node} if prefix else {}
     flat: dict[str, Any] = {}
     for key, value in node.items():
-        flat.update(_flat(value, f"{prefix}.{key}" if prefix else str(key)))
+        flat.update(dotted(value, f"{prefix}.{key}" if prefix else str(key)))
     return flat
 
 
