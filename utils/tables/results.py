@@ -7,7 +7,9 @@ check is left out of ``evaluation`` and ``scores`` and named in ``problems``, so
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -18,7 +20,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from utils.errors import UserError
+from utils.errors import UserError, printable
 from utils.files import sha256
 from utils.runs import Run, find_runs, finite
 
@@ -86,7 +88,8 @@ class Result:
     @property
     def group(self) -> str:
         """Equal for runs that differ in the seed only. A record without one stands alone."""
-        return plain(self.record.get("group") or self.run.path)
+        alone = hashlib.sha256(os.fsencode(self.run.path)).hexdigest()
+        return plain(self.record.get("group") or alone)
 
     @property
     def limit(self) -> int | None:
@@ -119,7 +122,7 @@ class Result:
 
 def plain(value: Any) -> str:
     """``value`` as one line of printable text: control characters could steer a terminal or end a comment."""
-    return " ".join("".join(c if c.isprintable() else " " for c in str(value)).split())
+    return printable(" ".join(str(value).split()))
 
 
 def read_results(roots: Iterable[str | Path]) -> tuple[list[Result], list[Listed]]:
@@ -166,18 +169,19 @@ def _read(run: Run) -> Result:
 def _settings(run: Run, problems: list[str]) -> dict[str, Any]:
     try:
         # OmegaConf and not yaml: it reads 1e-05 as the number it is
-        return _flat(OmegaConf.to_container(OmegaConf.load(run.config_file), resolve=False))
+        return dotted(OmegaConf.to_container(OmegaConf.load(run.config_file), resolve=False))
     except (OSError, UnicodeDecodeError, YAMLError, OmegaConfBaseException) as error:
         problems.append(f"{run.config_file.name} cannot be read: {plain(error)}")
         return {}
 
 
-def _flat(node: Any, prefix: str = "") -> dict[str, Any]:
+def dotted(node: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested dictionaries as one with dotted keys."""
     if not isinstance(node, dict):
         return {prefix: node} if prefix else {}
     flat: dict[str, Any] = {}
     for key, value in node.items():
-        flat.update(_flat(value, f"{prefix}.{key}" if prefix else str(key)))
+        flat.update(dotted(value, f"{prefix}.{key}" if prefix else str(key)))
     return flat
 
 
