@@ -32,7 +32,7 @@ def test_what_is_no_file_is_not_read(
 ) -> None:
     path = tmp_path / "run.json"
     make(path)
-    with pytest.raises(UserError, match=r"run\.json is not a regular file"):
+    with pytest.raises(UserError, match=r"run\.json cannot be read: it is not a regular file"):
         read(path)
 
 

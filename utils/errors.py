@@ -11,6 +11,15 @@ class UserError(Exception):
     """Something the user can mend: the text names the key or file at fault and the way out."""
 
 
+def reason(error: Exception) -> str:
+    """What went wrong, in one line of a report on several runs."""
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename or 'its folder'}: {error.strerror}"
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+
+
 def run_cli(main: Callable[[], int | None]) -> None:
     """Run a command's ``main`` and exit: a UserError becomes one message on stderr and exit code 2."""
     try:

@@ -66,17 +66,21 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def open_regular(path: Path) -> BinaryIO:
+def open_regular(path: Path, largest: int | None = None) -> BinaryIO:
     """``path`` opened for reading, if it is a file or a link to one: reading a pipe or a device may never end.
 
     Raises:
         OSError: as ``open`` does.
-        UserError: it is neither.
+        UserError: it is neither, or has more than ``largest`` bytes.
     """
     handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # or opening a pipe waits for its writer
-    if not stat.S_ISREG(os.fstat(handle).st_mode):
+    status = os.fstat(handle)
+    if not stat.S_ISREG(status.st_mode):
         os.close(handle)
-        raise UserError(f"{path} is not a regular file, so it is not read")
+        raise UserError(f"{path} cannot be read: it is not a regular file")
+    if largest is not None and status.st_size > largest:
+        os.close(handle)
+        raise UserError(f"{path} is larger than {largest / 2**20:g} MiB, the most that is read of such a file")
     return os.fdopen(handle, "rb")
 
 
@@ -88,16 +92,12 @@ def read_bytes(path: Path, largest: int = LARGEST) -> bytes:
         UserError: it cannot be read, is no regular file, or has more than ``largest`` bytes.
     """
     try:
-        with open_regular(path) as file:
-            large = os.fstat(file.fileno()).st_size > largest
-            content = b"" if large else file.read(largest + 1)  # a growing file, and those of /proc, have another size
+        with open_regular(path, largest) as file:
+            return file.read(largest)  # no more, should it grow meanwhile
     except FileNotFoundError:
         raise
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from None
-    if large or len(content) > largest:
-        raise UserError(f"{path} is larger than {largest / 2**20:g} MiB, the most that is read of such a file")
-    return content
 
 
 def read_text(path: Path, largest: int = LARGEST) -> str:
@@ -110,7 +110,7 @@ def decode(path: Path, content: bytes, encoding: str = "utf-8") -> str:
     try:
         return content.decode(encoding)
     except UnicodeDecodeError as error:
-        line = content[: error.start].count(b"\n") + 1
+        line = error.object[: error.start].count(b"\n") + 1
         raise UserError(f"{path}, line {line} is not UTF-8: convert the file, e.g. iconv -f latin1 -t utf-8") from None
 
 
@@ -168,9 +168,9 @@ def open_in_place(path: Path) -> int:
     return handle
 
 
-def sha256(path: Path) -> str:
-    """Hexadecimal SHA-256 of a file's content."""
-    with open_regular(path) as file:
+def sha256(path: Path, largest: int | None = None) -> str:
+    """Hexadecimal SHA-256 of a file's content. Raises as ``open_regular``."""
+    with open_regular(path, largest) as file:
         return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _sha256(file)
 
 
