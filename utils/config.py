@@ -15,13 +15,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from rosa.config import AdapterConfig, option, option_problems
 from rosa.methods import methods
 from utils.data import get_source
+from utils.documents import read_yaml
 from utils.errors import UserError
 
 OPTIMIZER_PARAMETERS = {
@@ -191,15 +191,15 @@ def load_config(path: Path) -> Config:
         UserError: the file is missing or is not the configuration of a run.
     """
     try:
-        given = OmegaConf.load(path)
-        if not isinstance(given, DictConfig):
+        given = read_yaml(path)
+        if not isinstance(given, dict):
             raise UserError("not a configuration")
-        if "${" in str(OmegaConf.to_container(given, resolve=False)):
+        if "${" in str(given):
             raise UserError("a saved configuration is resolved, but this one has ${...} in it")
-        return parse_config(given)
+        return parse_config(OmegaConf.create(given))
     except FileNotFoundError:
         raise UserError(f"{path} does not exist: this run has no saved configuration") from None
-    except (UserError, OSError, UnicodeDecodeError, OmegaConfBaseException, yaml.YAMLError) as error:
+    except (UserError, OmegaConfBaseException) as error:
         raise UserError(f"{path}: {error}") from None
 
 

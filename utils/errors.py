@@ -24,6 +24,15 @@ def printable(text: object) -> str:
     )
 
 
+def reason(error: Exception) -> str:
+    """What went wrong, in one line of a report on several runs."""
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename or 'its folder'}: {error.strerror}"
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+
+
 def run_cli(main: Callable[[], int | None]) -> None:
     """Run a command's ``main`` and exit: a UserError becomes one message on stderr and exit code 2."""
     try:
