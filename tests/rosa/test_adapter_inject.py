@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import pkgutil
 import re
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +72,7 @@ def test_only_the_declared_parameters_move(case: Case, family: str) -> None:
     ],
 )
 def test_which_biases_train(method: str, bias: str, trains: bool) -> None:
-    model = adapt("gpt2", rosa.methods()[method][0](rank=2, bias=bias))
+    model = adapt("gpt2", rosa.methods.methods()[method][0](rank=2, bias=bias))
     moving = {name for name, p in model.named_parameters() if p.requires_grad and name.endswith("bias")}
     adapted = {f"{name}.base.bias" for name in rosa.adapter_layers(model)}
     assert moving == (adapted if trains else set())
@@ -215,7 +216,11 @@ def test_an_interrupted_injection_restores_the_weights(monkeypatch: pytest.Monke
 
 
 def test_sixteen_bit_weights_warn() -> None:
+    """Where they are rounded again and again; LoRA leaves them as they are."""
     with pytest.warns(UserWarning, match="float32"):
+        adapt("llama", rosa.RosaConfig(rank=2), dtype=torch.bfloat16)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
         adapt("llama", rosa.LoraConfig(rank=2), dtype=torch.bfloat16)
 
 
@@ -233,7 +238,7 @@ def test_names_do_not_depend_on_wrappers() -> None:
 
 def test_every_method_file_registers_one_method_with_documented_keys_and_a_case() -> None:
     files = [module.name for module in pkgutil.iter_modules([str(ROOT / "rosa" / "methods")])]
-    registered = rosa.methods()
+    registered = rosa.methods.methods()
     by_file: dict[str, list[str]] = {name: [] for name in files}
     for name, (config, layer) in registered.items():
         assert config.__module__ == layer.__module__
