@@ -26,6 +26,8 @@ from rosa.methods.lora import LoraConfig
 from rosa.methods.rosa import RosaConfig
 from rosa.schedule import Resampler, resample
 
+__version__ = "0.1.0"
+
 __all__ = [
     "AdapterConfig",
     "AdapterError",

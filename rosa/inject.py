@@ -40,8 +40,8 @@ def inject(model: Model, config: AdapterConfig, *, start: bool = True) -> Model:
     """Adapt ``model`` in place and return it: wrap the target layers, freeze all but the adapters' parameters.
 
     Args:
-        model: any model with Linear or Conv1D layers; load it in float32 to train (a merge in bfloat16 loses
-            small changes) and use autocast for speed.
+        model: any model with Linear or Conv1D layers. Load it in float32 and use autocast for speed: 16-bit weights
+            work (A and B are float32 then), but a resample or a merge rounds small changes away.
         config: ``RosaConfig`` or ``LoraConfig``.
         start: set A and B; False leaves that to ``start_adapters``, once the model lies where it trains (on a GPU,
             sharded over processes).

@@ -26,8 +26,9 @@ def resample(model: nn.Module, number: int, optimizer: Any | None = None) -> flo
             theirs, and so do the step size and its schedule. Gradients of A and B are dropped likewise.
 
     Returns:
-        The share of what training changed since the last draw that was lost where the weights were rounded to 16
-        bits (Frobenius norms over all such layers), with a warning above a tenth; None where all have 32 bits.
+        The share of what training changed since the last draw (or since an adapter was loaded) that was lost where
+        weights were rounded to 16 bits, in Frobenius norms over all such layers: a warning says so above a tenth,
+        infinity means that nothing was trained. None where no weight has 16 bits.
 
     Raises:
         AdapterError: ``number`` is not a whole number from 1.
@@ -51,7 +52,7 @@ def _rounding_lost(layers: list[SubspaceLayer]) -> float | None:
         return None
     lost, change = (math.hypot(*values) for values in zip(*norms, strict=True))
     share = lost / change if change else math.inf
-    if share > ROUNDING_WARNING:
+    if ROUNDING_WARNING < share < math.inf:
         warnings.warn(
             f"rounding to 16 bits lost {share:.0%} of what was trained since the last draw: load the model in float32 "
             "(dtype=torch.float32) and train under autocast, or resample less often",

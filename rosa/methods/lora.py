@@ -17,7 +17,7 @@ from rosa.subspace import layer_generator
 
 @dataclass
 class LoraConfig(AdapterConfig):
-    """LoRA's settings.
+    """LoRA's settings, beside those that all methods share: rank, bias, target_modules, seed (``AdapterConfig``).
 
     Attributes:
         alpha: the pair is scaled by alpha / R; None: alpha = R in each layer, so the scale is 1.

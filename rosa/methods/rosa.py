@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 import torch.distributed as dist
@@ -26,7 +26,7 @@ from rosa.subspace import FACTOR_SPLITS, SAMPLE_METHODS, choose_directions, fact
 
 @dataclass
 class RosaConfig(AdapterConfig):
-    """ROSA's settings.
+    """ROSA's settings, beside those that all methods share: rank, bias, target_modules, seed (``AdapterConfig``).
 
     Attributes:
         sample_method: which singular directions train: random, window (a random block of neighbours), top
@@ -36,11 +36,11 @@ class RosaConfig(AdapterConfig):
         optimizer_state: what becomes of the optimizer's state of A and B at a resample: reset or keep.
     """
 
-    sample_method: str = option("random", choices=SAMPLE_METHODS)
-    factor_split: str = option("sqrt", choices=FACTOR_SPLITS)
-    level: str = option("epoch", choices=("epoch", "step", "never"))
+    sample_method: Literal["random", "window", "top", "bottom"] = option("random", choices=SAMPLE_METHODS)
+    factor_split: Literal["sqrt", "left"] = option("sqrt", choices=FACTOR_SPLITS)
+    level: Literal["epoch", "step", "never"] = option("epoch", choices=("epoch", "step", "never"))
     every: int = option(1, minimum=1)
-    optimizer_state: str = option("reset", choices=("reset", "keep"))
+    optimizer_state: Literal["reset", "keep"] = option("reset", choices=("reset", "keep"))
 
     method: ClassVar[str] = "rosa"
     published_bias: ClassVar[str] = "adapted"
