@@ -90,9 +90,11 @@ class LoggingConfig:
 
 
 def _node(name: str, fields: list[tuple[str, Any, dataclasses.Field[Any]]]) -> type:
-    """A dataclass of ``fields``; unions with containers become Any, which OmegaConf cannot type."""
+    """A dataclass of ``fields``; unions with containers become Any and literals str, which OmegaConf cannot type."""
 
     def simple(annotation: Any) -> Any:
+        if typing.get_origin(annotation) is typing.Literal:
+            return str
         members = typing.get_args(annotation)
         is_union = isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is typing.Union
         return Any if is_union and any(typing.get_origin(member) for member in members) else annotation
