@@ -18,8 +18,10 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from rosa.inject import AdapterError, adapter_layers, canonical_name
+from rosa.errors import AdapterError
+from rosa.inject import adapter_layers
 from rosa.layers import AdapterLayer
+from rosa.targets import WRAPPERS
 
 WEIGHTS_FILE = "adapter_model.safetensors"  # PEFT's name for it
 
@@ -63,7 +65,8 @@ def to_peft_lora(model: nn.Module, base: nn.Module | Mapping[str, Tensor], folde
         if adapter_layers(base):
             raise AdapterError("base has adapters itself: give the pretrained model as from_pretrained loads it")
         base = base.state_dict()
-    pretrained = {canonical_name(key): value for key, value in base.items()}
+    unwrapped = {".".join(part for part in key.split(".") if part not in WRAPPERS): key for key in base}
+    pretrained = {**{plain: base[key] for plain, key in unwrapped.items()}, **base}
     changes = {name: _change(name, layer, pretrained) for name, layer in layers.items()}
 
     pairs = sum(change.a.numel() + change.b.numel() for change in changes.values())
