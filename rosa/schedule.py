@@ -1,4 +1,12 @@
-"""When a model's subspaces are drawn anew, and what that does to the optimizer."""
+"""When a model's subspaces are drawn anew, and what that does to the optimizer.
+
+A resample writes the parameters in place. What keeps copies of them must be dealt with by the caller:
+
+- An optimizer with master copies of its own (DeepSpeed, apex's O2) writes the old A and B back in its next step. Let it
+  hold the parameters themselves: float32 weights under autocast.
+- An average of parameters over steps (``AveragedModel``, EMA) has no meaning across a resample, since A and B belong to
+  another subspace after it. Begin a new average, or average ``rosa.merged`` weights.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +17,9 @@ import torch
 from torch import nn
 
 from rosa.drawing import SubspaceLayer, draw_subspaces
+from rosa.errors import AdapterError
 from rosa.inject import adapter_layers
+from rosa.sharding import reshard
 
 
 def resample(model: nn.Module, number: int, optimizer: Any | None = None) -> None:
@@ -20,7 +30,15 @@ def resample(model: nn.Module, number: int, optimizer: Any | None = None) -> Non
         number: with the seed and the layer's name it decides the directions, so count it up and save it.
         optimizer: its state of A and B is dropped, since moments belong to the old subspace; biases keep
             theirs, and so do the step size and its schedule.
+
+    Raises:
+        AdapterError: no adapters, a number that is none, or values that are not finite; nothing is written then.
     """
+    if isinstance(number, bool) or not isinstance(number, int) or number < 0:
+        raise AdapterError(f"number={number!r} of a resample must be an int of at least 0")
+    if not adapter_layers(model):
+        raise AdapterError("this model has no adapters to resample: adapt it first (rosa.inject)")
+    reshard(model)
     layers = [layer for layer in adapter_layers(model).values() if isinstance(layer, SubspaceLayer)]
     draw_subspaces(layers, number)
     if optimizer is not None:
@@ -33,14 +51,28 @@ class Resampler:
     """Resamples at the end of the epochs or steps that the method's settings name.
 
     Call ``after_step`` after each optimizer step and ``after_epoch`` after each epoch (once it is validated and
-    saved). Methods without a schedule (LoRA) and plain models are fine: nothing happens.
+    saved). Methods without a schedule (LoRA) are fine: nothing happens.
+
+    Args:
+        model: an adapted model.
+        optimizer: what trains it; its state of A and B is dropped at a resample unless the settings keep it. It must
+            step the parameters themselves, not master copies of its own.
+        config: the settings that the model was adapted with; None for a model without adapters.
 
     Attributes:
         number: how many resamples there were; save it, and set it at a resume.
         seconds: how long the last one took.
+
+    Raises:
+        AdapterError: the model's adapters are of another method than ``config``, or it has none.
     """
 
     def __init__(self, model: nn.Module, optimizer: Any | None, config: Any | None) -> None:
+        found = {layer.config.method for layer in adapter_layers(model).values()}
+        if config is not None and found != {config.method}:
+            raise AdapterError(
+                f"the settings are those of {config.method}, the model has {', '.join(found) or 'no'} adapters"
+            )
         self.model = model
         self.optimizer = optimizer if getattr(config, "optimizer_state", "reset") == "reset" else None
         self.level: str = getattr(config, "level", "never")
