@@ -8,8 +8,8 @@ Needs torch, transformers and safetensors only.
 
 from rosa.checkpoint import export, load_adapter, save_adapter
 from rosa.config import AdapterConfig
+from rosa.errors import AdapterError
 from rosa.inject import (
-    AdapterError,
     ParameterReport,
     adapter_layers,
     inject,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -61,18 +62,24 @@ class AdapterConfig:
         rank: an int is the rank R itself; a float in (0, 1] a share of q = min(m, n) of each layer.
         bias: whether the biases of adapted layers train: ``adapted``, ``none``, or ``auto``, the published
             choice of the method.
-        target_modules: which layers to adapt: a regular expression for the whole module name, or a list of
-            name endings. None: every Linear and Conv1D inside the model's blocks.
+        target_modules: which layers to adapt: a regular expression for the whole module name, or a list (or tuple, or
+            set) of name endings. None: every Linear and Conv1D inside the model's blocks.
         seed: of every random choice that the adapters make.
     """
 
     rank: int | float = 0.05
     bias: Literal["auto", "adapted", "none"] = option("auto", choices=("auto", "adapted", "none"))
-    target_modules: str | list[str] | None = None
+    target_modules: str | Collection[str] | None = None
     seed: int = option(0)
 
     method: ClassVar[str] = ""
     published_bias: ClassVar[str] = "none"
+
+    def __post_init__(self) -> None:
+        if isinstance(self.target_modules, (set, frozenset)):
+            self.target_modules = sorted(self.target_modules, key=str)
+        elif isinstance(self.target_modules, (list, tuple)):
+            self.target_modules = list(self.target_modules)
 
     @property
     def trains_bias(self) -> bool:

@@ -6,6 +6,7 @@ do. On a CPU each runs on one core, so the result is the same to the bit for any
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -15,8 +16,9 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from rosa.errors import AdapterError
 from rosa.layers import AdapterLayer
-from rosa.sharding import is_sharded, whole
+from rosa.sharding import gather, is_sharded, largest, whole
 from rosa.subspace import short_vectors
 
 Item = TypeVar("Item")
@@ -73,15 +75,30 @@ def draw_subspaces(layers: Sequence[SubspaceLayer], number: int) -> None:
 
     Raises:
         RuntimeError: a layer is merged; nothing is written then.
+        AdapterError: a layer's weight or pair is not finite, or their sum is too large; nothing is written then.
     """
     for layer in layers:
         if layer.merged:
             raise RuntimeError(f"{layer.name} is merged: unmerge before a resample")
+    check_finite(layers)
     for layer in layers:
         if is_sharded(layer.base.weight):
             with whole(layer):
                 _draw([layer], number)
     _draw([layer for layer in layers if not is_sharded(layer.base.weight)], number)
+
+
+def check_finite(layers: Iterable[AdapterLayer]) -> None:
+    """Raise AdapterError, which names the layer, unless W, A, B and W + A B are finite in each; nothing is written."""
+    for layer in layers:
+        parts = {"weight": layer.base.weight, "A": layer.A, "B": layer.B}
+        sizes = {name: largest(values) for name, values in parts.items()}
+        if wrong := [name for name, size in sizes.items() if not math.isfinite(size)]:
+            raise AdapterError(f"{layer.name}: values of its {' and '.join(wrong)} are not finite")
+        dtype = layer.base.weight.dtype
+        bound = sizes["weight"] + layer.rank * sizes["A"] * sizes["B"]
+        if bound > torch.finfo(dtype).max and not gather((layer.weight_mn + layer.delta()).isfinite().all()):
+            raise AdapterError(f"{layer.name}: W + A B is larger than {dtype} can hold")
 
 
 def _draw(layers: Sequence[SubspaceLayer], number: int) -> None:

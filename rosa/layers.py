@@ -33,11 +33,6 @@ HOOKS = (
 )
 
 
-def is_adaptable(module: nn.Module) -> bool:
-    """Whether ``module`` is a Linear or Conv1D with a floating-point weight (quantised ones are not)."""
-    return isinstance(module, (nn.Linear, Conv1D)) and module.weight.is_floating_point() and module.weight.dim() == 2
-
-
 def layer_shape(module: nn.Linear) -> tuple[int, int]:
     """(m, n): inputs and outputs of a Linear or Conv1D."""
     rows, columns = module.weight.shape
@@ -179,15 +174,18 @@ class AdapterLayer(nn.Module, ABC):
         )
 
     @torch.no_grad()
-    def merge(self) -> None:
+    def merge(self, *, keep: bool = True) -> None:
         """Add the pair to the base weight. A second merge changes nothing.
 
         A copy of the weight is kept, because subtracting A B again would not restore its last bits.
+
+        Args:
+            keep: False keeps no copy and has no undo: the layer is to be taken out of its model.
         """
         if not self.merged:
             with full_precision(self.base.weight.device):
                 delta = self.delta()
-            self._unmerged = self.base.weight.detach().clone()
+            self._unmerged = self.base.weight.detach().clone() if keep else None
             self.weight_mn.add_(delta)
 
     @torch.no_grad()

@@ -1,4 +1,12 @@
-"""When a model's subspaces are drawn anew, and what that does to the optimizer."""
+"""When a model's subspaces are drawn anew, and what that does to the optimizer.
+
+A resample writes the parameters in place. What keeps copies of them must be dealt with by the caller:
+
+- An optimizer with master copies of its own (DeepSpeed, apex's O2) writes the old A and B back in its next step. Let it
+  hold the parameters themselves: float32 weights under autocast.
+- An average of parameters over steps (``AveragedModel``, EMA) has no meaning across a resample, since A and B belong to
+  another subspace after it. Begin a new average, or average ``rosa.merged`` weights.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +19,9 @@ import torch
 from torch import nn
 
 from rosa.drawing import SubspaceLayer, draw_subspaces
-from rosa.inject import AdapterError, adapter_layers
+from rosa.errors import AdapterError
+from rosa.inject import adapter_layers
+from rosa.sharding import reshard
 
 ROUNDING_WARNING = 0.1
 
@@ -31,11 +41,15 @@ def resample(model: nn.Module, number: int, optimizer: Any | None = None) -> flo
         infinity means that nothing was trained. None where no weight has 16 bits.
 
     Raises:
-        AdapterError: ``number`` is not a whole number from 1.
+        AdapterError: no adapters, a number that is not a whole number from 1, or values that are not finite; nothing
+            is written then.
         RuntimeError: a layer is merged.
     """
     if isinstance(number, bool) or not isinstance(number, int) or number < 1:
         raise AdapterError(f"number={number!r} of a resample must be a whole number, at least 1")
+    if not adapter_layers(model):
+        raise AdapterError("this model has no adapters to resample: adapt it first (rosa.inject)")
+    reshard(model)
     layers = [layer for layer in adapter_layers(model).values() if isinstance(layer, SubspaceLayer)]
     draw_subspaces(layers, number)
     for layer in layers:
@@ -65,15 +79,29 @@ class Resampler:
     """Resamples at the end of the epochs or steps that the method's settings name.
 
     Call ``after_step`` after each optimizer step and ``after_epoch`` after each epoch (once it is validated and
-    saved). Methods without a schedule (LoRA) and plain models are fine: nothing happens.
+    saved). Methods without a schedule (LoRA) are fine: nothing happens.
+
+    Args:
+        model: an adapted model.
+        optimizer: what trains it; its state of A and B is dropped at a resample unless the settings keep it. It must
+            step the parameters themselves, not master copies of its own.
+        config: the settings that the model was adapted with; None for a model without adapters.
 
     Attributes:
         number: how many resamples there were; save it, and set it at a resume.
         seconds: how long the last one took.
         rounding_lost: what the last one returned, see ``resample``.
+
+    Raises:
+        AdapterError: the model's adapters are of another method than ``config``, or it has none.
     """
 
     def __init__(self, model: nn.Module, optimizer: Any | None, config: Any | None) -> None:
+        found = {layer.config.method for layer in adapter_layers(model).values()}
+        if config is not None and found != {config.method}:
+            raise AdapterError(
+                f"the settings are those of {config.method}, the model has {', '.join(found) or 'no'} adapters"
+            )
         self.model = model
         self.optimizer = optimizer if getattr(config, "optimizer_state", "reset") == "reset" else None
         self.level: str = getattr(config, "level", "never")

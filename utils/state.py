@@ -27,7 +27,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_model, save_model
 
 import rosa
-from rosa.checkpoint import ADAPTER_FILE, FROZEN_FILE
+from rosa.files import ADAPTER_FILE, FROZEN_FILE
 from utils.errors import UserError
 from utils.files import LARGEST_RECORD, own_folder, read_object, sha256, sync, write_json
 from utils.logs import log
@@ -115,7 +115,7 @@ def _writing(run: Run, step: int) -> Iterator[tuple[Path, Path]]:
     try:
         temporary.mkdir()
         yield folder, temporary
-    except (OSError, RuntimeError, SafetensorError) as error:
+    except (OSError, RuntimeError, SafetensorError, rosa.AdapterError) as error:
         free = shutil.disk_usage(run.path).free / 2**20
         _remove(temporary)
         reason = "the disk is full" if free < 1 else " ".join(str(error).split())[:200]
