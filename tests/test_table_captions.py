@@ -54,7 +54,7 @@ def test_the_caption_explains_what_the_table_shows(tmp_path: Path) -> None:
     caption = next(line for line in latex.splitlines() if line.startswith(r"\caption"))
     for words in (
         r"Mean $\pm$ sample standard deviation over n seeds.",
-        "an integer is the rank R, a fraction the ratio of the rank R to min(m, n) of each adapted",
+        "an integer is the rank R, a fraction the ratio of the rank R to the smaller side of each adapted weight.",
         "Trained biases: adapted.",
         "params: trainable parameters.",
         r"$\uparrow$: higher is better, $\downarrow$: lower is better.",

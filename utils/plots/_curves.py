@@ -16,6 +16,7 @@ from utils.plots._style import (
     epoch_axis,
     human,
     legend,
+    legend_title,
     line_handle,
     look,
     new_axes,
@@ -24,7 +25,6 @@ from utils.plots._style import (
     rank_shade,
     ranks_of,
     row_label,
-    title,
 )
 from utils.tables.aggregate import Row
 
@@ -48,25 +48,25 @@ def draw_curves(data: PlotData, split: str, key: str, ylabel: str, bins: int | N
     if not found:
         raise NothingToDraw(f"no finished run of {data.model} has {split} points with {key!r} in its metrics.jsonl")
     ranks = ranks_of(row for row, _ in found)
-    drawn = [(row, _without_start(curve)) for row, curve in found]
-    groups: dict[str, list[Any]] = {row.first.method: [] for row, _ in drawn}
-    for row, _ in drawn:
-        look_of = _look(data.methods, ranks, row)
-        groups[row.first.method].append(line_handle(row_label(ranks, row, 16), **look_of))
+    drawn = [(row, _without_start(curve), _look(data.methods, ranks, row)) for row, curve in found]
+    groups: dict[str, list[Any]] = {}
+    for row, _, look_of in drawn:
+        groups.setdefault(row.first.method, []).append(line_handle(row_label(ranks, row, 16), **look_of))
     handles, columns = arrange(list(groups.values()))
     figure, (axes,) = new_axes(2.5 + 0.15 * math.ceil(len(handles) / columns))
-    for row, curve in drawn:
-        look_of = _look(data.methods, ranks, row)
+    for row, curve, look_of in drawn:
         every = 1 if len(curve.x) <= _FEW else len(curve.x) // 8
         axes.plot(curve.x, curve.mean, label=row_label(ranks, row), markevery=every, **look_of)
         if curve.std:
             axes.fill_between(curve.x, *_band(curve), color=look_of["color"], alpha=BAND, linewidth=0)
-    notes = [_start(found), _focus(axes, [curve for _, curve in drawn])]
+    curves = [curve for _, curve, _ in drawn]
+    notes = [_start(found), _focus(axes, curves)]
     axes.set_xlabel("\n".join(["epoch", *filter(None, notes)]))
     axes.set_ylabel(ylabel)
-    first = min(curve.x[0] for _, curve in drawn)
-    epoch_axis(axes, 0 if bins else first, max(curve.x[-1] for _, curve in drawn))
-    legend(figure, list(groups.values()), title(ranks, "band", [len(row.results) for row, c in drawn if c.std]))
+    first = 0.0 if bins else min(curve.x[0] for curve in curves)
+    epoch_axis(axes, first, max(curve.x[-1] for curve in curves))
+    seeds = [len(row.results) for row, curve, _ in drawn if curve.std]
+    legend(figure, list(groups.values()), legend_title(ranks, "band", seeds))
     return figure
 
 
@@ -108,7 +108,7 @@ def _focus(axes: Axes, curves: list[Curve]) -> str:
         plain_log(axes.yaxis)
         return ""
     highest = max(value for curve in curves for value in curve.mean)
-    if highest <= top + (top - bottom):
+    if top == bottom or highest <= top + (top - bottom):
         return ""
     margin = 0.05 * (top - bottom)
     axes.set_ylim(min(bottom, *(low for _, low, _ in bands)) - margin, top + margin)

@@ -122,7 +122,7 @@ def rank_text(ranks: Sequence[int | float], rank: int | float) -> str:
 
 
 def row_label(ranks: Sequence[int | float], row: Row, length: int = 22) -> str:
-    """Method and rank; without the rank where all have the same, which ``title`` names."""
+    """Method and rank; without the rank where all have the same, which ``legend_title`` names."""
     name = label(row.first.method, length)
     return name if row.first.rank is None or len(ranks) < 2 else f"{name} {rank_text(ranks, row.first.rank)}"
 
@@ -172,7 +172,7 @@ def _legend_width(handles: Sequence[Any], columns: int) -> float:
     return sum(widths) + len(widths) * (_RC["legend.handlelength"] + 0.8) * em + (len(widths) - 1) * em
 
 
-def title(ranks: Sequence[int | float], what: str, counts: Iterable[int]) -> str:
+def legend_title(ranks: Sequence[int | float], what: str, counts: Iterable[int]) -> str:
     """A legend's title: the kind of the ranks, or the only rank, and what ``what`` (band, bars) stands for, where any
     of the ``counts`` of seeds is above one."""
     parts = [rank_name(ranks) + (f" {shown(ranks[0])}" if len(ranks) == 1 else "")] if ranks else []

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from utils.plots import NothingToDraw, PlotData, register
-from utils.plots._style import blend, legend, look, new_axes, ranks_of, row_label, title
+from utils.plots._style import blend, legend, legend_title, look, new_axes, ranks_of, row_label
 from utils.tables.aggregate import Row
 
 _MEMORY, _TIME, _RESAMPLE = "peak_memory_mib", "train_seconds", "resample_seconds"
@@ -41,7 +41,7 @@ def draw(data: PlotData) -> Figure:
     axes[0].set_ylim(len(rows) - 0.4, -0.6)
     handles = [[Patch(label="resampling", **_HATCHED)]] if any(map(_resampling, rows)) else []
     seeds = [row.statistics[key].n for row in rows for key in (_MEMORY, _TIME) if key in row.statistics]
-    legend(figure, handles, title(ranks, "error bars", seeds))
+    legend(figure, handles, legend_title(ranks, "error bars", seeds))
     return figure
 
 

@@ -14,11 +14,11 @@ from utils.plots._style import (
     draw_points,
     label,
     legend,
+    legend_title,
     line_handle,
     look,
     new_axes,
     ranks_of,
-    title,
 )
 from utils.tables.aggregate import Row
 
@@ -53,7 +53,7 @@ def draw(data: PlotData) -> Figure:
     ranks = ranks_of(adapters)
     seeds = [row.statistics[key].n for row in rows]
     what = "error bars, band" if full is not None and full.statistics[key].std else "error bars"
-    legend(figure, [[handle] for handle in handles], title(ranks if len(ranks) == 1 else [], what, seeds))
+    legend(figure, [[handle] for handle in handles], legend_title(ranks if len(ranks) == 1 else [], what, seeds))
     return figure
 
 

@@ -15,12 +15,12 @@ from utils.plots._style import (
     blend,
     draw_points,
     legend,
+    legend_title,
     look,
     new_axes,
     rank_name,
     rank_text,
     ranks_of,
-    title,
 )
 from utils.tables.aggregate import Row
 from utils.tables.results import shown
@@ -72,7 +72,11 @@ def draw(data: PlotData) -> Figure:
     axes.set_xlim(-0.4, len(ranks) - 0.6)
     axes.set_xlabel(rank_name(ranks))
     axes.set_ylabel(axis_label(data.metric.header, data.metric.unit, data.metric.better))
-    legend(figure, [[handle] for handle in handles], title([], "error bars", [row.statistics[key].n for row in family]))
+    legend(
+        figure,
+        [[handle] for handle in handles],
+        legend_title([], "error bars", [row.statistics[key].n for row in family]),
+    )
     return figure
 
 

@@ -53,7 +53,7 @@ def _about_rows(rows: list[Row]) -> Iterator[str]:
     if UNTRAINED in methods and len(methods) > 1:
         yield "untrained: the base model as it came, the same for every seed."
     kinds = {type(row.first.rank) for row in rows if row.first.rank is not None}
-    ratio = "the ratio of the rank R to min(m, n) of each adapted m × n weight"
+    ratio = "the ratio of the rank R to the smaller side of each adapted weight"
     if kinds == {float}:
         yield f"rank: {ratio}."
     elif kinds == {int}:
