@@ -126,13 +126,13 @@ def test_a_resample_depends_on_seed_and_number_only() -> None:
         assert (other - pair_after([3])).abs().max() > 1e-2
 
 
-def test_lora_and_plain_models_have_nothing_to_resample() -> None:
-    for model in (adapt("gpt2", rosa.LoraConfig(rank=2)), make_model("gpt2")):
-        before = digests(model)
-        rosa.resample(model, 1, make_optimizer(model))
-        assert digests(model) == before
-    for config in (rosa.LoraConfig(), None):
-        assert not rosa.Resampler(nn.Linear(2, 2), None, config).after_epoch(1, 9)
+def test_lora_has_nothing_to_resample() -> None:
+    config = rosa.LoraConfig(rank=2)
+    model = adapt("gpt2", config)
+    before = digests(model)
+    rosa.resample(model, 1, make_optimizer(model))
+    assert digests(model) == before
+    assert not rosa.Resampler(model, None, config).after_epoch(1, 9)
 
 
 @pytest.mark.parametrize("number", [-1, 0, "x", 1.5, True, None])
