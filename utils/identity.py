@@ -9,8 +9,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-from rosa.methods import methods
-from utils.config import Config
+from rosa.methods import settings
+from utils.config import Config, TrainConfig
 from utils.data import get_source
 
 # Keys that change how a run is carried out, not what comes out: another value continues the same run.
@@ -29,6 +29,9 @@ EXECUTION = {
     "dataset": ("path", "cache"),
 }
 
+# Keys that came after the first runs: at the default they are not hashed, so that runs of before are found again.
+LATER = {"train.validation_fraction": TrainConfig.validation_fraction}
+
 
 def science(config: Config) -> dict[str, Any]:
     """The settings that change the result, as plain values; aliases resolved, what the method ignores left out."""
@@ -38,11 +41,15 @@ def science(config: Config) -> dict[str, Any]:
     for group, keys in EXECUTION.items():
         for key in keys:
             del values[group][key]
+    for key, default in LATER.items():
+        group, _, name = key.rpartition(".")
+        if values[group][name] == default:
+            del values[group][name]
     source = get_source(config.dataset.name)
     values["dataset"]["name"] = source.names[0]
     values["train"]["loss_on"] = config.loss_on()
     del values["train"]["seq_len" if source.packed else "block_size"]
-    for method in methods():
+    for method in settings():
         if method != config.fnmodel.name:
             del values["fnmodel"][method]
     adapter = config.adapter()

@@ -7,41 +7,18 @@ The base module's own weight holds W_f, so the adapted layer stores one weight, 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from rosa.config import AdapterConfig, option
+from rosa.config import RosaConfig
 from rosa.drawing import SubspaceLayer
 from rosa.layers import product
 from rosa.linear import full_precision
 from rosa.methods import register
-from rosa.subspace import FACTOR_SPLITS, SAMPLE_METHODS, choose_directions, factor_pair, layer_generator
-
-
-@dataclass
-class RosaConfig(AdapterConfig):
-    """ROSA's settings.
-
-    Attributes:
-        sample_method: which singular directions train: random, window (a random block of neighbours), top
-            or bottom.
-        factor_split: sqrt (√S on both sides) or left (U S | Vᵀ).
-        level, every: draw a new subspace each ``every`` epochs or optimizer steps, or never.
-        optimizer_state: what becomes of the optimizer's state of A and B at a resample: reset or keep.
-    """
-
-    sample_method: str = option("random", choices=SAMPLE_METHODS)
-    factor_split: str = option("sqrt", choices=FACTOR_SPLITS)
-    level: str = option("epoch", choices=("epoch", "step", "never"))
-    every: int = option(1, minimum=1)
-    optimizer_state: str = option("reset", choices=("reset", "keep"))
-
-    method: ClassVar[str] = "rosa"
-    published_bias: ClassVar[str] = "adapted"
+from rosa.subspace import choose_directions, factor_pair, layer_generator
 
 
 @register(RosaConfig)
