@@ -1,4 +1,4 @@
-"""The data of a training run: both splits loaded, a fraction chosen, tokenised, and checked against the model."""
+"""The data of a training run: both splits loaded, a fraction of each chosen, tokenised, and checked against the model."""
 
 from __future__ import annotations
 
@@ -36,12 +36,9 @@ def load_training_data(config: Config, tokenizer: Any) -> TrainingData:
         split: training_units(source, source.load(split, config.dataset.folder(), config.dataset.cache))
         for split in ("train", "validation")
     }
+    units["train"] = _share(units["train"], train.fraction, "fraction", config.seed)
+    units["validation"] = _share(units["validation"], train.validation_fraction, "validation_fraction", config.seed)
     prompts = dict.fromkeys(example.prompt for unit in units["validation"] for example in unit)
-    total = len(units["train"])
-    count = max(1, round(train.fraction * total))
-    if count < total:
-        chosen = torch.randperm(total, generator=seeded("fraction", config.seed))[:count]
-        units["train"] = [units["train"][i] for i in sorted(chosen.tolist())]
     encoded = {
         split: encode_units(part, tokenizer, packed=source.packed, seq_len=train.seq_len, block_size=train.block_size)
         for split, part in units.items()
@@ -53,6 +50,15 @@ def load_training_data(config: Config, tokenizer: Any) -> TrainingData:
                 data.cut, len(data), split, train.seq_len,
             )  # fmt: skip
     return TrainingData(encoded["train"], encoded["validation"], list(prompts))
+
+
+def _share(units: list[Any], fraction: float, key: str, seed: int) -> list[Any]:
+    """That fraction of ``units``, at least one, chosen by the seed, in their order."""
+    count = max(1, round(fraction * len(units)))
+    if count == len(units):
+        return units
+    chosen = torch.randperm(len(units), generator=seeded(key, seed))[:count]
+    return [units[i] for i in sorted(chosen.tolist())]
 
 
 def check_lengths(data: TrainingData, model: Any, name: str) -> None:

@@ -237,7 +237,7 @@ class Trainer:
     # -- validation, checkpoints ---------------------------------------------------------------------------
 
     def validate(self) -> bool:
-        """Losses on the whole validation split, and sample texts; True if the loss is the best so far."""
+        """Losses on the validation data, and sample texts; True if the loss is the best so far."""
         start, done = time.perf_counter(), self.progress
         everything = range(len(self.validation_data))
         losses = evaluate_losses(
