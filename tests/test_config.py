@@ -39,11 +39,7 @@ def test_the_reference_page_has_every_key_with_its_default() -> None:
 
 def test_every_key_of_the_reference_page_is_explained() -> None:
     lines = (ROOT / "configs" / "train.yaml").read_text().splitlines()
-    body = lines[
-        lines.index(
-            "seed: 0                     # int in [0, 2**63): order of data, dropout, LoRA's start, ROSA's directions"
-        ) :
-    ]
+    body = lines[next(number for number, line in enumerate(lines) if line.startswith("seed: 0 ")) :]
     for line in body[: body.index("hydra:")]:
         assert not line.strip() or line.endswith(":") or "#" in line, f"no comment: {line}"
 

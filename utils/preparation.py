@@ -1,4 +1,4 @@
-"""The data of a training run: both splits loaded, a fraction of each chosen, tokenised, and checked against the model."""
+"""The data of a training run: both splits loaded, a part of each chosen, tokenised, and checked against the model."""
 
 from __future__ import annotations
 
