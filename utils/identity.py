@@ -33,8 +33,12 @@ EXECUTION = {
 LATER = {"train.validation_fraction": TrainConfig.validation_fraction}
 
 
-def science(config: Config) -> dict[str, Any]:
-    """The settings that change the result, as plain values; aliases resolved, what the method ignores left out."""
+def science(config: Config, data: dict[str, str] | None = None) -> dict[str, Any]:
+    """The settings that change the result, as plain values; aliases resolved, what the method ignores left out.
+
+    Args:
+        data: digests of the data, where nothing else in the settings says which they are.
+    """
     values = dataclasses.asdict(config)
     for group in ("output", "logging", "runs"):
         del values[group]
@@ -47,6 +51,8 @@ def science(config: Config) -> dict[str, Any]:
             del values[group][name]
     source = get_source(config.dataset.name)
     values["dataset"]["name"] = source.names[0]
+    if data is not None:
+        values["dataset"]["sha256"] = data
     values["train"]["loss_on"] = config.loss_on()
     del values["train"]["seq_len" if source.packed else "block_size"]
     for method in settings():
@@ -65,17 +71,20 @@ def _digest(values: dict[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
-def group_hash(config: Config) -> str:
+def group_hash(config: Config, data: dict[str, str] | None = None) -> str:
     """The hash shared by runs that differ in their seed only."""
-    values = science(config)
+    values = science(config, data)
     del values["seed"]
     return _digest(values)
 
 
-def run_directory(config: Config) -> Path:
-    """``<output.path>/<dataset>/<model>-<method>-r<rank>-s<seed>-<hash>``; the label is for people."""
+def run_directory(config: Config, data: dict[str, str] | None = None) -> Path:
+    """``<output.path>/<dataset>/<model>-<method>-r<rank>-s<seed>-<hash>``; the label is for people.
+
+    For a run that is to be trained or found, see ``utils.digests.find_directory``.
+    """
     model = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(config.model.name).name).strip(".-") or "model"
     method = config.fnmodel.name
     rank = "" if method == "none" else f"-r{config.fnmodel.params.rank}"
-    label = f"{model}-{method}{rank}-s{config.seed}-{_digest(science(config))}"
+    label = f"{model}-{method}{rank}-s{config.seed}-{_digest(science(config, data))}"
     return Path(config.output.path) / get_source(config.dataset.name).names[0] / label

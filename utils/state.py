@@ -207,8 +207,18 @@ def drop_last(run: Run) -> None:
 
 
 def checkpoint_hash(folder: Path) -> str:
-    """One hash for a checkpoint's model: that of its summary, which holds the hashes of its files."""
-    return sha256(folder / SUMMARY)
+    """One hash for a checkpoint's model: that of its summary, which holds the hashes of its files.
+
+    Raises:
+        UserError: it is not there.
+    """
+    try:
+        return sha256(folder / SUMMARY)
+    except (FileNotFoundError, NotADirectoryError):
+        raise UserError(
+            f"the checkpoint {folder} is gone: put it back from a copy, or remove {folder.parent.parent} and "
+            "train again"
+        ) from None
 
 
 def verify(folder: Path) -> dict[str, Any]:
