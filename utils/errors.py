@@ -4,8 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
+import textwrap
 import unicodedata
 from collections.abc import Callable
+
+
+def short_reason(error: BaseException, width: int = 400) -> str:
+    """An error's text on one line, cut after a whole word where it is longer than ``width`` characters."""
+    return textwrap.shorten(str(error), width, placeholder=" ...")
 
 
 class UserError(Exception):

@@ -3,32 +3,15 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from rosa.config import AdapterConfig, option
+from rosa.config import LoraConfig
 from rosa.layers import AdapterLayer
 from rosa.methods import register
 from rosa.subspace import layer_generator
-
-
-@dataclass
-class LoraConfig(AdapterConfig):
-    """LoRA's settings, beside those that all methods share: rank, bias, target_modules, seed (``AdapterConfig``).
-
-    Attributes:
-        alpha: the pair is scaled by alpha / R; None: alpha = R in each layer, so the scale is 1.
-        dropout: probability of dropping an input of A in training.
-    """
-
-    alpha: float | None = option(None, above=0)
-    dropout: float = option(0.0, minimum=0, maximum=1)
-
-    method: ClassVar[str] = "lora"
-    published_bias: ClassVar[str] = "none"
 
 
 @register(LoraConfig)

@@ -8,42 +8,19 @@ The base module's own weight holds W_f, so the adapted layer stores one weight, 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from rosa.config import AdapterConfig, option
+from rosa.config import RosaConfig
 from rosa.drawing import SubspaceLayer
 from rosa.layers import product
 from rosa.linear import full_precision
 from rosa.methods import register
 from rosa.sharding import gather
-from rosa.subspace import FACTOR_SPLITS, SAMPLE_METHODS, choose_directions, factor_pair, layer_generator
-
-
-@dataclass
-class RosaConfig(AdapterConfig):
-    """ROSA's settings, beside those that all methods share: rank, bias, target_modules, seed (``AdapterConfig``).
-
-    Attributes:
-        sample_method: which singular directions train: random, window (a random block of neighbours), top
-            or bottom.
-        factor_split: sqrt (√S on both sides) or left (U S | Vᵀ).
-        level, every: draw a new subspace each ``every`` epochs or optimizer steps, or never.
-        optimizer_state: what becomes of the optimizer's state of A and B at a resample: reset or keep.
-    """
-
-    sample_method: Literal["random", "window", "top", "bottom"] = option("random", choices=SAMPLE_METHODS)
-    factor_split: Literal["sqrt", "left"] = option("sqrt", choices=FACTOR_SPLITS)
-    level: Literal["epoch", "step", "never"] = option("epoch", choices=("epoch", "step", "never"))
-    every: int = option(1, minimum=1)
-    optimizer_state: Literal["reset", "keep"] = option("reset", choices=("reset", "keep"))
-
-    method: ClassVar[str] = "rosa"
-    published_bias: ClassVar[str] = "adapted"
+from rosa.subspace import choose_directions, factor_pair, layer_generator
 
 
 @register(RosaConfig)

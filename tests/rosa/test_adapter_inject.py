@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import pkgutil
 import re
+import sys
 import typing
 import warnings
 from pathlib import Path
@@ -16,7 +17,9 @@ import yaml
 from torch import Tensor, nn
 
 import rosa
+from rosa.config import SETTINGS
 from rosa.layers import AdapterLayer
+from rosa.methods import settings
 from rosa.methods.rosa import RosaLayer
 from tests.rosa.cases import (
     BLOCKS,
@@ -264,10 +267,11 @@ def test_names_do_not_depend_on_wrappers() -> None:
 def test_every_method_file_registers_one_method_with_documented_keys_and_a_case() -> None:
     files = [module.name for module in pkgutil.iter_modules([str(ROOT / "rosa" / "methods")])]
     registered = rosa.methods.methods()
+    assert settings() == {name: config for name, (config, _) in registered.items()}
     by_file: dict[str, list[str]] = {name: [] for name in files}
     for name, (config, layer) in registered.items():
-        assert config.__module__ == layer.__module__
-        by_file[config.__module__.rpartition(".")[2]].append(name)
+        assert config.__module__ == ("rosa.config" if name in SETTINGS else layer.__module__)
+        by_file[layer.__module__.rpartition(".")[2]].append(name)
     assert {file: len(names) for file, names in by_file.items()} == dict.fromkeys(files, 1)
     documented = yaml.safe_load((ROOT / "configs" / "train.yaml").read_text(encoding="utf-8"))["fnmodel"]
     common = {field.name for field in dataclasses.fields(rosa.AdapterConfig)}
@@ -275,3 +279,20 @@ def test_every_method_file_registers_one_method_with_documented_keys_and_a_case(
     for name, (config, _) in registered.items():
         assert set(documented[name]) == {field.name for field in dataclasses.fields(config)} - common
     assert {case.config.method for case in CASES} == set(registered)
+
+
+def test_a_new_file_in_the_folder_brings_its_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "other.py").write_text(
+        "from dataclasses import dataclass\nfrom typing import ClassVar\n"
+        "from rosa.config import AdapterConfig\nfrom rosa.methods import register\n"
+        "from rosa.methods.lora import LoraLayer\n"
+        "@dataclass\nclass OtherConfig(AdapterConfig):\n    strength: float = 1.0\n"
+        "    method: ClassVar[str] = 'other'\n"
+        "@register(OtherConfig)\nclass OtherLayer(LoraLayer):\n    pass\n"
+    )
+    package = sys.modules["rosa.methods"]
+    monkeypatch.setattr(package, "__path__", [*package.__path__, str(tmp_path)])
+    monkeypatch.setattr(package, "_METHODS", rosa.methods())
+    assert settings()["other"]().strength == 1.0
+    assert rosa.methods()["other"][1].__name__ == "OtherLayer"
+    monkeypatch.delitem(sys.modules, "rosa.methods.other")

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from utils.identity import LATER
 from utils.tables.columns import Column
 from utils.tables.results import METHOD_LABELS, UNTRAINED, Listed, Result, shown
 
@@ -96,6 +97,8 @@ def settings_of(result: Result) -> dict[str, Any]:
         for key, value in result.settings.items()
         if not any(key == name or key.startswith(f"{name}.") for name in skipped)
     }
+    if result.settings:  # runs of before lack these; they tell measurements apart, the untrained model's too
+        kept |= {key: result.settings.get(key, default) for key, default in LATER.items()}
     if "train.loss_on" in kept:  # null there is the data set's own choice, which the record names
         kept["train.loss_on"] = result.record.get("loss_on") or kept["train.loss_on"]
     return kept | {f"decoding.{key}": value for key, value in result.decoding.items()}
