@@ -59,14 +59,6 @@ __all__ = [
 
 # the modules that have these names
 _HOMES = ("config", "errors", "inject", "layers", "checkpoint", "methods", "schedule")
-    "config",
-    "errors",
-    "inject",
-    "layers",
-    "checkpoint",
-    "methods",
-    "schedule",
-)  # the modules that have these names
 
 
 class _Package(ModuleType):
