@@ -22,6 +22,7 @@ from rosa.config import AdapterConfig
 from rosa.linear import adapted_product, compute_dtype, full_precision, is_transformed
 
 OWN_FORWARDS = (nn.Linear.forward, Conv1D.forward)  # what the fused product stands for
+# Where a module keeps its hooks. The dictionaries are shared, not copied: what is registered or removed later counts.
 HOOKS = (
     "_forward_pre_hooks",
     "_forward_pre_hooks_with_kwargs",

@@ -44,7 +44,7 @@ def compute_dtype(x: Tensor) -> torch.dtype:
 def is_transformed() -> bool:
     """Whether ``torch.func`` (vmap, grad, jvp) or forward-mode differentiation is at work.
 
-    They take the plain operations apart themselves; a function with an own backward pass is closed to them.
+    They differentiate and batch plain operations; a function with its own backward pass is closed to them.
     """
     return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
 
