@@ -90,7 +90,7 @@ def test_the_contract_runs_as_written(clone: Path) -> None:
     figures = clone / "runs" / "e2e_nlg" / "figures"
     assert {path.suffix for path in figures.iterdir()} == {".png", ".pdf"}
     again = run(train, clone)
-    assert again.returncode == 0 and "finished already" in again.stdout
+    assert again.returncode == 0 and "finished already" in again.stderr
     check_tensorboard(board, clone)
 
 
@@ -142,9 +142,9 @@ def test_multirun_uses_the_same_directories(clone: Path, small_e2e: Path, tmp_pa
     first = {found.path.name for found in find_runs([tmp_path])}
     assert len(first) == 2
     single = run(f"python train.py {common} seed=1", clone)
-    assert "finished already" in single.stdout
+    assert "finished already" in single.stderr
     seeds = run(f"python train.py {common} seed=0 runs=3", clone)
-    assert seeds.stdout.count("finished already") == 2
+    assert seeds.stderr.count("finished already") == 2
     assert len(find_runs([tmp_path])) == 3
 
 

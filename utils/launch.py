@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+import sys
 import tempfile
 import traceback
 from collections.abc import Callable, Iterator
@@ -16,14 +17,14 @@ from omegaconf import OmegaConf
 from utils.config import Config
 from utils.data import get_source
 from utils.devices import resolve_device
-from utils.distributed import Processes, join, lost_process_is_said
+from utils.distributed import join, lost_process_is_said
 from utils.errors import UserError
 from utils.files import lock, own_folder, sweep, write_text
 from utils.guards import advice
 from utils.identity import group_hash, run_directory
 from utils.logs import log, run_log
 from utils.runs import Run
-from utils.signals import EXIT_INTERRUPTED, Interrupted, stop_on_signals
+from utils.signals import Interrupted, StopRequest, stop_on_signals
 
 OVERRIDES = Path(".hydra", "overrides.yaml")
 POINTER = "ROSA_RUN_POINTER"  # names a file that train.py appends each run's directory to (for job runners)
@@ -34,23 +35,24 @@ def train_all(config: Config, overrides: list[str]) -> float | None:
     from utils.models import check_adapter_fits
 
     check_adapter_fits(config.model.name, config.adapter())
+    processes = join(resolve_device(config.train.device))
     loss = None
-    for seed in range(config.seed, config.seed + config.runs):
-        loss = train_one(dataclasses.replace(config, seed=seed, runs=1), overrides)
+    with stop_on_signals(processes) as stop, lost_process_is_said():
+        for seed in range(config.seed, config.seed + config.runs):
+            stop.check(now=True)
+            loss = train_one(dataclasses.replace(config, seed=seed, runs=1), overrides, stop)
     return loss
 
 
-def train_one(config: Config, overrides: list[str]) -> float | None:
+def train_one(config: Config, overrides: list[str], stop: StopRequest) -> float | None:
     """Train one seed: resume an unfinished run, leave a finished one alone; its best validation loss."""
-    run = Run(run_directory(config))
-    processes = join(resolve_device(config.train.device))
-    with lost_process_is_said(), contextlib.ExitStack() as stack:
+    run, processes = Run(run_directory(config)), stop.processes
+    with contextlib.ExitStack() as stack:
         finished = processes.decided_by_main(lambda: _open(run, stack))
         if finished:
             return (finished["best"] or {}).get("loss")
         stack.enter_context(run_log(run, processes.main))
-        stop = stack.enter_context(stop_on_signals(processes))
-        return _train(config, run, overrides, stop, processes)
+        return _train(config, run, overrides, stop)
 
 
 def _open(run: Run, stack: contextlib.ExitStack) -> dict[str, Any] | None:
@@ -58,20 +60,20 @@ def _open(run: Run, stack: contextlib.ExitStack) -> dict[str, Any] | None:
     _point_to(run)
     record = _record(run)
     if record["status"] == "finished":
-        print(f"{run.path} is finished already; remove the folder to train again")
+        print(f"{run.path} is finished already; remove the folder to train again", file=sys.stderr)
         return record
     stack.enter_context(_directory(run))
     return None
 
 
-def _train(config: Config, run: Run, overrides: list[str], stop: Any, processes: Processes) -> float | None:
+def _train(config: Config, run: Run, overrides: list[str], stop: StopRequest) -> float | None:
     from utils.provenance import git_commit, hardware, now, versions
     from utils.training import Trainer
 
     log.info("run directory %s", run.path)
-    main = processes.main
+    processes, main = stop.processes, stop.processes.main
     with _explained(config, run, lambda: None):
-        trainer = Trainer(config, run, stop, processes)
+        trainer = Trainer(config, run, stop)
         described = trainer.describe()
 
     def note(**fields: Any) -> None:
@@ -111,9 +113,8 @@ def _train(config: Config, run: Run, overrides: list[str], stop: Any, processes:
             trainer.close()
     except Interrupted as interrupt:
         note(status="interrupted", error=None, **trainer.standing())
-        log.info("stopped by %s after a checkpoint: run the same command again to go on", interrupt)
-        processes.gathered(None)  # a launcher stops the others when the first one leaves
-        raise SystemExit(EXIT_INTERRUPTED) from None
+        log.info("interrupted by %s at step %d", interrupt, trainer.progress.step)
+        raise
     except KeyboardInterrupt:
         note(status="interrupted", error="interrupted between checkpoints")
         raise

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
+from multiprocessing.util import Finalize
 from typing import Any
 
 FEWEST = 100  # items; below, starting a process costs more than it saves
@@ -40,7 +42,10 @@ class Workers:
             part = slice(number * len(items) // count, (number + 1) * len(items) // count)
             ours, theirs = context.Pipe()
             others = [connection for _, connection in self._parts] + [ours]
-            context.Process(target=_serve, args=(theirs, others, build, items[part], work), daemon=True).start()
+            process = context.Process(target=_serve, args=(theirs, others, build, items[part], work), daemon=True)
+            process.start()
+            # Before the interpreter ends, too: it would wait for a worker that no SIGTERM ends, and that waits for it.
+            Finalize(self, process.kill, exitpriority=0)
             theirs.close()
             self._parts.append((part, ours))
 
@@ -86,6 +91,8 @@ def _serve(
     work: Callable[[Any, Sequence[Any]], list[Any]],
 ) -> None:
     """A worker's life: until the other end is closed, which only works if nobody else holds it open."""
+    for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)  # sent to all processes of a job: the one that asks for work decides
     for other in others:
         other.close()
     made: Any = None
@@ -101,5 +108,5 @@ def _serve(
             except Exception as error:
                 answer = error
             connection.send(answer)
-        except (EOFError, OSError, KeyboardInterrupt):
+        except (EOFError, OSError):
             return
