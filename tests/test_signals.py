@@ -15,7 +15,7 @@ import pytest
 
 from scripts.faults.compare import differences, facts
 from tests.conftest import ROOT
-from utils import evaluation, signals, training
+from utils import evaluation, launch, signals, state, training
 from utils.decoding.loop import Trees
 from utils.evaluation import Options, evaluate_runs
 from utils.generation import Decoding
@@ -100,6 +100,25 @@ def test_a_second_interrupt_does_not_wait(monkeypatch: Any) -> None:
         assert stop.signal == "SIGINT"
         os.kill(os.getpid(), signal.SIGINT)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_run_is_finished_before_its_last_checkpoint_goes(train: Any, monkeypatch: Any, tmp_path: Path) -> None:
+    """A kill between the two: the next command removes what was left, and trains nothing."""
+    overrides = ("train.epochs=2", "train.keep_last=false", "train.lr=1e-9", "train.save_every=3")
+
+    def killed(_run: Run) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(state, "drop_last", killed)
+        train(*overrides)
+    (run,) = find_runs([tmp_path / "runs"])
+    assert run.record()["status"] == "finished" and run.last.exists()
+    best = run.best.resolve()
+    with monkeypatch.context() as patch:
+        patch.setattr(launch, "_train", None)
+        train(*overrides)
+    assert sorted(run.checkpoints.iterdir()) == [run.best, best]
 
 
 # -- evaluation and scoring ----------------------------------------------------------------------------------

@@ -48,19 +48,21 @@ def train_one(config: Config, overrides: list[str], stop: StopRequest) -> float 
     """Train one seed: resume an unfinished run, leave a finished one alone; its best validation loss."""
     run, processes = Run(run_directory(config)), stop.processes
     with contextlib.ExitStack() as stack:
-        finished = processes.decided_by_main(lambda: _open(run, stack))
+        finished = processes.decided_by_main(lambda: _open(config, run, stack))
         if finished:
             return (finished["best"] or {}).get("loss")
         stack.enter_context(run_log(run, processes.main))
         return _train(config, run, overrides, stop)
 
 
-def _open(run: Run, stack: contextlib.ExitStack) -> dict[str, Any] | None:
+def _open(config: Config, run: Run, stack: contextlib.ExitStack) -> dict[str, Any] | None:
     """The record of a finished run; else None, with the run's directory made and locked until ``stack`` closes."""
     _point_to(run)
     record = _record(run)
     if record["status"] == "finished":
         print(f"{run.path} is finished already; remove the folder to train again", file=sys.stderr)
+        with contextlib.suppress(OSError):  # what a kill left; a folder that cannot be written is finished all the same
+            _drop_last(config, run)
         return record
     stack.enter_context(_directory(run))
     return None
@@ -125,13 +127,19 @@ def _train(config: Config, run: Run, overrides: list[str], stop: StopRequest) ->
         log.error("%s", traceback.format_exc())
         note_failure(f"{type(error).__name__}: {error}"[:1000])
         raise
-    if main and not config.train.keep_last:
+    note(status="finished", finished=now(), **trainer.standing())
+    if main:  # only now: a kill before the record says so would leave a run that has to train on, without its last
+        _drop_last(config, run)
+    log.info("finished: %s", run.path)
+    return (trainer.progress.best or {}).get("loss")
+
+
+def _drop_last(config: Config, run: Run) -> None:
+    """Remove a finished run's last checkpoint where ``train.keep_last`` does not want it."""
+    if not config.train.keep_last:
         from utils.state import drop_last
 
         drop_last(run)
-    note(status="finished", finished=now(), **trainer.standing())
-    log.info("finished: %s", run.path)
-    return (trainer.progress.best or {}).get("loss")
 
 
 def _record(run: Run) -> dict[str, Any]:
