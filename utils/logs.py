@@ -69,6 +69,7 @@ def run_log(run: Run | None, main: bool = True) -> Iterator[None]:
     handlers: list[logging.Handler] = [_AboveBar()] if main else []
     log.setLevel(logging.INFO if main else logging.CRITICAL)
     log.propagate = False
+    log.disabled = False  # Hydra disables all loggers that there are when it begins a job of a multirun
     for handler in handlers:
         log.addHandler(handler)
     try:
