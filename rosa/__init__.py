@@ -21,10 +21,12 @@ from rosa.inject import (
     unwrap,
 )
 from rosa.layers import AdapterLayer
-from rosa.methods import methods, register
+from rosa.methods import register
 from rosa.methods.lora import LoraConfig
 from rosa.methods.rosa import RosaConfig
 from rosa.schedule import Resampler, resample
+
+__version__ = "0.1.0"
 
 __all__ = [
     "AdapterConfig",
@@ -40,7 +42,6 @@ __all__ = [
     "load_adapter",
     "merge",
     "merged",
-    "methods",
     "parameter_report",
     "register",
     "resample",

@@ -91,6 +91,8 @@ def load_adapter(model: Model, folder: str | Path) -> Model:
     with torch.no_grad():
         for name, target in {**adapter_tensors(layers), **frozen_tensors(layers)}.items():
             target.copy_(values[name])
+    for layer in layers.values():
+        layer.note_start()
     return model
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from rosa.subspace import check_rank
 
@@ -38,11 +38,12 @@ def option_problems(options: Any, prefix: str = "") -> list[str]:
         if value is None and field.default is None:
             continue
         key = prefix + field.name
+        whole = field.type in (int, "int")
         bounded = any(limits.get(bound) is not None for bound in ("minimum", "above", "maximum"))
         if limits.get("choices") is not None and value not in limits["choices"]:
             problems.append(f"{key}={value} is not one of {', '.join(map(str, limits['choices']))}")
-        elif bounded and not isinstance(value, (int, float)):
-            problems.append(f"{key}={value!r} must be a number")
+        elif (whole or bounded) and (isinstance(value, bool) or not isinstance(value, int if whole else (int, float))):
+            problems.append(f"{key}={value!r} must be a {'whole number' if whole else 'number'}")
         elif limits.get("minimum") is not None and not value >= limits["minimum"]:
             problems.append(f"{key}={value} must be at least {limits['minimum']}")
         elif limits.get("above") is not None and not value > limits["above"]:
@@ -66,9 +67,9 @@ class AdapterConfig:
     """
 
     rank: int | float = 0.05
-    bias: str = option("auto", choices=("auto", "adapted", "none"))
+    bias: Literal["auto", "adapted", "none"] = option("auto", choices=("auto", "adapted", "none"))
     target_modules: str | list[str] | None = None
-    seed: int = 0
+    seed: int = option(0)
 
     method: ClassVar[str] = ""
     published_bias: ClassVar[str] = "none"

@@ -13,8 +13,8 @@ from typing import Any
 import rosa
 from utils.config import Config, load_config
 from utils.data import Example, get_source, group_by_source
-from utils.errors import UserError
-from utils.files import lock, sha256, sweep, write_json, write_text
+from utils.errors import UserError, reason
+from utils.files import LARGEST, lock, sha256, sweep, write_json, write_text
 from utils.generation import Decoding, generate
 from utils.guards import is_out_of_memory
 from utils.logs import log, run_log
@@ -82,8 +82,6 @@ def _outcome(run: Run, options: Options, check: Callable[[], None]) -> tuple[str
         with lock(run.path / ".eval.lock", "evaluated"):
             sweep(run.eval_file, run.raw_predictions(split), run.references(split), run.predictions(split))
             return evaluate_run(run, options, check)
-    except UserError as error:
-        return "failed", str(error)
     except Exception as error:
         return "failed", _told(error, options)
 
@@ -101,9 +99,7 @@ def _print_summary(outcomes: Sequence[tuple[Run, str, str]], runs: int, split: s
 def _told(error: Exception, options: Options) -> str:
     if is_out_of_memory(error):
         return f"out of memory: give a lower --batch-size than {options.batch()}, or fewer --num-beams"
-    if isinstance(error, OSError) and error.strerror:
-        return f"{error.filename or 'its folder'}: {error.strerror}"
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+    return reason(error)
 
 
 def evaluate_run(run: Run, options: Options, check: Callable[[], None] = never) -> tuple[str, str]:
@@ -149,7 +145,7 @@ def _hashes(run: Run, split: str) -> dict[str, str | None]:
         "raw_predictions_sha256": run.raw_predictions(split),
         "references_sha256": run.references(split),
     }
-    return {name: sha256(path) if path.is_file() else None for name, path in files.items()}
+    return {name: sha256(path, LARGEST) if path.is_file() else None for name, path in files.items()}
 
 
 def _evaluations(run: Run) -> dict[str, Any]:

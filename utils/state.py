@@ -29,7 +29,7 @@ from safetensors.torch import load_model, save_model
 import rosa
 from rosa.checkpoint import ADAPTER_FILE, FROZEN_FILE
 from utils.errors import UserError
-from utils.files import own_folder, read_object, sha256, sync, write_json
+from utils.files import LARGEST_RECORD, own_folder, read_object, sha256, sync, write_json
 from utils.logs import log
 from utils.runs import Run
 
@@ -208,7 +208,7 @@ def drop_last(run: Run) -> None:
 
 def checkpoint_hash(folder: Path) -> str:
     """One hash for a checkpoint's model: that of its summary, which holds the hashes of its files."""
-    return sha256(folder / SUMMARY)
+    return sha256(folder / SUMMARY, LARGEST_RECORD)
 
 
 def verify(folder: Path) -> dict[str, Any]:
@@ -225,7 +225,7 @@ def verify(folder: Path) -> dict[str, Any]:
         path = folder / name
         if Path(name).name != name or not path.is_file():
             raise UserError(f"{path} is missing")
-        if sha256(path) != hashes.get(name):
+        if sha256(path, LARGEST_RECORD if path.suffix == ".json" else None) != hashes.get(name):
             raise UserError(f"{path} is damaged: its checksum is not the one recorded")
     return summary
 

@@ -10,14 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from rosa.config import AdapterConfig, option
-from rosa.layers import AdapterLayer, product
+from rosa.layers import AdapterLayer
 from rosa.methods import register
 from rosa.subspace import layer_generator
 
 
 @dataclass
 class LoraConfig(AdapterConfig):
-    """LoRA's settings.
+    """LoRA's settings, beside those that all methods share: rank, bias, target_modules, seed (``AdapterConfig``).
 
     Attributes:
         alpha: the pair is scaled by alpha / R; None: alpha = R in each layer, so the scale is 1.
@@ -53,12 +53,7 @@ class LoraLayer(AdapterLayer):
         self.A.copy_(start.uniform_(-bound, bound, generator=generator))
         self.B.zero_()
 
-    def delta(self) -> Tensor:
-        return product(self.A, self.B) * self.scale
-
     def forward(self, x: Tensor) -> Tensor:
         if self.merged or not (self.training and self.config.dropout):
-            return self.with_pair(x, self.scale)
-        out: Tensor = self.base(x)
-        low: Tensor = (self.dropout(x) @ self.A) @ self.B
-        return out + low * self.scale
+            return super().forward(x)
+        return self.apart(x, self.dropout)
