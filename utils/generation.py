@@ -36,17 +36,10 @@ class Decoding:
 
 
 def generate(
-    model: Any,
-    tokenizer: Any,
-    prompts: Sequence[str],
-    decoding: Decoding,
-    batch_size: int,
-    *,
-    bar: bool = False,
-    check: Callable[[], None] = never,
+    model: Any, tokenizer: Any, prompts: Sequence[str], decoding: Decoding, batch_size: int, **options: Any
 ) -> list[str]:
     """Generated continuations, special tokens removed, in the order of ``prompts``; see ``generate_tokens``."""
-    new = generate_tokens(model, tokenizer, prompts, decoding, batch_size, bar=bar, check=check)
+    new = generate_tokens(model, tokenizer, prompts, decoding, batch_size, **options)
     return [text.strip() for text in tokenizer.batch_decode(new, skip_special_tokens=True)]
 
 

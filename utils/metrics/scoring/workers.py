@@ -44,7 +44,7 @@ class Workers:
             others = [connection for _, connection in self._parts] + [ours]
             process = context.Process(target=_serve, args=(theirs, others, build, items[part], work), daemon=True)
             process.start()
-            # Before the interpreter ends, too: it would wait for a worker that no SIGTERM ends, and that waits for it.
+            # With this object, or before the interpreter ends: it would wait for a worker, which would wait for it.
             Finalize(self, process.kill, exitpriority=0)
             theirs.close()
             self._parts.append((part, ours))
@@ -90,9 +90,9 @@ def _serve(
     items: Sequence[Any],
     work: Callable[[Any, Sequence[Any]], list[Any]],
 ) -> None:
-    """A worker's life: until the other end is closed, which only works if nobody else holds it open."""
+    """A worker's life: until it is killed, or the other end is closed, which only works if nobody holds it open."""
     for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
-        signal.signal(number, signal.SIG_IGN)  # sent to all processes of a job: the one that asks for work decides
+        signal.signal(number, signal.SIG_IGN)  # all processes of a job get them: the one that gives the work decides
     for other in others:
         other.close()
     made: Any = None
