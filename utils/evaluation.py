@@ -193,6 +193,12 @@ def _measure(run: Run, config: Config, groups: list[list[Example]], options: Opt
     precision = resolve_precision(options.precision, device.type)
     tokenizer = load_tokenizer(config.model.name)
     model = load_model(config.model.name, config.model.dropout)
+    vocabulary = model.config.get_text_config(decoder=True).vocab_size
+    if options.decoding.num_beams > vocabulary:
+        raise UserError(
+            f"--num-beams {options.decoding.num_beams} is above {vocabulary}, the size of the model's vocabulary: the "
+            "first token has no more candidates"
+        )
     load_weights(run.best, model)
     model = rosa.unwrap(model).to(device).eval()
     dtype = MIXED_DTYPE[precision]
