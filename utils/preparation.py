@@ -74,10 +74,8 @@ def check_lengths(data: TrainingData, model: Any, config: Config) -> None:
     limit = max_positions(model)
     longest = max(part.describe()["longest"] for part in (data.train, data.validation))
     key = "seq_len" if data.train.documents is None else "block_size"
-    value = getattr(config.train, key)
+    value, name = getattr(config.train, key), config.model.name
     if limit is not None and longest > limit:
-        raise UserError(
-            f"a sample has {longest} tokens, but {config.model.name} takes {limit}: set train.{key}={limit}"
-        )
+        raise UserError(f"a sample has {longest} tokens, but {name} takes {limit}: set train.{key}={limit}")
     if limit is not None and value > limit and value != getattr(TrainConfig, key):
-        raise UserError(f"train.{key}={value} is above the {limit} positions of {config.model.name}: set at most those")
+        raise UserError(f"train.{key}={value} is above the {limit} positions of {name}: set at most {limit}")
