@@ -154,7 +154,9 @@ def check_settings(run: Run, config: Config) -> None:
     ``model.name`` may be another one: the folder may have moved, and a checkpoint does not fit another model.
     """
     record = run.record()
-    config = dataclasses.replace(config, model=dataclasses.replace(config.model, name=record.get("model")))
+    config = dataclasses.replace(
+        config, model=dataclasses.replace(config.model, name=record.get("model", config.model.name))
+    )
     data = {split: value for split, value in recorded_digests(record).items() if split in TRAINING}
     groups = (None, group_hash(config), group_hash(config, data))  # with data: see find_directory
     if record.get("group") not in groups or record.get("seed") not in (None, config.seed):
