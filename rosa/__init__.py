@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rosa.checkpoint import export, load_adapter, save_adapter
     from rosa.config import AdapterConfig, LoraConfig, RosaConfig
+    from rosa.errors import AdapterError
     from rosa.inject import (
-        AdapterError,
         ParameterReport,
         adapter_layers,
         inject,
@@ -29,8 +29,10 @@ if TYPE_CHECKING:
         unwrap,
     )
     from rosa.layers import AdapterLayer
-    from rosa.methods import methods, register
+    from rosa.methods import register
     from rosa.schedule import Resampler, resample
+
+__version__ = "0.1.0"
 
 __all__ = [
     "AdapterConfig",
@@ -46,7 +48,6 @@ __all__ = [
     "load_adapter",
     "merge",
     "merged",
-    "methods",
     "parameter_report",
     "register",
     "resample",
@@ -56,7 +57,8 @@ __all__ = [
     "unwrap",
 ]
 
-_HOMES = ("config", "inject", "layers", "checkpoint", "methods", "schedule")  # the modules that have these names
+# the modules that have these names
+_HOMES = ("config", "errors", "inject", "layers", "checkpoint", "methods", "schedule")
 
 
 class _Package(ModuleType):

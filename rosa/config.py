@@ -6,8 +6,9 @@ Nothing here needs torch, so that a misspelt setting is refused before torch is 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 SAMPLE_METHODS = ("random", "window", "top", "bottom")
 FACTOR_SPLITS = ("sqrt", "left")
@@ -42,11 +43,12 @@ def option_problems(options: Any, prefix: str = "") -> list[str]:
         if value is None and field.default is None:
             continue
         key = prefix + field.name
+        whole = field.type in (int, "int")
         bounded = any(limits.get(bound) is not None for bound in ("minimum", "above", "maximum"))
         if limits.get("choices") is not None and value not in limits["choices"]:
             problems.append(f"{key}={value} is not one of {', '.join(map(str, limits['choices']))}")
-        elif bounded and not isinstance(value, (int, float)):
-            problems.append(f"{key}={value!r} must be a number")
+        elif (whole or bounded) and (isinstance(value, bool) or not isinstance(value, int if whole else (int, float))):
+            problems.append(f"{key}={value!r} must be a {'whole number' if whole else 'number'}")
         elif limits.get("minimum") is not None and not value >= limits["minimum"]:
             problems.append(f"{key}={value} must be at least {limits['minimum']}")
         elif limits.get("above") is not None and not value > limits["above"]:
@@ -74,18 +76,24 @@ class AdapterConfig:
         rank: an int is the rank R itself; a float in (0, 1] a share of q = min(m, n) of each layer.
         bias: whether the biases of adapted layers train: ``adapted``, ``none``, or ``auto``, the published
             choice of the method.
-        target_modules: which layers to adapt: a regular expression for the whole module name, or a list of
-            name endings. None: every Linear and Conv1D inside the model's blocks.
+        target_modules: which layers to adapt: a regular expression for the whole module name, or a list (or tuple, or
+            set) of name endings. None: every Linear and Conv1D inside the model's blocks.
         seed: of every random choice that the adapters make.
     """
 
     rank: int | float = 0.05
-    bias: str = option("auto", choices=("auto", "adapted", "none"))
-    target_modules: str | list[str] | None = None
-    seed: int = 0
+    bias: Literal["auto", "adapted", "none"] = option("auto", choices=("auto", "adapted", "none"))
+    target_modules: str | Collection[str] | None = None
+    seed: int = option(0)
 
     method: ClassVar[str] = ""
     published_bias: ClassVar[str] = "none"
+
+    def __post_init__(self) -> None:
+        if isinstance(self.target_modules, (set, frozenset)):
+            self.target_modules = sorted(self.target_modules, key=str)
+        elif isinstance(self.target_modules, (list, tuple)):
+            self.target_modules = list(self.target_modules)
 
     @property
     def trains_bias(self) -> bool:
@@ -109,7 +117,7 @@ class AdapterConfig:
 
 @dataclass
 class LoraConfig(AdapterConfig):
-    """LoRA's settings.
+    """LoRA's settings, beside those that all methods share: rank, bias, target_modules, seed (``AdapterConfig``).
 
     Attributes:
         alpha: the pair is scaled by alpha / R; None: alpha = R in each layer, so the scale is 1.
@@ -125,7 +133,7 @@ class LoraConfig(AdapterConfig):
 
 @dataclass
 class RosaConfig(AdapterConfig):
-    """ROSA's settings.
+    """ROSA's settings, beside those that all methods share: rank, bias, target_modules, seed (``AdapterConfig``).
 
     Attributes:
         sample_method: which singular directions train: random, window (a random block of neighbours), top
@@ -135,11 +143,11 @@ class RosaConfig(AdapterConfig):
         optimizer_state: what becomes of the optimizer's state of A and B at a resample: reset or keep.
     """
 
-    sample_method: str = option("random", choices=SAMPLE_METHODS)
-    factor_split: str = option("sqrt", choices=FACTOR_SPLITS)
-    level: str = option("epoch", choices=("epoch", "step", "never"))
+    sample_method: Literal["random", "window", "top", "bottom"] = option("random", choices=SAMPLE_METHODS)
+    factor_split: Literal["sqrt", "left"] = option("sqrt", choices=FACTOR_SPLITS)
+    level: Literal["epoch", "step", "never"] = option("epoch", choices=("epoch", "step", "never"))
     every: int = option(1, minimum=1)
-    optimizer_state: str = option("reset", choices=("reset", "keep"))
+    optimizer_state: Literal["reset", "keep"] = option("reset", choices=("reset", "keep"))
 
     method: ClassVar[str] = "rosa"
     published_bias: ClassVar[str] = "adapted"

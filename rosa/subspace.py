@@ -80,7 +80,7 @@ def short_vectors(weights: Sequence[Tensor]) -> Tensor:
     Args:
         weights: (m, n) each, with equal q = min(m, n), on one device.
     """
-    grams = torch.stack([_gram(_wide(weight)) for weight in weights])
+    grams = torch.stack([_gram(_scaled(_wide(weight), weight.dtype)) for weight in weights])
     vectors: Tensor = torch.linalg.eigh(grams).eigenvectors
     return vectors
 
@@ -127,6 +127,14 @@ def _wide(weight: Tensor) -> Tensor:
     weight = weight.detach()
     wide = (weight.cpu() if weight.device.type == "mps" else weight).double()
     return wide if weight.shape[0] <= weight.shape[1] else wide.T
+
+
+def _scaled(wide: Tensor, dtype: torch.dtype) -> Tensor:
+    """W, or where its squares could overflow a multiple of it, which has the same singular vectors."""
+    if dtype != torch.float64:
+        return wide
+    largest = wide.abs().max()
+    return wide / largest if largest > 1e140 else wide
 
 
 def _gram(wide: Tensor) -> Tensor:

@@ -15,13 +15,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from rosa.config import AdapterConfig, option, option_problems
 from rosa.methods import settings
 from utils.data import get_source
+from utils.documents import read_yaml
 from utils.errors import UserError
 
 OPTIMIZER_PARAMETERS = {
@@ -91,9 +91,11 @@ class LoggingConfig:
 
 
 def _node(name: str, fields: list[tuple[str, Any, dataclasses.Field[Any]]]) -> type:
-    """A dataclass of ``fields``; unions with containers become Any, which OmegaConf cannot type."""
+    """A dataclass of ``fields``; unions with containers become Any and literals str, which OmegaConf cannot type."""
 
     def simple(annotation: Any) -> Any:
+        if typing.get_origin(annotation) is typing.Literal:
+            return str
         members = typing.get_args(annotation)
         is_union = isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is typing.Union
         return Any if is_union and any(typing.get_origin(member) for member in members) else annotation
@@ -197,15 +199,15 @@ def load_config(path: Path) -> Config:
         UserError: the file is missing or is not the configuration of a run.
     """
     try:
-        given = OmegaConf.load(path)
-        if not isinstance(given, DictConfig):
+        given = read_yaml(path)
+        if not isinstance(given, dict):
             raise UserError("not a configuration")
-        if "${" in str(OmegaConf.to_container(given, resolve=False)):
+        if "${" in str(given):
             raise UserError("a saved configuration is resolved, but this one has ${...} in it")
-        return parse_config(given, saved=True)
+        return parse_config(OmegaConf.create(given), saved=True)
     except FileNotFoundError:
         raise UserError(f"{path} does not exist: this run has no saved configuration") from None
-    except (UserError, OSError, UnicodeDecodeError, OmegaConfBaseException, yaml.YAMLError) as error:
+    except (UserError, OmegaConfBaseException) as error:
         raise UserError(f"{path}: {error}") from None
 
 

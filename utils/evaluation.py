@@ -14,8 +14,8 @@ import rosa
 from utils.config import Config, load_config
 from utils.data import Example, digest, get_source, group_by_source
 from utils.digests import TRAINING, recorded_digests, refuse_other_data
-from utils.errors import UserError
-from utils.files import lock, sha256, sweep, write_json, write_text
+from utils.errors import UserError, reason
+from utils.files import LARGEST, lock, sha256, sweep, write_json, write_text
 from utils.generation import Decoding, generate
 from utils.guards import is_out_of_memory
 from utils.identity import group_hash
@@ -72,8 +72,6 @@ def evaluate_runs(roots: Sequence[str], options: Options) -> int:
                 split = options.split
                 sweep(run.eval_file, run.raw_predictions(split), run.references(split), run.predictions(split))
                 outcomes.append((run, *evaluate_run(run, options)))
-        except UserError as error:
-            outcomes.append((run, "failed", str(error)))
         except Exception as error:  # one run must not stop the others
             outcomes.append((run, "failed", _told(error, options)))
     print(f"\n{'status':<10} run")
@@ -87,9 +85,7 @@ def evaluate_runs(roots: Sequence[str], options: Options) -> int:
 def _told(error: Exception, options: Options) -> str:
     if is_out_of_memory(error):
         return f"out of memory: give a lower --batch-size than {options.batch()}, or fewer --num-beams"
-    if isinstance(error, OSError) and error.strerror:
-        return f"{error.filename or 'its folder'}: {error.strerror}"
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+    return reason(error)
 
 
 def evaluate_run(run: Run, options: Options) -> tuple[str, str]:
@@ -136,7 +132,7 @@ def _hashes(run: Run, split: str) -> dict[str, str | None]:
         "raw_predictions_sha256": run.raw_predictions(split),
         "references_sha256": run.references(split),
     }
-    return {name: sha256(path) if path.is_file() else None for name, path in files.items()}
+    return {name: sha256(path, LARGEST) if path.is_file() else None for name, path in files.items()}
 
 
 def _evaluations(run: Run) -> dict[str, Any]:

@@ -27,9 +27,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_model, save_model
 
 import rosa
-from rosa.checkpoint import ADAPTER_FILE, FROZEN_FILE
+from rosa.files import ADAPTER_FILE, FROZEN_FILE
 from utils.errors import UserError, short_reason
-from utils.files import own_folder, read_object, sha256, sync, write_json
+from utils.files import LARGEST_RECORD, own_folder, read_object, sha256, sync, write_json
 from utils.logs import log
 from utils.runs import Run
 
@@ -115,7 +115,7 @@ def _writing(run: Run, step: int) -> Iterator[tuple[Path, Path]]:
     try:
         temporary.mkdir()
         yield folder, temporary
-    except (OSError, RuntimeError, SafetensorError) as error:
+    except (OSError, RuntimeError, SafetensorError, rosa.AdapterError) as error:
         free = shutil.disk_usage(run.path).free / 2**20
         _remove(temporary)
         reason = "the disk is full" if free < 1 else short_reason(error, 200)
@@ -213,7 +213,7 @@ def checkpoint_hash(folder: Path) -> str:
         UserError: it is not there.
     """
     try:
-        return sha256(folder / SUMMARY)
+        return sha256(folder / SUMMARY, LARGEST_RECORD)
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(
             f"the checkpoint {folder} is gone: put it back from a copy, or remove {folder.parent.parent} and "
@@ -235,7 +235,7 @@ def verify(folder: Path) -> dict[str, Any]:
         path = folder / name
         if Path(name).name != name or not path.is_file():
             raise UserError(f"{path} is missing")
-        if sha256(path) != hashes.get(name):
+        if sha256(path, LARGEST_RECORD if path.suffix == ".json" else None) != hashes.get(name):
             raise UserError(f"{path} is damaged: its checksum is not the one recorded")
     return summary
 

@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from utils.errors import UserError
+from utils.files import decode, read_bytes
 
+LARGEST = 4 << 30  # bytes of a data file, unpacked
 SUFFIXES = (".csv", ".jsonl", ".jsonl.gz", ".json.gz")
 Record = tuple[str, dict[str, Any]]  # where it stands ("file, line 3"), and its fields
 
@@ -22,15 +24,16 @@ Record = tuple[str, dict[str, Any]]  # where it stands ("file, line 3"), and its
 def read_text(path: Path) -> str:
     """The text of a UTF-8 file (gzip if its name ends so), without a byte order mark, line ends as they are."""
     try:
-        content = path.read_bytes()
-        return (gzip.decompress(content) if path.suffix == ".gz" else content).decode("utf-8-sig")
+        content = read_bytes(path, LARGEST)
+        if path.suffix == ".gz":
+            content = gzip.GzipFile(fileobj=io.BytesIO(content)).read(LARGEST + 1)
     except FileNotFoundError:
         raise UserError(f"{path} does not exist") from None
-    except UnicodeDecodeError as error:
-        line = error.object[: error.start].count(b"\n") + 1
-        raise UserError(f"{path}, line {line} is not UTF-8: convert the file, e.g. iconv -f latin1 -t utf-8") from None
     except (OSError, EOFError, zlib.error) as error:
         raise UserError(f"{path} cannot be read: {error}") from None
+    if len(content) > LARGEST:
+        raise UserError(f"{path} holds more than {LARGEST / 2**30:g} GiB of text, the most that is read of such a file")
+    return decode(path, content, "utf-8-sig")
 
 
 def read_csv(path: Path, columns: tuple[str, ...]) -> list[Record]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from rosa.config import LoraConfig
-from rosa.layers import AdapterLayer, product
+from rosa.layers import AdapterLayer
 from rosa.methods import register
 from rosa.subspace import layer_generator
 
@@ -36,12 +36,7 @@ class LoraLayer(AdapterLayer):
         self.A.copy_(start.uniform_(-bound, bound, generator=generator))
         self.B.zero_()
 
-    def delta(self) -> Tensor:
-        return product(self.A, self.B) * self.scale
-
     def forward(self, x: Tensor) -> Tensor:
         if self.merged or not (self.training and self.config.dropout):
-            return self.with_pair(x, self.scale)
-        out: Tensor = self.base(x)
-        low: Tensor = (self.dropout(x) @ self.A) @ self.B
-        return out + low * self.scale
+            return super().forward(x)
+        return self.apart(x, self.dropout)

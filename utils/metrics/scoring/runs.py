@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from utils.data import SPLITS
-from utils.errors import UserError
-from utils.files import lock, read_json, sha256, sweep, write_json
+from utils.errors import UserError, reason
+from utils.files import lock, read_bytes, read_json, sha256, sweep, write_json
 from utils.metrics import OFFICIAL, Scorer, applicable
 from utils.metrics.scoring.reader import read_items
 from utils.runs import Run, find_runs, finite
@@ -49,8 +49,8 @@ class RunScorer:
         for split in splits:
             try:
                 outcomes.append(self._score_split(run, split))
-            except (UserError, OSError, ValueError) as error:
-                outcomes.append(Outcome(run, split, "failed", reason=str(error)))
+            except Exception as error:  # one run must not stop the others
+                outcomes.append(Outcome(run, split, "failed", reason=reason(error)))
         return outcomes
 
     def _score_split(self, run: Run, split: str) -> Outcome:
@@ -80,7 +80,7 @@ def read_sources(path: Path, items: int) -> list[str] | None:
     if not path.exists():
         return None
     found = []
-    for number, line in enumerate(path.read_bytes().split(b"\n"), 1):
+    for number, line in enumerate(read_bytes(path).split(b"\n"), 1):
         if not line.strip():
             continue
         try:
@@ -164,8 +164,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     for run in find_runs(arguments.runs):
         try:
             outcomes += scorer.score(run)
-        except (UserError, OSError) as error:
-            outcomes.append(Outcome(run, "-", "failed", reason=str(error)))
+        except Exception as error:
+            outcomes.append(Outcome(run, "-", "failed", reason=reason(error)))
     scored = [outcome for outcome in outcomes if outcome.scores]
     waiting = [outcome for outcome in outcomes if outcome.state == "waiting"]
     failed = [outcome for outcome in outcomes if outcome.state == "failed"]
