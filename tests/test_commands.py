@@ -163,6 +163,7 @@ BAD = {
     "no network for data": (["dataset.path=null"], "dataset.path to a local folder"),
     "long warm-up": (["train.warmup_steps=500"], "train.warmup_steps=500 is not shorter"),
     "no such device": (["train.precision=fp16", "train.device=cpu"], "fp16 needs a CUDA device"),
+    "seq_len above the positions": (["train.seq_len=257"], "train.seq_len=257 is above the 256 positions of"),
     "own data without path": (["dataset.name=pairs", "dataset.path=null"], "dataset.path is needed"),
 }
 
@@ -203,6 +204,7 @@ def command_line(clone: Path) -> Iterator[Callable[[str], subprocess.CompletedPr
         ("eval.py nowhere", "nowhere is not a folder"),
         ("eval.py configs", "no runs under configs"),
         ("eval.py runs --limit 0", "--limit 0 must be at least 1"),
+        ("eval.py runs --length-penalty nan", "--length-penalty nan must be a finite number"),
         ("compile_results.py nowhere", "nowhere"),
         ("figures.py --fn nowhere", "nowhere"),
         ("jobrunner.py --fn nowhere.yaml", "nowhere.yaml"),

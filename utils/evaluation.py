@@ -169,7 +169,9 @@ def check_settings(run: Run, config: Config) -> None:
     ``model.name`` may be another one: the folder may have moved, and a checkpoint does not fit another model.
     """
     record = run.record()
-    config = dataclasses.replace(config, model=dataclasses.replace(config.model, name=record.get("model")))
+    config = dataclasses.replace(
+        config, model=dataclasses.replace(config.model, name=record.get("model", config.model.name))
+    )
     data = {split: value for split, value in recorded_digests(record).items() if split in TRAINING}
     groups = (None, group_hash(config), group_hash(config, data))  # with data: see find_directory
     if record.get("group") not in groups or record.get("seed") not in (None, config.seed):
@@ -210,6 +212,12 @@ def _measure(
     precision = resolve_precision(options.precision, device.type)
     tokenizer = load_tokenizer(config.model.name)
     model = load_model(config.model.name, config.model.dropout)
+    vocabulary = model.config.get_text_config(decoder=True).vocab_size
+    if options.decoding.num_beams > vocabulary:
+        raise UserError(
+            f"--num-beams {options.decoding.num_beams} is above {vocabulary}, the size of the model's vocabulary: the "
+            "first token has no more candidates"
+        )
     load_weights(run.best, model)
     model = rosa.unwrap(model).to(device).eval()
     dtype = MIXED_DTYPE[precision]

@@ -61,9 +61,11 @@ def _open(config: Config, run: Run, stack: contextlib.ExitStack) -> dict[str, An
     _point_to(run)
     record = _record(run)
     if record["status"] == "finished":
-        if config.dataset.path and (recorded := recorded_digests(record)):  # from the hub, they are not loaded for this
+        recorded = recorded_digests(record)
+        if recorded and config.dataset.path:  # from the hub, they are not loaded for this
             refuse_other_data(run, recorded, training_digests(config), config.dataset)
-        print(f"{run.path} is finished already; remove the folder to train again", file=sys.stderr)
+        unknown = "" if recorded else " (its record, of an earlier version, does not say on which data)"
+        print(f"{run.path} is finished already{unknown}; remove the folder to train again", file=sys.stderr)
         with contextlib.suppress(OSError):  # what a kill left; a folder that cannot be written is finished all the same
             _drop_last(config, run)
         return record

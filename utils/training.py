@@ -47,7 +47,7 @@ class Trainer:
         self.data_digests = data.digests
         self.train_data, self.validation_data, self.validation_prompts = data.train, data.validation, data.prompts
         self.model = load_model(config.model.name, config.model.dropout)
-        check_lengths(data, self.model, config.model.name)
+        check_lengths(data, self.model, config)
         self.steps_per_epoch = math.ceil(len(self.train_data) / config.train.batch_size)
         self.total_steps = self.steps_per_epoch * config.train.epochs
         optim.warmup_steps(config.train, self.total_steps)  # a wrong warm-up fails before the factorisation
