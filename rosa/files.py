@@ -36,9 +36,9 @@ def replace_files(writers: Mapping[Path, Callable[[Path], object]]) -> None:
             path.unlink(missing_ok=True)
 
 
-def write_tensors(path: Path, tensors: Mapping[str, Tensor], **marks: str) -> None:
-    """Write a safetensors file with ``marks`` as its metadata."""
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path, metadata=marks or None)
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], marks: str) -> None:
+    """Write a safetensors file with ``marks`` as its metadata, one entry: the order of several is not kept."""
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path, metadata={"marks": marks})
 
 
 def read_description(folder: Path) -> dict[str, Any]:
@@ -68,17 +68,26 @@ def read_description(folder: Path) -> dict[str, Any]:
         for key, kind in (("method", str), ("config", dict), ("layers", dict)):
             if not isinstance(description[key], kind):
                 raise TypeError(f"{key} must be {'a text' if kind is str else 'an object'}")
-        base = description.get("base")
-        found = {key: description[key] for key in ("method", "config", "layers")}
-        return {**found, "base": base if isinstance(base, dict) else {}}
+        found = {"base": {}, **description}
+        if not all(_is_flat(part) for part in (found["config"], found["base"], *found["layers"].values())):
+            raise TypeError("its objects must hold plain values")
+        return {key: found[key] for key in ("method", "config", "layers", "base")}
     except AdapterError:
         raise
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise AdapterError(f"{path} is damaged: {error!r:.200}") from None
 
 
-def read_tensors(path: Path, expected: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The tensors of a file, in the types of ``expected``, and its metadata.
+def _is_flat(part: object) -> bool:
+    """Whether ``part`` is an object of plain values and of lists of them."""
+    if not isinstance(part, dict):
+        return False
+    items = [item for value in part.values() for item in (value if isinstance(value, list) else [value])]
+    return not any(isinstance(item, (dict, list)) for item in items)
+
+
+def read_tensors(path: Path, expected: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+    """The tensors of a file, in the types of ``expected``, and its marks.
 
     Raises:
         AdapterError: the file is missing or damaged, has other names, shapes or kinds of numbers than ``expected``, or
@@ -101,7 +110,7 @@ def read_tensors(path: Path, expected: Mapping[str, Tensor]) -> tuple[dict[str, 
                 if dtype not in DTYPES:
                     raise AdapterError(f"{path}: {name} holds {dtype} numbers, not one of {', '.join(DTYPES)}")
             values = {name: file.get_tensor(name).to(expected[name].dtype) for name in expected}
-            metadata = file.metadata() or {}
+            marks = (file.metadata() or {}).get("marks", "").split()
     except AdapterError:
         raise
     except Exception as error:  # whatever a damaged file makes the reader raise
@@ -109,4 +118,4 @@ def read_tensors(path: Path, expected: Mapping[str, Tensor]) -> tuple[dict[str, 
     for name, tensor in values.items():
         if not largest(tensor) < torch.inf:
             raise AdapterError(f"{path}: {name} holds values that are not finite in {expected[name].dtype}")
-    return values, metadata
+    return values, marks

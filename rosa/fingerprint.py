@@ -53,7 +53,7 @@ def frozen_mark(path: Path) -> str | None:
         return None
     try:
         with safe_open(path, framework="pt") as file:
-            recorded = (file.metadata() or {}).get("frozen")
+            recorded = (file.metadata() or {}).get("marks")
             return recorded or values_mark({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
     except Exception as error:  # whatever a damaged file makes the reader raise
         raise AdapterError(f"{path} is damaged: {error!s:.200}") from None

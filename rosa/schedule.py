@@ -34,8 +34,8 @@ def resample(model: nn.Module, number: int, optimizer: Any | None = None) -> Non
     Raises:
         AdapterError: no adapters, a number that is none, or values that are not finite; nothing is written then.
     """
-    if isinstance(number, bool) or not isinstance(number, int) or number < 0:
-        raise AdapterError(f"number={number!r} of a resample must be an int of at least 0")
+    if isinstance(number, bool) or not isinstance(number, int) or number < 1:
+        raise AdapterError(f"number={number!r} of a resample must be a whole number, at least 1")
     if not adapter_layers(model):
         raise AdapterError("this model has no adapters to resample: adapt it first (rosa.inject)")
     reshard(model)
