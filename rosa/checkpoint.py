@@ -82,21 +82,22 @@ def save_adapter(model: nn.Module, folder: str | Path, *, frozen: bool = True) -
 def _write(
     folder: Path, description: dict[str, Any], trained: dict[str, Tensor], rest: dict[str, Tensor], frozen: bool
 ) -> None:
-    mark = values_mark(rest)
-    if rest and not frozen and frozen_mark(folder / FROZEN_FILE) != mark:
-        raise AdapterError(
-            f"{folder / FROZEN_FILE} does not hold the frozen weights of this model: they change at each resample. "
-            "Save with frozen=True."
-        )
-    marks = f"{layers_mark(description)} {mark}" if rest else layers_mark(description)
+    marks = {"layers": layers_mark(description)}
+    if rest:
+        marks["frozen"] = values_mark(rest)
+        if not frozen and frozen_mark(folder / FROZEN_FILE) != marks["frozen"]:
+            raise AdapterError(
+                f"{folder / FROZEN_FILE} does not hold the frozen weights of this model: they change at each resample. "
+                "Save with frozen=True."
+            )
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(description, indent=2) + "\n"
     files = {
-        folder / ADAPTER_FILE: lambda path: write_tensors(path, trained, marks),
+        folder / ADAPTER_FILE: lambda path: write_tensors(path, trained, **marks),
         folder / CONFIG_FILE: lambda path: path.write_text(text, encoding="utf-8"),
     }
     if rest and frozen:
-        files = {folder / FROZEN_FILE: lambda path: write_tensors(path, rest, mark), **files}
+        files = {folder / FROZEN_FILE: lambda path: write_tensors(path, rest, frozen=marks["frozen"]), **files}
     replace_files(files)
     if not rest:
         (folder / FROZEN_FILE).unlink(missing_ok=True)  # of a method that was saved here before
@@ -125,15 +126,16 @@ def load_adapter(model: Model, folder: str | Path, *, trainable: bool = True) ->
     layers = present or {plain[name]: layer for name, layer in built.items()}
     _check_description(folder, description, _description(layers))
     values, marks = read_tensors(folder / ADAPTER_FILE, adapter_tensors(layers))
-    if marks and marks[0] != layers_mark(description):
+    if marks.get("layers", layers_mark(description)) != layers_mark(description):
         raise AdapterError(f"{CONFIG_FILE} and {ADAPTER_FILE} in {folder} are of two different saves: save once more")
     if rest := frozen_tensors(layers):
-        values |= read_tensors(folder / FROZEN_FILE, rest)[0]
-        if marks and marks[1:] != [frozen_mark(folder / FROZEN_FILE)]:
+        frozen = read_tensors(folder / FROZEN_FILE, rest)[0]
+        if "frozen" in marks and marks["frozen"] != frozen_mark(folder / FROZEN_FILE):
             raise AdapterError(
                 f"{FROZEN_FILE} and {ADAPTER_FILE} in {folder} are of two different subspaces: a save was interrupted, "
                 "or the files come from two folders. Save once more, with frozen=True."
             )
+        values |= frozen
     check_base(description["base"], base_description(model, layers))
     if built:
         install_layers(model, built)
@@ -141,8 +143,9 @@ def load_adapter(model: Model, folder: str | Path, *, trainable: bool = True) ->
     with torch.no_grad():
         for name, target in {**adapter_tensors(layers), **frozen_tensors(layers)}.items():
             target.copy_(shard_like(values[name], target) if is_sharded(target) else values[name])
-    if not trainable:
-        for layer in layers.values():
+    for layer in layers.values():
+        layer.note_start()
+        if not trainable:
             layer.train_adapter(False)
     return model
 

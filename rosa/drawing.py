@@ -37,7 +37,18 @@ class SubspaceLayer(AdapterLayer):
     """An adapter layer whose pair can be merged into the weight and drawn anew.
 
     ``initialise`` sets the pair to zero; subspace 0 is drawn for all layers together after it.
+
+    Attributes:
+        rounding: of a weight stored in 16 bits: the Frobenius norms of what rounding changed at the last draw, and
+            of what training had changed since the draw (or the loading of an adapter) before; else None.
     """
+
+    rounding: tuple[float, float] | None = None
+
+    @property
+    @abstractmethod
+    def merged_mn(self) -> Tensor:
+        """The weight (m, n) that is factorised between ``fold`` and ``adopt``, in float32 at least."""
 
     @abstractmethod
     def fold(self) -> None:
@@ -48,7 +59,7 @@ class SubspaceLayer(AdapterLayer):
         """The pair of subspace ``number``, of a folded layer; nothing is written.
 
         Args:
-            vectors: ``rosa.subspace.short_vectors`` of the folded weight, (q, q).
+            vectors: ``rosa.subspace.short_vectors`` of ``merged_mn``, (q, q).
         """
 
     @abstractmethod
@@ -71,10 +82,10 @@ def draw_subspaces(layers: Sequence[SubspaceLayer], number: int) -> None:
             raise RuntimeError(f"{layer.name} is merged: unmerge before a resample")
     check_finite(layers)
     for layer in layers:
-        if is_sharded(layer.weight):
+        if is_sharded(layer.base.weight):
             with whole(layer):
                 _draw([layer], number)
-    _draw([layer for layer in layers if not is_sharded(layer.weight)], number)
+    _draw([layer for layer in layers if not is_sharded(layer.base.weight)], number)
 
 
 def check_finite(layers: Iterable[AdapterLayer]) -> None:
@@ -92,11 +103,11 @@ def check_finite(layers: Iterable[AdapterLayer]) -> None:
 
 def _draw(layers: Sequence[SubspaceLayer], number: int) -> None:
     def choose(group: list[SubspaceLayer]) -> list[Pair]:
-        vectors = short_vectors([layer.weight_mn for layer in group])
+        vectors = short_vectors([layer.merged_mn for layer in group])
         return [layer.choose(number, own) for layer, own in zip(group, vectors, strict=True)]
 
-    on_cpu = [layer for layer in layers if layer.weight.device.type in IN_THREADS]
-    elsewhere = [layer for layer in layers if layer.weight.device.type not in IN_THREADS]
+    on_cpu = [layer for layer in layers if layer.base.weight.device.type in IN_THREADS]
+    elsewhere = [layer for layer in layers if layer.base.weight.device.type not in IN_THREADS]
     for groups, workers in (([[layer] for layer in on_cpu], _workers(on_cpu)), (_batches(elsewhere), 1)):
         for group, pairs in _in_order(choose, _folded(groups), workers):
             for layer, (a, b) in zip(group, pairs, strict=True):
@@ -114,7 +125,7 @@ def _batches(layers: Sequence[SubspaceLayer]) -> list[list[SubspaceLayer]]:
     """Layers of one device and one q, as many as ``BATCH_NUMBERS`` allows."""
     alike: dict[tuple[torch.device, int], list[SubspaceLayer]] = defaultdict(list)
     for layer in layers:
-        alike[layer.weight.device, _short_side(layer)].append(layer)
+        alike[layer.base.weight.device, _short_side(layer)].append(layer)
     batches = []
     for (_, q), group in alike.items():
         size = max(1, BATCH_NUMBERS // q**2)
@@ -128,7 +139,7 @@ def _short_side(layer: AdapterLayer) -> int:
 
 def _workers(layers: Sequence[AdapterLayer]) -> int:
     """How many CPU threads factorise at a time."""
-    needed = max((layer.weight.numel() + 5 * _short_side(layer) ** 2 for layer in layers), default=1)
+    needed = max((layer.base.weight.numel() + 5 * _short_side(layer) ** 2 for layer in layers), default=1)
     return max(1, min(torch.get_num_threads(), CPU_NUMBERS // needed))
 
 

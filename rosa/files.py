@@ -36,9 +36,18 @@ def replace_files(writers: Mapping[Path, Callable[[Path], object]]) -> None:
             path.unlink(missing_ok=True)
 
 
-def write_tensors(path: Path, tensors: Mapping[str, Tensor], marks: str) -> None:
-    """Write a safetensors file with ``marks`` as its metadata, one entry: the order of several is not kept."""
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path, metadata={"marks": marks})
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], **marks: str) -> None:
+    """Write a safetensors file with ``marks`` as its metadata: one entry, because the order of several is random."""
+    metadata = {"marks": json.dumps(marks, sort_keys=True)} if marks else None
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path, metadata=metadata)
+
+
+def read_marks(file: Any) -> dict[str, str]:
+    """The marks of an open safetensors file; none where it was written before there were marks."""
+    marks = json.loads((file.metadata() or {}).get("marks", "{}"))
+    if not isinstance(marks, dict):
+        raise TypeError("its marks are not an object")
+    return marks
 
 
 def read_description(folder: Path) -> dict[str, Any]:
@@ -86,7 +95,7 @@ def _is_flat(part: object) -> bool:
     return not any(isinstance(item, (dict, list)) for item in items)
 
 
-def read_tensors(path: Path, expected: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+def read_tensors(path: Path, expected: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
     """The tensors of a file, in the types of ``expected``, and its marks.
 
     Raises:
@@ -110,7 +119,7 @@ def read_tensors(path: Path, expected: Mapping[str, Tensor]) -> tuple[dict[str, 
                 if dtype not in DTYPES:
                     raise AdapterError(f"{path}: {name} holds {dtype} numbers, not one of {', '.join(DTYPES)}")
             values = {name: file.get_tensor(name).to(expected[name].dtype) for name in expected}
-            marks = (file.metadata() or {}).get("marks", "").split()
+            marks = read_marks(file)
     except AdapterError:
         raise
     except Exception as error:  # whatever a damaged file makes the reader raise

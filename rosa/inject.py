@@ -11,7 +11,6 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import TypeVar
 
-import torch
 from torch import nn
 
 from rosa.config import AdapterConfig
@@ -36,8 +35,8 @@ def inject(model: Model, config: AdapterConfig, *, start: bool = True) -> Model:
     """Adapt ``model`` in place and return it: wrap the target layers, freeze all but the adapters' parameters.
 
     Args:
-        model: any model with Linear or Conv1D layers; load it in float32 to train (a merge in bfloat16 loses
-            small changes) and use autocast for speed.
+        model: any model with Linear or Conv1D layers. Load it in float32 and use autocast for speed: 16-bit weights
+            work (A and B are float32 then), but a resample or a merge rounds small changes away.
         config: ``RosaConfig`` or ``LoraConfig``; the adapters keep a copy.
         start: set A and B; False leaves that to ``start_adapters``, once the model lies where it trains (on a GPU,
             sharded over processes).
@@ -68,7 +67,7 @@ def _start(layers: dict[str, AdapterLayer]) -> None:
     with_values = {name: layer for name, layer in layers.items() if not layer.A.is_meta}  # none: good for counting
     for name, layer in with_values.items():
         with whole(layer):
-            if not layer.weight.isfinite().all():
+            if not layer.base.weight.isfinite().all():
                 raise AdapterError(f"{name}: its weight holds values that are not finite")
             layer.initialise()
     drawn = [layer for layer in with_values.values() if isinstance(layer, SubspaceLayer)]
@@ -92,8 +91,9 @@ def build_layers(
     Raises:
         AdapterError: see ``inject``.
     """
-    if config.method not in methods():
-        raise AdapterError(f"{type(config).__name__} is not a registered method's configuration")
+    if not isinstance(config, AdapterConfig) or config.method not in methods():
+        known = " or ".join(sorted(settings.__name__ for settings, _ in methods().values()))
+        raise AdapterError(f"config must be a {known} of this library, not {config!r}")
     if problems := config.problems():
         raise AdapterError("; ".join(problems))
     if adapter_layers(model):
@@ -105,6 +105,11 @@ def build_layers(
     plain, layers = canonical_names(model), {}
     targets = config.target_modules if names is None else "|".join(map(re.escape, names))
     for name, module in find_targets(model, targets).items():
+        if module.weight.is_meta and hasattr(module, "_hf_hook"):
+            raise AdapterError(
+                f"{name}: its weight is offloaded by accelerate. Take the model back to memory "
+                "(accelerate.hooks.remove_hook_from_submodules(model)), adapt it, and offload the adapted model."
+            )
         shape = layer_shape(module)
         try:
             rank = resolve_rank(config.rank, *shape)
@@ -114,10 +119,11 @@ def build_layers(
                 "this layer out by target_modules."
             ) from None
         layers[name] = layer_class(plain[name], module, rank, config).train(module.training)
-    if any(layer.weight.dtype in (torch.float16, torch.bfloat16) for layer in layers.values()):
+    in_16_bits = [layer for layer in layers.values() if layer.base.weight.dtype.itemsize < 4]
+    if any(isinstance(layer, SubspaceLayer) or layer.trains_bias for layer in in_16_bits):
         warnings.warn(
-            "adapting 16-bit weights: merges and resamples round away small changes; load the model in float32 "
-            "(dtype=torch.float32) and train under autocast",
+            "adapting 16-bit weights: steps of trained biases and resamples round away small changes (rosa.resample "
+            "returns how much); load the model in float32 (dtype=torch.float32) and train under autocast",
             stacklevel=3,
         )
     return layers

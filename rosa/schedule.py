@@ -10,7 +10,9 @@ A resample writes the parameters in place. What keeps copies of them must be dea
 
 from __future__ import annotations
 
+import math
 import time
+import warnings
 from typing import Any
 
 import torch
@@ -21,18 +23,27 @@ from rosa.errors import AdapterError
 from rosa.inject import adapter_layers
 from rosa.sharding import reshard
 
+ROUNDING_WARNING = 0.1
 
-def resample(model: nn.Module, number: int, optimizer: Any | None = None) -> None:
+
+def resample(model: nn.Module, number: int, optimizer: Any | None = None) -> float | None:
     """Draw subspace ``number`` (1, 2, …; 0 was drawn at injection) in every layer whose method resamples.
 
     Args:
         model: an adapted model; parameters are written in place and keep their identity.
         number: with the seed and the layer's name it decides the directions, so count it up and save it.
         optimizer: its state of A and B is dropped, since moments belong to the old subspace; biases keep
-            theirs, and so do the step size and its schedule.
+            theirs, and so do the step size and its schedule. Gradients of A and B are dropped likewise.
+
+    Returns:
+        The share of what training changed since the last draw (or since an adapter was loaded) that was lost where
+        weights were rounded to 16 bits, in Frobenius norms over all such layers: a warning says so above a tenth,
+        infinity means that nothing was trained. None where no weight has 16 bits.
 
     Raises:
-        AdapterError: no adapters, a number that is none, or values that are not finite; nothing is written then.
+        AdapterError: no adapters, a number that is not a whole number from 1, or values that are not finite; nothing
+            is written then.
+        RuntimeError: a layer is merged.
     """
     if isinstance(number, bool) or not isinstance(number, int) or number < 1:
         raise AdapterError(f"number={number!r} of a resample must be a whole number, at least 1")
@@ -41,10 +52,27 @@ def resample(model: nn.Module, number: int, optimizer: Any | None = None) -> Non
     reshard(model)
     layers = [layer for layer in adapter_layers(model).values() if isinstance(layer, SubspaceLayer)]
     draw_subspaces(layers, number)
-    if optimizer is not None:
-        for layer in layers:
-            for parameter in (layer.A, layer.B):
+    for layer in layers:
+        for parameter in (layer.A, layer.B):
+            parameter.grad = None
+            if optimizer is not None:
                 optimizer.state.pop(parameter, None)
+    return _rounding_lost(layers)
+
+
+def _rounding_lost(layers: list[SubspaceLayer]) -> float | None:
+    norms = [layer.rounding for layer in layers if layer.rounding is not None]
+    if not norms:
+        return None
+    lost, change = (math.hypot(*values) for values in zip(*norms, strict=True))
+    share = lost / change if change else math.inf
+    if ROUNDING_WARNING < share < math.inf:
+        warnings.warn(
+            f"rounding to 16 bits lost {share:.0%} of what was trained since the last draw: load the model in float32 "
+            "(dtype=torch.float32) and train under autocast, or resample less often",
+            stacklevel=3,
+        )
+    return share
 
 
 class Resampler:
@@ -62,6 +90,7 @@ class Resampler:
     Attributes:
         number: how many resamples there were; save it, and set it at a resume.
         seconds: how long the last one took.
+        rounding_lost: what the last one returned, see ``resample``.
 
     Raises:
         AdapterError: the model's adapters are of another method than ``config``, or it has none.
@@ -79,6 +108,7 @@ class Resampler:
         self.every: int = getattr(config, "every", 1)
         self.number = 0
         self.seconds = 0.0
+        self.rounding_lost: float | None = None
 
     def after_step(self, step: int, total_steps: int) -> bool:
         """Resample if due after optimizer step ``step`` (from 1) of ``total_steps``; True if it did."""
@@ -93,7 +123,7 @@ class Resampler:
             return False
         start = time.perf_counter()
         self.number += 1
-        resample(self.model, self.number, self.optimizer)
+        self.rounding_lost = resample(self.model, self.number, self.optimizer)
         if torch.cuda.is_available():
             torch.cuda.synchronize()  # a resample is rare, and its time is reported
         self.seconds = time.perf_counter() - start

@@ -15,18 +15,7 @@ from decimal import Decimal
 import torch
 from torch import Tensor
 
-SAMPLE_METHODS = ("random", "window", "top", "bottom")
-FACTOR_SPLITS = ("sqrt", "left")
-
-
-def check_rank(rank: int | float) -> None:
-    """Raise ValueError unless ``rank`` is an int of at least 1 or a ratio in (0, 1]."""
-    if isinstance(rank, bool) or not isinstance(rank, (int, float)):
-        raise ValueError(f"rank={rank!r} must be a number: an int of at least 1, or a ratio in (0, 1]")
-    if isinstance(rank, int) and rank < 1:
-        raise ValueError(f"rank={rank} must be at least 1, or a ratio in (0, 1] such as 0.05")
-    if isinstance(rank, float) and not 0 < rank <= 1:
-        raise ValueError(f"rank={rank} is not a ratio in (0, 1]; write a rank itself as an int, such as 8")
+from rosa.config import SAMPLE_METHODS, check_rank
 
 
 def resolve_rank(rank: int | float, m: int, n: int) -> int:

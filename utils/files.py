@@ -9,14 +9,18 @@ import glob
 import hashlib
 import json
 import os
+import secrets
 import socket
+import stat
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, BinaryIO, TextIO
 
 from utils.errors import UserError
+
+LARGEST = 256 << 20  # bytes of a file that is read as a whole: metrics of a million steps, texts of any test set
+LARGEST_RECORD = 16 << 20  # of a file with a single JSON value, which takes up to thirty times its size in memory
 
 
 def cache_folder() -> Path:
@@ -35,13 +39,13 @@ def write_bytes(path: Path, content: bytes) -> None:
 
     A link at ``path`` is replaced, not followed.
     """
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
-        with os.fdopen(handle, "wb") as file:
+        # not tempfile, whose files are for their owner alone: the mode follows the umask
+        with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666), "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
         os.replace(temporary, path)
     except BaseException:
         with contextlib.suppress(FileNotFoundError):
@@ -62,13 +66,61 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
+def open_regular(path: Path, largest: int | None = None) -> BinaryIO:
+    """``path`` opened for reading, if it is a file or a link to one: reading a pipe or a device may never end.
+
+    Raises:
+        OSError: as ``open`` does.
+        UserError: it is neither, or has more than ``largest`` bytes.
+    """
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # or opening a pipe waits for its writer
+    status = os.fstat(handle)
+    if not stat.S_ISREG(status.st_mode):
+        os.close(handle)
+        raise UserError(f"{path} cannot be read: it is not a regular file")
+    if largest is not None and status.st_size > largest:
+        os.close(handle)
+        raise UserError(f"{path} is larger than {largest / 2**20:g} MiB, the most that is read of such a file")
+    return os.fdopen(handle, "rb")
+
+
+def read_bytes(path: Path, largest: int = LARGEST) -> bytes:
+    """The content of the file ``path``.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        UserError: it cannot be read, is no regular file, or has more than ``largest`` bytes.
+    """
+    try:
+        with open_regular(path, largest) as file:
+            return file.read(largest)  # no more, should it grow meanwhile
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from None
+
+
+def read_text(path: Path, largest: int = LARGEST) -> str:
+    """The text of the UTF-8 file ``path``. Raises as ``read_bytes``, and UserError naming a line that is not UTF-8."""
+    return decode(path, read_bytes(path, largest))
+
+
+def decode(path: Path, content: bytes, encoding: str = "utf-8") -> str:
+    """``content``, which was read from ``path``, as text. Raises UserError naming the line that is not UTF-8."""
+    try:
+        return content.decode(encoding)
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        raise UserError(f"{path}, line {line} is not UTF-8: convert the file, e.g. iconv -f latin1 -t utf-8") from None
+
+
 def read_json(path: Path) -> Any:
     """The JSON value in ``path``. Raises UserError when the file is missing, unreadable or not JSON."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(read_text(path, LARGEST_RECORD))
     except FileNotFoundError:
         raise UserError(f"{path} does not exist") from None
-    except (OSError, ValueError, RecursionError) as error:  # ValueError: not UTF-8, not JSON, an endless number
+    except (ValueError, RecursionError) as error:  # ValueError: not JSON, or an endless number
         raise UserError(f"{path} cannot be read as JSON: {error}") from None
 
 
@@ -102,19 +154,23 @@ def open_in_place(path: Path) -> int:
     """A descriptor to read and write ``path`` in place, made if missing.
 
     Raises:
-        UserError: ``path`` is a link: a folder from elsewhere must not lead writing to other places.
+        UserError: ``path`` is a link, a pipe or a device: a folder from elsewhere must not lead writing elsewhere.
     """
     try:
-        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
     except OSError as error:
         if error.errno == errno.ELOOP:
             raise UserError(f"{path} is a link, which could lead anywhere: it is not written to. Remove it.") from None
         raise
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise UserError(f"{path} is not a regular file: it is not written to. Remove it.")
+    return handle
 
 
-def sha256(path: Path) -> str:
-    """Hexadecimal SHA-256 of a file's content."""
-    with path.open("rb") as file:
+def sha256(path: Path, largest: int | None = None) -> str:
+    """Hexadecimal SHA-256 of a file's content. Raises as ``open_regular``."""
+    with open_regular(path, largest) as file:
         return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _sha256(file)
 
 

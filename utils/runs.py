@@ -20,15 +20,17 @@ from __future__ import annotations
 import json
 import math
 import os
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from utils.errors import UserError
-from utils.files import read_object, write_json
+from utils.files import read_bytes, read_object, write_json
 
 RECORD = "run.json"
+OVERRIDES = Path(".hydra", "overrides.yaml")  # what was typed
 STATUSES = ("running", "finished", "interrupted", "failed")
 
 
@@ -105,7 +107,7 @@ class Run:
         if not self.metrics_file.exists():
             return []
         points = []
-        for number, line in enumerate(self.metrics_file.read_bytes().splitlines(), 1):
+        for number, line in enumerate(read_bytes(self.metrics_file).splitlines(), 1):
             try:
                 point = json.loads(line)
             except (ValueError, RecursionError) as error:
@@ -151,12 +153,18 @@ def find_runs(roots: Iterable[str | Path]) -> list[Run]:
     for root in names:
         if not Path(root).is_dir():
             raise UserError(f"{root} is not a folder. Give the folder that train.py wrote to (its output.path).")
-        for directory, folders, files in os.walk(root):
-            if RECORD in files:
-                path = Path(directory)
-                found.setdefault(path.resolve(), Run(path))
-                folders.clear()  # a run holds no other run
-            folders[:] = sorted(name for name in folders if not name.startswith("."))
+        waiting = [root]  # and not os.walk, which before Python 3.12 calls itself for each level
+        while waiting:
+            folder = waiting.pop()
+            try:
+                entries = {entry.name: entry for entry in os.scandir(folder)}
+            except OSError as error:
+                print(f"warning: {folder} cannot be read, and no run in it: {error.strerror}", file=sys.stderr)
+                continue
+            if RECORD in entries and not os.path.isdir(entries[RECORD].path):  # a run holds no other run
+                found.setdefault(Path(folder).resolve(), Run(Path(folder)))
+                continue
+            waiting += [e.path for e in entries.values() if e.is_dir(follow_symlinks=False) and e.name[0] != "."]
     if not found:
         raise UserError(f"no runs under {', '.join(names)}: nothing there has a {RECORD}. Train first (train.py).")
     return sorted(found.values(), key=lambda run: str(run.path))

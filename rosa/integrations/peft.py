@@ -72,7 +72,7 @@ def to_peft_lora(model: nn.Module, base: nn.Module | Mapping[str, Tensor], folde
     changes = {name: _change(name, layer, pretrained) for name, layer in layers.items()}
 
     pairs = sum(change.a.numel() + change.b.numel() for change in changes.values())
-    whole = sum(layer.weight.numel() for layer in layers.values())
+    whole = sum(layer.base.weight.numel() for layer in layers.values())
     rank = max(change.a.shape[1] for change in changes.values())
     if pairs >= whole:
         raise AdapterError(
@@ -112,7 +112,7 @@ def _change(name: str, layer: AdapterLayer, pretrained: Mapping[str, Tensor]) ->
     if not layer.merged:
         after = after + layer.delta().double()
     u, s, vt = torch.linalg.svd(after - before, full_matrices=False)
-    rank = max(1, int((s > _rounding(before, layer.weight.dtype)).sum()))
+    rank = max(1, int((s > _rounding(before, layer.base.weight.dtype)).sum()))
     root = s[:rank].sqrt()
     bias = None
     if layer.trains_bias:

@@ -69,6 +69,7 @@ def test_the_java_engine_says_what_it_needs(files: list[str], monkeypatch: pytes
 
 
 @pytest.mark.slow
+@pytest.mark.tools
 @pytest.mark.skipif(jars.shutil.which("java") is None, reason="there is no Java to run the jars")
 def test_the_java_engine_agrees(files: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     main([*files, "--json"])

@@ -87,6 +87,7 @@ def test_any_text_is_tokenized_into_one_line(text: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.tools
 @pytest.mark.skipif(shutil.which("java") is None, reason="there is no Java to run the official tokenizer")
 @given(st.lists(st.lists(st.sampled_from([*WORDS, "The", "a", ",", ".", ";"]), max_size=9).map(" ".join), max_size=300))
 @settings(deadline=None, max_examples=20)

@@ -76,6 +76,8 @@ def test_parameters_groups_and_the_schedule_stay_and_state_is_as_set(optimizer_s
     resampler = rosa.Resampler(model, optimizer, config)
     assert resampler.after_epoch(1, 2) and resampler.number == 1 and resampler.seconds > 0
 
+    for parameter in trained(model):  # a gradient of the old subspace means nothing in the new one
+        assert (parameter.grad is None) == any(parameter is p for p in pairs)
     assert {name: (id(p), p.data_ptr()) for name, p in model.named_parameters()} == identity
     assert {name: p.requires_grad for name, p in model.named_parameters()} == flags
     assert groups == [
@@ -133,6 +135,15 @@ def test_lora_has_nothing_to_resample() -> None:
     rosa.resample(model, 1, make_optimizer(model))
     assert digests(model) == before
     assert not rosa.Resampler(model, None, config).after_epoch(1, 9)
+
+
+@pytest.mark.parametrize("number", [-1, 0, "x", 1.5, True, None])
+def test_what_is_no_number_of_a_subspace_is_refused(number: Any) -> None:
+    model = adapt("gpt2", rosa.RosaConfig(rank=2))
+    before = digests(model)
+    with pytest.raises(rosa.AdapterError, match=r"number=.* must be a whole number, at least 1"):
+        rosa.resample(model, number)
+    assert digests(model) == before
 
 
 def test_a_merged_model_is_not_resampled() -> None:

@@ -23,7 +23,7 @@ Run = Callable[..., SimpleNamespace]
     ("text", "arguments", "words"),
     [
         (None, [], "jobs.yaml does not exist. Give the sweep's file with --fn."),
-        ("a: [", [], "not a valid sweep file"),
+        ("a: [", [], "not valid YAML"),
         ("groups: [{name: g}]", ["-s"], "group g: has no jobs"),
         ("groups: [{name: g, matrix: {train.lrr: [1]}}]", [], "group g: train.lrr is not a key; did you mean lr?"),
         ("paralleljobs: [echo]", ["--only", "x"], "--only x: jobs.yaml has no such group; it has jobs"),

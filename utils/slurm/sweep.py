@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from utils.documents import read_yaml
 from utils.errors import UserError
 from utils.slurm.checks import blocks, check_document, names, slug
-from utils.slurm.documents import read_yaml
 from utils.slurm.quoting import expand_environment, override_word
 from utils.slurm.resources import time_limit
 
@@ -92,7 +92,10 @@ def load_sweep(file: Path, further: Callable[[list[Group]], list[str]] = lambda 
     Raises:
         UserError: with every problem in one message.
     """
-    document = read_yaml(file)
+    try:
+        document = read_yaml(file)
+    except FileNotFoundError:
+        raise UserError(f"{file} does not exist. Give the sweep's file with --fn.") from None
     if not isinstance(document, dict):
         raise UserError(f"{file} is not a sweep file: it must be a mapping with groups or paralleljobs")
     problems, nodes = check_document(document)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from utils.errors import UserError
-from utils.files import sha256
+from utils.files import LARGEST, sha256
 from utils.runs import Run
 from utils.tables.results import plain
 
@@ -29,7 +29,7 @@ def compare_runs(first: str | Path, second: str | Path) -> str:
         for path in (run.predictions(SPLIT), run.references(SPLIT)):
             if not path.exists():
                 raise UserError(f"--compare: {plain(str(path))} is missing: run eval.py on this run first")
-    if len({sha256(run.references(SPLIT)) for run in runs}) > 1:
+    if len({sha256(run.references(SPLIT), LARGEST) for run in runs}) > 1:
         raise UserError(
             "--compare: the two runs have different references, so no paired test of them is possible: "
             "evaluate both on the same data and with the same --limit"

@@ -7,19 +7,18 @@ check is left out of ``evaluation`` and ``scores`` and named in ``problems``, so
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
-
-from utils.errors import UserError
-from utils.files import sha256
+from utils.documents import read_yaml
+from utils.errors import UserError, printable, reason
+from utils.files import LARGEST, sha256
 from utils.runs import Run, find_runs, finite
 
 UNTRAINED = "untrained"  # method "none" with nothing trained: the base model as it came
@@ -86,7 +85,8 @@ class Result:
     @property
     def group(self) -> str:
         """Equal for runs that differ in the seed only. A record without one stands alone."""
-        return plain(self.record.get("group") or self.run.path)
+        alone = hashlib.sha256(os.fsencode(self.run.path)).hexdigest()
+        return plain(self.record.get("group") or alone)
 
     @property
     def limit(self) -> int | None:
@@ -119,7 +119,7 @@ class Result:
 
 def plain(value: Any) -> str:
     """``value`` as one line of printable text: control characters could steer a terminal or end a comment."""
-    return " ".join("".join(c if c.isprintable() else " " for c in str(value)).split())
+    return printable(" ".join(str(value).split()))
 
 
 def read_results(roots: Iterable[str | Path]) -> tuple[list[Result], list[Listed]]:
@@ -132,8 +132,8 @@ def read_results(roots: Iterable[str | Path]) -> tuple[list[Result], list[Listed
     for run in find_runs(roots):
         try:
             results.append(_read(run))
-        except (UserError, OSError) as error:
-            unreadable.append(Listed(run, plain(error)))
+        except Exception as error:  # one run must not cost the others' table
+            unreadable.append(Listed(run, plain(reason(error))))
     return results, unreadable
 
 
@@ -151,8 +151,8 @@ def _read(run: Run) -> Result:
         problems.append("not evaluated (eval.py)")
     if scores is None:
         problems.append("not scored (eval.sh)")
-    elif reason := _stale(run, scores):
-        problems.append(reason)
+    elif stale := _stale(run, scores):
+        problems.append(stale)
         scores = None
     elif evaluation and evaluation.get("predictions_sha256") not in (None, scores["predictions_sha256"]):
         problems.append("its predictions are not those that eval.py wrote: scores not counted (run eval.py --force)")
@@ -165,19 +165,19 @@ def _read(run: Run) -> Result:
 
 def _settings(run: Run, problems: list[str]) -> dict[str, Any]:
     try:
-        # OmegaConf and not yaml: it reads 1e-05 as the number it is
-        return _flat(OmegaConf.to_container(OmegaConf.load(run.config_file), resolve=False))
-    except (OSError, UnicodeDecodeError, YAMLError, OmegaConfBaseException) as error:
+        return dotted(read_yaml(run.config_file))
+    except (UserError, OSError) as error:
         problems.append(f"{run.config_file.name} cannot be read: {plain(error)}")
         return {}
 
 
-def _flat(node: Any, prefix: str = "") -> dict[str, Any]:
+def dotted(node: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested dictionaries as one with dotted keys."""
     if not isinstance(node, dict):
         return {prefix: node} if prefix else {}
     flat: dict[str, Any] = {}
     for key, value in node.items():
-        flat.update(_flat(value, f"{prefix}.{key}" if prefix else str(key)))
+        flat.update(dotted(value, f"{prefix}.{key}" if prefix else str(key)))
     return flat
 
 
@@ -200,7 +200,7 @@ def _stale(run: Run, scores: dict[str, Any]) -> str | None:
             continue
         if not file.is_file():
             return f"{file.name} is missing, so its scores cannot be checked (run eval.py and eval.sh again)"
-        if sha256(file) != expected:
+        if sha256(file, LARGEST) != expected:
             return f"scores are stale: {file.name} has changed since (run eval.sh again)"
     return None
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from utils.errors import UserError
+from utils.files import read_text
 
 SOURCE_COLUMNS = ("mr", "source", "src", "meaning_representation")
 TEXT_COLUMNS = ("ref", "reference", "output", "prediction", "system_output", "text", "target", "tgt", "sys")
@@ -99,14 +100,9 @@ def read_references(path: Path, *, tables: bool = True) -> tuple[list[list[str]]
 def read_rows(path: Path, *, tables: bool = True) -> list[Row]:
     """The rows of a file, plain lines or a table's. Raises UserError when it cannot be read as text."""
     try:
-        content = path.read_bytes().decode("utf-8")
+        content = read_text(path)
     except FileNotFoundError:
         raise UserError(f"{path} does not exist") from None
-    except UnicodeDecodeError as error:
-        line = error.object[: error.start].count(b"\n") + 1
-        raise UserError(f"{path}, line {line} is not UTF-8. Save the file as UTF-8.") from None
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}") from None
     # Only \n ends a line: U+2028, U+0085 or a vertical tab inside a generated text must not shift all that follow.
     lines = [line.rstrip("\r").replace("\r", " ") for line in content.split("\n")]
     if lines[-1] == "":
