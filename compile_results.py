@@ -1,4 +1,4 @@
-"""Tables of all runs: ``python compile_results.py RUNS``. One a data set, as CSV, Markdown and LaTeX."""
+"""Tables of all runs: ``python compile_results.py RUNS``. One per data set, as CSV, Markdown and LaTeX."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from utils.errors import run_cli
 from utils.tables import FORMATS, compile_results
 from utils.tables.compare import compare_runs
+from utils.tables.diff import diff_runs
 
 
 def _names(text: str) -> list[str]:
@@ -15,14 +16,17 @@ def _names(text: str) -> list[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Compile the tables of all runs, one a data set.")
+    parser = argparse.ArgumentParser(description="Compile the tables of all runs, one per data set.")
     parser.add_argument("runs", nargs="*", metavar="RUNS", help="folders with runs (train.py's output.path)")
     parser.add_argument("--dataset", type=_names, default=[], metavar="NAME,...", help="only these data sets")
     parser.add_argument(
         "--columns", type=_names, metavar="KEY,...", help="measured columns in this order (a wrong one lists all)"
     )
     parser.add_argument(
-        "--sort", metavar="KEY[:asc|:desc]", help="a column, method, rank, parameters or n; default: best first"
+        "--sort",
+        metavar="KEY[:asc|:desc]",
+        help="a column (the best first), method, rank, parameters or n; default: untrained, full fine-tuning, LoRA, "
+        "ROSA, other methods, and of each those with the fewest trainable parameters first",
     )
     parser.add_argument(
         "--format", type=_names, default=list(FORMATS), metavar="F,...", help=f"of {','.join(FORMATS)} (default: all)"
@@ -31,17 +35,19 @@ def main() -> None:
         "--baseline",
         default="none",
         metavar="METHOD",
-        help="differences are taken to this method: none (full fine-tuning, the default), lora, rosa, untrained",
+        help="differences are taken to this method: none (full fine-tuning, the default), lora, rosa, untrained; "
+        "of a method with ranks, to the same rank only",
     )
     parser.add_argument("--out", type=Path, metavar="DIR", help="write to DIR/<dataset>/ (default: beside the runs)")
     parser.add_argument(
         "--compare", nargs=2, metavar=("RUN_A", "RUN_B"), help="two runs' test scores with a paired bootstrap test"
     )
+    parser.add_argument("--diff", nargs=2, metavar=("RUN_A", "RUN_B"), help="which settings of two runs differ")
     args = parser.parse_args()
-    if bool(args.runs) == bool(args.compare):
-        parser.error("give RUNS for tables, or --compare RUN_A RUN_B")
-    if args.compare:
-        print(compare_runs(*args.compare))
+    if sum(map(bool, (args.runs, args.compare, args.diff))) != 1:
+        parser.error("give RUNS for tables, --compare RUN_A RUN_B, or --diff RUN_A RUN_B")
+    if args.compare or args.diff:
+        print(compare_runs(*args.compare) if args.compare else diff_runs(*args.diff))
         return
     compile_results(args.runs, args.dataset, args.columns, args.sort, args.format, args.baseline, args.out)
 

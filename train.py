@@ -20,10 +20,12 @@ def main(given: DictConfig) -> float | None:
     from utils.config import parse_config
     from utils.distributed import EchoedError
     from utils.errors import UserError
-    from utils.launch import train_all
 
     try:
-        return train_all(parse_config(given), list(HydraConfig.get().overrides.task))
+        config = parse_config(given)
+        from utils.launch import train_all  # imports torch, which takes seconds
+
+        return train_all(config, list(HydraConfig.get().overrides.task))
     except UserError as error:
         if not isinstance(error, EchoedError):
             print(f"error: {error}", file=sys.stderr)
@@ -31,7 +33,10 @@ def main(given: DictConfig) -> float | None:
 
 
 if __name__ == "__main__":
-    main()
     from utils.distributed import leave
+    from utils.overrides import hydra_errors_explained
+
+    with hydra_errors_explained():
+        main()
 
     leave()

@@ -6,25 +6,33 @@
 Needs torch, transformers and safetensors only.
 """
 
-from rosa.checkpoint import export, load_adapter, save_adapter
-from rosa.config import AdapterConfig
-from rosa.inject import (
-    AdapterError,
-    ParameterReport,
-    adapter_layers,
-    inject,
-    merge,
-    merged,
-    parameter_report,
-    start_adapters,
-    unmerge,
-    unwrap,
-)
-from rosa.layers import AdapterLayer
-from rosa.methods import methods, register
-from rosa.methods.lora import LoraConfig
-from rosa.methods.rosa import RosaConfig
-from rosa.schedule import Resampler, resample
+from __future__ import annotations
+
+import importlib
+import sys
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rosa.checkpoint import export, load_adapter, save_adapter
+    from rosa.config import AdapterConfig, LoraConfig, RosaConfig
+    from rosa.errors import AdapterError
+    from rosa.inject import (
+        ParameterReport,
+        adapter_layers,
+        inject,
+        merge,
+        merged,
+        parameter_report,
+        start_adapters,
+        unmerge,
+        unwrap,
+    )
+    from rosa.layers import AdapterLayer
+    from rosa.methods import register
+    from rosa.schedule import Resampler, resample
+
+__version__ = "0.1.0"
 
 __all__ = [
     "AdapterConfig",
@@ -40,7 +48,6 @@ __all__ = [
     "load_adapter",
     "merge",
     "merged",
-    "methods",
     "parameter_report",
     "register",
     "resample",
@@ -49,3 +56,24 @@ __all__ = [
     "unmerge",
     "unwrap",
 ]
+
+# the modules that have these names
+_HOMES = ("config", "errors", "inject", "layers", "checkpoint", "methods", "schedule")
+
+
+class _Package(ModuleType):
+    """This package: torch is imported with the first name that needs it, so that settings are checked without it."""
+
+    def __getattr__(self, name: str) -> Any:
+        for home in _HOMES if name in __all__ else ():
+            module = importlib.import_module(f"{__name__}.{home}")
+            if name in vars(module):
+                return vars(module)[name]
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not (name in __all__ and isinstance(value, ModuleType)):  # rosa.inject is the function, not its module
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

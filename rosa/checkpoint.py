@@ -1,106 +1,199 @@
 """Adapter files, and export as a plain model.
 
-A folder holds ``adapter_config.json`` (method, settings, shape of each layer), ``adapter.safetensors`` (A, B and
-trained biases) and, for methods that change the base weight, ``frozen.safetensors`` (ROSA's W_f). The base
-model itself is not saved. Nothing is ever unpickled.
+A folder holds ``adapter_config.json`` (method, settings, shape of each layer, the base model's name),
+``adapter.safetensors`` (A, B and trained biases) and, for methods that change the base weight, ``frozen.safetensors``
+(ROSA's W_f). The base model itself is not saved. Nothing is ever unpickled.
+
+``adapter.safetensors`` has two marks in its metadata (``rosa.fingerprint``), of the layers' description and of the
+frozen weights that its A and B belong to. Files from before there were marks have none and are read without a check.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from rosa.config import AdapterConfig
+from rosa.errors import AdapterError
+from rosa.files import (
+    ADAPTER_FILE,
+    CONFIG_FILE,
+    FORMAT,
+    FROZEN_FILE,
+    read_description,
+    read_tensors,
+    replace_files,
+    write_tensors,
+)
+from rosa.fingerprint import base_description, check_base, frozen_mark, layers_mark, values_mark
 from rosa.inject import (
-    AdapterError,
     Model,
     adapter_layers,
     build_layers,
-    canonical_name,
     install_layers,
+    layers_in_place,
     merged,
     unmerge,
+    without_adapters,
 )
+from rosa.layers import AdapterLayer
 from rosa.methods import methods
-
-if TYPE_CHECKING:
-    from rosa.layers import AdapterLayer
-
-CONFIG_FILE = "adapter_config.json"
-ADAPTER_FILE = "adapter.safetensors"
-FROZEN_FILE = "frozen.safetensors"
-FORMAT = 1
+from rosa.sharding import gather, is_sharded, on_first_process, reshard, shard_like
+from rosa.targets import canonical_names
 
 
 def save_adapter(model: nn.Module, folder: str | Path, *, frozen: bool = True) -> None:
-    """Write the adapter of ``model`` to ``folder`` (made if missing).
+    """Write the adapter of ``model`` to ``folder`` (made if missing); of a sharded model every process calls it.
+
+    A kill leaves the folder as it was, or as a set of files that ``load_adapter`` refuses.
 
     Args:
-        frozen: also write the changed base weights, for methods that have them; False when the caller keeps
-            them from an earlier save: they change only at a resample.
+        frozen: also write the changed base weights, for methods that have them; False when the folder has them from
+            an earlier save: they change only at a resample.
+
+    Raises:
+        AdapterError: no adapters; or ``frozen=False``, and the folder's frozen weights are not the model's.
     """
     layers = adapter_layers(model)
     if not layers:
         raise AdapterError("this model has no adapters to save")
-    folder = Path(folder)
+    reshard(model)
+    sharded = any(is_sharded(layer.A) for layer in layers.values())
+    trained, rest = _whole(adapter_tensors(layers)), _whole(frozen_tensors(layers))
+    description = {**_description(layers), "base": base_description(model, layers)}
+
+    def write() -> None:
+        _write(Path(folder), description, trained, rest, frozen)
+
+    if sharded:
+        on_first_process(write)
+    else:
+        write()
+
+
+def _write(
+    folder: Path, description: dict[str, Any], trained: dict[str, Tensor], rest: dict[str, Tensor], frozen: bool
+) -> None:
+    marks = {"layers": layers_mark(description)}
+    if rest:
+        marks["frozen"] = values_mark(rest)
+        if not frozen and frozen_mark(folder / FROZEN_FILE) != marks["frozen"]:
+            raise AdapterError(
+                f"{folder / FROZEN_FILE} does not hold the frozen weights of this model: they change at each resample. "
+                "Save with frozen=True."
+            )
     folder.mkdir(parents=True, exist_ok=True)
-    save_file(adapter_tensors(layers), folder / ADAPTER_FILE)
-    if frozen and (rest := frozen_tensors(layers)):
-        save_file(rest, folder / FROZEN_FILE)
-    text = json.dumps(_description(layers), indent=2)
-    (folder / CONFIG_FILE).write_text(text + "\n", encoding="utf-8")
+    text = json.dumps(description, indent=2) + "\n"
+    files = {
+        folder / ADAPTER_FILE: lambda path: write_tensors(path, trained, **marks),
+        folder / CONFIG_FILE: lambda path: path.write_text(text, encoding="utf-8"),
+    }
+    if rest and frozen:
+        files = {folder / FROZEN_FILE: lambda path: write_tensors(path, rest, frozen=marks["frozen"]), **files}
+    replace_files(files)
+    if not rest:
+        (folder / FROZEN_FILE).unlink(missing_ok=True)  # of a method that was saved here before
 
 
-def load_adapter(model: Model, folder: str | Path) -> Model:
+def load_adapter(model: Model, folder: str | Path, *, trainable: bool = True) -> Model:
     """Load an adapter saved by ``save_adapter`` into its base model, in place; adapters are injected if missing.
 
+    The folder may come from anywhere. A regular expression in its settings is not run: its layers are those the file
+    lists.
+
+    Args:
+        model: a sharded one has adapters already (``inject`` with ``start=False`` before ``fully_shard``).
+        trainable: False freezes the adapters, to use them only.
+
     Raises:
-        AdapterError: a file is missing or damaged, or was made for another model or other settings. The
-            values of the model are then untouched.
+        AdapterError: a file is missing or damaged, was made for another model or other settings, or the files are of
+            different saves. The values of the model are then untouched.
     """
     folder = Path(folder)
-    description = _read_description(folder)
+    description = read_description(folder)
+    reshard(model)
     present = adapter_layers(model)
-    built = {} if present else build_layers(model, adapter_config(description))
-    layers = present or {canonical_name(name): layer for name, layer in built.items()}
-    here = _description(layers)
-    if description["method"] != here["method"]:
-        raise AdapterError(f"{folder} is a {description['method']} adapter, the model has {here['method']} adapters")
-    saved, expected = description["layers"], here["layers"]
-    if saved != expected:
-        differing = [name for name in {**saved, **expected} if saved.get(name) != expected.get(name)]
-        name = differing[0]
-        raise AdapterError(
-            f"{folder} is the adapter of another model or of other settings: {len(differing)} layers differ; "
-            f"{name} is {saved.get(name, 'absent')} in the file and {expected.get(name, 'absent')} in the model"
-        )
-    trained, rest = adapter_tensors(layers), frozen_tensors(layers)
-    values = _read_tensors(folder / ADAPTER_FILE, trained)
-    if rest:
-        values |= _read_tensors(folder / FROZEN_FILE, rest)
+    plain = canonical_names(model)
+    built = {} if present else _build(model, description)
+    layers = present or {plain[name]: layer for name, layer in built.items()}
+    _check_description(folder, description, _description(layers))
+    values, marks = read_tensors(folder / ADAPTER_FILE, adapter_tensors(layers))
+    if marks.get("layers", layers_mark(description)) != layers_mark(description):
+        raise AdapterError(f"{CONFIG_FILE} and {ADAPTER_FILE} in {folder} are of two different saves: save once more")
+    if rest := frozen_tensors(layers):
+        frozen = read_tensors(folder / FROZEN_FILE, rest)[0]
+        if "frozen" in marks and marks["frozen"] != frozen_mark(folder / FROZEN_FILE):
+            raise AdapterError(
+                f"{FROZEN_FILE} and {ADAPTER_FILE} in {folder} are of two different subspaces: a save was interrupted, "
+                "or the files come from two folders. Save once more, with frozen=True."
+            )
+        values |= frozen
+    check_base(description["base"], base_description(model, layers))
     if built:
         install_layers(model, built)
     unmerge(model)
     with torch.no_grad():
         for name, target in {**adapter_tensors(layers), **frozen_tensors(layers)}.items():
-            target.copy_(values[name])
+            target.copy_(shard_like(values[name], target) if is_sharded(target) else values[name])
+    for layer in layers.values():
+        layer.note_start()
+        if not trainable:
+            layer.requires_grad_(False)
     return model
 
 
 def export(model: Any, folder: str | Path) -> None:
-    """Save as a plain model: adapters merged, loadable by ``from_pretrained`` without this library."""
-    with merged(model):
+    """Save as a plain model: adapters merged, loadable by ``from_pretrained`` without this library.
+
+    The weights from before the merge wait in an unnamed file in ``folder``, not in memory, and come back to the bit. Of
+    a sharded model every process calls this; the first one gathers the whole model on its CPU.
+    """
+    layers = layers_in_place(model)
+    if any(is_sharded(layer.A) for layer in layers.values()):
+        with merged(model):
+            state = _whole(model.state_dict(keep_vars=True))
+            on_first_process(lambda: model.save_pretrained(folder, state_dict=state))
+        return
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    with _merged_in_place(layers.values(), Path(folder)), without_adapters(model):
         model.save_pretrained(folder)
 
 
-def adapter_tensors(layers: dict[str, AdapterLayer]) -> dict[str, Tensor]:
+@contextlib.contextmanager
+def _merged_in_place(layers: Iterable[AdapterLayer], folder: Path) -> Iterator[None]:
+    """Layers with their pairs merged, and their weights on the disk for the length of a ``with`` block."""
+    changing = [layer for layer in layers if not layer.merged]
+    with tempfile.TemporaryFile(dir=folder) as file:
+        for layer in changing:
+            file.write(_bytes(layer.base.weight.detach().contiguous().cpu()))
+        file.flush()
+        try:
+            for layer in changing:
+                layer.merge(keep=False)
+            yield
+        finally:
+            file.seek(0)
+            for layer in changing:
+                weight = layer.base.weight.detach()
+                before = torch.empty_like(weight, device="cpu", memory_format=torch.contiguous_format)
+                if file.readinto(_bytes(before)) != before.nbytes:
+                    raise AdapterError(f"{layer.name}: its weight could not be read back from {folder}")
+                weight.copy_(before)
+
+
+def _bytes(tensor: Tensor) -> Any:
+    return tensor.view(torch.uint8).numpy()
+
+
+def adapter_tensors(layers: Mapping[str, AdapterLayer]) -> dict[str, Tensor]:
     """A, B and trained biases of each layer, by name; the parameters' own storage."""
     return {
         f"{name}.{key.removeprefix('base.')}": parameter.detach()
@@ -109,23 +202,40 @@ def adapter_tensors(layers: dict[str, AdapterLayer]) -> dict[str, Tensor]:
     }
 
 
-def frozen_tensors(layers: dict[str, AdapterLayer]) -> dict[str, Tensor]:
+def frozen_tensors(layers: Mapping[str, AdapterLayer]) -> dict[str, Tensor]:
     """The base weights, as stored, of the layers whose method changes them."""
     return {f"{name}.weight": layer.unmerged_weight for name, layer in layers.items() if layer.freezes_rest}
 
 
-def adapter_config(description: dict[str, Any]) -> AdapterConfig:
+def _whole(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors; sharded ones gathered one after another, for the first process only and on its CPU."""
+    found: dict[int, Tensor] = {}
+    for tensor in tensors.values():
+        if is_sharded(tensor) and id(tensor) not in found:
+            values = gather(tensor)
+            first = torch.distributed.get_rank() == 0
+            found[id(tensor)] = values.cpu() if first else values.new_empty(0)
+    return {name: found.get(id(tensor), tensor) for name, tensor in tensors.items()}
+
+
+def adapter_config(description: Mapping[str, Any]) -> AdapterConfig:
     """The method's settings from the content of ``adapter_config.json``."""
     method = description["method"]
     if method not in methods():
-        raise AdapterError(f"method {method!r} of the saved adapter is not known here: {', '.join(methods())}")
+        raise AdapterError(f"method {method!r:.50} of the saved adapter is not known here: {', '.join(methods())}")
     try:
         return methods()[method][0](**description["config"])
     except TypeError as error:
         raise AdapterError(f"the saved adapter's settings are not those of {method}: {error}") from None
 
 
-def _description(layers: dict[str, AdapterLayer]) -> dict[str, Any]:
+def _build(model: nn.Module, description: Mapping[str, Any]) -> dict[str, AdapterLayer]:
+    """New layers as the file says."""
+    config = adapter_config(description)
+    return build_layers(model, config, description["layers"] if isinstance(config.target_modules, str) else None)
+
+
+def _description(layers: Mapping[str, AdapterLayer]) -> dict[str, Any]:
     config = next(iter(layers.values())).config
     return {
         "format": FORMAT,
@@ -135,34 +245,16 @@ def _description(layers: dict[str, AdapterLayer]) -> dict[str, Any]:
     }
 
 
-def _read_description(folder: Path) -> dict[str, Any]:
-    path = folder / CONFIG_FILE
-    try:
-        description = json.loads(path.read_text(encoding="utf-8"))
-        if description["format"] != FORMAT:
-            raise AdapterError(f"{path} has format {description['format']}, this version reads {FORMAT}")
-        if not all(isinstance(description[key], dict) for key in ("config", "layers")):
-            raise TypeError("config and layers must be objects")
-        return {key: description[key] for key in ("method", "config", "layers")}
-    except FileNotFoundError:
-        raise AdapterError(f"{folder} holds no adapter: {CONFIG_FILE} is missing") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        if isinstance(error, AdapterError):
-            raise
-        raise AdapterError(f"{path} is damaged: {error!r}") from None
-
-
-def _read_tensors(path: Path, expected: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors of a file, checked against names and shapes."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-    except (OSError, SafetensorError) as error:
-        raise AdapterError(f"{path} is missing or damaged: {error}") from None
-    wrong = [
-        name for name in {**expected, **found}
-        if name not in found or name not in expected or found[name].shape != expected[name].shape
-    ]  # fmt: skip
-    if wrong:
-        raise AdapterError(f"{path} does not fit the model: {', '.join(wrong[:3])} differ ({len(wrong)} in all)")
-    return found
+def _check_description(folder: Path, saved: Mapping[str, Any], here: Mapping[str, Any]) -> None:
+    """Raise AdapterError unless a saved adapter has the layers of this model."""
+    if saved["method"] != here["method"]:
+        raise AdapterError(f"{folder} is a {saved['method']:.50} adapter, the model has {here['method']} adapters")
+    theirs, ours = saved["layers"], here["layers"]
+    if theirs != ours:
+        differing = [name for name in {**theirs, **ours} if theirs.get(name) != ours.get(name)]
+        name = differing[0]
+        raise AdapterError(
+            f"{folder} is the adapter of another model or of other settings: {len(differing)} layers differ; "
+            f"{name:.200} is {theirs.get(name, 'absent')!s:.200} in the file and {ours.get(name, 'absent')} in the "
+            "model"
+        )

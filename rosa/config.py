@@ -1,12 +1,17 @@
-"""Settings of an adapter, and the check that all settings here and in ``utils.config`` share."""
+"""Settings of the methods, and the check that all settings here and in ``utils.config`` share.
+
+Nothing here needs torch, so that a misspelt setting is refused before torch is imported, which takes seconds.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
-from rosa.subspace import check_rank
+SAMPLE_METHODS = ("random", "window", "top", "bottom")
+FACTOR_SPLITS = ("sqrt", "left")
 
 
 def option(
@@ -38,11 +43,12 @@ def option_problems(options: Any, prefix: str = "") -> list[str]:
         if value is None and field.default is None:
             continue
         key = prefix + field.name
+        whole = field.type in (int, "int")
         bounded = any(limits.get(bound) is not None for bound in ("minimum", "above", "maximum"))
         if limits.get("choices") is not None and value not in limits["choices"]:
             problems.append(f"{key}={value} is not one of {', '.join(map(str, limits['choices']))}")
-        elif bounded and not isinstance(value, (int, float)):
-            problems.append(f"{key}={value!r} must be a number")
+        elif (whole or bounded) and (isinstance(value, bool) or not isinstance(value, int if whole else (int, float))):
+            problems.append(f"{key}={value!r} must be a {'whole number' if whole else 'number'}")
         elif limits.get("minimum") is not None and not value >= limits["minimum"]:
             problems.append(f"{key}={value} must be at least {limits['minimum']}")
         elif limits.get("above") is not None and not value > limits["above"]:
@@ -50,6 +56,16 @@ def option_problems(options: Any, prefix: str = "") -> list[str]:
         elif limits.get("maximum") is not None and not value <= limits["maximum"]:
             problems.append(f"{key}={value} must be at most {limits['maximum']}")
     return problems
+
+
+def check_rank(rank: int | float) -> None:
+    """Raise ValueError unless ``rank`` is an int of at least 1 or a ratio in (0, 1]."""
+    if isinstance(rank, bool) or not isinstance(rank, (int, float)):
+        raise ValueError(f"rank={rank!r} must be a number: an int of at least 1, or a ratio in (0, 1]")
+    if isinstance(rank, int) and rank < 1:
+        raise ValueError(f"rank={rank} must be at least 1, or a ratio in (0, 1] such as 0.05")
+    if isinstance(rank, float) and not 0 < rank <= 1:
+        raise ValueError(f"rank={rank} is not a ratio in (0, 1]; write a rank itself as an int, such as 8")
 
 
 @dataclass
@@ -60,18 +76,24 @@ class AdapterConfig:
         rank: an int is the rank R itself; a float in (0, 1] a share of q = min(m, n) of each layer.
         bias: whether the biases of adapted layers train: ``adapted``, ``none``, or ``auto``, the published
             choice of the method.
-        target_modules: which layers to adapt: a regular expression for the whole module name, or a list of
-            name endings. None: every Linear and Conv1D inside the model's blocks.
+        target_modules: which layers to adapt: a regular expression for the whole module name, or a list (or tuple, or
+            set) of name endings. None: every Linear and Conv1D inside the model's blocks.
         seed: of every random choice that the adapters make.
     """
 
     rank: int | float = 0.05
-    bias: str = option("auto", choices=("auto", "adapted", "none"))
-    target_modules: str | list[str] | None = None
-    seed: int = 0
+    bias: Literal["auto", "adapted", "none"] = option("auto", choices=("auto", "adapted", "none"))
+    target_modules: str | Collection[str] | None = None
+    seed: int = option(0)
 
     method: ClassVar[str] = ""
     published_bias: ClassVar[str] = "none"
+
+    def __post_init__(self) -> None:
+        if isinstance(self.target_modules, (set, frozenset)):
+            self.target_modules = sorted(self.target_modules, key=str)
+        elif isinstance(self.target_modules, (list, tuple)):
+            self.target_modules = list(self.target_modules)
 
     @property
     def trains_bias(self) -> bool:
@@ -91,3 +113,44 @@ class AdapterConfig:
         elif targets is not None and not isinstance(targets, (str, list)):
             found.append(f"target_modules={targets} must be a regular expression or a list of name endings")
         return found
+
+
+@dataclass
+class LoraConfig(AdapterConfig):
+    """LoRA's settings, beside those that all methods share: rank, bias, target_modules, seed (``AdapterConfig``).
+
+    Attributes:
+        alpha: the pair is scaled by alpha / R; None: alpha = R in each layer, so the scale is 1.
+        dropout: probability of dropping an input of A in training.
+    """
+
+    alpha: float | None = option(None, above=0)
+    dropout: float = option(0.0, minimum=0, maximum=1)
+
+    method: ClassVar[str] = "lora"
+    published_bias: ClassVar[str] = "none"
+
+
+@dataclass
+class RosaConfig(AdapterConfig):
+    """ROSA's settings, beside those that all methods share: rank, bias, target_modules, seed (``AdapterConfig``).
+
+    Attributes:
+        sample_method: which singular directions train: random, window (a random block of neighbours), top
+            or bottom.
+        factor_split: sqrt (√S on both sides) or left (U S | Vᵀ).
+        level, every: draw a new subspace each ``every`` epochs or optimizer steps, or never.
+        optimizer_state: what becomes of the optimizer's state of A and B at a resample: reset or keep.
+    """
+
+    sample_method: Literal["random", "window", "top", "bottom"] = option("random", choices=SAMPLE_METHODS)
+    factor_split: Literal["sqrt", "left"] = option("sqrt", choices=FACTOR_SPLITS)
+    level: Literal["epoch", "step", "never"] = option("epoch", choices=("epoch", "step", "never"))
+    every: int = option(1, minimum=1)
+    optimizer_state: Literal["reset", "keep"] = option("reset", choices=("reset", "keep"))
+
+    method: ClassVar[str] = "rosa"
+    published_bias: ClassVar[str] = "adapted"
+
+
+SETTINGS: dict[str, type[AdapterConfig]] = {config.method: config for config in (LoraConfig, RosaConfig)}

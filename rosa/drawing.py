@@ -6,6 +6,7 @@ do. On a CPU each runs on one core, so the result is the same to the bit for any
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -15,8 +16,9 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from rosa.errors import AdapterError
 from rosa.layers import AdapterLayer
-from rosa.sharding import is_sharded, whole
+from rosa.sharding import gather, is_sharded, largest, whole
 from rosa.subspace import short_vectors
 
 Item = TypeVar("Item")
@@ -35,7 +37,18 @@ class SubspaceLayer(AdapterLayer):
     """An adapter layer whose pair can be merged into the weight and drawn anew.
 
     ``initialise`` sets the pair to zero; subspace 0 is drawn for all layers together after it.
+
+    Attributes:
+        rounding: of a weight stored in 16 bits: the Frobenius norms of what rounding changed at the last draw, and
+            of what training had changed since the draw (or the loading of an adapter) before; else None.
     """
+
+    rounding: tuple[float, float] | None = None
+
+    @property
+    @abstractmethod
+    def merged_mn(self) -> Tensor:
+        """The weight (m, n) that is factorised between ``fold`` and ``adopt``, in float32 at least."""
 
     @abstractmethod
     def fold(self) -> None:
@@ -46,7 +59,7 @@ class SubspaceLayer(AdapterLayer):
         """The pair of subspace ``number``, of a folded layer; nothing is written.
 
         Args:
-            vectors: ``rosa.subspace.short_vectors`` of the folded weight, (q, q).
+            vectors: ``rosa.subspace.short_vectors`` of ``merged_mn``, (q, q).
         """
 
     @abstractmethod
@@ -62,24 +75,39 @@ def draw_subspaces(layers: Sequence[SubspaceLayer], number: int) -> None:
 
     Raises:
         RuntimeError: a layer is merged; nothing is written then.
+        AdapterError: a layer's weight or pair is not finite, or their sum is too large; nothing is written then.
     """
     for layer in layers:
         if layer.merged:
             raise RuntimeError(f"{layer.name} is merged: unmerge before a resample")
+    check_finite(layers)
     for layer in layers:
-        if is_sharded(layer.weight):
+        if is_sharded(layer.base.weight):
             with whole(layer):
                 _draw([layer], number)
-    _draw([layer for layer in layers if not is_sharded(layer.weight)], number)
+    _draw([layer for layer in layers if not is_sharded(layer.base.weight)], number)
+
+
+def check_finite(layers: Iterable[AdapterLayer]) -> None:
+    """Raise AdapterError, which names the layer, unless W, A, B and W + A B are finite in each; nothing is written."""
+    for layer in layers:
+        parts = {"weight": layer.base.weight, "A": layer.A, "B": layer.B}
+        sizes = {name: largest(values) for name, values in parts.items()}
+        if wrong := [name for name, size in sizes.items() if not math.isfinite(size)]:
+            raise AdapterError(f"{layer.name}: values of its {' and '.join(wrong)} are not finite")
+        dtype = layer.base.weight.dtype
+        bound = sizes["weight"] + layer.rank * sizes["A"] * sizes["B"]
+        if bound > torch.finfo(dtype).max and not gather((layer.weight_mn + layer.delta()).isfinite().all()):
+            raise AdapterError(f"{layer.name}: W + A B is larger than {dtype} can hold")
 
 
 def _draw(layers: Sequence[SubspaceLayer], number: int) -> None:
     def choose(group: list[SubspaceLayer]) -> list[Pair]:
-        vectors = short_vectors([layer.weight_mn for layer in group])
+        vectors = short_vectors([layer.merged_mn for layer in group])
         return [layer.choose(number, own) for layer, own in zip(group, vectors, strict=True)]
 
-    on_cpu = [layer for layer in layers if layer.weight.device.type in IN_THREADS]
-    elsewhere = [layer for layer in layers if layer.weight.device.type not in IN_THREADS]
+    on_cpu = [layer for layer in layers if layer.base.weight.device.type in IN_THREADS]
+    elsewhere = [layer for layer in layers if layer.base.weight.device.type not in IN_THREADS]
     for groups, workers in (([[layer] for layer in on_cpu], _workers(on_cpu)), (_batches(elsewhere), 1)):
         for group, pairs in _in_order(choose, _folded(groups), workers):
             for layer, (a, b) in zip(group, pairs, strict=True):
@@ -97,7 +125,7 @@ def _batches(layers: Sequence[SubspaceLayer]) -> list[list[SubspaceLayer]]:
     """Layers of one device and one q, as many as ``BATCH_NUMBERS`` allows."""
     alike: dict[tuple[torch.device, int], list[SubspaceLayer]] = defaultdict(list)
     for layer in layers:
-        alike[layer.weight.device, _short_side(layer)].append(layer)
+        alike[layer.base.weight.device, _short_side(layer)].append(layer)
     batches = []
     for (_, q), group in alike.items():
         size = max(1, BATCH_NUMBERS // q**2)
@@ -111,7 +139,7 @@ def _short_side(layer: AdapterLayer) -> int:
 
 def _workers(layers: Sequence[AdapterLayer]) -> int:
     """How many CPU threads factorise at a time."""
-    needed = max((layer.weight.numel() + 5 * _short_side(layer) ** 2 for layer in layers), default=1)
+    needed = max((layer.base.weight.numel() + 5 * _short_side(layer) ** 2 for layer in layers), default=1)
     return max(1, min(torch.get_num_threads(), CPU_NUMBERS // needed))
 
 

@@ -3,53 +3,48 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import re
+import sys
 import warnings
-from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
-from typing import TypeVar, cast
+from typing import TypeVar
 
-import torch
 from torch import nn
 
 from rosa.config import AdapterConfig
 from rosa.drawing import SubspaceLayer, draw_subspaces
-from rosa.layers import AdapterLayer, is_adaptable, layer_shape
+from rosa.errors import AdapterError
+from rosa.layers import AdapterLayer, layer_shape
 from rosa.methods import methods
-from rosa.sharding import whole
+from rosa.sharding import reshard, whole
 from rosa.subspace import resolve_rank
+from rosa.targets import canonical_names, find_targets
 
 Model = TypeVar("Model", bound=nn.Module)
 
 
-class AdapterError(ValueError):
-    """The adapter's settings or files do not fit the model; the text says which layer or key, and what would."""
-
-
-def canonical_name(name: str) -> str:
-    """A module's name without the wrappers of DDP (``module.``) and torch.compile (``_orig_mod.``)."""
-    return ".".join(part for part in name.split(".") if part not in ("module", "_orig_mod"))
-
-
 def adapter_layers(model: nn.Module) -> dict[str, AdapterLayer]:
     """The adapted layers by canonical name, in the model's order."""
-    return {canonical_name(n): m for n, m in model.named_modules() if isinstance(m, AdapterLayer)}
+    names = canonical_names(model)
+    return {names[n]: m for n, m in model.named_modules() if isinstance(m, AdapterLayer)}
 
 
 def inject(model: Model, config: AdapterConfig, *, start: bool = True) -> Model:
     """Adapt ``model`` in place and return it: wrap the target layers, freeze all but the adapters' parameters.
 
     Args:
-        model: any model with Linear or Conv1D layers; load it in float32 to train (a merge in bfloat16 loses
-            small changes) and use autocast for speed.
-        config: ``RosaConfig`` or ``LoraConfig``.
+        model: any model with Linear or Conv1D layers. Load it in float32 and use autocast for speed: 16-bit weights
+            work (A and B are float32 then), but a resample or a merge rounds small changes away.
+        config: ``RosaConfig`` or ``LoraConfig``; the adapters keep a copy.
         start: set A and B; False leaves that to ``start_adapters``, once the model lies where it trains (on a GPU,
             sharded over processes).
 
     Raises:
         AdapterError: bad settings, no layer matches (the text lists those that exist), a target that cannot
-            be adapted, a rank above a layer's full rank, a weight that is not finite. The model is then untouched.
+            be adapted (quantised, parametrised, sharded, of a class with another forward), a rank above a layer's
+            full rank, a weight that is not finite, a model of the library peft. The model is then untouched.
     """
     layers = build_layers(model, config)
     if start:
@@ -72,7 +67,7 @@ def _start(layers: dict[str, AdapterLayer]) -> None:
     with_values = {name: layer for name, layer in layers.items() if not layer.A.is_meta}  # none: good for counting
     for name, layer in with_values.items():
         with whole(layer):
-            if not layer.weight.isfinite().all():
+            if not layer.base.weight.isfinite().all():
                 raise AdapterError(f"{name}: its weight holds values that are not finite")
             layer.initialise()
     drawn = [layer for layer in with_values.values() if isinstance(layer, SubspaceLayer)]
@@ -85,33 +80,60 @@ def _start(layers: dict[str, AdapterLayer]) -> None:
         raise
 
 
-def build_layers(model: nn.Module, config: AdapterConfig) -> dict[str, AdapterLayer]:
+def build_layers(
+    model: nn.Module, config: AdapterConfig, names: Collection[str] | None = None
+) -> dict[str, AdapterLayer]:
     """The adapter layers that ``config`` asks for, by module name, without values; the model is not changed.
+
+    Args:
+        names: adapt the layers of these canonical names, whatever ``config.target_modules`` says.
 
     Raises:
         AdapterError: see ``inject``.
     """
-    if config.method not in methods():
-        raise AdapterError(f"{type(config).__name__} is not a registered method's configuration")
+    if not isinstance(config, AdapterConfig) or config.method not in methods():
+        known = " or ".join(settings.__name__ for settings, _ in methods().values())
+        raise AdapterError(f"config must be a {known} of this library, not {config!r}")
     if problems := config.problems():
         raise AdapterError("; ".join(problems))
     if adapter_layers(model):
         raise AdapterError("this model has adapters already: unwrap it first (rosa.unwrap)")
+    if _has_peft_adapters(model):
+        raise AdapterError("this model has adapters of the library peft: merge them first (merge_and_unload)")
+    config = dataclasses.replace(config)  # what the caller changes later must not change the model
     layer_class = methods()[config.method][1]
-    layers = {}
-    for name, module in find_targets(model, config.target_modules).items():
+    plain, layers = canonical_names(model), {}
+    targets = config.target_modules if names is None else "|".join(map(re.escape, names))
+    for name, module in find_targets(model, targets).items():
+        if module.weight.is_meta and hasattr(module, "_hf_hook"):
+            raise AdapterError(
+                f"{name}: its weight is offloaded by accelerate. Take the model back to memory "
+                "(accelerate.hooks.remove_hook_from_submodules(model)), adapt it, and offload the adapted model."
+            )
+        shape = layer_shape(module)
         try:
-            rank = resolve_rank(config.rank, *layer_shape(module))
+            rank = resolve_rank(config.rank, *shape)
         except ValueError as error:
-            raise AdapterError(f"{name}: {error}") from None
-        layers[name] = layer_class(canonical_name(name), module, rank, config).train(module.training)
-    if any(layer.weight.dtype in (torch.float16, torch.bfloat16) for layer in layers.values()):
+            raise AdapterError(
+                f"{name}: {error}. Ask for at most {min(shape)}, for a share of each (rank=0.05), or leave "
+                "this layer out by target_modules."
+            ) from None
+        layers[name] = layer_class(plain[name], module, rank, config).train(module.training)
+    in_16_bits = [layer for layer in layers.values() if layer.base.weight.dtype.itemsize < 4]
+    if any(isinstance(layer, SubspaceLayer) or layer.trains_bias for layer in in_16_bits):
         warnings.warn(
-            "adapting 16-bit weights: merges and resamples round away small changes; load the model in float32 "
-            "(dtype=torch.float32) and train under autocast",
+            "adapting 16-bit weights: steps of trained biases and resamples round away small changes (rosa.resample "
+            "returns how much); load the model in float32 (dtype=torch.float32) and train under autocast",
             stacklevel=3,
         )
     return layers
+
+
+def _has_peft_adapters(model: nn.Module) -> bool:
+    """Whether ``model`` is or holds what the library peft makes; asked only where that is imported."""
+    peft, tuners = sys.modules.get("peft"), sys.modules.get("peft.tuners.tuners_utils")
+    kinds = [getattr(peft, "PeftModel", None), getattr(tuners, "BaseTunerLayer", None)]
+    return any(isinstance(module, kind) for kind in kinds if kind is not None for module in model.modules())
 
 
 def install_layers(model: nn.Module, layers: dict[str, AdapterLayer]) -> None:
@@ -122,66 +144,6 @@ def install_layers(model: nn.Module, layers: dict[str, AdapterLayer]) -> None:
         model.set_submodule(name, layer)
         for parameter in layer.adapter_parameters().values():
             parameter.requires_grad_(True)
-
-
-def find_targets(model: nn.Module, target_modules: str | list[str] | None) -> dict[str, nn.Linear]:
-    """The Linear and Conv1D modules to adapt, by name.
-
-    Args:
-        target_modules: a regular expression that must match the whole name; a list of name endings; None for
-            all inside the blocks (the members of a ModuleList). A layer that shares its weight with another
-            module (GPT-2's lm_head and its embedding) is never adapted, and the output head only when asked.
-
-    Raises:
-        AdapterError: a target, or one of the list's endings, matches nothing.
-    """
-    owners = Counter(id(p) for _, p in model.named_parameters(remove_duplicate=False))
-    candidates = {name: cast(nn.Linear, m) for name, m in model.named_modules() if name and is_adaptable(m)}
-    plain = {name: canonical_name(name) for name in candidates}
-    shared = {name for name, m in candidates.items() if owners[id(m.weight)] > 1}
-    if target_modules is None:
-        block_prefixes = tuple(f"{n}." for n, m in model.named_modules() if n and isinstance(m, nn.ModuleList))
-        get_head = getattr(model, "get_output_embeddings", None)
-        head = get_head() if callable(get_head) else None
-        found = {
-            name: m for name, m in candidates.items()
-            if name.startswith(block_prefixes) and name not in shared and m is not head
-        }  # fmt: skip
-        missing = [] if found else ["the default (all Linear and Conv1D inside the model's blocks)"]
-    else:
-        if isinstance(target_modules, str):
-            try:
-                pattern = re.compile(target_modules)
-            except re.error as error:
-                raise AdapterError(f"target_modules={target_modules!r} is not a regular expression: {error}") from None
-            matches = {target_modules: [name for name in candidates if pattern.fullmatch(plain[name])]}
-        else:
-            matches = {
-                end: [name for name in candidates if f".{plain[name]}".endswith(f".{end}")] for end in target_modules
-            }
-        missing = [target for target, names in matches.items() if not set(names) - shared]
-        wanted = {name for names in matches.values() for name in names}
-        found = {name: m for name, m in candidates.items() if name in wanted and name not in shared}
-    if missing:
-        raise AdapterError(
-            f"target_modules: nothing to adapt matches {', '.join(missing)}. "
-            f"Linear and Conv1D modules of this model: {_summary(list(candidates)) or 'none'}"
-            + (f" (sharing their weight, never adapted: {', '.join(sorted(shared))})" if shared else "")
-        )
-    return found
-
-
-def _summary(names: list[str]) -> str:
-    """Names with the numbers of repeated blocks folded: ``h.{0..11}.attn.c_attn``."""
-    numbers: dict[str, list[int]] = defaultdict(list)
-    for name in names:
-        first = re.search(r"(?<=\.)\d+(?=\.)", name)
-        key = name if first is None else f"{name[: first.start()]}{{}}{name[first.end() :]}"
-        numbers[key] += [int(first.group())] if first else []
-    return ", ".join(
-        key if not seen else key.replace("{}", str(seen[0]) if len(seen) == 1 else f"{{{min(seen)}..{max(seen)}}}")
-        for key, seen in numbers.items()
-    )
 
 
 @dataclass(frozen=True)
@@ -231,43 +193,68 @@ def parameter_report(model: nn.Module) -> ParameterReport:
 
 
 def merge(model: Model) -> Model:
-    """Add every pair to its base weight; the adapters stay and cost nothing in the forward pass."""
-    for layer in adapter_layers(model).values():
+    """Add every pair to its base weight; the adapters stay and cost nothing in the forward pass.
+
+    A copy of each adapted weight is kept for ``unmerge``.
+    """
+    for layer in layers_in_place(model).values():
         layer.merge()
     return model
 
 
 def unmerge(model: Model) -> Model:
     """Undo ``merge`` to the bit."""
-    for layer in adapter_layers(model).values():
+    for layer in layers_in_place(model).values():
         layer.unmerge()
     return model
 
 
 def unwrap(model: Model) -> Model:
-    """Merge for good and put the base modules back: a plain model that knows nothing of adapters."""
-    for name, layer in _layers_in_place(model).items():
-        layer.merge()
+    """Merge for good and put the base modules back: a plain model that knows nothing of adapters.
+
+    No weight is copied. What the adapters trained is frozen now, biases included, as the base weights have been since
+    ``inject``; ``model.requires_grad_(True)`` trains everything.
+    """
+    for name, layer in layers_in_place(model).items():
+        layer.merge(keep=False)
+        layer.base.requires_grad_(False)
         model.set_submodule(name, layer.base)
     return model
 
 
 @contextlib.contextmanager
 def merged(model: Model) -> Iterator[Model]:
-    """The model as a plain one for the length of a ``with`` block, to generate or export; then as it was."""
-    layers = _layers_in_place(model)
+    """The model as a plain one for the length of a ``with`` block, to generate; then as it was, to the bit.
+
+    A copy of each adapted weight is kept meanwhile.
+    """
+    layers = layers_in_place(model)
     merged_before = {name for name, layer in layers.items() if layer.merged}
     try:
-        for name, layer in layers.items():
+        for layer in layers.values():
             layer.merge()
-            model.set_submodule(name, layer.base)
-        yield model
+        with without_adapters(model):
+            yield model
     finally:
         for name, layer in layers.items():
-            model.set_submodule(name, layer)
             if name not in merged_before:
                 layer.unmerge()
 
 
-def _layers_in_place(model: nn.Module) -> dict[str, AdapterLayer]:
+@contextlib.contextmanager
+def without_adapters(model: nn.Module) -> Iterator[None]:
+    """The base modules, with the weights that they have, in their own places for the length of a ``with`` block."""
+    layers = layers_in_place(model)
+    try:
+        for name, layer in layers.items():
+            model.set_submodule(name, layer.base)
+        yield
+    finally:
+        for name, layer in layers.items():
+            model.set_submodule(name, layer)
+
+
+def layers_in_place(model: nn.Module) -> dict[str, AdapterLayer]:
+    """The adapted layers by module name, their parameters ready to be written (sharded, not gathered for a pass)."""
+    reshard(model)
     return {name: m for name, m in model.named_modules() if isinstance(m, AdapterLayer)}

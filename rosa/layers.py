@@ -19,12 +19,18 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from rosa.config import AdapterConfig
-from rosa.linear import adapted_product, full_precision
+from rosa.linear import adapted_product, compute_dtype, full_precision, is_transformed
 
-
-def is_adaptable(module: nn.Module) -> bool:
-    """Whether ``module`` is a Linear or Conv1D with a floating-point weight (quantised ones are not)."""
-    return isinstance(module, (nn.Linear, Conv1D)) and module.weight.is_floating_point() and module.weight.dim() == 2
+OWN_FORWARDS = (nn.Linear.forward, Conv1D.forward)  # what the fused product stands for
+HOOKS = (
+    "_forward_pre_hooks",
+    "_forward_pre_hooks_with_kwargs",
+    "_forward_hooks",
+    "_forward_hooks_with_kwargs",
+    "_forward_hooks_always_called",
+    "_backward_pre_hooks",
+    "_backward_hooks",
+)
 
 
 def layer_shape(module: nn.Linear) -> tuple[int, int]:
@@ -34,14 +40,20 @@ def layer_shape(module: nn.Linear) -> tuple[int, int]:
 
 
 def product(a: Tensor, b: Tensor) -> Tensor:
-    """A B for a merge; in float64 on CUDA, where float32 products may be rounded to TF32."""
-    return a.double() @ b.double() if a.is_cuda else a @ b
+    """A B for a merge, in float32 at least; in float64 on CUDA, where float32 products may be rounded to TF32."""
+    dtype = torch.float64 if a.is_cuda else torch.promote_types(a.dtype, torch.float32)
+    return a.to(dtype) @ b.to(dtype)
 
 
 class AdapterLayer(nn.Module, ABC):
-    """A wrapped Linear or Conv1D. Subclasses say how A and B begin and how they enter the output.
+    """A wrapped Linear or Conv1D: x W + scale · (x A) B + b. Subclasses say how A and B begin.
 
-    Making one changes nothing and leaves A and B unset; ``initialise`` sets them (or a checkpoint does).
+    Making one changes nothing and leaves A and B unset; ``initialise`` sets them (or a checkpoint does). A and B are
+    float32 at least, also beside a 16-bit weight, whose steps would round away what training changes.
+
+    Hooks of the base module are hooks of this layer, whether they were registered before or after: they see the whole
+    layer's inputs and outputs. A ``forward`` that another library has put in the place of the base module's own
+    (accelerate's offload) is called, at the cost of the fused product.
 
     Args:
         name: the module's name in its model; with the seed it decides every random choice.
@@ -52,6 +64,7 @@ class AdapterLayer(nn.Module, ABC):
 
     freezes_rest: ClassVar[bool] = False  # True: the base weight is changed, so a checkpoint must hold it
 
+    scale: float = 1.0  # of A B
     base: nn.Linear  # or Conv1D, which has the same attributes
     A: nn.Parameter
     B: nn.Parameter
@@ -67,13 +80,28 @@ class AdapterLayer(nn.Module, ABC):
         self.trains_bias = config.trains_bias and base.bias is not None
         self._unmerged: Tensor | None = None
         weight = self.weight_mn
-        self.A = nn.Parameter(weight.new_empty(self.in_features, rank))
-        self.B = nn.Parameter(weight.new_empty(rank, self.out_features))
+        dtype = torch.promote_types(weight.dtype, torch.float32)
+        self.A = nn.Parameter(weight.new_empty(self.in_features, rank, dtype=dtype))
+        self.B = nn.Parameter(weight.new_empty(rank, self.out_features, dtype=dtype))
+        for hooks in HOOKS:
+            setattr(self, hooks, getattr(base, hooks))
+        self._is_full_backward_hook = base._is_full_backward_hook
 
     @property
     def weight(self) -> Tensor:
-        """The base module's weight as it is stored; some models look at its dtype or device."""
-        return self.base.weight
+        """W + scale · A B, with the shape and type of the base module's weight, for models that read a weight.
+
+        Gradients reach A and B through it, and W where it trains. It is computed at each read: T5 asks for a type in
+        each forward pass, which costs nothing measurable in training and a sixth of a decoding step, unless merged.
+        LoRA's dropout acts on inputs and is not in it. Of a sharded layer it is whole in a forward pass, where the
+        parameters are, and sharded like them elsewhere.
+        """
+        weight = self.base.weight
+        if self.merged:
+            return weight
+        with full_precision(weight.device):
+            left, right = (self.B.T, self.A.T) if self.transposed else (self.A, self.B)
+            return torch.addmm(weight.to(left.dtype), left, right, alpha=self.scale).to(weight.dtype)
 
     @property
     def unmerged_weight(self) -> Tensor:
@@ -111,33 +139,53 @@ class AdapterLayer(nn.Module, ABC):
     def initialise(self) -> None:
         """Set A and B to their start, without changing the function that the layer computes."""
 
-    @abstractmethod
+    def note_start(self) -> None:
+        """A and B were set, drawn or loaded: training begins from here."""
+
     def delta(self) -> Tensor:
-        """What the pair adds to the base weight, (m, n)."""
+        """What the pair adds to the base weight, (m, n), to the precision of a merge."""
+        return product(self.A, self.B) * self.scale
 
-    @abstractmethod
     def forward(self, x: Tensor) -> Tensor:
-        """(..., m) to (..., n)."""
-
-    def with_pair(self, x: Tensor, scale: float = 1.0) -> Tensor:
-        """x W + scale · (x A) B + b, (..., n); what the base module alone gives while merged."""
+        """x W + scale · (x A) B + b, (..., m) to (..., n); what the base module alone gives while merged."""
         if self.merged:
-            return self.base(x)  # type: ignore[no-any-return]
-        b = self.B if scale == 1.0 else self.B * scale
-        if self.base.weight.requires_grad:  # the fused product gives W no gradient
-            return self.base(x) + (x @ self.A) @ b  # type: ignore[no-any-return]
+            return self.base.forward(x)
+        if not self._fuses(x):
+            return self.apart(x)
+        b = self.B if self.scale == 1.0 else self.B * self.scale
         return adapted_product(x, self.weight_mn, self.base.bias, self.A, b)
 
+    def apart(self, x: Tensor, dropout: nn.Module | None = None) -> Tensor:
+        """The base module's own product and, in the pair's type, the pair's; ``dropout`` acts on the pair's inputs."""
+        out = self.base.forward(x)
+        own = x.to(self.A.dtype)
+        low = ((own if dropout is None else dropout(own)) @ self.A) @ self.B
+        return (out + low * self.scale).to(out.dtype)
+
+    def _fuses(self, x: Tensor) -> bool:
+        """Whether the fused product gives what the base module would, and every gradient that is wanted."""
+        base = self.base
+        return (
+            type(base).forward in OWN_FORWARDS
+            and "forward" not in vars(base)
+            and not base.weight.requires_grad
+            and compute_dtype(x) == compute_dtype(base.weight)  # Linear says what is wrong otherwise
+            and not is_transformed()
+        )
+
     @torch.no_grad()
-    def merge(self) -> None:
+    def merge(self, *, keep: bool = True) -> None:
         """Add the pair to the base weight. A second merge changes nothing.
 
         A copy of the weight is kept, because subtracting A B again would not restore its last bits.
+
+        Args:
+            keep: False keeps no copy and has no undo: the layer is to be taken out of its model.
         """
         if not self.merged:
-            with full_precision(self.weight.device):
+            with full_precision(self.base.weight.device):
                 delta = self.delta()
-            self._unmerged = self.base.weight.detach().clone()
+            self._unmerged = self.base.weight.detach().clone() if keep else None
             self.weight_mn.add_(delta)
 
     @torch.no_grad()

@@ -5,8 +5,12 @@ Two forms, equal but for rounding; T inputs of size m, n outputs, rank R:
     split     y = x W + (x A) B        T R (m + n) multiplications beside x W, added into its result
     summed    y = x (W + A B)          m R n, whatever T, and one product for x
 
-Under autocast W must be cast in each step anyway, so that W + A B costs one pass over it, which the cast does. In
-full precision it would cost a second copy of W, hence the split form there.
+Under autocast a float32 W must be cast in each step anyway, so that W + A B costs one pass over it, which the cast
+does. In full precision it would cost a second copy of W, hence the split form there. W + A B is summed in float32 and
+rounded once; the error is as large as that of casting W alone, and it averages out. A pair far below that error (a
+LoRA pair in its first steps, whose output is under 1/1000 of that of W) is therefore not resolved in one output,
+where two products resolve it some ten times better, to about its own size, as they round the output. The gradients
+of A and B are the same in both forms, and training from there is as good, so the form of one product is kept.
 """
 
 from __future__ import annotations
@@ -16,7 +20,9 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd import forward_ad
 
 RANK_MULTIPLE = 8  # matrix units take 16-bit rows of 16 bytes
 
@@ -27,59 +33,84 @@ def full_precision(device: torch.device) -> AbstractContextManager[Any]:
 
 
 def compute_dtype(x: Tensor) -> torch.dtype:
-    """What products with ``x`` are computed in: autocast's type where it is on, else its own."""
+    """What products with ``x`` are computed in: autocast's type where it is on (not for float64), else its own."""
     device = x.device.type
-    if device != "meta" and torch.is_autocast_enabled(device):
+    if device != "meta" and x.is_floating_point() and x.dtype != torch.float64 and torch.is_autocast_enabled(device):
         return torch.get_autocast_dtype(device)
     return x.dtype
 
 
+def is_transformed() -> bool:
+    """Whether ``torch.func`` (vmap, grad, jvp) or forward-mode differentiation is at work.
+
+    They take the plain operations apart themselves; a function with an own backward pass is closed to them.
+    """
+    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+
+
+def _plus_product(total: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """total + a b, in the type of ``total``: into ``total`` where all have that type, else rounded once."""
+    if total.dtype == a.dtype:
+        return total.addmm_(a, b)
+    return torch.addmm(total.to(a.dtype), a, b).to(total.dtype)
+
+
 class _AdaptedProduct(torch.autograd.Function):
-    """x W + (x A) B + b, where W is frozen; ``summed``: W is W + A B already."""
+    """rows W + (rows A) B + b, where W is frozen; ``summed``: W is W + A B already.
+
+    A and B may be float32 beside 16-bit rows, W and output: what they add is then computed in float32.
+    """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, summed: bool) -> Tensor:
-        rows = x.reshape(-1, x.shape[-1])
+    def forward(
+        ctx: Any, rows: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, summed: bool
+    ) -> Tensor:
         out = rows @ weight if bias is None else torch.addmm(bias, rows, weight)
         low = None
         if not summed:
-            low = rows @ a
-            out.addmm_(low, b)
+            low = rows.to(a.dtype) @ a
+            out = _plus_product(out, low, b)
         ctx.save_for_backward(rows, weight, a, b, low)
-        ctx.shape = x.shape
-        return out.view(*x.shape[:-1], weight.shape[1])
+        return out
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
         rows, weight, a, b, low = ctx.saved_tensors
-        slope = upstream.reshape(-1, upstream.shape[-1])
-        slope_low = slope @ b.T
-        slope_x = None
+        summed = low is None
+        own_rows, own_grad = rows.to(a.dtype), grad_output.to(a.dtype)
+        if torch.is_grad_enabled() and not torch.compiler.is_compiling():  # to be differentiated again, by A and B too
+            low = None
+            if summed:
+                weight = weight + (a @ b - (a @ b).detach())
+        if low is None:
+            low = own_rows @ a
+        grad_low = own_grad @ b.T
+        grad_rows = None
         if ctx.needs_input_grad[0]:
-            slope_x = slope @ weight.T
-            if low is not None:
-                slope_x.addmm_(slope_low, a.T)
-            slope_x = slope_x.view(ctx.shape)
-        slope_bias = slope.sum(0) if ctx.needs_input_grad[2] else None
-        return slope_x, None, slope_bias, rows.T @ slope_low, (rows @ a if low is None else low).T @ slope, None
+            grad_rows = grad_output @ weight.T
+            if not summed:
+                grad_rows = _plus_product(grad_rows, grad_low, a.T)
+        grad_bias = grad_output.sum(0) if ctx.needs_input_grad[2] else None
+        return grad_rows, None, grad_bias, own_rows.T @ grad_low, low.T @ own_grad, None
 
 
 def adapted_product(x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor) -> Tensor:
-    """x W + (x A) B + bias, (..., n).
+    """x W + (x A) B + bias, (..., n), in the type that a Linear of that W gives.
 
     Args:
-        x: (..., m).
+        x: (..., m); without autocast of the type of W.
         weight: W (m, n), frozen: it gets no gradient.
-        a, b: (m, R) and (R, n).
+        a, b: (m, R) and (R, n); they may be float32 beside a 16-bit W.
     """
-    dtype = compute_dtype(x)
-    if dtype == weight.dtype:
-        return _AdaptedProduct.apply(x, weight, bias, a, b, False)  # type: ignore[no-any-return, no-untyped-call]
-    with torch.no_grad(), full_precision(x.device):
-        summed = torch.addmm(weight, a, b).to(dtype)
-    a, b = a.to(dtype), b.to(dtype)
-    if x.is_cuda and (missing := -a.shape[1] % RANK_MULTIPLE):
-        a, b = torch.nn.functional.pad(a, (0, missing)), torch.nn.functional.pad(b, (0, 0, 0, missing))
+    dtype, pair_dtype = compute_dtype(x), compute_dtype(a)
+    summed = dtype != weight.dtype
+    if summed:
+        with torch.no_grad(), full_precision(x.device):
+            weight = torch.addmm(weight.to(a.dtype), a, b).to(dtype)
+    a, b = a.to(pair_dtype), b.to(pair_dtype)
+    if x.is_cuda and pair_dtype.itemsize == 2 and (missing := -a.shape[1] % RANK_MULTIPLE):
+        a, b = F.pad(a, (0, missing)), F.pad(b, (0, 0, 0, missing))
     bias = None if bias is None else bias.to(dtype)
-    return _AdaptedProduct.apply(x.to(dtype), summed, bias, a, b, True)  # type: ignore[no-any-return, no-untyped-call]
+    rows = x.reshape(-1, x.shape[-1]).to(dtype)
+    out: Tensor = _AdaptedProduct.apply(rows, weight, bias, a, b, summed)  # type: ignore[no-untyped-call]
+    return out.view(*x.shape[:-1], out.shape[-1])  # here and not in the function, whose outputs allow writing in place

@@ -7,11 +7,15 @@ process, so that a model may be larger than a device.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
+
+from rosa.errors import AdapterError
 
 
 def is_sharded(tensor: Tensor) -> bool:
@@ -23,6 +27,38 @@ def gather(tensor: Tensor) -> Tensor:
     """All of a tensor, detached; of a sharded one by communication, in which every process must take part."""
     values: Any = tensor.detach()
     return values.full_tensor() if is_sharded(tensor) else values  # type: ignore[no-any-return]
+
+
+def largest(tensor: Tensor) -> float:
+    """The largest absolute value, NaN where one is; of a sharded tensor every process asks. Waits for the device."""
+    return float(torch.linalg.vector_norm(gather(tensor), math.inf))
+
+
+def reshard(model: nn.Module) -> None:
+    """Drop what ``fully_shard`` has gathered for a pass: values written into that copy would be lost."""
+    for module in model.modules():
+        if callable(drop := getattr(module, "reshard", None)) and callable(getattr(module, "unshard", None)):
+            drop()
+
+
+def on_first_process(write: Callable[[], None]) -> None:
+    """Call ``write`` on the first process only; the others wait, and fail where it failed.
+
+    Raises:
+        AdapterError: on the other processes, with the first one's message.
+    """
+    error: BaseException | None = None
+    if dist.get_rank() == 0:
+        try:
+            write()
+        except Exception as caught:
+            error = caught
+    message = [None if error is None else f"{type(error).__name__}: {error}"]
+    dist.broadcast_object_list(message, 0)
+    if error is not None:
+        raise error
+    if message[0] is not None:
+        raise AdapterError(f"the first process could not write: {message[0]}")
 
 
 def shard_like(values: Tensor, model: Any) -> Tensor:

@@ -15,18 +15,7 @@ from decimal import Decimal
 import torch
 from torch import Tensor
 
-SAMPLE_METHODS = ("random", "window", "top", "bottom")
-FACTOR_SPLITS = ("sqrt", "left")
-
-
-def check_rank(rank: int | float) -> None:
-    """Raise ValueError unless ``rank`` is an int of at least 1 or a ratio in (0, 1]."""
-    if isinstance(rank, bool) or not isinstance(rank, (int, float)):
-        raise ValueError(f"rank={rank!r} must be a number: an int of at least 1, or a ratio in (0, 1]")
-    if isinstance(rank, int) and rank < 1:
-        raise ValueError(f"rank={rank} must be at least 1, or a ratio in (0, 1] such as 0.05")
-    if isinstance(rank, float) and not 0 < rank <= 1:
-        raise ValueError(f"rank={rank} is not a ratio in (0, 1]; write a rank itself as an int, such as 8")
+from rosa.config import SAMPLE_METHODS, check_rank
 
 
 def resolve_rank(rank: int | float, m: int, n: int) -> int:
@@ -91,7 +80,7 @@ def short_vectors(weights: Sequence[Tensor]) -> Tensor:
     Args:
         weights: (m, n) each, with equal q = min(m, n), on one device.
     """
-    grams = torch.stack([_gram(_wide(weight)) for weight in weights])
+    grams = torch.stack([_gram(_scaled(_wide(weight), weight.dtype)) for weight in weights])
     vectors: Tensor = torch.linalg.eigh(grams).eigenvectors
     return vectors
 
@@ -138,6 +127,14 @@ def _wide(weight: Tensor) -> Tensor:
     weight = weight.detach()
     wide = (weight.cpu() if weight.device.type == "mps" else weight).double()
     return wide if weight.shape[0] <= weight.shape[1] else wide.T
+
+
+def _scaled(wide: Tensor, dtype: torch.dtype) -> Tensor:
+    """W, or where its squares could overflow a multiple of it, which has the same singular vectors."""
+    if dtype != torch.float64:
+        return wide
+    largest = wide.abs().max()
+    return wide / largest if largest > 1e140 else wide
 
 
 def _gram(wide: Tensor) -> Tensor:

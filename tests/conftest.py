@@ -72,7 +72,7 @@ def train(small_model: Path, small_e2e: Path, tmp_path: Path) -> Callable[..., R
     """Train the small model on the small data with more overrides; the run."""
 
     def run(*overrides: str) -> Run:
-        from utils.identity import run_directory
+        from utils.digests import find_directory
 
         config = make_config(
             f"model.name={small_model}",
@@ -87,6 +87,6 @@ def train(small_model: Path, small_e2e: Path, tmp_path: Path) -> Callable[..., R
             *overrides,
         )
         train_one(config, list(overrides))
-        return Run(run_directory(config))
+        return Run(find_directory(config)[0])
 
     return run

@@ -178,10 +178,11 @@ def row_of(frame: pd.DataFrame, **wanted: object) -> pd.Series:
 
 
 def markdown_rows(runs: Path, dataset: str = "e2e_nlg") -> list[dict[str, str]]:
-    """The rows of the first Markdown table by header."""
+    """The rows of the first Markdown table by header, which goes without its arrow."""
     lines = (runs / dataset / "results.md").read_text().split("\n\n")[1].splitlines()
     cells = [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines]
-    return [dict(zip(cells[0], row, strict=True)) for row in cells[2:]]
+    header = [cell.rstrip(" ↑↓") for cell in cells[0]]
+    return [dict(zip(header, row, strict=True)) for row in cells[2:]]
 
 
 def latex_rows(runs: Path, dataset: str = "e2e_nlg") -> list[list[str]]:

@@ -39,9 +39,7 @@ def test_the_reference_page_has_every_key_with_its_default() -> None:
 
 def test_every_key_of_the_reference_page_is_explained() -> None:
     lines = (ROOT / "configs" / "train.yaml").read_text().splitlines()
-    body = lines[
-        lines.index("seed: 0                     # int >= 0: order of data, dropout, LoRA's start, ROSA's directions") :
-    ]
+    body = lines[next(number for number, line in enumerate(lines) if line.startswith("seed: 0 ")) :]
     for line in body[: body.index("hydra:")]:
         assert not line.strip() or line.endswith(":") or "#" in line, f"no comment: {line}"
 
@@ -130,3 +128,28 @@ def test_local_file_sets_paths_without_a_package_header(tmp_path: Path) -> None:
     with initialize_config_dir(str(tmp_path / "configs"), version_base="1.3"):
         config = parse_config(compose("train", overrides=["train.fraction=0.25"]))
     assert (config.model.name, config.train.fraction) == ("tiny", 0.25)
+
+
+def test_a_section_that_was_deleted_is_refused() -> None:
+    """``~train`` would take the other overrides of the section with it."""
+    assert "train is missing: ~train" in problems("train.epochs=1", "~train")
+    assert "train.lr is missing" in problems("~train.lr")
+
+
+def test_a_saved_configuration_may_lack_keys_that_came_later(tmp_path: Path) -> None:
+    values = dataclasses.asdict(make_config())
+    del values["train"]["validation_fraction"]
+    (tmp_path / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(values)))
+    assert load_config(tmp_path / "config.yaml") == make_config()
+
+
+@pytest.mark.parametrize("key", ["output.path", "dataset.path", "dataset.cache", "model.name"])
+@pytest.mark.parametrize("text", ["", "' '"])
+def test_an_empty_text_is_no_value(key: str, text: str) -> None:
+    assert f"{key} is empty" in problems(f"{key}={text}")
+
+
+def test_seeds_have_63_bits() -> None:
+    assert make_config(f"seed={2**63 - 1}").seed == 2**63 - 1
+    assert "the last seed must be below 2**63" in problems(f"seed={2**63}")
+    assert "the last seed must be below 2**63" in problems(f"seed={2**63 - 2}", "runs=3")

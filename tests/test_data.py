@@ -131,7 +131,7 @@ def test_own_files(tmp_path: Path, suffix: str) -> None:
 
 @pytest.mark.parametrize(
     ("line", "message"),
-    [('{"prompt": 3, "target": "x"}', "line 1: prompt is empty or not a text"), ("[1]", "not a JSON object"),
+    [('{"prompt": true, "target": "x"}', "line 1: prompt is empty or not a text"), ("[1]", "not a JSON object"),
      ("{", "line 1 is not JSON"), ('{"prompt": "x"}', "no field target")],
 )  # fmt: skip
 def test_bad_json_lines(tmp_path: Path, line: str, message: str) -> None:
@@ -190,3 +190,28 @@ def test_a_row_may_span_lines_and_is_named_by_its_last(tmp_path: Path) -> None:
         "line 3",
         "line 4",
     ]
+
+
+def test_numbers_are_texts_in_json_as_in_csv(tmp_path: Path) -> None:
+    (tmp_path / "train.csv").write_text("prompt,target\n1,2.50\n")
+    (tmp_path / "test.jsonl").write_text('{"prompt": 1, "target": 2.50}\n')
+    assert (
+        Pairs().load("test", tmp_path, None)
+        == Pairs().load("train", tmp_path, None)
+        == [Example("1", "1", " 2.50", "2.50")]
+    )
+
+
+def test_a_split_has_one_file(tmp_path: Path) -> None:
+    """What lies under its name is not passed over for another name, nor for none."""
+    (tmp_path / "train.csv").write_text("prompt,target\na,b\n")
+    (tmp_path / "train.jsonl").write_text('{"prompt": "other", "target": "one"}\n')
+    (tmp_path / "validation.csv").mkdir()
+    (tmp_path / "test.csv").symlink_to("nowhere")
+    for split, message in (
+        ("train", r"holds train\.csv and train\.jsonl, and only one"),
+        ("validation", r"validation\.csv is a folder"),
+        ("test", r"test\.csv is a link to nothing"),
+    ):
+        with pytest.raises(UserError, match=message):
+            Pairs().load(split, tmp_path, None)

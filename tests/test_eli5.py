@@ -78,7 +78,7 @@ def test_question_and_answer_columns_and_kinds_of_file(tmp_path: Path, suffix: s
         ({"title": "Why?", "answers": {"text": "Air."}}, "line 2: answers.text is not a list"),
         ({"title": "Why?", "answers": {"text": ["a", " "]}}, r"line 2: answers.text\[1\] is missing, empty"),
         ({"title": " ", "answers": {"text": ["a"]}}, "line 2: title is missing, empty"),
-        ({"title": "Why?", "selftext": 3, "answers": {"text": ["a"]}}, "line 2: selftext is missing, empty or not"),
+        ({"title": "Why?", "selftext": True, "answers": {"text": ["a"]}}, "line 2: selftext is missing, empty or not"),
         ({"question": "Why?"}, "line 2: answer is missing"),
         ({"title": "\ud83d", "answers": {"text": ["a"]}}, "line 2: title has half a surrogate pair"),
     ],

@@ -20,14 +20,18 @@ LIBRARY = (
     "transformers.models.gpt2",
     "torch._dynamo",
 )
-COMMAND = (*HEAVY, "torch", "transformers", "rosa", "numpy")  # before a configuration is known to be good
+COMMAND = (*HEAVY, "torch", "transformers", "numpy")  # before a configuration is known to be good
 
 SCRIPT = """
 import json, runpy, sys
 names, target = json.loads(sys.argv[1]), sys.argv[2]
 sys.argv = sys.argv[2:]
 try:
-    __import__(target) if target.isidentifier() else runpy.run_path(target, run_name="__main__")
+    if target.isidentifier():
+        module = __import__(target)
+        [getattr(module, name) for name in getattr(module, "__all__", ())]
+    else:
+        runpy.run_path(target, run_name="__main__")
 except SystemExit:
     pass
 print("loaded:", json.dumps([name for name in names if name in sys.modules]))
@@ -35,7 +39,7 @@ print("loaded:", json.dumps([name for name in names if name in sys.modules]))
 
 
 def loaded(names: tuple[str, ...], *arguments: str) -> list[str]:
-    """Which of ``names`` a fresh process has imported after a module's import, or a script with its arguments."""
+    """Which of ``names`` a fresh process has imported after the use of a module's names, or a script with arguments."""
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT, json.dumps(names), *arguments], cwd=ROOT, capture_output=True, text=True
     )
@@ -61,3 +65,15 @@ def test_the_library_imports_nothing_of_experiments_or_models() -> None:
 )  # fmt: skip
 def test_commands_that_only_print_import_nothing_heavy(arguments: tuple[str, ...]) -> None:
     assert loaded(COMMAND, *arguments) == []
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ("train.lrr=1",),
+        ("+train.lrr=1", "train.epochs=-1", "fnmodel.rosa.every=0", "dataset.name=e2ee", "output.path="),
+    ],
+    ids=" ".join,
+)
+def test_a_typo_is_told_before_torch_is_imported(overrides: tuple[str, ...]) -> None:
+    assert loaded(COMMAND, "train.py", *overrides) == []

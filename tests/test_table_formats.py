@@ -20,14 +20,23 @@ NASTY = r"\input{x}%$&#_^~{}|<b>*`[y](javascript:1)" + "\n\r\x1b[31m\u2028\\end{
 
 
 def test_terminal_table_keeps_to_the_width_and_loses_no_column(tmp_path: Path) -> None:
-    write_run(tmp_path)
-    write_run(tmp_path, method="lora", loss=0.5)
-    table = make_table("e2e_nlg", read_results([tmp_path])[0])
-    narrow = to_text(table, width=80).split("\n\nLoss")[0]
-    assert max(map(len, narrow.splitlines())) <= 80
-    for header in ("val loss", "test ppl", "BLEU", "memory (MiB)"):
-        assert header in narrow
-    assert narrow.count("ROSA") > 1 and "0.5000*" in narrow
+    write_run(tmp_path, method="none")
+    for seed in (0, 1):
+        write_run(tmp_path, seed=seed, loss=0.9 + seed / 5, config={"fnmodel.rosa.sample_method": "bottom"})
+        write_run(tmp_path, seed=seed)
+        write_run(tmp_path, method="lora", seed=seed, loss=0.5)
+    for width in (60, 80, 100):
+        text = to_text(make_table("e2e_nlg", read_results([tmp_path])[0]), width)
+        assert max(map(len, text.splitlines())) <= width
+        main = text.split("\n\ndifference")[0]
+        for header in ("val loss ↓", "test ppl ↓", "BLEU ↑", "memory (MiB) ↓", "sample method"):
+            assert header in main
+        blocks = [block.splitlines() for block in main.split("\n\n")]
+        rows = [[line.split() for line in block[-4:]] for block in blocks]
+        assert all([row[0] for row in block] == ["full", "LoRA", "ROSA", "ROSA"] for block in rows)
+        assert all("bottom" in block[2] and "random" in block[3] for block in rows)  # told apart in every block
+        assert "params" in main and main.count("params") == main.count("biases") == 1
+        assert "0.5000±.0000*" in main and "1.0000±.1414" in main
 
 
 def test_hostile_names_stay_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -48,13 +57,33 @@ def test_hostile_names_stay_text(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert "'=cmd()|x" in set(frame.method) and "'@SUM(A1)" in set(frame.bias)
 
 
+def test_control_characters_are_escaped_in_every_output(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    odd = "x\x1b]0;t\x07\x9b\u202ey"
+    finished = write_run(
+        tmp_path, seed=0, record={"seed": odd, "loss_on": odd}, scores={odd: 1.0}, config={f"z{odd}": 1}
+    )
+    failed = write_run(tmp_path, seed=1, status="failed", record={"error": odd})
+    write_run(tmp_path, seed=2, config={f"z{odd}": odd})
+    for run in (finished, failed):
+        run.rename(run.with_name(run.name + odd))
+    out = tmp_path / odd
+    compile_results([tmp_path], out=out)
+    outputs = [capsys.readouterr().out, *(file.read_text() for file in out.rglob("results.*"))]
+    assert len(outputs) == 4
+    for text in outputs:
+        assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202e]", text)
+        assert all(escape in text for escape in ("x1b", "x07", "x9b", "u202e"))
+
+
 @given(st.text())
 @settings(max_examples=300, deadline=None)
 def test_escaped_latex_has_no_active_character(text: str) -> None:
     escaped = escape(text)
     for command in ("textbackslash", "textasciitilde", "textasciicircum", "textless", "textgreater", "textbar"):
         escaped = escaped.replace(f"\\{command}{{}}", "")
-    escaped = re.sub(r"\\textasciigrave\{\}|\$\\(pm|times|Delta)\$|\$-\$|\{[\[\]*-]\}|\\[{}$&#%_]", "", escaped)
+    escaped = re.sub(
+        r"\\textasciigrave\{\}|\$\\(pm|times|Delta|uparrow|downarrow)\$|\$-\$|\{[\[\]*-]\}|\\[{}$&#%_]", "", escaped
+    )
     assert not set(escaped) & set('\\{}$&#%_~^\n\r"')
 
 

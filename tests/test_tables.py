@@ -64,7 +64,7 @@ def test_rows_are_grouped_by_settings_and_the_differing_ones_are_columns(tmp_pat
     assert "fnmodel.lora.alpha" not in frame  # the same everywhere
     printed = markdown_rows(tmp_path)
     assert {row["lr"] for row in printed} == {"0.001", "1e-05"}
-    assert next(row for row in printed if row["method"] == "LoRA")["sample\\_method"] == "–"
+    assert next(row for row in printed if row["method"] == "LoRA")["sample method"] == "–"
 
 
 def test_rank_one_and_ratio_one_stay_apart(tmp_path: Path) -> None:
@@ -129,7 +129,7 @@ def test_differences_to_full_fine_tuning_and_to_equal_rank(tmp_path: Path) -> No
     assert rosa.baseline == row_of(frame, method="none").group
     assert math.isnan(row_of(frame, method="none").val_loss_delta)
     second = (tmp_path / "e2e_nlg" / "results.md").read_text().split("## difference to full fine-tuning")[1]
-    assert "| +0.1000 |" in second and "| -0.0400 |" in second
+    assert "| +0.1000 |" in second and "| −0.0400 |" in second
     compile_results([tmp_path], baseline="lora")
     frame = csv_of(tmp_path)
     assert row_of(frame, method="rosa", rank="0.1").val_loss_delta == pytest.approx(-0.3)
@@ -259,10 +259,10 @@ def test_further_scores_are_in_the_csv_and_can_be_asked_for(tmp_path: Path) -> N
     compile_results([tmp_path])
     frame = csv_of(tmp_path)
     assert row_of(frame).distinct_1_mean == 0.25 and "items_mean" not in frame
-    assert "distinct_1" not in markdown_rows(tmp_path)[0]
+    assert "distinct 1" not in markdown_rows(tmp_path)[0]
     compile_results([tmp_path], columns=["distinct_1", "BLEU"])
     header = list(markdown_rows(tmp_path)[0])
-    assert header[-2:] == ["distinct\\_1", "BLEU"]
+    assert header[-2:] == ["distinct 1", "BLEU"]
     assert [name for name in csv_of(tmp_path) if name.endswith("_mean")] == ["distinct_1_mean", "BLEU_mean"]
 
 
@@ -275,7 +275,7 @@ def test_sort(tmp_path: Path) -> None:
         compile_results([tmp_path], sort=sort)
         return list(csv_of(tmp_path)["rank"])
 
-    assert ranks(None) == ["0.0125", "0.025", "0.05", "0.1"]
+    assert ranks(None) == ["0.0125", "0.025", "0.05", "0.1"]  # as --help says: by trainable parameters
     assert ranks("BLEU") == ["0.025", "0.05", "0.0125", "0.1"]  # best first, those without a value last
     assert ranks("BLEU:asc") == ["0.0125", "0.05", "0.025", "0.1"]
     assert ranks("val_loss") == ["0.0125", "0.05", "0.025", "0.1"]

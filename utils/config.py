@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from rosa.config import AdapterConfig, option, option_problems
-from rosa.methods import methods
+from rosa.methods import settings
 from utils.data import get_source
 from utils.documents import read_yaml
 from utils.errors import UserError
@@ -64,6 +64,7 @@ class TrainConfig:
     max_grad_norm: float | None = option(None, above=0)
     loss_on: str | None = option(None, choices=("target", "all"))
     fraction: float = option(1.0, above=0, maximum=1)
+    validation_fraction: float = option(1.0, above=0, maximum=1)
     seq_len: int = option(512, minimum=2)
     block_size: int = option(128, minimum=2)
     sort_window: int = option(50, minimum=0)
@@ -90,9 +91,11 @@ class LoggingConfig:
 
 
 def _node(name: str, fields: list[tuple[str, Any, dataclasses.Field[Any]]]) -> type:
-    """A dataclass of ``fields``; unions with containers become Any, which OmegaConf cannot type."""
+    """A dataclass of ``fields``; unions with containers become Any and literals str, which OmegaConf cannot type."""
 
     def simple(annotation: Any) -> Any:
+        if typing.get_origin(annotation) is typing.Literal:
+            return str
         members = typing.get_args(annotation)
         is_union = isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is typing.Union
         return Any if is_union and any(typing.get_origin(member) for member in members) else annotation
@@ -118,10 +121,10 @@ def _fnmodel_schema() -> type:
     params = _node("Params", common)
     nodes = [
         (name, node, field(default_factory=node))
-        for name, (config, _) in methods().items()
+        for name, config in settings().items()
         for node in [_node(f"{name}_options", [row for row in _typed_fields(config) if row[0] not in shared_names])]
     ]
-    names = ("none", *methods())
+    names = ("none", *settings())
     return dataclasses.make_dataclass(
         "FnModelConfig",
         [("name", str, option("rosa", choices=names)), ("params", params, field(default_factory=params)), *nodes],
@@ -150,7 +153,7 @@ class Config:
             return None
         shared = dataclasses.asdict(self.fnmodel.params)
         own = dataclasses.asdict(getattr(self.fnmodel, self.fnmodel.name))
-        return methods()[self.fnmodel.name][0](**shared, **own, seed=self.seed)
+        return settings()[self.fnmodel.name](**shared, **own, seed=self.seed)
 
     def loss_on(self) -> str:
         """Which tokens carry loss: target or all; the data set's own choice where the key is null."""
@@ -162,19 +165,24 @@ def schema() -> DictConfig:
     return OmegaConf.structured(Config)
 
 
-def parse_config(given: DictConfig) -> Config:
+def parse_config(given: DictConfig, *, saved: bool = False) -> Config:
     """``given`` as a Config.
 
+    Args:
+        saved: of an earlier run, which may lack keys that came later; else ``given`` has every key.
+
     Raises:
-        UserError: unknown keys, wrong types, values that are not allowed; all of them in one message.
+        UserError: unknown or missing keys, wrong types, values that are not allowed; all of them in one message.
     """
     try:
         values = OmegaConf.to_container(given, resolve=True)
     except OmegaConfBaseException as error:
         raise UserError(f"the configuration cannot be resolved: {error}") from None
-    typed, problems = schema(), []
+    typed = schema()
+    problems = [] if saved else _missing(given, typed)
     for key, value in _leaves(values, typed):
-        problem = _set(typed, key, value)
+        empty = isinstance(value, str) and not value.strip() and not saved
+        problem = f"{key} is empty: leave it out for its default" if empty else _set(typed, key, value)
         if problem:
             problems.append(problem)
     config = OmegaConf.to_object(typed)  # keys that were refused keep their defaults here
@@ -196,7 +204,7 @@ def load_config(path: Path) -> Config:
             raise UserError("not a configuration")
         if "${" in str(given):
             raise UserError("a saved configuration is resolved, but this one has ${...} in it")
-        return parse_config(OmegaConf.create(given))
+        return parse_config(OmegaConf.create(given), saved=True)
     except FileNotFoundError:
         raise UserError(f"{path} does not exist: this run has no saved configuration") from None
     except (UserError, OmegaConfBaseException) as error:
@@ -216,14 +224,23 @@ def _leaves(values: Any, typed: Any, prefix: str = "") -> list[tuple[str, Any]]:
     return found
 
 
+def _missing(given: Any, typed: DictConfig, prefix: str = "") -> list[str]:
+    """What ``given`` lacks of the schema: Hydra deletes a section together with the other overrides of its keys."""
+    found = []
+    for key, node in typed.items():
+        if key not in given:
+            found.append(f"{prefix}{key} is missing: ~{prefix}{key} deletes it, and overrides of it; leave that out")
+        elif isinstance(node, DictConfig) and isinstance(given[key], DictConfig):
+            found += _missing(given[key], node, f"{prefix}{key}.")
+    return found
+
+
 def _set(typed: DictConfig, key: str, value: Any) -> str | None:
     """Set one key of the typed configuration; what is wrong with it, or None."""
     parent, _, name = key.rpartition(".")
     node = OmegaConf.select(typed, parent) if parent else typed
     if name not in node:
-        near = difflib.get_close_matches(name, [str(known) for known in node], n=1)
-        hint = f"did you mean {near[0]}?" if near else f"known here: {', '.join(map(str, node))}"
-        return f"{key} is not a key; {hint}"
+        return unknown_key(key, [str(known) for known in node])
     if isinstance(node[name], DictConfig) and not isinstance(value, dict):
         return f"{key}={value} must be a group of keys ({', '.join(map(str, node[name]))})"
     try:
@@ -235,6 +252,13 @@ def _set(typed: DictConfig, key: str, value: Any) -> str | None:
     return None
 
 
+def unknown_key(key: str, known: list[str]) -> str:
+    """What to say of a dotted key that is none, where its group has the keys ``known``."""
+    near = difflib.get_close_matches(key.rpartition(".")[2], known, n=1)
+    hint = f"did you mean {near[0]}?" if near else f"known here: {', '.join(known) or 'none'}"
+    return f"{key} is not a key; {hint}"
+
+
 def config_problems(config: Config) -> list[str]:
     """Everything wrong with the values that can be told without reading data or a model."""
     problems = option_problems(config)
@@ -242,8 +266,10 @@ def config_problems(config: Config) -> list[str]:
         problems += option_problems(getattr(config, name), f"{name}.")
     params = dataclasses.asdict(config.fnmodel.params)
     problems += [f"fnmodel.params.{problem}" for problem in AdapterConfig(**params).problems()]
-    for method in methods():
+    for method in settings():
         problems += option_problems(getattr(config.fnmodel, method), f"fnmodel.{method}.")
+    if (last := config.seed + config.runs - 1) >= 2**63:
+        problems.append(f"seed={config.seed} with runs={config.runs}: the last seed must be below 2**63, not {last}")
     try:
         source = get_source(config.dataset.name)
         if source.packed and config.train.loss_on == "target":

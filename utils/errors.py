@@ -1,14 +1,33 @@
-"""The one exception whose text is meant for the person at the command line."""
+"""The one exception whose text is meant for the person at the command line, and how texts are shown there."""
 
 from __future__ import annotations
 
 import os
 import sys
+import textwrap
+import unicodedata
 from collections.abc import Callable
 
 
+def short_reason(error: BaseException, width: int = 400) -> str:
+    """An error's text on one line, cut after a whole word where it is longer than ``width`` characters."""
+    return textwrap.shorten(str(error), width, placeholder=" ...")
+
+
 class UserError(Exception):
-    """Something the user can mend: the text names the key or file at fault and the way out."""
+    """Something the user can fix: the text names the key or file at fault and the way out."""
+
+
+def printable(text: object) -> str:
+    """``text`` on one line, with an escape such as ``\\x1b`` in place of each character that a terminal could act on.
+
+    These are control and format characters, line breaks, surrogates, and what has no character assigned. Names of
+    files, fields of records and generated texts pass through here before they are shown. Spaces of all kinds stay.
+    """
+    return "".join(
+        char if char.isprintable() or unicodedata.category(char) == "Zs" else char.encode("unicode_escape").decode()
+        for char in str(text)
+    )
 
 
 def reason(error: Exception) -> str:
@@ -25,7 +44,7 @@ def run_cli(main: Callable[[], int | None]) -> None:
     try:
         code = main()
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print("\n".join(map(printable, f"error: {error}".split("\n"))), file=sys.stderr)
         code = 2
     except BrokenPipeError:  # its reader has seen enough: | head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it flushes

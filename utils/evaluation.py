@@ -12,13 +12,15 @@ from typing import Any
 
 import rosa
 from utils.config import Config, load_config
-from utils.data import Example, get_source, group_by_source
+from utils.data import Example, digest, get_source, group_by_source
+from utils.digests import TRAINING, recorded_digests, refuse_other_data
 from utils.errors import UserError, reason
 from utils.files import LARGEST, lock, sha256, sweep, write_json, write_text
 from utils.generation import Decoding, generate
 from utils.guards import is_out_of_memory
+from utils.identity import group_hash
 from utils.logs import log
-from utils.runs import Run, find_runs
+from utils.runs import OVERRIDES, Run, find_runs
 from utils.state import checkpoint_hash, load_weights, verify
 
 
@@ -94,11 +96,15 @@ def evaluate_run(run: Run, options: Options) -> tuple[str, str]:
         "decoding": dataclasses.asdict(options.decoding),
         "checkpoint_sha256": checkpoint_hash(run.best),
     }
-    if not options.force and is_current(run, options.split, wanted):
+    config = load_config(run.config_file)
+    check_settings(run, config)
+    current = not options.force and is_current(run, options.split, wanted)
+    if not current or options.dataset_path:
+        examples = load_examples(run, config, options)
+    if current:
         return "current", "nothing to do (--force evaluates again)"
     verify(run.best)
-    config = load_config(run.config_file)
-    groups = load_groups(config, options)
+    groups = group_by_source(examples)[: options.limit]
     result = {**wanted, "items": len(groups), **_measure(run, config, groups, options)}
     result |= _hashes(run, options.split)
     evaluations = _evaluations(run)
@@ -138,13 +144,36 @@ def _evaluations(run: Run) -> dict[str, Any]:
     return {split: value for split, value in found.items() if value}
 
 
-def load_groups(config: Config, options: Options) -> list[list[Example]]:
-    """The split's examples by source, in the order in which sources first appear, cut to the limit."""
-    folder = config.dataset.folder()
-    if options.dataset_path:
-        folder = dataclasses.replace(config.dataset, path=options.dataset_path).folder()
-    examples = get_source(config.dataset.name).load(options.split, folder, config.dataset.cache)
-    return group_by_source(examples)[: options.limit]
+def check_settings(run: Run, config: Config) -> None:
+    """Raise UserError where the saved configuration is not the one that the run's record is of.
+
+    ``model.name`` may be another one: the folder may have moved, and a checkpoint does not fit another model.
+    """
+    record = run.record()
+    config = dataclasses.replace(config, model=dataclasses.replace(config.model, name=record.get("model")))
+    data = {split: value for split, value in recorded_digests(record).items() if split in TRAINING}
+    groups = (None, group_hash(config), group_hash(config, data))  # with data: see find_directory
+    if record.get("group") not in groups or record.get("seed") not in (None, config.seed):
+        raise UserError(
+            f"{run.config_file} was changed after the training: its settings are not those of {run.record_file.name}. "
+            f"Put it back (what was typed is in {OVERRIDES}), or remove the folder and train with the other settings"
+        )
+
+
+def load_examples(run: Run, config: Config, options: Options) -> list[Example]:
+    """The split's examples; their digest is noted in the record with the first evaluation on the test split.
+
+    Raises:
+        UserError: they cannot be had, or are not those of the run's record.
+    """
+    dataset = dataclasses.replace(config.dataset, path=options.dataset_path or config.dataset.path)
+    examples = get_source(dataset.name).load(options.split, dataset.folder(), dataset.cache)
+    recorded, found = recorded_digests(run.record()), {options.split: digest(examples)}
+    if options.split in TRAINING or options.split in _evaluations(run):
+        refuse_other_data(run, recorded, found, dataset)
+    if options.split not in TRAINING:
+        run.update_record(data_sha256=recorded | found)
+    return examples
 
 
 def _measure(run: Run, config: Config, groups: list[list[Example]], options: Options) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from utils.config import TrainConfig
+from utils.errors import short_reason
 
 
 def not_finite(what: str, value: float, step: int) -> str:
@@ -62,7 +63,7 @@ def _out_of_memory(train: TrainConfig, step: int | None, error: Exception) -> st
     when = "while loading the model" if step is None else f"at step {step + 1}"
     micro = f"train.micro_batch_size={max(size // 2, 1)} (the same result), " if size > 1 else ""
     recompute = "" if train.gradient_checkpointing else "train.gradient_checkpointing=true (the same result, slower), "
-    reason = " ".join(str(error).split())[:160]
+    reason = short_reason(error, 160)
     return (
         f"out of memory {when}, with {size} samples at once (train.batch_size={train.batch_size}, "
         f"train.micro_batch_size={train.micro_batch_size or 'null'}): set {micro}{recompute}or a lower train.seq_len "

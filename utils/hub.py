@@ -11,7 +11,7 @@ import threading
 from typing import Any
 from urllib.parse import urlsplit
 
-from utils.errors import UserError
+from utils.errors import UserError, short_reason
 
 WAYS_OUT = (
     "Without network: set {path_key} to a local folder, fill the cache on a machine with network ({cache_hint}), "
@@ -61,6 +61,6 @@ def load_split(
     try:
         return datasets.load_dataset(repository, config, split=split, revision=revision, cache_dir=cache)
     except Exception as error:
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         ways = WAYS_OUT.format(path_key="dataset.path", cache_hint="dataset.cache=DIR there and here")
-        raise UserError(f"the hub data set {repository} ({split}) cannot be loaded: {reason}. {ways}") from None
+        why = f"{type(error).__name__}: {short_reason(error).rstrip('.')}"
+        raise UserError(f"the hub data set {repository} ({split}) cannot be loaded: {why}. {ways}") from None

@@ -16,16 +16,15 @@ from omegaconf import OmegaConf
 from utils.config import Config
 from utils.data import get_source
 from utils.devices import resolve_device
+from utils.digests import find_directory, recorded_digests, refuse_other_data, training_digests
 from utils.distributed import Processes, join, lost_process_is_said
 from utils.errors import UserError
 from utils.files import lock, own_folder, sweep, write_text
 from utils.guards import advice
-from utils.identity import group_hash, run_directory
 from utils.logs import log, run_log
-from utils.runs import Run
+from utils.runs import OVERRIDES, Run
 from utils.signals import EXIT_INTERRUPTED, Interrupted, stop_on_signals
 
-OVERRIDES = Path(".hydra", "overrides.yaml")
 POINTER = "ROSA_RUN_POINTER"  # names a file that train.py appends each run's directory to (for job runners)
 
 
@@ -42,29 +41,32 @@ def train_all(config: Config, overrides: list[str]) -> float | None:
 
 def train_one(config: Config, overrides: list[str]) -> float | None:
     """Train one seed: resume an unfinished run, leave a finished one alone; its best validation loss."""
-    run = Run(run_directory(config))
     processes = join(resolve_device(config.train.device))
     with lost_process_is_said(), contextlib.ExitStack() as stack:
-        finished = processes.decided_by_main(lambda: _open(run, stack))
+        path, group = processes.decided_by_main(lambda: find_directory(config))
+        run = Run(path)
+        finished = processes.decided_by_main(lambda: _open(config, run, stack))
         if finished:
             return (finished["best"] or {}).get("loss")
         stack.enter_context(run_log(run, processes.main))
         stop = stack.enter_context(stop_on_signals(processes))
-        return _train(config, run, overrides, stop, processes)
+        return _train(config, run, group, overrides, stop, processes)
 
 
-def _open(run: Run, stack: contextlib.ExitStack) -> dict[str, Any] | None:
+def _open(config: Config, run: Run, stack: contextlib.ExitStack) -> dict[str, Any] | None:
     """The record of a finished run; else None, with the run's directory made and locked until ``stack`` closes."""
     _point_to(run)
     record = _record(run)
     if record["status"] == "finished":
+        if config.dataset.path and (recorded := recorded_digests(record)):  # from the hub, they are not loaded for this
+            refuse_other_data(run, recorded, training_digests(config), config.dataset)
         print(f"{run.path} is finished already; remove the folder to train again")
         return record
     stack.enter_context(_directory(run))
     return None
 
 
-def _train(config: Config, run: Run, overrides: list[str], stop: Any, processes: Processes) -> float | None:
+def _train(config: Config, run: Run, group: str, overrides: list[str], stop: Any, processes: Processes) -> float | None:
     from utils.provenance import git_commit, hardware, now, versions
     from utils.training import Trainer
 
@@ -94,7 +96,7 @@ def _train(config: Config, run: Run, overrides: list[str], stop: Any, processes:
         model=config.model.name,
         method=config.fnmodel.name,
         seed=config.seed,
-        group=group_hash(config),
+        group=group,
         **({"started": now()} if first else {}),
         finished=None,
         error=None,

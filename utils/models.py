@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,14 @@ from safetensors import SafetensorError
 import rosa
 from rosa.inject import build_layers
 from utils.elementwise import use_faster_modules
-from utils.errors import UserError
+from utils.errors import UserError, short_reason
 from utils.hub import WAYS_OUT
 
 BUNDLED = {"tiny": Path(__file__).parent.parent / "assets" / "tiny-gpt2"}
+TOKENIZER_HINT = (
+    "Save the model's own tokenizer in its folder: AutoTokenizer.from_pretrained(BASE).save_pretrained(FOLDER), or "
+    "copy tokenizer.json and tokenizer_config.json there."
+)
 
 
 def model_source(name: str) -> str:
@@ -40,13 +45,32 @@ def load_tokenizer(name: str) -> Any:
     from transformers import AutoTokenizer
 
     tokenizer = _from_pretrained(AutoTokenizer, name, "tokenizer")
-    if tokenizer.eos_token_id is None:
-        raise UserError(f"model.name={name}: its tokenizer has no end-of-text token, which marks the end of a target")
+    _check_vocabulary(tokenizer, name)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     tokenizer.padding_side = "left"
     tokenizer.split_special_tokens = True
     return tokenizer
+
+
+def _check_vocabulary(tokenizer: Any, name: str) -> None:
+    """Raise UserError for a tokenizer without tokens, one without eos, or one whose tokens the model does not have."""
+    if tokenizer.eos_token_id is None:
+        raise UserError(
+            f"model.name={name}: its tokenizer has no end-of-text token, which marks the end of a target: name one as "
+            '"eos_token" in its tokenizer_config.json'
+        )
+    added = tokenizer.added_tokens_decoder
+    if not set(tokenizer.get_vocab().values()) - set(added):  # what transformers makes of no files
+        raise UserError(f"model.name={name} has no tokenizer, or one without tokens. {TOKENIZER_HINT}")
+    special = {token for token, content in added.items() if content.special}  # never made from a text
+    largest = max({tokenizer.eos_token_id, *tokenizer.get_vocab().values()} - (special - {tokenizer.eos_token_id}))
+    rows = getattr(load_model_config(name).get_text_config(), "vocab_size", None)
+    if rows is not None and largest >= rows:
+        raise UserError(
+            f"model.name={name}: its tokenizer has tokens up to number {largest}, but its embedding has {rows} rows: "
+            f"they are not of the same model. {TOKENIZER_HINT}"
+        )
 
 
 def load_model(name: str, dropout: float | None = None) -> Any:
@@ -119,9 +143,10 @@ def _from_pretrained(loader: Any, name: str, what: str, **options: Any) -> Any:
     try:
         return loader.from_pretrained(source, trust_remote_code=False, **options)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
-        reason = " ".join(str(error).split())[:200]
-        local = Path(source).is_dir()
         ways = WAYS_OUT.format(path_key="model.name", cache_hint="HF_HOME=DIR there and here")
-        raise UserError(
-            f"the {what} of model.name={name} cannot be loaded: {reason}. {'' if local else ways}"
-        ) from None
+        if Path(source).is_dir():
+            ways = TOKENIZER_HINT if what == "tokenizer" else "The folder is not a whole saved model: copy it again."
+        near = difflib.get_close_matches(name, BUNDLED, n=1)
+        hint = f" Did you mean {near[0]}?" if near and name not in BUNDLED else ""
+        why = short_reason(error).rstrip(".")
+        raise UserError(f"the {what} of model.name={name} cannot be loaded.{hint} {why}. {ways}") from None

@@ -1,4 +1,4 @@
-"""The data of a training run: both splits loaded, a fraction chosen, tokenised, and checked against the model."""
+"""The data of a training run: both splits loaded, a part of each chosen, tokenised, and checked against the model."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import torch
 
 from utils.batching import Encoded, seeded
 from utils.config import Config
-from utils.data import get_source, training_units
+from utils.data import digest, get_source, training_units
+from utils.digests import TRAINING
 from utils.errors import UserError
 from utils.logs import log
 from utils.models import max_positions
@@ -18,11 +19,12 @@ from utils.packing import encode_units
 
 @dataclass(frozen=True)
 class TrainingData:
-    """The tokenised splits, and the validation split's distinct prompts in file order."""
+    """The tokenised splits, the validation split's distinct prompts in file order, and digests of both as loaded."""
 
     train: Encoded
     validation: Encoded
     prompts: list[str]
+    digests: dict[str, str]
 
 
 def load_training_data(config: Config, tokenizer: Any) -> TrainingData:
@@ -32,16 +34,11 @@ def load_training_data(config: Config, tokenizer: Any) -> TrainingData:
         UserError: the data cannot be had or does not fit ``train.seq_len``.
     """
     source, train = get_source(config.dataset.name), config.train
-    units = {
-        split: training_units(source, source.load(split, config.dataset.folder(), config.dataset.cache))
-        for split in ("train", "validation")
-    }
+    examples = {split: source.load(split, config.dataset.folder(), config.dataset.cache) for split in TRAINING}
+    units = {split: training_units(source, part) for split, part in examples.items()}
+    units["train"] = _share(units["train"], train.fraction, "fraction", config.seed)
+    units["validation"] = _share(units["validation"], train.validation_fraction, "validation_fraction", config.seed)
     prompts = dict.fromkeys(example.prompt for unit in units["validation"] for example in unit)
-    total = len(units["train"])
-    count = max(1, round(train.fraction * total))
-    if count < total:
-        chosen = torch.randperm(total, generator=seeded("fraction", config.seed))[:count]
-        units["train"] = [units["train"][i] for i in sorted(chosen.tolist())]
     encoded = {
         split: encode_units(part, tokenizer, packed=source.packed, seq_len=train.seq_len, block_size=train.block_size)
         for split, part in units.items()
@@ -52,7 +49,21 @@ def load_training_data(config: Config, tokenizer: Any) -> TrainingData:
                 "%d of %d %s samples are longer than train.seq_len=%d: the ends of their targets are cut",
                 data.cut, len(data), split, train.seq_len,
             )  # fmt: skip
-    return TrainingData(encoded["train"], encoded["validation"], list(prompts))
+    return TrainingData(
+        encoded["train"],
+        encoded["validation"],
+        list(prompts),
+        {split: digest(part) for split, part in examples.items()},
+    )
+
+
+def _share(units: list[Any], fraction: float, key: str, seed: int) -> list[Any]:
+    """That fraction of ``units``, at least one, chosen by the seed, in their order."""
+    count = max(1, round(fraction * len(units)))
+    if count == len(units):
+        return units
+    chosen = torch.randperm(len(units), generator=seeded(key, seed))[:count]
+    return [units[i] for i in sorted(chosen.tolist())]
 
 
 def check_lengths(data: TrainingData, model: Any, name: str) -> None:

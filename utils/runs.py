@@ -30,6 +30,7 @@ from utils.errors import UserError
 from utils.files import read_bytes, read_object, write_json
 
 RECORD = "run.json"
+OVERRIDES = Path(".hydra", "overrides.yaml")  # what was typed
 STATUSES = ("running", "finished", "interrupted", "failed")
 
 

@@ -27,8 +27,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_model, save_model
 
 import rosa
-from rosa.checkpoint import ADAPTER_FILE, FROZEN_FILE
-from utils.errors import UserError
+from rosa.files import ADAPTER_FILE, FROZEN_FILE
+from utils.errors import UserError, short_reason
 from utils.files import LARGEST_RECORD, own_folder, read_object, sha256, sync, write_json
 from utils.logs import log
 from utils.runs import Run
@@ -115,10 +115,10 @@ def _writing(run: Run, step: int) -> Iterator[tuple[Path, Path]]:
     try:
         temporary.mkdir()
         yield folder, temporary
-    except (OSError, RuntimeError, SafetensorError) as error:
+    except (OSError, RuntimeError, SafetensorError, rosa.AdapterError) as error:
         free = shutil.disk_usage(run.path).free / 2**20
         _remove(temporary)
-        reason = "the disk is full" if free < 1 else " ".join(str(error).split())[:200]
+        reason = "the disk is full" if free < 1 else short_reason(error, 200)
         raise UserError(
             f"the checkpoint of step {step} cannot be written below {run.checkpoints}: {reason} ({free:,.1f} MiB "
             "free). The one before it is intact: make room, then run the same command again."
@@ -207,8 +207,18 @@ def drop_last(run: Run) -> None:
 
 
 def checkpoint_hash(folder: Path) -> str:
-    """One hash for a checkpoint's model: that of its summary, which holds the hashes of its files."""
-    return sha256(folder / SUMMARY, LARGEST_RECORD)
+    """One hash for a checkpoint's model: that of its summary, which holds the hashes of its files.
+
+    Raises:
+        UserError: it is not there.
+    """
+    try:
+        return sha256(folder / SUMMARY, LARGEST_RECORD)
+    except (FileNotFoundError, NotADirectoryError):
+        raise UserError(
+            f"the checkpoint {folder} is gone: put it back from a copy, or remove {folder.parent.parent} and "
+            "train again"
+        ) from None
 
 
 def verify(folder: Path) -> dict[str, Any]:
@@ -242,7 +252,7 @@ def load_weights(folder: Path, model: Any) -> None:
         else:
             rosa.load_adapter(model, folder)
     except (rosa.AdapterError, SafetensorError, RuntimeError, OSError, ValueError, TypeError, KeyError) as error:
-        reason = " ".join(str(error).split())[:300]
+        reason = short_reason(error, 300)
         raise UserError(f"the checkpoint {folder} does not fit this model: {reason}") from None
 
 
@@ -252,7 +262,7 @@ def load_state(folder: Path) -> dict[str, Any]:
     try:
         value = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, pickle.UnpicklingError, EOFError, ValueError, TypeError, KeyError) as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = short_reason(error, 200)
         raise UserError(f"{path} holds something else than tensors and numbers and is not read: {reason}") from None
     if not isinstance(value, dict):
         raise UserError(f"{path} is not a training state")

@@ -6,6 +6,7 @@ import csv
 import gzip
 import io
 import json
+import os
 import sys
 import zlib
 from collections.abc import Iterator
@@ -67,13 +68,13 @@ def read_csv(path: Path, columns: tuple[str, ...]) -> list[Record]:
 
 
 def read_json_lines(path: Path) -> Iterator[Record]:
-    """The objects of a JSON-lines file, empty lines skipped."""
+    """The objects of a JSON-lines file, empty lines skipped; numbers are texts as they are written, as in a CSV."""
     for number, line in enumerate(read_text(path).split("\n"), 1):
         where = f"{path}, line {number}"
         if not line.strip():
             continue
         try:
-            value = json.loads(line)
+            value = json.loads(line, parse_int=str, parse_float=str)
         except (ValueError, RecursionError) as error:  # ValueError: no JSON, or a number without end
             raise UserError(f"{where} is not JSON: {error}") from None
         if not isinstance(value, dict):
@@ -105,16 +106,24 @@ def check_characters(where: str, name: str, text: str) -> None:
 
 
 def find_split(folder: Path, names: tuple[str, ...]) -> Path:
-    """The file of a split in ``folder``: the first of ``names`` that is there.
+    """The file of a split in ``folder``: the one of ``names`` that is there.
 
     Raises:
-        UserError: no such folder, or none of the files; says which names would do.
+        UserError: no such folder, none of the files or several, or something else than a file; names what would do.
     """
     if not folder.exists():
         raise UserError(f"dataset.path={folder} does not exist")
     if not folder.is_dir():
         raise UserError(f"dataset.path={folder} is a file: give the folder that holds {', '.join(names[:3])}")
-    for name in names:
-        if (folder / name).is_file():
-            return folder / name
-    raise UserError(f"dataset.path={folder} holds none of {', '.join(names)}")
+    found = [folder / name for name in names if os.path.lexists(folder / name)]
+    if not found:
+        raise UserError(f"dataset.path={folder} holds none of {', '.join(names)}")
+    if len(found) > 1:
+        raise UserError(
+            f"dataset.path={folder} holds {' and '.join(path.name for path in found)}, and only one of them can be the "
+            "split: move the others away"
+        )
+    if not found[0].is_file():
+        kind = "a folder" if found[0].is_dir() else "a link to nothing" if found[0].is_symlink() else "no regular file"
+        raise UserError(f"{found[0]} is {kind}: put the file of the split there")
+    return found[0]

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from utils.batching import Encoded, Sample
-from utils.data import Example
+from utils.data import Example, add_texts
 from utils.files import cache_folder, write_bytes
 from utils.logs import log
 
@@ -59,9 +59,7 @@ def _key(units: Sequence[Sequence[Example]], *parts: str) -> str:
     digest = hashlib.sha256()
     for unit in units:
         for example in unit:
-            for text in (example.prompt, example.target):
-                content = text.encode("utf-8", "surrogatepass")
-                digest.update(len(content).to_bytes(8, "little") + content)
+            add_texts(digest, example.prompt, example.target)
         digest.update(b"\xff" * 8)  # no text is so long: where a unit ends
     for part in parts:
         digest.update(part.encode() + b"\0")

@@ -13,6 +13,7 @@ import rosa
 from utils import compilation, optim, state
 from utils.batching import collate, epoch_batches
 from utils.config import Config
+from utils.digests import agree_on_data
 from utils.distributed import Processes
 from utils.generation import Decoding, generate
 from utils.guards import non_finite_tensors, not_finite, optimizer_tensors
@@ -43,6 +44,8 @@ class Trainer:
 
         self.tokenizer = load_tokenizer(config.model.name)
         data = load_training_data(config, self.tokenizer)
+        agree_on_data(run, data.digests, config.dataset, processes)
+        self.data_digests = data.digests
         self.train_data, self.validation_data, self.validation_prompts = data.train, data.validation, data.prompts
         self.model = load_model(config.model.name, config.model.dropout)
         check_lengths(data, self.model, config.model.name)
@@ -102,6 +105,7 @@ class Trainer:
                 "trainable": report.trainable,
                 "adapted_layers": len(report.layers),
             },
+            "data_sha256": self.data_digests,
             "data": {"train": self.train_data.describe(), "validation": self.validation_data.describe()},
         }
 
@@ -237,7 +241,7 @@ class Trainer:
     # -- validation, checkpoints ---------------------------------------------------------------------------
 
     def validate(self) -> bool:
-        """Losses on the whole validation split, and sample texts; True if the loss is the best so far."""
+        """Losses on the validation data, and sample texts; True if the loss is the best so far."""
         start, done = time.perf_counter(), self.progress
         everything = range(len(self.validation_data))
         losses = evaluate_losses(

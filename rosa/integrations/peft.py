@@ -18,8 +18,10 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from rosa.inject import AdapterError, adapter_layers, canonical_name
+from rosa.errors import AdapterError
+from rosa.inject import adapter_layers
 from rosa.layers import AdapterLayer
+from rosa.targets import WRAPPERS
 
 WEIGHTS_FILE = "adapter_model.safetensors"  # PEFT's name for it
 
@@ -37,7 +39,9 @@ def to_peft_lora(model: nn.Module, base: nn.Module | Mapping[str, Tensor], folde
     """Write the change since the pretrained weights as a LoRA adapter that ``PeftModel.from_pretrained`` loads.
 
     Each layer gets the numerical rank r of its own change, found by SVD in float64; what is dropped is
-    rounding of the weights' own precision. Trained biases become the biases of PEFT's B (``lora_bias``).
+    rounding of the weights' own precision. Trained biases become the biases of PEFT's B (``lora_bias``). Where only
+    some adapted layers have a bias, PEFT cannot merge that; the file then holds the trained biases themselves
+    (``bias="lora_only"``), which PEFT loads into the base model.
 
     Args:
         model: an adapted model, merged or not; it is not changed.
@@ -63,18 +67,20 @@ def to_peft_lora(model: nn.Module, base: nn.Module | Mapping[str, Tensor], folde
         if adapter_layers(base):
             raise AdapterError("base has adapters itself: give the pretrained model as from_pretrained loads it")
         base = base.state_dict()
-    pretrained = {canonical_name(key): value for key, value in base.items()}
+    unwrapped = {".".join(part for part in key.split(".") if part not in WRAPPERS): key for key in base}
+    pretrained = {**{plain: base[key] for plain, key in unwrapped.items()}, **base}
     changes = {name: _change(name, layer, pretrained) for name, layer in layers.items()}
 
     pairs = sum(change.a.numel() + change.b.numel() for change in changes.values())
-    whole = sum(layer.weight.numel() for layer in layers.values())
+    whole = sum(layer.base.weight.numel() for layer in layers.values())
     rank = max(change.a.shape[1] for change in changes.values())
     if pairs >= whole:
         raise AdapterError(
             f"the change has rank up to {rank}: as a LoRA adapter it would take {pairs:,} numbers, the adapted weights "
             f"themselves take {whole:,}. Save the plain model instead: rosa.export(model, folder)."
         )
-    has_bias = any(change.bias is not None for change in changes.values())
+    biases = {name for name, change in changes.items() if change.bias is not None}
+    added = biases == changes.keys()  # else the biases are replaced
     ranks = {f"^{re.escape(name)}": change.a.shape[1] for name, change in changes.items()}
     below = {pattern: r for pattern, r in ranks.items() if r < rank}
     config = PeftLoraConfig(
@@ -84,14 +90,15 @@ def to_peft_lora(model: nn.Module, base: nn.Module | Mapping[str, Tensor], folde
         alpha_pattern=dict(below),
         target_modules=list(changes),
         fan_in_fan_out=not any(layer.transposed for layer in layers.values()),
-        lora_bias=has_bias,
+        lora_bias=added,
+        bias="lora_only" if biases and not added else "none",
         task_type=_task(model),
         base_model_name_or_path=getattr(getattr(model, "config", None), "_name_or_path", None) or None,
         inference_mode=True,
     )
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    save_file(_peft_tensors(changes, has_bias), folder / WEIGHTS_FILE, metadata={"format": "pt"})
+    save_file(_peft_tensors(changes, layers, added), folder / WEIGHTS_FILE, metadata={"format": "pt"})
     config.save_pretrained(str(folder))
     return rank
 
@@ -105,7 +112,7 @@ def _change(name: str, layer: AdapterLayer, pretrained: Mapping[str, Tensor]) ->
     if not layer.merged:
         after = after + layer.delta().double()
     u, s, vt = torch.linalg.svd(after - before, full_matrices=False)
-    rank = max(1, int((s > _rounding(before, layer.weight.dtype)).sum()))
+    rank = max(1, int((s > _rounding(before, layer.base.weight.dtype)).sum()))
     root = s[:rank].sqrt()
     bias = None
     if layer.trains_bias:
@@ -137,21 +144,28 @@ def _pretrained(key: str, like: Tensor, pretrained: Mapping[str, Tensor]) -> Ten
     return found.detach().to(like.device, torch.float64)
 
 
-def _peft_tensors(changes: Mapping[str, _Change], has_bias: bool) -> dict[str, Tensor]:
-    """The pairs as PEFT keeps them, as weights of two Linear modules: A as (r, m), B as (n, r)."""
+def _peft_tensors(changes: Mapping[str, _Change], layers: Mapping[str, AdapterLayer], added: bool) -> dict[str, Tensor]:
+    """The pairs as PEFT keeps them, as weights of two Linear modules: A as (r, m), B as (n, r).
+
+    Args:
+        added: whether a bias's change is added by B, or the layer's own bias replaced.
+    """
     tensors = {}
     for name, change in changes.items():
         prefix = f"base_model.model.{name}"
         tensors[f"{prefix}.lora_A.weight"] = change.a.T.contiguous().cpu()
         tensors[f"{prefix}.lora_B.weight"] = change.b.T.contiguous().cpu()
-        if has_bias:
-            bias = torch.zeros(change.b.shape[1]) if change.bias is None else change.bias
-            tensors[f"{prefix}.lora_B.bias"] = bias.cpu()
+        if change.bias is not None:
+            key, bias = ("lora_B", change.bias) if added else ("base_layer", layers[name].base.bias.detach())
+            tensors[f"{prefix}.{key}.bias"] = bias.cpu()
     return tensors
 
 
 def _task(model: Any) -> str | None:
-    """PEFT's name of the task, which decides how its AutoPeftModel classes load the base."""
-    if not (hasattr(model, "can_generate") and model.can_generate()):
+    """PEFT's name of the task, which decides how its AutoPeftModel classes load the base.
+
+    None where PEFT's class for the task does not take the model's inputs (Whisper's are no tokens).
+    """
+    if not (hasattr(model, "can_generate") and model.can_generate()) or model.main_input_name != "input_ids":
         return None
     return "SEQ_2_SEQ_LM" if model.config.is_encoder_decoder else "CAUSAL_LM"

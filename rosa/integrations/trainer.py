@@ -26,7 +26,8 @@ class ResampleCallback(TrainerCallback):  # type: ignore[misc]  # transformers i
     where it stopped.
 
     Args:
-        config: the settings that the model was adapted with. LoRA has no schedule: nothing happens then.
+        config: the settings that the model was adapted with. LoRA has no schedule: nothing happens then. Settings of
+            another method than the model's are an ``AdapterError`` when training begins.
 
     Attributes:
         resampler: the ``rosa.Resampler`` at work, None before training.

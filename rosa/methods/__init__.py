@@ -1,7 +1,8 @@
 """Adaptation methods: one file each in this folder, registered by name.
 
 A new method is a new file here: a dataclass of settings derived from ``AdapterConfig`` whose ``method`` is
-its name, and an ``AdapterLayer`` subclass under ``@register(ItsConfig)``.
+its name, and an ``AdapterLayer`` subclass under ``@register(ItsConfig)``. The settings of the methods that come
+with this package stand in ``rosa.config``, where they are read without torch.
 """
 
 from __future__ import annotations
@@ -9,12 +10,14 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from collections.abc import Callable
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-from rosa.config import AdapterConfig
-from rosa.layers import AdapterLayer
+from rosa.config import SETTINGS, AdapterConfig
 
-Layer = TypeVar("Layer", bound=type[AdapterLayer])
+if TYPE_CHECKING:
+    from rosa.layers import AdapterLayer
+
+Layer = TypeVar("Layer", bound="type[AdapterLayer]")
 _METHODS: dict[str, tuple[type[AdapterConfig], type[AdapterLayer]]] = {}
 
 
@@ -35,3 +38,11 @@ def methods() -> dict[str, tuple[type[AdapterConfig], type[AdapterLayer]]]:
     for module in pkgutil.iter_modules(__path__):
         importlib.import_module(f"{__name__}.{module.name}")
     return dict(_METHODS)
+
+
+def settings() -> dict[str, type[AdapterConfig]]:
+    """The settings class of every method by name; imports only the files whose settings ``rosa.config`` lacks."""
+    for module in pkgutil.iter_modules(__path__):
+        if module.name not in SETTINGS:
+            importlib.import_module(f"{__name__}.{module.name}")
+    return {**SETTINGS, **{name: config for name, (config, _) in _METHODS.items()}}

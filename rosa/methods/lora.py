@@ -3,32 +3,15 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from rosa.config import AdapterConfig, option
-from rosa.layers import AdapterLayer, product
+from rosa.config import LoraConfig
+from rosa.layers import AdapterLayer
 from rosa.methods import register
 from rosa.subspace import layer_generator
-
-
-@dataclass
-class LoraConfig(AdapterConfig):
-    """LoRA's settings.
-
-    Attributes:
-        alpha: the pair is scaled by alpha / R; None: alpha = R in each layer, so the scale is 1.
-        dropout: probability of dropping an input of A in training.
-    """
-
-    alpha: float | None = option(None, above=0)
-    dropout: float = option(0.0, minimum=0, maximum=1)
-
-    method: ClassVar[str] = "lora"
-    published_bias: ClassVar[str] = "none"
 
 
 @register(LoraConfig)
@@ -53,12 +36,7 @@ class LoraLayer(AdapterLayer):
         self.A.copy_(start.uniform_(-bound, bound, generator=generator))
         self.B.zero_()
 
-    def delta(self) -> Tensor:
-        return product(self.A, self.B) * self.scale
-
     def forward(self, x: Tensor) -> Tensor:
         if self.merged or not (self.training and self.config.dropout):
-            return self.with_pair(x, self.scale)
-        out: Tensor = self.base(x)
-        low: Tensor = (self.dropout(x) @ self.A) @ self.B
-        return out + low * self.scale
+            return super().forward(x)
+        return self.apart(x, self.dropout)

@@ -7,41 +7,20 @@ The base module's own weight holds W_f, so the adapted layer stores one weight, 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
 from typing import ClassVar
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
-from rosa.config import AdapterConfig, option
+from rosa.config import RosaConfig
 from rosa.drawing import SubspaceLayer
 from rosa.layers import product
 from rosa.linear import full_precision
 from rosa.methods import register
-from rosa.subspace import FACTOR_SPLITS, SAMPLE_METHODS, choose_directions, factor_pair, layer_generator
-
-
-@dataclass
-class RosaConfig(AdapterConfig):
-    """ROSA's settings.
-
-    Attributes:
-        sample_method: which singular directions train: random, window (a random block of neighbours), top
-            or bottom.
-        factor_split: sqrt (√S on both sides) or left (U S | Vᵀ).
-        level, every: draw a new subspace each ``every`` epochs or optimizer steps, or never.
-        optimizer_state: what becomes of the optimizer's state of A and B at a resample: reset or keep.
-    """
-
-    sample_method: str = option("random", choices=SAMPLE_METHODS)
-    factor_split: str = option("sqrt", choices=FACTOR_SPLITS)
-    level: str = option("epoch", choices=("epoch", "step", "never"))
-    every: int = option(1, minimum=1)
-    optimizer_state: str = option("reset", choices=("reset", "keep"))
-
-    method: ClassVar[str] = "rosa"
-    published_bias: ClassVar[str] = "adapted"
+from rosa.sharding import gather
+from rosa.subspace import choose_directions, factor_pair, layer_generator
 
 
 @register(RosaConfig)
@@ -55,41 +34,66 @@ class RosaLayer(SubspaceLayer):
 
     config: RosaConfig
 
+    def __init__(self, name: str, base: nn.Linear, rank: int, config: RosaConfig) -> None:
+        super().__init__(name, base, rank, config)
+        self._exact: Tensor | None = None  # W in float32 between fold and adopt, where the stored W has 16 bits
+        self._start: tuple[Tensor, Tensor] | None = None  # A and B as they were drawn, likewise; on the CPU
+        self._change = math.nan  # of A B by training, Frobenius norm
+
+    @property
+    def _is_rounded(self) -> bool:
+        return self.base.weight.dtype.itemsize < 4
+
+    @property
+    def merged_mn(self) -> Tensor:
+        return self.weight_mn if self._exact is None else self._exact
+
     @torch.no_grad()
     def initialise(self) -> None:
         self.A.zero_()
         self.B.zero_()
 
     @torch.no_grad()
+    def note_start(self) -> None:
+        if self._is_rounded:
+            self._start = gather(self.A).to("cpu", copy=True), gather(self.B).to("cpu", copy=True)
+
+    @torch.no_grad()
     def fold(self) -> None:
-        with full_precision(self.weight.device):
-            self.weight_mn.add_(self.delta())
+        with full_precision(self.base.weight.device):
+            delta = self.delta()
+            if self._is_rounded:
+                self._exact = (self.weight_mn + delta).float()
+                if self._start is not None:
+                    self._change = float((delta - product(*(start.to(delta.device) for start in self._start))).norm())
+            self.weight_mn.add_(delta)
         self.initialise()
 
     @torch.no_grad()
     def choose(self, number: int, vectors: Tensor) -> tuple[Tensor, Tensor]:
         generator = layer_generator(self.config.seed, number, self.name)
         indices = choose_directions(len(vectors), self.rank, self.config.sample_method, generator)
-        return factor_pair(self.weight_mn, indices, self.config.factor_split, vectors)
+        return factor_pair(self.merged_mn, indices, self.config.factor_split, vectors)
 
     @torch.no_grad()
     def adopt(self, a: Tensor, b: Tensor) -> None:
         """A, B ← a, b and W_f = W − A B.
 
-        W_f is formed from the rounded A and B: whatever error the factorisation has, the function stays. With
-        several processes the first one's vectors are sent to the others, because two machines may choose the same
-        directions with other signs.
+        W_f is formed from the rounded A and B: whatever error the factorisation has, the function stays. A W_f that
+        is stored in 16 bits is rounded once, and ``rounding`` says what that changed. With several processes the first
+        one's vectors are sent to the others, because two machines may choose the same directions with other signs.
         """
         self.A.copy_(a)
         self.B.copy_(b)
         if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
             dist.broadcast(self.A.data, 0)
             dist.broadcast(self.B.data, 0)
-        with full_precision(self.weight.device):
-            self.weight_mn.sub_(self.delta())
-
-    def delta(self) -> Tensor:
-        return product(self.A, self.B)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.with_pair(x)
+        with full_precision(self.base.weight.device):
+            delta = self.delta()
+            if self._exact is None:
+                self.weight_mn.sub_(delta)
+            else:
+                self.weight_mn.copy_(self._exact - delta)
+                self.rounding = float((self.weight_mn + delta - self._exact).norm()), self._change
+                self._exact = None
+        self.note_start()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 import rosa
 from tests.rosa.cases import CASES, FAMILIES, Case, adapt, digests, logits, make_model, make_optimizer, train_steps
@@ -103,6 +105,17 @@ def edit(path: Path, **changes: Any) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
 
+def instead(path: Path, make: Any) -> None:
+    path.unlink()
+    make(path)
+
+
+def change(folder: Path, values: Any) -> None:
+    """Write other values of the same names and shapes."""
+    path = folder / "adapter.safetensors"
+    save_file({name: values(tensor) for name, tensor in load_file(path).items()}, path)
+
+
 DAMAGE = {
     "config missing": (lambda f: (f / "adapter_config.json").unlink(), "holds no adapter"),
     "config no JSON": (lambda f: truncate(f / "adapter_config.json"), "damaged"),
@@ -114,6 +127,27 @@ DAMAGE = {
     "unknown method": (lambda f: edit(f / "adapter_config.json", method="dora"), "'dora' .* not known"),
     "unknown setting": (lambda f: edit(f / "adapter_config.json", config={"rnk": 3}), "not those of rosa"),
     "bad setting": (lambda f: edit(f / "adapter_config.json", config={"rank": "x"}), "rank='x'"),
+    "config a pipe": (lambda f: instead(f / "adapter_config.json", os.mkfifo), "damaged.*not a file"),
+    "config endless": (
+        lambda f: instead(f / "adapter_config.json", lambda p: p.symlink_to("/dev/zero")),
+        "damaged.*not a file",
+    ),
+    "config sparse": (lambda f: os.truncate(f / "adapter_config.json", 2**40), "damaged.*larger than"),
+    "config nested": (lambda f: (f / "adapter_config.json").write_text("[" * 200_000), "damaged"),
+    "config a number": (lambda f: (f / "adapter_config.json").write_text("7"), "damaged"),
+    "method a list": (lambda f: edit(f / "adapter_config.json", method=["rosa"]), "method must be a text"),
+    "format an object": (lambda f: edit(f / "adapter_config.json", format={"a": 1}), "format"),
+    "layers of anything": (lambda f: edit(f / "adapter_config.json", layers={"x": [1], "y": None}), "another model"),
+    "a PEFT adapter": (lambda f: edit(f / "adapter_config.json", peft_type="LORA"), r"library peft \(LORA\)"),
+    "weights a pipe": (lambda f: instead(f / "adapter.safetensors", os.mkfifo), "damaged"),
+    "weights a folder": (lambda f: instead(f / "adapter.safetensors", Path.mkdir), "damaged"),
+    "weights complex": (lambda f: change(f, lambda x: x.to(torch.complex64)), "holds C64 numbers"),
+    "weights integers": (lambda f: change(f, lambda x: x.to(torch.int8)), "holds I8 numbers"),
+    "weights bool": (lambda f: change(f, lambda x: x > 0), "holds BOOL numbers"),
+    "weights float8": (lambda f: change(f, lambda x: x.to(torch.float8_e5m2)), "holds F8_E5M2 numbers"),
+    "weights nan": (lambda f: change(f, lambda x: x / 0 * 0), "not finite"),
+    "weights infinite": (lambda f: change(f, lambda x: x.abs() / 0), "not finite"),
+    "weights too large": (lambda f: change(f, lambda x: x.double() + 1e300), "not finite in torch.float32"),
     "weights missing": (lambda f: (f / "adapter.safetensors").unlink(), "adapter.safetensors is missing"),
     "weights truncated": (lambda f: truncate(f / "adapter.safetensors"), "adapter.safetensors is .*damaged"),
     "weights empty": (lambda f: (f / "adapter.safetensors").write_bytes(b""), "adapter.safetensors is .*damaged"),

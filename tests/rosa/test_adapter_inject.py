@@ -5,6 +5,9 @@ from __future__ import annotations
 import dataclasses
 import pkgutil
 import re
+import sys
+import typing
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +17,9 @@ import yaml
 from torch import Tensor, nn
 
 import rosa
+from rosa.config import SETTINGS
 from rosa.layers import AdapterLayer
+from rosa.methods import settings
 from rosa.methods.rosa import RosaLayer
 from tests.rosa.cases import (
     BLOCKS,
@@ -71,7 +76,7 @@ def test_only_the_declared_parameters_move(case: Case, family: str) -> None:
     ],
 )
 def test_which_biases_train(method: str, bias: str, trains: bool) -> None:
-    model = adapt("gpt2", rosa.methods()[method][0](rank=2, bias=bias))
+    model = adapt("gpt2", rosa.methods.methods()[method][0](rank=2, bias=bias))
     moving = {name for name, p in model.named_parameters() if p.requires_grad and name.endswith("bias")}
     adapted = {f"{name}.base.bias" for name in rosa.adapter_layers(model)}
     assert moving == (adapted if trains else set())
@@ -162,7 +167,11 @@ def test_a_rank_above_the_full_rank_names_the_layer() -> None:
         (dict(sample_method="best"), "sample_method=best is not one of random, window, top, bottom"),
         (dict(level="batch"), "level=batch"),
         (dict(every=0), "every=0"),
-        (dict(every="2"), "every='2' must be a number"),
+        (dict(every="2"), "every='2' must be a whole number"),
+        (dict(every=1.5), "every=1.5 must be a whole number"),
+        (dict(every=True), "every=True must be a whole number"),
+        (dict(seed="a"), "seed='a' must be a whole number"),
+        (dict(seed=0.5), "seed=0.5 must be a whole number"),
         (dict(target_modules=[]), "target_modules"),
         (dict(target_modules=[3]), "target_modules"),
         (dict(target_modules=3), "target_modules=3"),
@@ -176,9 +185,29 @@ def test_bad_settings_are_named_before_the_model_is_touched(settings: dict[str, 
     assert digests(model) == before
 
 
+def test_the_types_of_settings_are_their_allowed_values() -> None:
+    """What a type checker refuses is what ``inject`` refuses."""
+    found = 0
+    for config, _ in rosa.methods.methods().values():
+        hints = typing.get_type_hints(config)
+        for field in dataclasses.fields(config):
+            if field.metadata.get("choices"):
+                assert typing.get_args(hints[field.name]) == field.metadata["choices"]
+                found += 1
+    assert found == 6  # bias of both, and four settings of ROSA
+
+
 def test_all_bad_settings_in_one_message() -> None:
     with pytest.raises(rosa.AdapterError, match=r"bias=x.*dropout=2.*rank=0"):
         rosa.inject(make_model("gpt2"), rosa.LoraConfig(rank=0, bias="x", dropout=2))
+
+
+@pytest.mark.parametrize("config", [None, {"rank": 2}, "rosa", rosa.AdapterConfig(), rosa.RosaConfig])
+def test_what_is_no_methods_settings_is_refused(config: Any) -> None:
+    model = make_model("gpt2")
+    with pytest.raises(rosa.AdapterError, match=r"config must be a LoraConfig or RosaConfig of this library, not "):
+        rosa.inject(model, config)
+    assert not rosa.adapter_layers(model)
 
 
 def test_adapting_twice_is_refused() -> None:
@@ -215,7 +244,11 @@ def test_an_interrupted_injection_restores_the_weights(monkeypatch: pytest.Monke
 
 
 def test_sixteen_bit_weights_warn() -> None:
+    """Where they are rounded again and again; LoRA leaves them as they are."""
     with pytest.warns(UserWarning, match="float32"):
+        adapt("llama", rosa.RosaConfig(rank=2), dtype=torch.bfloat16)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
         adapt("llama", rosa.LoraConfig(rank=2), dtype=torch.bfloat16)
 
 
@@ -233,11 +266,12 @@ def test_names_do_not_depend_on_wrappers() -> None:
 
 def test_every_method_file_registers_one_method_with_documented_keys_and_a_case() -> None:
     files = [module.name for module in pkgutil.iter_modules([str(ROOT / "rosa" / "methods")])]
-    registered = rosa.methods()
+    registered = rosa.methods.methods()
+    assert settings() == {name: config for name, (config, _) in registered.items()}
     by_file: dict[str, list[str]] = {name: [] for name in files}
     for name, (config, layer) in registered.items():
-        assert config.__module__ == layer.__module__
-        by_file[config.__module__.rpartition(".")[2]].append(name)
+        assert config.__module__ == ("rosa.config" if name in SETTINGS else layer.__module__)
+        by_file[layer.__module__.rpartition(".")[2]].append(name)
     assert {file: len(names) for file, names in by_file.items()} == dict.fromkeys(files, 1)
     documented = yaml.safe_load((ROOT / "configs" / "train.yaml").read_text(encoding="utf-8"))["fnmodel"]
     common = {field.name for field in dataclasses.fields(rosa.AdapterConfig)}
@@ -245,3 +279,20 @@ def test_every_method_file_registers_one_method_with_documented_keys_and_a_case(
     for name, (config, _) in registered.items():
         assert set(documented[name]) == {field.name for field in dataclasses.fields(config)} - common
     assert {case.config.method for case in CASES} == set(registered)
+
+
+def test_a_new_file_in_the_folder_brings_its_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "other.py").write_text(
+        "from dataclasses import dataclass\nfrom typing import ClassVar\n"
+        "from rosa.config import AdapterConfig\nfrom rosa.methods import register\n"
+        "from rosa.methods.lora import LoraLayer\n"
+        "@dataclass\nclass OtherConfig(AdapterConfig):\n    strength: float = 1.0\n"
+        "    method: ClassVar[str] = 'other'\n"
+        "@register(OtherConfig)\nclass OtherLayer(LoraLayer):\n    pass\n"
+    )
+    package = sys.modules["rosa.methods"]
+    monkeypatch.setattr(package, "__path__", [*package.__path__, str(tmp_path)])
+    monkeypatch.setattr(package, "_METHODS", rosa.methods())
+    assert settings()["other"]().strength == 1.0
+    assert rosa.methods()["other"][1].__name__ == "OtherLayer"
+    monkeypatch.delitem(sys.modules, "rosa.methods.other")

@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 import rosa
 from rosa.layers import AdapterLayer
@@ -51,6 +54,68 @@ def test_merged_unmerged_and_unwrapped_compute_the_same(case: Case, family: str)
         assert rosa.unwrap(model) is model
         assert not rosa.adapter_layers(model)
         torch.testing.assert_close(logits(model), before, atol=tolerance, rtol=0)
+
+
+class NewStorages(TorchDispatchMode):
+    """The most bytes at a time of tensors that were made in the ``with`` block and still lived."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.alive: dict[int, int] = {}
+        self.peak = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        known = {t.untyped_storage()._cdata for t in tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)}
+        out = function(*args, **(kwargs or {}))
+        for tensor in tree_leaves(out):
+            if isinstance(tensor, torch.Tensor) and (key := tensor.untyped_storage()._cdata) not in known:
+                self.alive[key] = tensor.untyped_storage().nbytes()
+                weakref.finalize(tensor.untyped_storage(), self.alive.pop, key, None)
+        self.peak = max(self.peak, sum(self.alive.values()))
+        return out
+
+
+@pytest.mark.parametrize("action", ["unwrap", "export"])
+@pytest.mark.parametrize("name", ["rosa-random", "lora-alpha"])
+def test_merging_for_good_needs_room_for_one_layer_only(name: str, action: str, tmp_path: Path) -> None:
+    model = adapt("llama", next(case.config for case in CASES if case.name == name), num_hidden_layers=6)
+    layers = list(rosa.adapter_layers(model).values())
+    largest = max(layer.weight.nbytes for layer in layers)
+    assert sum(layer.weight.nbytes for layer in layers) > 20 * largest
+    expected, bits = logits(model), digests(model)
+    with NewStorages() as new, rosa.merged(model):
+        pass
+    assert new.peak > 20 * largest  # so that the measure says something
+    with NewStorages() as new:
+        rosa.unwrap(model) if action == "unwrap" else rosa.export(model, tmp_path)
+    assert new.peak < 4 * largest
+    torch.testing.assert_close(logits(model), expected, atol=2e-5, rtol=0)
+    if action == "export":
+        assert digests(model) == bits
+        assert [path.name for path in sorted(tmp_path.iterdir())] == [
+            "config.json", "generation_config.json", "model.safetensors"
+        ]  # fmt: skip
+
+
+def test_an_export_that_fails_restores_the_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = trained_model(CASES[0], "gpt2")
+    before = digests(model)
+
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr(model, "save_pretrained", full)
+    with pytest.raises(OSError, match="disk full"):
+        rosa.export(model, tmp_path)
+    assert digests(model) == before and len(rosa.adapter_layers(model)) == 8
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_an_unwrapped_model_is_frozen_but_for_what_the_caller_trains(family: str) -> None:
+    model = adapt(family, rosa.RosaConfig(rank=2, bias="adapted"))
+    norm = model.transformer.ln_f if family == "gpt2" else model.model.norm
+    norm.weight.requires_grad_(True)
+    assert [p for p in rosa.unwrap(model).parameters() if p.requires_grad] == [norm.weight]
 
 
 def test_the_merged_context_restores_after_an_exception() -> None:

@@ -126,13 +126,34 @@ def test_a_resample_depends_on_seed_and_number_only() -> None:
         assert (other - pair_after([3])).abs().max() > 1e-2
 
 
-def test_lora_and_plain_models_have_nothing_to_resample() -> None:
-    for model in (adapt("gpt2", rosa.LoraConfig(rank=2)), make_model("gpt2")):
-        before = digests(model)
-        rosa.resample(model, 1, make_optimizer(model))
-        assert digests(model) == before
-    for config in (rosa.LoraConfig(), None):
-        assert not rosa.Resampler(nn.Linear(2, 2), None, config).after_epoch(1, 9)
+def test_lora_has_nothing_to_resample() -> None:
+    config = rosa.LoraConfig(rank=2)
+    model = adapt("gpt2", config)
+    before = digests(model)
+    rosa.resample(model, 1, make_optimizer(model))
+    assert digests(model) == before
+    assert not rosa.Resampler(model, None, config).after_epoch(1, 9)
+
+
+@pytest.mark.parametrize("number", [-1, 0, "x", 1.5, True, None])
+def test_what_is_no_number_of_a_subspace_is_refused(number: Any) -> None:
+    model = adapt("gpt2", rosa.RosaConfig(rank=2))
+    before = digests(model)
+    with pytest.raises(rosa.AdapterError, match=r"number=.* must be a whole number, at least 1"):
+        rosa.resample(model, number)
+    assert digests(model) == before
+
+
+@pytest.mark.parametrize("optimizer_state", ["reset", "keep"])
+def test_gradients_of_the_old_subspace_are_dropped(optimizer_state: str) -> None:
+    config = rosa.RosaConfig(rank=2, optimizer_state=optimizer_state)
+    model = adapt("gpt2", config)
+    optimizer = make_optimizer(model)
+    train_steps(model, optimizer, steps=1)
+    assert all(p.grad is not None for p in trained(model))
+    rosa.Resampler(model, optimizer, config).after_epoch(1, 2)
+    pairs = {id(p) for layer in rosa.adapter_layers(model).values() for p in (layer.A, layer.B)}
+    assert all((p.grad is None) == (id(p) in pairs) for p in trained(model))
 
 
 def test_a_merged_model_is_not_resampled() -> None:

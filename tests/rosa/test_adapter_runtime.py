@@ -93,6 +93,15 @@ def test_a_compiled_model_stays_valid_over_a_resample() -> None:
     assert list(rosa.adapter_layers(compiled)) == list(rosa.adapter_layers(model))
 
 
+def test_the_package_is_typed_and_says_its_version() -> None:
+    """Type checkers of a user's code see the types (PEP 561); the modules of the methods can be reached by name."""
+    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    assert '\nversion = { attr = "rosa.__version__" }\n' in project
+    assert f"\nversion: {rosa.__version__}\n" in (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    assert '\nrosa = ["py.typed"]\n' in project and (ROOT / "rosa" / "py.typed").is_file()
+    assert rosa.methods.lora.LoraConfig is rosa.LoraConfig and rosa.methods.rosa.RosaConfig is rosa.RosaConfig
+
+
 IMPORT = """
 import json, sys, time
 import torch

@@ -7,13 +7,14 @@ being here. What every source yields is a list of ``Example``: text in, text out
 from __future__ import annotations
 
 import difflib
+import hashlib
 import importlib
 import pkgutil
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from utils.errors import UserError
 
@@ -92,6 +93,21 @@ def group_by_source(examples: Sequence[Example]) -> list[list[Example]]:
     for example in examples:
         groups.setdefault(example.source, []).append(example)
     return list(groups.values())
+
+
+def digest(examples: Iterable[Example]) -> str:
+    """SHA-256 of the texts of ``examples`` in their order, hexadecimal."""
+    found = hashlib.sha256()
+    for example in examples:
+        add_texts(found, example.source, example.prompt, example.target, example.reference)
+    return found.hexdigest()
+
+
+def add_texts(found: Any, *texts: str) -> None:
+    """Add texts to a hashlib object so that other texts, or the same ones cut elsewhere, give another digest."""
+    for text in texts:
+        content = text.encode("utf-8", "surrogatepass")
+        found.update(len(content).to_bytes(8, "little") + content)
 
 
 def training_units(source: DataSource, examples: Sequence[Example]) -> list[list[Example]]:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from utils.errors import UserError
+from utils.errors import UserError, printable
 from utils.plots._data import NothingToDraw, PlotData, load, slug
 from utils.plots._style import save, style
 from utils.tables.results import plain
@@ -96,9 +96,9 @@ def draw_figures(
                     continue
                 written += save(figure, out, stem)
         for note in data.notes:
-            print(note)
+            print(printable(note))
     if not written:
         raise UserError("nothing to draw.\n" + "\n".join(f"  {line}" for line in missing))
     for line in [*missing, *(f"written: {path}" for path in written)]:
-        print(line)
+        print(printable(line))
     return written

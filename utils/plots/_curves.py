@@ -1,73 +1,115 @@
-"""Curves over epochs: method by line style, rank by colour, seeds as a band of one standard deviation."""
+"""Curves over epochs: a colour and line style for each method, a shade and marker for each rank, seeds as a band."""
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
+from typing import Any
+
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from utils.plots._data import Curve, NothingToDraw, PlotData
 from utils.plots._style import (
     BAND,
-    label,
+    arrange,
+    epoch_axis,
+    human,
     legend,
+    legend_title,
     line_handle,
     look,
     new_axes,
     plain_log,
-    rank_colour,
+    rank_marker,
+    rank_shade,
     ranks_of,
-    seeds_title,
-    whole_epochs,
+    row_label,
 )
 from utils.tables.aggregate import Row
-from utils.tables.results import shown
 
-_FEW = 12  # points that get markers
+_FEW = 12  # points that get a marker each
 _LOG_FROM = 8  # a range of values this wide (largest over smallest) is drawn on a logarithmic axis
+_EARLY = 0.15  # the share of the run whose values may leave the axis
 
 
 def draw_curves(data: PlotData, split: str, key: str, ylabel: str, bins: int | None = None) -> Figure:
     """``key`` of the logging points of ``split`` against epochs, a line for each method and rank.
 
+    The point before training is named below and not drawn, so that the axis shows where methods differ; for the same
+    reason the first values may lie above it.
+
+    Args:
+        bins: see ``PlotData.curve``. The axis then begins at epoch 0, where the first stretch begins.
+
     Raises NothingToDraw when no finished run has such points.
     """
-    rows = data.trained()
-    drawn: list[tuple[Row, Curve]] = [(row, c) for row in rows if (c := data.curve(row, split, key, bins))]
-    if not drawn:
+    found = [(row, curve) for row in data.trained() if (curve := data.curve(row, split, key, bins))]
+    if not found:
         raise NothingToDraw(f"no finished run of {data.model} has {split} points with {key!r} in its metrics.jsonl")
-    figure, (axes,) = new_axes(2.9)
-    methods = list(dict.fromkeys(row.first.method for row, _ in drawn))
-    ranks = ranks_of([row for row, _ in drawn])
-    for row, curve in drawn:
-        colour = rank_colour(ranks, row.first.rank)
-        _, dashes, marker = look(methods, row.first.method)
-        axes.plot(
-            curve.x,
-            curve.mean,
-            color=colour,
-            linestyle=dashes,
-            marker=marker if len(curve.x) <= _FEW else None,
-            markersize=3,
-            label=" ".join([label(row.first.method), *([] if row.first.rank is None else [shown(row.first.rank)])]),
-        )
+    ranks = ranks_of(row for row, _ in found)
+    drawn = [(row, _without_start(curve), _look(data.methods, ranks, row)) for row, curve in found]
+    groups: dict[str, list[Any]] = {}
+    for row, _, look_of in drawn:
+        groups.setdefault(row.first.method, []).append(line_handle(row_label(ranks, row, 16), **look_of))
+    handles, columns = arrange(list(groups.values()))
+    figure, (axes,) = new_axes(2.5 + 0.15 * math.ceil(len(handles) / columns))
+    for row, curve, look_of in drawn:
+        every = 1 if len(curve.x) <= _FEW else len(curve.x) // 8
+        axes.plot(curve.x, curve.mean, label=row_label(ranks, row), markevery=every, **look_of)
         if curve.std:
-            low = [mean - std for mean, std in zip(curve.mean, curve.std, strict=True)]
-            high = [mean + std for mean, std in zip(curve.mean, curve.std, strict=True)]
-            axes.fill_between(curve.x, low, high, color=colour, alpha=BAND, linewidth=0)
-    values = [value for _, curve in drawn for value in curve.mean]
-    if min(values) > 0 and max(values) / min(values) > _LOG_FROM:
+            axes.fill_between(curve.x, *_band(curve), color=look_of["color"], alpha=BAND, linewidth=0)
+    curves = [curve for _, curve, _ in drawn]
+    notes = [_start(found), _focus(axes, curves)]
+    axes.set_xlabel("\n".join(["epoch", *filter(None, notes)]))
+    axes.set_ylabel(ylabel)
+    first = 0.0 if bins else min(curve.x[0] for curve in curves)
+    epoch_axis(axes, first, max(curve.x[-1] for curve in curves))
+    seeds = [len(row.results) for row, curve, _ in drawn if curve.std]
+    legend(figure, list(groups.values()), legend_title(ranks, "band", seeds))
+    return figure
+
+
+def _look(methods: list[str], ranks: list[int | float], row: Row) -> dict[str, Any]:
+    colour, dashes, marker = look(methods, row.first.method)
+    if row.first.rank is not None and len(ranks) > 1:
+        colour, marker = rank_shade(colour, ranks, row.first.rank), rank_marker(ranks, row.first.rank)
+    return {"color": colour, "linestyle": dashes, "marker": marker, "markersize": 3.2}
+
+
+def _without_start(curve: Curve) -> Curve:
+    """``curve`` from its first point after the start of training, if it has any."""
+    if curve.x[0] > 0 or len(curve.x) == 1:
+        return curve
+    return replace(curve, x=curve.x[1:], mean=curve.mean[1:], std=curve.std and curve.std[1:])
+
+
+def _start(found: list[tuple[Row, Curve]]) -> str:
+    """The values before training, which are not drawn, in words."""
+    values = [curve.mean[0] for _, curve in found if curve.x[0] == 0 and len(curve.x) > 1]
+    texts = list(dict.fromkeys(human(value) for value in sorted(values)))
+    return f"not shown: {'–'.join([texts[0], *texts[1:][-1:]])} before training (epoch 0)" if texts else ""
+
+
+def _band(curve: Curve) -> tuple[list[float], list[float]]:
+    deviations = curve.std or [0.0] * len(curve.x)
+    pairs = list(zip(curve.mean, deviations, strict=True))
+    return [mean - std for mean, std in pairs], [mean + std for mean, std in pairs]
+
+
+def _focus(axes: Axes, curves: list[Curve]) -> str:
+    """Let the axis show the values after the first epochs, and say so where earlier ones lie above it."""
+    end = max(curve.x[-1] for curve in curves)
+    bands = [(x, *pair) for curve in curves for x, *pair in zip(curve.x, *_band(curve), strict=True)]
+    late = [(low, high) for x, low, high in bands if x >= _EARLY * end]
+    bottom, top = min(low for low, _ in late), max(high for _, high in late)
+    if bottom > 0 and top / bottom > _LOG_FROM:
         axes.set_yscale("log")
         plain_log(axes.yaxis)
-    axes.set_xlabel("epoch")
-    axes.set_ylabel(ylabel)
-    whole_epochs(axes, [x for _, curve in drawn for x in curve.x])
-    few = all(len(curve.x) <= _FEW for _, curve in drawn)
-    styles = []
-    for method in methods:
-        _, dashes, marker = look(methods, method)
-        mark = marker if few else None
-        styles.append(line_handle(label(method), color="#333333", linestyle=dashes, marker=mark, markersize=3))
-    band = seeds_title([row for row, curve in drawn if curve.std], "band")
-    legend(figure, styles, "upper", band, handle=3.4)
-    shades = [line_handle(shown(rank), color=rank_colour(ranks, rank), linewidth=3) for rank in ranks]
-    legend(figure, shades, "lower", "rank", handle=1.2)
-    return figure
+        return ""
+    highest = max(value for curve in curves for value in curve.mean)
+    if top == bottom or highest <= top + (top - bottom):
+        return ""
+    margin = 0.05 * (top - bottom)
+    axes.set_ylim(min(bottom, *(low for _, low, _ in bands)) - margin, top + margin)
+    return f"the first values, up to {human(highest)}, lie above the axis"

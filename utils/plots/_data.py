@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import statistics
 from collections import defaultdict
 from dataclasses import dataclass, field
@@ -11,7 +12,7 @@ from utils.errors import UserError
 from utils.runs import finite
 from utils.tables.aggregate import Row, fill, rows_of
 from utils.tables.columns import OWN_LOSS, Column, known_columns, mixed_losses
-from utils.tables.layout import find_column
+from utils.tables.order import check_name
 from utils.tables.results import METHOD_LABELS, UNTRAINED, Result, one_limit, plain, read_results, shown
 
 SAMPLE_METHOD = "fnmodel.rosa.sample_method"
@@ -42,8 +43,13 @@ class PlotData:
     loss: str = "loss"  # the key of the loss that all these runs share
     notes: list[str] = field(default_factory=list)
 
+    @property
+    def methods(self) -> list[str]:
+        """Every method in table order: a figure that draws some of them gives each the colour of the others."""
+        return list(dict.fromkeys(row.first.method for row in self.rows))
+
     def trained(self) -> list[Row]:
-        """One row for each method and rank, in table order.
+        """One row for each method and rank: methods in table order, of each ratios and then ranks, ascending.
 
         Of several settings the ``random`` sample method goes first, as that is the method, then the lowest
         validation loss; those left out are noted.
@@ -59,7 +65,7 @@ class PlotData:
             if len(rows) > 1:
                 name = " ".join([METHOD_LABELS.get(method, method), *([] if rank == "null" else [f"rank {rank}"])])
                 self.note(f"{self.model}: {name} has {len(rows)} settings; shown but in sampling: {_told(best, rows)}")
-        return picked
+        return sorted(picked, key=lambda row: (self.methods.index(row.first.method), rank_order(row.first.rank)))
 
     def note(self, text: str) -> None:
         if text not in self.notes:
@@ -68,20 +74,26 @@ class PlotData:
     def curve(self, row: Row, split: str, key: str, bins: int | None = None) -> Curve | None:
         """``key`` of the logging points of ``split`` over epochs, at the points that all seeds share.
 
-        With ``bins``, means over that many equal stretches of the longest run instead of single points.
+        With ``bins``, means over that many equal stretches of the longest run instead of single points. A point is
+        then taken for a mean since the one before, as training losses are, and stands in the middle between them.
         """
         seeds = [points for result in row.results if (points := _points(result, split, key, self))]
         if not seeds:
             return None
         if bins:
             end = max(max(points) for points in seeds)
-            seeds = [_binned(points, end, bins) for points in seeds] if end > 0 else seeds
+            seeds = [_binned(_centred(points), end, bins) for points in seeds] if end > 0 else seeds
         shared = sorted(set.intersection(*(set(points) for points in seeds)))
         values = [[points[x] for points in seeds] for x in shared]
         if not shared:
             return None
         std = [statistics.stdev(at) for at in values] if len(seeds) > 1 else None
         return Curve(shared, [statistics.fmean(at) for at in values], std)
+
+
+def rank_order(rank: float | None) -> tuple[bool, float]:
+    """Sorts ratios before ranks proper and each ascending; 1.0 and 1 are different ranks."""
+    return isinstance(rank, int), rank or 0
 
 
 def _loss(row: Row) -> float:
@@ -107,6 +119,11 @@ def _points(result: Result, split: str, key: str, data: PlotData) -> dict[float,
         if x is not None and y is not None:
             by_x[round(x, 6)] = y
     return by_x
+
+
+def _centred(points: dict[float, float]) -> dict[float, float]:
+    """Each value in the middle of the stretch that ends at its point and begins at the one before."""
+    return {round((before + x) / 2, 6): points[x] for before, x in itertools.pairwise([0.0, *sorted(points)])}
 
 
 def _binned(points: dict[float, float], end: float, bins: int) -> dict[float, float]:
@@ -166,13 +183,13 @@ def load(folder: str | Path, metric: str | None = None) -> list[PlotData]:
 
 def _metric(name: str | None, known: dict[str, Column], rows: list[Row], mixed: bool) -> Column:
     if name is not None:
-        column = find_column(name, known, "--metric")
+        check_name(name, known, "--metric")
         if mixed and name in OWN_LOSS:
             raise UserError(
                 f"--metric: these runs were trained on different tokens, so {name} does not compare. "
                 f"Take {name}_target or {name}_all."
             )
-        return column
+        return known[name]
     suffix = "_target" if mixed else ""
     evaluated = any(f"test_perplexity{suffix}" in row.statistics for row in rows)
     return known[("test_perplexity" if evaluated else "val_loss") + suffix]

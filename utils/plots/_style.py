@@ -1,10 +1,14 @@
-"""How figures look: one column wide, safe for colour-blind readers and in grey, the same bytes each time."""
+"""How figures look: one column wide, safe for colour-blind readers and in grey, the same bytes each time.
+
+A method has one colour and one line style in all figures; a rank is a shade of it and a marker.
+"""
 
 from __future__ import annotations
 
 import io
 import itertools
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -12,14 +16,15 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
 from utils.errors import UserError
 from utils.files import write_bytes
-from utils.tables.aggregate import Row
-from utils.tables.columns import Column
+from utils.plots._data import rank_order
+from utils.tables.aggregate import Row, Statistic
 from utils.tables.results import METHOD_LABELS, shown
 
 WIDTH = 3.4  # inches: one column of a two-column page
@@ -64,6 +69,7 @@ _FURTHER: list[tuple[str, Any, str]] = [
     ("#D55E00", (0, (8, 2)), "P"),
     ("#56B4E9", (0, (2, 2)), "X"),
 ]
+_RANK_MARKERS = ("o", "s", "^", "v", "P", "X", "p", "*")
 BAND = 0.18  # opacity of a band over seeds
 
 
@@ -87,60 +93,120 @@ def look(names: Sequence[str], name: str) -> tuple[str, Any, str]:
     return _FURTHER[others.index(name) % len(_FURTHER)]
 
 
-def label(method: str) -> str:
+def label(method: str, length: int = 22) -> str:
     """A method's name in a legend, cut where it would not fit a column."""
-    return cut(METHOD_LABELS.get(method, method))
+    return cut(METHOD_LABELS.get(method, method), length)
 
 
-def cut(text: str, length: int = 22) -> str:
+def cut(text: str, length: int) -> str:
     """``text`` or its beginning with an ellipsis."""
     return text if len(text) <= length else f"{text[: length - 1]}…"
 
 
-def ranks_of(rows: Sequence[Row]) -> list[int | float]:
-    """The ranks of ``rows``: ratios first, then ranks proper, ascending (1.0 and 1 are different ranks)."""
+def ranks_of(rows: Iterable[Row]) -> list[int | float]:
+    """The different ranks of ``rows`` in order: ratios first, then ranks proper."""
     ranks = {shown(row.first.rank): row.first.rank for row in rows if row.first.rank is not None}
-    return sorted(ranks.values(), key=lambda rank: (isinstance(rank, int), rank))
+    return sorted(ranks.values(), key=rank_order)
 
 
-def rank_colour(ranks: Sequence[int | float], rank: int | float | None) -> Any:
-    """A colour for ``rank``: dark to light in order, so that the order survives in grey; black without a rank."""
-    if rank is None:
-        return "#000000"
+def rank_name(ranks: Sequence[int | float]) -> str:
+    """What the numbers are: a float is the ratio of the rank R to the smaller side of a weight, an int R itself."""
+    kinds = {type(rank) for rank in ranks}
+    return "rank R" if kinds == {int} else "rank ratio" if kinds == {float} else "rank ratio or rank R"
+
+
+def rank_text(ranks: Sequence[int | float], rank: int | float) -> str:
+    """``rank`` as a number that is not taken for the other kind where ``ranks`` are of both."""
+    both = len({type(other) for other in ranks}) > 1
+    return f"R={rank}" if both and isinstance(rank, int) else shown(rank)
+
+
+def row_label(ranks: Sequence[int | float], row: Row, length: int = 22) -> str:
+    """Method and rank; without the rank where all have the same, which ``legend_title`` names."""
+    name = label(row.first.method, length)
+    return name if row.first.rank is None or len(ranks) < 2 else f"{name} {rank_text(ranks, row.first.rank)}"
+
+
+def rank_marker(ranks: Sequence[int | float], rank: int | float) -> str:
+    """A marker for each of the first eight ``ranks``."""
+    return _RANK_MARKERS[[shown(other) for other in ranks].index(shown(rank)) % len(_RANK_MARKERS)]
+
+
+def rank_shade(colour: str, ranks: Sequence[int | float], rank: int | float) -> str:
+    """``colour`` for the only rank; of several the first is darkest, so that the order survives in grey."""
     place = [shown(other) for other in ranks].index(shown(rank))
-    return mpl.colormaps["viridis"](0.88 * place / max(1, len(ranks) - 1) if len(ranks) > 1 else 0.3)
+    return blend(colour, 0.8 * place / (len(ranks) - 1) - 0.4) if len(ranks) > 1 else colour
 
 
-def legend(figure: Figure, handles: Sequence[Any], where: str, title: str | None = None, handle: float = 2.6) -> None:
-    """A legend outside the axes, ``where`` upper or lower, in as few rows as the figure's width allows."""
+def blend(colour: str, amount: float) -> str:
+    """``colour`` lightened up to white (``amount`` 1) or darkened down to black (−1)."""
+    return to_hex([(1 - abs(amount)) * part + max(amount, 0.0) for part in to_rgb(colour)])
+
+
+def arrange(groups: Sequence[Sequence[Any]]) -> tuple[list[Any], int]:
+    """Legend entries and the number of columns: one for each group if the figure is wide enough, else what fits."""
+    longest = max(map(len, groups), default=0)
+    filled = [[*group, *(line_handle("", linestyle="none") for _ in range(longest - len(group)))] for group in groups]
+    handles = [handle for group in filled for handle in group]
+    if _legend_width(handles, len(groups)) <= WIDTH - 0.1:
+        return handles, max(len(groups), 1)
+    handles = [handle for group in groups for handle in group]
+    fitting = (n for n in range(len(handles), 0, -1) if _legend_width(handles, n) <= WIDTH - 0.1)
+    return handles, next(fitting, 1)
+
+
+def legend(figure: Figure, groups: Sequence[Sequence[Any]], title: str = "") -> None:
+    """A legend above the axes, as ``arrange`` has it."""
+    handles, columns = arrange(groups)
+    if handles or title:
+        figure.legend(handles=handles, loc="outside upper center", ncols=columns, title=title or None)
+
+
+def _legend_width(handles: Sequence[Any], columns: int) -> float:
+    """About how many inches wide a legend is."""
     texts = [str(entry.get_label()) for entry in handles]
-    if not texts:
-        return
-    em = 7 / 72  # inches: the legend's font size
-    for columns in range(len(texts), 0, -1):
-        rows, longer = divmod(len(texts), columns)  # matplotlib fills by column, the first ones with a row more
-        starts = [rows * i + min(i, longer) for i in range(columns + 1)]
-        widths = [max(map(len, texts[i:j])) * 0.6 * em for i, j in itertools.pairwise(starts)]
-        if sum(widths) + len(widths) * (handle + 0.8) * em + (len(widths) - 1) * em <= WIDTH - 0.1:
-            break
-    figure.legend(handles=list(handles), loc=f"outside {where} center", ncols=columns, title=title, handlelength=handle)
+    em = _RC["legend.fontsize"] / 72
+    rows, longer = divmod(len(texts), max(columns, 1))  # matplotlib fills by column, the first ones with a row more
+    starts = [rows * i + min(i, longer) for i in range(columns + 1)]
+    widths = [max(map(len, texts[i:j]), default=0) * 0.55 * em for i, j in itertools.pairwise(starts)]
+    return sum(widths) + len(widths) * (_RC["legend.handlelength"] + 0.8) * em + (len(widths) - 1) * em
 
 
-def seeds_title(rows: Sequence[Row], what: str, key: str | None = None) -> str | None:
-    """What ``what`` (band, bars) stands for, where any row has more than one seed."""
-    several = any(len(row.results) > 1 if key is None else row.statistics[key].n > 1 for row in rows)
-    return f"{what}: ± 1 std over seeds" if several else None
+def legend_title(ranks: Sequence[int | float], what: str, counts: Iterable[int]) -> str:
+    """A legend's title: the kind of the ranks, or the only rank, and what ``what`` (band, bars) stands for, where any
+    of the ``counts`` of seeds is above one."""
+    parts = [rank_name(ranks) + (f" {shown(ranks[0])}" if len(ranks) == 1 else "")] if ranks else []
+    several = sorted({n for n in counts if n > 1})
+    if several:
+        n = f"{several[0]}" if len(several) == 1 else f"{several[0]}–{several[-1]}"
+        parts.append(f"{what}: ± 1 std, {n} seeds")
+    return "; ".join(parts)
 
 
-def axis_label(column: Column) -> str:
-    """A column's name spelled out, with the direction that is better."""
-    name = column.header.replace("ppl", "perplexity").replace("val ", "validation ")
-    return cut(name, 30) + {1: " (higher is better)", -1: " (lower is better)", 0: ""}[column.better]
+def axis_label(name: str, unit: str, better: int) -> str:
+    """A quantity's name spelled out, its unit and the direction that is better, on two lines where one is too short."""
+    name = cut(name.replace("ppl", "perplexity").replace("val ", "validation "), 30)
+    words = [*([unit] if unit else []), *({1: ["higher is better"], -1: ["lower is better"]}.get(better, []))]
+    text = f"{name} ({', '.join(words)})" if words else name
+    return text if len(text) <= 40 else text.replace(", ", ",\n", 1)
 
 
 def line_handle(text: str, **kwargs: Any) -> Line2D:
     """A legend entry drawn as a line."""
     return Line2D([], [], label=text, **kwargs)
+
+
+def draw_points(axes: Axes, x: Sequence[float], of: Sequence[Statistic], text: str, **look_of: Any) -> Line2D:
+    """Means with one standard deviation, joined where there are several; returns the legend entry.
+
+    The deviations are drawn over the markers and their caps are wider, so that small ones are seen too.
+    """
+    look_of |= {"markerfacecolor": "white", **({"linestyle": "none"} if len(x) == 1 else {})}
+    deviations = [math.nan if statistic.std is None else statistic.std for statistic in of]
+    means = [statistic.mean for statistic in of]
+    bars = {"capsize": 3.5, "capthick": 0.9, "elinewidth": 0.9, "barsabove": True}
+    axes.errorbar(x, means, yerr=deviations, label=text, **bars, **look_of)
+    return line_handle(text, **look_of)
 
 
 def plain_log(axis: Any) -> None:
@@ -151,13 +217,24 @@ def plain_log(axis: Any) -> None:
     axis.set_major_formatter(FuncFormatter(lambda value, _: human(value)))
 
 
-def whole_epochs(axes: Axes, x: Sequence[float]) -> None:
-    """Ticks at whole epochs where ``x`` spans several."""
-    if max(x) - min(x) >= 2:
-        axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
-    elif max(x) == min(x):
-        axes.set_xlim(x[0] - 1, x[0] + 1)
-        axes.set_xticks([x[0]], [f"{x[0]:g}"])
+def count_ticks(axis: Any, counts: Iterable[float]) -> None:
+    """Ticks of a logarithmic axis at ``counts``, but for those too near to the one before."""
+    ordered = sorted(set(counts))
+    nearest = max(1.25, (ordered[-1] / ordered[0]) ** (1 / 6))
+    ticks: list[float] = []
+    for count in ordered:
+        if not ticks or count / ticks[-1] > nearest:
+            ticks.append(count)
+    axis.set_ticks(ticks, [human(tick) for tick in ticks])
+    axis.set_minor_locator(NullLocator())
+
+
+def epoch_axis(axes: Axes, first: float, last: float) -> None:
+    """An axis of whole epochs that holds ``first`` to ``last``, with ticks at whole epochs only."""
+    low, high = math.floor(first), math.ceil(last)
+    margin = 0.03 * (high - low) or 0.5
+    axes.set_xlim(low - margin, high + margin)
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True, min_n_ticks=1))
 
 
 def human(value: float) -> str:

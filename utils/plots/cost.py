@@ -9,12 +9,12 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from utils.plots import NothingToDraw, PlotData, register
-from utils.plots._style import cut, label, legend, look, new_axes
+from utils.plots._style import blend, legend, legend_title, look, new_axes, ranks_of, row_label
 from utils.tables.aggregate import Row
-from utils.tables.results import shown
 
 _MEMORY, _TIME, _RESAMPLE = "peak_memory_mib", "train_seconds", "resample_seconds"
-_SEEN = 0.005  # share of the longest bar from which a part can be seen
+_SEEN = 0.005  # share of a bar from which a part can be seen
+_HATCHED = {"facecolor": "white", "edgecolor": "#333333", "hatch": "//////", "linewidth": 0.5}
 
 
 @register("cost", "peak memory and training time by method and rank")
@@ -27,50 +27,49 @@ def draw(data: PlotData) -> Figure:
     if others := {_hardware(row) for row in rows} - {usual}:
         data.note(f"{data.model}: cost shows the runs on {usual} only, not those on {'; '.join(sorted(others))}")
         rows = [row for row in rows if _hardware(row) == usual]
-    figure, axes = new_axes(1.2 + 0.19 * len(rows), columns=2, sharey=True)
-    methods = [row.first.method for row in rows]
+    figure, axes = new_axes(1.3 + 0.19 * len(rows), columns=2, sharey=True)
+    ranks = ranks_of(rows)
     unit, divisor = _time_unit(max((row.statistics[_TIME].mean for row in rows if _TIME in row.statistics), default=0))
-    panels = ((_MEMORY, "peak memory\n(GiB)", 1024.0), (_TIME, f"training time\n({unit})", divisor))
-    for axis, (key, text, scale) in zip(axes, panels, strict=True):
-        for place, row in enumerate(rows):
-            statistic = row.statistics.get(key)
-            if statistic is None:
-                axis.text(0, place, " not recorded", va="center", fontsize=6)
-                continue
-            axis.barh(
-                place,
-                statistic.mean / scale,
-                xerr=statistic.std / scale if statistic.std else None,
-                height=0.7,
-                color=look(methods, row.first.method)[0],
-                error_kw={"elinewidth": 0.8, "capsize": 1.5, "ecolor": "#777777"},
-            )
-        axis.set_xlabel(text)
-        axis.set_xlim(left=0)
+    panels = ((_MEMORY, "peak memory", "GiB", 1024.0), (_TIME, "training time", unit, divisor))
+    for axis, (key, text, of, scale) in zip(axes, panels, strict=True):
+        ends = [_draw_bar(axis, place, row, key, scale, data.methods) for place, row in enumerate(rows)]
+        axis.set_xlim(0, 1.45 * max(ends) or 1)  # room for the numbers
+        axis.set_xlabel(f"{text}\n({of})")
         axis.grid(axis="y", visible=False)
-    _add_resampling(figure, axes[1], rows, divisor)
-    axes[0].set_yticks(range(len(rows)), [_name(row) for row in rows])
+    figure.supxlabel("lower is better", fontsize=7)
+    axes[0].set_yticks(range(len(rows)), [row_label(ranks, row, 16) for row in rows])
     axes[0].set_ylim(len(rows) - 0.4, -0.6)
+    handles = [[Patch(label="resampling", **_HATCHED)]] if any(map(_resampling, rows)) else []
+    seeds = [row.statistics[key].n for row in rows for key in (_MEMORY, _TIME) if key in row.statistics]
+    legend(figure, handles, legend_title(ranks, "error bars", seeds))
     return figure
 
 
-def _add_resampling(figure: Figure, axis: Axes, rows: list[Row], divisor: float) -> None:
-    """Hatched bars after those of training, which do not contain it; a legend where there is any."""
-    look_of = {"facecolor": "white", "edgecolor": "#333333", "hatch": "//////", "linewidth": 0.5}
-    longest = max((row.statistics[_TIME].mean for row in rows if _TIME in row.statistics), default=0)
-    any_drawn = False
-    for place, row in enumerate(rows):
-        training, resampling = row.statistics.get(_TIME), row.statistics.get(_RESAMPLE)
-        if training and resampling and resampling.mean > _SEEN * longest:
-            axis.barh(place, resampling.mean / divisor, left=training.mean / divisor, height=0.7, zorder=0.5, **look_of)
-            any_drawn = True
-    if any_drawn:
-        legend(figure, [Patch(label="resampling", **look_of)], "upper", handle=1.6)
+def _draw_bar(axis: Axes, place: int, row: Row, key: str, scale: float, methods: list[str]) -> float:
+    """A bar with its deviation and its value; after that of training a hatched one of resampling, which the training
+    time does not contain. Returns where it ends."""
+    statistic = row.statistics.get(key)
+    if statistic is None:
+        axis.text(0, place, " not recorded", va="center", fontsize=6)
+        return 0.0
+    colour = look(methods, row.first.method)[0]
+    length, deviation = statistic.mean / scale, (statistic.std or 0.0) / scale
+    resampling = _resampling(row) / scale if key == _TIME else 0.0
+    axis.barh(place, length, height=0.7, color=blend(colour, 0.55), edgecolor=colour, linewidth=0.8)
+    if resampling:
+        axis.barh(place, resampling, left=length, height=0.7, zorder=0.9, **_HATCHED)
+    if statistic.std is not None:
+        axis.errorbar(length, place, xerr=deviation, fmt="none", ecolor="black", elinewidth=0.9, capsize=2.5)
+    end = length + max(resampling, deviation)
+    text = f"{length:#.3g}".rstrip(".") + (f" + {resampling:.2g}" if resampling else "")
+    axis.annotate(text, (end, place), (3, 0), textcoords="offset points", va="center", fontsize=6)
+    return end
 
 
-def _name(row: Row) -> str:
-    rank = "" if row.first.rank is None else f" {shown(row.first.rank)}"
-    return cut(label(row.first.method), 16) + rank
+def _resampling(row: Row) -> float:
+    """Seconds of resampling, 0 where they are too few to be seen beside those of training."""
+    training, resampling = row.statistics.get(_TIME), row.statistics.get(_RESAMPLE)
+    return resampling.mean if training and resampling and resampling.mean > _SEEN * training.mean else 0.0
 
 
 def _hardware(row: Row) -> str:

@@ -7,7 +7,19 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from utils.plots import NothingToDraw, PlotData, register
-from utils.plots._style import BAND, axis_label, label, legend, line_handle, look, new_axes, plain_log, seeds_title
+from utils.plots._style import (
+    BAND,
+    axis_label,
+    count_ticks,
+    draw_points,
+    label,
+    legend,
+    legend_title,
+    line_handle,
+    look,
+    new_axes,
+    ranks_of,
+)
 from utils.tables.aggregate import Row
 
 
@@ -25,27 +37,23 @@ def draw(data: PlotData) -> Figure:
     handles = []
     for method in methods:
         mine = sorted((row for row in adapters if row.first.method == method), key=lambda row: row.parameters or 0)
-        colour, dashes, marker = look(methods, method)
-        look_of = {"color": colour, "linestyle": dashes, "marker": marker}
-        axes.errorbar(
-            [row.parameters for row in mine],
-            [row.statistics[key].mean for row in mine],
-            yerr=[row.statistics[key].std or 0.0 for row in mine],
-            capsize=2,
-            elinewidth=0.8,
-            label=label(method),
-            **look_of,
-        )
-        handles.append(line_handle(label(method), **look_of))
+        colour, dashes, marker = look(data.methods, method)
+        counts = [row.parameters or 1 for row in mine]
+        statistics = [row.statistics[key] for row in mine]
+        text = label(method)
+        handles.append(draw_points(axes, counts, statistics, text, color=colour, linestyle=dashes, marker=marker))
     if full is not None:
         handles.insert(0, _full_line(axes, full, key))
     axes.set_xscale("log")
     counts = [row.parameters or 1 for row in adapters]
     axes.set_xlim(min(counts) / 1.4, max(counts) * 1.4)
-    plain_log(axes.xaxis)
+    count_ticks(axes.xaxis, counts)
     axes.set_xlabel("trainable parameters")
-    axes.set_ylabel(axis_label(data.metric))
-    legend(figure, handles, "upper", seeds_title(adapters, "bars", key))
+    axes.set_ylabel(axis_label(data.metric.header, data.metric.unit, data.metric.better))
+    ranks = ranks_of(adapters)
+    seeds = [row.statistics[key].n for row in rows]
+    what = "error bars, band" if full is not None and full.statistics[key].std else "error bars"
+    legend(figure, [[handle] for handle in handles], legend_title(ranks if len(ranks) == 1 else [], what, seeds))
     return figure
 
 

@@ -2,17 +2,37 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import defaultdict
+from typing import Any
 
 from matplotlib.figure import Figure
 
 from utils.plots import NothingToDraw, PlotData, register
 from utils.plots._data import SAMPLE_METHOD
-from utils.plots._style import axis_label, legend, line_handle, look, new_axes, ranks_of, seeds_title
+from utils.plots._style import (
+    axis_label,
+    blend,
+    draw_points,
+    legend,
+    legend_title,
+    look,
+    new_axes,
+    rank_name,
+    rank_text,
+    ranks_of,
+)
 from utils.tables.aggregate import Row
 from utils.tables.results import shown
 
-_STYLES = {"random": "rosa", "bottom": "lora", "top": "none"}  # borrowed looks: this figure has one method only
+# Shades of ROSA's colour, which random has itself; line styles and markers tell the same in grey.
+_LOOKS: list[tuple[float, Any, str]] = [
+    (0.0, "-", "o"),
+    (0.4, (0, (4, 1.5)), "s"),
+    (-0.5, (0, (1, 1.2)), "^"),
+    (0.2, (0, (6, 1.5, 1, 1.5)), "D"),
+    (-0.25, (0, (8, 2)), "v"),
+]
 
 
 @register("sampling", "final metric of ROSA's sample methods (random, bottom, ...) by rank")
@@ -40,29 +60,23 @@ def draw(data: PlotData) -> Figure:
     ranks = ranks_of(family)
     places = {shown(rank): place for place, rank in enumerate(ranks)}
     samples = sorted({shown(row.settings[SAMPLE_METHOD]) for row in family}, key=lambda s: (s != "random", s))
+    colour, _, _ = look([], "rosa")
     handles = []
-    for i, sample in enumerate(samples):
-        mine = sorted(
-            (r for r in family if shown(r.settings[SAMPLE_METHOD]) == sample), key=lambda r: places[shown(r.first.rank)]
-        )
-        colour, dashes, marker = look(samples, _STYLES.get(sample, sample))
-        look_of = {"color": colour, "linestyle": dashes, "marker": marker}
-        dodge = 0.08 * (i - (len(samples) - 1) / 2)  # error bars beside each other
-        axes.errorbar(
-            [places[shown(row.first.rank)] + dodge for row in mine],
-            [row.statistics[key].mean for row in mine],
-            yerr=[row.statistics[key].std or 0.0 for row in mine],
-            capsize=2,
-            elinewidth=0.8,
-            label=sample,
-            **look_of,
-        )
-        handles.append(line_handle(sample, **look_of))
-    axes.set_xticks(range(len(ranks)), [shown(rank) for rank in ranks])
+    for sample, (amount, dashes, marker) in zip(samples, itertools.cycle(_LOOKS)):
+        mine = [row for row in family if shown(row.settings[SAMPLE_METHOD]) == sample]
+        mine.sort(key=lambda row: places[shown(row.first.rank)])
+        look_of = {"color": blend(colour, amount), "linestyle": dashes, "marker": marker}
+        x = [places[shown(row.first.rank)] for row in mine]
+        handles.append(draw_points(axes, x, [row.statistics[key] for row in mine], sample, **look_of))
+    axes.set_xticks(range(len(ranks)), [rank_text(ranks, rank) for rank in ranks])
     axes.set_xlim(-0.4, len(ranks) - 0.6)
-    axes.set_xlabel("rank")
-    axes.set_ylabel(axis_label(data.metric))
-    legend(figure, handles, "upper", seeds_title(family, "bars", key))
+    axes.set_xlabel(rank_name(ranks))
+    axes.set_ylabel(axis_label(data.metric.header, data.metric.unit, data.metric.better))
+    legend(
+        figure,
+        [[handle] for handle in handles],
+        legend_title([], "error bars", [row.statistics[key].n for row in family]),
+    )
     return figure
 
 

@@ -6,8 +6,11 @@ from matplotlib.figure import Figure
 
 from utils.plots import NothingToDraw, PlotData, register
 from utils.plots._curves import draw_curves
+from utils.plots._style import axis_label
+from utils.tables.columns import LOSS_UNIT, LOWER
 
 STRETCHES = 50
+_FEW = 10  # points of a run below which logging more often is advised
 
 
 @register("training_curves", "training loss over epochs by method and rank")
@@ -15,4 +18,11 @@ def draw(data: PlotData) -> Figure:
     """Mean training loss in each fiftieth of the run."""
     if data.loss != "loss":
         raise NothingToDraw("these runs were trained on different tokens, so their training losses do not compare")
-    return draw_curves(data, "train", "loss", "training loss", bins=STRETCHES)
+    curves = [curve for row in data.trained() if (curve := data.curve(row, "train", "loss", STRETCHES))]
+    points = max((len(curve.x) for curve in curves), default=0)
+    advice = f"at most {points} logging points in a run: train with a smaller logging.print_freq"
+    if points == 1:
+        raise NothingToDraw(advice)
+    if points < _FEW and curves:
+        data.note(f"{data.model}: training_curves has {advice}")
+    return draw_curves(data, "train", "loss", axis_label("training loss", LOSS_UNIT, LOWER), bins=STRETCHES)

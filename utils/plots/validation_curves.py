@@ -6,6 +6,8 @@ from matplotlib.figure import Figure
 
 from utils.plots import PlotData, register
 from utils.plots._curves import draw_curves
+from utils.plots._style import axis_label
+from utils.tables.columns import LOSS_UNIT, LOWER
 
 # The validation quantity that goes with a final metric; others, such as BLEU, are not measured during training.
 _BY_METRIC = {
@@ -20,4 +22,5 @@ _BY_METRIC = {
 def draw(data: PlotData) -> Figure:
     """The validation quantity of ``data.metric`` if it was asked for and there is one, else the loss."""
     key = _BY_METRIC.get(data.metric.key, data.loss) if data.metric_asked else data.loss
-    return draw_curves(data, "validation", key, f"validation {key.replace('_', ' ')}")
+    unit = LOSS_UNIT if key.startswith("loss") else ""
+    return draw_curves(data, "validation", key, axis_label(f"validation {key.replace('_', ' ')}", unit, LOWER))

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 import shutil
-import sys
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from utils.errors import UserError
+from utils.errors import UserError, printable
 from utils.files import write_text
 from utils.tables.latex import to_latex
 from utils.tables.layout import Table, make_table
@@ -59,7 +58,7 @@ def compile_results(
         listed = [*unreadable] if not tables else tables[0].listed
         raise UserError("no run has finished, so there is no table.\n" + _listing(listed))
     written = []
-    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    width = shutil.get_terminal_size((100, 24)).columns
     folders = {name: _folder(by_dataset[name], out, roots) for name in chosen}
     for table in tables:
         if not table.rows:
@@ -76,7 +75,7 @@ def compile_results(
         except OSError as error:
             raise UserError(f"{folder} cannot be written: {error.strerror}. Give another folder with --out.") from None
         print(to_text(table, width))
-        print(f"\nwritten: {', '.join(map(str, files))}\n")
+        print("\nwritten:", ", ".join(map(printable, files)), end="\n\n")
         written += files
     return written
 
@@ -124,4 +123,4 @@ def _slug(name: str) -> str:
 
 
 def _listing(listed: Sequence[Listed]) -> str:
-    return "\n".join(f"  {entry.run.path}: {entry.reason}" for entry in listed)
+    return "\n".join(f"  {printable(entry.run.path)}: {entry.reason}" for entry in listed)

@@ -6,26 +6,22 @@ import json
 import statistics
 from collections import Counter, defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+from utils.identity import LATER
 from utils.tables.columns import Column
 from utils.tables.results import METHOD_LABELS, UNTRAINED, Listed, Result, shown
 
-# What the row already says, and what does not change a result. Anything else that differs gets a column.
-NOT_SETTINGS = (
-    "seed",
+# What a row says in a column of its own.
+SAID = ("seed", "dataset.name", "model.name", "fnmodel.name", "fnmodel.params.rank", "fnmodel.params.bias")
+WITHOUT_EFFECT = (
     "runs",
     "output",
     "logging",
     "hydra",
-    "dataset.name",
     "dataset.path",
     "dataset.cache",
-    "model.name",
-    "fnmodel.name",
-    "fnmodel.params.rank",
-    "fnmodel.params.bias",
     "train.micro_batch_size",
     "train.gradient_checkpointing",
     "train.device",
@@ -36,6 +32,7 @@ NOT_SETTINGS = (
     "train.skip_nonfinite",
     "train.keep_last",
 )
+NOT_SETTINGS = (*SAID, *WITHOUT_EFFECT)  # anything else that differs gets a column
 _ORDER = (UNTRAINED, "none", "lora", "rosa")
 
 
@@ -70,7 +67,8 @@ class Row:
 
     @property
     def parameters(self) -> float | None:
-        return self.first.number("parameters", "trainable")
+        """Parameters that were trained: none of the untrained model's."""
+        return 0 if self.first.method == UNTRAINED else self.first.number("parameters", "trainable")
 
     def delta(self, key: str) -> float | None:
         """This row's mean less the baseline's, None where either is missing or this row is the baseline."""
@@ -99,6 +97,8 @@ def settings_of(result: Result) -> dict[str, Any]:
         for key, value in result.settings.items()
         if not any(key == name or key.startswith(f"{name}.") for name in skipped)
     }
+    if result.settings:  # runs of before lack these; they tell measurements apart, the untrained model's too
+        kept |= {key: result.settings.get(key, default) for key, default in LATER.items()}
     if "train.loss_on" in kept:  # null there is the data set's own choice, which the record names
         kept["train.loss_on"] = result.record.get("loss_on") or kept["train.loss_on"]
     return kept | {f"decoding.{key}": value for key, value in result.decoding.items()}
@@ -142,14 +142,19 @@ def _completeness(result: Result) -> tuple[int, str]:
 
 
 def fill(rows: list[Row], columns: Iterable[Column]) -> None:
-    """Compute every column's statistic in every row; time and memory only where something was trained."""
+    """Compute every column's statistic in every row.
+
+    Time and memory only where something was trained. The untrained model is the same with every seed, so it has no
+    deviation over them.
+    """
     for column in columns:
         for row in rows:
-            if column.timing and row.first.method == UNTRAINED:
+            untrained = row.first.method == UNTRAINED
+            if column.timing and untrained:
                 continue
             values = [value for result in row.results if (value := column.value(result)) is not None]
             if statistic := Statistic.of(values):
-                row.statistics[column.key] = statistic
+                row.statistics[column.key] = replace(statistic, std=None) if untrained else statistic
 
 
 def differing(rows: list[Row]) -> list[str]:
@@ -159,12 +164,16 @@ def differing(rows: list[Row]) -> list[str]:
 
 
 def set_baselines(rows: list[Row], method: str) -> None:
-    """Give each row the baseline it is compared with: same model, that method, and, where there is one, the same
-    rank; among several the one that shares most settings, then the lowest validation loss."""
+    """Give each row the baseline it is compared with: same model, that method, and no rank or the row's own; among
+    several the one that shares most settings, then the lowest validation loss. Other rows get none."""
     for row in rows:
-        candidates = [other for other in rows if other.first.method == method and other.first.model == row.first.model]
-        same_rank = [other for other in candidates if shown(other.first.rank) == shown(row.first.rank)]
-        row.baseline = min(same_rank or candidates, key=lambda other: _distance(row, other), default=None)
+        candidates = [
+            other
+            for other in rows
+            if (other.first.method, other.first.model) == (method, row.first.model)
+            and (other.first.rank is None or shown(other.first.rank) == shown(row.first.rank))
+        ]
+        row.baseline = min(candidates, key=lambda other: _distance(row, other), default=None)
 
 
 def _distance(row: Row, other: Row) -> tuple[Any, ...]:
@@ -175,8 +184,9 @@ def _distance(row: Row, other: Row) -> tuple[Any, ...]:
 
 
 def best_rows(rows: list[Row], column: Column) -> set[int]:
-    """Indices of the rows that are best in ``column`` as printed; empty where all are, as one alone is."""
-    means = {i: row.statistics[column.key].mean for i, row in enumerate(rows) if column.key in row.statistics}
+    """Indices of the trained rows that are best in ``column`` as printed; empty where all are, as one alone is."""
+    trained = [(i, row) for i, row in enumerate(rows) if row.first.method != UNTRAINED]
+    means = {i: row.statistics[column.key].mean for i, row in trained if column.key in row.statistics}
     if column.better == 0 or not means:
         return set()
     best = max(means.values(), key=lambda mean: mean * column.better)

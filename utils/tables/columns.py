@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from utils.runs import finite
-from utils.tables.results import SPLIT, Result
+from utils.tables.results import SPLIT, Result, plain
 
 LOWER, NEITHER, HIGHER = -1, 0, 1
+LOSS_UNIT = "nats per token"
 
 
 @dataclass(frozen=True)
@@ -16,7 +17,7 @@ class Column:
     """One measured quantity.
 
     ``better`` is LOWER, HIGHER or NEITHER; ``decimals`` None prints three significant digits;
-    ``timing`` values depend on the hardware.
+    ``timing`` values depend on the hardware; ``unit`` is what ``header`` does not say.
     """
 
     key: str
@@ -25,6 +26,12 @@ class Column:
     decimals: int | None
     value: Callable[[Result], float | None]
     timing: bool = False
+    unit: str = ""
+
+    @property
+    def heading(self) -> str:
+        """The header with an arrow to where it is better."""
+        return self.header + {LOWER: " ↓", NEITHER: "", HIGHER: " ↑"}[self.better]
 
     @property
     def scored(self) -> bool:
@@ -40,7 +47,8 @@ class Column:
         """``number`` as printed; ``sign`` "+" for differences; ``like`` the mean whose decimals a deviation takes."""
         size = abs(number if like is None else like)
         adaptive = 0 if size >= 100 else 1 if size >= 10 else 2
-        return f"{number:{sign},.{adaptive if self.decimals is None else self.decimals}f}"
+        text = f"{number:{sign},.{adaptive if self.decimals is None else self.decimals}f}"
+        return text.replace("-", "−") if text.strip("+-0.,") else text.lstrip("+-")  # what rounds to 0 has no sign
 
 
 def _record(*path: str) -> Callable[[Result], float | None]:
@@ -59,10 +67,10 @@ def _on_both(key: str, header: str, better: int, decimals: int, source: str) -> 
     """A quantity on the tokens that were trained (the loss of train.loss_on), and on target and all tokens."""
     pick = (lambda name: _record("best", name)) if source == "best" else _evaluated
     prefix = "val" if source == "best" else SPLIT
+    unit = LOSS_UNIT if key == "loss" else ""
     return [
-        Column(f"{prefix}_{key}", header, better, decimals, pick(key)),
-        Column(f"{prefix}_{key}_target", f"{header}, target", better, decimals, pick(f"{key}_target")),
-        Column(f"{prefix}_{key}_all", f"{header}, all", better, decimals, pick(f"{key}_all")),
+        Column(f"{prefix}_{key}{suffix}", header + words, better, decimals, pick(f"{key}{suffix}"), unit=unit)
+        for suffix, words in (("", ""), ("_target", ", target"), ("_all", ", all"))
     ]
 
 
@@ -109,7 +117,7 @@ def known_columns(results: Iterable[Result]) -> dict[str, Column]:
     for result in results:
         for key, value in result.scores.items():
             if key not in known and key not in known_elsewhere and finite(value) is not None:
-                known[key] = Column(key, key, NEITHER, 4, _scored(key))
+                known[key] = Column(key, plain(key).replace("_", " "), NEITHER, 4, _scored(key))
     return known
 
 

@@ -31,6 +31,8 @@ _ESCAPES = {
     "±": r"$\pm$",
     "×": r"$\times$",
     "Δ": r"$\Delta$",
+    "↑": r"$\uparrow$",
+    "↓": r"$\downarrow$",
     "−": "$-$",
     "–": "--",
 }
@@ -53,13 +55,14 @@ def to_latex(table: Table) -> str:
     as comments. A grid too wide to be read on a page is parted into quality and cost."""
     parts = ["% Needs \\usepackage{booktabs} and \\usepackage{graphicx}."]
     pieces = [piece for i, grid in enumerate(table.grids) for piece in (_parted(grid) if i == 0 else [(grid, "delta")])]
+    best = ["Bold: best in its column"] if table.has_best else []
     for i, (grid, name) in enumerate(pieces):
-        caption = [grid.title, *table.notes] if i == 0 else [f"{table.dataset}: {grid.title}"]
+        caption = [grid.title, *table.notes, *best] if i == 0 else [f"{table.dataset}: {grid.title}"]
         label = "-".join(filter(None, [f"tab:{_label(table.dataset)}", name]))
         parts.append(_environment(grid, " ".join(f"{text.rstrip('.')}." for text in caption), label))
     if table.listed:
         parts.append("% Not, or not wholly, in the table:")
-        parts += [f"%   {plain(listed.run.path)}: {plain(listed.reason)}" for listed in table.listed]
+        parts += [f"%   {plain(name)}: {plain(reason)}" for name, reason in table.left_out()]
     return "\n".join(parts) + "\n"
 
 
@@ -109,7 +112,7 @@ def _line(cells: list[str]) -> str:
 def _cell(cell: Cell) -> str:
     if not cell.text:
         return "--"
-    text = cell.text.replace("-", "$-$").replace("+", "$+$").replace(",", "{,}") if cell.number else escape(cell.text)
+    text = cell.text.replace("−", "$-$").replace("+", "$+$").replace(",", "{,}") if cell.number else escape(cell.text)
     text = rf"\textbf{{{text}}}" if cell.bold else text
     std = rf" {{\scriptsize $\pm$ {cell.std.replace(',', '{,}')}}}" if cell.std else ""
     return text + std + (f" ({cell.n})" if cell.n is not None else "")

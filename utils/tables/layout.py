@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import difflib
+import os
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from utils.errors import UserError
-from utils.runs import finite
-from utils.tables.aggregate import (
-    Row,
-    best_rows,
-    differing,
-    fill,
-    method_label,
-    rows_of,
-    set_baselines,
-)
-from utils.tables.columns import OWN_LOSS, SHOWN, SHOWN_MIXED, Column, known_columns, mixed_losses
-from utils.tables.results import METHOD_LABELS, Listed, Result, one_limit, plain, shown
+from utils.tables.aggregate import Row, best_rows, differing, fill, method_label, rows_of, set_baselines
+from utils.tables.columns import SHOWN, SHOWN_MIXED, Column, known_columns, mixed_losses
+from utils.tables.notes import Scope, notes_of, readable
+from utils.tables.order import check_name, sort_rows
+from utils.tables.results import METHOD_LABELS, UNTRAINED, Listed, Result, one_limit, shown
+
+_FOLDER = re.compile(r"(?<![^\s'\"(=:])~?/(?:[^\s/'\"]+/)+")  # of a path from the root or from home
 
 
 @dataclass(frozen=True)
@@ -61,6 +56,18 @@ class Table:
     notes: list[str] = field(default_factory=list)
     listed: list[Listed] = field(default_factory=list)
 
+    @property
+    def has_best(self) -> bool:
+        return any(cell.bold for grid in self.grids for row in grid.rows for cell in row)
+
+    def left_out(self) -> list[tuple[str, str]]:
+        """The runs not, or not wholly, in the table, and why, without the folders of this machine: for files that
+        are passed on. A run is named from the folder that all of them share."""
+        runs = [*(result.run for row in self.rows for result in row.results), *(listed.run for listed in self.listed)]
+        shared = os.path.commonpath([run.path.absolute().parent for run in runs]) if runs else ""
+        named = [(os.path.relpath(listed.run.path.absolute(), shared), listed) for listed in self.listed]
+        return [(name, _FOLDER.sub("…/", x.reason.replace(f"{x.run.path}{os.sep}", ""))) for name, x in named]
+
 
 def make_table(
     dataset: str,
@@ -75,7 +82,8 @@ def make_table(
     Args:
         results: runs of this data set, whatever their status.
         columns: keys of the measured columns; None for the usual ones (the CSV then has all).
-        sort: ``key``, ``key:asc`` or ``key:desc`` of any column; a bare key puts the best first.
+        sort: ``key``, ``key:asc`` or ``key:desc`` of any column; a bare key puts the best first. None for the order
+            of ``Row.order``: untrained, full fine-tuning, LoRA, ROSA, others, and of each fewest parameters first.
         baseline: the method that differences are taken to.
 
     Raises:
@@ -84,102 +92,57 @@ def make_table(
     finished, limit_note = one_limit([result for result in results if result.finished])
     rows, repeated = rows_of(finished)
     known = known_columns(finished)
-    mixed = mixed_losses(finished)
-    wanted = [find_column(key, known, "--columns") for key in columns] if columns is not None else list(known.values())
+    scope = Scope.of(rows, mixed_losses(finished))
     fill(rows, known.values())
     set_baselines(rows, baseline)
     settings = differing(rows)
     if sort:
-        rows = _sorted(rows, sort, known, settings)
-        rows.sort(key=lambda row: row.first.model)
-    usual = SHOWN_MIXED if mixed else SHOWN
-    printed = wanted if columns is not None else [known[key] for key in usual]
+        rows = sort_rows(rows, sort, known, settings)
     if columns is None:
-        printed = [column for column in printed if any(column.key in row.statistics for row in rows)]
-        wanted = [column for column in wanted if any(column.key in row.statistics for row in rows)]
-    table = Table(dataset, rows, wanted, settings)
-    hardware = sorted({result.hardware for row in rows for result in row.results})
-    references = {r.scores.get("references_sha256") for row in rows for r in row.results if r.scores}
-    table.notes = _notes(rows, printed, limit_note, mixed, hardware, len(references) > 1)
-    unsafe = {c.key for c in printed if (c.timing and len(hardware) > 1) or (mixed and c.key in OWN_LOSS)}
-    unsafe |= {c.key for c in printed if c.scored and len(references) > 1}
-    table.grids = [_main_grid(table, printed, unsafe)]
-    if delta := _delta_grid(table, printed, baseline, unsafe):
-        table.grids.append(delta)
-    doubled = {listed.run.path for listed in repeated}
-    table.listed = [
-        *(Listed(r.run, "; ".join(r.problems)) for r in results if not r.finished),
-        *(Listed(r.run, "; ".join(r.problems)) for r in finished if r.problems and r.run.path not in doubled),
-        *repeated,
-        *unreadable,
-    ]
-    return table
-
-
-def find_column(key: str, known: dict[str, Column], option: str) -> Column:
-    """The column named ``key``. Raises UserError with the nearest and all known names, under ``option``."""
-    if key not in known:
-        near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-        hint = f" Did you mean {near[0]}?" if near else ""
-        raise UserError(f"{option}: no column is named {plain(key)!r}.{hint} Known: {', '.join(known)}")
-    return known[key]
-
-
-def _sorted(rows: list[Row], sort: str, known: dict[str, Column], settings: list[str]) -> list[Row]:
-    key, _, direction = sort.partition(":")
-    if direction not in ("", "asc", "desc"):
-        raise UserError(f"--sort: {plain(sort)!r} ends in neither :asc nor :desc")
-    texts = {
-        "method": lambda row: row.first.method,
-        "rank": lambda row: row.first.rank,
-        "n": lambda row: len(row.results),
-        "parameters": lambda row: row.parameters,
-        **{name: (lambda row, name=name: row.settings.get(name)) for name in settings},
-    }
-    if key in texts:
-        value, descending = texts[key], direction == "desc"
+        present = {key for row in rows for key in row.statistics}
+        wanted = [column for key, column in known.items() if key in present]
+        printed = [known[key] for key in (SHOWN_MIXED if scope.mixed else SHOWN) if key in present]
     else:
-        if key not in known:
-            every = {**known, **dict.fromkeys(texts)}
-            find_column(key, every, "--sort")  # type: ignore[arg-type]
-        column = known[key]
-        value = lambda row: row.statistics[key].mean if key in row.statistics else None  # noqa: E731
-        descending = direction == "desc" if direction else column.better > 0
-    numbers = [row for row in rows if isinstance(value(row), (int, float))]
-    strings = [row for row in rows if isinstance(value(row), str)]
-    rest = [row for row in rows if not isinstance(value(row), (int, float, str))]
-    return sorted(numbers, key=value, reverse=descending) + sorted(strings, key=value, reverse=descending) + rest
-
-
-def _short(keys: list[str]) -> list[str]:
-    """The last part of each dotted key where that is unambiguous."""
-    count = Counter(key.rsplit(".", 1)[-1] for key in keys)
-    return [key.rsplit(".", 1)[-1] if count[key.rsplit(".", 1)[-1]] == 1 else key for key in keys]
+        for key in columns:
+            check_name(key, known, "--columns")
+        wanted = printed = [known[key] for key in columns]
+    table = Table(dataset, rows, wanted, settings)
+    table.notes = notes_of(rows, printed, settings, scope) + ([limit_note] if limit_note else [])
+    table.grids = [_main_grid(table, printed, scope), *_delta_grids(table, printed, baseline, scope)]
+    doubled = {listed.run.path for listed in repeated}
+    listed = [r for r in results if not r.finished]
+    listed += [r for r in finished if r.problems and r.run.path not in doubled]
+    table.listed = [*(Listed(r.run, "; ".join(r.problems)) for r in listed), *repeated, *unreadable]
+    return table
 
 
 def _identity(table: Table) -> tuple[list[Cell], list[list[Cell]]]:
     """The leading columns, which say what a row is. Model and biases appear where they tell rows apart."""
     rows = table.rows
-    header, cells = ["method"], [[Cell(method_label(row))] for row in rows]
-
-    def add(name: str, texts: list[str], number: bool = False) -> None:
-        header.append(name)
-        for line, text in zip(cells, texts, strict=True):
-            line.append(Cell(text, number=number and bool(text)))
-
+    columns: list[tuple[str, list[str]]] = [("method", [method_label(row) for row in rows])]
     if len({row.first.model for row in rows}) > 1:
-        add("model", [row.first.model for row in rows])
-    add("rank", ["" if row.first.rank is None else shown(row.first.rank) for row in rows], number=True)
-    if any(row.first.bias is not None for row in rows):
-        add("biases", [row.first.bias or "" for row in rows])
+        columns.append(("model", [row.first.model for row in rows]))
+    columns.append(("rank", ["" if row.first.rank is None else shown(row.first.rank) for row in rows]))
+    if len({row.first.bias for row in rows} - {None}) > 1:
+        columns.append(("biases", [row.first.bias or "" for row in rows]))
     for key, name in zip(table.settings, _short(table.settings), strict=True):
-        add(name, [shown(row.settings[key]) if key in row.settings else "" for row in rows])
-    said = Counter(tuple(cell.text for cell in line) for line in cells)
+        columns.append((name, [shown(row.settings[key]) if key in row.settings else "" for row in rows]))
+    said = Counter(zip(*(texts for _, texts in columns), strict=True))
     if any(count > 1 for count in said.values()):  # rows differ in something that is not shown: say which is which
-        add("settings", [row.first.group[:8] for row in rows])
-    add("params", ["" if row.parameters is None else _human(row.parameters) for row in rows], number=True)
-    add("n", [str(len(row.results)) for row in rows], number=True)
-    return [Cell(name) for name in header], cells
+        columns.append(("settings", [row.first.group[:8] for row in rows]))
+    columns.append(("params", ["" if row.parameters is None else _human(row.parameters) for row in rows]))
+    columns.append(("n", ["" if row.first.method == UNTRAINED else str(len(row.results)) for row in rows]))
+    cells = [
+        [Cell(texts[i], number=bool(texts[i]) and name in ("rank", "params", "n")) for name, texts in columns]
+        for i in range(len(rows))
+    ]
+    return [Cell(name) for name, _ in columns], cells
+
+
+def _short(keys: list[str]) -> list[str]:
+    """The last part of each dotted key where that is unambiguous, in readable words."""
+    last = [key.rsplit(".", 1)[-1] for key in keys]
+    return [readable(part if last.count(part) == 1 else key) for key, part in zip(keys, last, strict=True)]
 
 
 def _human(count: float) -> str:
@@ -194,80 +157,46 @@ def _blocks(rows: list[Row]) -> list[int]:
     return [i for i in range(1, len(rows)) if rows[i].first.model != rows[i - 1].first.model]
 
 
-def _main_grid(table: Table, columns: list[Column], unsafe: set[str]) -> Grid:
+def _main_grid(table: Table, columns: list[Column], scope: Scope) -> Grid:
     header, cells = _identity(table)
     blocks, measured = _blocks(table.rows), len(header)
     for column in columns:
-        header.append(Cell(column.header))
+        header.append(Cell(column.heading))
         best: set[int] = set()
-        if column.key not in unsafe:
+        if scope.compares(column):
             for start, end in zip([0, *blocks], [*blocks, len(table.rows)], strict=True):
                 best |= {start + i for i in best_rows(table.rows[start:end], column)}
         for i, (row, line) in enumerate(zip(table.rows, cells, strict=True)):
-            statistic = row.statistics.get(column.key)
-            if statistic is None:
-                line.append(Cell(""))
-                continue
-            std = "" if statistic.std is None else column.text(statistic.std, like=statistic.mean)
-            fewer = statistic.n if statistic.n != len(row.results) else None
-            line.append(Cell(column.text(statistic.mean), std, fewer, i in best, True))
+            line.append(_measured(row, column, i in best))
     models = {row.first.model for row in table.rows}
     title = f"{table.dataset}, {models.pop()}" if len(models) == 1 else table.dataset
     costs = tuple(measured + i for i, column in enumerate(columns) if column.timing)
     return Grid(title, header, cells, blocks, measured, costs)
 
 
-def _delta_grid(table: Table, columns: list[Column], baseline: str, unsafe: set[str]) -> Grid | None:
-    usable = [
-        column
-        for column in columns
-        if column.quality and column.key not in unsafe and any(row.delta(column.key) is not None for row in table.rows)
-    ]
+def _measured(row: Row, column: Column, bold: bool) -> Cell:
+    statistic = row.statistics.get(column.key)
+    if statistic is None:
+        return Cell("")
+    std = "" if statistic.std is None else column.text(statistic.std, like=statistic.mean)
+    fewer = statistic.n if statistic.n != len(row.results) else None
+    return Cell(column.text(statistic.mean), std, fewer, bold, True)
+
+
+def _delta_grids(table: Table, columns: list[Column], baseline: str, scope: Scope) -> list[Grid]:
+    """The differences to the baseline, of the rows that have one, if any."""
+    usable = [column for column in columns if column.quality and scope.compares(column)]
+    usable = [column for column in usable if any(row.delta(column.key) is not None for row in table.rows)]
     if not usable:
-        return None
+        return []
     header, cells = _identity(table)
-    header = [*header, *(Cell(f"Δ {column.header}") for column in usable)]
     for row, line in zip(table.rows, cells, strict=True):
-        for column in usable:
-            delta = row.delta(column.key)
-            line.append(Cell("") if delta is None else Cell(column.text(delta, "+"), number=True))
+        deltas = [(column, row.delta(column.key)) for column in usable]
+        line += [Cell("") if d is None else Cell(column.text(d, "+"), number=True) for column, d in deltas]
     kept = [i for i, row in enumerate(table.rows) if row.baseline is not row and row.baseline is not None]
     rows = [table.rows[i] for i in kept]
     ranked = any(row.baseline is not None and row.baseline.first.rank is not None for row in rows)
     title = f"difference to {METHOD_LABELS.get(baseline, baseline)}" + (" of the same rank" if ranked else "")
-    return Grid(title, header, [cells[i] for i in kept], _blocks(rows), len(header) - len(usable))
-
-
-def _notes(
-    rows: list[Row], columns: list[Column], limit_note: str | None, mixed: bool, hardware: list[str], references: bool
-) -> list[str]:
-    notes = []
-    if any(len(row.results) > 1 for row in rows):
-        notes.append("Mean ± sample standard deviation over n seeds.")
-    if any(s.n != len(row.results) for row in rows for c in columns if (s := row.statistics.get(c.key))):
-        notes.append("(k): a value of k seeds only.")
-    losses = {plain(r.record.get("loss_on")) for row in rows for r in row.results if r.record.get("loss_on")}
-    if any(column.key in OWN_LOSS for column in columns) and losses:
-        if mixed:
-            notes.append("Rows were trained on different tokens: loss and perplexity do not compare across them.")
-        else:
-            notes.append(f"Loss and perplexity on {losses.pop()} tokens.")
-    if any(column.timing for column in columns) and hardware:
-        differ = " (times and memory do not compare across it)" if len(hardware) > 1 else ""
-        notes.append(f"Hardware{differ}: {'; '.join(hardware)}.")
-    if references:
-        notes.append("Runs were scored against different references: scores do not compare across them.")
-    if limit_note and any(c.key in row.statistics for row in rows for c in columns):
-        notes.append(limit_note)
-    if any(column.scored for column in columns):
-        notes += [f"Texts were generated for {share} test items." for share in _generated(rows)]
-    return notes
-
-
-def _generated(rows: list[Row]) -> list[str]:
-    """What share of the evaluated items has a text, where it is not all of them (ELI5: questions, not blocks)."""
-    evaluations = [result.evaluation for row in rows for result in row.results]
-    shares = {(finite(e.get("predictions")), finite(e.get("items"))) for e in evaluations}
-    return [
-        f"{made:,.0f} of {items:,.0f}" for made, items in sorted(shares, key=str) if made and items and made < items
-    ]
+    measured = len(header)
+    header += [Cell(f"Δ {column.heading}") for column in usable]
+    return [Grid(title, header, [cells[i] for i in kept], _blocks(rows), measured)]

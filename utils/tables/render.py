@@ -5,10 +5,12 @@ from __future__ import annotations
 import csv
 import io
 import re
+import textwrap
 from collections.abc import Callable
 
+from utils.errors import printable
 from utils.tables.layout import Cell, Grid, Table
-from utils.tables.results import shown
+from utils.tables.results import plain, shown
 
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]<>#+|~&$@]|:(?=//))")
 
@@ -28,10 +30,10 @@ def to_csv(table: Table) -> str:
     for row in table.rows:
         first = row.first
         settings = [shown(row.settings[key]) if key in row.settings else None for key in table.settings]
-        seeds = " ".join(str(result.seed) for result in row.results)
+        seeds = " ".join(plain(result.seed) for result in row.results)
         line = [table.dataset, first.model, first.method, first.rank, first.bias, *settings]
         line += [first.group, seeds, len(row.results)]
-        line += [first.number("parameters", key) for key in ("total", "trainable", "adapted_layers")]
+        line += [first.number("parameters", "total"), row.parameters, first.number("parameters", "adapted_layers")]
         for column in table.columns:
             statistic = row.statistics.get(column.key)
             line += [statistic.mean, statistic.std, statistic.n] if statistic else [None, None, 0]
@@ -42,8 +44,9 @@ def to_csv(table: Table) -> str:
 
 
 def _inert(text: str) -> str:
+    text = plain(text)
     number = re.fullmatch(r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?", text, re.IGNORECASE)
-    return f"'{text}" if text[:1] in tuple("=+-@\t\r") and text and not number else text
+    return f"'{text}" if text.startswith(tuple("=+-@")) and not number else text
 
 
 def to_markdown(table: Table) -> str:
@@ -56,67 +59,83 @@ def to_markdown(table: Table) -> str:
         lines = [[_markdown(cell.text) for cell in grid.header], aligned]
         lines += [[_markdown_cell(cell) for cell in row] for row in grid.rows]
         parts.append("\n".join(f"| {' | '.join(line)} |" for line in lines))
-    parts += [_markdown(note) for note in table.notes]
+    parts += [_markdown(note) for note in [*table.notes, *(["Bold: best in its column."] if table.has_best else [])]]
     if table.listed:
         parts.append("## Not, or not wholly, in the table")
-        parts.append("\n".join(f"- {_markdown(str(x.run.path))}: {_markdown(x.reason)}" for x in table.listed))
+        parts.append("\n".join(f"- {_markdown(name)}: {_markdown(reason)}" for name, reason in table.left_out()))
     return "\n\n".join(parts) + "\n"
 
 
 def _markdown(text: str) -> str:
-    return _MARKDOWN.sub(r"\\\1", " ".join(text.split()))
+    return _MARKDOWN.sub(r"\\\1", plain(text))
 
 
 def _markdown_cell(cell: Cell) -> str:
     if not cell.text:
         return "–"
     text = cell.text if cell.number else _markdown(cell.text)
-    return _with_std(f"**{text}**" if cell.bold else text, cell)
-
-
-def _with_std(text: str, cell: Cell) -> str:
-    return text + (f" ± {cell.std}" if cell.std else "") + (f" ({cell.n})" if cell.n is not None else "")
+    std = f" ± {cell.std}" if cell.std else ""
+    return (f"**{text}**" if cell.bold else text) + std + (f" ({cell.n})" if cell.n is not None else "")
 
 
 def _numeric(grid: Grid, i: int) -> bool:
     return any(row[i].number for row in grid.rows)
 
 
-def to_text(table: Table, width: int | None = None) -> str:
-    """The grids for a terminal, best values starred. Columns beyond ``width`` characters go on below, with the
-    leading columns again."""
-    parts = []
-    for grid in table.grids:
-        parts.append(f"{grid.title}\n{_plain_grid(grid, width)}")
-    if table.notes:
-        stars = any(cell.bold for grid in table.grids for row in grid.rows for cell in row)
-        parts.append("\n".join([*(["* best in its column."] if stars else []), *table.notes]))
+def to_text(table: Table, width: int = 100) -> str:
+    """The grids for a terminal of ``width`` characters, best values starred. Columns that do not fit go on below,
+    with those of the leading columns again that tell the rows apart."""
+    parts = [f"{plain(grid.title)}\n{_plain_grid(grid, width)}" for grid in table.grids]
+    notes = [*table.notes, *(["*: best in its column."] if table.has_best else [])]
+    parts.append("\n".join(line for note in notes for line in textwrap.wrap(plain(note), width)))
     if table.listed:
-        lines = [f"  {listed.run.path}: {listed.reason}" for listed in table.listed]
+        lines = [f"  {printable(listed.run.path)}: {plain(listed.reason)}" for listed in table.listed]
         parts.append("\n".join(["Not, or not wholly, in the table:", *lines]))
     return "\n\n".join(parts)
 
 
-def _plain_grid(grid: Grid, width: int | None) -> str:
-    texts = [[cell.text for cell in grid.header]]
-    texts += [[_with_std(c.text + ("*" if c.bold else ""), c) if c.text else "–" for c in row] for row in grid.rows]
-    widths = [max(len(row[i]) for row in texts) for i in range(len(grid.header))]
-    leading = grid.measured
-    chunks: list[list[int]] = [[]]
-    base = sum(widths[:leading]) + 2 * leading
-    used = base
-    for i in range(leading, len(widths)):
-        if width and chunks[-1] and used + widths[i] + 2 > width:
-            chunks.append([])
-            used = base
-        chunks[-1].append(i)
-        used += widths[i] + 2
-    adjust: list[Callable[[str, int], str]] = [
-        str.rjust if _numeric(grid, i) else str.ljust for i in range(len(widths))
-    ]
-    blocks = []
-    for chunk in chunks:
-        shown_columns = [*range(leading), *chunk]
-        lines = ["  ".join(adjust[i](row[i], widths[i]) for i in shown_columns).rstrip() for row in texts]
-        blocks.append("\n".join([lines[0], "-" * max(map(len, lines)), *lines[1:]]))
-    return "\n\n".join(blocks)
+def _plain_grid(grid: Grid, width: int) -> str:
+    columns = [_plain_column(grid, i) for i in range(len(grid.header))]
+    widths = [len(column[0]) for column in columns]
+    blocks = [list(range(grid.measured))]
+    again = _telling(columns[: grid.measured])
+    for i in range(grid.measured, len(columns)):
+        if sum(widths[j] + 2 for j in blocks[-1]) + widths[i] > width and blocks[-1] != again:
+            blocks.append(list(again))
+        blocks[-1].append(i)
+    parts = []
+    for block in blocks:
+        lines = ["  ".join(cells).rstrip() for cells in zip(*(columns[i] for i in block), strict=True)]
+        parts.append("\n".join([lines[0], "-" * max(map(len, lines)), *lines[1:]]))
+    return "\n\n".join(parts)
+
+
+def _plain_column(grid: Grid, i: int) -> list[str]:
+    """The header and the cells of column ``i``, all of one width; numbers stand below each other as 0.6443±.0071*."""
+    cells = [row[i] for row in grid.rows]
+    texts = [plain(cell.text) or "–" for cell in cells]
+    tails = [_tail(cell) for cell in cells]
+    if not _numeric(grid, i):
+        return _justified([plain(grid.header[i].text), *texts], str.ljust)
+    whole = map("".join, zip(_justified(texts, str.rjust), _justified(tails, str.ljust), strict=True))
+    return _justified([plain(grid.header[i].text), *whole], str.rjust)
+
+
+def _tail(cell: Cell) -> str:
+    std = "±" + (cell.std[1:] if cell.std.startswith("0.") else cell.std) if cell.std else ""
+    return std + ("*" if cell.bold else "") + (f" ({cell.n})" if cell.n is not None else "")
+
+
+def _justified(texts: list[str], adjust: Callable[[str, int], str]) -> list[str]:
+    width = max(map(len, texts), default=0)
+    return [adjust(text, width) for text in texts]
+
+
+def _telling(columns: list[list[str]]) -> list[int]:
+    """The first few of the leading ``columns`` that tell the rows apart as well as all of them do."""
+    kept = list(range(len(columns)))
+    for i in reversed(range(1, len(columns))):
+        fewer = [j for j in kept if j != i]
+        if len(set(zip(*(columns[j] for j in fewer), strict=True))) == len(set(zip(*columns, strict=True))):
+            kept = fewer
+    return kept

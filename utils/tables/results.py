@@ -7,7 +7,9 @@ check is left out of ``evaluation`` and ``scores`` and named in ``problems``, so
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -15,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.documents import read_yaml
-from utils.errors import UserError, reason
+from utils.errors import UserError, printable, reason
 from utils.files import LARGEST, sha256
 from utils.runs import Run, find_runs, finite
 
@@ -83,7 +85,8 @@ class Result:
     @property
     def group(self) -> str:
         """Equal for runs that differ in the seed only. A record without one stands alone."""
-        return plain(self.record.get("group") or self.run.path)
+        alone = hashlib.sha256(os.fsencode(self.run.path)).hexdigest()
+        return plain(self.record.get("group") or alone)
 
     @property
     def limit(self) -> int | None:
@@ -116,7 +119,7 @@ class Result:
 
 def plain(value: Any) -> str:
     """``value`` as one line of printable text: control characters could steer a terminal or end a comment."""
-    return " ".join("".join(c if c.isprintable() else " " for c in str(value)).split())
+    return printable(" ".join(str(value).split()))
 
 
 def read_results(roots: Iterable[str | Path]) -> tuple[list[Result], list[Listed]]:
@@ -148,8 +151,8 @@ def _read(run: Run) -> Result:
         problems.append("not evaluated (eval.py)")
     if scores is None:
         problems.append("not scored (eval.sh)")
-    elif reason := _stale(run, scores):
-        problems.append(reason)
+    elif stale := _stale(run, scores):
+        problems.append(stale)
         scores = None
     elif evaluation and evaluation.get("predictions_sha256") not in (None, scores["predictions_sha256"]):
         problems.append("its predictions are not those that eval.py wrote: scores not counted (run eval.py --force)")
@@ -162,18 +165,19 @@ def _read(run: Run) -> Result:
 
 def _settings(run: Run, problems: list[str]) -> dict[str, Any]:
     try:
-        return _flat(read_yaml(run.config_file))
+        return dotted(read_yaml(run.config_file))
     except (UserError, OSError) as error:
         problems.append(f"{run.config_file.name} cannot be read: {plain(error)}")
         return {}
 
 
-def _flat(node: Any, prefix: str = "") -> dict[str, Any]:
+def dotted(node: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested dictionaries as one with dotted keys."""
     if not isinstance(node, dict):
         return {prefix: node} if prefix else {}
     flat: dict[str, Any] = {}
     for key, value in node.items():
-        flat.update(_flat(value, f"{prefix}.{key}" if prefix else str(key)))
+        flat.update(dotted(value, f"{prefix}.{key}" if prefix else str(key)))
     return flat
 
 

@@ -1,0 +1,112 @@
+"""How an adapter's files are written and read: beside their place and renamed, and never trusted."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from rosa.errors import AdapterError
+from rosa.sharding import largest
+
+CONFIG_FILE = "adapter_config.json"
+ADAPTER_FILE = "adapter.safetensors"
+FROZEN_FILE = "frozen.safetensors"
+FORMAT = 1
+LARGEST_CONFIG = 2**26  # bytes; a layer takes some 100
+DTYPES = ("F16", "BF16", "F32", "F64")  # as safetensors names them
+
+
+def replace_files(writers: Mapping[Path, Callable[[Path], object]]) -> None:
+    """Write each file under a temporary name, then give all of them their own."""
+    temporary = {path: path.with_name(f".{path.name}.tmp") for path in writers}
+    try:
+        for path, write in writers.items():
+            write(temporary[path])
+        for path, written in temporary.items():
+            written.replace(path)
+    finally:
+        for path in temporary.values():
+            path.unlink(missing_ok=True)
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], **marks: str) -> None:
+    """Write a safetensors file with ``marks`` as its metadata."""
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path, metadata=marks or None)
+
+
+def read_description(folder: Path) -> dict[str, Any]:
+    """The content of ``adapter_config.json``: method, config, layers, and base where it is recorded.
+
+    Raises:
+        AdapterError: the file is missing, damaged, of another format, or one of the library peft.
+    """
+    path = folder / CONFIG_FILE
+    try:
+        if not path.exists():
+            raise AdapterError(f"{folder} holds no adapter: {CONFIG_FILE} is missing")
+        if not path.is_file():
+            raise OSError("it is not a file")
+        with path.open("rb") as file:
+            content = file.read(LARGEST_CONFIG + 1)
+        if len(content) > LARGEST_CONFIG:
+            raise ValueError(f"it is larger than {LARGEST_CONFIG:,} bytes")
+        description = json.loads(content)
+        if "peft_type" in description:
+            raise AdapterError(
+                f"{folder} is an adapter of the library peft ({description['peft_type']!s:.20}): load it with "
+                "peft.PeftModel.from_pretrained"
+            )
+        if description["format"] != FORMAT:
+            raise AdapterError(f"{path} has format {description['format']!s:.20}, this version reads {FORMAT}")
+        for key, kind in (("method", str), ("config", dict), ("layers", dict)):
+            if not isinstance(description[key], kind):
+                raise TypeError(f"{key} must be {'a text' if kind is str else 'an object'}")
+        base = description.get("base")
+        found = {key: description[key] for key in ("method", "config", "layers")}
+        return {**found, "base": base if isinstance(base, dict) else {}}
+    except AdapterError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise AdapterError(f"{path} is damaged: {error!r:.200}") from None
+
+
+def read_tensors(path: Path, expected: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors of a file, in the types of ``expected``, and its metadata.
+
+    Raises:
+        AdapterError: the file is missing or damaged, has other names, shapes or kinds of numbers than ``expected``, or
+            holds values that are not finite.
+    """
+    try:
+        if not path.is_file():
+            raise OSError("no such file")
+        with safe_open(path, framework="pt") as file:
+            parts = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+            found = {name: (tuple(part.get_shape()), part.get_dtype()) for name, part in parts.items()}
+            wrong = [
+                name for name in {**expected, **found}
+                if name not in found or name not in expected or found[name][0] != tuple(expected[name].shape)
+            ]  # fmt: skip
+            if wrong:
+                text = ", ".join(wrong[:3])
+                raise AdapterError(f"{path} does not fit the model: {text:.500} differ ({len(wrong)} in all)")
+            for name, (_, dtype) in found.items():
+                if dtype not in DTYPES:
+                    raise AdapterError(f"{path}: {name} holds {dtype} numbers, not one of {', '.join(DTYPES)}")
+            values = {name: file.get_tensor(name).to(expected[name].dtype) for name in expected}
+            metadata = file.metadata() or {}
+    except AdapterError:
+        raise
+    except Exception as error:  # whatever a damaged file makes the reader raise
+        raise AdapterError(f"{path} is missing or damaged: {error!s:.200}") from None
+    for name, tensor in values.items():
+        if not largest(tensor) < torch.inf:
+            raise AdapterError(f"{path}: {name} holds values that are not finite in {expected[name].dtype}")
+    return values, metadata

@@ -1,0 +1,105 @@
+"""Marks by which files and models are known again, so that those of two moments are not taken for one.
+
+A mark hashes checksums of values' bits. It finds an accident, not an attack.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import Tensor, nn
+
+from rosa.errors import AdapterError
+from rosa.layers import AdapterLayer
+from rosa.sharding import is_sharded
+
+SAMPLES = 16  # at least so many values of each parameter of the base model decide whether it is the same
+
+
+def layers_mark(description: Mapping[str, Any]) -> str:
+    """A hash of what a saved adapter must agree with: its method and its layers."""
+    text = json.dumps([description["method"], description["layers"]], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def values_mark(tensors: Mapping[str, Tensor]) -> str:
+    """A hash of the values' bits: of one checksum a tensor, the same on every device."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        flat = tensors[name].detach().reshape(-1).contiguous()
+        size = flat.element_size()
+        if flat.storage_offset() * size % 8:
+            flat = flat.clone()
+        total = flat.view(torch.uint8 if flat.numel() * size % 8 else torch.int64).sum()  # wraps, as integers do
+        digest.update(f"{flat.dtype} {flat.numel()} {int(total)};".encode())
+    return digest.hexdigest()[:16]
+
+
+def frozen_mark(path: Path) -> str | None:
+    """The mark of the frozen weights in a file, None if there is no such file.
+
+    Raises:
+        AdapterError: the file is damaged.
+    """
+    if not path.is_file():
+        return None
+    try:
+        with safe_open(path, framework="pt") as file:
+            recorded = (file.metadata() or {}).get("frozen")
+            return recorded or values_mark({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
+    except Exception as error:  # whatever a damaged file makes the reader raise
+        raise AdapterError(f"{path} is damaged: {error!s:.200}") from None
+
+
+def base_description(model: nn.Module, layers: Mapping[str, AdapterLayer]) -> dict[str, Any]:
+    """What an adapter's base model is known by: its name, and the size and some values of what the adapter leaves out.
+
+    ``values`` is None where the model has none of its own here (on meta, sharded).
+    """
+    own = {id(p) for layer in layers.values() for p in layer.adapter_parameters().values()}
+    own |= {id(layer.base.weight) for layer in layers.values() if layer.freezes_rest}
+    before_merge = {id(layer.base.weight): layer.unmerged_weight for layer in layers.values()}
+    rest = [before_merge.get(id(p), p.detach()) for p in model.parameters() if id(p) not in own]
+    values = None
+    if not any(p.is_meta or is_sharded(p) for p in rest):
+        samples = [p.reshape(-1)[:: max(1, p.numel() // SAMPLES)] for p in rest]
+        values = values_mark({f"{number:06}": sample for number, sample in enumerate(samples)})
+    return {
+        "name": _name(model),
+        "parameters": sum(math.prod(p.shape) for p in rest),
+        "dtype": str(rest[0].dtype) if rest else None,
+        "values": values,
+    }
+
+
+def check_base(saved: Mapping[str, Any], here: Mapping[str, Any]) -> None:
+    """Warn where the rest of the model is not what the adapter was saved with.
+
+    Values are compared where both are of one type: others differ by rounding.
+    """
+    comparable = saved.get("dtype") == here["dtype"] and None not in (saved.get("values"), here["values"])
+    keys = ("parameters", "values") if comparable else ("parameters",)
+    if any(key in saved and saved[key] != here[key] for key in keys):
+        theirs, ours = (base.get("name") or "without a name" for base in (saved, here))
+        warnings.warn(
+            f"the adapter was saved with another base model ({theirs!s:.200}) than this one ({ours}): the weights that "
+            "it does not hold differ",
+            stacklevel=3,
+        )
+
+
+def _name(model: nn.Module) -> str:
+    """The hub name of the model's configuration, or the last part of a folder's path; "" without a configuration."""
+    for module in model.modules():
+        name = getattr(getattr(module, "config", None), "_name_or_path", None)
+        if isinstance(name, str):
+            return Path(name).name if Path(name).is_dir() else name
+    return ""

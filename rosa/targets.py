@@ -1,0 +1,219 @@
+"""Which modules of a model are adapted, under which names, and why others cannot be."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import re
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Iterable
+from types import SimpleNamespace
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from rosa.errors import AdapterError
+from rosa.sharding import is_sharded
+
+log = logging.getLogger(__name__)
+
+WRAPPERS = ("module", "_orig_mod")
+DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+BLOCKS = "the default (all Linear and Conv1D inside the model's blocks)"
+SHARED = "it shares its weight with another module"
+OWN_FORWARD = "its class computes more than x W + b in a forward of its own"
+QUANTISED = (
+    "its weight ({}) is quantised, not supported: dequantise the model first (model.dequantize()), or load it "
+    "without quantisation"
+)
+COMPUTED = (
+    "its weight is computed by a parametrisation (weight_norm, spectral_norm, pruning): make it a plain one first, "
+    'torch.nn.utils.parametrize.remove_parametrizations(layer, "weight"), or remove_weight_norm and the like for hooks'
+)
+SHARDED = (
+    "the model is sharded already: adapt it before, rosa.inject(model, config, start=False), then fully_shard, then "
+    "rosa.start_adapters(model) or rosa.load_adapter"
+)
+
+
+def canonical_names(model: nn.Module) -> dict[str, str]:
+    """Each module's name, and that name without the wrappers of DDP (``module``) and torch.compile (``_orig_mod``).
+
+    A wrapper has no other child, so that a model's own module of such a name keeps it beside others.
+    """
+    modules, names = dict(model.named_modules()), {"": ""}
+    for name in modules:
+        if name:
+            parent, _, own = name.rpartition(".")
+            wrapped = own in WRAPPERS and len(modules[parent]._modules) == 1
+            names[name] = names[parent] if wrapped else f"{names[parent]}.{own}".removeprefix(".")
+    return names
+
+
+def find_targets(model: nn.Module, target_modules: str | Collection[str] | None) -> dict[str, nn.Linear]:
+    """The Linear and Conv1D modules to adapt, by name.
+
+    What is left out, though it was asked for or lies in the blocks, is logged, unless the model is on meta (and read
+    for its shapes only).
+
+    Args:
+        target_modules: a regular expression that must match the whole name (the caller's own: nothing bounds the time
+            that matching takes); name endings; None for all inside the blocks (the members of a ModuleList). A layer
+            that shares its weight with another module (GPT-2's lm_head and its embedding) is never adapted, and the
+            output head only when asked.
+
+    Raises:
+        AdapterError: a target, or one of the endings, matches nothing; a layer that was asked for cannot be adapted, or
+            one in the blocks is quantised, parametrised or sharded.
+    """
+    candidates = {name: m for name, m in model.named_modules() if name and _is_candidate(m)}
+    owners = Counter(id(p) for _, p in model.named_parameters(remove_duplicate=False))
+    shared = {name for name, m in candidates.items() if owners[id(m._parameters.get("weight"))] > 1}
+    if target_modules is None:
+        head = _output_head(model)
+        matches = {BLOCKS: [name for name in _in_blocks(model, candidates) if candidates[name] is not head]}
+    else:
+        matches = _matches(canonical_names(model), candidates, target_modules)
+    wanted = {name for names in matches.values() for name in names}
+
+    left_out: dict[str, list[str]] = defaultdict(list)
+    found = {}
+    for name in candidates:
+        if name not in wanted:
+            continue
+        module = candidates[name]
+        if name in shared:
+            left_out[SHARED].append(name)
+        elif reason := obstacle(module):
+            raise AdapterError(f"{name} cannot be adapted: {reason}")
+        elif has_own_forward(module):
+            if target_modules is not None:
+                raise AdapterError(
+                    f"{name} cannot be adapted: {OWN_FORWARD} ({type(module).__name__}). Name targets without it."
+                )
+            left_out[OWN_FORWARD].append(name)
+        else:
+            found[name] = cast(nn.Linear, module)
+    if missing := [target for target, names in matches.items() if not found.keys() & set(names)]:
+        raise AdapterError(_nothing_matches(missing, candidates, shared, left_out))
+    if target_modules is None:
+        left_out["their weights are stacked in three dimensions, which no adapter takes"] = _stacked(model)
+    if not all(module.weight.is_meta for module in found.values()):
+        for reason, names in left_out.items():
+            if names:
+                log.warning("not adapted: %s: %s", summary(names), reason)
+    return found
+
+
+def obstacle(module: nn.Module) -> str | None:
+    """Why a Linear or Conv1D cannot be adapted, and what to do about it; None if it can."""
+    weight = getattr(module, "weight", None)
+    if weight is None or torch.nn.parameter.is_lazy(weight):
+        packed = getattr(module, "qweight", None) is not None
+        return QUANTISED.format(type(module).__name__) if packed else "it has no weight yet: run the model once"
+    if is_sharded(weight):
+        return SHARDED
+    if hasattr(weight, "__tensor_flatten__"):  # a tensor made of others: torchao's, quanto's
+        return QUANTISED.format(type(weight).__name__)
+    if weight.dtype not in DTYPES:
+        return QUANTISED.format(str(weight.dtype).removeprefix("torch."))
+    if any(module._parameters.get(key) is None and getattr(module, key) is not None for key in ("weight", "bias")):
+        return COMPUTED
+    if weight.dim() != 2:
+        return f"its weight has the shape {tuple(weight.shape)}, not that of a matrix"
+    return None
+
+
+def has_own_forward(module: nn.Module) -> bool:
+    """Whether a Linear or Conv1D computes something else than x W + b.
+
+    A class that only writes the same product in another way (Falcon's) is an ordinary layer.
+    """
+    replaced = vars(module).get("forward")
+    if replaced is not None and not hasattr(module, "_hf_hook"):  # accelerate's hooks are another matter
+        return getattr(replaced, "__func__", None) is not type(module).forward
+    return not _is_plain_product(type(module).forward, isinstance(module, nn.Linear))
+
+
+@functools.cache
+def _is_plain_product(forward: Callable[..., Any], transposed: bool) -> bool:
+    """Whether a forward method gives x W + b for an object that has a weight and a bias and nothing else."""
+    if forward in (nn.Linear.forward, Conv1D.forward):
+        return True
+    x = torch.tensor([[[1.0, -2.0]]], device="cpu")
+    weight = torch.tensor([[3.0, 0.5, -1.0], [4.0, 7.0, 2.0]], device="cpu")
+    some = torch.tensor([5.0, -6.0, 9.0], device="cpu")
+    stored = weight.T if transposed else weight
+    for bias in (some, None) if transposed else (some,):  # Conv1D always has one
+        layer = SimpleNamespace(weight=stored, bias=bias, in_features=2, out_features=3, nf=3)
+        try:
+            if not torch.equal(forward(layer, x), x @ weight if bias is None else x @ weight + bias):
+                return False
+        except Exception:  # it takes more than a weight and a bias, whatever that is
+            return False
+    return True
+
+
+def _is_candidate(module: nn.Module) -> bool:
+    """A Linear, a Conv1D, or what stands for one in a quantised model (GPTQ's and AWQ's layers)."""
+    return isinstance(module, (nn.Linear, Conv1D)) or isinstance(getattr(module, "qweight", None), Tensor)
+
+
+def _in_blocks(model: nn.Module, names: Iterable[str]) -> list[str]:
+    prefixes = tuple(f"{n}." for n, m in model.named_modules() if n and isinstance(m, nn.ModuleList))
+    return [name for name in names if name.startswith(prefixes)]
+
+
+def _output_head(model: nn.Module) -> Any:
+    get_head = getattr(model, "get_output_embeddings", None)
+    return get_head() if callable(get_head) else None
+
+
+def _matches(
+    plain: dict[str, str], candidates: Iterable[str], target_modules: str | Collection[str]
+) -> dict[str, list[str]]:
+    """What each target matches."""
+    if not isinstance(target_modules, str):
+        return {end: [n for n in candidates if f".{plain[n]}".endswith(f".{end}")] for end in target_modules}
+    try:
+        pattern = re.compile(target_modules)
+    except (re.error, RecursionError, OverflowError) as error:
+        raise AdapterError(f"target_modules={target_modules!r:.200} is not a regular expression: {error}") from None
+    return {target_modules: [name for name in candidates if pattern.fullmatch(plain[name])]}
+
+
+def _nothing_matches(
+    missing: list[str], candidates: Iterable[str], shared: set[str], left_out: dict[str, list[str]]
+) -> str:
+    own = left_out[OWN_FORWARD]
+    return (
+        f"target_modules: nothing to adapt matches {', '.join(missing):.500}. "
+        f"Linear and Conv1D modules of this model: {summary(candidates) or 'none'}"
+        + (f" (sharing their weight, never adapted: {', '.join(sorted(shared))})" if shared else "")
+        + (f" (not adapted: {summary(own)}: {OWN_FORWARD})" if own else "")
+    )
+
+
+def _stacked(model: nn.Module) -> list[str]:
+    """Modules in the blocks that hold the matrices of many experts in one parameter."""
+    stacked = [
+        name for name, module in model.named_modules() for p in module.parameters(recurse=False)
+        if p.dim() == 3 and min(p.shape) > 1 and not isinstance(module, nn.modules.conv._ConvNd)
+    ]  # fmt: skip
+    return list(dict.fromkeys(_in_blocks(model, stacked)))
+
+
+def summary(names: Iterable[str]) -> str:
+    """Names with the numbers of repeated blocks folded: ``h.{0..11}.attn.c_attn``."""
+    numbers: dict[str, list[int]] = defaultdict(list)
+    for name in names:
+        first = re.search(r"(?<=\.)\d+(?=\.)", name)
+        key = name if first is None else f"{name[: first.start()]}{{}}{name[first.end() :]}"
+        numbers[key] += [int(first.group())] if first else []
+    return ", ".join(
+        key if not seen else key.replace("{}", str(seen[0]) if len(seen) == 1 else f"{{{min(seen)}..{max(seen)}}}")
+        for key, seen in numbers.items()
+    )

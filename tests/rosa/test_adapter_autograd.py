@@ -1,0 +1,179 @@
+"""Derivatives beyond one backward pass (torch.func, second derivatives, batches of them), and what is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch._dynamo.testing
+from torch import Tensor, nn
+from torch.func import functional_call, grad, hessian, jacfwd, jacrev, jvp, vmap
+
+import rosa
+from rosa.linear import adapted_product
+from tests.rosa.cases import adapt, tokens
+
+METHODS = {"rosa": rosa.RosaConfig(rank=2), "lora": rosa.LoraConfig(rank=2, alpha=6)}
+Parameters = dict[str, Tensor]
+
+
+class Plain(nn.Module):
+    """The formula of a layer, for reference."""
+
+    def __init__(self, layer: Any) -> None:
+        super().__init__()
+        self.base, self.A, self.B, self.scale = layer.base, layer.A, layer.B, layer.scale
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.base(x) + (x @ self.A) @ self.B * self.scale
+
+
+def make(method: str, dtype: torch.dtype = torch.float64) -> tuple[Any, Plain]:
+    """A layer of 4 inputs and 3 outputs, and its formula over the same parameters."""
+    torch.manual_seed(3)
+    model = nn.Module()
+    model.layers = nn.ModuleList([nn.Linear(4, 3, dtype=dtype)])
+    layer = rosa.inject(model, METHODS[method]).layers[0]
+    nn.init.normal_(layer.B)
+    return layer, Plain(layer)
+
+
+@pytest.mark.parametrize("wanted", ["per-sample", "vmap", "ensemble", "jacrev", "jacfwd", "jvp", "hessian", "batched"])
+@pytest.mark.parametrize("method", METHODS)
+def test_transforms_are_those_of_the_formula(method: str, wanted: str) -> None:
+    layer, plain = make(method)
+    x = torch.randn(5, 4, dtype=torch.float64)
+    parameters = {name: p.detach() for name, p in layer.named_parameters()}  # the frozen weight too
+
+    def loss(module: nn.Module) -> Callable[[Parameters, Tensor], Tensor]:
+        return lambda given, x: functional_call(module, given, (x,)).square().sum()
+
+    def result(module: nn.Module) -> Any:
+        call = loss(module)
+        if wanted == "per-sample":
+            return vmap(grad(call), in_dims=(None, 0))(parameters, x)
+        if wanted == "vmap":
+            return vmap(module)(x)
+        if wanted == "ensemble":
+            stacked = {name: torch.stack([p, 2 * p]) for name, p in parameters.items()}
+            return vmap(lambda given: functional_call(module, given, (x,)))(stacked)
+        if wanted == "batched":
+            out, inputs = module(x), (layer.A, layer.B)
+            return torch.autograd.grad(out, inputs, torch.eye(15).double().view(15, 5, 3), is_grads_batched=True)
+        if wanted == "jvp":
+            tangents = {name: p + 1 for name, p in parameters.items()}
+            return jvp(lambda given: functional_call(module, given, (x,)), (parameters,), (tangents,))
+        transform = {"jacrev": jacrev, "jacfwd": jacfwd, "hessian": hessian}[wanted]
+        return transform(call)(parameters, x)
+
+    found, expected = result(layer), result(plain)
+    torch.testing.assert_close(found, expected)
+    with torch.autograd.forward_ad.dual_level():
+        dual = torch.autograd.forward_ad.make_dual(x, x + 1)
+        tangents = [torch.autograd.forward_ad.unpack_dual(module(dual)).tangent for module in (layer, plain)]
+    torch.testing.assert_close(*tangents)
+
+
+@pytest.mark.parametrize("shape", [(4,), (2, 3, 4)])
+def test_first_and_second_derivatives_by_differences(shape: tuple[int, ...]) -> None:
+    torch.manual_seed(4)
+    weight = torch.randn(4, 3, dtype=torch.float64)
+    shapes = (shape, (3,), (4, 2), (2, 3))
+    inputs = tuple(torch.randn(*s, dtype=torch.float64, requires_grad=True) for s in shapes)
+
+    def function(x: Tensor, bias: Tensor, a: Tensor, b: Tensor) -> Tensor:
+        return adapted_product(x, weight, bias, a, b)
+
+    assert torch.autograd.gradcheck(function, inputs, check_batched_grad=True)
+    assert torch.autograd.gradgradcheck(function, inputs)
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+@pytest.mark.parametrize("method", METHODS)
+def test_a_gradient_penalty_trains(method: str, autocast: bool) -> None:
+    """The gradient by the inputs depends on A and B, also where what comes after the layer needs no gradient."""
+    layer, plain = make(method, torch.float32)
+    x = torch.randn(5, 4, requires_grad=True)
+
+    def penalty(module: nn.Module) -> tuple[Tensor, ...]:
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            out = module(x)
+        (slope,) = torch.autograd.grad(out.sum(), x, create_graph=True)
+        return torch.autograd.grad(slope.square().sum(), (layer.A, layer.B))
+
+    found, expected = penalty(layer), penalty(plain)
+    tolerance = dict(atol=0.03 * float(expected[0].abs().max()), rtol=0.03) if autocast else {}
+    torch.testing.assert_close(found, expected, **tolerance)
+    assert all(value.any() for value in expected)
+
+
+def kept(model: Any, run: Callable[[], Tensor]) -> set[tuple[torch.dtype, int]]:
+    """Type and size of each tensor that ``run`` saves for the backward pass and that is no parameter's."""
+    own = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    found: dict[int, tuple[torch.dtype, int]] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        if tensor.untyped_storage().data_ptr() not in own:
+            found[tensor.untyped_storage().data_ptr()] = tensor.dtype, tensor.numel()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        out = run()
+    assert out.requires_grad
+    assert len(set(found.values())) == len(found)
+    return set(found.values())
+
+
+def layer_of(method: str, dtype: torch.dtype) -> Any:
+    base = nn.Linear(4, 3, dtype=dtype).requires_grad_(False)
+    config = {"rosa": rosa.RosaConfig(rank=2), "lora": rosa.LoraConfig(rank=2)}[method]
+    return rosa.methods.methods()[method][1]("fc", base, 2, config)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_inputs_and_x_times_a_are_all_that_is_kept(method: str) -> None:
+    """T x m and T x R numbers in full precision; under autocast copies of x, W, A and B in 16 bits."""
+    for dtype in (torch.float32, torch.bfloat16):
+        layer, x = layer_of(method, dtype), torch.randn(5, 7, 4, dtype=dtype)
+        assert kept(layer, lambda layer=layer, x=x: layer(x)) == {(dtype, 140), (torch.float32, 70)}
+    layer, x = layer_of(method, torch.float32), torch.randn(5, 7, 4)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert kept(layer, lambda: layer(x)) == {(torch.bfloat16, size) for size in (140, 4 * 3, 4 * 2, 2 * 3)}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_transform_inside_and_around_a_compiled_layer(method: str) -> None:
+    torch._dynamo.reset()
+    layer, plain = make(method)
+    x = torch.randn(5, 4, dtype=torch.float64)
+    counter = torch._dynamo.testing.CompileCounterWithBackend("aot_eager")
+    compiled = torch.compile(layer, backend=counter, fullgraph=True)
+    compiled(x).square().sum().backward()
+    found = layer.A.grad.clone(), layer.B.grad.clone()
+    layer.zero_grad()
+    plain(x).square().sum().backward()
+    torch.testing.assert_close(found, (layer.A.grad, layer.B.grad))
+    assert counter.frame_count == 1
+    mapped = torch.compile(lambda x: vmap(layer)(x), backend=counter, fullgraph=True)
+    torch.testing.assert_close(mapped(x), plain(x))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_per_sample_gradients_of_a_model(method: str) -> None:
+    model = adapt("llama", METHODS[method], torch.float64, attn_implementation="eager")
+    names = {name for name, p in model.named_parameters() if p.requires_grad}
+    trained = {name: p.detach() for name, p in model.named_parameters() if name in names}
+    batch = tokens(3, 6)
+
+    def loss(given: Parameters, row: Tensor) -> Tensor:
+        return functional_call(model, given, (), {"input_ids": row[None], "labels": row[None]}).loss
+
+    found = vmap(grad(loss), in_dims=(None, 0))(trained, batch)
+    for row, sample in enumerate(batch):
+        model.zero_grad()
+        model(input_ids=sample[None], labels=sample[None]).loss.backward()
+        for name, parameter in model.named_parameters():
+            if name in names:
+                torch.testing.assert_close(found[name][row], parameter.grad)

@@ -1,0 +1,82 @@
+"""Values that are not finite, and settings or models that a resample does not fit, are errors that change nothing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import rosa
+from rosa.drawing import SubspaceLayer
+from tests.rosa.cases import adapt, digests, make_model, make_optimizer
+
+NAME = "transformer.h.1.mlp.c_proj"  # the last layer that a resample would write
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("part", ["A", "B", "weight"])
+def test_values_that_are_not_finite_are_named_before_a_resample(part: str, value: float) -> None:
+    model = adapt("gpt2", rosa.RosaConfig(rank=2))
+    layer = rosa.adapter_layers(model)[NAME]
+    {"A": layer.A, "B": layer.B, "weight": layer.base.weight}[part].data[1, 1] = value
+    before = digests(model)
+    with pytest.raises(rosa.AdapterError, match=rf"h\.1\.mlp\.c_proj: values of its {part} are not finite"):
+        rosa.resample(model, 1, make_optimizer(model))
+    assert digests(model) == before
+
+
+def test_a_pair_whose_product_overflows_is_named() -> None:
+    model = adapt("gpt2", rosa.RosaConfig(rank=2))
+    layer = rosa.adapter_layers(model)[NAME]
+    layer.A.data.fill_(1e30)
+    layer.B.data.fill_(1e30)
+    before = digests(model)
+    with pytest.raises(rosa.AdapterError, match=r"h\.1\.mlp\.c_proj: W \+ A B is larger than torch\.float32"):
+        rosa.resample(model, 1)
+    assert digests(model) == before
+
+
+@pytest.mark.parametrize("scale", [1e160, 1e250, 1e-200])
+@pytest.mark.parametrize("split", ["sqrt", "left"])
+def test_float64_weights_of_any_size_are_factorised(scale: float, split: str) -> None:
+    """Numbers whose squares float64 cannot hold: the function stays, and A B has the singular values of W."""
+    torch.manual_seed(0)
+    weight = torch.randn(7, 5, dtype=torch.float64) * scale
+    model = nn.Module()
+    model.layers = nn.ModuleList([nn.Linear(5, 7, bias=False, dtype=torch.float64)])
+    model.layers[0].weight.data.copy_(weight)
+    rosa.inject(model, rosa.RosaConfig(rank=3, sample_method="top", factor_split=split))
+    rosa.resample(model, 1)
+    (layer,) = rosa.adapter_layers(model).values()
+    pair = (layer.A.detach() @ layer.B.detach()).T
+    torch.testing.assert_close((layer.base.weight.detach() + pair) / scale, weight / scale, rtol=0, atol=1e-13)
+    values = torch.linalg.svdvals(pair / scale)[:3]
+    torch.testing.assert_close(values, torch.linalg.svdvals(weight / scale)[:3], rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("number", [-1, 1.5, "1", True, None])
+def test_a_resample_has_a_number(number: Any) -> None:
+    model = adapt("gpt2", rosa.RosaConfig(rank=2))
+    before = digests(model)
+    with pytest.raises(rosa.AdapterError, match="number="):
+        rosa.resample(model, number)
+    assert digests(model) == before
+
+
+def test_a_model_without_adapters_cannot_be_resampled() -> None:
+    model = make_model("gpt2")
+    with pytest.raises(rosa.AdapterError, match="no adapters to resample"):
+        rosa.resample(model, 1)
+    for config in (rosa.RosaConfig(rank=2), rosa.LoraConfig(rank=2)):
+        with pytest.raises(rosa.AdapterError, match=f"those of {config.method}, the model has no adapters"):
+            rosa.Resampler(model, None, config)
+    assert not rosa.Resampler(model, None, None).after_epoch(1, 2)  # full fine-tuning has no settings
+
+
+def test_settings_of_another_method_are_refused() -> None:
+    model = adapt("gpt2", rosa.RosaConfig(rank=2))
+    with pytest.raises(rosa.AdapterError, match="those of lora, the model has rosa adapters"):
+        rosa.Resampler(model, None, rosa.LoraConfig(rank=2))
+    assert all(isinstance(layer, SubspaceLayer) for layer in rosa.adapter_layers(model).values())

@@ -1,0 +1,44 @@
+"""Messages: nothing that a file or folder is called can steer the terminal that shows it."""
+
+from __future__ import annotations
+
+import unicodedata
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from utils.errors import UserError, printable, run_cli
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("a\x1b[31mred\x07", r"a\x1b[31mred\x07"),
+        ("two\nlines\ttab\r", r"two\nlines\ttab\r"),
+        ("\x9b31m \u202egnp.exe \u2028 \x00", r"\x9b31m \u202egnp.exe \u2028 \x00"),
+        ("half \udc9b", r"half \udc9b"),  # a file name that is not UTF-8
+        ("Zürich, 東京\u3000x\u00a0y, 🙂, $\\alpha$", "Zürich, 東京\u3000x\u00a0y, 🙂, $\\alpha$"),
+    ],
+)
+def test_control_characters_are_shown_as_escapes_and_all_else_as_it_is(text: str, shown: str) -> None:
+    assert printable(text) == shown
+
+
+@given(st.text())
+@settings(max_examples=50, deadline=None)
+def test_what_is_printable_has_no_control_character_and_can_be_written(text: str) -> None:
+    shown = printable(text)
+    shown.encode("utf-8")
+    assert not {unicodedata.category(char) for char in shown} & {"Cc", "Cf", "Cs", "Co", "Zl", "Zp"}
+    assert printable(shown) == shown
+
+
+def test_an_error_message_keeps_its_lines_but_no_other_control_character(capsys: pytest.CaptureFixture[str]) -> None:
+    def main() -> None:
+        raise UserError("no runs:\n  a\x1b]0;title\x07b")
+
+    with pytest.raises(SystemExit) as end:
+        run_cli(main)
+    assert end.value.code == 2
+    assert capsys.readouterr().err == "error: no runs:\n  a\\x1b]0;title\\x07b\n"

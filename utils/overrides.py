@@ -1,0 +1,69 @@
+"""What Hydra refuses before ``main`` begins, in one message that says what to type instead."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from omegaconf.errors import OmegaConfBaseException
+
+from utils.config import unknown_key
+
+RAW = "HYDRA_FULL_ERROR"  # makes Hydra raise its errors; without it, it prints them and exits
+
+
+@contextlib.contextmanager
+def hydra_errors_explained() -> Iterator[None]:
+    """Around the call of Hydra's ``main``: its errors become one message on stderr and exit code 2, as all others.
+
+    Who sets HYDRA_FULL_ERROR gets the traceback.
+    """
+    if RAW in os.environ:
+        yield
+        return
+    os.environ[RAW] = "1"
+    try:
+        yield
+    except Exception as error:
+        if HydraConfig.initialized() and not isinstance(error, HydraException):
+            raise  # the training began: this is an error of our own
+        print(f"error: {explain(error)}", file=sys.stderr)
+        sys.exit(2)
+    finally:
+        os.environ.pop(RAW, None)
+
+
+def explain(error: Exception) -> str:
+    """What was wrong on the command line, and what to type instead."""
+    cause = error.__cause__
+    if isinstance(error, OverrideParseException):
+        return _unreadable(error.override)
+    if isinstance(cause, OmegaConfBaseException) and cause.parent_node is not None and cause.full_key:
+        groups = [] if "." in cause.full_key else ["experiment"]
+        return unknown_key(cause.full_key, [*map(str, cause.parent_node), *groups])
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
+        group, _, name = error.missing_cfg_file.rpartition("/")
+        near = difflib.get_close_matches(name, error.options, n=1)
+        hint = f" Did you mean {near[0]}?" if near else ""
+        return f"{Path(group).name}={name} is not a file of configs/{group}.{hint} Known: {', '.join(error.options)}"
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _unreadable(override: str) -> str:
+    key, equals, value = override.partition("=")
+    if not equals or not key.strip("+~"):
+        return (
+            f"{override} is not an override, which is KEY=VALUE. A value with blanks or special characters needs two "
+            "pairs of quotes, one for the shell and one for Hydra: \"output.path='my runs'\""
+        )
+    quoted = value.strip("'\"").replace("'", "\\'")
+    return (
+        f"the value of {override} cannot be read: with characters such as = ( ) [ ] {{ }} , or letters beyond ASCII it "
+        f"needs two pairs of quotes, one for the shell and one for Hydra: \"{key}='{quoted}'\""
+    )

@@ -1,0 +1,107 @@
+"""What a table's caption says: what its numbers mean, and what does not compare across rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from utils.runs import finite
+from utils.tables.aggregate import Row
+from utils.tables.columns import LOSS_UNIT, NEITHER, OWN_LOSS, Column
+from utils.tables.results import UNTRAINED, plain, shown
+
+DECODING = "decoding."
+
+
+@dataclass(frozen=True)
+class Scope:
+    """What the rows of a table share, as far as it decides which of their numbers compare."""
+
+    mixed: bool  # trained on different tokens
+    hardware: tuple[str, ...]
+    references: int  # how many different sets of references the scores are of
+
+    @classmethod
+    def of(cls, rows: list[Row], mixed: bool) -> Scope:
+        results = [result for row in rows for result in row.results]
+        references = {result.scores.get("references_sha256") for result in results if result.scores}
+        return cls(mixed, tuple(sorted({result.hardware for result in results})), len(references))
+
+    def compares(self, column: Column) -> bool:
+        """Whether the numbers of ``column`` compare across the rows."""
+        if column.timing:
+            return len(self.hardware) < 2
+        if column.key in OWN_LOSS:
+            return not self.mixed
+        return not column.scored or self.references < 2
+
+
+def readable(key: str) -> str:
+    """A setting's name or dotted key as a heading: ``num_beams`` becomes "beams"."""
+    return " ".join(part.removeprefix("num_").replace("_", " ") for part in plain(key).split("."))
+
+
+def notes_of(rows: list[Row], columns: list[Column], settings: list[str], scope: Scope) -> list[str]:
+    """The sentences of the caption, for the ``columns`` that are printed and the ``settings`` that have columns."""
+    return [*_about_rows(rows), *_about_columns(rows, columns, settings, scope), *_about_scope(columns, scope)]
+
+
+def _about_rows(rows: list[Row]) -> Iterator[str]:
+    methods = {row.first.method for row in rows}
+    several = any(len(row.results) > 1 for row in rows if row.first.method != UNTRAINED)
+    yield "Mean ± sample standard deviation over n seeds." if several else "One seed (n = 1)."
+    if UNTRAINED in methods and len(methods) > 1:
+        yield "untrained: the base model as it came, the same for every seed."
+    kinds = {type(row.first.rank) for row in rows if row.first.rank is not None}
+    ratio = "the ratio of the rank R to the smaller side of each adapted weight"
+    if kinds == {float}:
+        yield f"rank: {ratio}."
+    elif kinds == {int}:
+        yield "rank: the rank R of each adapted weight."
+    elif kinds:
+        yield f"rank: an integer is the rank R, a fraction {ratio}."
+    biases = {row.first.bias for row in rows if row.first.bias is not None}
+    if len(biases) == 1:
+        yield f"Trained biases: {biases.pop()}."
+    if any(row.parameters is not None for row in rows):
+        yield "params: trainable parameters."
+
+
+def _about_columns(rows: list[Row], columns: list[Column], settings: list[str], scope: Scope) -> Iterator[str]:
+    if any(column.better != NEITHER for column in columns):
+        yield "↑: higher is better, ↓: lower is better."
+    if any(s.n != len(row.results) for row in rows for c in columns if (s := row.statistics.get(c.key))):
+        yield "(k): a value of k seeds only."
+    if any(column.unit == LOSS_UNIT for column in columns):
+        yield f"Loss in {LOSS_UNIT}."
+    tokens = {plain(r.record.get("loss_on")) for row in rows for r in row.results if r.record.get("loss_on")}
+    if len(tokens) == 1 and any(column.key in OWN_LOSS for column in columns):
+        yield f"Loss and perplexity on {tokens.pop()} tokens."
+    if any(column.key == "slot_error_rate" for column in columns):
+        yield "slot error: missing, added and wrong slots over all slots of the inputs."
+    if any(column.scored for column in columns):
+        yield from _about_texts(rows, settings)
+
+
+def _about_texts(rows: list[Row], settings: list[str]) -> Iterator[str]:
+    """How texts were generated where all rows agree, and of what share of the evaluated items there is one, where it
+    is not all of them (ELI5: questions, not blocks)."""
+    decoding = {key: value for row in rows for key, value in row.settings.items() if key.startswith(DECODING)}
+    same = [f"{readable(key[len(DECODING) :])} {shown(decoding[key])}" for key in decoding if key not in settings]
+    if same:
+        yield f"Decoding: {', '.join(same)}."
+    evaluations = [result.evaluation for row in rows for result in row.results]
+    shares = {(finite(e.get("predictions")), finite(e.get("items"))) for e in evaluations}
+    for made, items in sorted(shares, key=str):
+        if made and items and made < items:
+            yield f"Texts were generated for {made:,.0f} of {items:,.0f} test items."
+
+
+def _about_scope(columns: list[Column], scope: Scope) -> Iterator[str]:
+    if scope.mixed and any(column.key in OWN_LOSS for column in columns):
+        yield "Rows were trained on different tokens: loss and perplexity do not compare across them."
+    if scope.hardware and any(column.timing for column in columns):
+        differ = " (times and memory do not compare across it)" if len(scope.hardware) > 1 else ""
+        yield f"Hardware{differ}: {'; '.join(scope.hardware)}."
+    if scope.references > 1:
+        yield "Runs were scored against different references: scores do not compare across them."

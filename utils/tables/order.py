@@ -1,0 +1,52 @@
+"""Columns by name, and rows in the order that is asked for."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from utils.errors import UserError
+from utils.tables.aggregate import Row
+from utils.tables.columns import HIGHER, Column
+from utils.tables.results import plain
+
+
+def check_name(name: str, known: Iterable[str], option: str) -> None:
+    """Raise UserError under ``option`` for a name that is not ``known``; it says the nearest and all known ones."""
+    known = list(known)
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+        hint = f" Did you mean {near[0]}?" if near else ""
+        raise UserError(f"{option}: no column is named {plain(name)!r}.{hint} Known: {', '.join(known)}")
+
+
+def sort_rows(rows: list[Row], sort: str, known: dict[str, Column], settings: list[str]) -> list[Row]:
+    """``rows`` by ``key``, ``key:asc`` or ``key:desc``, those of a model together; a bare key puts the best first.
+
+    Numbers come before texts, and rows without a value last. Raises UserError for an unknown key or direction.
+    """
+    key, _, direction = sort.partition(":")
+    if direction not in ("", "asc", "desc"):
+        raise UserError(f"--sort: {plain(sort)!r} ends in neither :asc nor :desc")
+    values: dict[str, Callable[[Row], Any]] = {
+        **{name: lambda row, name=name: _mean(row, name) for name in known},
+        "method": lambda row: row.first.method,
+        "rank": lambda row: row.first.rank,
+        "n": lambda row: len(row.results),
+        "parameters": lambda row: row.parameters,
+        **{name: lambda row, name=name: row.settings.get(name) for name in settings},
+    }
+    check_name(key, values, "--sort")
+    value = values[key]
+    highest_first = key in known and known[key].better == HIGHER
+    descending = direction == "desc" or (not direction and highest_first)
+    numbers = [row for row in rows if isinstance(value(row), (int, float))]
+    strings = [row for row in rows if isinstance(value(row), str)]
+    rest = [row for row in rows if not isinstance(value(row), (int, float, str))]
+    ordered = sorted(numbers, key=value, reverse=descending) + sorted(strings, key=value, reverse=descending) + rest
+    return sorted(ordered, key=lambda row: row.first.model)
+
+
+def _mean(row: Row, key: str) -> float | None:
+    return row.statistics[key].mean if key in row.statistics else None
