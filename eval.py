@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import math
 
 from utils.errors import UserError, run_cli
 
@@ -44,6 +45,8 @@ def main() -> int:
         value = getattr(arguments, name)
         if value is not None and value < least:
             raise UserError(f"--{name.replace('_', '-')} {value} must be at least {least}")
+    if not math.isfinite(arguments.length_penalty):
+        raise UserError(f"--length-penalty {arguments.length_penalty} must be a finite number")
     from utils.hub import go_offline_without_network
 
     go_offline_without_network()  # before anything imports the hub's libraries

@@ -37,8 +37,17 @@ def replace_files(writers: Mapping[Path, Callable[[Path], object]]) -> None:
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], **marks: str) -> None:
-    """Write a safetensors file with ``marks`` as its metadata."""
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path, metadata=marks or None)
+    """Write a safetensors file with ``marks`` as its metadata: one entry, because the order of several is random."""
+    metadata = {"marks": json.dumps(marks, sort_keys=True)} if marks else None
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path, metadata=metadata)
+
+
+def read_marks(file: Any) -> dict[str, str]:
+    """The marks of an open safetensors file; none where it was written before there were marks."""
+    marks = json.loads((file.metadata() or {}).get("marks", "{}"))
+    if not isinstance(marks, dict):
+        raise TypeError("its marks are not an object")
+    return marks
 
 
 def read_description(folder: Path) -> dict[str, Any]:
@@ -78,7 +87,7 @@ def read_description(folder: Path) -> dict[str, Any]:
 
 
 def read_tensors(path: Path, expected: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The tensors of a file, in the types of ``expected``, and its metadata.
+    """The tensors of a file, in the types of ``expected``, and its marks.
 
     Raises:
         AdapterError: the file is missing or damaged, has other names, shapes or kinds of numbers than ``expected``, or
@@ -101,7 +110,7 @@ def read_tensors(path: Path, expected: Mapping[str, Tensor]) -> tuple[dict[str, 
                 if dtype not in DTYPES:
                     raise AdapterError(f"{path}: {name} holds {dtype} numbers, not one of {', '.join(DTYPES)}")
             values = {name: file.get_tensor(name).to(expected[name].dtype) for name in expected}
-            metadata = file.metadata() or {}
+            marks = read_marks(file)
     except AdapterError:
         raise
     except Exception as error:  # whatever a damaged file makes the reader raise
@@ -109,4 +118,4 @@ def read_tensors(path: Path, expected: Mapping[str, Tensor]) -> tuple[dict[str, 
     for name, tensor in values.items():
         if not largest(tensor) < torch.inf:
             raise AdapterError(f"{path}: {name} holds values that are not finite in {expected[name].dtype}")
-    return values, metadata
+    return values, marks

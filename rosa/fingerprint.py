@@ -18,6 +18,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from rosa.errors import AdapterError
+from rosa.files import read_marks
 from rosa.layers import AdapterLayer
 from rosa.sharding import is_sharded
 
@@ -53,7 +54,7 @@ def frozen_mark(path: Path) -> str | None:
         return None
     try:
         with safe_open(path, framework="pt") as file:
-            recorded = (file.metadata() or {}).get("frozen")
+            recorded = read_marks(file).get("frozen")
             return recorded or values_mark({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
     except Exception as error:  # whatever a damaged file makes the reader raise
         raise AdapterError(f"{path} is damaged: {error!s:.200}") from None

@@ -92,7 +92,7 @@ def build_layers(
         AdapterError: see ``inject``.
     """
     if not isinstance(config, AdapterConfig) or config.method not in methods():
-        known = " or ".join(settings.__name__ for settings, _ in methods().values())
+        known = " or ".join(sorted(settings.__name__ for settings, _ in methods().values()))
         raise AdapterError(f"config must be a {known} of this library, not {config!r}")
     if problems := config.problems():
         raise AdapterError("; ".join(problems))

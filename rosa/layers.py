@@ -22,6 +22,7 @@ from rosa.config import AdapterConfig
 from rosa.linear import adapted_product, compute_dtype, full_precision, is_transformed
 
 OWN_FORWARDS = (nn.Linear.forward, Conv1D.forward)  # what the fused product stands for
+# Where a module keeps its hooks. The dictionaries are shared, not copied: what is registered or removed later counts.
 HOOKS = (
     "_forward_pre_hooks",
     "_forward_pre_hooks_with_kwargs",
@@ -99,9 +100,10 @@ class AdapterLayer(nn.Module, ABC):
         weight = self.base.weight
         if self.merged:
             return weight
+        left, right = (self.B.T, self.A.T) if self.transposed else (self.A, self.B)
+        dtype = torch.promote_types(weight.dtype, left.dtype)
         with full_precision(weight.device):
-            left, right = (self.B.T, self.A.T) if self.transposed else (self.A, self.B)
-            return torch.addmm(weight.to(left.dtype), left, right, alpha=self.scale).to(weight.dtype)
+            return torch.addmm(weight.to(dtype), left.to(dtype), right.to(dtype), alpha=self.scale).to(weight.dtype)
 
     @property
     def unmerged_weight(self) -> Tensor:
@@ -170,6 +172,7 @@ class AdapterLayer(nn.Module, ABC):
             and "forward" not in vars(base)
             and not base.weight.requires_grad
             and compute_dtype(x) == compute_dtype(base.weight)  # Linear says what is wrong otherwise
+            and torch.promote_types(self.A.dtype, base.weight.dtype) == self.A.dtype
             and not is_transformed()
         )
 

@@ -13,7 +13,7 @@ from hydra import compose, initialize_config_dir
 
 from utils.config import Config, parse_config
 from utils.data.e2e_sample import E2ESample
-from utils.launch import train_one
+from utils.launch import train_all
 from utils.models import BUNDLED
 from utils.runs import Run
 
@@ -86,7 +86,7 @@ def train(small_model: Path, small_e2e: Path, tmp_path: Path) -> Callable[..., R
             "fnmodel.params.rank=4",
             *overrides,
         )
-        train_one(config, list(overrides))
+        train_all(config, list(overrides))
         return Run(find_directory(config)[0])
 
     return run

@@ -90,7 +90,7 @@ def test_the_contract_runs_as_written(clone: Path) -> None:
     figures = clone / "runs" / "e2e_nlg" / "figures"
     assert {path.suffix for path in figures.iterdir()} == {".png", ".pdf"}
     again = run(train, clone)
-    assert again.returncode == 0 and "finished already" in again.stdout
+    assert again.returncode == 0 and "finished already" in again.stderr
     check_tensorboard(board, clone)
 
 
@@ -139,12 +139,12 @@ def test_help_explains(clone: Path) -> None:
 def test_multirun_uses_the_same_directories(clone: Path, small_e2e: Path, tmp_path: Path) -> None:
     common = f"output.path={tmp_path} dataset.path={small_e2e} train.epochs=1 fnmodel.name=lora train.lr=1e-3"
     assert run(f"python train.py -m {common} seed=0,1", clone).returncode == 0
-    first = {found.path.name for found in find_runs([tmp_path])}
-    assert len(first) == 2
+    both = find_runs([tmp_path])
+    assert len(both) == 2 and all("finished: " in found.log_file.read_text() for found in both)
     single = run(f"python train.py {common} seed=1", clone)
-    assert "finished already" in single.stdout
+    assert "finished already" in single.stderr
     seeds = run(f"python train.py {common} seed=0 runs=3", clone)
-    assert seeds.stdout.count("finished already") == 2
+    assert seeds.stderr.count("finished already") == 2
     assert len(find_runs([tmp_path])) == 3
 
 
@@ -163,6 +163,7 @@ BAD = {
     "no network for data": (["dataset.path=null"], "dataset.path to a local folder"),
     "long warm-up": (["train.warmup_steps=500"], "train.warmup_steps=500 is not shorter"),
     "no such device": (["train.precision=fp16", "train.device=cpu"], "fp16 needs a CUDA device"),
+    "seq_len above the positions": (["train.seq_len=257"], "train.seq_len=257 is above the 256 positions of"),
     "own data without path": (["dataset.name=pairs", "dataset.path=null"], "dataset.path is needed"),
 }
 
@@ -203,6 +204,7 @@ def command_line(clone: Path) -> Iterator[Callable[[str], subprocess.CompletedPr
         ("eval.py nowhere", "nowhere is not a folder"),
         ("eval.py configs", "no runs under configs"),
         ("eval.py runs --limit 0", "--limit 0 must be at least 1"),
+        ("eval.py runs --length-penalty nan", "--length-penalty nan must be a finite number"),
         ("compile_results.py nowhere", "nowhere"),
         ("figures.py --fn nowhere", "nowhere"),
         ("jobrunner.py --fn nowhere.yaml", "nowhere.yaml"),

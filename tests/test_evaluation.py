@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import rosa
 from tests.conftest import write_csv
 from utils.data.e2e import E2E
 from utils.errors import UserError
-from utils.evaluation import Options, evaluate_runs, group_by_source
+from utils.evaluation import Options, evaluate_run, evaluate_runs, group_by_source
 from utils.files import lock, sha256
 from utils.generation import Decoding, generate, generate_tokens
 from utils.models import BUNDLED, load_model, load_tokenizer
@@ -141,6 +142,13 @@ def test_generation_beyond_the_positions_is_refused(small_model: Path) -> None:
     model, tokenizer = load_model(str(small_model)), load_tokenizer(str(small_model))
     with pytest.raises(UserError, match=r"256 positions: lower --max-new-tokens to at most \d+"):
         generate(model, tokenizer, ["Input: name[A] Output:"], Decoding(max_new_tokens=250), 1)
+
+
+def test_more_beams_than_the_vocabulary_has_are_refused_at_once(train: Any, monkeypatch: Any) -> None:
+    run = train("train.epochs=1")
+    monkeypatch.setattr("utils.losses.evaluate_losses", None)  # is not come to
+    with pytest.raises(UserError, match=r"--num-beams 1000000 is above 2000, the size of the model's vocabulary"):
+        evaluate_run(run, dataclasses.replace(FAST, decoding=Decoding(num_beams=10**6)))
 
 
 def test_merged_generation_equals_adapted_generation(train: Any) -> None:

@@ -109,6 +109,16 @@ def test_a_run_of_own_data_of_before_is_found_again(train: Any, tmp_path: Path, 
     assert (path == old) == (group == group_hash(config)) == (recorded == "none")
 
 
+def test_a_finished_run_without_digests_says_so(train: Any, capsys: Any) -> None:
+    run = train("train.epochs=0")
+    record = run.record()
+    del record["data_sha256"]
+    run.record_file.write_text(json.dumps(record))
+    capsys.readouterr()
+    train("train.epochs=0")
+    assert "finished already (its record, of an earlier version, does not say on which" in str(capsys.readouterr())
+
+
 @pytest.mark.parametrize(("name", "split"), [("trainset.csv", "train"), ("devset.csv", "validation")])
 def test_a_finished_run_is_not_taken_for_one_of_other_data(
     train: Any, small_e2e: Path, tmp_path: Path, name: str, split: str

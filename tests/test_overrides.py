@@ -13,7 +13,7 @@ from utils.overrides import explain, hydra_errors_explained
 
 def composing(override: str) -> None:
     with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
-        compose("train", overrides=[override])
+        compose("train", overrides=override.split(" "))
 
 
 @pytest.mark.parametrize(
@@ -22,7 +22,7 @@ def composing(override: str) -> None:
         ("train.lrr=1", "train.lrr is not a key; did you mean lr?"),
         ("trian.lr=1", "trian is not a key; did you mean train?"),
         ("experimentt=e2e_gpt2_lora", "experimentt is not a key; did you mean experiment?"),
-        ("fnmodel.params={rankk: 1}", "fnmodel.params.rankk is not a key; did you mean rank?"),
+        ("fnmodel.params={rankk:1}", "fnmodel.params.rankk is not a key; did you mean rank?"),
         ("experiment=e2e_gpt2_lorra", "Did you mean e2e_gpt2_lora? Known: "),
         (
             "output.path=/x/Ü_CJK",
@@ -30,6 +30,7 @@ def composing(override: str) -> None:
         ),
         ("output.path=a=b", "\"output.path='a=b'\""),
         ("seed", "seed is not an override, which is KEY=VALUE"),
+        ("~train train.epochs=2", "train is missing: ~train deletes it together with its overrides"),
         ("train.lr=1,2", "To sweep over it, add --multirun"),
     ],
 )

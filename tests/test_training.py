@@ -162,7 +162,7 @@ def test_finished_run_is_left_alone(train: Any, capsys: Any) -> None:
     run = train("train.epochs=1")
     before = {path: path.stat().st_mtime_ns for path in run.path.rglob("*")}
     train("train.epochs=1", "logging.print_freq=7", "train.micro_batch_size=4")
-    assert "finished already" in capsys.readouterr().out
+    assert "finished already" in capsys.readouterr().err
     assert before == {path: path.stat().st_mtime_ns for path in run.path.rglob("*")}
 
 

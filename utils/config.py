@@ -229,7 +229,7 @@ def _missing(given: Any, typed: DictConfig, prefix: str = "") -> list[str]:
     found = []
     for key, node in typed.items():
         if key not in given:
-            found.append(f"{prefix}{key} is missing: ~{prefix}{key} deletes it, and overrides of it; leave that out")
+            found.append(deleted_key(f"{prefix}{key}"))
         elif isinstance(node, DictConfig) and isinstance(given[key], DictConfig):
             found += _missing(given[key], node, f"{prefix}{key}.")
     return found
@@ -250,6 +250,11 @@ def _set(typed: DictConfig, key: str, value: Any) -> str | None:
     except OmegaConfBaseException as error:
         return f"{key}={value}: {str(error).splitlines()[0]}"
     return None
+
+
+def deleted_key(key: str) -> str:
+    """What to say of a key that was there and is not."""
+    return f"{key} is missing: ~{key} deletes it together with its overrides; leave that out"
 
 
 def unknown_key(key: str, known: list[str]) -> str:

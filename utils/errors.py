@@ -37,7 +37,7 @@ def reason(error: Exception) -> str:
         return str(error)
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename or 'its folder'}: {error.strerror}"
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+    return f"{type(error).__name__}: {short_reason(error, 300)}"
 
 
 def print_anything() -> None:

@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,8 +19,9 @@ from utils.files import LARGEST, lock, sha256, sweep, write_json, write_text
 from utils.generation import Decoding, generate
 from utils.guards import is_out_of_memory
 from utils.identity import group_hash
-from utils.logs import log
+from utils.logs import log, run_log
 from utils.runs import OVERRIDES, Run, find_runs
+from utils.signals import never, stop_on_signals
 from utils.state import checkpoint_hash, load_weights, verify
 
 
@@ -61,25 +62,40 @@ class Options:
 def evaluate_runs(roots: Sequence[str], options: Options) -> int:
     """Evaluate every finished run under ``roots``, print a summary; 1 if one failed or none is evaluated, else 0."""
     outcomes: list[tuple[Run, str, str]] = []
-    for run in find_runs(roots):
+    runs = find_runs(roots)
+    with run_log(None), stop_on_signals() as stop:
         try:
-            status = run.record()["status"]
-            if status != "finished":
-                outcomes.append((run, "skipped", f"training is {status}: run its training command again"))
-                continue
-            print(f"{run.path}", flush=True)
-            with lock(run.path / ".eval.lock", "evaluated"):
-                split = options.split
-                sweep(run.eval_file, run.raw_predictions(split), run.references(split), run.predictions(split))
-                outcomes.append((run, *evaluate_run(run, options)))
-        except Exception as error:  # one run must not stop the others
-            outcomes.append((run, "failed", _told(error, options)))
+            for run in runs:
+                stop.check()
+                outcomes.append((run, *_outcome(run, options, stop.check)))
+        finally:
+            done = _print_summary(outcomes, len(runs), options.split)
+    return 1 if done == 0 or any(outcome == "failed" for _, outcome, _ in outcomes) else 0
+
+
+def _outcome(run: Run, options: Options, check: Callable[[], None]) -> tuple[str, str]:
+    """What becomes of one run, with a line about it; one run's error must not stop the others."""
+    split = options.split
+    try:
+        status = run.record()["status"]
+        if status != "finished":
+            return "skipped", f"training is {status}: run its training command again"
+        print(f"{run.path}", flush=True)
+        with lock(run.path / ".eval.lock", "evaluated"):
+            sweep(run.eval_file, run.raw_predictions(split), run.references(split), run.predictions(split))
+            return evaluate_run(run, options, check)
+    except Exception as error:
+        return "failed", _told(error, options)
+
+
+def _print_summary(outcomes: Sequence[tuple[Run, str, str]], runs: int, split: str) -> int:
+    """Print what became of each run; how many of all ``runs`` are evaluated."""
     print(f"\n{'status':<10} run")
     for run, outcome, detail in outcomes:
         print(f"{outcome:<10} {run.path}: {detail}", file=sys.stderr if outcome == "failed" else sys.stdout)
     done = sum(outcome in ("evaluated", "current") for _, outcome, _ in outcomes)
-    print(f"{done} of {len(outcomes)} runs are evaluated on {options.split}")
-    return 1 if done == 0 or any(outcome == "failed" for _, outcome, _ in outcomes) else 0
+    print(f"{done} of {runs} runs are evaluated on {split}")
+    return done
 
 
 def _told(error: Exception, options: Options) -> str:
@@ -88,8 +104,11 @@ def _told(error: Exception, options: Options) -> str:
     return reason(error)
 
 
-def evaluate_run(run: Run, options: Options) -> tuple[str, str]:
-    """Evaluate one run: what happened (evaluated or current) and a line about it."""
+def evaluate_run(run: Run, options: Options, check: Callable[[], None] = never) -> tuple[str, str]:
+    """Evaluate one run: what happened (evaluated or current) and a line about it.
+
+    ``check`` is called often, before anything is written; what it raises ends the evaluation.
+    """
     wanted = {
         "split": options.split,
         "limit": options.limit,
@@ -105,7 +124,7 @@ def evaluate_run(run: Run, options: Options) -> tuple[str, str]:
         return "current", "nothing to do (--force evaluates again)"
     verify(run.best)
     groups = group_by_source(examples)[: options.limit]
-    result = {**wanted, "items": len(groups), **_measure(run, config, groups, options)}
+    result = {**wanted, "items": len(groups), **_measure(run, config, groups, options, check)}
     result |= _hashes(run, options.split)
     evaluations = _evaluations(run)
     write_json(run.eval_file, {**evaluations, options.split: result})
@@ -150,7 +169,9 @@ def check_settings(run: Run, config: Config) -> None:
     ``model.name`` may be another one: the folder may have moved, and a checkpoint does not fit another model.
     """
     record = run.record()
-    config = dataclasses.replace(config, model=dataclasses.replace(config.model, name=record.get("model")))
+    config = dataclasses.replace(
+        config, model=dataclasses.replace(config.model, name=record.get("model", config.model.name))
+    )
     data = {split: value for split, value in recorded_digests(record).items() if split in TRAINING}
     groups = (None, group_hash(config), group_hash(config, data))  # with data: see find_directory
     if record.get("group") not in groups or record.get("seed") not in (None, config.seed):
@@ -176,7 +197,9 @@ def load_examples(run: Run, config: Config, options: Options) -> list[Example]:
     return examples
 
 
-def _measure(run: Run, config: Config, groups: list[list[Example]], options: Options) -> dict[str, Any]:
+def _measure(
+    run: Run, config: Config, groups: list[list[Example]], options: Options, check: Callable[[], None]
+) -> dict[str, Any]:
     """Losses and predictions of the run's best checkpoint; writes the prediction and reference files."""
     import torch
 
@@ -189,6 +212,12 @@ def _measure(run: Run, config: Config, groups: list[list[Example]], options: Opt
     precision = resolve_precision(options.precision, device.type)
     tokenizer = load_tokenizer(config.model.name)
     model = load_model(config.model.name, config.model.dropout)
+    vocabulary = model.config.get_text_config(decoder=True).vocab_size
+    if options.decoding.num_beams > vocabulary:
+        raise UserError(
+            f"--num-beams {options.decoding.num_beams} is above {vocabulary}, the size of the model's vocabulary: the "
+            "first token has no more candidates"
+        )
     load_weights(run.best, model)
     model = rosa.unwrap(model).to(device).eval()
     dtype = MIXED_DTYPE[precision]
@@ -210,8 +239,9 @@ def _measure(run: Run, config: Config, groups: list[list[Example]], options: Opt
         losses = evaluate_losses(
             TokenLoss(model).checked(encoded, tokenizer.pad_token_id, device),
             encoded, range(len(encoded)), options.batch(), tokenizer.pad_token_id, device,
+            check=check,
         )  # fmt: skip
-        texts = generate(model, tokenizer, prompts, options.decoding, options.batch(), bar=True)
+        texts = generate(model, tokenizer, prompts, options.decoding, options.batch(), bar=True, check=check)
     answered = [
         [dataclasses.replace(example, prompt=prompt) for example in group]
         for group, prompt in zip(asked, prompts, strict=True)

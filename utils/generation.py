@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+import functools
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,8 +13,9 @@ from torch import Tensor, nn
 
 from utils.batching import length_batches
 from utils.errors import UserError
-from utils.logs import log, progress_bar
+from utils.logs import log, watched
 from utils.models import max_positions
+from utils.signals import never
 
 
 @dataclass(frozen=True)
@@ -34,21 +36,32 @@ class Decoding:
 
 
 def generate(
-    model: Any, tokenizer: Any, prompts: Sequence[str], decoding: Decoding, batch_size: int, *, bar: bool = False
+    model: Any, tokenizer: Any, prompts: Sequence[str], decoding: Decoding, batch_size: int, **options: Any
 ) -> list[str]:
     """Generated continuations, special tokens removed, in the order of ``prompts``; see ``generate_tokens``."""
-    new = generate_tokens(model, tokenizer, prompts, decoding, batch_size, bar=bar)
+    new = generate_tokens(model, tokenizer, prompts, decoding, batch_size, **options)
     return [text.strip() for text in tokenizer.batch_decode(new, skip_special_tokens=True)]
 
 
 @torch.no_grad()
 def generate_tokens(
-    model: Any, tokenizer: Any, prompts: Sequence[str], decoding: Decoding, batch_size: int, *, bar: bool = False
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[str],
+    decoding: Decoding,
+    batch_size: int,
+    *,
+    bar: bool = False,
+    check: Callable[[], None] = never,
 ) -> list[list[int]]:
     """The new tokens of each prompt, eos among them where it was reached, perhaps followed by padding.
 
     They are those of transformers' ``generate``, which also does the work for models that ``utils.decoding`` cannot
     serve.
+
+    Args:
+        bar: show how far it is.
+        check: called after each batch, and by ``utils.decoding`` after each token of it; what it raises ends the work.
 
     Raises:
         UserError: a prompt and max_new_tokens together exceed the model's positions.
@@ -64,11 +77,11 @@ def generate_tokens(
             f"positions: lower --max-new-tokens to at most {max(limit - longest, 0)}"
         )
     found: list[list[int]] = [[]] * len(encoded)
-    with _inference(model), progress_bar(len(encoded), unit="text", main=bar) as shown:
+    with _inference(model), watched(len(encoded), "texts", "text", main=bar) as shown:
         reason = why_not(model, decoding.num_beams, decoding.no_repeat_ngram_size, longest, decoding.max_new_tokens)
         if reason:
             log.info("generating by transformers' own generate, which is slower: for ours, %s", reason)
-        run = tree_generate if reason is None else plain_generate
+        run = functools.partial(tree_generate, check=check) if reason is None else plain_generate
         for chosen in length_batches([len(ids) for ids in encoded], batch_size):
             inputs = tokenizer.pad(
                 {"input_ids": [encoded[i] for i in chosen]}, padding_side="left", return_tensors="pt"
@@ -77,10 +90,13 @@ def generate_tokens(
             for i, tokens in zip(chosen, new, strict=True):
                 found[i] = tokens
             shown.update(len(chosen))
+            check()
     return found
 
 
-def tree_generate(model: Any, inputs: Any, decoding: Decoding, eos: int, pad: int) -> Tensor:
+def tree_generate(
+    model: Any, inputs: Any, decoding: Decoding, eos: int, pad: int, check: Callable[[], None] = never
+) -> Tensor:
     """New tokens (items, at most max_new_tokens) of a batch padded on the left, as one tree of tokens for each item."""
     from utils.decoding.loop import Trees, decode
     from utils.decoding.search import BeamSearch, Greedy
@@ -91,7 +107,7 @@ def tree_generate(model: Any, inputs: Any, decoding: Decoding, eos: int, pad: in
         search: Any = Greedy(prompts, padding, beams, ngram, new, eos, pad)
     else:
         search = BeamSearch(prompts, padding, beams, ngram, new, eos, pad, decoding.length_penalty)
-    return decode(Trees(model, prompts, padding, beams), search)
+    return decode(Trees(model, prompts, padding, beams), search, check)
 
 
 def plain_generate(model: Any, inputs: Any, decoding: Decoding, eos: int, pad: int) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+import sys
 import tempfile
 import traceback
 from collections.abc import Callable, Iterator
@@ -17,13 +18,13 @@ from utils.config import Config
 from utils.data import get_source
 from utils.devices import resolve_device
 from utils.digests import find_directory, recorded_digests, refuse_other_data, training_digests
-from utils.distributed import Processes, join, lost_process_is_said
+from utils.distributed import join, lost_process_is_said
 from utils.errors import UserError
 from utils.files import lock, own_folder, sweep, write_text
 from utils.guards import advice
 from utils.logs import log, run_log
 from utils.runs import OVERRIDES, Run
-from utils.signals import EXIT_INTERRUPTED, Interrupted, stop_on_signals
+from utils.signals import Interrupted, StopRequest, stop_on_signals
 
 POINTER = "ROSA_RUN_POINTER"  # names a file that train.py appends each run's directory to (for job runners)
 
@@ -33,24 +34,26 @@ def train_all(config: Config, overrides: list[str]) -> float | None:
     from utils.models import check_adapter_fits
 
     check_adapter_fits(config.model.name, config.adapter())
+    processes = join(resolve_device(config.train.device))
     loss = None
-    for seed in range(config.seed, config.seed + config.runs):
-        loss = train_one(dataclasses.replace(config, seed=seed, runs=1), overrides)
+    with stop_on_signals(processes) as stop, lost_process_is_said():
+        for seed in range(config.seed, config.seed + config.runs):
+            stop.check(now=True)
+            loss = train_one(dataclasses.replace(config, seed=seed, runs=1), overrides, stop)
     return loss
 
 
-def train_one(config: Config, overrides: list[str]) -> float | None:
+def train_one(config: Config, overrides: list[str], stop: StopRequest) -> float | None:
     """Train one seed: resume an unfinished run, leave a finished one alone; its best validation loss."""
-    processes = join(resolve_device(config.train.device))
-    with lost_process_is_said(), contextlib.ExitStack() as stack:
+    processes = stop.processes
+    with contextlib.ExitStack() as stack:
         path, group = processes.decided_by_main(lambda: find_directory(config))
         run = Run(path)
         finished = processes.decided_by_main(lambda: _open(config, run, stack))
         if finished:
             return (finished["best"] or {}).get("loss")
         stack.enter_context(run_log(run, processes.main))
-        stop = stack.enter_context(stop_on_signals(processes))
-        return _train(config, run, group, overrides, stop, processes)
+        return _train(config, run, group, overrides, stop)
 
 
 def _open(config: Config, run: Run, stack: contextlib.ExitStack) -> dict[str, Any] | None:
@@ -58,22 +61,26 @@ def _open(config: Config, run: Run, stack: contextlib.ExitStack) -> dict[str, An
     _point_to(run)
     record = _record(run)
     if record["status"] == "finished":
-        if config.dataset.path and (recorded := recorded_digests(record)):  # from the hub, they are not loaded for this
+        recorded = recorded_digests(record)
+        if recorded and config.dataset.path:  # from the hub, they are not loaded for this
             refuse_other_data(run, recorded, training_digests(config), config.dataset)
-        print(f"{run.path} is finished already; remove the folder to train again")
+        unknown = "" if recorded else " (its record, of an earlier version, does not say on which data)"
+        print(f"{run.path} is finished already{unknown}; remove the folder to train again", file=sys.stderr)
+        with contextlib.suppress(OSError):  # what a kill left; a folder that cannot be written is finished all the same
+            _drop_last(config, run)
         return record
     stack.enter_context(_directory(run))
     return None
 
 
-def _train(config: Config, run: Run, group: str, overrides: list[str], stop: Any, processes: Processes) -> float | None:
+def _train(config: Config, run: Run, group: str, overrides: list[str], stop: StopRequest) -> float | None:
     from utils.provenance import git_commit, hardware, now, versions
     from utils.training import Trainer
 
     log.info("run directory %s", run.path)
-    main = processes.main
+    processes, main = stop.processes, stop.processes.main
     with _explained(config, run, lambda: None):
-        trainer = Trainer(config, run, stop, processes)
+        trainer = Trainer(config, run, stop)
         described = trainer.describe()
 
     def note(**fields: Any) -> None:
@@ -113,9 +120,8 @@ def _train(config: Config, run: Run, group: str, overrides: list[str], stop: Any
             trainer.close()
     except Interrupted as interrupt:
         note(status="interrupted", error=None, **trainer.standing())
-        log.info("stopped by %s after a checkpoint: run the same command again to go on", interrupt)
-        processes.gathered(None)  # a launcher stops the others when the first one leaves
-        raise SystemExit(EXIT_INTERRUPTED) from None
+        log.info("interrupted by %s at step %d", interrupt, trainer.progress.step)
+        raise
     except KeyboardInterrupt:
         note(status="interrupted", error="interrupted between checkpoints")
         raise
@@ -126,13 +132,19 @@ def _train(config: Config, run: Run, group: str, overrides: list[str], stop: Any
         log.error("%s", traceback.format_exc())
         note_failure(f"{type(error).__name__}: {error}"[:1000])
         raise
-    if main and not config.train.keep_last:
+    note(status="finished", finished=now(), **trainer.standing())
+    if main:  # only now: a kill before the record says so would leave a run that has to train on, without its last
+        _drop_last(config, run)
+    log.info("finished: %s", run.path)
+    return (trainer.progress.best or {}).get("loss")
+
+
+def _drop_last(config: Config, run: Run) -> None:
+    """Remove a finished run's last checkpoint where ``train.keep_last`` does not want it."""
+    if not config.train.keep_last:
         from utils.state import drop_last
 
         drop_last(run)
-    note(status="finished", finished=now(), **trainer.standing())
-    log.info("finished: %s", run.path)
-    return (trainer.progress.best or {}).get("loss")
 
 
 def _record(run: Run) -> dict[str, Any]:

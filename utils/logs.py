@@ -13,6 +13,7 @@ import math
 import os
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TextIO
@@ -24,6 +25,7 @@ from utils.runs import Run
 
 log = logging.getLogger("rosa.run")
 FORMAT = logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%d %H:%M:%S")
+LINE_EVERY = 60.0  # seconds between lines that stand in for a progress bar
 EVENTS = "events.out.tfevents.*"  # TensorBoard's files
 
 
@@ -57,19 +59,21 @@ class _File(logging.StreamHandler[TextIO]):
 
 
 @contextlib.contextmanager
-def run_log(run: Run, main: bool = True) -> Iterator[None]:
+def run_log(run: Run | None, main: bool = True) -> Iterator[None]:
     """Send ``log`` to the terminal and to the run's train.log for the length of a ``with`` block.
 
     Args:
+        run: None for the terminal alone.
         main: whether this is the process that writes; the others stay silent.
     """
     handlers: list[logging.Handler] = [_AboveBar()] if main else []
     log.setLevel(logging.INFO if main else logging.CRITICAL)
     log.propagate = False
+    log.disabled = False  # Hydra disables all loggers that there are when it begins a job of a multirun
     for handler in handlers:
         log.addHandler(handler)
     try:
-        if main:
+        if main and run is not None:
             try:
                 handlers.append(_File(run.log_file))
                 log.addHandler(handlers[-1])
@@ -87,9 +91,44 @@ def progress(text: str) -> None:
     log.info(text, extra={"progress": True})
 
 
-def progress_bar(total: int, start: int = 0, unit: str = "step", main: bool = True) -> tqdm:
-    """A bar on stderr if that is a terminal, else nothing."""
-    return tqdm(total=total, initial=start, unit=unit, disable=not (main and sys.stderr.isatty()), dynamic_ncols=True)
+def progress_bar(total: int, start: int = 0, main: bool = True) -> tqdm:
+    """A bar of training steps on stderr if that is a terminal, else nothing: training has lines of its own."""
+    return tqdm(total=total, initial=start, unit="step", disable=not (main and sys.stderr.isatty()), dynamic_ncols=True)
+
+
+def watched(total: int, name: str, unit: str, main: bool = True) -> tqdm | _Lines:
+    """How far something is that takes minutes, until it is done: a bar in a terminal, elsewhere a line each minute.
+
+    Args:
+        total: number of units; ``update`` of the result counts them.
+        main: whether this is the process that writes; the others stay silent.
+    """
+    if main and not sys.stderr.isatty():
+        return _Lines(total, name, unit)
+    return tqdm(total=total, desc=name, unit=unit, leave=False, disable=not main, dynamic_ncols=True)
+
+
+class _Lines:
+    """The part of tqdm that ``watched`` needs, as lines in the log."""
+
+    def __init__(self, total: int, name: str, unit: str) -> None:
+        self.total, self.name, self.unit, self.done = total, name, unit, 0
+        self.start = self.said = time.monotonic()
+
+    def __enter__(self) -> _Lines:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def update(self, count: int = 1) -> None:
+        """Count more units as done."""
+        self.done += count
+        now = time.monotonic()
+        if now - self.said >= LINE_EVERY:
+            self.said = now
+            left = tqdm.format_interval((now - self.start) / self.done * (self.total - self.done))
+            log.info("%s: %s %d of %d, about %s left", self.name, self.unit, self.done, self.total, left)
 
 
 class MetricsWriter:

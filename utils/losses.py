@@ -17,7 +17,8 @@ from utils.attention import causal_attention
 from utils.batching import Batch, Encoded, collate, length_batches
 from utils.compilation import compile_blocks
 from utils.distributed import Processes
-from utils.logs import log
+from utils.logs import log, watched
+from utils.signals import never
 
 CHUNK_LOGITS = 2**25  # logits that exist at a time: 128 MiB in float32, 667 positions of GPT-2's vocabulary
 
@@ -202,25 +203,34 @@ def evaluate_losses(
     pad_id: int,
     device: torch.device,
     processes: Processes = Processes(),  # noqa: B008 (immutable)
+    check: Callable[[], None] = never,
+    name: str = "losses",
 ) -> Losses:
     """Losses of the samples ``indices`` in evaluation mode; each sample once, in batches of similar length.
 
     Each of several processes takes a share of the batches, and all get the same sums, added in the order of the
     batches: the number of processes does not change a bit.
+
+    Args:
+        check: called after each batch, on all processes alike; what it raises ends the evaluation.
+        name: what the progress bar calls it.
     """
     training = token_loss.training
     token_loss.eval()
     lengths = [len(encoded.samples[index].ids) for index in indices]
     batches = length_batches(lengths, batch_size)
     share = torch.zeros(math.ceil(len(batches) / processes.count), 2, dtype=torch.float64, device=device)
-    for row in range(len(share)):
-        # every process takes the same number of forward passes (sharded models meet in each), an empty one if need be
-        number = row * processes.count + processes.rank
-        chosen = batches[number] if number < len(batches) else []
-        batch = collate(encoded, [indices[i] for i in chosen], "all", pad_id, device)
-        _, losses = token_loss(batch.input_ids, batch.positions, batch.labels)
-        losses = losses.double()
-        share[row] = torch.stack([(losses * batch.on_target).sum(), losses.sum()])
+    with watched(len(share), name, "batch", main=processes.main) as shown:
+        for row in range(len(share)):
+            # every process takes as many forward passes (sharded models meet in each), an empty one if need be
+            number = row * processes.count + processes.rank
+            chosen = batches[number] if number < len(batches) else []
+            batch = collate(encoded, [indices[i] for i in chosen], "all", pad_id, device)
+            _, losses = token_loss(batch.input_ids, batch.positions, batch.labels)
+            losses = losses.double()
+            share[row] = torch.stack([(losses * batch.on_target).sum(), losses.sum()])
+            shown.update()
+            check()
     sums = torch.zeros(2, dtype=torch.float64)
     for batch_sums in torch.stack(processes.gathered(share.cpu()), dim=1).flatten(0, 1):
         sums += batch_sums

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from utils.batching import Encoded, seeded
-from utils.config import Config
+from utils.config import Config, TrainConfig
 from utils.data import digest, get_source, training_units
 from utils.digests import TRAINING
 from utils.errors import UserError
@@ -66,10 +66,16 @@ def _share(units: list[Any], fraction: float, key: str, seed: int) -> list[Any]:
     return [units[i] for i in sorted(chosen.tolist())]
 
 
-def check_lengths(data: TrainingData, model: Any, name: str) -> None:
-    """Raise UserError, with the key to set, if a sample is longer than the model's positions."""
+def check_lengths(data: TrainingData, model: Any, config: Config) -> None:
+    """Raise UserError, with the key to set, if a sample is longer than the model's positions, or may be by a setting.
+
+    The default of the setting is no promise, so that a model of fewer positions trains on short samples as it is.
+    """
     limit = max_positions(model)
     longest = max(part.describe()["longest"] for part in (data.train, data.validation))
+    key = "seq_len" if data.train.documents is None else "block_size"
+    value, name = getattr(config.train, key), config.model.name
     if limit is not None and longest > limit:
-        key = "seq_len" if data.train.documents is None else "block_size"
         raise UserError(f"a sample has {longest} tokens, but {name} takes {limit}: set train.{key}={limit}")
+    if limit is not None and value > limit and value != getattr(TrainConfig, key):
+        raise UserError(f"train.{key}={value} is above the {limit} positions of {name}: set at most {limit}")

@@ -14,7 +14,6 @@ from utils import compilation, optim, state
 from utils.batching import collate, epoch_batches
 from utils.config import Config
 from utils.digests import agree_on_data
-from utils.distributed import Processes
 from utils.generation import Decoding, generate
 from utils.guards import non_finite_tensors, not_finite, optimizer_tensors
 from utils.logs import MetricsWriter, log, progress, progress_bar
@@ -25,16 +24,16 @@ from utils.parallel import build_placement
 from utils.preparation import check_lengths, load_training_data
 from utils.provenance import peak_memory_mib
 from utils.runs import Run
-from utils.signals import Interrupted, StopRequest, StopVote
+from utils.signals import Interrupted, StopRequest
 from utils.window import LossWindow
 
 
 class Trainer:
     """One run from its configuration to its last checkpoint; an unfinished run goes on where it stopped."""
 
-    def __init__(self, config: Config, run: Run, stop: StopRequest, processes: Processes) -> None:
-        self.config, self.run, self.stop, self.processes = config, run, stop, processes
-        self.stop_vote = StopVote(stop, processes)
+    def __init__(self, config: Config, run: Run, stop: StopRequest) -> None:
+        self.config, self.run, self.stop, self.processes = config, run, stop, stop.processes
+        processes = self.processes
         self.placement = build_placement(config.train, processes)
         self.accelerator, self.precision = self.placement.accelerator, self.placement.precision
         self.device = self.placement.device
@@ -48,7 +47,7 @@ class Trainer:
         self.data_digests = data.digests
         self.train_data, self.validation_data, self.validation_prompts = data.train, data.validation, data.prompts
         self.model = load_model(config.model.name, config.model.dropout)
-        check_lengths(data, self.model, config.model.name)
+        check_lengths(data, self.model, config)
         self.steps_per_epoch = math.ceil(len(self.train_data) / config.train.batch_size)
         self.total_steps = self.steps_per_epoch * config.train.epochs
         optim.warmup_steps(config.train, self.total_steps)  # a wrong warm-up fails before the factorisation
@@ -112,22 +111,37 @@ class Trainer:
     # -- the loop ------------------------------------------------------------------------------------------
 
     def fit(self) -> None:
-        """Train to the end: each epoch validates, saves, and only then (at the next one's start) resamples."""
+        """Train to the end: each epoch validates, saves, and only then (at the next one's start) resamples.
+
+        Raises:
+            Interrupted: a signal asked for a stop; every step that was made is in a checkpoint.
+        """
         epochs, done = self.config.train.epochs, self.progress
         self.forward.train()
         if done.step == 0 and done.epoch == 0 and done.last is None:
             self.validate()
         with progress_bar(self.total_steps, done.step, main=self.main) as bar:
             while done.epoch < epochs:
+                self.stop.check(now=True)
                 if done.batch == 0 and done.epoch > 0:
                     self._note_resample(self.resampler.after_epoch(done.epoch, epochs))
                 self._train_epoch(bar)
-                done.epoch, done.batch = done.epoch + 1, 0
-                best = self.validate()
-                self.save(best)
+                self._end_epoch()
         if done.best is None:  # no epoch at all, or none since the best checkpoint was lost
             done.best = done.last
             self.save(best=True)
+
+    def _end_epoch(self) -> None:
+        done = self.progress
+        before = done.epoch, done.batch
+        done.epoch, done.batch = done.epoch + 1, 0
+        try:
+            best = self.validate()
+        except Interrupted:
+            done.epoch, done.batch = before  # the epoch's steps are done: a resume begins with its validation
+            self.save(best=False)
+            raise
+        self.save(best)
 
     def _train_epoch(self, bar: Any) -> None:
         train, done = self.config.train, self.progress
@@ -148,9 +162,11 @@ class Trainer:
                 self._log_step(losses, rate, norm, bar)
             self._note_resample(self.resampler.after_step(done.step, self.total_steps))
             bar.update()
-            if signal := self.stop_vote.after_step(now=done.batch == len(batches)):
+            try:
+                self.stop.check(now=done.batch == len(batches))
+            except Interrupted:
                 self.save(best=False)
-                raise Interrupted(signal)
+                raise
             if self._save_due(logging) and done.batch < len(batches):
                 self.save(best=False)
 
@@ -241,21 +257,28 @@ class Trainer:
     # -- validation, checkpoints ---------------------------------------------------------------------------
 
     def validate(self) -> bool:
-        """Losses on the validation data, and sample texts; True if the loss is the best so far."""
+        """Losses on the validation data, and sample texts; True if the loss is the best so far.
+
+        Raises:
+            Interrupted: a signal asked for a stop; nothing was recorded, as if it had not begun.
+        """
         start, done = time.perf_counter(), self.progress
         everything = range(len(self.validation_data))
         losses = evaluate_losses(
             self.forward, self.validation_data, everything, self._evaluation_batch(), self.tokenizer.pad_token_id,
-            self.device, self.processes,
+            self.device, self.processes, self.stop.check, "validation",
         )  # fmt: skip
         values = losses.metrics(self.loss_on)
         if not math.isfinite(values["loss"]):
             raise self.processes.same_error(not_finite("validation loss", values["loss"], done.step))
+        self._spend("validation", start)
+        texts = [] if self.placement.sharded else self.processes.decided_by_main(self._sample_texts)
+        if texts is None:
+            self.stop.check(now=True)
         done.last = {"epoch": done.epoch, "step": done.step, **values}
         best = done.epoch > 0 and (done.best is None or values["loss"] < done.best["loss"])
         if best:
             done.best = done.last
-        self._spend("validation", start)
         self._write("validation", values)
         log.info(
             "epoch %d/%d validation loss %.4f%s perplexity %.3f%s",
@@ -263,30 +286,32 @@ class Trainer:
             " (target {loss_target:.4f}, all {loss_all:.4f})".format_map(values) if "loss_target" in values else "",
             values["perplexity"], " *best*" if best else "",
         )  # fmt: skip
-        if self.main and not self.placement.sharded:
-            self._show_samples()
+        for number, (prompt, text) in enumerate(texts or ()):
+            progress(f"sample: {prompt} -> {text}")
+            if self.metrics is not None:
+                self.metrics.text(f"sample/{number}", done.step, f"{prompt}\n\n**{text}**")
         return best
 
     def _evaluation_batch(self) -> int:
         return self.config.train.micro_batch_size or self.config.train.batch_size
 
-    def _show_samples(self) -> None:
-        """Greedy texts for a few validation prompts, spread over the split."""
+    def _sample_texts(self) -> list[tuple[str, str]] | None:
+        """A few validation prompts, spread over the split, each with its greedy text; None after a stop request."""
         known = self.validation_prompts
         count = min(self.config.logging.samples, len(known))
         prompts = [known[i * len(known) // count] for i in range(count)]
         limit = max_positions(self.model) or 10**9
         room = min(64, limit - max((s.prompt_length for s in self.validation_data.samples), default=0))
         if not prompts or room < 1:
-            return
+            return []
         prompts = shorten(prompts, self.tokenizer, limit - room)  # blocks say nothing of the prompts' lengths
         decoding = Decoding(num_beams=1, no_repeat_ngram_size=0, max_new_tokens=room)
-        with rosa.merged(self.model), self.accelerator.autocast():
-            texts = generate(self.model, self.tokenizer, prompts, decoding, batch_size=count)
-        for number, (prompt, text) in enumerate(zip(prompts, texts, strict=True)):
-            progress(f"sample: {prompt} -> {text}")
-            if self.metrics is not None:
-                self.metrics.text(f"sample/{number}", self.progress.step, f"{prompt}\n\n**{text}**")
+        try:
+            with rosa.merged(self.model), self.accelerator.autocast():
+                texts = generate(self.model, self.tokenizer, prompts, decoding, count, check=self.stop.check_here)
+        except Interrupted:
+            return None
+        return list(zip(prompts, texts, strict=True))
 
     def save(self, best: bool) -> None:
         """Save everything a resume needs; the main process writes, the others wait for it.

@@ -34,10 +34,10 @@ def register(config: type[AdapterConfig]) -> Callable[[Layer], Layer]:
 
 
 def methods() -> dict[str, tuple[type[AdapterConfig], type[AdapterLayer]]]:
-    """Every method by name: its settings class and its layer class."""
+    """Every method by name, in alphabetical order: its settings class and its layer class."""
     for module in pkgutil.iter_modules(__path__):
         importlib.import_module(f"{__name__}.{module.name}")
-    return dict(_METHODS)
+    return dict(sorted(_METHODS.items()))
 
 
 def settings() -> dict[str, type[AdapterConfig]]:

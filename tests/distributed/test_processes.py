@@ -30,7 +30,9 @@ METHODS = {  # SGD, unlike Adam, shows a gradient that is off by a factor
         "fnmodel.rosa.every=4",
     ),
 }
-DROPOUT = ("model.dropout=0.1", "logging.print_freq=4", "train.lr=1e-2")
+DROPOUT = (
+    "model.dropout=0.1", "logging.print_freq=4", "train.lr=1e-2", "train.micro_batch_size=2", "logging.samples=1",
+)  # fmt: skip
 SHARDED = {
     "none": ("train.sharding=fsdp", "train.gradient_checkpointing=true"),
     "lora": ("train.sharding=fsdp",),
@@ -60,6 +62,8 @@ def ends(lab: Lab) -> dict[str, list[End]]:
     jobs["whole"] = Job(lab.overrides("whole", *DROPOUT))
     halves = lab.overrides("halves", *DROPOUT)
     jobs["halves, stopped"] = Job(halves, happens="SIGUSR1", rank=1, step=7)
+    jobs["halves, validating"] = Job(halves, happens="SIGTERM", rank=1, step=12, where="validation")
+    jobs["halves, sampling"] = Job(halves, happens="SIGTERM", rank=0, step=12, where="samples")
     jobs["halves, resumed"] = Job(halves)
     grown = lab.overrides("grown", *METHODS["rosa"], "logging.print_freq=2")
     assert worker.run(Job(grown, happens="SIGTERM", rank=0, step=7)).how == STOPPED
@@ -139,13 +143,18 @@ def test_a_finished_run_is_left_alone_by_both(ends: Any) -> None:
 
 
 def test_a_signal_to_one_process_stops_both_and_the_resume_is_exact(lab: Lab, ends: Any) -> None:
-    """Dropout is on: each process's own random numbers go on where they were, and so does the open logging window."""
-    assert [end.how for end in ends["halves, stopped"]] == [STOPPED] * 2
+    """In training, in a validation and in its sample texts, which the main process alone makes.
+
+    Dropout is on: each process's own random numbers go on where they were, and so does the open logging window.
+    """
+    for name in ("stopped", "validating", "sampling"):
+        assert [end.how for end in ends[f"halves, {name}"]] == [STOPPED] * 2
     assert [end.how for end in ends["halves, resumed"]] == ["finished"] * 2
     whole, halves = lab.run("whole"), lab.run("halves")
     log = halves.log_file.read_text()
-    assert log.count("stopped by SIGUSR1 after a checkpoint") == 1
+    assert log.count("interrupted by SIGUSR1 at step 8") == 1
     assert "resumed from step-00000008: epoch 1.33, step 8" in log  # votes are read a step later
+    assert log.count("interrupted by SIGTERM at step 12") == 2
     first, second = weights(whole), weights(halves)
     assert first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
     for split in ("train", "validation"):

@@ -29,12 +29,16 @@ RANK = int(os.environ.get("RANK", "0"))
 
 @dataclass
 class Job:
-    """A training, and what happens to the process ``rank`` in its optimizer step ``step`` (from 1)."""
+    """A training, and what happens to the process ``rank`` as it begins its optimizer step ``step`` (from 1).
+
+    ``where``: or the validation after that step, or the sample texts of this validation.
+    """
 
     overrides: list[str]
     happens: str | None = None  # the name of a signal; nan: a parameter becomes NaN; error: an exception
     rank: int = 1
     step: int = 0
+    where: str = "step"  # step, validation or samples
 
 
 @dataclass
@@ -49,11 +53,12 @@ class End:
 def run(job: Job) -> End:
     """Train; what it raised, and the model's values at the end."""
     end = End("finished")
-    step, close = training.Trainer._step, training.Trainer.close
+    name = {"step": "_step", "validation": "validate", "samples": "_sample_texts"}[job.where]
+    original, close = getattr(training.Trainer, name), training.Trainer.close
 
     def planted(self: Any, *arguments: Any, **options: Any) -> Any:
-        result = step(self, *arguments, **options)
-        if job.happens and (self.processes.rank, self.progress.step + 1) == (job.rank, job.step):
+        now = self.progress.step + (job.where == "step")
+        if job.happens and (self.processes.rank, now) == (job.rank, job.step):
             if job.happens == "nan":
                 with torch.no_grad():
                     next(p for p in self.model.parameters() if p.requires_grad).fill_(torch.nan)
@@ -61,7 +66,7 @@ def run(job: Job) -> End:
                 raise RuntimeError("planted")
             else:
                 os.kill(os.getpid(), signal.Signals[job.happens])
-        return result
+        return original(self, *arguments, **options)
 
     def noted(self: Any) -> None:
         for name, parameter in self.model.named_parameters():
@@ -71,7 +76,8 @@ def run(job: Job) -> End:
         end.share = sum(tensor.numel() for tensor in local) / sum(tensor.numel() for tensor in tensors)
         close(self)
 
-    training.Trainer._step, training.Trainer.close = planted, noted
+    setattr(training.Trainer, name, planted)
+    training.Trainer.close = noted
     try:
         train_all(make_config(*job.overrides), job.overrides)
     except SystemExit as stop:
@@ -79,7 +85,8 @@ def run(job: Job) -> End:
     except UserError as error:
         end.how = f"{type(error).__name__}: {error}"
     finally:
-        training.Trainer._step, training.Trainer.close = step, close
+        setattr(training.Trainer, name, original)
+        training.Trainer.close = close
     return end
 
 

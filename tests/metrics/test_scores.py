@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import math
+import multiprocessing
 import os
 import random
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 
 import numpy as np
@@ -23,6 +27,7 @@ from utils.metrics.meteor import METEOR
 from utils.metrics.meteor15.statistics import combine
 from utils.metrics.nist import NIST
 from utils.metrics.rouge_l import RougeL, common_subsequence
+from utils.metrics.scoring import workers
 from utils.metrics.scoring.workers import FEWEST, Workers
 
 VOCABULARY = ["the", "a", "cheap", "cheaply", "pub", "pubs", "child", "children", "near", "river", "is", "serves"]
@@ -244,15 +249,42 @@ def test_workers_give_what_one_process_gives_and_raise_its_errors() -> None:
             raise UserError("no")
         return [own * given for own, given in zip(part, inputs, strict=True)]
 
-    workers = Workers(list, items, work)
-    assert workers.parts > 1 or len(os.sched_getaffinity(0)) == 1
+    pool = Workers(list, items, work)
+    assert pool.parts > 1 or len(os.sched_getaffinity(0)) == 1
     for factor in (2, 3):
-        workers.send([factor] * FEWEST)
-    assert workers.receive() == [2 * item for item in items]
-    assert workers.receive() == [3 * item for item in items]
-    workers.send([-1] * FEWEST)
+        pool.send([factor] * FEWEST)
+    assert pool.receive() == [2 * item for item in items]
+    assert pool.receive() == [3 * item for item in items]
+    pool.send([-1] * FEWEST)
     with pytest.raises(UserError, match="no"):
-        workers.receive()
+        pool.receive()
+
+
+def test_workers_outlive_a_signal_to_the_whole_job_but_not_their_owner(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workers, "_cores", lambda: 2)
+    others = set(multiprocessing.active_children())
+    pool = Workers(list, range(FEWEST), lambda part, _: part)
+    own = set(multiprocessing.active_children()) - others
+    for number in (None, signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
+        for process in own if number else ():
+            os.kill(process.pid or 0, number)
+        pool.send([0] * FEWEST)
+        assert pool.receive() == list(range(FEWEST))
+    del pool
+    for process in own:
+        process.join(60)
+    assert len(own) == 2 and not any(process.is_alive() for process in own)
+
+
+def test_the_interpreter_does_not_wait_for_workers() -> None:
+    """One that is asked for nothing more, and whose owner lives until the interpreter ends."""
+    code = (
+        "import sys; from utils.metrics.scoring import workers; workers._cores = lambda: 2; "
+        "sys.pool = workers.Workers(list, range(100), lambda part, _: part); "
+        "sys.pool.send([0] * 100); print(len(sys.pool.receive()), sys.pool.parts)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stdout == "100 2\n" and done.returncode == 0, done.stderr
 
 
 def test_meteor_begun_for_one_system_is_not_given_to_another() -> None:

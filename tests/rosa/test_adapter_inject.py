@@ -19,7 +19,7 @@ from torch import Tensor, nn
 import rosa
 from rosa.config import SETTINGS
 from rosa.layers import AdapterLayer
-from rosa.methods import settings
+from rosa.methods import methods, settings
 from rosa.methods.rosa import RosaLayer
 from tests.rosa.cases import (
     BLOCKS,
@@ -292,7 +292,7 @@ def test_a_new_file_in_the_folder_brings_its_settings(tmp_path: Path, monkeypatc
     )
     package = sys.modules["rosa.methods"]
     monkeypatch.setattr(package, "__path__", [*package.__path__, str(tmp_path)])
-    monkeypatch.setattr(package, "_METHODS", rosa.methods())
+    monkeypatch.setattr(package, "_METHODS", methods())
     assert settings()["other"]().strength == 1.0
-    assert rosa.methods()["other"][1].__name__ == "OtherLayer"
+    assert methods()["other"][1].__name__ == "OtherLayer"
     monkeypatch.delitem(sys.modules, "rosa.methods.other")

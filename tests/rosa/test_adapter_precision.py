@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import rosa
+from rosa.methods.lora import LoraLayer
 from tests.rosa.cases import FAMILIES, adapt, logits, make_model, make_optimizer, tokens, train_steps, trained
 from tests.rosa.test_adapter_oracles import TARGETS, pass_back, peft_layers
 
@@ -166,6 +167,31 @@ def test_a_float64_layer_keeps_its_precision_under_autocast() -> None:
     x = torch.randn(3, layer.in_features, dtype=torch.float64)
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(layer(x), torch.autocast("cpu", enabled=False)(layer)(x))
+
+
+def test_under_autocast_a_small_pair_is_whole_on_average() -> None:
+    """The sum of two outputs in bfloat16 would lose half of it."""
+    torch.manual_seed(6)
+    layer = LoraLayer("fc", nn.Linear(256, 256, bias=False).requires_grad_(False), 8, rosa.LoraConfig())
+    x = torch.randn(256, 256)
+    with torch.no_grad():
+        layer.initialise()
+        layer.B.normal_(0, 4e-4)
+        pair = (x @ layer.A) @ layer.B
+        assert pair.norm() < 2e-3 * layer.base(x).norm()
+        with torch.autocast("cpu", torch.bfloat16):
+            found = layer(x).float() - layer.base(x).float()
+    assert float((found * pair).sum() / pair.square().sum()) == pytest.approx(1, abs=0.1)
+
+
+@pytest.mark.parametrize("method", ["rosa", "lora"])
+def test_a_pair_narrower_than_the_weight_leaves_the_weight_its_precision(method: str) -> None:
+    layer = next(iter(rosa.adapter_layers(adapt("llama", CONFIGS[method])).values()))
+    layer.A.data, layer.B.data = layer.A.data.bfloat16(), layer.B.data.bfloat16()
+    with torch.no_grad():
+        layer.A.zero_()
+        x = torch.randn(3, layer.in_features)
+        assert torch.equal(layer(x), layer.base(x)) and torch.equal(layer.weight, layer.base.weight)
 
 
 def test_a_16_bit_model_converted_after_the_injection_still_runs() -> None:

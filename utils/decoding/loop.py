@@ -12,6 +12,7 @@ done are thrown out together, every few steps, which is also the only time that 
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -102,13 +103,18 @@ class Trees:
         return logits
 
 
-def decode(trees: Trees, search: Search) -> Tensor:
-    """The best continuation of each prompt: (items, new tokens), padded on the right after eos."""
+def decode(trees: Trees, search: Search, check: Callable[[], None]) -> Tensor:
+    """The best continuation of each prompt: (items, new tokens), padded on the right after eos.
+
+    Args:
+        check: called for each token; what it raises ends the work.
+    """
     items = len(trees.prompts)
     results = torch.full((items, search.new), search.pad, device=trees.prompts.device)
     numbers = list(range(items))  # of the prompts that the rows of the batch belong to
     tokens, parents = search.advance(trees.read_prompts())
     for _ in range(search.new - 1):
+        check()
         trees.follow(parents)
         if trees.full:
             is_open, live = look(trees, search)

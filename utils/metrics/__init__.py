@@ -10,10 +10,11 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 from utils.errors import UserError
+from utils.signals import never
 
 if TYPE_CHECKING:
     import numpy as np
@@ -93,6 +94,7 @@ class Scorer:
         references: Sequence[Sequence[str]],
         sources: Sequence[str] | None = None,
         names: Iterable[str] | None = None,
+        check: Callable[[], None] = never,
     ) -> None:
         """Bind metrics to a test set.
 
@@ -100,6 +102,7 @@ class Scorer:
             references: the reference texts of each item, at least one an item.
             sources: what each text was made from (E2E: the meaning representation), for metrics that need it.
             names: the scores wanted; None for the official five.
+            check: called before each metric; what it raises ends the work.
 
         Raises:
             UserError: an unknown name, an item without references, or a number of sources that differs.
@@ -118,9 +121,12 @@ class Scorer:
                 raise UserError(f"there is no metric {name!r}. Known: {', '.join(known)}")
             if not known[name].applies(sources):
                 raise UserError(f"{name} compares with inputs of another kind, or no sources were given")
-        self.items = len(references)
+        self.items, self._check = len(references), check
         classes = sorted(dict.fromkeys(known[name] for name in self.names), key=lambda metric: not metric.background)
-        self.metrics = [metric(references, sources) for metric in classes]
+        self.metrics = []
+        for metric in classes:
+            check()
+            self.metrics.append(metric(references, sources))
 
     def check(self, predictions: Sequence[str]) -> None:
         """Raise UserError when there is not one prediction for each item."""
@@ -134,6 +140,7 @@ class Scorer:
         for metric in self.metrics:
             metric.begin(predictions)
         for metric in self.metrics:
+            self._check()
             found.update(metric.score(predictions))
         return {name: float(found[name]) for name in self.names}
 

@@ -6,7 +6,7 @@ import argparse
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from utils.files import lock, read_bytes, read_json, sha256, sweep, write_json
 from utils.metrics import OFFICIAL, Scorer, applicable
 from utils.metrics.scoring.reader import read_items
 from utils.runs import Run, find_runs, finite
+from utils.signals import never, stop_on_signals
 
 PROMPT = re.compile(r"Input: (?P<source>.*) Output:", re.DOTALL)
 
@@ -33,10 +34,13 @@ class Outcome:
 
 
 class RunScorer:
-    """Scores runs one after another and keeps the references' work from one run to the next."""
+    """Scores runs one after another and keeps the references' work from one run to the next.
 
-    def __init__(self, force: bool = False) -> None:
-        self.force = force
+    ``check`` is called before each metric; what it raises ends the work.
+    """
+
+    def __init__(self, force: bool = False, check: Callable[[], None] = never) -> None:
+        self.force, self.check = force, check
         self._key: tuple[object, ...] | None = None
         self._scorer: Scorer | None = None
 
@@ -64,7 +68,7 @@ class RunScorer:
             return Outcome(run, split, "current", {name: part[name] for name in names})
         key = (hashes["references_sha256"], names, None if sources is None else tuple(sources))
         if self._scorer is None or self._key != key:
-            self._key, self._scorer = key, Scorer(items.references, sources, names)
+            self._key, self._scorer = key, Scorer(items.references, sources, names, self.check)
         scores = self._scorer.score(items.predictions)
         _write_scores(run, split, {**scores, "items": len(items.predictions), **hashes})
         return Outcome(run, split, "scored", scores)
@@ -159,24 +163,35 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("runs", nargs="+", metavar="RUNS", help="folder with runs, or a run itself")
     parser.add_argument("--force", action="store_true", help="score anew even where scores.json is current")
     arguments = parser.parse_args(argv)
-    scorer = RunScorer(arguments.force)
+    found = find_runs(arguments.runs)
     outcomes: list[Outcome] = []
-    for run in find_runs(arguments.runs):
+    with stop_on_signals(unit="metric") as stop:
+        scorer = RunScorer(arguments.force, stop.check)
         try:
-            outcomes += scorer.score(run)
-        except Exception as error:
-            outcomes.append(Outcome(run, "-", "failed", reason=reason(error)))
+            for run in found:
+                stop.check()
+                try:
+                    outcomes += scorer.score(run)
+                except Exception as error:
+                    outcomes.append(Outcome(run, "-", "failed", reason=reason(error)))
+        finally:
+            _report(outcomes)
+    states = {outcome.state for outcome in outcomes}
+    if states == {"waiting"}:
+        raise UserError("no run has predictions yet. Run eval.py on the finished runs first.")
+    return 1 if "failed" in states else 0
+
+
+def _report(outcomes: Sequence[Outcome]) -> None:
+    """Print the scores, and why other runs have none."""
     scored = [outcome for outcome in outcomes if outcome.scores]
     waiting = [outcome for outcome in outcomes if outcome.state == "waiting"]
-    failed = [outcome for outcome in outcomes if outcome.state == "failed"]
     if scored:
         print(table(scored))
     if waiting:
         print("\nnot scored, as there are no predictions:")
         for outcome in waiting:
             print(f"  {outcome.run.path}: {outcome.reason}")
-    for outcome in failed:
-        print(f"error: {outcome.run.path}: {outcome.reason}", file=sys.stderr)
-    if not scored and not failed:
-        raise UserError("no run has predictions yet. Run eval.py on the finished runs first.")
-    return 1 if failed else 0
+    for outcome in outcomes:
+        if outcome.state == "failed":
+            print(f"error: {outcome.run.path}: {outcome.reason}", file=sys.stderr)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
+from multiprocessing.util import Finalize
 from typing import Any
 
 FEWEST = 100  # items; below, starting a process costs more than it saves
@@ -40,7 +42,10 @@ class Workers:
             part = slice(number * len(items) // count, (number + 1) * len(items) // count)
             ours, theirs = context.Pipe()
             others = [connection for _, connection in self._parts] + [ours]
-            context.Process(target=_serve, args=(theirs, others, build, items[part], work), daemon=True).start()
+            process = context.Process(target=_serve, args=(theirs, others, build, items[part], work), daemon=True)
+            process.start()
+            # With this object, or before the interpreter ends: it would wait for a worker, which would wait for it.
+            Finalize(self, process.kill, exitpriority=0)
             theirs.close()
             self._parts.append((part, ours))
 
@@ -85,7 +90,9 @@ def _serve(
     items: Sequence[Any],
     work: Callable[[Any, Sequence[Any]], list[Any]],
 ) -> None:
-    """A worker's life: until the other end is closed, which only works if nobody else holds it open."""
+    """A worker's life: until it is killed, or the other end is closed, which only works if nobody holds it open."""
+    for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)  # all processes of a job get them: the one that gives the work decides
     for other in others:
         other.close()
     made: Any = None
@@ -101,5 +108,5 @@ def _serve(
             except Exception as error:
                 answer = error
             connection.send(answer)
-        except (EOFError, OSError, KeyboardInterrupt):
+        except (EOFError, OSError):
             return
