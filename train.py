@@ -34,8 +34,10 @@ def main(given: DictConfig) -> float | None:
 
 if __name__ == "__main__":
     from utils.distributed import leave
+    from utils.errors import print_anything
     from utils.overrides import hydra_errors_explained
 
+    print_anything()
     with hydra_errors_explained():
         main()
 

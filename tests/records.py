@@ -7,6 +7,7 @@ import hashlib
 import json
 import math
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +71,7 @@ def write_run(
         for parent in parents:
             node = node.setdefault(parent, {})
         node[last] = value
-    (run / "config.yaml").write_text(yaml.safe_dump(nested))
+    (run / "config.yaml").write_text(yaml.safe_dump(nested), encoding="utf-8")
 
     ppl = math.exp(loss)
     steps = 100 * epochs
@@ -113,7 +114,7 @@ def write_run(
         "error": None,
         **(record or {}),
     }
-    (run / "run.json").write_text(json.dumps(content))
+    (run / "run.json").write_text(json.dumps(content), encoding="utf-8")
     _write_metrics(run, validation or [loss + 0.5 / (epoch + 1) ** 2 for epoch in range(1, epochs + 1)])
     if status == "finished":
         _write_test(run, loss, seed, evaluation or {}, scores or {})
@@ -137,12 +138,12 @@ def _write_metrics(run: Path, validation: list[float]) -> None:
                 "loss_all": 1.5 * value,
             }
         )
-    (run / "metrics.jsonl").write_text("".join(json.dumps(point) + "\n" for point in points))
+    (run / "metrics.jsonl").write_text("".join(json.dumps(point) + "\n" for point in points), encoding="utf-8")
 
 
 def _write_test(run: Path, loss: float, seed: int, evaluation: dict[str, Any], scores: dict[str, Any]) -> None:
     predictions = run / "test_predictions.txt"
-    predictions.write_text(f"A text of seed {seed}.\n")
+    predictions.write_text(f"A text of seed {seed}.\n", encoding="utf-8")
     if not evaluation.get("absent"):
         full = {
             "loss": loss + 0.1,
@@ -152,7 +153,7 @@ def _write_test(run: Path, loss: float, seed: int, evaluation: dict[str, Any], s
             "decoding": DECODING,
             **evaluation,
         }
-        (run / "eval.json").write_text(json.dumps({"test": full}))
+        (run / "eval.json").write_text(json.dumps({"test": full}), encoding="utf-8")
     if not scores.get("absent"):
         full = {
             "BLEU": 0.65,
@@ -163,7 +164,13 @@ def _write_test(run: Path, loss: float, seed: int, evaluation: dict[str, Any], s
             "predictions_sha256": hashlib.sha256(predictions.read_bytes()).hexdigest(),
             **scores,
         }
-        (run / "scores.json").write_text(json.dumps({"test": full}))
+        (run / "scores.json").write_text(json.dumps({"test": full}), encoding="utf-8")
+
+
+def file_name(text: str) -> str:
+    """``text`` without the characters that a file's name cannot hold in this locale."""
+    encoding = sys.getfilesystemencoding()
+    return text.encode(encoding, "ignore").decode(encoding)
 
 
 def csv_of(runs: Path, dataset: str = "e2e_nlg") -> pd.DataFrame:
@@ -179,12 +186,17 @@ def row_of(frame: pd.DataFrame, **wanted: object) -> pd.Series:
 
 def markdown_rows(runs: Path, dataset: str = "e2e_nlg") -> list[dict[str, str]]:
     """The rows of the first Markdown table by header, which goes without its arrow."""
-    lines = (runs / dataset / "results.md").read_text().split("\n\n")[1].splitlines()
+    lines = (runs / dataset / "results.md").read_text(encoding="utf-8").split("\n\n")[1].splitlines()
     cells = [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines]
     header = [cell.rstrip(" ↑↓") for cell in cells[0]]
     return [dict(zip(header, row, strict=True)) for row in cells[2:]]
 
 
 def latex_rows(runs: Path, dataset: str = "e2e_nlg") -> list[list[str]]:
-    body = (runs / dataset / "results.tex").read_text().split(r"\midrule", 1)[1].split(r"\bottomrule", 1)[0]
+    body = (
+        (runs / dataset / "results.tex")
+        .read_text(encoding="utf-8")
+        .split(r"\midrule", 1)[1]
+        .split(r"\bottomrule", 1)[0]
+    )
     return [line.removesuffix(r" \\").split(" & ") for line in body.strip().splitlines() if line != r"\midrule"]

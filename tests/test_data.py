@@ -119,7 +119,7 @@ def test_own_files(tmp_path: Path, suffix: str) -> None:
     records = [{"prompt": "2 + 2 =", "target": "4"}, {"prompt": "Say hi:", "target": "hi, there"}]
     path = tmp_path / f"test.{suffix}"
     if suffix == "csv":
-        path.write_text('prompt,target\n2 + 2 =,4\nSay hi:,"hi, there"\n')
+        path.write_text('prompt,target\n2 + 2 =,4\nSay hi:,"hi, there"\n', encoding="utf-8")
     else:
         text = "".join(json.dumps(record) + "\n" for record in records).encode()
         path.write_bytes(gzip.compress(text) if suffix.endswith("gz") else text)
@@ -135,7 +135,7 @@ def test_own_files(tmp_path: Path, suffix: str) -> None:
      ("{", "line 1 is not JSON"), ('{"prompt": "x"}', "no field target")],
 )  # fmt: skip
 def test_bad_json_lines(tmp_path: Path, line: str, message: str) -> None:
-    (tmp_path / "test.jsonl").write_text(line + "\n")
+    (tmp_path / "test.jsonl").write_text(line + "\n", encoding="utf-8")
     with pytest.raises(UserError, match=message.replace("[", r"\[")):
         Pairs().load("test", tmp_path, None)
 
@@ -170,7 +170,9 @@ def test_prediction_files_line_up(tmp_path: Path) -> None:
     write_predictions(Run(tmp_path), "test", groups, ["one\ntwo\x85three", ""])
     assert (tmp_path / "test_predictions.txt").read_bytes() == b"one two three\n\n"
     assert (tmp_path / "test_references.txt").read_bytes() == b"A one.\nA two.\n\nB.\n"
-    raw = [json.loads(line) for line in (tmp_path / "test_predictions.jsonl").read_text().split("\n")[:-1]]
+    raw = [
+        json.loads(line) for line in (tmp_path / "test_predictions.jsonl").read_text(encoding="utf-8").split("\n")[:-1]
+    ]
     assert [item["prediction"] for item in raw] == ["one\ntwo\x85three", ""]
     assert raw[0]["references"] == ["A\u2028one.", "A two."]
 
@@ -185,7 +187,7 @@ def test_the_real_e2e_data() -> None:
 
 
 def test_a_row_may_span_lines_and_is_named_by_its_last(tmp_path: Path) -> None:
-    (tmp_path / "x.csv").write_text('mr,ref\n"a\nb",c\n"d",e\n')
+    (tmp_path / "x.csv").write_text('mr,ref\n"a\nb",c\n"d",e\n', encoding="utf-8")
     assert [where.rpartition(", ")[2] for where, _ in read_csv(tmp_path / "x.csv", ("mr", "ref"))] == [
         "line 3",
         "line 4",
@@ -193,8 +195,8 @@ def test_a_row_may_span_lines_and_is_named_by_its_last(tmp_path: Path) -> None:
 
 
 def test_numbers_are_texts_in_json_as_in_csv(tmp_path: Path) -> None:
-    (tmp_path / "train.csv").write_text("prompt,target\n1,2.50\n")
-    (tmp_path / "test.jsonl").write_text('{"prompt": 1, "target": 2.50}\n')
+    (tmp_path / "train.csv").write_text("prompt,target\n1,2.50\n", encoding="utf-8")
+    (tmp_path / "test.jsonl").write_text('{"prompt": 1, "target": 2.50}\n', encoding="utf-8")
     assert (
         Pairs().load("test", tmp_path, None)
         == Pairs().load("train", tmp_path, None)
@@ -204,8 +206,8 @@ def test_numbers_are_texts_in_json_as_in_csv(tmp_path: Path) -> None:
 
 def test_a_split_has_one_file(tmp_path: Path) -> None:
     """What lies under its name is not passed over for another name, nor for none."""
-    (tmp_path / "train.csv").write_text("prompt,target\na,b\n")
-    (tmp_path / "train.jsonl").write_text('{"prompt": "other", "target": "one"}\n')
+    (tmp_path / "train.csv").write_text("prompt,target\na,b\n", encoding="utf-8")
+    (tmp_path / "train.jsonl").write_text('{"prompt": "other", "target": "one"}\n', encoding="utf-8")
     (tmp_path / "validation.csv").mkdir()
     (tmp_path / "test.csv").symlink_to("nowhere")
     for split, message in (

@@ -79,7 +79,7 @@ def test_what_is_no_run_is_refused_by_name(tmp_path: Path) -> None:
     without = write_run(tmp_path / "other")
     (without / "config.yaml").unlink()
     broken = write_run(tmp_path / "broken")
-    (broken / "run.json").write_text("{")
+    (broken / "run.json").write_text("{", encoding="utf-8")
     for folder, says in (
         (tmp_path / "absent", "absent is not a folder"),
         (tmp_path / "empty", r"no runs under .*empty"),

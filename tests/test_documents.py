@@ -45,7 +45,7 @@ def aliases(count: int, levels: int) -> str:
 )
 def test_scalars(tmp_path: Path, text: str, value: object) -> None:
     file = tmp_path / "x.yaml"
-    file.write_text(f"key: {text}\n")
+    file.write_text(f"key: {text}\n", encoding="utf-8")
     found = read_yaml(file)["key"]
     assert found == value
     assert type(found) is type(value)
@@ -53,7 +53,7 @@ def test_scalars(tmp_path: Path, text: str, value: object) -> None:
 
 def test_anchors_and_merge_keys(tmp_path: Path) -> None:
     file = tmp_path / "x.yaml"
-    file.write_text("a: &a {x: 1, y: 2}\nb: {<<: *a, y: 3}\n")
+    file.write_text("a: &a {x: 1, y: 2}\nb: {<<: *a, y: 3}\n", encoding="utf-8")
     assert read_yaml(file)["b"] == {"x": 1, "y": 3}
 
 
@@ -80,7 +80,7 @@ def test_anchors_and_merge_keys(tmp_path: Path) -> None:
 )
 def test_what_is_refused(tmp_path: Path, text: str, words: str) -> None:
     file = tmp_path / "x.yaml"
-    file.write_text(text)
+    file.write_text(text, encoding="utf-8")
     with pytest.raises(UserError, match=str(file)) as error:
         read_yaml(file)
     assert words in str(error.value)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import sys
 import unicodedata
 
 import pytest
@@ -42,3 +44,13 @@ def test_an_error_message_keeps_its_lines_but_no_other_control_character(capsys:
         run_cli(main)
     assert end.value.code == 2
     assert capsys.readouterr().err == "error: no runs:\n  a\\x1b]0;title\\x07b\n"
+
+
+def test_a_terminal_without_unicode_gets_every_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    raw = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding="ascii"))
+    with pytest.raises(SystemExit) as end:
+        run_cli(lambda: print("1.00 ± 0.10\n\udcff – 2"))
+    sys.stdout.flush()
+    assert raw.getvalue() == b"1.00 ? 0.10\n? ? 2\n"
+    assert not end.value.code

@@ -161,24 +161,49 @@ def test_neither_lengths_nor_resamples_compile_again(family: str, method: str) -
     assert [name for name, _ in model.named_parameters()] == names
 
 
-def test_compilation_on_request_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compilation_says_what_is_missing(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     cpu, cuda = torch.device("cpu"), torch.device("cuda")
+    found = {"triton"}
+    monkeypatch.setattr(compilation.shutil, "which", lambda name: name in found or None)
+    monkeypatch.setattr(compilation.importlib.util, "find_spec", lambda name: name in found or None)
+    monkeypatch.delenv("CC", raising=False)
+    monkeypatch.delenv("CXX", raising=False)
     assert not wanted("auto", cpu) and not wanted(False, cpu) and not wanted(False, cuda)
-    monkeypatch.setattr(compilation.shutil, "which", lambda name: None)
-    with pytest.raises(UserError, match=r"train\.compile=true needs a C\+\+ compiler"):
-        wanted(True, cpu)
-    monkeypatch.setattr(compilation.importlib.util, "find_spec", lambda name: None)
-    assert not wanted("auto", cuda)
-    with pytest.raises(UserError, match="needs the package triton"):
-        wanted(True, cuda)
-    monkeypatch.setattr(compilation.importlib.util, "find_spec", lambda name: name)
-    assert wanted("auto", cuda) and wanted(True, cuda)
+    assert not caplog.messages
+    for device, needed in (
+        (cuda, "the C compiler gcc or clang"), (cuda, "the package triton"), (cpu, r"the C\+\+ compiler (g|clang)\+\+")
+    ):  # fmt: skip
+        with pytest.raises(UserError, match=rf"train\.compile=true needs {needed}.* on {device.type}: install it"):
+            wanted(True, device)
+        assert not wanted("auto", device)
+        found.clear()
+    assert [text.partition(", without ")[2] for text in caplog.messages] == [
+        "the C compiler gcc or clang", "the package triton",
+    ]  # fmt: skip
+    found |= {"triton", "gcc-14", "clang++-18"}
+    monkeypatch.setenv("CC", "gcc-14")
+    monkeypatch.setenv("CXX", "clang++-18")
+    assert wanted("auto", cuda) and wanted(True, cuda) and wanted(True, cpu)
+
+
+def refused_without_compiler(train: Callable[..., Run]) -> None:
+    """train.compile=true names the compiler that is missing, and trains nothing."""
+    with pytest.raises(UserError, match=r"train\.compile=true needs the C\+\+ compiler .*: install it, or leave"):
+        train("train.compile=true", "model.dropout=0", "seed=3")
+
+
+def test_compiled_training_without_a_compiler(train: Callable[..., Run], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    refused_without_compiler(train)
 
 
 def test_compiled_training_gives_the_losses_of_plain_training(
     train: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Another value of train.compile continues the same run; the counting backend stands for a code generator."""
+    """Another value of train.compile continues the same run. The counting backend stands for the blocks' code
+    generator; the loss of a chunk is really compiled, so that a machine without a compiler can only refuse."""
+    if compilation._missing(torch.device("cpu")):
+        return refused_without_compiler(train)
     counter = torch._dynamo.testing.CompileCounterWithBackend("eager")
     monkeypatch.setattr("utils.losses.compile_blocks", lambda model: compile_blocks(model, counter))
     torch._dynamo.reset()

@@ -41,16 +41,16 @@ def large(path: Path) -> None:
 
 
 def nested(path: Path) -> None:
-    path.write_text("[" * 20_000)
+    path.write_text("[" * 20_000, encoding="utf-8")
 
 
 def long_number(path: Path) -> None:
-    path.write_text('{"status": ' + "9" * 5000 + "}")
+    path.write_text('{"status": ' + "9" * 5000 + "}", encoding="utf-8")
 
 
 def aliases(path: Path) -> None:
     lines = [f"b{n}: &b{n} [{', '.join([f'*b{n - 1}'] * 9)}]" for n in range(1, 10)]
-    path.write_text("\n".join(["b0: &b0 [x]", *lines]))
+    path.write_text("\n".join(["b0: &b0 [x]", *lines]), encoding="utf-8")
 
 
 KINDS = (pipe, endless, loop, large, nested, long_number, aliases)
@@ -96,7 +96,9 @@ def test_one_bad_run_does_not_cost_the_scores(
     for name in (None, "test_predictions.txt", "test_references.txt", "test_predictions.jsonl", "scores.json"):
         run = write_run(tmp_path, seed=len(name or ""))
         for file in TEXTS:
-            (run / file).write_text("" if file.endswith("jsonl") else "A pub by the river is cheap.\n")
+            (run / file).write_text(
+                "" if file.endswith("jsonl") else "A pub by the river is cheap.\n", encoding="utf-8"
+            )
         (run / "test_predictions.jsonl").unlink()
         (run / "scores.json").unlink()
         if name:

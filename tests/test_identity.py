@@ -69,16 +69,16 @@ def pairs(folder: Path, **changes: str) -> Path:
     for split in ("train", "validation", "test"):
         targets = [f"{i} is {split}" for i in range(8)] + [changes.get(split, "the end")]
         lines = [json.dumps({"prompt": f"{i} is", "target": target}) for i, target in enumerate(targets)]
-        (folder / f"{split}.jsonl").write_text("\n".join(lines) + "\n")
+        (folder / f"{split}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
     return folder
 
 
 def copy_with(folder: Path, to: Path, name: str, old: str, new: str) -> Path:
     """A copy of a data folder in which a text of one file is another one."""
     shutil.copytree(folder, to)
-    text = (to / name).read_text()
+    text = (to / name).read_text(encoding="utf-8")
     assert old in text
-    (to / name).write_text(text.replace(old, new, 1))
+    (to / name).write_text(text.replace(old, new, 1), encoding="utf-8")
     return to
 
 
@@ -176,10 +176,10 @@ def test_an_evaluation_is_of_the_same_data(train: Any, small_e2e: Path, tmp_path
 def test_a_configuration_that_was_edited_is_noticed(train: Any, tmp_path: Path, name: str) -> None:
     run = train("train.epochs=1", *(own(pairs(tmp_path / "a")) if name == "pairs" else ()))
     evaluate_run(run, Options(decoding=Decoding(num_beams=1, max_new_tokens=4), device="cpu"))
-    text = run.config_file.read_text()
+    text = run.config_file.read_text(encoding="utf-8")
     for old, new in (("rank: 4", "rank: 5"), ("seed: 0", "seed: 1")):
         assert old in text
-        run.config_file.write_text(text.replace(old, new))
+        run.config_file.write_text(text.replace(old, new), encoding="utf-8")
         with pytest.raises(UserError, match=r"config\.yaml was changed after the training.*overrides\.yaml"):
             evaluate_run(run, Options(force=True, device="cpu"))
 

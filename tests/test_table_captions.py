@@ -38,7 +38,11 @@ def test_differences_are_to_the_same_rank_or_not_at_all(tmp_path: Path) -> None:
     for others in ({"method": "none"}, {"method": "untrained"}, {"method": "rosa", "rank": "0.1"}):
         row = row_of(frame, **others)
         assert math.isnan(row.val_loss_delta) and pd.isna(row.baseline)
-    second = (tmp_path / "e2e_nlg" / "results.md").read_text().split("## difference to LoRA of the same rank")[1]
+    second = (
+        (tmp_path / "e2e_nlg" / "results.md")
+        .read_text(encoding="utf-8")
+        .split("## difference to LoRA of the same rank")[1]
+    )
     assert [line.split(" | ")[0] for line in second.splitlines() if line.startswith("| ")][2:] == ["| ROSA"]
 
 
@@ -47,9 +51,9 @@ def test_the_caption_explains_what_the_table_shows(tmp_path: Path) -> None:
         write_run(tmp_path, seed=seed, rank=0.05, scores={"slot_error_rate": 0.1})
         write_run(tmp_path, method="lora", seed=seed, rank=8, loss=0.9, record={"bias": "adapted"})
     compile_results([tmp_path])
-    header = (tmp_path / "e2e_nlg" / "results.md").read_text().split("\n\n")[1].splitlines()[0]
+    header = (tmp_path / "e2e_nlg" / "results.md").read_text(encoding="utf-8").split("\n\n")[1].splitlines()[0]
     assert "val loss ↓" in header and "BLEU ↑" in header and "slot error ↓" in header and "train (s) ↓" in header
-    latex = (tmp_path / "e2e_nlg" / "results.tex").read_text()
+    latex = (tmp_path / "e2e_nlg" / "results.tex").read_text(encoding="utf-8")
     assert r"BLEU $\uparrow$" in latex and r"slot error $\downarrow$" in latex
     caption = next(line for line in latex.splitlines() if line.startswith(r"\caption"))
     for words in (
@@ -66,7 +70,7 @@ def test_the_caption_explains_what_the_table_shows(tmp_path: Path) -> None:
         assert words in caption, words
     write_run(tmp_path, evaluation={"decoding": {**DECODING, "num_beams": 1}}, seed=2)
     compile_results([tmp_path])  # what differs has a column, not a note
-    assert "Decoding: length penalty 0.8" in (tmp_path / "e2e_nlg" / "results.md").read_text()
+    assert "Decoding: length penalty 0.8" in (tmp_path / "e2e_nlg" / "results.md").read_text(encoding="utf-8")
     assert {row["beams"] for row in markdown_rows(tmp_path)} == {"1", "10"}
 
 
@@ -77,12 +81,12 @@ def test_files_hold_no_folder_of_this_machine(tmp_path: Path, capsys: pytest.Cap
         tmp_path / "b", seed=1, record={"error": "no file '/home/me/data.csv', https://x.org/a/b"}, status="failed"
     )
     broken = write_run(tmp_path / "b", seed=2, record={"group": None})
-    (broken / "eval.json").write_text("{")
+    (broken / "eval.json").write_text("{", encoding="utf-8")
     compile_results([tmp_path])
     for file in tmp_path.glob("results.*"):
-        text = file.read_text().replace("\\", "")
+        text = file.read_text(encoding="utf-8").replace("\\", "")
         assert str(tmp_path) not in text and "/home" not in text, file
-    markdown = (tmp_path / "results.md").read_text().replace("\\", "")
+    markdown = (tmp_path / "results.md").read_text(encoding="utf-8").replace("\\", "")
     assert "- b/e2e_nlg/label-" in markdown and "'…/data.csv', https://x.org/a/b" in markdown
     assert str(broken) in capsys.readouterr().out  # the terminal says where
 
@@ -91,4 +95,4 @@ def test_a_difference_that_rounds_to_nothing_has_no_sign(tmp_path: Path) -> None
     write_run(tmp_path, method="none", loss=1.0)
     write_run(tmp_path, loss=0.99999)
     compile_results([tmp_path], columns=["val_loss"])
-    assert "| 0.0000 |" in (tmp_path / "e2e_nlg" / "results.md").read_text().split("## difference")[1]
+    assert "| 0.0000 |" in (tmp_path / "e2e_nlg" / "results.md").read_text(encoding="utf-8").split("## difference")[1]

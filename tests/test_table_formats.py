@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.records import csv_of, latex_rows, markdown_rows, write_run
+from tests.records import csv_of, file_name, latex_rows, markdown_rows, write_run
 from utils.tables import compile_results, make_table, read_results
 from utils.tables.latex import escape
 from utils.tables.render import to_text
@@ -45,13 +45,13 @@ def test_hostile_names_stay_text(tmp_path: Path, capsys: pytest.CaptureFixture[s
     write_run(tmp_path, seed=3, status="failed", record={"error": NASTY})
     compile_results([tmp_path])
     assert "\x1b" not in capsys.readouterr().out
-    latex = (tmp_path / "e2e_nlg" / "results.tex").read_text()
+    latex = (tmp_path / "e2e_nlg" / "results.tex").read_text(encoding="utf-8")
     typeset, comments = latex.split("% Not,")
     assert typeset.count(r"\end{tabular}") == 2 and r"\input{" not in typeset
     assert all(line.startswith("%") for line in comments.splitlines()[1:])
     assert all(len(row) == len(latex_rows(tmp_path)[0]) for row in latex_rows(tmp_path))
     assert not any(row[0].startswith(("[", "*")) for row in latex_rows(tmp_path))
-    markdown = (tmp_path / "e2e_nlg" / "results.md").read_text()
+    markdown = (tmp_path / "e2e_nlg" / "results.md").read_text(encoding="utf-8")
     assert "<b>" not in markdown.replace("\\<b\\>", "") and len(markdown_rows(tmp_path)) == 2
     frame = csv_of(tmp_path)
     assert "'=cmd()|x" in set(frame.method) and "'@SUM(A1)" in set(frame.bias)
@@ -65,10 +65,10 @@ def test_control_characters_are_escaped_in_every_output(tmp_path: Path, capsys: 
     failed = write_run(tmp_path, seed=1, status="failed", record={"error": odd})
     write_run(tmp_path, seed=2, config={f"z{odd}": odd})
     for run in (finished, failed):
-        run.rename(run.with_name(run.name + odd))
-    out = tmp_path / odd
+        run.rename(run.with_name(run.name + file_name(odd)))
+    out = tmp_path / file_name(odd)
     compile_results([tmp_path], out=out)
-    outputs = [capsys.readouterr().out, *(file.read_text() for file in out.rglob("results.*"))]
+    outputs = [capsys.readouterr().out, *(file.read_text(encoding="utf-8") for file in out.rglob("results.*"))]
     assert len(outputs) == 4
     for text in outputs:
         assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202e]", text)

@@ -103,7 +103,9 @@ def test_nothing_is_best_alone_or_across_models(tmp_path: Path) -> None:
     printed = markdown_rows(tmp_path)
     assert [row["model"] for row in printed] == ["gpt2", "gpt2-medium", "gpt2-medium"]
     assert [row["val loss"] for row in printed] == ["1.0000", "3.0000", "**2.0000**"]
-    assert (tmp_path / "e2e_nlg" / "results.tex").read_text().split(r"\bottomrule")[0].count(r"\midrule") == 2
+    assert (tmp_path / "e2e_nlg" / "results.tex").read_text(encoding="utf-8").split(r"\bottomrule")[0].count(
+        r"\midrule"
+    ) == 2
 
 
 def test_times_on_different_hardware_have_no_best(tmp_path: Path) -> None:
@@ -114,7 +116,7 @@ def test_times_on_different_hardware_have_no_best(tmp_path: Path) -> None:
     write_run(tmp_path, seed=8, record={"hardware": {"name": "H100", "processes": 2, "precision": "bf16"}})
     compile_results([tmp_path])
     assert [row["train (s)"] for row in markdown_rows(tmp_path)] == ["600", "608 ± 1"]
-    assert "H100 × 2, bf16" in (tmp_path / "e2e_nlg" / "results.md").read_text()
+    assert "H100 × 2, bf16" in (tmp_path / "e2e_nlg" / "results.md").read_text(encoding="utf-8")
 
 
 def test_differences_to_full_fine_tuning_and_to_equal_rank(tmp_path: Path) -> None:
@@ -128,7 +130,9 @@ def test_differences_to_full_fine_tuning_and_to_equal_rank(tmp_path: Path) -> No
     assert rosa.val_loss_delta == pytest.approx(0.1) and rosa.BLEU_delta == pytest.approx(-0.04)
     assert rosa.baseline == row_of(frame, method="none").group
     assert math.isnan(row_of(frame, method="none").val_loss_delta)
-    second = (tmp_path / "e2e_nlg" / "results.md").read_text().split("## difference to full fine-tuning")[1]
+    second = (
+        (tmp_path / "e2e_nlg" / "results.md").read_text(encoding="utf-8").split("## difference to full fine-tuning")[1]
+    )
     assert "| +0.1000 |" in second and "| −0.0400 |" in second
     compile_results([tmp_path], baseline="lora")
     frame = csv_of(tmp_path)
@@ -171,15 +175,15 @@ def test_runs_left_out_are_listed_with_the_reason(tmp_path: Path, capsys: pytest
         write_run(tmp_path, seed=9, scores={"references_sha256": "0" * 64}): "test_references.txt is missing",
     }
     broken = write_run(tmp_path, seed=10)
-    (broken / "run.json").write_text('{"status": "fini')
+    (broken / "run.json").write_text('{"status": "fini', encoding="utf-8")
     reasons[broken] = "cannot be read as JSON"
     truncated = write_run(tmp_path, seed=11)
-    (truncated / "scores.json").write_text('{"test": {"BLEU"')
+    (truncated / "scores.json").write_text('{"test": {"BLEU"', encoding="utf-8")
     reasons[truncated] = "scores.json cannot be read"
     compile_results([tmp_path])
     printed = capsys.readouterr().out
-    markdown = (tmp_path / "e2e_nlg" / "results.md").read_text().replace("\\", "")
-    latex = (tmp_path / "e2e_nlg" / "results.tex").read_text()
+    markdown = (tmp_path / "e2e_nlg" / "results.md").read_text(encoding="utf-8").replace("\\", "")
+    latex = (tmp_path / "e2e_nlg" / "results.tex").read_text(encoding="utf-8")
     for run, reason in reasons.items():
         for text in (printed, markdown, latex):
             assert any(run.name in line and reason in line for line in text.splitlines()), (run.name, reason)
@@ -198,7 +202,7 @@ def test_partial_evaluations_alone_are_shown_and_marked(tmp_path: Path) -> None:
     compile_results([tmp_path])
     row = row_of(csv_of(tmp_path))
     assert row.val_loss_n == 3 and row.test_loss_n == 2 and row.test_loss_mean == pytest.approx(1.6)
-    assert "first 50 items only" in (tmp_path / "e2e_nlg" / "results.md").read_text()
+    assert "first 50 items only" in (tmp_path / "e2e_nlg" / "results.md").read_text(encoding="utf-8")
 
 
 def test_a_limit_above_the_split_is_no_limit(tmp_path: Path) -> None:
@@ -212,7 +216,7 @@ def test_scores_of_predictions_that_were_not_evaluated_do_not_count(tmp_path: Pa
     write_run(tmp_path, evaluation={"predictions_sha256": "0" * 64})
     compile_results([tmp_path])
     assert "BLEU_mean" not in csv_of(tmp_path)
-    assert "not those that eval.py wrote" in (tmp_path / "e2e_nlg" / "results.md").read_text()
+    assert "not those that eval.py wrote" in (tmp_path / "e2e_nlg" / "results.md").read_text(encoding="utf-8")
 
 
 def test_other_decoding_is_another_row(tmp_path: Path) -> None:
@@ -359,4 +363,4 @@ def test_every_execution_key_is_known_to_the_tables() -> None:
 def test_a_note_says_how_many_items_have_texts(tmp_path: Path) -> None:
     write_run(tmp_path, evaluation={"items": 1173, "predictions": 100})
     compile_results([tmp_path])
-    assert "generated for 100 of 1,173 test items" in (tmp_path / "e2e_nlg" / "results.md").read_text()
+    assert "generated for 100 of 1,173 test items" in (tmp_path / "e2e_nlg" / "results.md").read_text(encoding="utf-8")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import shutil
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +13,7 @@ import torch
 from torch import nn
 
 from utils.errors import UserError
+from utils.logs import log
 
 
 def blocks(model: nn.Module) -> list[nn.Module]:
@@ -34,19 +37,29 @@ def compile_blocks(model: nn.Module, backend: str | Callable[..., Any] = "induct
 
 
 def wanted(setting: bool | str, device: torch.device) -> bool:
-    """``train.compile``: auto means where launching kernels costs more than compiling them, on CUDA, if it can compile.
+    """``train.compile``: auto means where launching kernels costs more than compiling them, on CUDA.
+
+    Where auto cannot compile, a warning says why.
 
     Raises:
         UserError: true, where what compiles is not installed.
     """
+    if setting is False or (setting == "auto" and device.type != "cuda"):
+        return False
     missing = _missing(device)
-    if setting is True and missing:
+    if missing and setting is True:
         raise UserError(f"train.compile=true needs {missing} on {device.type}: install it, or leave train.compile=auto")
-    return setting is True or (setting == "auto" and device.type == "cuda" and not missing)
+    if missing:
+        log.warning("train.compile=auto: nothing is compiled, and training is slower, without %s", missing)
+    return not missing
 
 
 def _missing(device: torch.device) -> str | None:
-    """What torch.compile lacks here to write code for ``device``."""
-    if device.type == "cuda":
-        return None if importlib.util.find_spec("triton") else "the package triton"
-    return None if any(map(shutil.which, ("g++", "clang++", "c++"))) else "a C++ compiler such as g++"
+    """What torch.compile lacks here to write code for ``device``: the compiler that it would call, or Triton."""
+    if device.type != "cuda":
+        compiler = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
+        return None if shutil.which(compiler) else f"the C++ compiler {compiler} (or another one, named by CXX)"
+    if not importlib.util.find_spec("triton"):
+        return "the package triton"
+    compilers = [os.environ["CC"]] if os.environ.get("CC") else ["gcc", "clang"]  # Triton compiles its launchers
+    return None if any(map(shutil.which, compilers)) else f"the C compiler {' or '.join(compilers)}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 import textwrap
@@ -39,8 +40,18 @@ def reason(error: Exception) -> str:
     return f"{type(error).__name__}: {short_reason(error, 300)}"
 
 
+def print_anything() -> None:
+    """Let stdout take every text: what its encoding lacks (in the locale POSIX all but ASCII) becomes a ``?``.
+
+    stderr is so by itself, with escapes; in a table a single character keeps the columns in place.
+    """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
+
+
 def run_cli(main: Callable[[], int | None]) -> None:
     """Run a command's ``main`` and exit: a UserError becomes one message on stderr and exit code 2."""
+    print_anything()
     try:
         code = main()
     except UserError as error:

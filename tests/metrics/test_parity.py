@@ -6,6 +6,7 @@ import csv
 import json
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,7 +26,7 @@ EDGE = ("empty_mid", "none_one", "crlf", "bom", "nbsp_one", "unicode", "all_empt
 
 
 @cache
-def stored(name: str) -> object:
+def stored(name: str) -> Any:
     return json.loads((CASES / name).read_text(encoding="utf-8"))
 
 
@@ -49,6 +50,45 @@ def test_meteor_statistics_and_scores_are_those_of_the_jars() -> None:
     assert differs == []
     scores = score(predictions, references, names=list(cases["scores"]))
     assert scores == pytest.approx(cases["scores"], abs=1e-10)
+
+
+MARKUP_PREDICTIONS = [
+    "The Eagle is a cheap pub near the river .",
+    "A family friendly {} shop in the city centre, it is called Zizzi.",
+    "Cotto serves Thai food for less than £20.",
+]
+MARKUP_REFERENCES = [
+    ["The Eagle is a cheap pub by the river.", "The Eagle: cheap and near the river."],
+    ["Zizzi is a family friendly {} shop in the city centre."],
+    ["Cotto serves cheap Thai food, under £20.", "Thai food is at Cotto.", "Cotto has food for less than £20."],
+]
+
+
+@pytest.mark.parametrize("case", stored("markup.json"), ids=lambda case: f"{case['in']}-{case['text']}")
+def test_text_that_looks_like_the_official_file(case: dict[str, Any]) -> None:
+    """What mteval-v13a.pl gave, with more digits printed, for the files that the official scorer writes without
+    escaping; ``refused``: it stopped or gave no score."""
+
+    def filled(text: str, kind: str) -> str:
+        return text.format(f"nice {case['text']} coffee" if case["in"] == kind else "coffee")
+
+    predictions = [filled(text, "prediction") for text in MARKUP_PREDICTIONS]
+    references = [[filled(text, "reference") for text in group] for group in MARKUP_REFERENCES]
+    if case.get("refused"):
+        for name in ("BLEU", "NIST"):
+            with pytest.raises(UserError, match=rf"the {case['in']} of item 2 has '</.*Write &lt; for <"):
+                score(predictions, references, names=[name])
+    else:
+        expected = {name: case[name] for name in ("BLEU", "NIST")}
+        assert score(predictions, references, names=list(expected)) == pytest.approx(expected, abs=1e-9)
+
+
+def test_only_bleu_and_nist_read_a_tag_as_the_end_of_a_text() -> None:
+    references, names = [["The Eagle is a cheap pub by the river."]], ("BLEU", "NIST", "METEOR", "ROUGE_L", "CIDEr")
+    cut, more = (score([f"The Eagle is a cheap{end}"], references) for end in ("", "</seg> pub by the river."))
+    assert [cut[name] == more[name] for name in names] == [True, True, False, False, True]  # CIDEr: no idf of one item
+    with pytest.raises(UserError, match=r"the reference of item 1 has '</seg>'"):
+        score(["A pub."], [["</seg> A pub."]])
 
 
 @pytest.mark.parametrize(

@@ -42,6 +42,17 @@ def test_groups_of_references(tmp_path: Path, end: str) -> None:
     assert read_references(path) == ([["a", "b"], ["c"], ["d"]], None)
 
 
+@pytest.mark.parametrize("end", ["", "\n", "\n\n"])
+def test_references_without_empty_lines_are_one_for_each_prediction(tmp_path: Path, end: str) -> None:
+    references = write(tmp_path, "r.txt", "a\nb\nc" + end)
+    assert read_items(write(tmp_path, "p.txt", "x\n\nz\n"), references).references == [["a"], ["b"], ["c"]]
+    one = write(tmp_path, "one.txt", "x\n")  # as after eval.py --limit 1
+    assert read_items(one, references).references == [["a", "b", "c"]]
+    table = write(tmp_path, "r.csv", "mr,ref\nm,a\nm,b\nm,c\n")  # says itself that they are one item's
+    with pytest.raises(UserError, match=r"3 predictions.*1 groups"):
+        read_items(tmp_path / "p.txt", table)
+
+
 def test_tables_are_matched_by_source(tmp_path: Path) -> None:
     predictions = write(tmp_path, "p.tsv", "MR\toutput\nx, 2\tsecond\nx, 1\t\n")
     references = write(tmp_path, "r.csv", 'mr,ref\r\n"x, 1",one\r\n"x, 1","uno, ""1"""\r\n"x, 2",two\r\n')
@@ -62,7 +73,7 @@ def test_plain_predictions_for_a_table_of_references(tmp_path: Path) -> None:
     [
         (("p.txt", "a\n"), ("r.txt", "a\n\nb\n"), r"p\.txt has 1 predictions.*2 groups.*group 2.*'b'"),
         (("p.txt", "a\nb\nc\n"), ("r.txt", "a\n\nb\n"), "line 3 of the predictions"),
-        (("p.txt", "a\nb\n"), ("r.txt", "a\nb\n"), "separated by empty lines"),
+        (("p.txt", "a\nb\n"), ("r.txt", "a\nb\nc\n"), "the 3 references are one item's, or those of 3 predictions"),
         (("p.txt", ""), ("r.txt", "a\n"), "0 predictions"),
         (("p.txt", "a\n"), ("r.txt", ""), "is empty"),
         (("p.txt", "a\nb\n"), ("r.txt", "a\n\n\nb\n"), r"r\.txt, line 3"),

@@ -19,8 +19,10 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
         description="Score a system's texts with BLEU, NIST, METEOR, ROUGE_L and CIDEr as the E2E challenge does. "
         "With --runs as the first argument: score run folders (the same as eval.sh).",
     )
-    parser.add_argument("predictions", type=Path, help="a text a line, or a TSV/CSV table with a source column")
-    parser.add_argument("references", type=Path, help="groups separated by empty lines, or a TSV/CSV table")
+    parser.add_argument("predictions", type=Path, help="one text per line, or a TSV/CSV table with a source column")
+    parser.add_argument(
+        "references", type=Path, help="groups separated by empty lines, without any one per line, or a table"
+    )
     parser.add_argument("--sources", type=Path, help="the input of each text, one a line (for the slot error rate)")
     parser.add_argument("--metrics", help="comma-separated score names, or 'all'; default: the official five")
     parser.add_argument(

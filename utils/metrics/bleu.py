@@ -8,7 +8,7 @@ import numpy as np
 from sacrebleu.metrics.bleu import BLEU as SacreBLEU
 
 from utils.metrics import Metric, register
-from utils.metrics.text.mteval import lower_ascii
+from utils.metrics.text.mteval import as_read, normalize
 
 
 @register
@@ -21,15 +21,18 @@ class BLEU(Metric):
     names = ("BLEU",)
 
     def __init__(self, references: Sequence[Sequence[str]], sources: Sequence[str] | None = None) -> None:
-        super().__init__([[lower_ascii(text) for text in group] for group in references], sources)
+        read = [
+            [normalize(as_read(text, "reference", item)) for text in group] for item, group in enumerate(references, 1)
+        ]
+        super().__init__(read, sources)
         # The effective order changes a sentence's own score only, and that one is not used.
         self._bleu = SacreBLEU(tokenize="13a", effective_order=True)
 
     def statistics(self, predictions: Sequence[str]) -> np.ndarray:
         """Matches of 1- to 4-grams, n-grams of the prediction, its length and the closest reference's: (items, 10)."""
         rows = np.zeros((len(predictions), 10))
-        for row, prediction, group in zip(rows, predictions, self.references, strict=True):
-            found = self._bleu.sentence_score(lower_ascii(prediction), group)
+        for item, (row, prediction, group) in enumerate(zip(rows, predictions, self.references, strict=True), 1):
+            found = self._bleu.sentence_score(normalize(as_read(prediction, "prediction", item)), group)
             row[:] = [*found.counts, *found.totals, found.sys_len, found.ref_len]
         return rows
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from utils.metrics import Metric, register
-from utils.metrics.text.mteval import count_ngrams, tokenize
+from utils.metrics.text.mteval import as_read, count_ngrams, tokenize
 
 ORDER = 5
 # The penalty is one half where a system writes two thirds of the references' average length.
@@ -34,10 +34,11 @@ class NIST(Metric):
         corpus: Counter[Ngram] = Counter()
         self._clips: list[dict[Ngram, int]] = []  # for each item, the most any one reference has of an n-gram
         self._lengths: list[tuple[int, int]] = []  # for each item, tokens and number of its references
-        for group in references:
+        for item, group in enumerate(references, 1):
             clip: dict[Ngram, int] = {}
             length = 0
-            for tokens in map(tokenize, group):
+            for text in group:
+                tokens = tokenize(as_read(text, "reference", item))
                 length += len(tokens)
                 for counts in count_ngrams(tokens, ORDER):
                     corpus.update(counts)
@@ -51,8 +52,10 @@ class NIST(Metric):
     def statistics(self, predictions: Sequence[str]) -> np.ndarray:
         """Matched weight and n-grams of each order, reference tokens, references, items: (items, 13)."""
         rows = np.zeros((len(predictions), 2 * ORDER + 3))
-        for row, prediction, clip, length in zip(rows, predictions, self._clips, self._lengths, strict=True):
-            for n, counts in enumerate(count_ngrams(tokenize(prediction), ORDER)):
+        known = zip(self._clips, self._lengths, strict=True)
+        for item, (row, prediction, (clip, length)) in enumerate(zip(rows, predictions, known, strict=True), 1):
+            tokens = tokenize(as_read(prediction, "prediction", item))
+            for n, counts in enumerate(count_ngrams(tokens, ORDER)):
                 row[n] = math.fsum(
                     self._weights[ngram] * min(count, clip[ngram]) for ngram, count in counts.items() if ngram in clip
                 )

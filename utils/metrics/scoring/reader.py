@@ -1,8 +1,9 @@
 """Reading systems' outputs and references as the E2E challenge's scorer does, and refusing what it gets wrong.
 
-Predictions are a text a line; references are a text a line in groups separated by empty lines. Either may be a
-table (TSV or CSV) with a header, one column for the source (``mr``) and one for the text; rows of equal source
-are one item, and a table of predictions is put into the references' order by its sources.
+Predictions are one text per line; references are one text per line in groups separated by empty lines, or without
+any empty line one for each prediction. Either may be a table (TSV or CSV) with a header, one column for the source
+(``mr``) and one for the text; rows of equal source are one item, and a table of predictions is put into the
+references' order by its sources.
 
 The official scorer silently scores a table that lacks rows, and silently loses the rows that an unbalanced
 quotation mark swallows. Both are refused here.
@@ -52,6 +53,8 @@ def read_items(predictions: Path, references: Path, *, tables: bool = True) -> I
     if sources is not None and rows and rows[0].source is not None:
         texts = _by_source(rows, sources, predictions)
     else:
+        if sources is None and len(groups) == 1 and len(rows) == len(groups[0]):  # no empty line in the file
+            groups = [[text] for text in groups[0]]
         _check_count(rows, groups, predictions, references)
         texts = [row.text for row in rows]
         if sources is None and rows and rows[0].source is not None:
@@ -207,5 +210,7 @@ def _check_count(rows: list[Row], groups: list[list[str]], predictions: Path, re
     else:
         example = groups[len(rows)][0][:60]
         where = f"group {len(rows) + 1} of the references ({example!r}) is the first without a prediction"
-    hint = " Groups of references are separated by empty lines." if len(groups) == 1 else ""
+    lines = len(groups[0])
+    hint = f" Without an empty line, the {lines} references are one item's, or those of {lines} predictions."
+    hint = hint if len(groups) == 1 else ""
     raise UserError(f"{counts}: {where}. An empty prediction is an empty line.{hint}")
