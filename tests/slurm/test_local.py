@@ -139,9 +139,8 @@ def sleeping(work: Path) -> subprocess.Popen[str]:
     write(work, f"name: a, paralleljobs: [{job}]", "name: b, after: a, paralleljobs: ['true']")
     # the configuration check imports torch, and there is nothing to check
     program = (
-        f"import sys, types; sys.path.insert(0, {str(ROOT)!r}); m = types.ModuleType('utils.slurm.overrides')\n"
-        "m.override_problems = lambda groups: []; sys.modules[m.__name__] = m\n"
-        "import jobrunner; jobrunner.run_cli(jobrunner.main)"
+        f"import sys; sys.path.insert(0, {str(ROOT)!r}); import jobrunner; from utils.slurm import commands\n"
+        "commands.sending_problems = lambda groups: []; jobrunner.run_cli(jobrunner.main)"
     )
     process = subprocess.Popen(
         [sys.executable, "-c", program, "--local"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True

@@ -236,7 +236,7 @@ def _from_ended(status: JobStatus, row: Row, marker: Marker | None) -> None:
         status.note = f"killed by signal {row.signal}"
     elif row.code or status.state == "done":
         status.code = row.code  # a job that SLURM stopped has code 0 there: its script may know better
-    if status.state == "failed" and (status.code == INTERRUPTED or _missed(marker)):
+    if status.state == "failed" and status.code == INTERRUPTED:
         status.state = "interrupted"
     if not row.started and marker is None and row.state == "CANCELLED":
         status.code, status.note = None, "before it started"
@@ -263,7 +263,7 @@ def _ended_by_marker(marker: Marker) -> tuple[str, str]:
         return "done", ""
     if marker.signal == "TERM":
         return _stopped(marker), ""
-    if marker.code == INTERRUPTED or _missed(marker):
+    if marker.code == INTERRUPTED:
         return "interrupted", ""
     return "failed", _killed(marker.code)
 
@@ -276,11 +276,6 @@ def _killed(code: int | None) -> str:
 def _stopped(marker: Marker) -> str:
     """SIGTERM comes at the time limit, or because somebody cancelled the job."""
     return "timeout" if marker.limit and (marker.signalled or 0) >= marker.limit - 1 else "cancelled"
-
-
-def _missed(marker: Marker | None) -> bool:
-    """The time limit's warning came before the command could listen, and ended it."""
-    return marker is not None and marker.signal == "USR1" and marker.code == 138
 
 
 def _local_state(folder: Path, job: str, marker: Marker | None) -> tuple[str, str]:
