@@ -121,17 +121,20 @@ def test_a_kill_while_sbatch_runs(sweep: Path, slurm: FakeSlurm, moment: str) ->
 
 def test_a_job_of_a_state_that_was_deleted_is_not_taken_for_the_new_one(sweep: Path, slurm: FakeSlurm) -> None:
     assert jobrunner().returncode == 0
-    old = [{**job, "submitted": "2026-01-02T03:04:05"} for job in slurm.jobs()]
-    (slurm.folder / "jobs.json").write_text(json.dumps(old))
+    for number in (1, 2):
+        slurm.end(number)
     shutil.rmtree(sweep / "runs")
     slurm.misbehave("kill-before")
     assert jobrunner().returncode == -signal.SIGKILL
     done = jobrunner()
     assert "it led to no job" in done.stderr and done.stdout.startswith("train: submitted array 3")
+    for number in (3, 4):
+        slurm.end(number)
     shutil.rmtree(sweep / "runs")
     slurm.misbehave("kill-after")
     assert jobrunner().returncode == -signal.SIGKILL
     assert "it is SLURM's job 5" in jobrunner().stderr
+    assert len({job["name"] for job in slurm.jobs()}) == 6
 
 
 def test_an_sbatch_that_outlives_its_jobrunner_is_waited_for(sweep: Path, slurm: FakeSlurm) -> None:

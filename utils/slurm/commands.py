@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 from utils.errors import UserError
 from utils.slurm import client
 from utils.slurm.local import run_local, stop_local, visible_gpus
+from utils.slurm.recovery import check_strangers
 from utils.slurm.script import shell_problems
 from utils.slurm.state import LOCAL, State, changing
 from utils.slurm.status import RETRY, JobStatus
@@ -31,6 +33,11 @@ def sending_problems(groups: list[Group]) -> list[str]:
 def print_scripts(sweep: Sweep, groups: list[Group], retry: bool) -> int:
     state = State.load(sweep.state)
     statuses, messages = look(sweep, state, mend=False)
+    if shutil.which("sbatch") is not None:
+        try:
+            check_strangers(state)
+        except UserError as error:  # a sending call would stop here
+            messages.append(str(error))
     _tell(messages)
     for text in preview(sweep, groups, state, statuses, retry):
         print(text)
@@ -46,6 +53,7 @@ def send(sweep: Sweep, groups: list[Group], retry: bool, local: int | None) -> i
         state.save()
         _tell(messages)
         if local is None:
+            check_strangers(state)
             lines = submit_all(sweep, groups, state, statuses, retry)
         else:
             lines = run_local(sweep, groups, state, statuses, local or len(visible_gpus()) or 1, retry)

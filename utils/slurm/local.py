@@ -21,7 +21,7 @@ from utils.errors import UserError
 from utils.files import write_text
 from utils.slurm.markers import read_marker
 from utils.slurm.script import INTERRUPTED, batch_script, job_name, log_file
-from utils.slurm.state import LOCAL, State, Submission
+from utils.slurm.state import LOCAL, LOCAL_MARK, State, Submission
 from utils.slurm.status import RETRY, JobStatus
 from utils.slurm.sweep import Group, Job, Sweep
 
@@ -117,7 +117,7 @@ def _prepare(group: Group, jobs: list[Job], state: State) -> tuple[Submission, l
         text = batch_script(
             group=group, jobs=jobs, token=token, state=state.folder, folder=Path.cwd(), array=True, limit=None
         )
-        write_text(state.folder / "scripts" / f"{token}.sh", text)
+        write_text(state.folder / "scripts" / f"{token}.sh", text + LOCAL_MARK)
         state.submissions.append(item)
     return item, ids
 
