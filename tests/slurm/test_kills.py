@@ -55,6 +55,10 @@ counted(fcntl, "flock", False)
 counted(os, "fsync", False)
 counted(os, "replace", True)
 counted(subprocess, "run", True)
+if "NO_LOCKS" in os.environ:
+    def flock(*_):
+        raise OSError(37, "No locks available")
+    fcntl.flock = flock
 run_cli(jobrunner.main)
 """
 
@@ -137,7 +141,12 @@ def test_a_job_of_a_state_that_was_deleted_is_not_taken_for_the_new_one(sweep: P
     assert len({job["name"] for job in slurm.jobs()}) == 6
 
 
-def test_an_sbatch_that_outlives_its_jobrunner_is_waited_for(sweep: Path, slurm: FakeSlurm) -> None:
+@pytest.mark.parametrize("locks", [True, False])
+def test_an_sbatch_that_outlives_its_jobrunner_is_waited_for(
+    sweep: Path, slurm: FakeSlurm, monkeypatch: pytest.MonkeyPatch, locks: bool
+) -> None:
+    if not locks:
+        monkeypatch.setenv("NO_LOCKS", "1")
     slurm.misbehave("kill-before")
     slurm.misbehave("slow", "2")
     assert jobrunner().returncode == -signal.SIGKILL

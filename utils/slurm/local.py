@@ -21,7 +21,7 @@ from utils.errors import UserError
 from utils.files import write_text
 from utils.slurm.markers import read_marker
 from utils.slurm.script import INTERRUPTED, batch_script, job_name, log_file
-from utils.slurm.state import LOCAL, LOCAL_MARK, State, Submission, is_running
+from utils.slurm.state import JOB_LOCK, LOCAL, LOCAL_MARK, State, Submission, is_running
 from utils.slurm.status import RETRY, JobStatus
 from utils.slurm.sweep import Group, Job, Sweep
 
@@ -173,7 +173,7 @@ def _start(job: Job, state: State, item: Submission, slot: int, gpus: list[str])
     environment = {
         key: value for key, value in os.environ.items() if key == "SLURM_TMPDIR" or not key.startswith("SLURM_")
     }
-    environment["ROSA_TASK"] = str(task)
+    environment |= {"ROSA_TASK": str(task), JOB_LOCK: str(state.folder / "locks" / job.id)}
     if gpus:
         environment["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
     script = state.folder / "scripts" / f"{item.token}.sh"
@@ -181,7 +181,7 @@ def _start(job: Job, state: State, item: Submission, slot: int, gpus: list[str])
         open(state.folder / "locks" / job.id, "a") as held,
         open(log_file(state.folder, item.token, task), "ab") as log,
     ):
-        with contextlib.suppress(OSError):  # a file system without locks, of which ``lock`` has warned
+        with contextlib.suppress(OSError):  # a file system without locks: the environment tells
             fcntl.flock(held, fcntl.LOCK_EX)
         held.truncate(0)
         held.write(f"{slot}\n")

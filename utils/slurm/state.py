@@ -27,10 +27,13 @@ from typing import Any
 
 from utils.errors import UserError
 from utils.files import lock, read_json, write_json
+from utils.locks import has_process
 from utils.slurm.sweep import Group, Job
 
 VERSION = 1
 LOCAL = "local"
+PATIENCE = 3.0  # seconds
+JOB_LOCK = "ROSA_JOB_LOCK"  # names a local job's lock file in the environment of its processes
 LOCAL_MARK = "# run by jobrunner.py --local\n"  # ends the script of such a submission
 # What is kept of a job that has ended, and its types.
 SEEN: dict[str, tuple[type, ...]] = {
@@ -170,11 +173,11 @@ def _from_scripts(folder: Path) -> list[Submission]:
 
 
 @contextlib.contextmanager
-def changing(folder: Path, patience: float = 3.0) -> Iterator[State]:
+def changing(folder: Path, patience: float | None = None) -> Iterator[State]:
     """The state in ``folder``, for this process alone to change.
 
     Raises:
-        UserError: another process still changes it after ``patience`` seconds; or the folder cannot be made.
+        UserError: another process still changes it after ``patience`` seconds (PATIENCE); or the folder cannot be made.
     """
     try:
         for name in _FOLDERS:
@@ -182,7 +185,7 @@ def changing(folder: Path, patience: float = 3.0) -> Iterator[State]:
     except OSError as error:
         raise UserError(f"the state folder {folder} cannot be made: {error}. Set state: in the sweep file.") from None
     with contextlib.ExitStack() as stack:
-        end = time.monotonic() + patience
+        end = time.monotonic() + (PATIENCE if patience is None else patience)
         while True:
             try:
                 stack.enter_context(lock(folder / "lock", "managed"))
@@ -203,7 +206,8 @@ def handover(folder: Path, patience: float = 120.0) -> Iterator[int]:
     """
     with open(folder / "handover.lock", "a") as file:
         end = time.monotonic() + patience
-        while not _locked(file.fileno()):
+        sbatch = ("cmdline", "\0--parsable\0", f"\0{folder}/scripts/")
+        while not _locked(file.fileno(), sbatch):
             if time.monotonic() > end:
                 raise UserError(f"an earlier sbatch for {folder} still runs. End it or wait for it, then call again.")
             time.sleep(0.05)
@@ -217,17 +221,17 @@ def is_running(folder: Path, job: str) -> bool:
     except FileNotFoundError:
         return False
     try:
-        return not _locked(handle)
+        return not _locked(handle, ("environ", f"\0{JOB_LOCK}={folder / 'locks' / job}\0"))
     finally:
         os.close(handle)
 
 
-def _locked(handle: int) -> bool:
-    """Lock ``handle`` if nobody else holds it; also true on a file system without locks, of which ``lock`` warns."""
+def _locked(handle: int, holder: tuple[str, ...]) -> bool:
+    """Lock ``handle`` if nobody else holds it: on a file system without locks, if no such process is there."""
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     except OSError:
-        pass
+        return not has_process(*holder)
     return True
