@@ -65,6 +65,35 @@ def test_what_is_not_a_sweep_file(tmp_path: Path, text: str, words: str) -> None
     assert words in str(error.value)
 
 
+NINE = "\n".join(f"{b}: &{b} [{', '.join([f'*{a}'] * 9)}]" for a, b in zip("abcdefghi", "bcdefghij", strict=True))
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("a: " + "[" * 5000 + "]" * 5000, "nested deeper than 100 levels"),
+        ("\n".join(" " * depth + "a:" for depth in range(5000)), "nested deeper than 100 levels"),
+        (f"a: &a [1]\n{NINE}\n", "more than 1000000 values with its aliases written out"),
+        (f"a: &a {{x: 1}}\n{NINE.replace('[', '{<<: [').replace(']', ']}')}\n", "more than 1000000 values"),
+        ("a: &a [1, *a]\n", "an alias of what it stands in"),
+        ("a: " + "9" * 5000, "a value of 5000 digits"),
+        ("a: 1." + "9" * 5000, "a value of 5002 digits"),
+    ],
+    ids=["flow", "block", "aliases", "merges", "circle", "digits", "decimals"],
+)
+def test_what_would_keep_a_reader_busy_is_refused(tmp_path: Path, text: str, words: str) -> None:
+    file = tmp_path / "x.yaml"
+    file.write_text(text)
+    with pytest.raises(UserError, match=str(file)) as error:
+        read_yaml(file)
+    assert words in str(error.value) and len(str(error.value)) < 300
+
+
+def test_a_long_text_is_no_number(tmp_path: Path) -> None:
+    (tmp_path / "x.yaml").write_text(f"a: '{'9' * 5000}'\nb: |\n  {'word ' * 1000}\n")
+    assert len(read_yaml(tmp_path / "x.yaml")["a"]) == 5000
+
+
 def test_a_missing_file(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"does not exist\. Give the sweep's file with --fn"):
         read_yaml(tmp_path / "x.yaml")

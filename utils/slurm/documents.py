@@ -9,12 +9,13 @@ from typing import Any, ClassVar
 import yaml
 
 from utils.errors import UserError
+from utils.yaml_files import BoundedLoader
 
 _MERGE = "tag:yaml.org,2002:merge"
 
 
-class _Loader(yaml.SafeLoader):
-    """SafeLoader with the scalars of YAML 1.2's core schema (no base-60 numbers, no yes/no, no dates)."""
+class _Loader(BoundedLoader):
+    """The scalars of YAML 1.2's core schema (no base-60 numbers, no yes/no, no dates)."""
 
     yaml_implicit_resolvers: ClassVar[dict[str, list[tuple[str, re.Pattern[str]]]]] = {}
 
