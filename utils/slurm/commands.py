@@ -17,7 +17,7 @@ from utils.slurm.state import LOCAL, State, changing
 from utils.slurm.status import RETRY, JobStatus
 from utils.slurm.submit import look, preview, submit_all
 from utils.slurm.sweep import Group, Sweep
-from utils.slurm.table import advice, status_json, status_table
+from utils.slurm.table import advice, escaped, status_json, status_table
 
 
 def sending_problems(groups: list[Group]) -> list[str]:
@@ -59,7 +59,7 @@ def send(sweep: Sweep, groups: list[Group], retry: bool, local: int | None) -> i
             lines = run_local(sweep, groups, state, statuses, local or len(visible_gpus()) or 1, retry)
         said = False
         for line in lines:
-            print(line, flush=True)
+            print(escaped(line), flush=True)
             said = True
     if not said:
         names = [group.name for group in groups]
@@ -133,4 +133,4 @@ def print_log(sweep: Sweep, name: str) -> int:
 
 def _tell(messages: list[str]) -> None:
     for message in messages:
-        print(f"note: {message}", file=sys.stderr)
+        print(f"note: {escaped(message)}", file=sys.stderr)
