@@ -13,6 +13,7 @@ import pytest
 
 from tests.slurm.conftest import FakeSlurm
 from utils.slurm import submit
+from utils.slurm.state import changing
 
 Run = Callable[..., SimpleNamespace]
 Statuses = Callable[[], dict[str, dict[str, Any]]]
@@ -167,15 +168,18 @@ def test_another_cluster_is_asked_where_the_environment_names_one(
     assert "--clusters=big" in slurm.calls("sacct")[-1]
 
 
-def test_a_file_system_without_locks_is_warned_of_and_used(
+def test_two_jobrunners_on_a_file_system_without_locks(
     two: Path, slurm: FakeSlurm, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def flock(*_: object) -> None:
         raise OSError(38, "Function not implemented")
 
     monkeypatch.setattr("fcntl.flock", flock)
-    done = run()
-    assert done.code == 0 and "cannot be locked on this file system" in done.err
+    monkeypatch.setattr("utils.slurm.state.PATIENCE", 0.0)
+    with changing(two / "runs/.jobs"):
+        done = run()
+    assert done.code == 2 and "is already being managed by process" in done.err and slurm.jobs() == []
+    assert run().code == 0
     assert len(slurm.jobs()) == 2
 
 
