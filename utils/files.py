@@ -171,14 +171,7 @@ def open_in_place(path: Path) -> int:
 def sha256(path: Path, largest: int | None = None) -> str:
     """Hexadecimal SHA-256 of a file's content. Raises as ``open_regular``."""
     with open_regular(path, largest) as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _sha256(file)
-
-
-def _sha256(file: Any) -> str:  # Python 3.10 has no file_digest
-    digest = hashlib.sha256()
-    while block := file.read(1 << 20):
-        digest.update(block)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextlib.contextmanager
