@@ -288,7 +288,17 @@ def test_what_is_not_requeued_saves_and_ends(
     assert (marker.code, marker.signal, marker.requeued) == (75, number.name[3:], False)
 
 
-def test_a_warning_during_the_preamble_does_not_start_the_command(write: Callable[..., Path], project: Path) -> None:
+def test_what_was_stopped_does_not_go_on_with_its_next_command(write: Callable[..., Path], project: Path) -> None:
+    """Its success would be the job's: a cancelled job, or one of a lost node, would count as done."""
+    script = write("groups: [{name: g, command: 'touch ready; sleep 60; touch started'}]")
+    process = start(script)
+    wait_for((project / "ready").exists)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 143
+    assert not (project / "started").exists()
+
+
+def test_a_stop_during_the_preamble_does_not_start_the_command(write: Callable[..., Path], project: Path) -> None:
     script = write("preamble: touch ready; sleep 5\ngroups: [{name: g, command: touch started}]")
     process = start(script)
     wait_for((project / "ready").exists)

@@ -78,6 +78,8 @@ set -m  # gives the command a process group of its own
   case $task in
 {cases}
   esac
+  # a list of commands ends with the one that was stopped: the next must not run, and its 0 would be the job's
+  trap 'code=$?; exit "$((code ? code : {interrupted}))"' TERM INT
   eval "$command"
 ) &
 child=$!
@@ -172,7 +174,7 @@ def _syntax_error(text: str) -> list[str]:
     """What ``bash -n`` says of ``text`` in its first line; empty where it can read it."""
     plain = {**os.environ, "LC_ALL": "C"}  # or it may begin with a warning about the locale
     bash = shutil.which("bash") or "/bin/bash"
-    done = subprocess.run([bash, "-n"], input=text.encode(), capture_output=True, env=plain)
+    done = subprocess.run(["bash", "-n"], executable=bash, input=text.encode(), capture_output=True, env=plain)
     said = done.stderr.decode(errors="replace").partition("\n")[0]
     return [re.sub(r"^bash: (line \d+: )?", "", said) or "bash cannot read it"] if done.returncode != 0 else []
 
