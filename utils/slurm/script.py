@@ -30,7 +30,7 @@ INTERRUPTED = 75  # EX_TEMPFAIL: the command was stopped, saved its state, and c
 
 _BODY = r"""
 events=$state/events/$token-$task
-event() {{ printf '%s %s\n' "$(date +%s)" "$*" >> "$events"; }}
+event() {{ printf '%(%s)T %s\n' -1 "$*" >> "$events"; }}  # by itself: SLURM's signals would end a date, too
 export ROSA_RUN_POINTER=$state/pointers/$job
 # torchrun dies of USR1 and gives its processes 30 seconds, unless it is told otherwise
 export PET_SIGNALS_TO_HANDLE=SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1 PET_SHUTDOWN_TIMEOUT={save_before}
@@ -72,7 +72,7 @@ set -m  # gives the command a process group of its own
 (
   stopped=
   trap 'stopped=1' TERM INT
-  trap 'event code "$?"' EXIT
+  trap 'code=$?; trap "" TERM INT; event code "$code"' EXIT
 {preamble}
   if [ -n "$stopped" ]; then exit {interrupted}; fi
   case $task in
