@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from tests.slurm.conftest import wait_for
 from utils.slurm import local
 
 ROOT = Path(__file__).parents[2]
@@ -147,13 +147,6 @@ def sleeping(work: Path) -> subprocess.Popen[str]:
     )
     wait_for((work / "ready").exists)
     return process
-
-
-def wait_for(condition: Callable[[], object]) -> None:
-    end = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < end, "nothing happened"
-        time.sleep(0.02)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

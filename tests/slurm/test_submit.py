@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -140,7 +141,7 @@ def test_an_unclear_answer_is_looked_up_before_anything_is_sent(
     assert done.code == 2 and "no clear answer" in done.err and "Socket timed out" in done.err
     slurm.behave("unclear")
     done = run()
-    assert "was begun by a jobrunner that was stopped: it is SLURM's job 1\n" in done.err
+    assert "was sent was not noted: it is SLURM's job 1\n" in done.err
     assert done.out == "table: submitted job 2\n"
     assert len(slurm.jobs()) == 2
     assert statuses()["a=2"]["slurm_id"] == "1_1"
@@ -149,6 +150,8 @@ def test_an_unclear_answer_is_looked_up_before_anything_is_sent(
 def test_sbatch_takes_from_the_environment_only_what_keeps_the_job_to_be_found(
     two: Path, slurm: FakeSlurm, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    for name in [name for name in os.environ if name.startswith(("SLURM_", "SBATCH_"))]:
+        monkeypatch.delenv(name)
     site = {"SBATCH_ACCOUNT": "lab", "SLURM_CONF": "/etc/slurm.conf"}
     own = dict.fromkeys(["SBATCH_JOB_NAME", "SBATCH_OUTPUT", "SBATCH_WAIT", "SBATCH_ARRAY_INX", "SLURM_JOB_ID"], "1")
     for name, value in {**site, **own, "SLURM_ARRAY_TASK_ID": "3", "SLURM_RESTART_COUNT": "20"}.items():

@@ -42,7 +42,7 @@ def settle(state: State, listing: Listing) -> list[str]:
         else:
             state.drop(item)
         fate = f"is SLURM's job {item.slurm_id}" if item.slurm_id else "led to no job"
-        messages.append(f"{item.name} was begun by a jobrunner that was stopped: it {fate}")
+        messages.append(f"whether {item.name} was sent was not noted: it {fate}")
     return messages
 
 

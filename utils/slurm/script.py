@@ -30,7 +30,7 @@ INTERRUPTED = 75  # EX_TEMPFAIL: the command was stopped, saved its state, and c
 
 _BODY = r"""
 events=$state/events/$token-$task
-event() {{ printf '%s %s\n' "$(date +%s)" "$*" >> "$events"; }}
+event() {{ printf '%(%s)T %s\n' -1 "$*" >> "$events"; }}  # by itself: SLURM's signals would end a date, too
 export ROSA_RUN_POINTER=$state/pointers/$job
 # torchrun dies of USR1 and gives its processes 30 seconds, unless it is told otherwise
 export PET_SIGNALS_TO_HANDLE=SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1 PET_SHUTDOWN_TIMEOUT={save_before}
@@ -72,12 +72,14 @@ set -m  # gives the command a process group of its own
 (
   stopped=
   trap 'stopped=1' TERM INT
-  trap 'event code "$?"' EXIT
+  trap 'code=$?; trap "" TERM INT; event code "$code"' EXIT
 {preamble}
   if [ -n "$stopped" ]; then exit {interrupted}; fi
   case $task in
 {cases}
   esac
+  # a list of commands ends with the one that was stopped: the next must not run, and its 0 would be the job's
+  trap 'code=$?; exit "$((code ? code : {interrupted}))"' TERM INT
   eval "$command"
 ) &
 child=$!
@@ -172,7 +174,7 @@ def _syntax_error(text: str) -> list[str]:
     """What ``bash -n`` says of ``text`` in its first line; empty where it can read it."""
     plain = {**os.environ, "LC_ALL": "C"}  # or it may begin with a warning about the locale
     bash = shutil.which("bash") or "/bin/bash"
-    done = subprocess.run([bash, "-n"], input=text.encode(), capture_output=True, env=plain)
+    done = subprocess.run(["bash", "-n"], executable=bash, input=text.encode(), capture_output=True, env=plain)
     said = done.stderr.decode(errors="replace").partition("\n")[0]
     return [re.sub(r"^\S*bash: (line \d+: )?", "", said) or "bash cannot read it"] if done.returncode != 0 else []
 
