@@ -14,7 +14,7 @@ import pytest
 
 from tests.conftest import ROOT
 from utils.errors import UserError
-from utils.files import lock
+from utils.io.files import lock
 
 NO_LOCKS = """
 import errno, fcntl, os, signal, sys

@@ -24,8 +24,8 @@ import pytest
 import jobrunner
 from utils.errors import UserError
 from utils.slurm import submit
-from utils.slurm.script import batch_script
-from utils.slurm.sweep import Group, load_sweep
+from utils.slurm.cluster.script import batch_script
+from utils.slurm.sweep.file import Group, load_sweep
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
