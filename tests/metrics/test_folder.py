@@ -86,6 +86,14 @@ def test_a_cache_that_cannot_be_written_is_no_error(
     assert "cannot be written" in capsys.readouterr().err
 
 
+def test_a_user_without_a_home_has_no_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr("os.path.expanduser", lambda path: path)  # as where neither HOME nor the user database knows
+    monkeypatch.chdir(tmp_path)
+    assert cache.cached_array("table", "a", lambda: np.ones((2, 2), dtype=np.uint64)).tolist() == [[1, 1], [1, 1]]
+    assert not list(tmp_path.iterdir())
+
+
 def test_hashes_tell_phrases_apart_and_do_not_depend_on_company() -> None:
     phrases = ["a", "b", "ab", "ba", "a b", "b a", "é", "", "the price range", "the price  range"]
     together = tables.hash_phrases(phrases)
