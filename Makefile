@@ -11,8 +11,8 @@ help:
 	@sed -n 's/^# //p' Makefile
 
 $(VENV)/.installed: requirements.txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
-	  || { echo "error: Python 3.10 or newer is needed: make PYTHON=/path/to/python3.11"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "error: Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11"; exit 1; }
 	@test -x $(VENV)/bin/pip || $(PYTHON) -m venv $(VENV) \
 	  || { echo "error: no venv module: install python3-venv, or make $(VENV) yourself"; exit 1; }
 	$(VENV)/bin/pip install -r requirements.txt

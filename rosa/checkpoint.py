@@ -146,7 +146,7 @@ def load_adapter(model: Model, folder: str | Path, *, trainable: bool = True) ->
     for layer in layers.values():
         layer.note_start()
         if not trainable:
-            layer.requires_grad_(False)
+            layer.train_adapter(False)
     return model
 
 

@@ -77,13 +77,22 @@ def read_description(folder: Path) -> dict[str, Any]:
         for key, kind in (("method", str), ("config", dict), ("layers", dict)):
             if not isinstance(description[key], kind):
                 raise TypeError(f"{key} must be {'a text' if kind is str else 'an object'}")
-        base = description.get("base")
-        found = {key: description[key] for key in ("method", "config", "layers")}
-        return {**found, "base": base if isinstance(base, dict) else {}}
+        found = {"base": {}, **description}
+        if not all(_is_flat(part) for part in (found["config"], found["base"], *found["layers"].values())):
+            raise TypeError("its objects must hold plain values")
+        return {key: found[key] for key in ("method", "config", "layers", "base")}
     except AdapterError:
         raise
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise AdapterError(f"{path} is damaged: {error!r:.200}") from None
+
+
+def _is_flat(part: object) -> bool:
+    """Whether ``part`` is an object of plain values and of lists of them."""
+    if not isinstance(part, dict):
+        return False
+    items = [item for value in part.values() for item in (value if isinstance(value, list) else [value])]
+    return not any(isinstance(item, (dict, list)) for item in items)
 
 
 def read_tensors(path: Path, expected: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -142,8 +142,7 @@ def install_layers(model: nn.Module, layers: dict[str, AdapterLayer]) -> None:
         parameter.requires_grad_(False)
     for name, layer in layers.items():
         model.set_submodule(name, layer)
-        for parameter in layer.adapter_parameters().values():
-            parameter.requires_grad_(True)
+        layer.train_adapter(True)
 
 
 @dataclass(frozen=True)
@@ -217,7 +216,7 @@ def unwrap(model: Model) -> Model:
     """
     for name, layer in layers_in_place(model).items():
         layer.merge(keep=False)
-        layer.base.requires_grad_(False)
+        layer.train_adapter(False)
         model.set_submodule(name, layer.base)
     return model
 

@@ -133,6 +133,11 @@ class AdapterLayer(nn.Module, ABC):
             trained["base.bias"] = self.base.bias
         return trained
 
+    def train_adapter(self, trains: bool) -> None:
+        """Train the ``adapter_parameters``, or freeze them; the base weight stays as it is."""
+        for parameter in self.adapter_parameters().values():
+            parameter.requires_grad_(trains)
+
     def description(self) -> dict[str, Any]:
         """What a saved adapter must agree with to be loaded here, as JSON values."""
         return {"in": self.in_features, "out": self.out_features, "rank": self.rank, "bias": self.trains_bias}

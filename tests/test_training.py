@@ -245,6 +245,12 @@ def test_a_diverging_run_says_so(train: Any) -> None:
         train("fnmodel.name=none", "train.lr=1e30", "train.optimizer=sgd", "train.scheduler=none")
 
 
+def test_a_resample_of_a_diverged_pair_says_so(train: Any) -> None:
+    with pytest.raises(UserError, match=r"attn.c_attn: .*, at step \d+: lower train\.lr"):
+        train("train.lr=1e30", "train.optimizer=sgd", "train.scheduler=none", "fnmodel.rosa.level=step",
+              "logging.print_freq=1000")  # fmt: skip
+
+
 def test_failed_setup_leaves_nothing(train: Any, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="warmup_steps=99"):
         train("train.warmup_steps=99")

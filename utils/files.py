@@ -12,12 +12,12 @@ import os
 import secrets
 import socket
 import stat
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
 from utils.errors import UserError
+from utils.locks import link_lock
 
 LARGEST = 256 << 20  # bytes of a file that is read as a whole: metrics of a million steps, texts of any test set
 LARGEST_RECORD = 16 << 20  # of a file with a single JSON value, which takes up to thirty times its size in memory
@@ -171,23 +171,22 @@ def open_in_place(path: Path) -> int:
 def sha256(path: Path, largest: int | None = None) -> str:
     """Hexadecimal SHA-256 of a file's content. Raises as ``open_regular``."""
     with open_regular(path, largest) as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _sha256(file)
-
-
-def _sha256(file: Any) -> str:  # Python 3.10 has no file_digest
-    digest = hashlib.sha256()
-    while block := file.read(1 << 20):
-        digest.update(block)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextlib.contextmanager
 def lock(path: Path, activity: str) -> Iterator[None]:
     """Hold ``path`` as an exclusive lock, or raise UserError naming the process that holds it.
 
-    The kernel drops the lock when its holder dies, however it dies, so that a stale file never blocks anyone.
+    The kernel drops the lock when its holder dies, however it dies, so that a stale file never blocks anyone. A file
+    system without locks gets one of its own kind (utils/locks.py).
     """
-    with _locked(path, activity) as file:
+    file = _locked(path, activity)
+    if file is None:
+        with link_lock(path, activity):
+            yield
+        return
+    with file:
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}")
         file.flush()
@@ -196,7 +195,8 @@ def lock(path: Path, activity: str) -> Iterator[None]:
             file.truncate(0)
 
 
-def _locked(path: Path, activity: str) -> TextIO:
+def _locked(path: Path, activity: str) -> TextIO | None:
+    """``path``, open and locked; None where its file system has no locks."""
     while True:
         file = os.fdopen(open_in_place(path), "r+", encoding="utf-8", errors="replace")
         try:
@@ -207,13 +207,9 @@ def _locked(path: Path, activity: str) -> TextIO:
             raise UserError(
                 f"{path.parent} is already being {activity} by {holder}. Wait for it, or stop it first."
             ) from None
-        except OSError as error:
-            print(
-                f"warning: {path} cannot be locked on this file system ({error.strerror}): make sure that no other "
-                f"process is at work in {path.parent}",
-                file=sys.stderr,
-            )
-            return file
+        except OSError:
+            file.close()
+            return None
         with contextlib.suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(file.fileno()), os.lstat(path)):
                 return file

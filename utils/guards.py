@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+import rosa
 from utils.config import TrainConfig
 from utils.errors import short_reason
 
@@ -43,6 +44,10 @@ def advice(error: Exception, train: TrainConfig, folder: Path, step: int | None)
     """
     if is_out_of_memory(error):
         return _out_of_memory(train, step, error)
+    if isinstance(error, rosa.AdapterError) and step is not None:  # of a resample
+        return (
+            f"{error}, at step {step}: lower train.lr or set train.max_grad_norm=1. The checkpoints before it are kept."
+        )
     if isinstance(error, OSError) and error.errno is not None:
         where = error.filename or folder
         return f"{where}: {error.strerror}. The last checkpoint is kept: mend this, then run the same command again."

@@ -15,7 +15,7 @@ PACKAGES = ("torch", "transformers", "datasets", "accelerate", "hydra-core", "nu
 
 def now() -> str:
     """The time in UTC, ISO 8601 to the second."""
-    return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
 def versions() -> dict[str, str]:

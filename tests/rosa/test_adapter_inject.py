@@ -291,7 +291,7 @@ def test_a_new_file_in_the_folder_brings_its_settings(tmp_path: Path, monkeypatc
         "@register(OtherConfig)\nclass OtherLayer(LoraLayer):\n    pass\n"
     )
     package = sys.modules["rosa.methods"]
-    monkeypatch.setattr(package, "_METHODS", methods())  # before the file is found, or it would stay for other tests
+    monkeypatch.setattr(package, "_METHODS", methods())  # a copy, made before the new file is seen
     monkeypatch.setattr(package, "__path__", [*package.__path__, str(tmp_path)])
     assert settings()["other"]().strength == 1.0
     assert methods()["other"][1].__name__ == "OtherLayer"

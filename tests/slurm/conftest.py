@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +18,8 @@ import pytest
 import jobrunner
 from utils.errors import UserError
 from utils.slurm import submit
+from utils.slurm.script import batch_script
+from utils.slurm.sweep import Group, load_sweep
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -109,3 +113,36 @@ def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> 
 def statuses(run: Callable[..., SimpleNamespace]) -> Callable[[], dict[str, dict[str, Any]]]:
     """The status of every job by its label."""
     return lambda: {job["label"]: job for job in json.loads(run("-s", "--json").out)["jobs"]}
+
+
+@pytest.fixture
+def write(project: Path) -> Callable[..., Path]:
+    """Expand a sweep file and write the script of its last group."""
+    for name in ("events", "pointers", "logs"):
+        (project / "runs" / ".jobs" / name).mkdir(parents=True)
+
+    def make(text: str, **changes: object) -> Path:
+        (project / "jobs.yaml").write_text(text)
+        sweep = load_sweep(project / "jobs.yaml")
+        group: Group = sweep.groups[-1]
+        values = dict(group=group, jobs=group.jobs, token="t0", state=sweep.state, folder=project, limit=None)
+        script = batch_script(**{**values, "array": len(group.jobs) > 1, **changes})  # type: ignore[arg-type]
+        file = project / "script.sh"
+        file.write_text(script)
+        return file
+
+    return make
+
+
+def start(script: Path, **environment: str) -> subprocess.Popen[str]:
+    clean = {key: value for key, value in os.environ.items() if not key.startswith("SLURM_")}
+    return subprocess.Popen(
+        ["bash", str(script)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=clean | environment
+    )
+
+
+def wait_for(condition: Callable[[], object]) -> None:
+    end = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < end, "nothing happened"
+        time.sleep(0.01)

@@ -84,7 +84,9 @@ def squeue(arguments: list[str]) -> int:
         print("slurm_load_jobs error: Unable to contact slurm controller (connect failure)", file=sys.stderr)
         return 1
     for job, id, task in listed(arguments):
-        if not task.get("purged"):
+        if not task.get("purged") and "--format=%i|%j|%T|%o" in arguments:
+            print("|".join([id, job["name"], task["state"], job["arguments"][-1]]))
+        elif not task.get("purged"):
             clock = f"{task['elapsed'] // 60}:{task['elapsed'] % 60:02}"
             print("|".join([id, job["name"], task["state"], clock, task["start"], task["reason"], job["submitted"]]))
     return 0

@@ -91,6 +91,22 @@ def test_the_table(project: Path, slurm: FakeSlurm, run: Run) -> None:
     assert counts == {"done": 1, "failed": 1, "queued": 1, "never": 1}
 
 
+def test_control_characters_steer_no_terminal(project: Path, slurm: FakeSlurm, run: Run) -> None:
+    groups = [
+        {"name": "g\x1b[2J", "paralleljobs": ["echo \x1b]0;title\a"]},
+        {"name": "h", "after": "g\x1b[2J", "command": "true", "matrix": {"a": ["\u202ex"]}},
+    ]
+    (project / "jobs.yaml").write_text(json.dumps({"groups": groups}))
+    shown = [run("-s", "--only", "g\x1b[2J"), run("-s"), run(), run("-s")]
+    slurm.end(1, state="FAILED", code="1:0")
+    log = json.loads(run("-s", "--json").out)["jobs"][0]["log"]
+    Path(log).write_text("\x1b[31mred\n")
+    shown.append(run("-s"))
+    said = "".join(done.out + done.err for done in shown)
+    assert r"g\x1b[2J: 1 failed" in said and r"echo \x1b]0;title\x07" in said and r"\u202ex" in said
+    assert all(sign.isprintable() or sign == "\n" for sign in said)
+
+
 def test_the_default_sweep_file_is_jobs_yaml(project: Path, slurm: FakeSlurm, run: Run) -> None:
     (project / "jobs.yaml").write_text("paralleljobs: [echo a]")
     (project / "other.yaml").write_text("state: other/.jobs\nparalleljobs: [echo b, echo c]")

@@ -29,14 +29,12 @@ groups:
 """
 # Steps are counted from the first time the state is locked: before that nothing is done that could be lost.
 DRIVER = """
-import fcntl, os, signal, subprocess, sys, types
+import fcntl, os, signal, subprocess, sys
 sys.path.insert(0, {root!r})
-checked = types.ModuleType("utils.slurm.overrides")
-checked.override_problems = lambda groups: []
-sys.modules["utils.slurm.overrides"] = checked  # imports torch, which takes seconds
 import jobrunner
 from utils.errors import run_cli
-from utils.slurm import submit
+from utils.slurm import commands, submit
+commands.sending_problems = lambda groups: []  # imports torch, which takes seconds
 submit.SETTLE = 0
 left = int(sys.argv.pop(1))
 def step():
@@ -57,6 +55,10 @@ counted(fcntl, "flock", False)
 counted(os, "fsync", False)
 counted(os, "replace", True)
 counted(subprocess, "run", True)
+if "NO_LOCKS" in os.environ:
+    def flock(*_):
+        raise OSError(37, "No locks available")
+    fcntl.flock = flock
 run_cli(jobrunner.main)
 """
 
@@ -123,20 +125,28 @@ def test_a_kill_while_sbatch_runs(sweep: Path, slurm: FakeSlurm, moment: str) ->
 
 def test_a_job_of_a_state_that_was_deleted_is_not_taken_for_the_new_one(sweep: Path, slurm: FakeSlurm) -> None:
     assert jobrunner().returncode == 0
-    old = [{**job, "submitted": "2026-01-02T03:04:05"} for job in slurm.jobs()]
-    (slurm.folder / "jobs.json").write_text(json.dumps(old))
+    for number in (1, 2):
+        slurm.end(number)
     shutil.rmtree(sweep / "runs")
     slurm.misbehave("kill-before")
     assert jobrunner().returncode == -signal.SIGKILL
     done = jobrunner()
     assert "it led to no job" in done.stderr and done.stdout.startswith("train: submitted array 3")
+    for number in (3, 4):
+        slurm.end(number)
     shutil.rmtree(sweep / "runs")
     slurm.misbehave("kill-after")
     assert jobrunner().returncode == -signal.SIGKILL
     assert "it is SLURM's job 5" in jobrunner().stderr
+    assert len({job["name"] for job in slurm.jobs()}) == 6
 
 
-def test_an_sbatch_that_outlives_its_jobrunner_is_waited_for(sweep: Path, slurm: FakeSlurm) -> None:
+@pytest.mark.parametrize("locks", [True, False])
+def test_an_sbatch_that_outlives_its_jobrunner_is_waited_for(
+    sweep: Path, slurm: FakeSlurm, monkeypatch: pytest.MonkeyPatch, locks: bool
+) -> None:
+    if not locks:
+        monkeypatch.setenv("NO_LOCKS", "1")
     slurm.misbehave("kill-before")
     slurm.misbehave("slow", "2")
     assert jobrunner().returncode == -signal.SIGKILL

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from tests.slurm.conftest import wait_for
 from utils.slurm import local
 
 ROOT = Path(__file__).parents[2]
@@ -139,22 +139,14 @@ def sleeping(work: Path) -> subprocess.Popen[str]:
     write(work, f"name: a, paralleljobs: [{job}]", "name: b, after: a, paralleljobs: ['true']")
     # the configuration check imports torch, and there is nothing to check
     program = (
-        f"import sys, types; sys.path.insert(0, {str(ROOT)!r}); m = types.ModuleType('utils.slurm.overrides')\n"
-        "m.override_problems = lambda groups: []; sys.modules[m.__name__] = m\n"
-        "import jobrunner; jobrunner.run_cli(jobrunner.main)"
+        f"import sys; sys.path.insert(0, {str(ROOT)!r}); import jobrunner; from utils.slurm import commands\n"
+        "commands.sending_problems = lambda groups: []; jobrunner.run_cli(jobrunner.main)"
     )
     process = subprocess.Popen(
         [sys.executable, "-c", program, "--local"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     wait_for((work / "ready").exists)
     return process
-
-
-def wait_for(condition: Callable[[], object]) -> None:
-    end = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < end, "nothing happened"
-        time.sleep(0.02)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -180,17 +172,50 @@ def test_cancel_stops_jobs_here(sleeping: subprocess.Popen[str], work: Path, run
 def test_a_killed_jobrunner_leaves_jobs_that_are_not_doubled(
     sleeping: subprocess.Popen[str], work: Path, run: Run, statuses: Statuses
 ) -> None:
+    """The next one waits for what still runs, and keeps its slot and its group's max_jobs free of others."""
     sleeping.kill()
     sleeping.wait()
     assert [job["state"] for job in statuses().values()] == ["running", "not sent"]
-    again = run("--local", "--retry")
-    assert again.code == 2 and "1 were not started" in again.err and (work / "ready").exists()
-    (work / "go").touch()
-    wait_for(lambda: next(iter(statuses().values()))["state"] == "done")
-    assert run("--local").code == 0
-    assert [job["state"] for job in statuses().values()] == ["done", "done"]
+    limited = "max_jobs: 1, paralleljobs: [{}, 'test ! -e ready && touch beside']".format(
+        f"{sys.executable} sleeper.py"
+    )
+    write(work, f"name: a, {limited}", "name: b, after: a, paralleljobs: ['true']", "name: c, paralleljobs: [touch go]")
+    again = run("--local", "2", "--retry")
+    assert again.code == 0, again.err
+    ended = [line.partition(".")[0] for line in again.out.splitlines() if ": done after" in line]
+    assert sorted(ended) == ["a", "a", "b", "c"] and ended[-1] == "b" and (work / "beside").exists()
+    assert {job["state"] for job in statuses().values()} == {"done"}
     state = json.loads((work / "runs/.jobs/state.json").read_text())
-    assert sum(item["group"] == "a" for item in state["submissions"]) == 1
+    assert sum(item["group"] == "a" for item in state["submissions"]) == 2
+
+
+def test_without_locks_a_job_is_known_by_its_processes(
+    sleeping: subprocess.Popen[str], work: Path, statuses: Statuses, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sleeping.kill()
+    sleeping.wait()
+
+    def flock(*_: object) -> None:
+        raise OSError(37, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    assert [job["state"] for job in statuses().values()] == ["running", "not sent"]
+    (work / "go").touch()
+    wait_for(lambda: [job["state"] for job in statuses().values()] == ["done", "not sent"])
+
+
+def test_a_slot_that_is_taken_is_not_given_again(
+    sleeping: subprocess.Popen[str], work: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The left job has the first slot, and so the first GPU."""
+    sleeping.kill()
+    sleeping.wait()
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5")
+    write(work, f"name: a, paralleljobs: [{sys.executable} sleeper.py]",
+          "name: c, paralleljobs: ['echo $CUDA_VISIBLE_DEVICES > gpu; touch go']")  # fmt: skip
+    assert run("--local", "2").code == 0
+    assert (work / "gpu").read_text() == "5\n"
+    wait_for(lambda: not (work / "ready").exists())
 
 
 def test_a_job_that_was_killed_is_lost_and_can_be_repeated(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 import pytest
@@ -93,7 +92,6 @@ def test_the_configuration_is_composed_once_for_a_thousand_jobs(project: Path, m
     compose, parse = overrides.compose, overrides.parse_config
     monkeypatch.setattr(overrides, "compose", lambda *a, **k: composed.append(a) or compose(*a, **k))
     monkeypatch.setattr(overrides, "parse_config", lambda config: parsed.append(config) or parse(config))
-    start = time.perf_counter()
     sweep = load(
         project,
         "groups:\n"
@@ -103,7 +101,6 @@ def test_the_configuration_is_composed_once_for_a_thousand_jobs(project: Path, m
             for n in range(1, 5)
         ),
     )
-    assert time.perf_counter() - start < 4
     assert len(sweep.jobs) == 1000
     assert len(composed) == 1
     assert len(parsed) <= 25 + 3 * 5

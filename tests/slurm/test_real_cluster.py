@@ -64,13 +64,15 @@ groups:
     resources: {time: 1}
     save_before: 30
     paralleljobs: [python -I -S steps.py one, python -I -S steps.py two]
+  - name: plain
+    resources: {time: 1}
+    paralleljobs: ["sleep 40; echo through"]
   - name: large
     resources: {mem: 100G, comment: 'a "b" c'}
     overrides: {seed: 9}
 """
 # Stands in for a training that needs more than one time limit: it goes on until it is warned, saves, and has little
-# left to do when it comes back. SLURM warns up to a minute earlier than asked for: 0 to 30 seconds after the start,
-# and so perhaps before Python listens; such a turn leaves nothing, and the next one begins anew.
+# left to do when it comes back. SLURM warns up to a minute earlier than asked for: 0 to 30 seconds after the start.
 STEPS = """
 import signal, sys, time
 from pathlib import Path
@@ -206,7 +208,7 @@ def test_a_sweep_from_submission_to_table(cluster: str, project: Path) -> None:
     assert "sbatch refused group large:" in sent.stderr
     assert "Memory specification can not be satisfied" in sent.stderr
     assert [line.partition(":")[0] for line in sent.stdout.splitlines()] == [
-        "lora and rosa", "full", "own", "own again", "long", "stuck", "limited",
+        "lora and rosa", "full", "own", "own again", "long", "stuck", "limited", "plain",
     ]  # fmt: skip
     again = jobrunner("--fn", "jobs.yaml")
     assert again.stdout == "" and "refused group large" in again.stderr
@@ -252,7 +254,8 @@ def test_a_sweep_from_submission_to_table(cluster: str, project: Path) -> None:
             # SLURM lets it wait for two minutes, which is no part of the test; in the first second the node refuses it
             elif time.monotonic() - back.setdefault(number, time.monotonic()) > 5:
                 subprocess.run(["scontrol", "update", f"JobId={number}", "StartTime=now"], check=False)
-        return (found["limited"], found["stuck"], found["full"]) == (["done"] * 2, ["timeout"], ["done"] * 2)
+        ended = [found[name] for name in ("limited", "stuck", "full", "plain")]
+        return ended == [["done"] * 2, ["timeout"], ["done"] * 2, ["done"]]
 
     wait_for(ended)
     for name in ("one", "two"):
@@ -269,16 +272,20 @@ def test_a_sweep_from_submission_to_table(cluster: str, project: Path) -> None:
         "long": ["cancelled"],
         "stuck": ["timeout"],
         "limited": ["done"] * 2,
+        "plain": ["done"],  # the warning came, and it does not listen
         "large": ["refused"],
     }
     assert states() == first
+    assert jobrunner("--fn", "jobs.yaml").stdout == ""
+    assert states() == first
+    Path(os.environ["RUNS"], ".jobs/state.json").unlink()
     assert jobrunner("--fn", "jobs.yaml").stdout == ""
     assert states() == first
     for job in statuses():
         assert (job["code"] == 0) == (job["state"] == "done")
         if job["state"] == "done":
             assert job["elapsed"] > 0 or job["group"] == "limited"
-        if job["state"] == "done" and job["group"] != "limited":
+        if job["state"] == "done" and job["group"] not in ("limited", "plain"):
             assert job["epoch"] == 1 and job["loss"] > 0 and Path(job["run"]).is_dir()
 
     # What is missing comes, what was wrong goes, and a retry finishes the rest from where it was.
@@ -297,7 +304,7 @@ def test_a_sweep_from_submission_to_table(cluster: str, project: Path) -> None:
     metrics = [json.loads(line) for line in (Path(long["run"]) / "metrics.jsonl").read_text().splitlines()]
     steps = [point["step"] for point in metrics if point["split"] == "validation"]
     assert steps == sorted(set(steps)), "it went on from its checkpoint, and repeated nothing"
-    assert "\nall: 1 timeout, 11 done\n" in jobrunner("-s").stdout
+    assert "\nall: 1 timeout, 12 done\n" in jobrunner("-s").stdout
 
     runs = os.environ["RUNS"]
     table = subprocess.run([sys.executable, "compile_results.py", runs], capture_output=True, text=True)

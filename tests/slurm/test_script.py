@@ -1,11 +1,9 @@
-"""The batch script, run by bash: quoting, its own notes, signals, requeueing."""
+"""The batch script, run by bash: quoting, each command in its own place, its own notes, and what bash cannot read."""
 
 from __future__ import annotations
 
 import os
 import re
-import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -13,56 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.slurm.conftest import start
 from utils.slurm.markers import read_marker
-from utils.slurm.script import batch_script
-from utils.slurm.sweep import Group, load_sweep
-
-SLEEPER = """
-import os, signal, sys, time
-from pathlib import Path
-stop = []
-for number in (signal.SIGTERM, signal.SIGUSR1):
-    signal.signal(number, lambda n, f: stop.append(n))
-Path("ready").touch()
-end = time.time() + 90
-while not stop and time.time() < end:
-    time.sleep(0.01)
-Path("saved").write_text(str(stop[:1]))
-sys.exit(75)
-"""
-
-
-@pytest.fixture
-def write(project: Path) -> Callable[..., Path]:
-    """Expand a sweep file and write the script of its last group."""
-    for name in ("events", "pointers", "logs"):
-        (project / "runs" / ".jobs" / name).mkdir(parents=True)
-
-    def make(text: str, **changes: object) -> Path:
-        (project / "jobs.yaml").write_text(text)
-        sweep = load_sweep(project / "jobs.yaml")
-        group: Group = sweep.groups[-1]
-        values = dict(group=group, jobs=group.jobs, token="t0", state=sweep.state, folder=project, limit=None)
-        script = batch_script(**{**values, "array": len(group.jobs) > 1, **changes})  # type: ignore[arg-type]
-        file = project / "script.sh"
-        file.write_text(script)
-        return file
-
-    return make
-
-
-def start(script: Path, **environment: str) -> subprocess.Popen[str]:
-    clean = {key: value for key, value in os.environ.items() if not key.startswith("SLURM_")}
-    return subprocess.Popen(
-        ["bash", str(script)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=clean | environment
-    )
-
-
-def wait_for(condition: Callable[[], object]) -> None:
-    end = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < end, "nothing happened"
-        time.sleep(0.01)
+from utils.slurm.script import shell_problems
+from utils.slurm.sweep import load_sweep
 
 
 def test_directives(write: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -155,120 +107,6 @@ def test_the_command_is_told_where_to_name_its_run(write: Callable[..., Path], p
     assert (project / "runs/.jobs/pointers" / job.id).read_text() == "my run\n"
 
 
-@pytest.fixture
-def scontrol(project: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An scontrol that notes its arguments and, as the real one, ends the script that called it."""
-    folder = project / "bin"
-    folder.mkdir()
-    calls = project / "scontrol calls"
-    (folder / "scontrol").write_text(f'#!/bin/bash\necho "$@" >> "{calls}"\nkill -TERM $PPID\n')
-    (folder / "scontrol").chmod(0o755)
-    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
-    (project / "sleeper.py").write_text(SLEEPER)
-    return calls
-
-
-SLEEPERS = {
-    "override": "groups: [{name: g, command: PYTHON sleeper.py, overrides: {a: 1}, requeue: 2}]",
-    "command": "groups: [{name: g, command: 'true && PYTHON sleeper.py', requeue: 2}]",
-    "pipe": "groups: [{name: g, command: 'set -o pipefail; PYTHON sleeper.py | cat', requeue: 2}]",
-}
-
-
-@pytest.mark.parametrize("text", SLEEPERS.values(), ids=SLEEPERS.keys())
-def test_the_time_limits_warning_saves_and_requeues(
-    write: Callable[..., Path], project: Path, scontrol: Path, text: str
-) -> None:
-    script = write(text.replace("PYTHON", sys.executable))
-    script.write_text(script.read_text().replace("sleep 30", "sleep 1"))
-    process = start(script, SLURM_JOB_ID="7", SLURM_RESTART_COUNT="1")
-    wait_for((project / "ready").exists)
-    process.send_signal(signal.SIGUSR1)
-    process.wait(60)
-    assert (project / "saved").read_text() == f"[{int(signal.SIGUSR1)}]"
-    assert scontrol.read_text() == "requeue 7\n"
-    marker = read_marker(project / "runs/.jobs", "t0", 0)
-    assert marker is not None
-    assert (marker.signal, marker.requeued) == ("USR1", True)
-    assert marker.code == (138 if "| cat" in text else 75)  # cat has no handler: its end is the pipe's
-
-
-def test_a_task_requeues_itself_and_not_its_array(write: Callable[..., Path], project: Path, scontrol: Path) -> None:
-    script = write("groups: [{name: g, paralleljobs: [echo, PYTHON sleeper.py]}]".replace("PYTHON", sys.executable))
-    script.write_text(script.read_text().replace("sleep 30", "sleep 1"))
-    # the last task that starts has the array's own number
-    names = dict(SLURM_JOB_ID="7", SLURM_ARRAY_JOB_ID="7", SLURM_ARRAY_TASK_ID="1")
-    process = start(script, **names)
-    wait_for((project / "ready").exists)
-    process.send_signal(signal.SIGUSR1)
-    process.wait(60)
-    assert scontrol.read_text() == "requeue 7_1\n"
-
-
-@pytest.mark.parametrize(("status", "requeued"), [("interrupted", True), ("failed", False)])
-def test_a_launcher_of_several_processes_is_requeued_by_its_runs_record(
-    write: Callable[..., Path], project: Path, scontrol: Path, status: str, requeued: bool
-) -> None:
-    """torchrun ends with 1 for any end of its processes but success."""
-    end = f"""
-run = Path("a run")
-run.mkdir()
-(run / "run.json").write_text('{{\\n  "status": "{status}",\\n  "seed": 0\\n}}\\n')
-Path(os.environ["ROSA_RUN_POINTER"]).write_text(str(run.resolve()) + "\\n")
-sys.exit(1)
-"""
-    (project / "sleeper.py").write_text(SLEEPER.replace("sys.exit(75)", end))
-    script = write(SLEEPERS["override"].replace("PYTHON", sys.executable))
-    script.write_text(script.read_text().replace("sleep 30", "sleep 1"))
-    process = start(script, SLURM_JOB_ID="7")
-    wait_for((project / "ready").exists)
-    process.send_signal(signal.SIGUSR1)
-    process.wait(60)
-    marker = read_marker(project / "runs/.jobs", "t0", 0)
-    assert marker is not None
-    assert (marker.code, marker.requeued, scontrol.exists()) == (75 if requeued else 1, requeued, requeued)
-
-
-@pytest.mark.parametrize(
-    ("number", "restarts", "job"),
-    [(signal.SIGTERM, "0", "7"), (signal.SIGUSR1, "2", "7"), (signal.SIGUSR1, "0", "")],
-    ids=["cancelled", "requeued often enough", "without SLURM"],
-)
-def test_what_is_not_requeued_saves_and_ends(
-    write: Callable[..., Path], project: Path, scontrol: Path, number: signal.Signals, restarts: str, job: str
-) -> None:
-    script = write(SLEEPERS["override"].replace("PYTHON", sys.executable))
-    process = start(script, SLURM_JOB_ID=job, SLURM_RESTART_COUNT=restarts)
-    wait_for((project / "ready").exists)
-    process.send_signal(number)
-    assert process.wait(60) == 75
-    assert (project / "saved").exists()
-    assert not scontrol.exists()
-    marker = read_marker(project / "runs/.jobs", "t0", 0)
-    assert marker is not None
-    assert (marker.code, marker.signal, marker.requeued) == (75, number.name[3:], False)
-
-
-def test_a_warning_during_the_preamble_does_not_start_the_command(write: Callable[..., Path], project: Path) -> None:
-    script = write("preamble: touch ready; sleep 5\ngroups: [{name: g, command: touch started}]")
-    process = start(script)
-    wait_for((project / "ready").exists)
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(60) == 75
-    assert not (project / "started").exists()
-
-
-def test_a_failing_requeue_leaves_the_job_interrupted(
-    write: Callable[..., Path], project: Path, scontrol: Path
-) -> None:
-    (project / "bin" / "scontrol").write_text("#!/bin/bash\nexit 1\n")
-    process = start(write(SLEEPERS["override"].replace("PYTHON", sys.executable)), SLURM_JOB_ID="7")
-    wait_for((project / "ready").exists)
-    process.send_signal(signal.SIGUSR1)
-    assert process.wait(60) == 75
-    assert read_marker(project / "runs/.jobs", "t0", 0).requeued is False  # type: ignore[union-attr]
-
-
 def test_markers_skip_what_is_half_written(tmp_path: Path) -> None:
     (tmp_path / "events").mkdir()
     file = tmp_path / "events" / "t-0"
@@ -285,27 +123,52 @@ def test_markers_skip_what_is_half_written(tmp_path: Path) -> None:
     assert not second.requeued
 
 
-def test_the_text_is_one_that_bash_takes(write: Callable[..., Path]) -> None:
-    script = write("groups: [{name: g, paralleljobs: ['a=1\\n  echo $a # end', 'echo ) ;;']}]")
-    done = subprocess.run(["bash", "-n", str(script)], capture_output=True, text=True)
-    assert done.returncode != 0  # a command's own mistake stays one
-    script = write('groups: [{name: g, paralleljobs: ["a=1\\n  echo $a # end", echo 2]}]')
-    assert start(script, ROSA_TASK="0").communicate()[0] == "1\n"
+def test_a_command_stays_in_its_own_place(write: Callable[..., Path]) -> None:
+    text = """
+    paralleljobs:
+      - "echo one ;; 1) echo stolen"
+      - |-
+        a=1
+          echo "$a and 'two'" # end
+        cat <<END
+        here
+        END
+      - "unset command; exit 4"
+    """
+    script = write(text)
+    for task, code, output in [("1", 0, "1 and 'two'\nhere\n"), ("2", 4, "")]:
+        process = start(script, ROSA_TASK=task)
+        assert (process.communicate()[0], process.returncode) == (output, code)
+    process = start(script, ROSA_TASK="0")
+    assert "syntax error" in process.communicate()[0] and process.returncode != 0
     assert not re.search(r"^\s+$", script.read_text(), re.M)
 
 
-def test_an_end_at_the_moment_of_a_signal_is_not_forgotten(write: Callable[..., Path], project: Path) -> None:
-    """SLURM signals a script and its command together: of a third of those that end at once bash 5.2 forgets how."""
-    (project / "command.sh").write_text("trap 'exit 75' TERM\ntouch ready\nsleep 60 &\nwait $!\n")
-    script = write("groups: [{name: g, command: bash command.sh}]")
-    for _ in range(30):
-        (project / "ready").unlink(missing_ok=True)
-        process = start(script)
-        wait_for((project / "ready").exists)
-        family = [process.pid]
-        while children := Path(f"/proc/{family[-1]}/task/{family[-1]}/children").read_text().split():
-            family.append(int(children[0]))
-        for pid in reversed(family):
-            os.kill(pid, signal.SIGTERM)
-        assert process.wait(60) == 75
-        assert read_marker(project / "runs/.jobs", "t0", 0).code == 75  # type: ignore[union-attr]
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (
+            "paralleljobs: [echo a, 'echo one ;; 1) echo stolen']",
+            "group jobs: echo one ;; 1) echo stolen: syntax error",
+        ),
+        ("paralleljobs: ['echo it''s']", "group jobs: echo it's: unexpected EOF while looking for matching"),
+        ("groups: [{name: g, command: 'true )', matrix: {a: [1, 2, 3]}}]", "group g: command: syntax error"),
+        ("groups: [{name: g, preamble: ') (', command: 'true'}]", "group g: preamble: syntax error"),
+        ("groups: [{name: g, preamble: 'cat <<END', command: 'true'}]", "group g: preamble: warning: here-document"),
+        ("groups: [{name: g, preamble: 'export A=\\', command: 'true'}]", "group g: preamble: syntax error"),
+    ],
+)
+def test_what_bash_cannot_read_is_found_before_it_is_sent(project: Path, text: str, words: str) -> None:
+    (project / "jobs.yaml").write_text(text)
+    (problem,) = shell_problems(load_sweep(project / "jobs.yaml").groups)
+    assert problem.startswith(words)
+
+
+def test_what_bash_can_read_is_no_problem(project: Path) -> None:
+    text = """
+    preamble: ["#!/bin/bash", if true; then echo; fi]
+    paralleljobs: ["a='é ;;' # )", "cat <<E\nx"]
+    groups: [{name: g, command: "! true", matrix: {a: ["it's", "b;)"]}}]
+    """
+    (project / "jobs.yaml").write_text(text)
+    assert shell_problems(load_sweep(project / "jobs.yaml").groups) == []

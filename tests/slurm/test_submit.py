@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 
 from tests.slurm.conftest import FakeSlurm
 from utils.slurm import submit
+from utils.slurm.state import changing
 
 Run = Callable[..., SimpleNamespace]
 Statuses = Callable[[], dict[str, dict[str, Any]]]
@@ -139,7 +141,7 @@ def test_an_unclear_answer_is_looked_up_before_anything_is_sent(
     assert done.code == 2 and "no clear answer" in done.err and "Socket timed out" in done.err
     slurm.behave("unclear")
     done = run()
-    assert "was begun by a jobrunner that was stopped: it is SLURM's job 1\n" in done.err
+    assert "was sent was not noted: it is SLURM's job 1\n" in done.err
     assert done.out == "table: submitted job 2\n"
     assert len(slurm.jobs()) == 2
     assert statuses()["a=2"]["slurm_id"] == "1_1"
@@ -148,6 +150,8 @@ def test_an_unclear_answer_is_looked_up_before_anything_is_sent(
 def test_sbatch_takes_from_the_environment_only_what_keeps_the_job_to_be_found(
     two: Path, slurm: FakeSlurm, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    for name in [name for name in os.environ if name.startswith(("SLURM_", "SBATCH_"))]:
+        monkeypatch.delenv(name)
     site = {"SBATCH_ACCOUNT": "lab", "SLURM_CONF": "/etc/slurm.conf"}
     own = dict.fromkeys(["SBATCH_JOB_NAME", "SBATCH_OUTPUT", "SBATCH_WAIT", "SBATCH_ARRAY_INX", "SLURM_JOB_ID"], "1")
     for name, value in {**site, **own, "SLURM_ARRAY_TASK_ID": "3", "SLURM_RESTART_COUNT": "20"}.items():
@@ -167,15 +171,18 @@ def test_another_cluster_is_asked_where_the_environment_names_one(
     assert "--clusters=big" in slurm.calls("sacct")[-1]
 
 
-def test_a_file_system_without_locks_is_warned_of_and_used(
+def test_two_jobrunners_on_a_file_system_without_locks(
     two: Path, slurm: FakeSlurm, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def flock(*_: object) -> None:
         raise OSError(38, "Function not implemented")
 
     monkeypatch.setattr("fcntl.flock", flock)
-    done = run()
-    assert done.code == 0 and "cannot be locked on this file system" in done.err
+    monkeypatch.setattr("utils.slurm.state.PATIENCE", 0.0)
+    with changing(two / "runs/.jobs"):
+        done = run()
+    assert done.code == 2 and "is already being managed by process" in done.err and slurm.jobs() == []
+    assert run().code == 0
     assert len(slurm.jobs()) == 2
 
 

@@ -159,6 +159,21 @@ def test_a_short_job_is_warned_at_half_its_time(project: Path) -> None:
     assert [group.save_before for group in load(project, text).groups] == [60, 120]
 
 
+@pytest.mark.parametrize(
+    "groups",
+    [
+        "{{name: b, command: 'true', matrix: {{{keys}}}}}",
+        "{{name: b, command: 'true', matrix: [{{a: {ten}, b: {ten}, c: {ten}, d: {ten}, e: {ten}}}, {{f: [1]}}]}}",
+    ],
+    ids=["10^100", "one too many"],
+)
+def test_jobs_are_counted_before_they_are_made(project: Path, groups: str) -> None:
+    ten = list(range(10))
+    keys = ", ".join(f"k{number}: {ten}" for number in range(100))
+    with pytest.raises(UserError, match="group b: with it there are more than 100000 jobs"):
+        load(project, f"groups: [{{name: a, command: echo}}, {groups.format(keys=keys, ten=ten)}]")
+
+
 def test_all_problems_come_in_one_message(project: Path) -> None:
     with pytest.raises(UserError) as error:
         load(project, "max_job: 1\ngroups: [{name: a}, {name: b, command: c, resources: {tim: 1}, after: d}]")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 import re
 from typing import Any
 
@@ -27,6 +28,7 @@ GROUP_KEYS: dict[str, tuple[type, ...]] = {
     "after": (str, list),
     "array": (bool,),
 }
+LARGEST_SWEEP = 100_000  # jobs
 _LEAST = {"max_jobs": 1, "requeue": 0, "save_before": 1}
 _KINDS = {dict: "a mapping", list: "a list", str: "a text", int: "a whole number", bool: "true or false"}
 
@@ -73,7 +75,17 @@ def check_document(document: dict[str, Any]) -> tuple[list[str], list[dict[str, 
         problems += own
         if not own and not spoilt:
             sound.append(node)
+    if sum(map(_count, sound)) > LARGEST_SWEEP:  # before anything is expanded
+        largest = max(sound, key=_count)["name"]
+        problems.append(f"group {largest}: with it there are more than {LARGEST_SWEEP} jobs; use several sweep files")
+        return problems, []
     return problems, sound
+
+
+def _count(group: dict[str, Any]) -> int:
+    """How many jobs a group without problems has, give or take one."""
+    combinations = (math.prod(map(len, block.values())) for block in blocks(group.get("matrix", {})))
+    return sum(combinations) + len(group.get("paralleljobs", []))
 
 
 def _key_problems(node: dict[str, Any], known: dict[str, tuple[type, ...]], where: str) -> list[str]:

@@ -110,6 +110,19 @@ def listing(names: Iterable[str], since: float) -> Listing:
     )
 
 
+def own_jobs() -> list[tuple[str, str, str, str]]:
+    """All jobs of this user that squeue lists: number, name, SLURM's state and the script's path.
+
+    Raises:
+        UserError: squeue gave no answer.
+    """
+    text, problem = _call(["squeue", "--noheader", "--states=all", f"--user={os.getuid()}", "--format=%i|%j|%T|%o"])
+    if text is None:
+        raise UserError(f"{problem}. What SLURM has already is not known; call again later.")
+    rows = [line.split("|", 3) for line in text.splitlines()]
+    return [(row[0], row[1], row[2], row[3]) for row in rows if len(row) == 4]
+
+
 def cancel(ids: Sequence[str]) -> None:
     """Cancel jobs or array tasks. Raises UserError in SLURM's own words."""
     for start in range(0, len(ids), 500):

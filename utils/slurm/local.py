@@ -21,20 +21,34 @@ from utils.errors import UserError
 from utils.files import write_text
 from utils.slurm.markers import read_marker
 from utils.slurm.script import INTERRUPTED, batch_script, job_name, log_file
-from utils.slurm.state import LOCAL, State, Submission
+from utils.slurm.state import JOB_LOCK, LOCAL, LOCAL_MARK, State, Submission, is_running
 from utils.slurm.status import RETRY, JobStatus
 from utils.slurm.sweep import Group, Job, Sweep
 
 _POLL = 0.1  # seconds
+KILLED = 137  # of a job that left no word of how it ended
 
 
 @dataclass
 class _Running:
-    job: Job
-    group: Group
-    process: subprocess.Popen[bytes]
+    """A job that runs here. ``process`` is None where a jobrunner that was killed had started it."""
+
+    job: str
+    group: str
+    item: Submission
+    task: int
     slot: int
-    started: float
+    process: subprocess.Popen[bytes] | None
+    started: float  # on the monotonic clock
+
+    def code(self, folder: Path) -> int | None:
+        """How it ended, None while it runs."""
+        if self.process is not None:
+            return self.process.poll()
+        if is_running(folder, self.job):
+            return None
+        marker = read_marker(folder, self.item.token, self.task)
+        return KILLED if marker is None or marker.code is None else marker.code
 
 
 def visible_gpus() -> list[str]:
@@ -53,7 +67,8 @@ def run_local(
 ) -> Iterator[str]:
     """Run what is left of ``groups``, ``slots`` jobs at a time; yields a line for each start and end.
 
-    SIGTERM and Ctrl-C are passed on to the jobs, which save and end; nothing more is started then.
+    Jobs that a killed jobrunner left running count like its own while others wait. SIGTERM and Ctrl-C are passed on to
+    the jobs started here, which save and end; nothing more is started then.
     """
     by_id = {status.id: status for status in statuses}
     wanted = ("not sent", "refused", *(RETRY if retry else ()))
@@ -61,37 +76,62 @@ def run_local(
     scripts = {group.name: _prepare(group, [job for g, job in waiting if g is group], state) for group in groups}
     state.save()
     done = {status.id for status in statuses if status.state == "done"}
-    gpus, running, failed = visible_gpus(), [], 0
+    gpus, running, failed = visible_gpus(), _left_running(statuses, state), 0
     with _stop_request() as stop:
-        while running or (waiting and not stop):
-            for group, job in list(waiting):
-                taken = {item.slot for item in running}
-                full = len(taken) >= slots or sum(item.group is group for item in running) >= (group.max_jobs or slots)
-                if stop or full or not _ready(sweep, group, done):
-                    continue
-                waiting.remove((group, job))
-                slot = min(set(range(slots)) - taken)
-                item, task = scripts[group.name]
-                running.append(_start(group, job, state, item, task.index(job.id), slot, _share(gpus, slot, slots)))
+        while any(item.process for item in running) or (waiting and not stop):
+            while not stop and (ready := _next(sweep, waiting, running, slots, done)) is not None:
+                waiting.remove(ready)
+                group, job = ready
+                slot = min(set(range(slots)) - {item.slot for item in running})
+                running.append(_start(job, state, scripts[group.name], slot, _share(gpus, slot, slots)))
                 yield f"{job.id}: started  {job.label}"
             if not running:
                 break
             time.sleep(_POLL)
-            for item in [item for item in running if item.process.poll() is not None]:
+            for item, code in [(item, item.code(state.folder)) for item in running]:
+                if code is None:
+                    continue
                 running.remove(item)
-                code = item.process.returncode
-                done |= {item.job.id} if code == 0 else set()
+                done |= {item.job} if code == 0 else set()
                 failed += code != 0
                 how = "done" if code == 0 else "stopped, --retry goes on" if code == INTERRUPTED else f"failed ({code})"
-                yield f"{item.job.id}: {how} after {time.monotonic() - item.started:.0f} s"
+                yield f"{item.job}: {how} after {time.monotonic() - item.started:.0f} s"
             if stop == ["pass on"]:
                 stop[:] = ["passed on"]
                 for item in running:
-                    item.process.send_signal(signal.SIGTERM)
+                    if item.process is not None:
+                        item.process.send_signal(signal.SIGTERM)
     if waiting:
-        yield f"{len(waiting)} jobs were not started{'' if stop else ': a group they wait for did not end well'}"
+        at_slurm = any(status.active and status.slurm_id != LOCAL for status in statuses)
+        why = "is not through" if at_slurm else "did not end well"
+        yield f"{len(waiting)} jobs were not started{'' if stop else f': a group they wait for {why}'}"
     if failed or waiting:
         raise UserError(f"{failed} jobs failed or were stopped, {len(waiting)} were not started; see -s and --logs JOB")
+
+
+def _next(
+    sweep: Sweep, waiting: list[tuple[Group, Job]], running: list[_Running], slots: int, done: set[str]
+) -> tuple[Group, Job] | None:
+    """The first job that may start now."""
+    for group, job in waiting if len(running) < slots else []:
+        same = sum(item.group == group.name for item in running)
+        before = (other for other in sweep.groups if other.name in group.after)
+        if same < (group.max_jobs or slots) and all(one.id in done for other in before for one in other.jobs):
+            return group, job
+    return None
+
+
+def _left_running(statuses: list[JobStatus], state: State) -> list[_Running]:
+    """The jobs that run on this machine already; each keeps the slot, and so the GPUs, that its lock file names."""
+    latest = state.latest()
+    found = []
+    for status in statuses:
+        if status.state == "running" and status.slurm_id == LOCAL:
+            noted = (state.folder / "locks" / status.id).read_text(encoding="utf-8", errors="replace").strip()
+            started = time.monotonic() - (status.elapsed or 0)
+            slot = int(noted) if noted.isdecimal() else 0
+            found.append(_Running(status.id, status.group, *latest[status.id], slot, None, started))
+    return found
 
 
 def stop_local(state: State, statuses: list[JobStatus]) -> list[str]:
@@ -108,8 +148,8 @@ def stop_local(state: State, statuses: list[JobStatus]) -> list[str]:
     return asked
 
 
-def _prepare(group: Group, jobs: list[Job], state: State) -> tuple[Submission, list[str]]:
-    """Write down the group's jobs and its script; the submission and its jobs' ids in task order."""
+def _prepare(group: Group, jobs: list[Job], state: State) -> Submission:
+    """Write down the group's jobs and its script."""
     ids = [job.id for job in jobs]
     token = state.next_token(group, jobs)
     item = Submission(token, job_name(group, token), group.name, ids, True, time.time(), LOCAL)
@@ -117,13 +157,9 @@ def _prepare(group: Group, jobs: list[Job], state: State) -> tuple[Submission, l
         text = batch_script(
             group=group, jobs=jobs, token=token, state=state.folder, folder=Path.cwd(), array=True, limit=None
         )
-        write_text(state.folder / "scripts" / f"{token}.sh", text)
+        write_text(state.folder / "scripts" / f"{token}.sh", text + LOCAL_MARK)
         state.submissions.append(item)
-    return item, ids
-
-
-def _ready(sweep: Sweep, group: Group, done: set[str]) -> bool:
-    return all(job.id in done for other in sweep.groups if other.name in group.after for job in other.jobs)
+    return item
 
 
 def _share(gpus: list[str], slot: int, slots: int) -> list[str]:
@@ -131,12 +167,13 @@ def _share(gpus: list[str], slot: int, slots: int) -> list[str]:
     return gpus[slot::slots] or gpus[slot % len(gpus) : slot % len(gpus) + 1] if gpus else []
 
 
-def _start(group: Group, job: Job, state: State, item: Submission, task: int, slot: int, gpus: list[str]) -> _Running:
+def _start(job: Job, state: State, item: Submission, slot: int, gpus: list[str]) -> _Running:
+    task = item.jobs.index(job.id)
     # Inside an allocation the script must not take the allocation's number for its own.
     environment = {
         key: value for key, value in os.environ.items() if key == "SLURM_TMPDIR" or not key.startswith("SLURM_")
     }
-    environment["ROSA_TASK"] = str(task)
+    environment |= {"ROSA_TASK": str(task), JOB_LOCK: str(state.folder / "locks" / job.id)}
     if gpus:
         environment["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
     script = state.folder / "scripts" / f"{item.token}.sh"
@@ -144,13 +181,16 @@ def _start(group: Group, job: Job, state: State, item: Submission, task: int, sl
         open(state.folder / "locks" / job.id, "a") as held,
         open(log_file(state.folder, item.token, task), "ab") as log,
     ):
-        with contextlib.suppress(OSError):  # a file system without locks, of which ``lock`` has warned
+        with contextlib.suppress(OSError):  # a file system without locks: the environment tells
             fcntl.flock(held, fcntl.LOCK_EX)
+        held.truncate(0)
+        held.write(f"{slot}\n")
+        held.flush()
         process = subprocess.Popen(
             ["bash", str(script)], stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment,
             pass_fds=[held.fileno()], start_new_session=True,
         )  # fmt: skip
-    return _Running(job, group, process, slot, time.monotonic())
+    return _Running(job.id, job.group, item, task, slot, process, time.monotonic())
 
 
 @contextlib.contextmanager

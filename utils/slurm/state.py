@@ -2,7 +2,7 @@
 
 Folder layout, beside the runs::
 
-    state.json           the submissions, and refusals to show
+    state.json           the submissions, and refusals to show; where it is missing, the scripts tell what was sent
     lock                 held by the one jobrunner that changes the state
     handover.lock        held by sbatch itself while it runs, even if the jobrunner that called it is dead
     scripts/<token>.sh   what was submitted
@@ -18,6 +18,7 @@ import contextlib
 import fcntl
 import hashlib
 import os
+import re
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
@@ -26,10 +27,19 @@ from typing import Any
 
 from utils.errors import UserError
 from utils.files import lock, read_json, write_json
+from utils.locks import has_process
 from utils.slurm.sweep import Group, Job
 
 VERSION = 1
 LOCAL = "local"
+PATIENCE = 3.0  # seconds
+JOB_LOCK = "ROSA_JOB_LOCK"  # names a local job's lock file in the environment of its processes
+LOCAL_MARK = "# run by jobrunner.py --local\n"  # ends the script of such a submission
+# What is kept of a job that has ended, and its types.
+SEEN: dict[str, tuple[type, ...]] = {
+    "state": (str,), "code": (int, type(None)), "note": (str,), "elapsed": (int, type(None)),
+}  # fmt: skip
+_NAME = re.compile(r"[\w+.-]+", re.ASCII)  # of a token or a job, which name files
 _FOLDERS = ("scripts", "events", "logs", "pointers", "locks")
 
 
@@ -72,21 +82,34 @@ class State:
     submissions: list[Submission] = field(default_factory=list)
     refused: dict[str, str] = field(default_factory=dict)  # job id: SLURM's own words
     spent: list[str] = field(default_factory=list)  # tokens that led to no job; never used again
+    taken: set[str] = field(default_factory=set)  # tokens of other jobs that SLURM lists; not kept
 
     @classmethod
     def load(cls, folder: Path) -> State:
-        """The state in ``folder``, empty when there is none. Raises UserError for one that cannot be read."""
+        """The state in ``folder``; without a state file, what its scripts say was sent, under numbers not known.
+
+        Raises:
+            UserError: the state file cannot be read or is not one.
+        """
         file = folder / "state.json"
         if not file.exists():
-            return cls(folder)
+            return cls(folder, _from_scripts(folder))
         content = read_json(file)
         try:
             if content["version"] != VERSION:
                 raise UserError(f"{file} is of version {content['version']}; this jobrunner knows {VERSION}")
-            submissions = [Submission(**item) for item in content["submissions"]]
-            return cls(folder, submissions, dict(content["refused"]), list(content["spent"]))
+            submissions = [_checked(Submission(**item)) for item in content["submissions"]]
+            refused, spent = content["refused"], content["spent"]
+            if not isinstance(refused, dict) or not isinstance(spent, list):
+                raise TypeError("refused or spent is of a wrong type")
+            if not all(isinstance(text, str) for text in [*refused.values(), *spent]):
+                raise TypeError("refused or spent holds what is no text")
+            return cls(folder, submissions, refused, spent)
         except (KeyError, TypeError) as error:
-            raise UserError(f"{file} is not a sweep's state ({error}). Move it away to start anew.") from None
+            raise UserError(
+                f"{file} is not a sweep's state ({error}). Move it away: what was sent is then read from the scripts "
+                "beside it, and looked up."
+            ) from None
 
     def save(self) -> None:
         """Write the state: all of it or, when killed, none."""
@@ -105,7 +128,9 @@ class State:
 
     def next_token(self, group: Group, jobs: list[Job]) -> str:
         """The name of the next submission of these jobs: the same until it is written down, never used before."""
-        used = {item.token for item in self.submissions}.union(self.spent)
+        used = {item.token for item in self.submissions}.union(self.spent, self.taken)
+        used |= {path.stem for path in (self.folder / "scripts").glob("*.sh")}
+        used |= {path.name.rpartition("-")[0] for path in (self.folder / "events").glob("*-*")}
         text = "\n".join([str(self.folder), group.name, *(job.id for job in jobs)])
         for attempt in range(len(used) + 1):
             token = hashlib.sha256(f"{attempt}\n{text}".encode()).hexdigest()[:10]
@@ -114,12 +139,45 @@ class State:
         return token
 
 
+def _checked(item: Submission) -> Submission:
+    """``item`` as it is. Raises TypeError for a field of a wrong type, since a file may hold anything."""
+    texts = [item.token, item.name, item.group, *(item.jobs if isinstance(item.jobs, list) else [None])]
+    if not all(isinstance(text, str) for text in texts) or not all(map(_NAME.fullmatch, (item.token, *item.jobs))):
+        raise TypeError("token, name, group or jobs of a submission")
+    if not isinstance(item.array, bool) or not isinstance(item.created, (int, float)) or not 0 <= item.created < 2**40:
+        raise TypeError(f"array or created of {item.name}")
+    if item.slurm_id is not None and not re.fullmatch(rf"\d+|{LOCAL}", str(item.slurm_id)):
+        raise TypeError(f"slurm_id of {item.name}")
+    for entry in item.seen.values() if isinstance(item.seen, dict) else [None]:
+        if not isinstance(entry, dict) or entry.keys() != set(SEEN):
+            raise TypeError(f"seen of {item.name}")
+        if not all(isinstance(entry[key], kinds) for key, kinds in SEEN.items()):
+            raise TypeError(f"seen of {item.name}")
+    return item
+
+
+def _from_scripts(folder: Path) -> list[Submission]:
+    """The submissions whose scripts are in ``folder``, oldest first. Their numbers are still to be found out."""
+    found = []
+    for path in (folder / "scripts").glob("*.sh"):
+        text = path.read_text(encoding="utf-8", errors="replace")
+        match = re.search(r"^jobs=\(([\w+. -]+)\)$", text, re.M)
+        if match and _NAME.fullmatch(path.stem):
+            jobs = match[1].split()
+            group = jobs[0].rpartition(".")[0]
+            number = LOCAL if text.endswith(LOCAL_MARK) else None
+            array = re.search(r"^task=0$", text, re.M) is None
+            made = path.stat().st_mtime
+            found.append(Submission(path.stem, f"{group}.{path.stem}", group, jobs, array, made, number))
+    return sorted(found, key=lambda item: item.created)
+
+
 @contextlib.contextmanager
-def changing(folder: Path, patience: float = 3.0) -> Iterator[State]:
+def changing(folder: Path, patience: float | None = None) -> Iterator[State]:
     """The state in ``folder``, for this process alone to change.
 
     Raises:
-        UserError: another process still changes it after ``patience`` seconds; or the folder cannot be made.
+        UserError: another process still changes it after ``patience`` seconds (PATIENCE); or the folder cannot be made.
     """
     try:
         for name in _FOLDERS:
@@ -127,7 +185,7 @@ def changing(folder: Path, patience: float = 3.0) -> Iterator[State]:
     except OSError as error:
         raise UserError(f"the state folder {folder} cannot be made: {error}. Set state: in the sweep file.") from None
     with contextlib.ExitStack() as stack:
-        end = time.monotonic() + patience
+        end = time.monotonic() + (PATIENCE if patience is None else patience)
         while True:
             try:
                 stack.enter_context(lock(folder / "lock", "managed"))
@@ -148,7 +206,8 @@ def handover(folder: Path, patience: float = 120.0) -> Iterator[int]:
     """
     with open(folder / "handover.lock", "a") as file:
         end = time.monotonic() + patience
-        while not _locked(file.fileno()):
+        sbatch = ("cmdline", "\0--parsable\0", f"\0{folder}/scripts/")
+        while not _locked(file.fileno(), sbatch):
             if time.monotonic() > end:
                 raise UserError(f"an earlier sbatch for {folder} still runs. End it or wait for it, then call again.")
             time.sleep(0.05)
@@ -162,17 +221,17 @@ def is_running(folder: Path, job: str) -> bool:
     except FileNotFoundError:
         return False
     try:
-        return not _locked(handle)
+        return not _locked(handle, ("environ", f"\0{JOB_LOCK}={folder / 'locks' / job}\0"))
     finally:
         os.close(handle)
 
 
-def _locked(handle: int) -> bool:
-    """Lock ``handle`` if nobody else holds it; also true on a file system without locks, of which ``lock`` warns."""
+def _locked(handle: int, holder: tuple[str, ...]) -> bool:
+    """Lock ``handle`` if nobody else holds it: on a file system without locks, if no such process is there."""
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     except OSError:
-        pass
+        return not has_process(*holder)
     return True

@@ -18,7 +18,7 @@ from utils.slurm.markers import Marker, read_marker
 from utils.slurm.parse import Row
 from utils.slurm.reasons import NEVER, explain
 from utils.slurm.script import INTERRUPTED, log_file
-from utils.slurm.state import LOCAL, State, Submission, is_running
+from utils.slurm.state import LOCAL, SEEN, State, Submission, is_running
 from utils.slurm.sweep import Job, Sweep
 
 # This program's words for a job's state. ACTIVE: SLURM has it. RETRY: it ended without success.
@@ -36,7 +36,7 @@ RETRY = (
 )
 STATES = ("not sent", "refused", *dict.fromkeys((*ACTIVE, *RETRY)), "done")
 
-_ENDED = {
+ENDED = {
     "COMPLETED": "done",
     "FAILED": "failed",
     "CANCELLED": "cancelled",
@@ -51,8 +51,6 @@ _ENDED = {
     "REVOKED": "cancelled",
 }
 _RUNNING = ("RUNNING", "COMPLETING", "CONFIGURING", "STAGE_OUT", "SIGNALING", "STOPPED", "SUSPENDED", "RESIZING")
-SKEW = 300  # seconds that the clocks of two machines may differ, since munge allows no more
-_KEPT = ("state", "code", "note", "elapsed")
 _REQUEUED = ("REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "SPECIAL_EXIT")
 
 
@@ -83,45 +81,6 @@ class JobStatus:
     def as_dict(self) -> dict[str, Any]:
         """The fields as JSON takes them."""
         return asdict(self)
-
-
-def settle(state: State, listing: Listing) -> list[str]:
-    """Find out what became of submissions that were begun and never recorded; messages about them.
-
-    A submission that SLURM has under its name is recorded; one that SLURM does not have, or lists only as
-    refused, led to no job. Raises UserError when squeue gave no answer, since then nobody knows.
-    """
-    messages = []
-    for item in [item for item in state.submissions if item.slurm_id is None]:
-        if listing.queue is None:
-            raise UserError(f"{listing.problems[0]}. Whether {item.name} was submitted is not known; call again later.")
-        rows = [
-            row
-            for row in [*listing.queue, *(listing.accounting or [])]
-            # where the state was deleted, an older job may have the same name
-            if row.name == item.name and (row.submitted is None or row.submitted > item.created - SKEW)
-        ]
-        real = [row for row in rows if not is_refusal(row)]
-        marker = _any_marker(state.folder, item)
-        if real:
-            item.slurm_id = str(max(int(row.id.partition("_")[0]) for row in real))
-        elif marker is not None:
-            item.slurm_id = marker.job
-        else:
-            state.drop(item)
-        fate = f"is SLURM's job {item.slurm_id}" if item.slurm_id else "led to no job"
-        messages.append(f"{item.name} was begun by a jobrunner that was stopped: it {fate}")
-    return messages
-
-
-def is_refusal(row: Row) -> bool:
-    """Whether SLURM lists a request it refused: failed without ever having started."""
-    return row.state == "FAILED" and not row.started and row.elapsed == 0
-
-
-def _any_marker(folder: Path, item: Submission) -> Marker | None:
-    found = (read_marker(folder, item.token, task) for task in range(len(item.jobs)))
-    return next((marker for marker in found if marker is not None), None)
 
 
 def survey(sweep: Sweep, state: State, listing: Listing) -> list[JobStatus]:
@@ -187,11 +146,11 @@ def _fill(
         status.state, status.note = "unknown", "its submission was interrupted; the next --fn finds out"
         return
     key = str(task)
-    alive = queued is not None and queued.state not in _ENDED
-    row = queued if alive else accounted if accounted is not None and accounted.state in _ENDED else queued
+    alive = queued is not None and queued.state not in ENDED
+    row = queued if alive else accounted if accounted is not None and accounted.state in ENDED else queued
     if row is None and not asked:
         row = accounted
-    if alive or (row is not None and row.state not in _ENDED):
+    if alive or (row is not None and row.state not in ENDED):
         item.seen.pop(key, None)  # it ended once and was put back into the queue
         status.state, status.note = _alive_state(row, marker)
         status.elapsed, status.code = row.elapsed, None
@@ -201,14 +160,14 @@ def _fill(
     elif row is not None:
         _from_ended(status, row, marker)
     elif key in item.seen:
-        for name in _KEPT:
+        for name in SEEN:
             setattr(status, name, item.seen[key][name])
-    elif rest is not None and rest.state in _ENDED and marker is None:
+    elif rest is not None and rest.state in ENDED and marker is None:
         _from_ended(status, rest, None)
     else:
         _from_marker(status, marker, asked, accounted)
-    if status.state in (*_ENDED.values(), "interrupted"):
-        item.seen[key] = {name: getattr(status, name) for name in _KEPT}
+    if status.state in (*ENDED.values(), "interrupted"):
+        item.seen[key] = {name: getattr(status, name) for name in SEEN}
 
 
 def _alive_state(row: Row, marker: Marker | None) -> tuple[str, str]:
@@ -228,7 +187,7 @@ def _alive_state(row: Row, marker: Marker | None) -> tuple[str, str]:
 
 
 def _from_ended(status: JobStatus, row: Row, marker: Marker | None) -> None:
-    status.state, status.elapsed = _ENDED[row.state], row.elapsed
+    status.state, status.elapsed = ENDED[row.state], row.elapsed
     if marker is not None and marker.ended is not None and not marker.requeued:
         status.note = _killed(marker.code)  # as the script saw it: SLURM makes 9 of an exit code of 137
     elif row.signal and row.signal <= 64:  # 0:125 is how an out-of-memory kill is noted
@@ -236,7 +195,7 @@ def _from_ended(status: JobStatus, row: Row, marker: Marker | None) -> None:
         status.note = f"killed by signal {row.signal}"
     elif row.code or status.state == "done":
         status.code = row.code  # a job that SLURM stopped has code 0 there: its script may know better
-    if status.state == "failed" and (status.code == INTERRUPTED or _missed(marker)):
+    if status.state == "failed" and status.code == INTERRUPTED:
         status.state = "interrupted"
     if not row.started and marker is None and row.state == "CANCELLED":
         status.code, status.note = None, "before it started"
@@ -263,7 +222,7 @@ def _ended_by_marker(marker: Marker) -> tuple[str, str]:
         return "done", ""
     if marker.signal == "TERM":
         return _stopped(marker), ""
-    if marker.code == INTERRUPTED or _missed(marker):
+    if marker.code == INTERRUPTED:
         return "interrupted", ""
     return "failed", _killed(marker.code)
 
@@ -276,11 +235,6 @@ def _killed(code: int | None) -> str:
 def _stopped(marker: Marker) -> str:
     """SIGTERM comes at the time limit, or because somebody cancelled the job."""
     return "timeout" if marker.limit and (marker.signalled or 0) >= marker.limit - 1 else "cancelled"
-
-
-def _missed(marker: Marker | None) -> bool:
-    """The time limit's warning came before the command could listen, and ended it."""
-    return marker is not None and marker.signal == "USR1" and marker.code == 138
 
 
 def _local_state(folder: Path, job: str, marker: Marker | None) -> tuple[str, str]:

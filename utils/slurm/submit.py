@@ -15,9 +15,10 @@ from pathlib import Path
 from utils.errors import UserError
 from utils.files import write_text
 from utils.slurm import client
+from utils.slurm.recovery import settle
 from utils.slurm.script import batch_script, job_name
 from utils.slurm.state import LOCAL, State, Submission, handover
-from utils.slurm.status import RETRY, JobStatus, settle, survey
+from utils.slurm.status import RETRY, JobStatus, survey
 from utils.slurm.sweep import Group, Job, Sweep
 
 LARGEST_ARRAY = 1000  # SLURM's default MaxArraySize is 1001
@@ -44,13 +45,17 @@ def look(sweep: Sweep, state: State, *, mend: bool) -> tuple[list[JobStatus], li
     messages: list[str] = []
     doubtful = [item for item in state.submissions if item.slurm_id is None] if mend else []
     if doubtful:
+        if not (state.folder / "state.json").exists():
+            messages.append(f"{state.folder}/state.json is missing: what was sent is read from the scripts beside it")
         with handover(state.folder):
-            time.sleep(max(0.0, max(item.created for item in doubtful) + SETTLE - time.time()))
+            # no sbatch of theirs is alive now: where the clock was set back since, the whole wait is enough
+            time.sleep(min(SETTLE, max(0.0, max(item.created for item in doubtful) + SETTLE - time.time())))
     sent = [item for item in state.submissions if item.slurm_id != LOCAL]
     listing = client.Listing([], [])
     if sent:
         # Clocks differ between machines; an hour is more than any cluster lets them.
-        listing = client.listing((item.name for item in sent), min(item.created for item in sent) - 3600)
+        since = min(time.time(), *(item.created for item in sent)) - 3600
+        listing = client.listing((item.name for item in sent), since)
         messages += listing.problems
     if doubtful:
         messages += settle(state, listing)
@@ -120,7 +125,7 @@ def preview(sweep: Sweep, groups: list[Group], state: State, statuses: list[JobS
     """The exact texts that ``submit_all`` would hand to sbatch, each after a comment with its command line."""
     by_id = {status.id: status for status in statuses}
     units = plan(groups, by_id, retry)
-    reserved = State(state.folder, list(state.submissions), {}, list(state.spent))
+    reserved = State(state.folder, list(state.submissions), {}, list(state.spent), state.taken)
     for unit in units:
         reason = _obstacle(sweep, unit.group, by_id, units, {})
         if reason:

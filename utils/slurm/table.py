@@ -21,7 +21,7 @@ def status_table(statuses: list[JobStatus]) -> str:
     for status, row in zip([None, *statuses], rows, strict=True):
         if status is not None and status.group != group:
             group = status.group
-            lines.append(f"{group}: {_count([item for item in statuses if item.group == group])}")
+            lines.append(f"{escaped(group)}: {_count([item for item in statuses if item.group == group])}")
         cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]
         lines.append(("  " + "  ".join([*cells, row[-1]])).rstrip())
     return "\n".join([*lines, f"all: {_count(statuses)}"])
@@ -70,9 +70,14 @@ def _row(status: JobStatus) -> tuple[str, ...]:
         "-" if status.code is None else str(status.code),
         "-" if status.epoch is None else f"{status.epoch:g}",
         "-" if status.loss is None else f"{status.loss:.4f}",
-        run,
-        what,
+        escaped(run),
+        escaped(what),
     )
+
+
+def escaped(text: str) -> str:
+    """A line without what would steer a terminal: control characters as Python writes them."""
+    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
 
 
 def _short(path: str) -> str:
