@@ -29,6 +29,7 @@ def test_every_file_in_the_folder_is_a_metric() -> None:
 
 
 def test_a_name_belongs_to_one_metric() -> None:
+    assert "BLEU" in metrics()  # imported, whatever test is the first
     with pytest.raises(ValueError, match="two metrics give 'BLEU'"):
         register(type("Other", (package.Metric,), {"names": ("BLEU",)}))
 
@@ -84,6 +85,14 @@ def test_a_cache_that_cannot_be_written_is_no_error(
     array = cache.cached_array("table", "a", lambda: np.ones((2, 2), dtype=np.uint64))
     assert array.tolist() == [[1, 1], [1, 1]]
     assert "cannot be written" in capsys.readouterr().err
+
+
+def test_a_user_without_a_home_has_no_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr("os.path.expanduser", lambda path: path)  # as where neither HOME nor the user database knows
+    monkeypatch.chdir(tmp_path)
+    assert cache.cached_array("table", "a", lambda: np.ones((2, 2), dtype=np.uint64)).tolist() == [[1, 1], [1, 1]]
+    assert not list(tmp_path.iterdir())
 
 
 def test_hashes_tell_phrases_apart_and_do_not_depend_on_company() -> None:

@@ -24,9 +24,9 @@ LARGEST_RECORD = 16 << 20  # of a file with a single JSON value, which takes up 
 
 
 def cache_folder() -> Path:
-    """``$XDG_CACHE_HOME/ROSA``, or ``~/.cache/ROSA``."""
-    root = os.environ.get("XDG_CACHE_HOME")
-    return (Path(root) if root else Path.home() / ".cache") / "ROSA"
+    """``$XDG_CACHE_HOME/ROSA``, or ``~/.cache/ROSA``; for a user without a home, one that cannot be made."""
+    root = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return Path(os.devnull if root.startswith("~") else root) / "ROSA"
 
 
 def write_text(path: Path, text: str) -> None:

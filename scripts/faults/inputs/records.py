@@ -22,6 +22,10 @@ from utils.tables import compile_results
 
 JSON = ("run.json", "eval.json", "scores.json")
 TEXTS = (*JSON, "config.yaml", "metrics.jsonl", "test_predictions.txt", "test_predictions.jsonl", "test_references.txt")
+RECORDS = (*JSON, "config.yaml", "metrics.jsonl")
+ALIASES = "\n".join(
+    ["b0: &b0 [x]", *(f"b{n}: &b{n} [{', '.join([f'*b{n - 1}'] * 9)}]" for n in range(1, 10))]
+).encode()  # 9 to the power of 9 values
 HURT = Case("rosa", "e2e_nlg")  # the run that is damaged; another one beside it is not
 
 
@@ -157,6 +161,17 @@ def _own(path: Path, content: bytes) -> None:
     path.write_bytes(content)
 
 
+def _pipe(path: Path) -> None:
+    path.unlink(missing_ok=True)
+    os.mkfifo(path)
+
+
+def _hole(path: Path) -> None:
+    """20 GB that take no room."""
+    _own(path, b"")
+    os.truncate(path, 20 << 30)
+
+
 def attacks(outside: Path) -> dict[str, Callable[[Run], None]]:
     """What a results folder from elsewhere may hold: name → what to plant in a run."""
     canary, bomb = outside / "canary", pickle.dumps(Touch(outside / "canary"))
@@ -169,6 +184,11 @@ def attacks(outside: Path) -> dict[str, Callable[[Run], None]]:
 
     return {
         **{f"{name} is a link": lambda run, name=name: _link(run.path / name, outside / "kept") for name in links},
+        **{f"{name} is a pipe": lambda run, name=name: _pipe(run.path / name) for name in links},
+        **{f"{name} never ends": lambda run, name=name: _link(run.path / name, Path("/dev/zero")) for name in TEXTS},
+        **{f"{name} is too large": lambda run, name=name: _hole(run.path / name) for name in TEXTS},
+        **{f"{name} is too deep": lambda run, name=name: _own(run.path / name, b"[" * 20_000) for name in RECORDS},
+        "aliases to aliases in config.yaml": lambda run: _own(run.config_file, ALIASES),
         "checkpoints is a link": lambda run: _link(run.checkpoints, outside),
         ".hydra is a link": lambda run: _link(run.path / ".hydra", outside),
         "best and last lead outside": lambda run: (_link(run.best, outside), _link(run.last, outside)),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 
+from utils.errors import UserError
 from utils.metrics.meteor15.resources import Tables
 
 # WordNet's detachment rules (its ``morphy``), nouns, then verbs, then adjectives: ending and replacement.
@@ -17,8 +18,10 @@ DETACHMENTS = [
 
 @functools.cache
 def _stemmer() -> Callable[[str], str]:
-    from nltk.stem.snowball import SnowballStemmer
-
+    try:
+        from nltk.stem.snowball import SnowballStemmer
+    except ValueError as error:  # it looks for a place to download to
+        raise UserError(f"METEOR's stemmer, of nltk, does not load ({error}): set HOME to a folder") from None
     stem: Callable[[str], str] = SnowballStemmer("english").stem
     return stem
 
