@@ -23,7 +23,7 @@ def flock(*_):
     raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 fcntl.flock = flock
 from pathlib import Path
-from utils.files import lock
+from utils.io.files import lock
 with lock(Path("a.lock"), "trained"):
     {then}
 """
