@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-import importlib
-import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
+from rosa.registry import Registry
 from utils.errors import UserError
 
 SPLITS = ("train", "validation", "test")
@@ -57,24 +56,19 @@ class DataSource(ABC):
         """
 
 
-_SOURCES: dict[str, type[DataSource]] = {}
+_SOURCES: Registry[type[DataSource]] = Registry(__name__, "data set")
 Source = TypeVar("Source", bound=type[DataSource])
 
 
 def register(source: Source) -> Source:
     """Class decorator: make a data source known under each of its names."""
-    for name in source.names:
-        if name in _SOURCES:
-            raise ValueError(f"two data sets are named {name!r}")
-        _SOURCES[name] = source
+    _SOURCES.add(source, *source.names)
     return source
 
 
 def sources() -> dict[str, type[DataSource]]:
     """Every registered data source by name, aliases included."""
-    for module in pkgutil.iter_modules(__path__):
-        importlib.import_module(f"{__name__}.{module.name}")
-    return dict(_SOURCES)
+    return _SOURCES.all()
 
 
 def get_source(name: str) -> DataSource:

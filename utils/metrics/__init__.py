@@ -7,12 +7,11 @@ What metrics share lies in the folders: ``text`` (tokenizers), ``meteor15`` (MET
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, ClassVar, TypeVar
 
+from rosa.registry import Registry
 from utils.errors import UserError
 from utils.processes.signals import never
 
@@ -59,26 +58,20 @@ class Metric(ABC):
         return self.aggregate(self.statistics(predictions).sum(axis=0))
 
 
-_METRICS: dict[str, type[Metric]] = {}
+_METRICS: Registry[type[Metric]] = Registry(__name__, "score")
 MetricType = TypeVar("MetricType", bound=type[Metric])
 
 
 def register(metric: MetricType) -> MetricType:
     """Class decorator: make a metric known under each score it gives."""
-    for name in metric.names:
-        if name in _METRICS:
-            raise ValueError(f"two metrics give {name!r}")
-        _METRICS[name] = metric
+    _METRICS.add(metric, *metric.names)
     return metric
 
 
 def metrics() -> dict[str, type[Metric]]:
     """Every registered metric by score name, the official ones first."""
-    for module in pkgutil.iter_modules(__path__):
-        if not module.ispkg and module.name != "__main__":
-            importlib.import_module(f"{__name__}.{module.name}")
-    order = [name for name in OFFICIAL if name in _METRICS] + [name for name in _METRICS if name not in OFFICIAL]
-    return {name: _METRICS[name] for name in order}
+    found = _METRICS.all()
+    return {name: found[name] for name in (*OFFICIAL, *(name for name in found if name not in OFFICIAL))}
 
 
 def applicable(sources: Sequence[str] | None) -> tuple[str, ...]:

@@ -6,14 +6,13 @@ A new figure is a new file with a function under ``@register``: it takes ``PlotD
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from rosa.registry import Registry
 from utils.errors import UserError, printable
 from utils.plots._data import NothingToDraw, PlotData, load, slug
 from utils.plots._style import save, style
@@ -33,16 +32,14 @@ class Plot:
     draw: Draw
 
 
-_PLOTS: dict[str, Plot] = {}
+_PLOTS: Registry[Plot] = Registry(__name__, "figure")
 
 
 def register(name: str, about: str) -> Callable[[Draw], Draw]:
     """Decorator: make a function known as the figure ``name``."""
 
     def add(draw: Draw) -> Draw:
-        if name in _PLOTS:
-            raise ValueError(f"two figures are named {name!r}")
-        _PLOTS[name] = Plot(name, about, draw)
+        _PLOTS.add(Plot(name, about, draw), name)
         return draw
 
     return add
@@ -50,10 +47,7 @@ def register(name: str, about: str) -> Callable[[Draw], Draw]:
 
 def plots() -> dict[str, Plot]:
     """Every registered figure by name."""
-    for module in pkgutil.iter_modules(__path__):
-        if not module.name.startswith("_"):
-            importlib.import_module(f"{__name__}.{module.name}")
-    return dict(sorted(_PLOTS.items()))
+    return _PLOTS.all()
 
 
 def draw_figures(
