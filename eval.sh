@@ -9,6 +9,6 @@ exec "${PYTHON:-python}" -c '
 import sys
 sys.path[0] = sys.argv.pop(1)
 from utils.errors import run_cli
-from utils.metrics.scoring.runs import main
+from utils.metrics.scoring.score_runs import main
 run_cli(main)
 ' "$repository" "$@"

@@ -30,7 +30,7 @@ def test_every_file_in_the_folder_is_a_metric() -> None:
 
 def test_a_name_belongs_to_one_metric() -> None:
     assert "BLEU" in metrics()  # imported, whatever test is the first
-    with pytest.raises(ValueError, match="two metrics give 'BLEU'"):
+    with pytest.raises(ValueError, match="two scores are named 'BLEU'"):
         register(type("Other", (package.Metric,), {"names": ("BLEU",)}))
 
 
