@@ -6,9 +6,9 @@ import argparse
 from pathlib import Path
 
 from utils.errors import run_cli
+from utils.results.compare import compare_runs
+from utils.results.diff import diff_runs
 from utils.tables import FORMATS, compile_results
-from utils.tables.compare import compare_runs
-from utils.tables.diff import diff_runs
 
 
 def _names(text: str) -> list[str]:

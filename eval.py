@@ -47,11 +47,11 @@ def main() -> int:
             raise UserError(f"--{name.replace('_', '-')} {value} must be at least {least}")
     if not math.isfinite(arguments.length_penalty):
         raise UserError(f"--length-penalty {arguments.length_penalty} must be a finite number")
-    from utils.hub import go_offline_without_network
+    from utils.io.hub import go_offline_without_network
 
     go_offline_without_network()  # before anything imports the hub's libraries
     from utils.evaluation import Options, evaluate_runs
-    from utils.generation import Decoding
+    from utils.generation.generate import Decoding
 
     values = vars(arguments)
     decoding = Decoding(**{field.name: values.pop(field.name) for field in dataclasses.fields(Decoding)})

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from utils.errors import UserError, run_cli
 from utils.slurm import commands
-from utils.slurm.sweep import load_sweep
+from utils.slurm.sweep.file import load_sweep
 
 EPILOG = """\
 examples:

@@ -14,16 +14,16 @@ def main(given: DictConfig) -> float | None:
 
     from hydra.core.hydra_config import HydraConfig
 
-    from utils.hub import go_offline_without_network
+    from utils.io.hub import go_offline_without_network
 
     go_offline_without_network()  # before anything imports the hub's libraries
     from utils.config import parse_config
-    from utils.distributed import EchoedError
     from utils.errors import UserError
+    from utils.processes.group import EchoedError
 
     try:
         config = parse_config(given)
-        from utils.launch import train_all  # imports torch, which takes seconds
+        from utils.training.launch import train_all  # imports torch, which takes seconds
 
         return train_all(config, list(HydraConfig.get().overrides.task))
     except UserError as error:
@@ -33,9 +33,9 @@ def main(given: DictConfig) -> float | None:
 
 
 if __name__ == "__main__":
-    from utils.distributed import leave
+    from utils.command_line import hydra_errors_explained
     from utils.errors import print_anything
-    from utils.overrides import hydra_errors_explained
+    from utils.processes.group import leave
 
     print_anything()
     with hydra_errors_explained():

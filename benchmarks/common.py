@@ -12,9 +12,9 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from utils.batching import Encoded, encode
 from utils.data import get_source
-from utils.models import load_tokenizer
+from utils.models.loading import load_tokenizer
+from utils.tokens.encoding import Encoded, encode
 
 RANK = 0.1  # ratio, the largest of the published table
 

@@ -17,9 +17,9 @@ import torch
 
 from benchmarks.common import Settings, e2e_samples, gpt2_small, median
 from utils.data import get_source, group_by_source
-from utils.elementwise import use_faster_modules
-from utils.generation import Decoding, generate_tokens, plain_generate
-from utils.models import load_model, load_tokenizer
+from utils.generation.generate import Decoding, generate_tokens, plain_generate
+from utils.models.fast_modules import use_faster_modules
+from utils.models.loading import load_model, load_tokenizer
 
 TIE = 1e-4  # texts whose scores differ by less, in nats per token ** length penalty, are a tie
 

@@ -82,10 +82,11 @@ def train_once(samples: int, data: str | None, device: str) -> dict[str, Any]:
     import torch
 
     import rosa
-    from utils.batching import collate, encode, epoch_batches
     from utils.data import get_source
-    from utils.losses import TokenLoss
-    from utils.models import load_model, load_tokenizer
+    from utils.models.loading import load_model, load_tokenizer
+    from utils.models.token_loss import TokenLoss
+    from utils.tokens.batches import collate, epoch_batches
+    from utils.tokens.encoding import encode
 
     tokenizer, model = load_tokenizer("tiny"), load_model("tiny", None).to(device)
     rosa.inject(model, rosa.RosaConfig(rank=RANK)).train()

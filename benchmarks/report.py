@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from utils.files import write_text
+from utils.io.files import write_text
 
 Record = dict[str, Any]
 NONE = "–"

@@ -96,8 +96,8 @@ def _model(row: Row) -> tuple[Any, Callable[[Any], Any], float]:
     from transformers import GPT2Config, GPT2LMHeadModel
 
     import rosa
-    from utils.elementwise import use_faster_modules
-    from utils.losses import TokenLoss
+    from utils.models.fast_modules import use_faster_modules
+    from utils.models.token_loss import TokenLoss
 
     torch.manual_seed(0)
     width, blocks, heads = SHAPES[row.shape]

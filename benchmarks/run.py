@@ -12,7 +12,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from utils.errors import run_cli
-from utils.files import write_json
+from utils.io.files import write_json
 
 PARTS = ("train", "resample", "generate", "score", "startup", "memory", "growth")
 
@@ -66,8 +66,8 @@ def main() -> int:
 
     from benchmarks import report
     from benchmarks.common import Settings
-    from utils.devices import resolve_device
-    from utils.provenance import git_commit, hardware, now, versions
+    from utils.processes.devices import resolve_device
+    from utils.runs.provenance import git_commit, hardware, now, versions
 
     modules = part_modules()
     device = torch.device(resolve_device(arguments.device))

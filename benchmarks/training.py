@@ -22,9 +22,10 @@ from torch import Tensor
 
 import rosa
 from benchmarks.common import RANK, Settings, e2e_samples, gpt2_small, median
-from utils.batching import Encoded, collate, epoch_batches
-from utils.elementwise import use_faster_modules
-from utils.losses import TokenLoss
+from utils.models.fast_modules import use_faster_modules
+from utils.models.token_loss import TokenLoss
+from utils.tokens.batches import collate, epoch_batches
+from utils.tokens.encoding import Encoded
 
 LOSS_TOLERANCE = {"cpu": 1e-4, "cuda": 2e-2}  # nats; float32 on both sides, float32 against bfloat16
 Loss = Callable[[list[int]], Tensor]

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     )
     from rosa.layers import AdapterLayer
     from rosa.methods import register
-    from rosa.schedule import Resampler, resample
+    from rosa.resampler import Resampler, resample
 
 __version__ = "0.1.0"
 
@@ -58,7 +58,7 @@ __all__ = [
 ]
 
 # the modules that have these names
-_HOMES = ("config", "errors", "inject", "layers", "checkpoint", "methods", "schedule")
+_HOMES = ("config", "errors", "inject", "layers", "checkpoint", "methods", "resampler")
 
 
 class _Package(ModuleType):

@@ -14,10 +14,10 @@ from typing import TypeVar
 from torch import nn
 
 from rosa.config import AdapterConfig
-from rosa.drawing import SubspaceLayer, draw_subspaces
 from rosa.errors import AdapterError
 from rosa.layers import AdapterLayer, layer_shape
 from rosa.methods import methods
+from rosa.resampling import SubspaceLayer, draw_subspaces
 from rosa.sharding import reshard, whole
 from rosa.subspace import resolve_rank
 from rosa.targets import canonical_names, find_targets

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from rosa.config import AdapterConfig
-from rosa.linear import adapted_product, compute_dtype, full_precision, is_transformed
+from rosa.fused import adapted_product, compute_dtype, full_precision, is_transformed
 
 OWN_FORWARDS = (nn.Linear.forward, Conv1D.forward)  # what the fused product stands for
 # Where a module keeps its hooks. The dictionaries are shared, not copied: what is registered or removed later counts.

@@ -13,9 +13,9 @@ from hydra import compose, initialize_config_dir
 
 from utils.config import Config, parse_config
 from utils.data.e2e_sample import E2ESample
-from utils.launch import train_all
-from utils.models import BUNDLED
+from utils.models.loading import BUNDLED
 from utils.runs import Run
+from utils.training.launch import train_all
 
 ROOT = Path(__file__).parent.parent
 torch.set_num_threads(1)  # equal results from run to run, and no fight over two cores
@@ -72,7 +72,7 @@ def train(small_model: Path, small_e2e: Path, tmp_path: Path) -> Callable[..., R
     """Train the small model on the small data with more overrides; the run."""
 
     def run(*overrides: str) -> Run:
-        from utils.digests import find_directory
+        from utils.runs.digests import find_directory
 
         config = make_config(
             f"model.name={small_model}",

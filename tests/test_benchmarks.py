@@ -14,7 +14,7 @@ from benchmarks.common import Settings
 from benchmarks.run import part_modules
 from tests.conftest import ROOT
 from tests.rosa.cases import make_model
-from utils.batching import Encoded, Sample
+from utils.tokens.encoding import Encoded, Sample
 
 RESULTS = ROOT / "benchmarks" / "results"
 CONTEXT = {

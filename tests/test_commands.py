@@ -18,8 +18,8 @@ import pytest
 
 from tests.conftest import ROOT, make_config, write_csv
 from utils.errors import UserError
-from utils.launch import train_all
 from utils.runs import find_runs
+from utils.training.launch import train_all
 
 # what a clone has; no environment, no results
 SOURCES = ("train.py", "eval.py", "eval.sh", "compile_results.py", "figures.py", "jobrunner.py", "jobs.yaml",

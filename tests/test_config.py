@@ -15,8 +15,8 @@ from tests.conftest import ROOT, make_config
 from utils.config import config_problems, load_config, parse_config, schema
 from utils.data import sources
 from utils.errors import UserError
-from utils.identity import group_hash, run_directory
-from utils.training import flatten
+from utils.runs.identity import group_hash, run_directory
+from utils.training.trainer import flatten
 
 EXPERIMENTS = sorted(path.stem for path in (ROOT / "configs" / "experiment").glob("*.yaml"))
 

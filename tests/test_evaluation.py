@@ -15,11 +15,11 @@ from tests.conftest import write_csv
 from utils.data.e2e import E2E
 from utils.errors import UserError
 from utils.evaluation import Options, evaluate_run, evaluate_runs, group_by_source
-from utils.files import lock, sha256
-from utils.generation import Decoding, generate, generate_tokens
-from utils.models import BUNDLED, load_model, load_tokenizer
+from utils.generation.generate import Decoding, generate, generate_tokens
+from utils.io.files import lock, sha256
+from utils.models.loading import BUNDLED, load_model, load_tokenizer
 from utils.runs import Run, find_runs
-from utils.state import load_weights
+from utils.runs.checkpoints import load_weights
 
 SHORT = Decoding(num_beams=2, max_new_tokens=8)
 FAST = Options(decoding=SHORT, device="cpu")
@@ -146,7 +146,7 @@ def test_generation_beyond_the_positions_is_refused(small_model: Path) -> None:
 
 def test_more_beams_than_the_vocabulary_has_are_refused_at_once(train: Any, monkeypatch: Any) -> None:
     run = train("train.epochs=1")
-    monkeypatch.setattr("utils.losses.evaluate_losses", None)  # is not come to
+    monkeypatch.setattr("utils.models.token_loss.evaluate_losses", None)  # is not come to
     with pytest.raises(UserError, match=r"--num-beams 1000000 is above 2000, the size of the model's vocabulary"):
         evaluate_run(run, dataclasses.replace(FAST, decoding=Decoding(num_beams=10**6)))
 

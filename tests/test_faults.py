@@ -18,14 +18,14 @@ from scripts.faults.inputs.mutate import damaged, deranged
 from scripts.faults.inputs.run import SHARES
 from tests.conftest import ROOT, make_config
 from tests.records import write_run
-from utils import state
 from utils.errors import UserError
 from utils.evaluation import Options, evaluate_runs
-from utils.files import lock, sweep, write_text
-from utils.generation import Decoding
+from utils.generation.generate import Decoding
+from utils.io.files import lock, sweep, write_text
 from utils.metrics import Scorer
-from utils.metrics.scoring.runs import RunScorer, main
+from utils.metrics.scoring.score_runs import RunScorer, main
 from utils.runs import Run, finite
+from utils.runs import checkpoints as state
 from utils.tables import compile_results
 
 HUGE = 10**400  # JSON and YAML read it, no float holds it

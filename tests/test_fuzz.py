@@ -19,17 +19,17 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from scripts.faults.inputs.oracles import by_csv, by_json, first_bad_line
-from tests.test_packing import TOKENIZER, stream_of
-from utils.batching import encode
+from tests.tokens.test_packing import TOKENIZER, stream_of
 from utils.data import Example, group_by_source
 from utils.data.e2e import E2E
 from utils.data.eli5 import ELI5
 from utils.errors import UserError
 from utils.evaluation import one_line, write_predictions
 from utils.metrics.scoring.reader import read_items
-from utils.metrics.scoring.runs import read_sources
-from utils.packing import pack
+from utils.metrics.scoring.score_runs import read_sources
 from utils.runs import Run
+from utils.tokens.encoding import encode
+from utils.tokens.packing import pack
 
 BOM = "\ufeff"
 PIECES = (

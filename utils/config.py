@@ -21,8 +21,8 @@ from omegaconf.errors import OmegaConfBaseException
 from rosa.config import AdapterConfig, option, option_problems
 from rosa.methods import settings
 from utils.data import get_source
-from utils.documents import read_yaml
 from utils.errors import UserError
+from utils.io.yaml_files import read_yaml
 
 OPTIMIZER_PARAMETERS = {
     "adamw": ("weight_decay", "betas", "eps"),

@@ -13,16 +13,16 @@ from typing import Any
 import rosa
 from utils.config import Config, load_config
 from utils.data import Example, digest, get_source, group_by_source
-from utils.digests import TRAINING, recorded_digests, refuse_other_data
 from utils.errors import UserError, reason
-from utils.files import LARGEST, lock, sha256, sweep, write_json, write_text
-from utils.generation import Decoding, generate
-from utils.guards import is_out_of_memory
-from utils.identity import group_hash
-from utils.logs import log, run_log
+from utils.generation.generate import Decoding, generate
+from utils.io.files import LARGEST, lock, sha256, sweep, write_json, write_text
+from utils.log import log, run_log
+from utils.processes.signals import never, stop_on_signals
 from utils.runs import OVERRIDES, Run, find_runs
-from utils.signals import never, stop_on_signals
-from utils.state import checkpoint_hash, load_weights, verify
+from utils.runs.checkpoints import checkpoint_hash, load_weights, verify
+from utils.runs.digests import TRAINING, recorded_digests, refuse_other_data
+from utils.runs.identity import group_hash
+from utils.training.failures import is_out_of_memory
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Options:
         With 10 beams a prompt of E2E takes some 20 MB for GPT-2 small in float32, three quarters of it keys and
         values: about 200 tokens, its own and those of the beams where they differ. The rest are logits.
         """
-        from utils.devices import resolve_device
+        from utils.processes.devices import resolve_device
 
         return self.batch_size or (128 if resolve_device(self.device) == "cuda" else 64)
 
@@ -203,10 +203,11 @@ def _measure(
     """Losses and predictions of the run's best checkpoint; writes the prediction and reference files."""
     import torch
 
-    from utils.devices import MIXED_DTYPE, resolve_device, resolve_precision
-    from utils.losses import TokenLoss, evaluate_losses
-    from utils.models import load_model, load_tokenizer, max_positions
-    from utils.packing import encode_units, shorten
+    from utils.generation.prompts import shorten
+    from utils.models.loading import load_model, load_tokenizer, max_positions
+    from utils.models.token_loss import TokenLoss, evaluate_losses
+    from utils.processes.devices import MIXED_DTYPE, resolve_device, resolve_precision
+    from utils.tokens.packing import encode_units
 
     device = torch.device(resolve_device(options.device))
     precision = resolve_precision(options.precision, device.type)

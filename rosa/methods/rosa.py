@@ -15,10 +15,10 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from rosa.config import RosaConfig
-from rosa.drawing import SubspaceLayer
+from rosa.fused import full_precision
 from rosa.layers import product
-from rosa.linear import full_precision
 from rosa.methods import register
+from rosa.resampling import SubspaceLayer
 from rosa.sharding import gather
 from rosa.subspace import choose_directions, factor_pair, layer_generator
 

@@ -23,12 +23,12 @@ from typing import Any
 
 START = "start"  # the phase before and between the named ones: reading configuration, data, model; closing
 PHASES = (  # name, module, attribute
-    ("step", "utils.training", "Trainer._step"),
-    ("validation", "utils.training", "Trainer.validate"),
+    ("step", "utils.training.trainer", "Trainer._step"),
+    ("validation", "utils.training.trainer", "Trainer.validate"),
     ("resample", "rosa", "Resampler.after_epoch"),
-    ("checkpoint", "utils.state", "save"),
-    ("pruning", "utils.state", "prune"),
-    ("record", "utils.runs", "Run.update_record"),
+    ("checkpoint", "utils.runs.checkpoints", "save"),
+    ("pruning", "utils.runs.checkpoints", "prune"),
+    ("record", "utils.runs.run", "Run.update_record"),
     ("evaluation", "utils.evaluation", "_measure"),
     ("predictions", "utils.evaluation", "write_predictions"),
     ("references", "utils.metrics", "Scorer.__init__"),

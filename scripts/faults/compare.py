@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from utils.files import sha256
+from utils.io.files import sha256
 from utils.runs import Run
 
 TIMED = ("samples_per_second", "tokens_per_second", "peak_memory_mib", "seconds")

@@ -17,8 +17,8 @@ import torch
 from scripts.faults.attempts import Ended, attempt, disk_full_from
 from scripts.faults.ledger import Laboratory, Row
 from scripts.faults.material import CASES, Case, overrides, run_in, stage, train
+from utils.processes.signals import EXIT_INTERRUPTED
 from utils.runs import Run
-from utils.signals import EXIT_INTERRUPTED
 
 REFUSED = 2  # exit code of a command that stops with one message
 
@@ -59,7 +59,7 @@ def _kill_self(name: str) -> Callable[[Any], None]:
 
 def in_step(number: int, act: Callable[[Any], None]) -> None:
     """Let ``act`` (trainer) happen in this process before its ``number``-th optimizer step, from 1."""
-    from utils.training import Trainer
+    from utils.training.trainer import Trainer
 
     original, count = Trainer._step, [0]
 

@@ -16,8 +16,8 @@ from hydra import compose, initialize_config_dir
 from utils.config import Config, parse_config
 from utils.data.e2e import E2E
 from utils.data.e2e_sample import E2ESample
-from utils.distributed import EchoedError
 from utils.errors import UserError
+from utils.processes.group import EchoedError
 from utils.runs import Run, find_runs
 
 ROOT = Path(__file__).parent.parent.parent
@@ -97,7 +97,7 @@ def told(command: Callable[[], int | None]) -> int:
 
 def train(words: list[str]) -> int:
     """What train.py does with these overrides; its exit code."""
-    from utils.launch import train_all
+    from utils.training.launch import train_all
 
     def command() -> None:
         train_all(config_of(words), words)
@@ -108,14 +108,14 @@ def train(words: list[str]) -> int:
 def evaluate(out: Path) -> int:
     """What eval.py does; its exit code."""
     from utils.evaluation import Options, evaluate_runs
-    from utils.generation import Decoding
+    from utils.generation.generate import Decoding
 
     return told(lambda: evaluate_runs([str(out)], Options(decoding=Decoding(**DECODING), device="cpu")))
 
 
 def score(out: Path) -> int:
     """What eval.sh does; its exit code."""
-    from utils.metrics.scoring.runs import main
+    from utils.metrics.scoring.score_runs import main
 
     return told(lambda: main([str(out)]))
 

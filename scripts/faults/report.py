@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 from scripts.faults.ledger import FULL, QUICK, Laboratory, as_json
-from utils.files import write_json, write_text
-from utils.provenance import git_commit, hardware, now, versions
+from utils.io.files import write_json, write_text
+from utils.runs.provenance import git_commit, hardware, now, versions
 
 
 def gather(

@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from utils.metrics.meteor15.tables import JAR, package_file
+from utils.metrics.meteor15.resources import JAR, package_file
 from utils.metrics.scoring import java as jars
 
 CASES = Path(__file__).parent / "cases"

@@ -14,7 +14,7 @@ from utils.errors import UserError
 from utils.metrics import OFFICIAL
 from utils.metrics.__main__ import main
 from utils.metrics.scoring import java as jars
-from utils.metrics.scoring import runs
+from utils.metrics.scoring import score_runs as runs
 from utils.runs import Run
 
 ROOT = Path(__file__).parents[2]

@@ -12,10 +12,10 @@ import pytest
 
 import utils.metrics as package
 from utils.errors import UserError
+from utils.io import array_cache as cache
 from utils.metrics import OFFICIAL, metrics, register
-from utils.metrics.meteor15 import tables
+from utils.metrics.meteor15 import resources as tables
 from utils.metrics.meteor15.phrases import PhraseTable
-from utils.metrics.scoring import cache
 
 FOLDER = Path(package.__file__).parent
 

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from utils.metrics.meteor15 import tables
+from utils.metrics.meteor15 import resources as tables
 from utils.metrics.meteor15.align import EXACT, Match, align, count_chunks
+from utils.metrics.meteor15.lexicon import Words
 from utils.metrics.meteor15.matches import Text, find_matches
 from utils.metrics.meteor15.phrases import PhraseTable, phrases
-from utils.metrics.meteor15.words import Words
 
 CASES = json.loads((Path(__file__).parent / "cases" / "alignments.json").read_text(encoding="utf-8"))
 

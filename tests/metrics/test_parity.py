@@ -15,10 +15,10 @@ from tests.conftest import data_folder
 from utils.errors import UserError
 from utils.metrics import OFFICIAL, Scorer, score
 from utils.metrics.meteor import METEOR
+from utils.metrics.meteor15.counts import CHUNKS, LENGTH, MATCHED
 from utils.metrics.meteor15.normalize import normalize
-from utils.metrics.meteor15.statistics import CHUNKS, LENGTH, MATCHED
 from utils.metrics.scoring.reader import read_items, read_references
-from utils.metrics.text.ptb import tokenize_lines
+from utils.metrics.tokenizers.ptb import tokenize_lines
 
 CASES = Path(__file__).parent / "cases"
 SYSTEMS = ("tgen", "slug", "adapt", "zhang", "tr2", "tuda")

@@ -24,7 +24,7 @@ from utils.metrics.cider import CIDEr
 from utils.metrics.distinct import Distinct
 from utils.metrics.length_ratio import LengthRatio
 from utils.metrics.meteor import METEOR
-from utils.metrics.meteor15.statistics import combine
+from utils.metrics.meteor15.counts import combine
 from utils.metrics.nist import NIST
 from utils.metrics.rouge_l import RougeL, common_subsequence
 from utils.metrics.scoring import workers

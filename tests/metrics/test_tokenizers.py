@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from utils.metrics.scoring import java as jars
-from utils.metrics.text import mteval
-from utils.metrics.text.ptb import PUNCTUATION, tokenize, tokenize_groups, tokenize_lines
+from utils.metrics.tokenizers import mteval
+from utils.metrics.tokenizers.ptb import PUNCTUATION, tokenize, tokenize_groups, tokenize_lines
 
 WORDS = ["it's", "can't", "£20", "£20-25", "5/5", "Dr.", "U.S.", "no.", "cannot", "(a)", "“b”", "‘c’", "d...", "e-f"]
 WORDS += ["www.a.com", "http://a.b/c", "5.x", "A$", "a.m.,", "l'a", "‘s", "AT&T", "#a", "70's", "'90s", "mid-price"]

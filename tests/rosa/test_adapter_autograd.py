@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, hessian, jacfwd, jacrev, jvp, vmap
 
 import rosa
-from rosa.linear import adapted_product
+from rosa.fused import adapted_product
 from tests.rosa.cases import adapt, tokens
 
 METHODS = {"rosa": rosa.RosaConfig(rank=2), "lora": rosa.LoraConfig(rank=2, alpha=6)}

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import rosa
-from rosa.drawing import SubspaceLayer
+from rosa.resampling import SubspaceLayer
 from tests.rosa.cases import adapt, digests, make_model, make_optimizer
 
 NAME = "transformer.h.1.mlp.c_proj"  # the last layer that a resample would write

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 import rosa
-from rosa import drawing
+from rosa import resampling as drawing
 from rosa.methods.rosa import RosaLayer
 from rosa.subspace import short_vectors
 from tests.rosa.cases import (

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import os
+import shutil
+import signal
+import socket
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,11 +24,13 @@ import pytest
 import jobrunner
 from utils.errors import UserError
 from utils.slurm import submit
-from utils.slurm.script import batch_script
-from utils.slurm.sweep import Group, load_sweep
+from utils.slurm.cluster.script import batch_script
+from utils.slurm.sweep.file import Group, load_sweep
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
+PREFIX = "rosa-slurm-"
+PATIENCE = 600  # seconds; nothing on a real cluster takes more than a minute and a half unless others load the machine
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -146,3 +154,67 @@ def wait_for(condition: Callable[[], object]) -> None:
     while not condition():
         assert time.monotonic() < end, "nothing happened"
         time.sleep(0.01)
+
+
+def free_ports() -> int:
+    """The first of four neighbouring ports that nobody listens on."""
+    for first in range(27100, 27900, 10):
+        probes = [socket.socket() for _ in range(4)]
+        try:
+            for offset, probe in enumerate(probes):
+                probe.bind(("127.0.0.1", first + offset))
+            return first
+        except OSError:
+            continue
+        finally:
+            for probe in probes:
+                probe.close()
+    raise AssertionError("no four free ports in a row")
+
+
+def stop(folder: Path) -> None:
+    """Stop the cluster of ``folder`` and remove it."""
+    environment = {**os.environ, "SLURM_DEV_DIR": str(folder / "up")}
+    subprocess.run(["bash", ROOT / "scripts/slurm_down.sh"], env=environment, timeout=PATIENCE)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def stop_leftovers() -> None:
+    """Stop clusters of test runs that were killed before they could do it themselves."""
+    for owner in Path("/tmp").glob(f"{PREFIX}*/owner"):
+        with open(owner) as file, contextlib.suppress(BlockingIOError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # nobody holds it: its test run is dead
+            stop(owner.parent)
+
+
+@pytest.fixture(params=["accounting", "no accounting"])
+def cluster(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A cluster on this machine; its SLURM_CONF is set. Without accounting it forgets what ended after 20 s."""
+    programs = ["munged", "slurmctld", "slurmd", "sbatch"]
+    if request.param == "accounting":
+        programs += ["slurmdbd", "mariadbd"]
+    missing = [name for name in programs if shutil.which(name) is None]
+    if missing:
+        pytest.skip(f"SLURM is not installed (no {', '.join(missing)}): scripts/slurm_up.sh --install")
+    if os.geteuid() != 0:
+        pytest.skip("a SLURM cluster of this machine's own needs root")
+    stop_leftovers()
+    folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir="/tmp"))  # a socket's path must be short
+    folder.chmod(0o755)  # munged wants everybody to reach its socket
+    settings = {
+        "SLURM_DEV_DIR": str(folder / "up"),
+        "SLURM_DEV_PORT": str(free_ports()),
+        "SLURM_DEV_DBD": "1" if request.param == "accounting" else "0",
+        "SLURM_DEV_AGE": "3600" if request.param == "accounting" else "20",
+    }
+    before = signal.signal(signal.SIGTERM, lambda *_: pytest.exit("terminated", returncode=143))  # not without a stop
+    with open(folder / "owner", "w") as owner:
+        fcntl.flock(owner, fcntl.LOCK_EX)
+        try:
+            up = ["bash", ROOT / "scripts/slurm_up.sh"]
+            subprocess.run(up, env={**os.environ, **settings}, check=True, timeout=PATIENCE)
+            monkeypatch.setenv("SLURM_CONF", str(folder / "up" / "slurm.conf"))
+            yield request.param
+        finally:
+            stop(folder)
+            signal.signal(signal.SIGTERM, before)

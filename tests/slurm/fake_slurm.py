@@ -1,7 +1,7 @@
 """A stand-in for sbatch, squeue, sacct and scancel, called under their names from a folder on the PATH.
 
 It keeps its jobs in ``jobs.json`` beside itself, notes each call in ``calls`` and prints what the real commands
-print for the options that utils.slurm.client uses. Files beside it make it misbehave:
+print for the options that utils.slurm.cluster.client uses. Files beside it make it misbehave:
 
     refuse          sbatch says what the file holds and fails; the job is listed as refused, as the real one does
     unclear         sbatch takes the job, then says what the file holds and fails

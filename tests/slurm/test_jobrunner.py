@@ -150,7 +150,7 @@ def test_a_thousand_jobs_expand_validate_and_print_in_five_seconds(project: Path
             for n in range(1, 5)
         )
     )
-    import utils.slurm.overrides  # noqa: F401  (the five seconds begin after imports)
+    import utils.slurm.sweep.overrides  # noqa: F401  (the five seconds begin after imports)
 
     start = time.perf_counter()
     done = run("--dry-run")

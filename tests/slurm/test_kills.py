@@ -197,7 +197,7 @@ def test_a_second_jobrunner_is_told_to_wait(sweep: Path, slurm: FakeSlurm) -> No
     (sweep / "runs/.jobs").mkdir(parents=True)
     holder = subprocess.Popen(
         [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(ROOT)!r})\nimport time\nfrom pathlib import Path\n"
-         "from utils.slurm.state import changing\nwith changing(Path('runs/.jobs')):\n"
+         "from utils.slurm.ledger import changing\nwith changing(Path('runs/.jobs')):\n"
          "    print('held', flush=True)\n    time.sleep(30)\n"],
         stdout=subprocess.PIPE, text=True,
     )  # fmt: skip

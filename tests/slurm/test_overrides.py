@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from utils.errors import UserError
-from utils.slurm import overrides
-from utils.slurm.sweep import Sweep, load_sweep
+from utils.slurm.sweep import overrides
+from utils.slurm.sweep.file import Sweep, load_sweep
 
 
 def load(folder: Path, text: str) -> Sweep:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from utils.slurm.parse import Row, expand_ids, parse_accounting, parse_queue, parse_submitted, seconds
+from utils.slurm.cluster.parse import Row, expand_ids, parse_accounting, parse_queue, parse_submitted, seconds
 from utils.slurm.recovery import is_refusal
 
 FIXTURES = Path(__file__).parent / "fixtures"

@@ -11,7 +11,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from utils.slurm.quoting import expand_environment, hydra_value, override_word, shell_word
+from utils.slurm.sweep.quoting import expand_environment, hydra_value, override_word, shell_word
 
 PARSER = OverridesParser.create()
 # What begins with $ is an environment variable or OmegaConf's; NUL is no character of a command line.

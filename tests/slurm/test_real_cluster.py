@@ -6,30 +6,23 @@ The cluster is this machine alone, started and stopped by scripts/slurm_up.sh an
 
 from __future__ import annotations
 
-import contextlib
 import csv
-import fcntl
 import json
 import os
 import re
-import shutil
-import signal
-import socket
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.slurm.conftest import PATIENCE, ROOT
+
 pytestmark = pytest.mark.slurm
 
-ROOT = Path(__file__).parents[2]
-PREFIX = "rosa-slurm-"
-PATIENCE = 600  # seconds; nothing here takes more than a minute and a half unless others load the machine
 SWEEP = """
 state: ${RUNS:-runs}/.jobs
 max_jobs: 2
@@ -88,70 +81,6 @@ for step in range(100):
         file.write_text(f"saved at step {step}")
         sys.exit(75)
 """
-
-
-def free_ports() -> int:
-    """The first of four neighbouring ports that nobody listens on."""
-    for first in range(27100, 27900, 10):
-        probes = [socket.socket() for _ in range(4)]
-        try:
-            for offset, probe in enumerate(probes):
-                probe.bind(("127.0.0.1", first + offset))
-            return first
-        except OSError:
-            continue
-        finally:
-            for probe in probes:
-                probe.close()
-    raise AssertionError("no four free ports in a row")
-
-
-def stop(folder: Path) -> None:
-    """Stop the cluster of ``folder`` and remove it."""
-    environment = {**os.environ, "SLURM_DEV_DIR": str(folder / "up")}
-    subprocess.run(["bash", ROOT / "scripts/slurm_down.sh"], env=environment, timeout=PATIENCE)
-    shutil.rmtree(folder, ignore_errors=True)
-
-
-def stop_leftovers() -> None:
-    """Stop clusters of test runs that were killed before they could do it themselves."""
-    for owner in Path("/tmp").glob(f"{PREFIX}*/owner"):
-        with open(owner) as file, contextlib.suppress(BlockingIOError):
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # nobody holds it: its test run is dead
-            stop(owner.parent)
-
-
-@pytest.fixture(params=["accounting", "no accounting"])
-def cluster(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """A cluster on this machine; its SLURM_CONF is set. Without accounting it forgets what ended after 20 s."""
-    programs = ["munged", "slurmctld", "slurmd", "sbatch"]
-    if request.param == "accounting":
-        programs += ["slurmdbd", "mariadbd"]
-    missing = [name for name in programs if shutil.which(name) is None]
-    if missing:
-        pytest.skip(f"SLURM is not installed (no {', '.join(missing)}): scripts/slurm_up.sh --install")
-    if os.geteuid() != 0:
-        pytest.skip("a SLURM cluster of this machine's own needs root")
-    stop_leftovers()
-    folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir="/tmp"))  # a socket's path must be short
-    folder.chmod(0o755)  # munged wants everybody to reach its socket
-    settings = {
-        "SLURM_DEV_DIR": str(folder / "up"),
-        "SLURM_DEV_PORT": str(free_ports()),
-        "SLURM_DEV_DBD": "1" if request.param == "accounting" else "0",
-        "SLURM_DEV_AGE": "3600" if request.param == "accounting" else "20",
-    }
-    before = signal.signal(signal.SIGTERM, lambda *_: pytest.exit("terminated", returncode=143))  # not without a stop
-    with open(folder / "owner", "w") as owner:
-        fcntl.flock(owner, fcntl.LOCK_EX)
-        try:
-            up = ["bash", ROOT / "scripts/slurm_up.sh"]
-            subprocess.run(up, env={**os.environ, **settings}, check=True, timeout=PATIENCE)
-            monkeypatch.setenv("SLURM_CONF", str(folder / "up" / "slurm.conf"))
-            yield request.param
-        finally:
-            stop(folder)
-            signal.signal(signal.SIGTERM, before)
 
 
 @pytest.fixture

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from tests.slurm.conftest import start
-from utils.slurm.markers import read_marker
-from utils.slurm.script import shell_problems
-from utils.slurm.sweep import load_sweep
+from utils.slurm.cluster.events import read_marker
+from utils.slurm.cluster.script import shell_problems
+from utils.slurm.sweep.file import load_sweep
 
 
 def test_directives(write: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.slurm.conftest import start, wait_for
-from utils.slurm.markers import read_marker
+from utils.slurm.cluster.events import read_marker
 
 SLEEPER = """
 import os, signal, sys, time

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 from tests.slurm.conftest import FakeSlurm
-from utils.slurm.client import Listing
-from utils.slurm.parse import parse_accounting, parse_queue
-from utils.slurm.state import State, Submission
+from utils.slurm.cluster.client import Listing
+from utils.slurm.cluster.parse import parse_accounting, parse_queue
+from utils.slurm.ledger import State, Submission
 from utils.slurm.status import JobStatus, survey
-from utils.slurm.sweep import load_sweep
+from utils.slurm.sweep.file import load_sweep
 
 Run = Callable[..., SimpleNamespace]
 Statuses = Callable[[], dict[str, dict[str, Any]]]

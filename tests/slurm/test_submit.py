@@ -14,7 +14,7 @@ import pytest
 
 from tests.slurm.conftest import FakeSlurm
 from utils.slurm import submit
-from utils.slurm.state import changing
+from utils.slurm.ledger import changing
 
 Run = Callable[..., SimpleNamespace]
 Statuses = Callable[[], dict[str, dict[str, Any]]]
@@ -178,7 +178,7 @@ def test_two_jobrunners_on_a_file_system_without_locks(
         raise OSError(38, "Function not implemented")
 
     monkeypatch.setattr("fcntl.flock", flock)
-    monkeypatch.setattr("utils.slurm.state.PATIENCE", 0.0)
+    monkeypatch.setattr("utils.slurm.ledger.PATIENCE", 0.0)
     with changing(two / "runs/.jobs"):
         done = run()
     assert done.code == 2 and "is already being managed by process" in done.err and slurm.jobs() == []

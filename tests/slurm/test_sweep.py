@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from utils.errors import UserError
-from utils.slurm.resources import time_limit
-from utils.slurm.sweep import Sweep, load_sweep
+from utils.slurm.sweep.file import Sweep, load_sweep
+from utils.slurm.sweep.resources import time_limit
 
 ROOT = Path(__file__).parents[2]
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from utils import hub
 from utils.data import DataSource, Example, pair, register
-from utils.tabular import find_split, read_records
+from utils.io import hub
+from utils.io.records import find_split, read_records
 
 FILES = {
     "train": ("trainset.csv", "train.csv"),

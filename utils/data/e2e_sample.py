@@ -14,8 +14,8 @@ from functools import lru_cache
 from pathlib import Path
 
 from utils.data import SPLITS, DataSource, Example, pair, register
+from utils.data._sentences import Fact, Subject, describe
 from utils.errors import UserError
-from utils.grammar.sentences import Fact, Subject, describe
 
 SEED = 2023
 SIZES = {"train": 500, "validation": 60, "test": 60}  # number of MRs

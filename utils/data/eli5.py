@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from utils import hub
 from utils.data import SPLITS, DataSource, Example, register
 from utils.errors import UserError
-from utils.logs import log
-from utils.tabular import SUFFIXES, check_characters, find_split, read_csv, read_json_lines
+from utils.io import hub
+from utils.io.records import SUFFIXES, check_characters, find_split, read_csv, read_json_lines
+from utils.log import log
 
 STEMS = {"train": ("train",), "validation": ("validation", "valid", "dev"), "test": ("test",)}
 FILES = {split: tuple(f"{stem}{suffix}" for stem in stems for suffix in SUFFIXES) for split, stems in STEMS.items()}

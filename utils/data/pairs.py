@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from utils.data import DataSource, Example, register
-from utils.tabular import SUFFIXES, find_split, read_records
+from utils.io.records import SUFFIXES, find_split, read_records
 
 
 @register

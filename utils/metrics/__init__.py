@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 from utils.errors import UserError
-from utils.signals import never
+from utils.processes.signals import never
 
 if TYPE_CHECKING:
     import numpy as np

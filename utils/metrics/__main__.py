@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Parse, score, print."""
     argv = sys.argv[1:] if argv is None else list(argv)
     if argv and argv[0] == "--runs":
-        from utils.metrics.scoring.runs import main as score_runs
+        from utils.metrics.scoring.score_runs import main as score_runs
 
         return score_runs(argv[1:])
     arguments = parse_arguments(argv)

@@ -8,7 +8,7 @@ import numpy as np
 from sacrebleu.metrics.bleu import BLEU as SacreBLEU
 
 from utils.metrics import Metric, register
-from utils.metrics.text.mteval import as_read, normalize
+from utils.metrics.tokenizers.mteval import as_read, normalize
 
 
 @register

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from utils.metrics import Metric, register
-from utils.metrics.text.mteval import count_ngrams
-from utils.metrics.text.ptb import tokenize_groups, tokenize_lines
+from utils.metrics.tokenizers.mteval import count_ngrams
+from utils.metrics.tokenizers.ptb import tokenize_groups, tokenize_lines
 
 ORDER = 4
 SIGMA = 6.0  # width of the penalty on a difference in length

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from utils.metrics import Metric, register
-from utils.metrics.text.mteval import count_ngrams, tokenize
+from utils.metrics.tokenizers.mteval import count_ngrams, tokenize
 
 ORDERS = (1, 2)
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from utils.metrics import Metric, register
-from utils.metrics.text.mteval import tokenize
+from utils.metrics.tokenizers.mteval import tokenize
 
 
 @register

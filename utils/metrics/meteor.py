@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from utils.metrics import Metric, register
-from utils.metrics.meteor15.statistics import Comparer, combine
-from utils.metrics.meteor15.tables import load
+from utils.metrics.meteor15.counts import Comparer, combine
+from utils.metrics.meteor15.resources import load
 from utils.metrics.scoring.workers import Workers
-from utils.metrics.text.ptb import tokenize_groups, tokenize_lines
+from utils.metrics.tokenizers.ptb import tokenize_groups, tokenize_lines
 
 
 @register

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from utils.metrics import Metric, register
-from utils.metrics.text.mteval import as_read, count_ngrams, tokenize
+from utils.metrics.tokenizers.mteval import as_read, count_ngrams, tokenize
 
 ORDER = 5
 # The penalty is one half where a system writes two thirds of the references' average length.

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from utils.metrics import Metric, register
-from utils.metrics.text.ptb import tokenize_groups, tokenize_lines
+from utils.metrics.tokenizers.ptb import tokenize_groups, tokenize_lines
 
 BETA = 1.2  # weight of recall against precision in the F-measure
 

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from utils.errors import UserError, printable
 from utils.plots._data import NothingToDraw, PlotData, load, slug
 from utils.plots._style import save, style
-from utils.tables.results import plain
+from utils.results.read import plain
 
 __all__ = ["NothingToDraw", "Plot", "PlotData", "draw_figures", "plots", "register"]
 

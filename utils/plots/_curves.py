@@ -26,7 +26,7 @@ from utils.plots._style import (
     ranks_of,
     row_label,
 )
-from utils.tables.aggregate import Row
+from utils.results.aggregate import Row
 
 _FEW = 12  # points that get a marker each
 _LOG_FROM = 8  # a range of values this wide (largest over smallest) is drawn on a logarithmic axis

@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from utils.errors import UserError
+from utils.results.aggregate import Row, fill, rows_of
+from utils.results.columns import OWN_LOSS, Column, known_columns, mixed_losses
+from utils.results.read import METHOD_LABELS, UNTRAINED, Result, one_limit, plain, read_results, shown
 from utils.runs import finite
-from utils.tables.aggregate import Row, fill, rows_of
-from utils.tables.columns import OWN_LOSS, Column, known_columns, mixed_losses
 from utils.tables.order import check_name
-from utils.tables.results import METHOD_LABELS, UNTRAINED, Result, one_limit, plain, read_results, shown
 
 SAMPLE_METHOD = "fnmodel.rosa.sample_method"
 

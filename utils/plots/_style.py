@@ -22,10 +22,10 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
 from utils.errors import UserError
-from utils.files import write_bytes
+from utils.io.files import write_bytes
 from utils.plots._data import rank_order
-from utils.tables.aggregate import Row, Statistic
-from utils.tables.results import METHOD_LABELS, shown
+from utils.results.aggregate import Row, Statistic
+from utils.results.read import METHOD_LABELS, shown
 
 WIDTH = 3.4  # inches: one column of a two-column page
 DPI = 300

@@ -10,7 +10,7 @@ from matplotlib.patches import Patch
 
 from utils.plots import NothingToDraw, PlotData, register
 from utils.plots._style import blend, legend, legend_title, look, new_axes, ranks_of, row_label
-from utils.tables.aggregate import Row
+from utils.results.aggregate import Row
 
 _MEMORY, _TIME, _RESAMPLE = "peak_memory_mib", "train_seconds", "resample_seconds"
 _SEEN = 0.005  # share of a bar from which a part can be seen

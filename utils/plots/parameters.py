@@ -20,7 +20,7 @@ from utils.plots._style import (
     new_axes,
     ranks_of,
 )
-from utils.tables.aggregate import Row
+from utils.results.aggregate import Row
 
 
 @register("parameters", "final metric against trainable parameters")

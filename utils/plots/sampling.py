@@ -22,8 +22,8 @@ from utils.plots._style import (
     rank_text,
     ranks_of,
 )
-from utils.tables.aggregate import Row
-from utils.tables.results import shown
+from utils.results.aggregate import Row
+from utils.results.read import shown
 
 # Shades of ROSA's colour, which random has itself; line styles and markers tell the same in grey.
 _LOOKS: list[tuple[float, Any, str]] = [

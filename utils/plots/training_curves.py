@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from utils.plots import NothingToDraw, PlotData, register
 from utils.plots._curves import draw_curves
 from utils.plots._style import axis_label
-from utils.tables.columns import LOSS_UNIT, LOWER
+from utils.results.columns import LOSS_UNIT, LOWER
 
 STRETCHES = 50
 _FEW = 10  # points of a run below which logging more often is advised

@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from utils.plots import PlotData, register
 from utils.plots._curves import draw_curves
 from utils.plots._style import axis_label
-from utils.tables.columns import LOSS_UNIT, LOWER
+from utils.results.columns import LOSS_UNIT, LOWER
 
 # The validation quantity that goes with a final metric; others, such as BLEU, are not measured during training.
 _BY_METRIC = {

@@ -9,22 +9,22 @@ import time
 from pathlib import Path
 
 from utils.errors import UserError
-from utils.slurm import client
+from utils.slurm.cluster import client
+from utils.slurm.cluster.script import shell_problems
+from utils.slurm.ledger import LOCAL, State, changing
 from utils.slurm.local import run_local, stop_local, visible_gpus
 from utils.slurm.recovery import check_strangers
-from utils.slurm.script import shell_problems
-from utils.slurm.state import LOCAL, State, changing
 from utils.slurm.status import RETRY, JobStatus
+from utils.slurm.status_table import advice, escaped, status_json, status_table
 from utils.slurm.submit import look, preview, submit_all
-from utils.slurm.sweep import Group, Sweep
-from utils.slurm.table import advice, escaped, status_json, status_table
+from utils.slurm.sweep.file import Group, Sweep
 
 
 def sending_problems(groups: list[Group]) -> list[str]:
     """What stands against sending ``groups``: overrides that train.py does not take, text that bash cannot read."""
     problems = shell_problems(groups)
     if any("train.py" in job.command for group in groups for job in group.jobs):
-        from utils.slurm.overrides import override_problems  # imports torch: only where something is to be sent
+        from utils.slurm.sweep.overrides import override_problems  # imports torch: only where something is to be sent
 
         problems += override_problems(groups)
     return problems

@@ -18,12 +18,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from utils.errors import UserError
-from utils.files import write_text
-from utils.slurm.markers import read_marker
-from utils.slurm.script import INTERRUPTED, batch_script, job_name, log_file
-from utils.slurm.state import JOB_LOCK, LOCAL, LOCAL_MARK, State, Submission, is_running
+from utils.io.files import write_text
+from utils.slurm.cluster.events import read_marker
+from utils.slurm.cluster.script import INTERRUPTED, batch_script, job_name, log_file
+from utils.slurm.ledger import JOB_LOCK, LOCAL, LOCAL_MARK, State, Submission, is_running
 from utils.slurm.status import RETRY, JobStatus
-from utils.slurm.sweep import Group, Job, Sweep
+from utils.slurm.sweep.file import Group, Job, Sweep
 
 _POLL = 0.1  # seconds
 KILLED = 137  # of a job that left no word of how it ended

@@ -6,11 +6,11 @@ import time
 from pathlib import Path
 
 from utils.errors import UserError
-from utils.slurm import client
-from utils.slurm.client import Listing
-from utils.slurm.markers import Marker, read_marker
-from utils.slurm.parse import Row
-from utils.slurm.state import State, Submission
+from utils.slurm.cluster import client
+from utils.slurm.cluster.client import Listing
+from utils.slurm.cluster.events import Marker, read_marker
+from utils.slurm.cluster.parse import Row
+from utils.slurm.ledger import State, Submission
 from utils.slurm.status import ENDED
 
 SKEW = 300  # seconds that the clocks of two machines may differ, since munge allows no more

@@ -13,13 +13,13 @@ from typing import Any
 
 from utils.errors import UserError
 from utils.runs import Run
-from utils.slurm.client import Listing
-from utils.slurm.markers import Marker, read_marker
-from utils.slurm.parse import Row
-from utils.slurm.reasons import NEVER, explain
-from utils.slurm.script import INTERRUPTED, log_file
-from utils.slurm.state import LOCAL, SEEN, State, Submission, is_running
-from utils.slurm.sweep import Job, Sweep
+from utils.slurm.cluster.client import Listing
+from utils.slurm.cluster.events import Marker, read_marker
+from utils.slurm.cluster.parse import Row
+from utils.slurm.cluster.reasons import NEVER, explain
+from utils.slurm.cluster.script import INTERRUPTED, log_file
+from utils.slurm.ledger import LOCAL, SEEN, State, Submission, is_running
+from utils.slurm.sweep.file import Job, Sweep
 
 # This program's words for a job's state. ACTIVE: SLURM has it. RETRY: it ended without success.
 ACTIVE = ("queued", "waiting", "held", "requeued", "running", "never", "unknown")

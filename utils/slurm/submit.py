@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from utils.errors import UserError
-from utils.files import write_text
-from utils.slurm import client
+from utils.io.files import write_text
+from utils.slurm.cluster import client
+from utils.slurm.cluster.script import batch_script, job_name
+from utils.slurm.ledger import LOCAL, State, Submission, handover
 from utils.slurm.recovery import settle
-from utils.slurm.script import batch_script, job_name
-from utils.slurm.state import LOCAL, State, Submission, handover
 from utils.slurm.status import RETRY, JobStatus, survey
-from utils.slurm.sweep import Group, Job, Sweep
+from utils.slurm.sweep.file import Group, Job, Sweep
 
 LARGEST_ARRAY = 1000  # SLURM's default MaxArraySize is 1001
 SETTLE = 5.0  # seconds a controller may take to list a request whose sender was killed

@@ -9,11 +9,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from utils.errors import UserError, printable
-from utils.files import write_text
+from utils.io.files import write_text
+from utils.results.read import METHOD_LABELS, Listed, Result, plain, read_results
 from utils.tables.latex import to_latex
 from utils.tables.layout import Table, make_table
 from utils.tables.render import to_csv, to_markdown, to_text
-from utils.tables.results import METHOD_LABELS, Listed, Result, plain, read_results
 
 FORMATS: dict[str, Callable[[Table], str]] = {"csv": to_csv, "md": to_markdown, "tex": to_latex}
 

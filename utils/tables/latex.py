@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from utils.results.read import plain
 from utils.tables.layout import Cell, Grid, Table
-from utils.tables.results import plain
 
 _WIDEST = 6  # measured columns with deviations that a page holds in readable type
 _ESCAPES = {

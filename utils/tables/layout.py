@@ -8,11 +8,11 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from utils.tables.aggregate import Row, best_rows, differing, fill, method_label, rows_of, set_baselines
-from utils.tables.columns import SHOWN, SHOWN_MIXED, Column, known_columns, mixed_losses
+from utils.results.aggregate import Row, best_rows, differing, fill, method_label, rows_of, set_baselines
+from utils.results.columns import SHOWN, SHOWN_MIXED, Column, known_columns, mixed_losses
+from utils.results.read import METHOD_LABELS, UNTRAINED, Listed, Result, one_limit, shown
 from utils.tables.notes import Scope, notes_of, readable
 from utils.tables.order import check_name, sort_rows
-from utils.tables.results import METHOD_LABELS, UNTRAINED, Listed, Result, one_limit, shown
 
 _FOLDER = re.compile(r"(?<![^\s'\"(=:])~?/(?:[^\s/'\"]+/)+")  # of a path from the root or from home
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from utils.results.aggregate import Row
+from utils.results.columns import LOSS_UNIT, NEITHER, OWN_LOSS, Column
+from utils.results.read import UNTRAINED, plain, shown
 from utils.runs import finite
-from utils.tables.aggregate import Row
-from utils.tables.columns import LOSS_UNIT, NEITHER, OWN_LOSS, Column
-from utils.tables.results import UNTRAINED, plain, shown
 
 DECODING = "decoding."
 

@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from utils.errors import UserError
-from utils.tables.aggregate import Row
-from utils.tables.columns import HIGHER, Column
-from utils.tables.results import plain
+from utils.results.aggregate import Row
+from utils.results.columns import HIGHER, Column
+from utils.results.read import plain
 
 
 def check_name(name: str, known: Iterable[str], option: str) -> None:

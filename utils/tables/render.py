@@ -9,8 +9,8 @@ import textwrap
 from collections.abc import Callable
 
 from utils.errors import printable
+from utils.results.read import plain, shown
 from utils.tables.layout import Cell, Grid, Table
-from utils.tables.results import plain, shown
 
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]<>#+|~&$@]|:(?=//))")
 

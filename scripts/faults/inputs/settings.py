@@ -17,8 +17,8 @@ from scripts.faults.inputs.mutate import damaged, deranged
 from scripts.faults.material import ROOT, config_of
 from utils.config import Config, config_problems, schema
 from utils.errors import UserError
-from utils.slurm.overrides import override_problems
-from utils.slurm.sweep import load_sweep
+from utils.slurm.sweep.file import load_sweep
+from utils.slurm.sweep.overrides import override_problems
 
 HOSTILE = (
     "-1", "0", "1e999", "nan", "-inf", "null", "true", "''", "x", "[]", "[1,2,3]", "{}", "{a:1}", "1.5", "9" * 400,

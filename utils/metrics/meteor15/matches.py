@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence, Set
 
 from utils.metrics.meteor15.align import EXACT, PARAPHRASE, STEM, SYNONYM, Match
+from utils.metrics.meteor15.lexicon import Words
 from utils.metrics.meteor15.phrases import Paraphrases, phrases
-from utils.metrics.meteor15.words import Words
 
 
 class Text:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from utils.metrics.meteor15.tables import hash_phrases
+from utils.metrics.meteor15.resources import hash_phrases
 
 LONGEST = 7  # words of the longest phrase in the table
 

@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from utils.errors import UserError
-from utils.metrics.meteor15.tables import JAR, package_file
-from utils.metrics.text.ptb import PUNCTUATION
+from utils.metrics.meteor15.resources import JAR, package_file
+from utils.metrics.tokenizers.ptb import PUNCTUATION
 
 TOKENIZER = "tokenizer/stanford-corenlp-3.4.1.jar"
 NAMES = ("METEOR", "ROUGE_L", "CIDEr")

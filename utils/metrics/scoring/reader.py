@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from utils.errors import UserError
-from utils.files import read_text
+from utils.io.files import read_text
 
 SOURCE_COLUMNS = ("mr", "source", "src", "meaning_representation")
 TEXT_COLUMNS = ("ref", "reference", "output", "prediction", "system_output", "text", "target", "tgt", "sys")

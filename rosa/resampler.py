@@ -1,0 +1,130 @@
+"""When a model's subspaces are drawn anew, and what that does to the optimizer.
+
+A resample writes the parameters in place. What keeps copies of them must be dealt with by the caller:
+
+- An optimizer with master copies of its own (DeepSpeed, apex's O2) writes the old A and B back in its next step. Let it
+  hold the parameters themselves: float32 weights under autocast.
+- An average of parameters over steps (``AveragedModel``, EMA) has no meaning across a resample, since A and B belong to
+  another subspace after it. Begin a new average, or average ``rosa.merged`` weights.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+import warnings
+from typing import Any
+
+import torch
+from torch import nn
+
+from rosa.errors import AdapterError
+from rosa.inject import adapter_layers
+from rosa.resampling import SubspaceLayer, draw_subspaces
+from rosa.sharding import reshard
+
+ROUNDING_WARNING = 0.1
+
+
+def resample(model: nn.Module, number: int, optimizer: Any | None = None) -> float | None:
+    """Draw subspace ``number`` (1, 2, …; 0 was drawn at injection) in every layer whose method resamples.
+
+    Args:
+        model: an adapted model; parameters are written in place and keep their identity.
+        number: with the seed and the layer's name it decides the directions, so count it up and save it.
+        optimizer: its state of A and B is dropped, since moments belong to the old subspace; biases keep
+            theirs, and so do the step size and its schedule. Gradients of A and B are dropped likewise.
+
+    Returns:
+        The share of what training changed since the last draw (or since an adapter was loaded) that was lost where
+        weights were rounded to 16 bits, in Frobenius norms over all such layers: a warning says so above a tenth,
+        infinity means that nothing was trained. None where no weight has 16 bits.
+
+    Raises:
+        AdapterError: no adapters, a number that is not a whole number from 1, or values that are not finite; nothing
+            is written then.
+        RuntimeError: a layer is merged.
+    """
+    if isinstance(number, bool) or not isinstance(number, int) or number < 1:
+        raise AdapterError(f"number={number!r} of a resample must be a whole number, at least 1")
+    if not adapter_layers(model):
+        raise AdapterError("this model has no adapters to resample: adapt it first (rosa.inject)")
+    reshard(model)
+    layers = [layer for layer in adapter_layers(model).values() if isinstance(layer, SubspaceLayer)]
+    draw_subspaces(layers, number)
+    for layer in layers:
+        for parameter in (layer.A, layer.B):
+            parameter.grad = None
+            if optimizer is not None:
+                optimizer.state.pop(parameter, None)
+    return _rounding_lost(layers)
+
+
+def _rounding_lost(layers: list[SubspaceLayer]) -> float | None:
+    norms = [layer.rounding for layer in layers if layer.rounding is not None]
+    if not norms:
+        return None
+    lost, change = (math.hypot(*values) for values in zip(*norms, strict=True))
+    share = lost / change if change else math.inf
+    if ROUNDING_WARNING < share < math.inf:
+        warnings.warn(
+            f"rounding to 16 bits lost {share:.0%} of what was trained since the last draw: load the model in float32 "
+            "(dtype=torch.float32) and train under autocast, or resample less often",
+            stacklevel=3,
+        )
+    return share
+
+
+class Resampler:
+    """Resamples at the end of the epochs or steps that the method's settings name.
+
+    Call ``after_step`` after each optimizer step and ``after_epoch`` after each epoch (once it is validated and
+    saved). Methods without a schedule (LoRA) are fine: nothing happens.
+
+    Args:
+        model: an adapted model.
+        optimizer: what trains it; its state of A and B is dropped at a resample unless the settings keep it. It must
+            step the parameters themselves, not master copies of its own.
+        config: the settings that the model was adapted with; None for a model without adapters.
+
+    Attributes:
+        number: how many resamples there were; save it, and set it at a resume.
+        seconds: how long the last one took.
+        rounding_lost: what the last one returned, see ``resample``.
+
+    Raises:
+        AdapterError: the model's adapters are of another method than ``config``, or it has none.
+    """
+
+    def __init__(self, model: nn.Module, optimizer: Any | None, config: Any | None) -> None:
+        found = {layer.config.method for layer in adapter_layers(model).values()}
+        if config is not None and found != {config.method}:
+            raise AdapterError(
+                f"the settings are those of {config.method}, the model has {', '.join(found) or 'no'} adapters"
+            )
+        self.model = model
+        self.optimizer = optimizer if getattr(config, "optimizer_state", "reset") == "reset" else None
+        self.level: str = getattr(config, "level", "never")
+        self.every: int = getattr(config, "every", 1)
+        self.number = 0
+        self.seconds = 0.0
+        self.rounding_lost: float | None = None
+
+    def after_step(self, step: int, total_steps: int) -> bool:
+        """Resample if due after optimizer step ``step`` (from 1) of ``total_steps``; True if it did."""
+        return self._resample(self.level == "step" and step % self.every == 0 and step < total_steps)
+
+    def after_epoch(self, epoch: int, epochs: int) -> bool:
+        """Resample if due after epoch ``epoch`` (from 1) of ``epochs``, never after the last; True if it did."""
+        return self._resample(self.level == "epoch" and epoch % self.every == 0 and epoch < epochs)
+
+    def _resample(self, due: bool) -> bool:
+        if not due:
+            return False
+        start = time.perf_counter()
+        self.number += 1
+        self.rounding_lost = resample(self.model, self.number, self.optimizer)
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()  # a resample is rare, and its time is reported
+        self.seconds = time.perf_counter() - start
+        return True

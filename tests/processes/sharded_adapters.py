@@ -1,0 +1,98 @@
+"""What each of two processes does in ``test_sharded_adapters``: adapters of ``fully_shard``ed models, saved and loaded.
+
+``torchrun --nproc_per_node=2 -m tests.processes.sharded_adapters FOLDER``; an error in either ends both.
+"""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+
+import rosa
+from rosa.sharding import gather, is_sharded
+from tests.rosa.cases import logits, make_model, make_optimizer, tokens, train_steps
+
+
+def sharded(family: str, config: rosa.AdapterConfig | None) -> Any:
+    """A model that is adapted, then split; its outermost group stays whole after a forward pass."""
+    model = make_model(family)
+    if config is not None:
+        rosa.inject(model, config, start=False)
+    mesh = init_device_mesh("cpu", (2,))
+    for block in model.transformer.h if family == "gpt2" else model.model.layers:
+        fully_shard(block, mesh=mesh)
+    fully_shard(model, mesh=mesh)
+    return model
+
+
+def values(model: Any) -> list[torch.Tensor]:
+    return [gather(parameter) for parameter in model.parameters()]
+
+
+def same(model: Any, other: Any) -> bool:
+    return all(torch.equal(one, two) for one, two in zip(values(model), values(other), strict=True))
+
+
+def check(family: str, config: rosa.AdapterConfig, folder: Path) -> None:
+    model = rosa.start_adapters(sharded(family, config))
+    train_steps(model, make_optimizer(model))
+    rosa.resample(model, 1)
+    expected = logits(model)  # after it the outermost group lies whole on each process
+    rosa.save_adapter(model, folder)
+    dist.barrier()
+    whole = rosa.load_adapter(make_model(family), folder)
+    torch.testing.assert_close(logits(whole), expected, atol=1e-5, rtol=0)
+
+    other = sharded(family, config)
+    other(input_ids=tokens())
+    rosa.load_adapter(other, folder)
+    assert same(other, model) and all(is_sharded(parameter) for parameter in other.parameters())
+    torch.testing.assert_close(logits(other), expected, atol=1e-5, rtol=0)
+
+    before = values(model)
+    rosa.export(model, folder / "plain")
+    assert all(torch.equal(one, two) for one, two in zip(values(model), before, strict=True))
+    plain = type(model).from_pretrained(folder / "plain").eval()
+    torch.testing.assert_close(logits(plain), expected, atol=2e-5, rtol=0)
+    assert torch.equal(logits(plain), logits(rosa.unwrap(whole)))
+
+    if config.method == "rosa":
+        rosa.save_adapter(model, folder, frozen=False)
+        rosa.resample(model, 2)
+        with pytest.raises(rosa.AdapterError, match="frozen=True"):
+            rosa.save_adapter(model, folder, frozen=False)  # known to both processes, though one writes
+        layer = list(rosa.adapter_layers(model).values())[-1]
+        torch.nn.init.constant_(layer.B, torch.nan)
+        before = values(model)
+        with pytest.raises(rosa.AdapterError, match=f"{layer.name}: values of its B are not finite"):
+            rosa.resample(model, 3)
+        assert all(one.equal(two) or one.isnan().all() for one, two in zip(values(model), before, strict=True))
+
+    late = sharded(family, None)
+    for action in (lambda: rosa.inject(late, config), lambda: rosa.load_adapter(late, folder)):
+        with pytest.raises(rosa.AdapterError, match=r"sharded already: .*start=False"):
+            action()
+
+
+def main(folder: Path) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo")
+    check("gpt2", rosa.RosaConfig(rank=1), folder / "rosa")
+    check("llama", rosa.LoraConfig(rank=3), folder / "lora")
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    try:
+        main(Path(sys.argv[1]))
+    except BaseException:
+        traceback.print_exc()
+        raise

@@ -1,0 +1,141 @@
+"""The launchers' own commands: who leaves how when a process is killed or the job is told to stop."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import ROOT
+from tests.processes.conftest import ENVIRONMENT, TORCHRUN, Lab, launched
+from tests.processes.worker import Job
+
+BOUND = 30  # seconds after which nothing of a job may be left
+ACCELERATE = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", "--num_processes=2"]
+
+
+def ranks(launcher: int) -> list[int]:
+    """The process ids that a launcher started, by rank."""
+    return [int(child) for child in Path(f"/proc/{launcher}/task/{launcher}/children").read_text().split()]
+
+
+@contextmanager
+def job(lab: Lab, name: str, *options: str) -> Iterator[tuple[subprocess.Popen[str], list[int]]]:
+    """A torchrun of a training that would take hours, once it has trained some steps; killed in the end."""
+    command = [*TORCHRUN, *options, "train.py", *lab.overrides(name, "train.epochs=100000")]
+    before = sum(1 for path in (lab.folder / name).rglob("metrics.jsonl") for _ in path.open())
+    process = subprocess.Popen(
+        command, cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        start_new_session=True,
+    )  # fmt: skip
+    try:
+        wait(lambda: sum(1 for path in (lab.folder / name).rglob("metrics.jsonl") for _ in path.open()) > before + 20)
+        yield process, ranks(process.pid)
+    finally:
+        for number in (*ranks(process.pid), process.pid) if process.poll() is None else ():
+            os.kill(number, signal.SIGKILL)
+
+
+def wait(ready: Callable[[], bool], seconds: float = 90) -> None:
+    end = time.monotonic() + seconds
+    while not ready():
+        assert time.monotonic() < end
+        time.sleep(0.2)
+
+
+def test_a_killed_process_ends_the_job_and_a_signal_to_the_launcher_saves(lab: Lab) -> None:
+    with job(lab, "killed") as (launcher, processes):
+        os.kill(processes[1], signal.SIGKILL)
+        output, _ = launcher.communicate(timeout=BOUND)
+    assert launcher.returncode != 0
+    assert "error: another process of this job ended" in output
+    assert not any(Path(f"/proc/{number}").exists() for number in processes)
+    run = lab.run("killed")
+    assert run.record()["status"] == "failed"
+
+    with job(lab, "killed") as (launcher, processes):
+        launcher.send_signal(signal.SIGTERM)
+        output, _ = launcher.communicate(timeout=BOUND)
+    assert launcher.returncode != 0  # 1 by torchrun's own rule, whatever its processes leave with
+    assert not any(Path(f"/proc/{number}").exists() for number in processes)
+    assert run.record()["status"] == "interrupted"
+    log = run.log_file.read_text()
+    assert log.count("interrupted by SIGTERM") == 1 and "resumed from" in log
+    assert int(run.last.resolve().name.split("-")[1]) == run.record()["progress"]["step"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_signal_to_one_process_ends_all_with_the_documented_code(lab: Lab, rank: int) -> None:
+    with job(lab, f"signalled-{rank}") as (launcher, processes):
+        os.kill(processes[rank], signal.SIGUSR1)
+        output, _ = launcher.communicate(timeout=BOUND)
+    assert output.count("exitcode  : 75") == 2
+    assert lab.run(f"signalled-{rank}").record()["status"] == "interrupted"
+
+
+@pytest.mark.slow
+def test_the_main_process_may_be_the_one_that_is_killed(lab: Lab) -> None:
+    with job(lab, "main-killed") as (launcher, processes):
+        os.kill(processes[0], signal.SIGKILL)
+        output, _ = launcher.communicate(timeout=BOUND)
+    assert launcher.returncode != 0 and "another process of this job ended" in output
+    assert not any(Path(f"/proc/{number}").exists() for number in processes)
+    with job(lab, "main-killed") as (launcher, _):  # takes over the lock and the record
+        launcher.send_signal(signal.SIGTERM)
+        launcher.communicate(timeout=BOUND)
+    assert lab.run("main-killed").record()["status"] == "interrupted"
+
+
+@pytest.mark.slow
+def test_control_c_saves_once(lab: Lab) -> None:
+    """The terminal sends it to all, and torchrun passes it on: each process gets it twice."""
+    with job(lab, "interrupted") as (launcher, _):
+        os.killpg(launcher.pid, signal.SIGINT)
+        launcher.communicate(timeout=BOUND)
+    run = lab.run("interrupted")
+    assert run.record()["status"] == "interrupted" and run.record()["error"] is None
+    assert run.log_file.read_text().count("interrupted by SIGINT") == 1
+
+
+@pytest.mark.slow
+def test_an_error_in_one_process_ends_the_job(lab: Lab) -> None:
+    plan = lab.folder / "error"
+    plan.write_text(json.dumps([dataclasses.asdict(Job(lab.overrides("error"), happens="error", rank=1, step=3))]))
+    start = time.monotonic()
+    done = launched([*TORCHRUN, "-m", "tests.processes.worker", str(plan)])
+    assert done.returncode != 0 and time.monotonic() - start < 2 * BOUND
+    assert "planted" in done.stderr
+
+
+@pytest.mark.slow
+def test_torchrun_passes_on_the_signal_of_slurm_when_told_so(lab: Lab) -> None:
+    with job(lab, "warned", "--signals-to-handle=SIGTERM,SIGINT,SIGUSR1") as (launcher, _):
+        launcher.send_signal(signal.SIGUSR1)
+        launcher.communicate(timeout=BOUND)
+    run = lab.run("warned")
+    assert run.record()["status"] == "interrupted"
+    assert "interrupted by SIGUSR1" in run.log_file.read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("option", "processes"), [("--multi_gpu", 2), ("--cpu", 1)])
+@pytest.mark.parametrize("method", ["none", "lora", "rosa"])
+def test_accelerate_launch(lab: Lab, option: str, processes: int, method: str, tmp_path: Any) -> None:
+    """Without a configuration file of accelerate's. On CPUs --cpu gives one process, and says so."""
+    name = f"accelerate{option}-{method}"
+    command = [*ACCELERATE, option, "train.py", *lab.overrides(name, "train.epochs=1", f"fnmodel.name={method}")]
+    done = launched(command, HF_HOME=str(tmp_path))
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert lab.run(name).record()["hardware"]["processes"] == processes
+    assert ("warning: accelerate launch starts one process" in done.stderr) == (processes == 1)

@@ -1,0 +1,247 @@
+"""Signals that ask for a stop: acknowledged at once, obeyed within a batch, and nothing is lost or done twice."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from scripts.faults.compare import differences, facts
+from tests.conftest import ROOT
+from utils import evaluation
+from utils.evaluation import Options, evaluate_runs
+from utils.generation.generate import Decoding
+from utils.generation.tree.loop import Trees
+from utils.metrics import Scorer
+from utils.metrics.scoring import score_runs as scoring
+from utils.metrics.scoring.workers import FEWEST
+from utils.processes import signals
+from utils.processes.signals import EXIT_INTERRUPTED, stop_on_signals
+from utils.runs import Run, find_runs
+from utils.runs import checkpoints as state
+from utils.training import launch
+from utils.training import trainer as training
+
+
+@contextlib.contextmanager
+def stopped_at(owner: Any, name: str, call: int) -> Iterator[list[int]]:
+    """Send this process SIGTERM when ``owner.name`` is called for the ``call``-th time; its code must be 75.
+
+    Gives a list of the calls' numbers.
+    """
+    original, calls = getattr(owner, name), []
+
+    def signalled(*arguments: Any, **options: Any) -> Any:
+        calls.append(len(calls) + 1)
+        if len(calls) == call:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return original(*arguments, **options)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as stop:
+        patch.setattr(owner, name, signalled)
+        yield calls
+    assert stop.value.code == EXIT_INTERRUPTED
+    assert len(calls) >= call
+
+
+# -- training ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "call", "step"), [("evaluate_losses", 1, 0), ("evaluate_losses", 2, 5), ("generate", 2, 5)]
+)
+def test_a_validation_that_was_stopped_is_repeated(
+    train: Any, tmp_path: Path, capfd: Any, name: str, call: int, step: int
+) -> None:
+    """In the first one, in that of an epoch and in its sample texts; a resume gives the same to the bit."""
+    overrides = ("train.epochs=2", "logging.samples=1")
+    whole = train(*overrides)
+    capfd.readouterr()
+    halves = (*overrides, f"output.path={tmp_path / 'halves'}")
+    with stopped_at(training, name, call) as calls:
+        train(*halves)
+    (run,) = find_runs([tmp_path / "halves"])
+    said = capfd.readouterr().err
+    assert "SIGTERM: stopping after this batch" in said and "run the same command again" in said
+    assert len(calls) == call
+    assert run.record()["status"] == "interrupted" and run.record()["progress"]["step"] == step
+    assert [point["step"] for point in run.metrics("validation")] == [0][:step]
+    assert run.last.exists() == (step > 0)
+    train(*halves)
+    assert not differences(facts(whole), facts(run))
+
+
+@pytest.mark.parametrize(("owner", "name"), [(training, "evaluate_losses"), (training.Trainer, "close")])
+def test_a_stop_ends_the_seeds_too(train: Any, tmp_path: Path, owner: Any, name: str) -> None:
+    """In the first seed's last validation, and when it has nothing left to stop in."""
+    with stopped_at(owner, name, call=1 if name == "close" else 2):
+        train("train.epochs=1", "runs=2")
+    (first,) = find_runs([tmp_path / "runs"])
+    assert first.record()["status"] == ("finished" if name == "close" else "interrupted")
+    train("train.epochs=1", "runs=2")
+    assert [run.record()["status"] for run in find_runs([tmp_path / "runs"])] == ["finished"] * 2
+
+
+def test_a_stop_ends_a_validation_after_a_batch(train: Any, tmp_path: Path) -> None:
+    from utils.models.token_loss import TokenLoss
+
+    with stopped_at(TokenLoss, "forward", call=6) as calls:  # twelve pairs, one in each; two calls check the head
+        train("train.micro_batch_size=1")
+    assert len(calls) == 6
+
+
+def test_a_second_interrupt_does_not_wait(monkeypatch: Any) -> None:
+    monkeypatch.setattr(signals, "SAME_PRESS", -1.0)
+    with pytest.raises(KeyboardInterrupt), stop_on_signals() as stop:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert stop.signal == "SIGINT"
+        os.kill(os.getpid(), signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_run_is_finished_before_its_last_checkpoint_goes(train: Any, monkeypatch: Any, tmp_path: Path) -> None:
+    """A kill between the two: the next command removes what was left, and trains nothing."""
+    overrides = ("train.epochs=2", "train.keep_last=false", "train.lr=1e-9", "train.save_every=3")
+
+    def killed(_run: Run) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(state, "drop_last", killed)
+        train(*overrides)
+    (run,) = find_runs([tmp_path / "runs"])
+    assert run.record()["status"] == "finished" and run.last.exists()
+    best = run.best.resolve()
+    with monkeypatch.context() as patch:
+        patch.setattr(launch, "_train", None)
+        train(*overrides)
+    assert sorted(run.checkpoints.iterdir()) == [run.best, best]
+
+
+# -- evaluation and scoring ----------------------------------------------------------------------------------
+
+FAST = Options(decoding=Decoding(num_beams=2, max_new_tokens=8), device="cpu")
+
+
+@pytest.fixture
+def roots(train: Any, tmp_path: Path) -> list[str]:
+    """Two finished runs."""
+    for method in ("lora", "none"):
+        train(f"fnmodel.name={method}", "train.epochs=0")
+    return [str(tmp_path / "runs")]
+
+
+def test_an_evaluation_that_was_stopped_keeps_the_finished_runs(roots: list[str], capsys: Any) -> None:
+    with stopped_at(evaluation, "generate", call=2):
+        evaluate_runs(roots, FAST)
+    first, second = find_runs(roots)
+    assert "1 of 2 runs are evaluated" in capsys.readouterr().out
+    assert first.evaluation() and not second.eval_file.exists() and not list(second.path.glob("test_*"))
+    before = first.eval_file.stat().st_mtime_ns
+    with stopped_at(Trees, "step", call=3) as steps:  # within a batch, and sooner
+        evaluate_runs(roots, FAST)
+    assert len(steps) == 3
+    assert evaluate_runs(roots, FAST) == 0
+    assert second.evaluation() and first.eval_file.stat().st_mtime_ns == before
+
+
+def write_texts(run: Run, items: int) -> None:
+    run.predictions().write_text("The pub is near the river.\n" * items)
+    run.references().write_text("\n".join(["The river is near the pub.\n"] * items))
+
+
+def test_a_scoring_that_was_stopped_keeps_the_finished_runs(roots: list[str], capsys: Any) -> None:
+    first, second = find_runs(roots)
+    for run in (first, second):
+        write_texts(run, 3)
+    with stopped_at(Scorer, "score", call=2):
+        scoring.main(roots)
+    assert first.scores() and not second.scores_file.exists()
+    assert capsys.readouterr().out.count("scored") == 1
+    assert scoring.main(roots) == 0
+    assert second.scores() == {**first.scores()}
+
+
+# -- the commands, and signals from outside ------------------------------------------------------------------
+
+PAUSED = """
+import importlib, runpy, sys
+module, name = sys.argv[1].split(":")
+owner = importlib.import_module(module)
+*parents, name = name.split(".")
+for parent in parents:
+    owner = getattr(owner, parent)
+original = getattr(owner, name)
+def paused(*arguments, **options):
+    result = original(*arguments, **options)
+    print("paused", flush=True)
+    sys.stdin.readline()
+    return result
+setattr(owner, name, paused)
+del sys.argv[:2]
+sys.argv[0] == "utils.metrics" and runpy.run_module("utils.metrics", run_name="__main__", alter_sys=True)
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def stopped_command(place: str, words: list[str], send: Callable[[int, int], None]) -> str:
+    """Run a command until it pauses after its first call of ``place``, ask it to stop, and wait for its end.
+
+    Returns:
+        What it wrote to stderr.
+    """
+    process = subprocess.Popen(
+        [sys.executable, "-c", PAUSED, place, *words], cwd=ROOT, text=True, start_new_session=True,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert process.stdin and process.stdout and process.stderr
+    try:
+        assert any(line == "paused\n" for line in process.stdout), process.stderr.read()
+        send(process.pid, signal.SIGUSR1)
+        said = ""
+        while "SIGUSR1: stopping after this" not in said:  # at once: it is still paused
+            line = process.stderr.readline()
+            assert line, said
+            said += line
+        _, rest = process.communicate("\n" * 99, timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == EXIT_INTERRUPTED, said + rest
+    assert "Traceback" not in said + rest
+    return said + rest
+
+
+def test_train_takes_a_signal_from_outside(small_model: Path, small_e2e: Path, tmp_path: Path) -> None:
+    said = stopped_command(
+        "utils.models.token_loss:TokenLoss.checked",
+        ["train.py", f"model.name={small_model}", f"dataset.path={small_e2e}", f"output.path={tmp_path}", "runs=2"],
+        os.kill,
+    )
+    (run,) = find_runs([tmp_path])
+    assert run.record()["status"] == "interrupted"
+    assert "interrupted by SIGUSR1 at step 0" in run.log_file.read_text() and "run the same command again" in said
+
+
+def test_eval_takes_a_signal_from_outside(train: Any) -> None:
+    run = train("train.epochs=0")
+    stopped_command("utils.models.token_loss:TokenLoss.checked", ["eval.py", str(run.path), "--device=cpu"], os.kill)
+    assert not run.eval_file.exists()
+
+
+def test_scoring_takes_a_signal_to_all_its_processes(tmp_path: Path) -> None:
+    """The workers go on until the one that gives them work has decided, and end with it."""
+    (tmp_path / "run").mkdir()
+    run = Run(tmp_path / "run")
+    run.update_record(status="finished")
+    write_texts(run, FEWEST)
+    place = "utils.metrics.meteor:METEOR.begin"
+    stopped_command(place, ["utils.metrics", "--runs", str(tmp_path)], os.killpg)
+    assert not run.scores_file.exists()

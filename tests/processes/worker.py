@@ -1,0 +1,100 @@
+"""What each process of a test's torchrun does: trainings one after another, and a note of how each ended.
+
+``torchrun --nproc_per_node=2 -m tests.processes.worker PLAN`` reads PLAN, a list of jobs, and writes PLAN.<rank>.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import signal
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rosa.sharding import gather, is_sharded
+from tests.conftest import make_config
+from utils.errors import UserError
+from utils.training import trainer as training
+from utils.training.failures import optimizer_tensors
+from utils.training.launch import train_all
+
+RANK = int(os.environ.get("RANK", "0"))
+
+
+@dataclass
+class Job:
+    """A training, and what happens to the process ``rank`` as it begins its optimizer step ``step`` (from 1).
+
+    ``where``: or the validation after that step, or the sample texts of this validation.
+    """
+
+    overrides: list[str]
+    happens: str | None = None  # the name of a signal; nan: a parameter becomes NaN; error: an exception
+    rank: int = 1
+    step: int = 0
+    where: str = "step"  # step, validation or samples
+
+
+@dataclass
+class End:
+    """How a training ended on one process."""
+
+    how: str
+    values: dict[str, str] = field(default_factory=dict)  # parameter -> hash of this process's values, whole
+    share: float = 0.0  # of the parameters and the optimizer's state, what lies on this process
+
+
+def run(job: Job) -> End:
+    """Train; what it raised, and the model's values at the end."""
+    end = End("finished")
+    name = {"step": "_step", "validation": "validate", "samples": "_sample_texts"}[job.where]
+    original, close = getattr(training.Trainer, name), training.Trainer.close
+
+    def planted(self: Any, *arguments: Any, **options: Any) -> Any:
+        now = self.progress.step + (job.where == "step")
+        if job.happens and (self.processes.rank, now) == (job.rank, job.step):
+            if job.happens == "nan":
+                with torch.no_grad():
+                    next(p for p in self.model.parameters() if p.requires_grad).fill_(torch.nan)
+            elif job.happens == "error":
+                raise RuntimeError("planted")
+            else:
+                os.kill(os.getpid(), signal.Signals[job.happens])
+        return original(self, *arguments, **options)
+
+    def noted(self: Any) -> None:
+        for name, parameter in self.model.named_parameters():
+            end.values[name] = hashlib.sha256(gather(parameter).flatten().numpy().tobytes()).hexdigest()
+        tensors = [*self.model.parameters(), *optimizer_tensors(self.optimizer)]
+        local = [tensor.to_local() if is_sharded(tensor) else tensor for tensor in tensors]
+        end.share = sum(tensor.numel() for tensor in local) / sum(tensor.numel() for tensor in tensors)
+        close(self)
+
+    setattr(training.Trainer, name, planted)
+    training.Trainer.close = noted
+    try:
+        train_all(make_config(*job.overrides), job.overrides)
+    except SystemExit as stop:
+        end.how = f"exit {stop.code}"
+    except UserError as error:
+        end.how = f"{type(error).__name__}: {error}"
+    finally:
+        setattr(training.Trainer, name, original)
+        training.Trainer.close = close
+    return end
+
+
+def main(plan: Path) -> None:
+    torch.set_num_threads(1)
+    ends = [dataclasses.asdict(run(Job(**job))) for job in json.loads(plan.read_text())]
+    Path(f"{plan}.{RANK}").write_text(json.dumps(ends))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

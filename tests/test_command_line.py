@@ -1,0 +1,57 @@
+"""Hydra's errors at the command line, in words that say what to type."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hydra import compose, initialize_config_dir
+
+from tests.conftest import ROOT
+from utils.command_line import explain, hydra_errors_explained
+
+
+def composing(override: str) -> None:
+    with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
+        compose("train", overrides=override.split(" "))
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("train.lrr=1", "train.lrr is not a key; did you mean lr?"),
+        ("trian.lr=1", "trian is not a key; did you mean train?"),
+        ("experimentt=e2e_gpt2_lora", "experimentt is not a key; did you mean experiment?"),
+        ("fnmodel.params={rankk:1}", "fnmodel.params.rankk is not a key; did you mean rank?"),
+        ("experiment=e2e_gpt2_lorra", "Did you mean e2e_gpt2_lora? Known: "),
+        (
+            "output.path=/x/Ü_CJK",
+            "two pairs of quotes, one for the shell and one for Hydra: \"output.path='/x/Ü_CJK'\"",
+        ),
+        ("output.path=a=b", "\"output.path='a=b'\""),
+        ("seed", "seed is not an override, which is KEY=VALUE"),
+        ("~train train.epochs=2", "train is missing: ~train deletes it together with its overrides"),
+        ("train.lr=1,2", "To sweep over it, add --multirun"),
+    ],
+)
+def test_what_hydra_refuses_is_told_with_the_way_out(override: str, message: str) -> None:
+    with pytest.raises(Exception) as refused:
+        composing(override)
+    text = explain(refused.value)
+    assert message in text and "\n" not in text
+
+
+@pytest.mark.parametrize("override", ["output.path='/x/Ü_CJK'", "output.path='a=b'"])
+def test_the_quotes_that_are_suggested_work(override: str) -> None:
+    composing(override)
+
+
+def test_hydras_errors_end_as_all_others(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+    with pytest.raises(SystemExit) as ended, hydra_errors_explained():
+        composing("train.lrr=1")
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == "error: train.lrr is not a key; did you mean lr?\n"
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    with pytest.raises(Exception, match="Could not override"), hydra_errors_explained():
+        composing("train.lrr=1")

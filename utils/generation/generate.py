@@ -1,0 +1,145 @@
+"""Text from prompts: batches padded on the left, sorted by length, results in the order of the prompts."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from utils.errors import UserError
+from utils.log import log, watched
+from utils.models.loading import max_positions
+from utils.processes.signals import never
+from utils.tokens.batches import length_batches
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How text is generated; the defaults are the published ones.
+
+    Attributes:
+        num_beams: beams of the beam search; 1 is greedy.
+        length_penalty: exponent of the length that a beam's score is divided by.
+        no_repeat_ngram_size: no n-gram of this size occurs twice, prompt included (as published); 0: off.
+        max_new_tokens: longest output.
+    """
+
+    num_beams: int = 10
+    length_penalty: float = 0.8
+    no_repeat_ngram_size: int = 4
+    max_new_tokens: int = 128
+
+
+def generate(
+    model: Any, tokenizer: Any, prompts: Sequence[str], decoding: Decoding, batch_size: int, **options: Any
+) -> list[str]:
+    """Generated continuations, special tokens removed, in the order of ``prompts``; see ``generate_tokens``."""
+    new = generate_tokens(model, tokenizer, prompts, decoding, batch_size, **options)
+    return [text.strip() for text in tokenizer.batch_decode(new, skip_special_tokens=True)]
+
+
+@torch.no_grad()
+def generate_tokens(
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[str],
+    decoding: Decoding,
+    batch_size: int,
+    *,
+    bar: bool = False,
+    check: Callable[[], None] = never,
+) -> list[list[int]]:
+    """The new tokens of each prompt, eos among them where it was reached, perhaps followed by padding.
+
+    They are those of transformers' ``generate``, which also does the work for models that
+    ``utils.generation.tree`` cannot serve.
+
+    Args:
+        bar: show how far it is.
+        check: called after each batch, and by ``utils.generation.tree`` after each token; what it raises ends the work.
+
+    Raises:
+        UserError: a prompt and max_new_tokens together exceed the model's positions.
+    """
+    from utils.generation.tree.support import why_not
+
+    encoded = tokenizer(list(prompts), add_special_tokens=False)["input_ids"]
+    limit = max_positions(model)
+    longest = max((len(ids) for ids in encoded), default=0)
+    if limit is not None and longest + decoding.max_new_tokens > limit:
+        raise UserError(
+            f"a prompt of {longest} tokens and {decoding.max_new_tokens} new ones exceed the model's {limit} "
+            f"positions: lower --max-new-tokens to at most {max(limit - longest, 0)}"
+        )
+    found: list[list[int]] = [[]] * len(encoded)
+    with _inference(model), watched(len(encoded), "texts", "text", main=bar) as shown:
+        reason = why_not(model, decoding.num_beams, decoding.no_repeat_ngram_size, longest, decoding.max_new_tokens)
+        if reason:
+            log.info("generating by transformers' own generate, which is slower: for ours, %s", reason)
+        run = functools.partial(tree_generate, check=check) if reason is None else plain_generate
+        for chosen in length_batches([len(ids) for ids in encoded], batch_size):
+            inputs = tokenizer.pad(
+                {"input_ids": [encoded[i] for i in chosen]}, padding_side="left", return_tensors="pt"
+            ).to(model.device)
+            new = run(model, inputs, decoding, tokenizer.eos_token_id, tokenizer.pad_token_id).tolist()
+            for i, tokens in zip(chosen, new, strict=True):
+                found[i] = tokens
+            shown.update(len(chosen))
+            check()
+    return found
+
+
+def tree_generate(
+    model: Any, inputs: Any, decoding: Decoding, eos: int, pad: int, check: Callable[[], None] = never
+) -> Tensor:
+    """New tokens (items, at most max_new_tokens) of a batch padded on the left, as one tree of tokens for each item."""
+    from utils.generation.tree.loop import Trees, decode
+    from utils.generation.tree.search import BeamSearch, Greedy
+
+    prompts, padding = inputs["input_ids"], (inputs["attention_mask"] == 0).sum(1)
+    beams, ngram, new = decoding.num_beams, decoding.no_repeat_ngram_size, decoding.max_new_tokens
+    if beams == 1:
+        search: Any = Greedy(prompts, padding, beams, ngram, new, eos, pad)
+    else:
+        search = BeamSearch(prompts, padding, beams, ngram, new, eos, pad, decoding.length_penalty)
+    return decode(Trees(model, prompts, padding, beams), search, check)
+
+
+def plain_generate(model: Any, inputs: Any, decoding: Decoding, eos: int, pad: int) -> Tensor:
+    """The same for any model that can generate."""
+    beams = {"length_penalty": decoding.length_penalty, "early_stopping": False} if decoding.num_beams > 1 else {}
+    output: Tensor = model.generate(
+        **inputs,
+        do_sample=False,
+        num_beams=decoding.num_beams,
+        no_repeat_ngram_size=decoding.no_repeat_ngram_size,
+        max_new_tokens=decoding.max_new_tokens,
+        pad_token_id=pad,
+        eos_token_id=eos,
+        **beams,
+    )
+    return output[:, inputs["input_ids"].shape[1] :]
+
+
+@contextlib.contextmanager
+def _inference(model: nn.Module) -> Iterator[None]:
+    """Without dropout and without what serves training alone."""
+    training = model.training
+    frozen = [parameter for parameter in model.parameters() if not parameter.requires_grad]
+    set_stance = getattr(torch.compiler, "set_stance", None)  # since PyTorch 2.6
+    model.eval()
+    try:
+        for parameter in frozen:  # autocast converts a weight once, and not at each use, only if it could train
+            parameter.requires_grad_(parameter.is_floating_point())
+        # blocks that were compiled for training would be compiled anew for a cache
+        with set_stance("force_eager") if set_stance else contextlib.nullcontext():
+            yield
+    finally:
+        for parameter in frozen:
+            parameter.requires_grad_(False)
+        model.train(training)

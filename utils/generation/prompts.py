@@ -1,0 +1,32 @@
+"""Prompts that leave room for what is generated after them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+
+def shorten(prompts: Sequence[str], tokenizer: Any, room: int | None) -> list[str]:
+    """Prompts of at most ``room`` tokens: longer ones lose their beginning, up to a blank where there is one.
+
+    The end stays, as it is what the text goes on from. None or no room: unchanged.
+    """
+    if room is None or room < 1:
+        return list(prompts)
+    tokens = tokenizer(list(prompts), add_special_tokens=False, verbose=False)["input_ids"]
+    return [
+        prompt if len(ids) <= room else _end_of(prompt, tokenizer, room)
+        for prompt, ids in zip(prompts, tokens, strict=True)
+    ]
+
+
+def _end_of(prompt: str, tokenizer: Any, room: int) -> str:
+    offsets = tokenizer(prompt, add_special_tokens=False, return_offsets_mapping=True, verbose=False)["offset_mapping"]
+    end = prompt
+    for count in range(room, 0, -1):  # without its context the first word can take more tokens
+        start = offsets[-count][0]
+        blank = prompt.find(" ", start)
+        end = prompt[blank + 1 :] if 0 <= blank < len(prompt) - 1 else prompt[start:]
+        if len(tokenizer(end, add_special_tokens=False, verbose=False)["input_ids"]) <= room:
+            break
+    return end

@@ -1,0 +1,64 @@
+"""Whether a model can be decoded as a tree: what its class says, and a trial against its plain forward pass."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from utils.generation.tree.loop import Trees
+from utils.models.attention import sees_all_before
+
+ROUNDINGS = 64  # by so many roundings of the largest logit may the trial differ
+
+
+def why_not(model: Any, beams: int, ngram: int, prompt: int, new: int) -> str | None:
+    """The reason why ``decode`` cannot serve this model and these settings; None if it can.
+
+    Args:
+        ngram, prompt, new: the size of the n-grams that may not repeat, and the most tokens of a prompt and of a text.
+    """
+    config = model.config
+    parameters = inspect.signature(model.forward).parameters
+    if config.is_encoder_decoder or not {"attention_mask", "position_ids", "use_cache"} <= set(parameters):
+        return "its forward pass takes no mask and positions"
+    if not getattr(model, "_supports_attention_backend", False) or config._attn_implementation not in ("sdpa", "eager"):
+        return f"its {config._attn_implementation} attention may not take a mask of ours"
+    if not sees_all_before(config, prompt + new):
+        return "its attention is not over all tokens"
+    banned = prompt + new if ngram else 0
+    if config.get_text_config(decoder=True).vocab_size < 2 * beams + banned:
+        return "its vocabulary is so small that all candidates could be banned"
+    try:
+        found, expected = _trial(model)
+    except Exception as error:  # whatever a model of another kind may raise
+        return f"a trial ended with {type(error).__name__}: {str(error)[:100]}"
+    device = found.device.type
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else model.dtype
+    tolerance = ROUNDINGS * torch.finfo(dtype).eps * float(expected.abs().max())
+    difference = float((found - expected).abs().max())
+    return None if difference <= tolerance else f"in a trial its logits differ by {difference:.2g}"
+
+
+@torch.no_grad()
+def _trial(model: Any) -> tuple[Tensor, Tensor]:
+    """The last logits of four short beams as a tree, through a cleared cache, and those of plain forward passes."""
+    prompts = torch.tensor([[0, 5, 3], [2, 4, 1]], device=model.device)  # the first begins with padding
+    padding = torch.tensor([1, 0], device=model.device)
+    tokens = torch.tensor([[[6, 7], [8, 9], [3, 5]], [[7, 6], [2, 8], [9, 4]]], device=model.device)
+    parents = torch.tensor([[1, 1], [1, 0]], device=model.device)
+    trees = Trees(model, prompts, padding, beams=2)
+    trees.read_prompts()
+    trees.step(tokens[:, 0])
+    trees.follow(parents)
+    trees.step(tokens[:, 1])
+    trees.keep(torch.tensor([1, 0], device=model.device), int(trees.live().max()))
+    found = trees.step(tokens.flip(0)[:, 2]).flip(0)
+    expected = []
+    for item in range(2):
+        prompt = prompts[item, padding[item] :].expand(2, -1)
+        said = torch.stack((tokens[item, 0, parents[item]], tokens[item, 1], tokens[item, 2]), 1)
+        expected.append(model(input_ids=torch.cat((prompt, said), 1), use_cache=False).logits[:, -1])
+    return found.float(), torch.stack(expected).float()

@@ -1,0 +1,129 @@
+"""Strict reading of CSV and JSON lines: what is wrong is named with file and line, never skipped."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import json
+import os
+import sys
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from utils.errors import UserError
+from utils.io.files import decode, read_bytes
+
+LARGEST = 4 << 30  # bytes of a data file, unpacked
+SUFFIXES = (".csv", ".jsonl", ".jsonl.gz", ".json.gz")
+Record = tuple[str, dict[str, Any]]  # where it stands ("file, line 3"), and its fields
+
+
+def read_text(path: Path) -> str:
+    """The text of a UTF-8 file (gzip if its name ends so), without a byte order mark, line ends as they are."""
+    try:
+        content = read_bytes(path, LARGEST)
+        if path.suffix == ".gz":
+            content = gzip.GzipFile(fileobj=io.BytesIO(content)).read(LARGEST + 1)
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist") from None
+    except (OSError, EOFError, zlib.error) as error:
+        raise UserError(f"{path} cannot be read: {error}") from None
+    if len(content) > LARGEST:
+        raise UserError(f"{path} holds more than {LARGEST / 2**30:g} GiB of text, the most that is read of such a file")
+    return decode(path, content, "utf-8-sig")
+
+
+def read_csv(path: Path, columns: tuple[str, ...]) -> list[Record]:
+    """The rows of a CSV file with a header that has at least ``columns``."""
+    csv.field_size_limit(sys.maxsize)
+    # NUL would end a field early in other readers; csv itself says where it stands only from Python 3.11 on
+    text = read_text(path)
+    if "\0" in text:
+        line = text[: text.index("\0")].count("\n") + 1
+        raise UserError(f"{path}, line {line} has a NUL character: this is not a text file")
+    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True, restkey="")
+    try:
+        missing = [name for name in columns if name not in (reader.fieldnames or ())]
+        if missing:
+            found = ", ".join(reader.fieldnames or ()) or "none"
+            raise UserError(f"{path} has no column {' or '.join(missing)}; its columns: {found}")
+        twice = [name for name in columns if list(reader.fieldnames or ()).count(name) > 1]
+        if twice:
+            raise UserError(f"{path} has the column {twice[0]} twice")
+        rows = []
+        for row in reader:
+            where = f"{path}, line {reader.line_num}"
+            if "" in row and row[""] is not None and isinstance(row[""], list):
+                raise UserError(f"{where} has more fields than the header: quote fields that hold commas")
+            if any(row[name] is None for name in columns):
+                raise UserError(f"{where} has fewer fields than the header")
+            rows.append((where, row))
+        return rows
+    except csv.Error as error:
+        # line_num is where the last good row ended
+        raise UserError(f"{path}, line {reader.line_num + 1}: no CSV from here on: {error}") from None
+
+
+def read_json_lines(path: Path) -> Iterator[Record]:
+    """The objects of a JSON-lines file, empty lines skipped; numbers are texts as they are written, as in a CSV."""
+    for number, line in enumerate(read_text(path).split("\n"), 1):
+        where = f"{path}, line {number}"
+        if not line.strip():
+            continue
+        try:
+            value = json.loads(line, parse_int=str, parse_float=str)
+        except (ValueError, RecursionError) as error:  # ValueError: no JSON, or a number without end
+            raise UserError(f"{where} is not JSON: {error}") from None
+        if not isinstance(value, dict):
+            raise UserError(f"{where} is not a JSON object with fields")
+        yield where, value
+
+
+def read_records(path: Path, columns: tuple[str, ...]) -> list[Record]:
+    """The records of a CSV or JSON-lines file, whose fields ``columns`` are texts that are not empty."""
+    records = read_csv(path, columns) if path.suffix == ".csv" else list(read_json_lines(path))
+    for where, record in records:
+        for name in columns:
+            if name not in record:
+                raise UserError(f"{where} has no field {name}; its fields: {', '.join(record) or 'none'}")
+            if not isinstance(record[name], str) or not record[name].strip():
+                raise UserError(f"{where}: {name} is empty or not a text")
+            check_characters(where, name, record[name])
+    if not records:
+        raise UserError(f"{path} has no records")
+    return records
+
+
+def check_characters(where: str, name: str, text: str) -> None:
+    """Raise UserError for a text that no file can hold: JSON lets half a character through."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise UserError(f"{where}: {name} has half a surrogate pair, which is no character") from None
+
+
+def find_split(folder: Path, names: tuple[str, ...]) -> Path:
+    """The file of a split in ``folder``: the one of ``names`` that is there.
+
+    Raises:
+        UserError: no such folder, none of the files or several, or something else than a file; names what would do.
+    """
+    if not folder.exists():
+        raise UserError(f"dataset.path={folder} does not exist")
+    if not folder.is_dir():
+        raise UserError(f"dataset.path={folder} is a file: give the folder that holds {', '.join(names[:3])}")
+    found = [folder / name for name in names if os.path.lexists(folder / name)]
+    if not found:
+        raise UserError(f"dataset.path={folder} holds none of {', '.join(names)}")
+    if len(found) > 1:
+        raise UserError(
+            f"dataset.path={folder} holds {' and '.join(path.name for path in found)}, and only one of them can be the "
+            "split: move the others away"
+        )
+    if not found[0].is_file():
+        kind = "a folder" if found[0].is_dir() else "a link to nothing" if found[0].is_symlink() else "no regular file"
+        raise UserError(f"{found[0]} is {kind}: put the file of the split there")
+    return found[0]

@@ -1,0 +1,127 @@
+"""What a command says: lines and progress bars in a terminal, plain lines elsewhere and in train.log.
+
+A terminal or a train.log that cannot be written does not end a training: it says so once and goes on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TextIO
+
+from tqdm import tqdm
+
+from utils.io.files import open_in_place
+
+log = logging.getLogger("rosa.run")
+
+FORMAT = logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%d %H:%M:%S")
+
+LINE_EVERY = 60.0  # seconds between lines that stand in for a progress bar
+
+
+class _AboveBar(logging.Handler):
+    """Writes records to stderr without tearing a progress bar; with a bar, progress lines stay in the file."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        with contextlib.suppress(OSError, ValueError):  # a closed pipe or a full disk behind stderr
+            if not (getattr(record, "progress", False) and sys.stderr.isatty()):
+                tqdm.write(record.getMessage(), file=sys.stderr)
+
+
+class _File(logging.StreamHandler[TextIO]):
+    """Writes records to train.log for as long as that is possible."""
+
+    def __init__(self, path: Path) -> None:
+        descriptor = open_in_place(path)
+        os.lseek(descriptor, 0, os.SEEK_END)
+        super().__init__(os.fdopen(descriptor, "w", encoding="utf-8", errors="backslashreplace"))
+        self.path = path
+        self.setFormatter(FORMAT)
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        log.removeHandler(self)
+        log.warning("%s cannot be written any more: %s. Training goes on without it.", self.path, sys.exc_info()[1])
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):
+            self.stream.close()
+        super().close()
+
+
+@contextlib.contextmanager
+def run_log(file: Path | None, main: bool = True) -> Iterator[None]:
+    """Send ``log`` to the terminal and to ``file`` for the length of a ``with`` block.
+
+    Args:
+        file: the run's train.log; None for the terminal alone.
+        main: whether this is the process that writes; the others stay silent.
+    """
+    handlers: list[logging.Handler] = [_AboveBar()] if main else []
+    log.setLevel(logging.INFO if main else logging.CRITICAL)
+    log.propagate = False
+    log.disabled = False  # Hydra disables all loggers that there are when it begins a job of a multirun
+    for handler in handlers:
+        log.addHandler(handler)
+    try:
+        if main and file is not None:
+            try:
+                handlers.append(_File(file))
+                log.addHandler(handlers[-1])
+            except OSError as error:
+                log.warning("%s cannot be written: %s. Training goes on without it.", file, error.strerror)
+        yield
+    finally:
+        for handler in handlers:
+            log.removeHandler(handler)
+            handler.close()
+
+
+def progress(text: str) -> None:
+    """A line for the log that a terminal shows as its progress bar instead."""
+    log.info(text, extra={"progress": True})
+
+
+def progress_bar(total: int, start: int = 0, main: bool = True) -> tqdm:
+    """A bar of training steps on stderr if that is a terminal, else nothing: training has lines of its own."""
+    return tqdm(total=total, initial=start, unit="step", disable=not (main and sys.stderr.isatty()), dynamic_ncols=True)
+
+
+def watched(total: int, name: str, unit: str, main: bool = True) -> tqdm | _Lines:
+    """How far something is that takes minutes, until it is done: a bar in a terminal, elsewhere a line each minute.
+
+    Args:
+        total: number of units; ``update`` of the result counts them.
+        main: whether this is the process that writes; the others stay silent.
+    """
+    if main and not sys.stderr.isatty():
+        return _Lines(total, name, unit)
+    return tqdm(total=total, desc=name, unit=unit, leave=False, disable=not main, dynamic_ncols=True)
+
+
+class _Lines:
+    """The part of tqdm that ``watched`` needs, as lines in the log."""
+
+    def __init__(self, total: int, name: str, unit: str) -> None:
+        self.total, self.name, self.unit, self.done = total, name, unit, 0
+        self.start = self.said = time.monotonic()
+
+    def __enter__(self) -> _Lines:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def update(self, count: int = 1) -> None:
+        """Count more units as done."""
+        self.done += count
+        now = time.monotonic()
+        if now - self.said >= LINE_EVERY:
+            self.said = now
+            left = tqdm.format_interval((now - self.start) / self.done * (self.total - self.done))
+            log.info("%s: %s %d of %d, about %s left", self.name, self.unit, self.done, self.total, left)

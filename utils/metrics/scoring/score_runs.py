@@ -1,0 +1,197 @@
+"""Scoring run folders: every run that has predictions gets a scores.json. This is what eval.sh calls."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from utils.data import SPLITS
+from utils.errors import UserError, reason
+from utils.io.files import lock, read_bytes, read_json, sha256, sweep, write_json
+from utils.metrics import OFFICIAL, Scorer, applicable
+from utils.metrics.scoring.reader import read_items
+from utils.processes.signals import never, stop_on_signals
+from utils.runs import Run, find_runs, finite
+
+PROMPT = re.compile(r"Input: (?P<source>.*) Output:", re.DOTALL)
+
+
+@dataclass
+class Outcome:
+    """What became of one run's split: its scores, or the reason why there are none."""
+
+    run: Run
+    split: str
+    state: str  # scored, current, waiting (no predictions yet) or failed
+    scores: dict[str, float] = field(default_factory=dict)
+    reason: str = ""
+
+
+class RunScorer:
+    """Scores runs one after another and keeps the references' work from one run to the next.
+
+    ``check`` is called before each metric; what it raises ends the work.
+    """
+
+    def __init__(self, force: bool = False, check: Callable[[], None] = never) -> None:
+        self.force, self.check = force, check
+        self._key: tuple[object, ...] | None = None
+        self._scorer: Scorer | None = None
+
+    def score(self, run: Run) -> list[Outcome]:
+        """Score every split of ``run`` that has predictions; what fails is an outcome, not an exception."""
+        splits = [split for split in SPLITS if run.predictions(split).exists()]
+        if not splits:
+            return [_waiting(run)]
+        outcomes = []
+        for split in splits:
+            try:
+                outcomes.append(self._score_split(run, split))
+            except Exception as error:  # one run must not stop the others
+                outcomes.append(Outcome(run, split, "failed", reason=reason(error)))
+        return outcomes
+
+    def _score_split(self, run: Run, split: str) -> Outcome:
+        predictions, references = run.predictions(split), run.references(split)
+        items = read_items(predictions, references, tables=False)
+        sources = items.sources or read_sources(run.raw_predictions(split), len(items.predictions))
+        names = applicable(sources)
+        hashes = {"predictions_sha256": sha256(predictions), "references_sha256": sha256(references)}
+        part = _saved_scores(run).get(split)
+        if not self.force and _is_current(part, names, hashes):
+            return Outcome(run, split, "current", {name: part[name] for name in names})
+        key = (hashes["references_sha256"], names, None if sources is None else tuple(sources))
+        if self._scorer is None or self._key != key:
+            self._key, self._scorer = key, Scorer(items.references, sources, names, self.check)
+        scores = self._scorer.score(items.predictions)
+        _write_scores(run, split, {**scores, "items": len(items.predictions), **hashes})
+        return Outcome(run, split, "scored", scores)
+
+
+def read_sources(path: Path, items: int) -> list[str] | None:
+    """What each prediction was made from, out of the raw predictions; None where the file does not tell.
+
+    A line's ``source`` is used as it is; without one, the published prompt ``Input: {source} Output:`` is undone.
+    """
+    import json
+
+    if not path.exists():
+        return None
+    found = []
+    for number, line in enumerate(read_bytes(path).split(b"\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            entry = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"{path}, line {number} is not JSON: {error}. Run eval.py again.") from None
+        if not isinstance(entry, dict):
+            raise UserError(f"{path}, line {number} is not a JSON object. Run eval.py again.")
+        source = entry.get("source")
+        if source is None and (match := PROMPT.fullmatch(str(entry.get("prompt", "")).strip())):
+            source = match["source"]
+        if source is None:
+            return None
+        found.append(str(source))
+    if len(found) != items:
+        raise UserError(f"{path} has {len(found)} entries for {items} predictions. Run eval.py again.")
+    return found
+
+
+def _saved_scores(run: Run) -> dict[str, dict[str, float]]:
+    try:
+        saved = read_json(run.scores_file) if run.scores_file.exists() else {}
+    except UserError:  # an unreadable file holds nothing that scoring anew does not give
+        saved = {}
+    return {split: saved[split] for split in SPLITS if split in saved} if isinstance(saved, dict) else {}
+
+
+def _write_scores(run: Run, split: str, entry: dict[str, Any]) -> None:
+    """Put a split's scores beside those of others, also of those that another process has just written."""
+    held = run.path / ".score.lock"
+    with lock(held, "scored"):
+        try:
+            sweep(run.scores_file)
+            write_json(run.scores_file, {**_saved_scores(run), split: entry})
+        finally:
+            held.unlink(missing_ok=True)
+
+
+def _is_current(part: object, names: Sequence[str], hashes: dict[str, str]) -> bool:
+    return (
+        isinstance(part, dict)
+        and all(part.get(key) == value for key, value in hashes.items())
+        and all(finite(part.get(name)) is not None for name in names)
+    )
+
+
+def _waiting(run: Run) -> Outcome:
+    status = run.record()["status"]
+    todo = {
+        "finished": f"python eval.py {run.path}",
+        "running": "wait until training has finished, then run eval.py",
+        "interrupted": "give the same train.py command again to go on, then run eval.py",
+        "failed": f"see {run.log_file}, train again, then run eval.py",
+    }[status]
+    return Outcome(run, SPLITS[-1], "waiting", reason=f"no predictions (status {status}): {todo}")
+
+
+def table(outcomes: Sequence[Outcome]) -> str:
+    """The scores as an aligned text table, a row a run and split; names are relative to their common folder."""
+    root = Path(os.path.commonpath([outcome.run.path.resolve().parent for outcome in outcomes]))
+    columns = [name for name in (*OFFICIAL, "SER") if any(name in outcome.scores for outcome in outcomes)]
+    rows = [["run", "split", *columns, ""]]
+    for outcome in outcomes:
+        values = [f"{outcome.scores[name]:.4f}" if name in outcome.scores else "-" for name in columns]
+        rows.append([str(outcome.run.path.resolve().relative_to(root)), outcome.split, *values, outcome.state])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    aligned = [[cell.ljust(width) for cell, width in zip(row[:2], widths, strict=False)] for row in rows]
+    for cells, row in zip(aligned, rows, strict=True):
+        cells += [cell.rjust(width) for cell, width in zip(row[2:-1], widths[2:], strict=False)] + [row[-1]]
+    return "\n".join("  ".join(cells).rstrip() for cells in aligned)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """``eval.sh RUNS [RUNS ...]``: score all runs; 1 when a run could not be scored, 0 otherwise."""
+    parser = argparse.ArgumentParser(prog="eval.sh", description="Score every run that has predictions.")
+    parser.add_argument("runs", nargs="+", metavar="RUNS", help="folder with runs, or a run itself")
+    parser.add_argument("--force", action="store_true", help="score anew even where scores.json is current")
+    arguments = parser.parse_args(argv)
+    found = find_runs(arguments.runs)
+    outcomes: list[Outcome] = []
+    with stop_on_signals(unit="metric") as stop:
+        scorer = RunScorer(arguments.force, stop.check)
+        try:
+            for run in found:
+                stop.check()
+                try:
+                    outcomes += scorer.score(run)
+                except Exception as error:
+                    outcomes.append(Outcome(run, "-", "failed", reason=reason(error)))
+        finally:
+            _report(outcomes)
+    states = {outcome.state for outcome in outcomes}
+    if states == {"waiting"}:
+        raise UserError("no run has predictions yet. Run eval.py on the finished runs first.")
+    return 1 if "failed" in states else 0
+
+
+def _report(outcomes: Sequence[Outcome]) -> None:
+    """Print the scores, and why other runs have none."""
+    scored = [outcome for outcome in outcomes if outcome.scores]
+    waiting = [outcome for outcome in outcomes if outcome.state == "waiting"]
+    if scored:
+        print(table(scored))
+    if waiting:
+        print("\nnot scored, as there are no predictions:")
+        for outcome in waiting:
+            print(f"  {outcome.run.path}: {outcome.reason}")
+    for outcome in outcomes:
+        if outcome.state == "failed":
+            print(f"error: {outcome.run.path}: {outcome.reason}", file=sys.stderr)

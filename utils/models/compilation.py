@@ -1,0 +1,65 @@
+"""torch.compile over a model's blocks: one graph for all of them, whatever the length of a batch."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from utils.errors import UserError
+from utils.log import log
+
+
+def blocks(model: nn.Module) -> list[nn.Module]:
+    """The model's repeated blocks: the members of its outermost ModuleLists."""
+    lists = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.ModuleList)]
+    outer = [module for name, module in lists if not any(name.startswith(f"{other}.") for other, _ in lists)]
+    return [block for module in outer for block in module]
+
+
+def compile_blocks(model: nn.Module, backend: str | Callable[..., Any] = "inductor") -> int:
+    """Compile each block in place, to run at its next call; how many there are.
+
+    Block by block and not as a whole, because equal blocks share one graph, which compiles in the time of a single
+    block. Lengths and batch sizes are symbols in it, and parameters are its inputs, so that neither a batch of
+    another length nor a resample compiles anew. Names in the state dict stay.
+    """
+    found = blocks(model)
+    for block in found:
+        block.compile(backend=backend, dynamic=True)
+    return len(found)
+
+
+def wanted(setting: bool | str, device: torch.device) -> bool:
+    """``train.compile``: auto means where launching kernels costs more than compiling them, on CUDA.
+
+    Where auto cannot compile, a warning says why.
+
+    Raises:
+        UserError: true, where what compiles is not installed.
+    """
+    if setting is False or (setting == "auto" and device.type != "cuda"):
+        return False
+    missing = _missing(device)
+    if missing and setting is True:
+        raise UserError(f"train.compile=true needs {missing} on {device.type}: install it, or leave train.compile=auto")
+    if missing:
+        log.warning("train.compile=auto: nothing is compiled, and training is slower, without %s", missing)
+    return not missing
+
+
+def _missing(device: torch.device) -> str | None:
+    """What torch.compile lacks here to write code for ``device``: the compiler that it would call, or Triton."""
+    if device.type != "cuda":
+        compiler = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
+        return None if shutil.which(compiler) else f"the C++ compiler {compiler} (or another one, named by CXX)"
+    if not importlib.util.find_spec("triton"):
+        return "the package triton"
+    compilers = [os.environ["CC"]] if os.environ.get("CC") else ["gcc", "clang"]  # Triton compiles its launchers
+    return None if any(map(shutil.which, compilers)) else f"the C compiler {' or '.join(compilers)}"

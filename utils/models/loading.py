@@ -1,0 +1,152 @@
+"""Loading base models and tokenizers: a hub name, a local folder, or the bundled ``tiny``."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+
+import rosa
+from rosa.inject import build_layers
+from utils.errors import UserError, short_reason
+from utils.io.hub import WAYS_OUT
+from utils.models.fast_modules import use_faster_modules
+
+BUNDLED = {"tiny": Path(__file__).parents[2] / "assets" / "tiny-gpt2"}
+TOKENIZER_HINT = (
+    "Save the model's own tokenizer in its folder: AutoTokenizer.from_pretrained(BASE).save_pretrained(FOLDER), or "
+    "copy tokenizer.json and tokenizer_config.json there."
+)
+
+
+def model_source(name: str) -> str:
+    """Where ``from_pretrained`` finds the model. Raises UserError for a path that is no model folder."""
+    if name in BUNDLED:
+        return str(BUNDLED[name])
+    path = Path(name).expanduser()
+    looks_like_path = name.startswith((".", "/", "~")) or name.count("/") > 1
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise UserError(f"model.name={name} is a folder without config.json: not a saved model")
+        return str(path)
+    if looks_like_path or path.exists():
+        raise UserError(f"model.name={name} is not a folder with a saved model")
+    return name
+
+
+def load_tokenizer(name: str) -> Any:
+    """The tokenizer; padding goes to the left, as generation in batches needs, with eos where there is no pad.
+
+    A special token that a text spells out, such as ``<|endoftext|>``, is text there: data cannot end a text early.
+    """
+    from transformers import AutoTokenizer
+
+    tokenizer = _from_pretrained(AutoTokenizer, name, "tokenizer")
+    _check_vocabulary(tokenizer, name)
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.padding_side = "left"
+    tokenizer.split_special_tokens = True
+    return tokenizer
+
+
+def _check_vocabulary(tokenizer: Any, name: str) -> None:
+    """Raise UserError for a tokenizer without tokens, one without eos, or one whose tokens the model does not have."""
+    if tokenizer.eos_token_id is None:
+        raise UserError(
+            f"model.name={name}: its tokenizer has no end-of-text token, which marks the end of a target: name one as "
+            '"eos_token" in its tokenizer_config.json'
+        )
+    added = tokenizer.added_tokens_decoder
+    if not set(tokenizer.get_vocab().values()) - set(added):  # what transformers makes of no files
+        raise UserError(f"model.name={name} has no tokenizer, or one without tokens. {TOKENIZER_HINT}")
+    special = {token for token, content in added.items() if content.special}  # never made from a text
+    largest = max({tokenizer.eos_token_id, *tokenizer.get_vocab().values()} - (special - {tokenizer.eos_token_id}))
+    rows = getattr(load_model_config(name).get_text_config(), "vocab_size", None)
+    if rows is not None and largest >= rows:
+        raise UserError(
+            f"model.name={name}: its tokenizer has tokens up to number {largest}, but its embedding has {rows} rows: "
+            f"they are not of the same model. {TOKENIZER_HINT}"
+        )
+
+
+def load_model(name: str, dropout: float | None = None) -> Any:
+    """The causal language model in float32 (merges in bfloat16 would lose small changes).
+
+    Args:
+        name: see ``model_source``.
+        dropout: for every dropout of the model; None keeps its own.
+    """
+    from transformers import AutoModelForCausalLM
+
+    config = load_model_config(name, dropout)
+    # A padding id makes models look for padding in each batch, which waits for the device; ours is on the right
+    # of causal sequences, where nothing sees it, and generation is told its own.
+    config.pad_token_id = None
+    model = _from_pretrained(
+        AutoModelForCausalLM, name, "model", config=config, dtype=torch.float32, use_safetensors=True
+    )
+    use_faster_modules(model)
+    return model
+
+
+def load_model_config(name: str, dropout: float | None = None) -> Any:
+    """The model's configuration, with all dropout probabilities replaced if ``dropout`` is given."""
+    from transformers import AutoConfig
+
+    config = _from_pretrained(AutoConfig, name, "configuration")
+    if dropout is not None:
+        keys = [
+            key
+            for key, value in config.to_dict().items()
+            if key.endswith(("dropout", "pdrop", "dropout_prob", "dropout_rate")) and isinstance(value, (int, float))
+        ]
+        if not keys:
+            raise UserError(f"model.dropout={dropout}: {name} ({config.model_type}) has no dropout to set")
+        for key in keys:
+            setattr(config, key, dropout)
+    return config
+
+
+def check_adapter_fits(name: str, adapter: rosa.AdapterConfig | None) -> None:
+    """Fail before any weight is read if the adapter does not fit the model's shapes.
+
+    Raises:
+        UserError: a rank above a layer's full rank, targets that match nothing.
+    """
+    from transformers import AutoModelForCausalLM
+
+    config = load_model_config(name)
+    if adapter is None:
+        return
+    try:
+        with torch.device("meta"):
+            build_layers(AutoModelForCausalLM.from_config(config, dtype=torch.float32), adapter)
+    except rosa.AdapterError as error:
+        raise UserError(f"fnmodel does not fit model.name={name}: {error}") from None
+
+
+def max_positions(model: Any) -> int | None:
+    """The longest sequence the model takes, None if it names none."""
+    value = getattr(model.config, "max_position_embeddings", None)
+    return int(value) if value else None
+
+
+def _from_pretrained(loader: Any, name: str, what: str, **options: Any) -> Any:
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()
+    source = model_source(name)
+    try:
+        return loader.from_pretrained(source, trust_remote_code=False, **options)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
+        ways = WAYS_OUT.format(path_key="model.name", cache_hint="HF_HOME=DIR there and here")
+        if Path(source).is_dir():
+            ways = TOKENIZER_HINT if what == "tokenizer" else "The folder is not a whole saved model: copy it again."
+        near = difflib.get_close_matches(name, BUNDLED, n=1)
+        hint = f" Did you mean {near[0]}?" if near and name not in BUNDLED else ""
+        why = short_reason(error).rstrip(".")
+        raise UserError(f"the {what} of model.name={name} cannot be loaded.{hint} {why}. {ways}") from None

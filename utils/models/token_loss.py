@@ -1,0 +1,249 @@
+"""Next-token loss with the output head computed only where there is a label, some hundred positions at a time."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from rosa.fused import compute_dtype, full_precision
+from utils.log import log, watched
+from utils.models.attention import causal_attention
+from utils.models.compilation import compile_blocks
+from utils.processes.group import Processes
+from utils.processes.signals import never
+from utils.tokens.batches import Batch, collate, length_batches
+from utils.tokens.encoding import Encoded
+
+CHUNK_LOGITS = 2**25  # logits that exist at a time: 128 MiB in float32, 667 positions of GPT-2's vocabulary
+
+
+ChunkLoss = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+
+
+def cross_entropy_and_softmax(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Cross entropy (N,) in float32 and softmax (N, V) in the logits' type, of logits (N, V) and labels (N,)."""
+    log_probabilities = F.log_softmax(logits, 1, dtype=torch.float32)
+    losses = -log_probabilities.gather(1, labels[:, None]).squeeze(1)
+    return losses, log_probabilities.exp_().to(logits.dtype)
+
+
+class _HeadLoss(torch.autograd.Function):
+    """Cross entropy of a linear head, chunk by chunk, its gradient made while a chunk's logits are at hand.
+
+    d loss / d logits = softmax(logits) − onehot(label), so that logits need not be kept, nor made twice.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, grad: bool, chunk_loss: ChunkLoss
+    ) -> tuple[Tensor, Tensor]:
+        dtype = compute_dtype(hidden)
+        hidden, w, b = hidden.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
+        needs = [grad and needed for needed in ctx.needs_input_grad[:3]]
+        losses = torch.empty(len(labels), device=hidden.device)
+        slopes = (
+            torch.empty_like(hidden) if needs[0] else None,
+            torch.zeros_like(weight, dtype=torch.float32) if needs[1] else None,  # chunks add up in full precision
+            torch.zeros_like(bias, dtype=torch.float32) if bias is not None and needs[2] else None,
+        )
+        rows = max(1, CHUNK_LOGITS // len(weight))
+        with full_precision(hidden.device):
+            for start in range(0, len(labels), rows):
+                part = slice(start, start + rows)
+                losses[part], slope = chunk_loss(F.linear(hidden[part], w, b), labels[part])
+                if any(needs):
+                    slope.scatter_(1, labels[part, None], torch.expm1(-losses[part, None]).to(dtype))
+                if slopes[0] is not None:
+                    torch.mm(slope, w, out=slopes[0][part])
+                if slopes[1] is not None:
+                    slopes[1].add_(slope.T @ hidden[part])
+                if slopes[2] is not None:
+                    slopes[2].add_(slope.sum(0, dtype=torch.float32))
+        ctx.save_for_backward(*slopes)
+        ctx.mark_non_differentiable(losses)
+        return losses.sum(), losses
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, upstream: Tensor, _: Any) -> tuple[Tensor | None, ...]:
+        return (*(None if slope is None else slope * upstream for slope in ctx.saved_tensors), None, None, None)
+
+
+def head_loss(
+    head: Any, hidden: Tensor, labels: Tensor, chunk_loss: ChunkLoss = cross_entropy_and_softmax
+) -> tuple[Tensor, Tensor]:
+    """Cross entropy in nats of ``labels`` (N,) from the last hidden states (N, d): the sum, and each (N,), float32.
+
+    Only the sum carries gradients. The logits (N, V) never exist as a whole, neither here nor in the backward pass.
+
+    Args:
+        head: the model's output embeddings. A plain Linear takes the fused way; anything else (an adapted head) is
+            computed twice, forward and again in the backward pass.
+        chunk_loss: ``cross_entropy_and_softmax``, compiled or not.
+    """
+    if type(head) is nn.Linear:
+        return _HeadLoss.apply(hidden, head.weight, head.bias, labels, torch.is_grad_enabled(), chunk_loss)
+
+    def chunk(part: Tensor, wanted: Tensor) -> Tensor:
+        return F.cross_entropy(head(part).float(), wanted, reduction="none")
+
+    rows = max(1, CHUNK_LOGITS // head.out_features)
+    parts = zip(hidden.split(rows), labels.split(rows), strict=True)
+    losses = torch.cat([checkpoint(chunk, part, wanted, use_reentrant=False) for part, wanted in parts])
+    return losses.sum(), losses.detach()
+
+
+class TokenLoss(nn.Module):
+    """Cross entropy in nats of the labelled positions of a causal language model.
+
+    The vocabulary's logits dominate memory and much of the time; here they exist for labelled positions only, and
+    for a chunk of those at a time. Models whose head is more than a linear map of the last hidden state (scaled or
+    capped logits) are recognised by ``check`` and take the plain way.
+    """
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+        self.head_only = True
+        self.chunk_loss: ChunkLoss = cross_entropy_and_softmax
+
+    def forward(self, input_ids: Tensor, positions: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """The summed loss, which carries gradients, and each position's (N,), which do not; float32.
+
+        Args:
+            input_ids: (B, T), padded on the right.
+            positions: (N,) into B * T.
+            labels: (N,).
+        """
+        with causal_attention(self.model, input_ids.shape[1]):
+            if self.head_only:
+                hidden = self.model.base_model(input_ids=input_ids, use_cache=False).last_hidden_state
+                head = self.model.get_output_embeddings()
+                return head_loss(head, _rows(hidden, positions), labels, self.chunk_loss)
+            logits = self.model(input_ids=input_ids, use_cache=False).logits
+        losses = F.cross_entropy(_rows(logits, positions).float(), labels, reduction="none")
+        return losses.sum(), losses.detach()
+
+    def compile(self) -> TokenLoss:  # type: ignore[override]
+        """Itself, with the model's blocks and the loss of a chunk compiled."""
+        compile_blocks(self.model)
+        self.chunk_loss = torch.compile(cross_entropy_and_softmax, dynamic=True)
+        return self
+
+    def checked(self, encoded: Encoded, pad_id: int, device: torch.device) -> TokenLoss:
+        """Itself, after a ``check`` on the first samples of ``encoded``."""
+        batch = collate(encoded, range(min(2, len(encoded))), "all", pad_id, device)
+        if not self.check(batch):
+            log.info("this model's head is not a plain linear map: logits are computed at every position")
+        return self
+
+    @torch.no_grad()
+    def check(self, batch: Batch) -> bool:
+        """Compare both ways on ``batch`` and keep the fast one only if they agree; True if they do."""
+        training = self.model.training
+        self.model.eval()
+        self.head_only = False
+        _, plain = self(batch.input_ids, batch.positions, batch.labels)
+        self.head_only = True
+        try:
+            _, fast = self(batch.input_ids, batch.positions, batch.labels)
+            self.head_only = torch.allclose(plain, fast, rtol=1e-3, atol=1e-3)
+        except (AttributeError, TypeError):  # a model without a bare trunk or output embeddings
+            self.head_only = False
+        self.model.train(training)
+        return self.head_only
+
+
+def _rows(values: Tensor, positions: Tensor) -> Tensor:
+    """Those of (B, T, d) that ``positions`` into B * T name, (N, d)."""
+    return values.flatten(0, 1).index_select(0, positions)
+
+
+@dataclass(frozen=True)
+class Losses:
+    """Summed negative log likelihood in nats with what it is spread over, on target and on all tokens.
+
+    ``targets``: whether the data has any; without them nothing is said of target tokens.
+    """
+
+    nats_target: float
+    tokens_target: int
+    characters_target: int
+    nats_all: float
+    tokens_all: int
+    characters_all: int
+    targets: bool = True
+
+    def metrics(self, loss_on: str) -> dict[str, float]:
+        """Each quantity under the name that says what it is; ``loss`` and ``perplexity`` are ``loss_on``'s."""
+        values = {}
+        for kind in ("target", "all") if self.targets else ("all",):
+            nats, tokens = getattr(self, f"nats_{kind}"), getattr(self, f"tokens_{kind}")
+            loss = nats / max(tokens, 1)
+            values[f"loss_{kind}"] = loss
+            values[f"perplexity_{kind}"] = math.exp(min(loss, 700.0))  # e^709 is the largest double
+            values[f"bits_per_token_{kind}"] = loss / math.log(2)
+            characters = getattr(self, f"characters_{kind}")
+            values[f"bits_per_char_{kind}"] = nats / math.log(2) / max(characters, 1)
+        return {"loss": values[f"loss_{loss_on}"], "perplexity": values[f"perplexity_{loss_on}"], **values}
+
+
+@torch.no_grad()
+def evaluate_losses(
+    token_loss: nn.Module,
+    encoded: Encoded,
+    indices: Sequence[int],
+    batch_size: int,
+    pad_id: int,
+    device: torch.device,
+    processes: Processes = Processes(),  # noqa: B008 (immutable)
+    check: Callable[[], None] = never,
+    name: str = "losses",
+) -> Losses:
+    """Losses of the samples ``indices`` in evaluation mode; each sample once, in batches of similar length.
+
+    Each of several processes takes a share of the batches, and all get the same sums, added in the order of the
+    batches: the number of processes does not change a bit.
+
+    Args:
+        check: called after each batch, on all processes alike; what it raises ends the evaluation.
+        name: what the progress bar calls it.
+    """
+    training = token_loss.training
+    token_loss.eval()
+    lengths = [len(encoded.samples[index].ids) for index in indices]
+    batches = length_batches(lengths, batch_size)
+    share = torch.zeros(math.ceil(len(batches) / processes.count), 2, dtype=torch.float64, device=device)
+    with watched(len(share), name, "batch", main=processes.main) as shown:
+        for row in range(len(share)):
+            # every process takes as many forward passes (sharded models meet in each), an empty one if need be
+            number = row * processes.count + processes.rank
+            chosen = batches[number] if number < len(batches) else []
+            batch = collate(encoded, [indices[i] for i in chosen], "all", pad_id, device)
+            _, losses = token_loss(batch.input_ids, batch.positions, batch.labels)
+            losses = losses.double()
+            share[row] = torch.stack([(losses * batch.on_target).sum(), losses.sum()])
+            shown.update()
+            check()
+    sums = torch.zeros(2, dtype=torch.float64)
+    for batch_sums in torch.stack(processes.gathered(share.cpu()), dim=1).flatten(0, 1):
+        sums += batch_sums
+    token_loss.train(training)
+    nats_target, nats_all = sums.tolist()
+    samples = [encoded.samples[index] for index in indices]
+    return Losses(
+        nats_target=nats_target,
+        tokens_target=sum(encoded.loss_tokens(index, "target") for index in indices),
+        characters_target=sum(sample.target_characters for sample in samples),
+        nats_all=nats_all,
+        tokens_all=sum(encoded.loss_tokens(index, "all") for index in indices),
+        characters_all=sum(sample.characters for sample in samples),
+        targets=encoded.documents is None,
+    )

@@ -1,0 +1,127 @@
+"""Requests to stop: what is done is saved, the command ends with code 75, and the same command goes on from there."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from utils.processes.group import Processes
+
+EXIT_INTERRUPTED = 75  # EX_TEMPFAIL: not done, run the same command again to go on
+SAME_PRESS = 1.0  # seconds: torchrun passes on a Ctrl-C that the terminal has sent to its processes already
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+
+
+class Interrupted(BaseException):
+    """Work stopped because a signal asked for it. Not an ``Exception``: nothing failed, nothing may go on."""
+
+
+class StopRequest:
+    """Whether a signal has asked for a stop: the same answer on every process.
+
+    A signal may reach one process only, or two of them at different moments. Each call of ``check`` casts a vote, which
+    travels in the background, over the CPU, and is read by the next call: no process waits for another one, let alone
+    for its device.
+    """
+
+    def __init__(self, processes: Processes = Processes()) -> None:  # noqa: B008 (immutable)
+        self.processes = processes
+        self.signal: str | None = None
+        self._pending: tuple[Any, Any] | None = None
+
+    def check(self, *, now: bool = False) -> None:
+        """Raise Interrupted, on all processes or on none; every process calls this after each batch.
+
+        Args:
+            now: wait for this call's votes too, where what follows takes long (an epoch's end).
+        """
+        if self.processes.count == 1:
+            self.check_here()
+            return
+        self._read()
+        self._cast()
+        if now:
+            self._read()
+
+    def check_here(self) -> None:
+        """Raise Interrupted if a signal came to this process: for work that it does alone."""
+        if self.signal:
+            raise Interrupted(self.signal)
+
+    def _cast(self) -> None:
+        import torch
+        import torch.distributed as dist
+
+        number = signal.Signals[self.signal].value if self.signal else 0
+        vote = torch.tensor([number])
+        work = dist.all_reduce(vote, dist.ReduceOp.MAX, group=self.processes.control, async_op=True)
+        self._pending = (work, vote)
+
+    def _read(self) -> None:
+        if self._pending is None:
+            return
+        work, vote = self._pending
+        self._pending = None
+        work.wait()
+        if int(vote):
+            raise Interrupted(signal.Signals(int(vote)).name)
+
+
+def never() -> None:
+    """A check for those who cannot be stopped."""
+
+
+@contextlib.contextmanager
+def stop_on_signals(
+    processes: Processes = Processes(),  # noqa: B008 (immutable)
+    unit: str = "batch",
+) -> Iterator[StopRequest]:
+    """Turn SIGTERM, SIGUSR1 (SLURM's warning) and a first Ctrl-C into a request; a second Ctrl-C interrupts.
+
+    The request is acknowledged at once. ``Interrupted`` out of the ``with`` block ends the command.
+
+    Args:
+        unit: what is still completed after a request, for its acknowledgement.
+
+    Raises:
+        SystemExit: with ``EXIT_INTERRUPTED``, on all processes.
+    """
+    request = StopRequest(processes)
+    pressed: list[float] = []
+
+    def note(number: int, _frame: object) -> None:
+        now = time.monotonic()
+        if number == signal.SIGINT:
+            if pressed and now - pressed[0] > SAME_PRESS:
+                raise KeyboardInterrupt
+            pressed.append(now)
+        first, request.signal = request.signal is None, signal.Signals(number).name
+        if first and processes.main:
+            _acknowledge(request.signal, unit)
+
+    before = {number: signal.signal(number, note) for number in SIGNALS}
+    try:
+        yield request
+    except Interrupted as interrupt:
+        if processes.main:
+            print(f"stopped by {interrupt}: run the same command again to go on", file=sys.stderr)
+        processes.gathered(None)  # a launcher stops the others when the first one leaves
+        if processes.count > 1:  # torchrun's SIGTERM, when the first has left, must not change how the others leave
+            before[signal.SIGTERM] = signal.SIG_IGN
+        raise SystemExit(EXIT_INTERRUPTED) from None
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _acknowledge(name: str, unit: str) -> None:
+    """Say that a signal was received, from within its handler: without ``sys.stderr``, which may be in mid-write."""
+    again = "; Ctrl-C again stops at once" if name == "SIGINT" else ""
+    line = f"{name}: stopping after this {unit}{again}\n"
+    with contextlib.suppress(OSError):
+        os.write(2, f"\n{line}".encode() if os.isatty(2) else line.encode())

@@ -1,0 +1,248 @@
+"""What each run has to report, and what of it must not be used.
+
+A result is usable only when it is known to belong to the run as it stands: scores carry the hash of the
+predictions they were computed from, evaluations the number of items they were limited to. What fails such a
+check is left out of ``evaluation`` and ``scores`` and named in ``problems``, so that it is listed, not lost.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from utils.errors import UserError, printable, reason
+from utils.io.files import LARGEST, sha256
+from utils.io.yaml_files import read_yaml
+from utils.runs import Run, find_runs, finite
+
+UNTRAINED = "untrained"  # method "none" with nothing trained: the base model as it came
+METHOD_LABELS = {UNTRAINED: "untrained", "none": "full fine-tuning", "lora": "LoRA", "rosa": "ROSA"}
+SPLIT = "test"
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A run that is not, or not wholly, in the table, and why."""
+
+    run: Run
+    reason: str
+
+
+@dataclass(frozen=True)
+class Result:
+    """One run's files as read: ``settings`` is config.yaml with dotted keys, missing parts are empty."""
+
+    run: Run
+    record: dict[str, Any]
+    settings: dict[str, Any]
+    evaluation: dict[str, Any]
+    scores: dict[str, Any]
+    problems: tuple[str, ...]
+
+    @property
+    def finished(self) -> bool:
+        return self.record["status"] == "finished"
+
+    @property
+    def dataset(self) -> str:
+        return plain(self.record.get("dataset") or self.settings.get("dataset.name") or "unknown")
+
+    @property
+    def model(self) -> str:
+        """The model's name; of a local folder its last part, as the rest is about one machine."""
+        name = plain(self.record.get("model") or self.settings.get("model.name") or "unknown")
+        return Path(name).name or name if name.startswith(("/", ".", "~")) else name
+
+    @property
+    def method(self) -> str:
+        """``rosa``, ``lora``, ``none`` (full fine-tuning), ``untrained`` or any other method's name."""
+        name = plain(self.record.get("method") or "none")
+        steps = self.number("progress", "total_steps")
+        untrained = steps == 0 or self.settings.get("train.epochs") == 0
+        return UNTRAINED if name == "none" and untrained else name
+
+    @property
+    def rank(self) -> int | float | None:
+        """The rank as configured: an int is a rank, a float a ratio of min(m, n)."""
+        rank = self.record.get("rank")
+        return rank if isinstance(rank, (int, float)) and not isinstance(rank, bool) else None
+
+    @property
+    def bias(self) -> str | None:
+        bias = self.record.get("bias")
+        return None if bias is None else plain(bias)
+
+    @property
+    def seed(self) -> Any:
+        return self.record.get("seed")
+
+    @property
+    def group(self) -> str:
+        """Equal for runs that differ in the seed only. A record without one stands alone."""
+        alone = hashlib.sha256(os.fsencode(self.run.path)).hexdigest()
+        return plain(self.record.get("group") or alone)
+
+    @property
+    def limit(self) -> int | None:
+        """How many items of the split were evaluated; None for all of them, also where the limit was above them."""
+        limit, count = finite(self.evaluation.get("limit")), finite(self.evaluation.get("predictions"))
+        return None if limit is None or (count is not None and count < limit) else int(limit)
+
+    @property
+    def decoding(self) -> dict[str, Any]:
+        """How predictions were generated. The batch size is speed, not decoding."""
+        decoding = self.evaluation.get("decoding")
+        return {k: v for k, v in decoding.items() if k != "batch_size"} if isinstance(decoding, dict) else {}
+
+    @property
+    def hardware(self) -> str:
+        parts = self.record.get("hardware")
+        parts = parts if isinstance(parts, dict) else {}
+        name = plain(parts.get("name") or parts.get("device") or "unknown")
+        processes = parts.get("processes") or 1
+        precision = plain(parts.get("precision") or "")
+        return name + (f" × {processes}" if processes != 1 else "") + (f", {precision}" if precision else "")
+
+    def number(self, *keys: str) -> float | None:
+        """The finite number at that path of the record, or None."""
+        value: Any = self.record
+        for key in keys:
+            value = value.get(key) if isinstance(value, dict) else None
+        return finite(value)
+
+
+def plain(value: Any) -> str:
+    """``value`` as one line of printable text: control characters could steer a terminal or end a comment."""
+    return printable(" ".join(str(value).split()))
+
+
+def read_results(roots: Iterable[str | Path]) -> tuple[list[Result], list[Listed]]:
+    """Every readable run at or below ``roots`` in path order, and the runs that cannot be read.
+
+    Raises UserError when a root does not exist or no run is found.
+    """
+    results: list[Result] = []
+    unreadable: list[Listed] = []
+    for run in find_runs(roots):
+        try:
+            results.append(_read(run))
+        except Exception as error:  # one run must not cost the others' table
+            unreadable.append(Listed(run, plain(reason(error))))
+    return results, unreadable
+
+
+def _read(run: Run) -> Result:
+    record = run.record()
+    problems: list[str] = []
+    settings = _settings(run, problems)
+    if record["status"] != "finished":
+        return Result(run, record, settings, {}, {}, (_unfinished(record),))
+    if not record.get("group"):
+        problems.append("its record has no 'group', so it is not averaged with other seeds")
+    evaluation = _part(run, "evaluation", problems)
+    scores = _part(run, "scores", problems)
+    if evaluation is None:
+        problems.append("not evaluated (eval.py)")
+    if scores is None:
+        problems.append("not scored (eval.sh)")
+    elif stale := _stale(run, scores):
+        problems.append(stale)
+        scores = None
+    elif evaluation and evaluation.get("predictions_sha256") not in (None, scores["predictions_sha256"]):
+        problems.append("its predictions are not those that eval.py wrote: scores not counted (run eval.py --force)")
+        scores = None
+    elif evaluation is None:
+        problems.append(f"without {run.eval_file.name} nobody knows what its scores cover: not counted")
+        scores = None
+    return Result(run, record, settings, evaluation or {}, scores or {}, tuple(problems))
+
+
+def _settings(run: Run, problems: list[str]) -> dict[str, Any]:
+    try:
+        return dotted(read_yaml(run.config_file))
+    except (UserError, OSError) as error:
+        problems.append(f"{run.config_file.name} cannot be read: {plain(error)}")
+        return {}
+
+
+def dotted(node: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested dictionaries as one with dotted keys."""
+    if not isinstance(node, dict):
+        return {prefix: node} if prefix else {}
+    flat: dict[str, Any] = {}
+    for key, value in node.items():
+        flat.update(dotted(value, f"{prefix}.{key}" if prefix else str(key)))
+    return flat
+
+
+def _part(run: Run, what: str, problems: list[str]) -> dict[str, Any] | None:
+    try:
+        part = run.evaluation(SPLIT) if what == "evaluation" else run.scores(SPLIT)
+    except (UserError, AttributeError) as error:
+        problems.append(plain(error))
+        return None
+    return part if isinstance(part, dict) else None
+
+
+def _stale(run: Run, scores: dict[str, Any]) -> str | None:
+    """Why the scores do not belong to the run's predictions and references as they are now, or None."""
+    if not scores.get("predictions_sha256"):
+        return f"{run.scores_file.name} does not say which predictions it belongs to (run eval.sh again)"
+    for key, file in (("predictions_sha256", run.predictions(SPLIT)), ("references_sha256", run.references(SPLIT))):
+        expected = scores.get(key)
+        if not expected:
+            continue
+        if not file.is_file():
+            return f"{file.name} is missing, so its scores cannot be checked (run eval.py and eval.sh again)"
+        if sha256(file, LARGEST) != expected:
+            return f"scores are stale: {file.name} has changed since (run eval.sh again)"
+    return None
+
+
+def _unfinished(record: dict[str, Any]) -> str:
+    progress = record.get("progress")
+    progress = progress if isinstance(progress, dict) else {}
+    at = f"at step {progress.get('step', '?')} of {progress.get('total_steps', '?')}" if progress else ""
+    if record["status"] == "failed":
+        error = plain(record.get("error") or "no reason recorded")
+        return f"failed {at}".strip() + f": {error[:200]}"
+    return f"unfinished: {record['status']} {at}".strip() + " (the same command resumes it)"
+
+
+def one_limit(results: list[Result]) -> tuple[list[Result], str | None]:
+    """Leave test results of one extent only, as those of all items and of the first few do not compare.
+
+    Full evaluations win; without any, the most common limit does, and the returned note says so.
+    """
+    limits = Counter(result.limit for result in results if result.evaluation)
+    if not limits:
+        return results, None
+    kept = None if None in limits else max(limits, key=lambda limit: (limits[limit], limit))
+    unified = [
+        result
+        if not result.evaluation or result.limit == kept
+        else replace(
+            result,
+            evaluation={},
+            scores={},
+            problems=(*result.problems, f"evaluated on the first {result.limit} only: its test results do not compare"),
+        )
+        for result in results
+    ]
+    return (
+        unified,
+        None if kept is None else f"Test results are of the first {kept} items only (eval.py --limit {kept}).",
+    )
+
+
+def shown(value: Any) -> str:
+    """A setting as a reader would type it."""
+    if isinstance(value, (list, dict)):
+        return plain(json.dumps(value, ensure_ascii=False))
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else plain(value)

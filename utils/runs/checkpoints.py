@@ -1,0 +1,331 @@
+"""Checkpoints of a run: complete folders that appear by a rename, and pointers to the best and the last.
+
+    checkpoints/step-00000329/   adapter files (or model.safetensors for full fine-tuning), state.pt, state.json
+    checkpoints/best, last       links to such folders
+
+``last`` moves on only when the new folder is on the disk with all its files; the generation before it is kept, so
+that a damaged file costs one interval, not the run. Each folder's state.json names the best one as of then, so that
+one rename decides everything. ROSA's W_f changes only at a resample: it is written twice for each, and
+later checkpoints link to the file that the generation before them does not use.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import pickle
+import shutil
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_model, save_model
+
+import rosa
+from rosa.files import ADAPTER_FILE, FROZEN_FILE
+from utils.errors import UserError, short_reason
+from utils.io.files import LARGEST_RECORD, own_folder, read_object, sha256, sync, write_json
+from utils.log import log
+from utils.runs.run import Run
+
+MODEL_FILE = "model.safetensors"
+STATE_FILE = "state.pt"
+SUMMARY = "state.json"
+
+
+@dataclass
+class Progress:
+    """Where a training stands. ``step`` counts optimizer steps; ``batch`` those within the epoch under way."""
+
+    epoch: int = 0
+    batch: int = 0
+    step: int = 0
+    resamples: int = 0
+    skipped: int = 0  # updates left out because they were not finite (train.skip_nonfinite)
+    metrics_position: int = 0  # bytes of metrics.jsonl
+    board: dict[str, int] = field(default_factory=dict)  # bytes of each TensorBoard file
+    seconds: dict[str, float] = field(default_factory=dict)  # spent so far, by kind
+    samples: int = 0
+    tokens: int = 0
+    best: dict[str, Any] | None = None
+    last: dict[str, Any] | None = None
+
+    @classmethod
+    def read(cls, values: Any) -> Progress:
+        """The progress that ``asdict`` made. Raises ValueError for anything else."""
+        plain = asdict(cls())
+        if not isinstance(values, dict) or not values.keys() <= plain.keys():
+            raise ValueError("its progress is not one of this version")
+        for name, value in values.items():
+            kind = dict if plain[name] is None and value is not None else type(plain[name])
+            if type(value) is not kind or (kind is int and value < 0):
+                raise ValueError(f"its progress has {name}={value!r}")
+        return cls(**values)
+
+
+def save(run: Run, model: Any, progress: Progress, state: dict[str, Any], best: bool) -> int:
+    """Write a checkpoint, make it ``last`` (and ``best``), and remove generations that nothing needs.
+
+    Args:
+        model: the model without DDP or compile wrappers.
+        state: what ``torch.load(weights_only=True)`` can read: optimizer, schedule, scaler, generators.
+
+    Returns: its size in bytes, shared files left out.
+
+    Raises:
+        UserError: it cannot be written. The checkpoint before it is untouched then.
+    """
+    with _writing(run, progress.step) as (folder, temporary):
+        previous, known_best = _target(run.last), _target(run.best)
+        shared = _share_frozen(run, previous, temporary, progress.resamples)
+        if rosa.adapter_layers(model):
+            rosa.save_adapter(model, temporary, frozen=shared is None)
+        else:
+            save_model(model, str(temporary / MODEL_FILE))
+        torch.save(state, temporary / STATE_FILE)
+        own = [path for path in sorted(temporary.iterdir()) if path.name != FROZEN_FILE or not shared]
+        hashes = {path.name: sha256(path) for path in own}
+        best_name = folder.name if best else known_best.name if known_best else None
+        summary = {"progress": asdict(progress), "best": best_name, "sha256": {**hashes, **(shared or {})}}
+        sync(*own)
+        write_json(temporary / SUMMARY, {**summary, "checksum": _checksum(summary)})
+        sync(temporary)
+        os.rename(temporary, folder)
+        sync(run.checkpoints)
+        _point(run.last, folder)
+        if best:
+            _point(run.best, folder)
+    prune(run, keep=previous)
+    return sum((folder / path.name).stat().st_size for path in own)
+
+
+@contextlib.contextmanager
+def _writing(run: Run, step: int) -> Iterator[tuple[Path, Path]]:
+    """The folder to be and the one to write; an error removes the latter and becomes a UserError."""
+    folder, number = own_folder(run.checkpoints) / f"step-{step:08d}", 1
+    while folder.exists():  # a step is saved twice when a run is stopped right after a resume
+        folder, number = run.checkpoints / f"step-{step:08d}-{number}", number + 1
+    temporary = run.checkpoints / f".{folder.name}"
+    _remove(temporary)
+    try:
+        temporary.mkdir()
+        yield folder, temporary
+    except (OSError, RuntimeError, SafetensorError, rosa.AdapterError) as error:
+        free = shutil.disk_usage(run.path).free / 2**20
+        _remove(temporary)
+        reason = "the disk is full" if free < 1 else short_reason(error, 200)
+        raise UserError(
+            f"the checkpoint of step {step} cannot be written below {run.checkpoints}: {reason} ({free:,.1f} MiB "
+            "free). The one before it is intact: make room, then run the same command again."
+        ) from None
+
+
+def _checksum(summary: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(summary, sort_keys=True).encode()).hexdigest()
+
+
+def _share_frozen(run: Run, previous: Path | None, folder: Path, resamples: int) -> dict[str, str] | None:
+    """Link a W_f of the same resample into ``folder`` that ``previous`` does not use: its hash, None without one.
+
+    Two generations never share a file, so that no damage to one file can take both.
+    """
+    for other in _folders(run):
+        with contextlib.suppress(UserError, OSError, KeyError, TypeError):  # no hard links here, or not one of ours
+            frozen, summary = other / FROZEN_FILE, read_object(other / SUMMARY)
+            if summary["progress"]["resamples"] != resamples or not frozen.is_file():
+                continue
+            if previous is not None and frozen.samefile(previous / FROZEN_FILE):
+                continue
+            known = {FROZEN_FILE: summary["sha256"][FROZEN_FILE]}
+            os.link(frozen, folder / FROZEN_FILE)
+            return known
+    return None
+
+
+def _folders(run: Run) -> list[Path]:
+    """The run's checkpoint folders, the newest first."""
+
+    def age(folder: Path) -> list[int]:
+        return [int(part) for part in folder.name.split("-")[1:] if part.isdigit()]
+
+    found = [p for p in run.checkpoints.glob("step-*") if p.is_dir() and not p.is_symlink()]
+    return sorted(found, key=age, reverse=True)
+
+
+def _target(pointer: Path) -> Path | None:
+    """The checkpoint folder a pointer names, None if it names none inside its own folder."""
+    if not pointer.exists():
+        return None
+    target = pointer.resolve()
+    return target if target.parent == pointer.parent.resolve() else None
+
+
+def _point(pointer: Path, folder: Path) -> None:
+    """Make ``pointer`` name ``folder``, atomically."""
+    temporary = pointer.with_name(f".{pointer.name}")
+    _remove(temporary)
+    temporary.symlink_to(folder.name)
+    if pointer.is_dir() and not pointer.is_symlink():
+        shutil.rmtree(pointer)  # a copy of the run made without links
+    os.replace(temporary, pointer)
+
+
+def _remove(path: Path) -> None:
+    if path.is_symlink() or path.is_file():
+        path.unlink()
+    elif path.exists():
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def prune(run: Run, keep: Path | None = None) -> None:
+    """Remove checkpoint folders that neither a pointer nor ``keep`` needs, and leftovers of a killed write."""
+    needed = {_target(run.best), _target(run.last), keep, keep and _best_of(run, keep)}
+    for folder in [*run.checkpoints.glob("step-*"), *run.checkpoints.glob(".step-*")]:
+        if folder.is_symlink() or folder.resolve() not in needed:
+            _remove(folder)
+
+
+def _best_of(run: Run, folder: Path) -> Path | None:
+    """The folder that was the best when ``folder`` was written."""
+    try:
+        name = read_object(folder / SUMMARY)["best"]
+    except (UserError, KeyError):
+        return None
+    return run.checkpoints.resolve() / Path(name).name if isinstance(name, str) else None
+
+
+def drop_last(run: Run) -> None:
+    """Remove ``last`` and all folders but the best one."""
+    with contextlib.suppress(FileNotFoundError):
+        run.last.unlink()
+    prune(run)
+
+
+def checkpoint_hash(folder: Path) -> str:
+    """One hash for a checkpoint's model: that of its summary, which holds the hashes of its files.
+
+    Raises:
+        UserError: it is not there.
+    """
+    try:
+        return sha256(folder / SUMMARY, LARGEST_RECORD)
+    except (FileNotFoundError, NotADirectoryError):
+        raise UserError(
+            f"the checkpoint {folder} is gone: put it back from a copy, or remove {folder.parent.parent} and "
+            "train again"
+        ) from None
+
+
+def verify(folder: Path) -> dict[str, Any]:
+    """The summary of a checkpoint whose files are all there with the right content.
+
+    Raises:
+        UserError: names the missing or damaged file.
+    """
+    summary = read_object(folder / SUMMARY)
+    expected, hashes = summary.pop("checksum", None), summary.get("sha256")
+    if expected not in (None, _checksum(summary)) or not isinstance(hashes, dict):
+        raise UserError(f"{folder / SUMMARY} is damaged: its content is not what its checksum says")
+    for name in sorted({STATE_FILE, *hashes, *([] if MODEL_FILE in hashes else [ADAPTER_FILE])}):
+        path = folder / name
+        if Path(name).name != name or not path.is_file():
+            raise UserError(f"{path} is missing")
+        if sha256(path, LARGEST_RECORD if path.suffix == ".json" else None) != hashes.get(name):
+            raise UserError(f"{path} is damaged: its checksum is not the one recorded")
+    return summary
+
+
+def load_weights(folder: Path, model: Any) -> None:
+    """Load a checkpoint's model values, in place; an adapter is injected where the model has none.
+
+    Raises:
+        UserError: the checkpoint is of another model, or a file is damaged.
+    """
+    try:
+        if (folder / MODEL_FILE).exists():
+            load_model(model, str(folder / MODEL_FILE))
+        else:
+            rosa.load_adapter(model, folder)
+    except (rosa.AdapterError, SafetensorError, RuntimeError, OSError, ValueError, TypeError, KeyError) as error:
+        reason = short_reason(error, 300)
+        raise UserError(f"the checkpoint {folder} does not fit this model: {reason}") from None
+
+
+def load_state(folder: Path) -> dict[str, Any]:
+    """The state of optimizer, schedule and generators. Raises UserError for a file that holds more than values."""
+    path = folder / STATE_FILE
+    try:
+        value = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, pickle.UnpicklingError, EOFError, ValueError, TypeError, KeyError) as error:
+        reason = short_reason(error, 200)
+        raise UserError(f"{path} holds something else than tensors and numbers and is not read: {reason}") from None
+    if not isinstance(value, dict):
+        raise UserError(f"{path} is not a training state")
+    return value
+
+
+def newest(run: Run) -> tuple[Path, Progress] | None:
+    """The newest complete checkpoint, None if the run has none yet; a damaged one is named and passed over.
+
+    Raises:
+        UserError: there are checkpoints, but not one is complete: never silently from scratch.
+    """
+    if not run.checkpoints.is_dir():
+        return None
+    last = _target(run.last)
+    folders = sorted(_folders(run), key=lambda folder: folder.resolve() != last)  # the pointer's first
+    for folder in folders:
+        try:
+            return folder, Progress.read(verify(folder)["progress"])
+        except (UserError, KeyError, ValueError) as error:
+            log.warning("checkpoint %s cannot be used: %s", folder.name, error)
+    if folders:
+        raise UserError(
+            f"no checkpoint under {run.checkpoints} is complete. To start from scratch, move {run.path} away."
+        )
+    return None
+
+
+def resume(run: Run) -> tuple[Path, Progress] | None:
+    """The ``newest`` checkpoint, made the one to go on from."""
+    found = newest(run)
+    if found is not None:
+        adopt(run, *found)
+    return found
+
+
+def adopt(run: Run, folder: Path, progress: Progress) -> None:
+    """Make ``folder``, which training goes on from, the last one, and its best the best; drop what is damaged.
+
+    Of the others the one before it is kept, as after ``save``: a kill can come between a save and its ``prune``.
+
+    Raises:
+        UserError: the best checkpoint is damaged, and with it a part of the result.
+    """
+    own_folder(run.checkpoints)
+    best = _best_of(run, folder)
+    for other in _folders(run):
+        try:
+            if other != folder and (best == other.resolve() or (other / FROZEN_FILE).exists()):
+                verify(other)
+        except UserError as error:
+            if best == other.resolve() and run.best.is_symlink():
+                raise UserError(
+                    f"the best checkpoint so far cannot be used: {error}. Put the file back, move {run.path} away to "
+                    f"train from scratch, or remove {run.best} to go on and keep the best of the epochs to come."
+                ) from None
+            _remove(other)
+    _point(run.last, folder)
+    if best is not None and best.is_dir():
+        _point(run.best, best)
+    elif progress.best is not None:
+        log.warning("the best checkpoint so far is gone: the best of the epochs to come is kept")
+        progress.best = None
+    folders = _folders(run)
+    before = folders[folders.index(folder) + 1 :]
+    prune(run, keep=before[0].resolve() if before else None)

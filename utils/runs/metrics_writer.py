@@ -1,0 +1,114 @@
+"""metrics.jsonl and TensorBoard: the logging points of a run.
+
+metrics.jsonl is a part of the result: where it cannot be written, training stops. TensorBoard shows the same to people:
+where it cannot be written, training says so once and goes on.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from utils.io.files import open_in_place
+from utils.log import log
+from utils.runs.run import Run
+
+EVENTS = "events.out.tfevents.*"  # TensorBoard's files
+
+
+class MetricsWriter:
+    """Logging points to metrics.jsonl and, under the same names, to TensorBoard.
+
+    A resume takes both back to where they were at the checkpoint, so that no point is lost or appears twice.
+    """
+
+    def __init__(self, run: Run, progress: Any) -> None:
+        """``progress``: of the checkpoint that training goes on from (``state.Progress``)."""
+        position: int = progress.metrics_position
+        self._file = os.fdopen(open_in_place(run.metrics_file), "r+", encoding="utf-8")
+        size = self._file.seek(0, os.SEEK_END)
+        if size < position:
+            log.warning("%s has lost its last %d bytes: its points are gone", run.metrics_file, position - size)
+        self._file.truncate(min(position, size))
+        self._file.seek(0, os.SEEK_END)
+        self._board = _Board(run, progress.board, progress.step)
+
+    def note_positions(self, progress: Any) -> None:
+        """Put what is written so far, all of it on disk, into ``progress``."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        progress.metrics_position, progress.board = self._file.seek(0, os.SEEK_END), self._board.sizes()
+
+    def write(self, split: str, step: int, epoch: float, values: dict[str, float]) -> None:
+        """One logging point: optimizer step (from 1), epochs done, and named values; JSON has null for NaN."""
+        finite = {name: value if math.isfinite(value) else None for name, value in values.items()}
+        self._file.write(json.dumps({"step": step, "epoch": round(epoch, 4), "split": split, **finite}) + "\n")
+        self._file.flush()
+        for name, value in values.items():
+            self._board.do(lambda board, name=name, value=value: board.add_scalar(f"{split}/{name}", value, step))
+
+    def scalar(self, name: str, value: float) -> None:
+        """A number that belongs to the whole run, for TensorBoard."""
+        self._board.do(lambda board: board.add_scalar(name, value, 0))
+
+    def text(self, name: str, step: int, text: str) -> None:
+        """A text for TensorBoard."""
+        self._board.do(lambda board: board.add_text(name, text, step))
+
+    def hyperparameters(self, settings: dict[str, Any], metrics: dict[str, float]) -> None:
+        """Settings with final metrics, for TensorBoard's table of runs."""
+        plain = {k: v if isinstance(v, (bool, int, float, str)) else str(v) for k, v in settings.items()}
+        final = {f"final/{k}": v for k, v in metrics.items()}
+        self._board.do(lambda board: board.add_hparams(plain, final, run_name="."))
+
+    def close(self) -> None:
+        self._file.close()
+        self._board.do(lambda board: board.close())
+
+
+class _Board:
+    """TensorBoard's files of a run, taken back to the sizes that a checkpoint recorded."""
+
+    def __init__(self, run: Run, sizes: dict[str, int], step: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._run = run
+        self._writer: Any = None
+        threading.excepthook = _quiet_writer
+        try:
+            for path in run.path.glob(EVENTS):
+                if path.name in sizes and path.is_file() and not path.is_symlink():
+                    os.truncate(path, min(sizes[path.name], path.stat().st_size))
+                else:
+                    path.unlink()
+            # a TensorBoard that is running has read on: it drops the steps that come again
+            self._writer = SummaryWriter(str(run.path), purge_step=step + 1 if step else None)
+        except Exception as error:
+            self._give_up(error)
+
+    def do(self, act: Callable[[Any], Any]) -> None:
+        """Do something with TensorBoard's writer, if there still is one."""
+        try:
+            if self._writer is not None:
+                act(self._writer)
+        except Exception as error:  # its own errors or the system's: what people look at must not end a training
+            self._give_up(error)
+
+    def sizes(self) -> dict[str, int]:
+        """Bytes of each file, with all that was written so far."""
+        self.do(lambda board: board.flush())
+        return {path.name: path.stat().st_size for path in sorted(self._run.path.glob(EVENTS)) if path.is_file()}
+
+    def _give_up(self, error: Exception) -> None:
+        self._writer = None
+        log.warning("TensorBoard's files in %s cannot be written: %s. Training goes on.", self._run.path, error)
+
+
+def _quiet_writer(failed: threading.ExceptHookArgs) -> None:
+    """TensorBoard's writing thread hands its error to the next call, which reports it: no traceback besides."""
+    if type(failed.thread).__name__ != "_AsyncWriterThread":
+        threading.__excepthook__(failed)

@@ -1,0 +1,170 @@
+"""A run's directory: the only place that knows which files a run has and how runs are found.
+
+Layout of ``RUNS/<dataset>/<label>-<hash>/``::
+
+    config.yaml            the resolved configuration
+    run.json               the record: status, versions, hardware, parameter counts, timings, best metrics
+    metrics.jsonl          one object a logging point: step, epoch, split and the values
+    events.out.tfevents.*  TensorBoard
+    train.log              the log as plain lines
+    checkpoints/           best and last
+    <split>_predictions.txt, <split>_predictions.jsonl, <split>_references.txt   written by eval.py
+    eval.json              per split: loss, perplexity, decoding, limit, checkpoint hash
+    scores.json            per split: the scores and the hash of the predictions they belong to
+
+Directory names are labels for people. Everything is read from the files.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from utils.errors import UserError
+from utils.io.files import read_bytes, read_object, write_json
+
+RECORD = "run.json"
+OVERRIDES = Path(".hydra", "overrides.yaml")  # what was typed
+STATUSES = ("running", "finished", "interrupted", "failed")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run directory."""
+
+    path: Path
+
+    @property
+    def config_file(self) -> Path:
+        return self.path / "config.yaml"
+
+    @property
+    def record_file(self) -> Path:
+        return self.path / RECORD
+
+    @property
+    def metrics_file(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def log_file(self) -> Path:
+        return self.path / "train.log"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def best(self) -> Path:
+        return self.checkpoints / "best"
+
+    @property
+    def last(self) -> Path:
+        return self.checkpoints / "last"
+
+    @property
+    def eval_file(self) -> Path:
+        return self.path / "eval.json"
+
+    @property
+    def scores_file(self) -> Path:
+        return self.path / "scores.json"
+
+    def predictions(self, split: str = "test") -> Path:
+        """Predictions as one line each."""
+        return self.path / f"{split}_predictions.txt"
+
+    def raw_predictions(self, split: str = "test") -> Path:
+        """Predictions as generated: JSON lines with prompt, prediction and references."""
+        return self.path / f"{split}_predictions.jsonl"
+
+    def references(self, split: str = "test") -> Path:
+        """References in groups separated by empty lines."""
+        return self.path / f"{split}_references.txt"
+
+    def record(self) -> dict[str, Any]:
+        """The content of run.json. Raises UserError when it is missing or not a record."""
+        record = read_object(self.record_file)
+        if record.get("status") not in STATUSES:
+            raise UserError(f"{self.record_file} is not a run's record: it has no valid 'status'")
+        return record
+
+    def update_record(self, **fields: Any) -> dict[str, Any]:
+        """Merge ``fields`` into run.json (created when missing) and return the new record."""
+        record = read_object(self.record_file) if self.record_file.exists() else {}
+        record.update(fields)
+        write_json(self.record_file, record)
+        return record
+
+    def metrics(self, split: str | None = None) -> list[dict[str, Any]]:
+        """The logging points of metrics.jsonl, all or those of one split."""
+        if not self.metrics_file.exists():
+            return []
+        points = []
+        for number, line in enumerate(read_bytes(self.metrics_file).splitlines(), 1):
+            try:
+                point = json.loads(line)
+            except (ValueError, RecursionError) as error:
+                raise UserError(f"{self.metrics_file}, line {number} is not JSON: {error}") from None
+            if not isinstance(point, dict) or not isinstance(point.get("split"), str):
+                raise UserError(f"{self.metrics_file}, line {number} is not a logging point with a split")
+            points.append(point)
+        return [point for point in points if split is None or point["split"] == split]
+
+    def evaluation(self, split: str = "test") -> dict[str, Any] | None:
+        """What eval.py recorded for ``split``, or None."""
+        return self._part(self.eval_file, split)
+
+    def scores(self, split: str = "test") -> dict[str, Any] | None:
+        """What eval.sh recorded for ``split``, or None."""
+        return self._part(self.scores_file, split)
+
+    @staticmethod
+    def _part(path: Path, split: str) -> dict[str, Any] | None:
+        part = read_object(path).get(split) if path.exists() else None
+        if part is not None and not isinstance(part, dict):
+            raise UserError(f"{path}: {split} is not a JSON object")
+        return part
+
+
+def finite(value: Any) -> float | None:
+    """``value`` when it is a number that a float can hold, else None."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None
+    try:
+        return value if math.isfinite(value) else None
+    except OverflowError:  # an int beyond all floats
+        return None
+
+
+def find_runs(roots: Iterable[str | Path]) -> list[Run]:
+    """Every run at or below ``roots``, in path order; a directory is a run when it holds a record.
+
+    Raises UserError for a root that does not exist and when no run is found at all.
+    """
+    found: dict[Path, Run] = {}
+    names = [str(root) for root in roots]
+    for root in names:
+        if not Path(root).is_dir():
+            raise UserError(f"{root} is not a folder. Give the folder that train.py wrote to (its output.path).")
+        waiting = [root]  # and not os.walk, which before Python 3.12 calls itself for each level
+        while waiting:
+            folder = waiting.pop()
+            try:
+                entries = {entry.name: entry for entry in os.scandir(folder)}
+            except OSError as error:
+                print(f"warning: {folder} cannot be read, and no run in it: {error.strerror}", file=sys.stderr)
+                continue
+            if RECORD in entries and not os.path.isdir(entries[RECORD].path):  # a run holds no other run
+                found.setdefault(Path(folder).resolve(), Run(Path(folder)))
+                continue
+            waiting += [e.path for e in entries.values() if e.is_dir(follow_symlinks=False) and e.name[0] != "."]
+    if not found:
+        raise UserError(f"no runs under {', '.join(names)}: nothing there has a {RECORD}. Train first (train.py).")
+    return sorted(found.values(), key=lambda run: str(run.path))

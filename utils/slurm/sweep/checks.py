@@ -1,0 +1,145 @@
+"""What can be wrong with a sweep file's keys, told one sentence a problem."""
+
+from __future__ import annotations
+
+import difflib
+import math
+import re
+from typing import Any
+
+from utils.slurm.sweep.resources import resource_problems
+
+SWEEP_KEYS: dict[str, tuple[type, ...]] = {
+    "state": (str,),
+    "groups": (list,),
+    "paralleljobs": (list,),
+    "command": (str,),
+    "overrides": (dict,),
+    "resources": (dict,),
+    "preamble": (str, list),
+    "max_jobs": (int,),
+    "requeue": (int,),
+    "save_before": (int,),
+}
+GROUP_KEYS: dict[str, tuple[type, ...]] = {
+    **{key: kinds for key, kinds in SWEEP_KEYS.items() if key not in ("state", "groups")},
+    "name": (str,),
+    "matrix": (dict, list),
+    "after": (str, list),
+    "array": (bool,),
+}
+LARGEST_SWEEP = 100_000  # jobs
+_LEAST = {"max_jobs": 1, "requeue": 0, "save_before": 1}
+_KINDS = {dict: "a mapping", list: "a list", str: "a text", int: "a whole number", bool: "true or false"}
+
+
+def slug(name: str) -> str:
+    """A group's name as it stands in ids, file names and SLURM's job names."""
+    return re.sub(r"[^A-Za-z0-9_+-]+", "-", name).strip("-")
+
+
+def names(value: Any) -> list[str]:
+    """A text or a list of texts as a list."""
+    return [value] if isinstance(value, str) else [str(item) for item in value] if isinstance(value, list) else []
+
+
+def blocks(matrix: Any) -> list[Any]:
+    """The parts of a matrix: one mapping, or a list of them that are expanded one after the other."""
+    return matrix if isinstance(matrix, list) else [matrix]
+
+
+def check_document(document: dict[str, Any]) -> tuple[list[str], list[dict[str, Any]]]:
+    """Problems of the whole file, its own keys and every group's; and the groups that can be expanded all the same."""
+    problems = _key_problems(document, SWEEP_KEYS, "") + _command_problems(document, "")
+    shared = {key: document[key] for key in document if key in SWEEP_KEYS}
+    spoilt = _key_problems(shared, SWEEP_KEYS, "") + _command_problems(document, "")
+    sound: list[dict[str, Any]] = []
+    groups = document.get("groups", [])
+    if not isinstance(groups, list):
+        return problems, sound
+    if not groups and not document.get("paralleljobs"):
+        problems.append("there are no jobs: give groups (a list) or paralleljobs (a list of commands)")
+    known: dict[str, int] = {}
+    for number, node in enumerate(groups, 1):
+        if not isinstance(node, dict):
+            problems.append(f"group {number} must be a mapping with a name and its jobs")
+            continue
+        name = node.get("name")
+        if not isinstance(name, str) or not slug(name):
+            problems.append(f"group {number}: name is missing or has no letter or digit")
+            continue
+        if slug(name) in known:
+            problems.append(f"groups {known[slug(name)]} and {number} have the same name, {name}")
+        known[slug(name)] = number
+        own = _group_problems(name, node, groups)
+        problems += own
+        if not own and not spoilt:
+            sound.append(node)
+    if sum(map(_count, sound)) > LARGEST_SWEEP:  # before anything is expanded
+        largest = max(sound, key=_count)["name"]
+        problems.append(f"group {largest}: with it there are more than {LARGEST_SWEEP} jobs; use several sweep files")
+        return problems, []
+    return problems, sound
+
+
+def _count(group: dict[str, Any]) -> int:
+    """How many jobs a group without problems has, give or take one."""
+    combinations = (math.prod(map(len, block.values())) for block in blocks(group.get("matrix", {})))
+    return sum(combinations) + len(group.get("paralleljobs", []))
+
+
+def _key_problems(node: dict[str, Any], known: dict[str, tuple[type, ...]], where: str) -> list[str]:
+    problems = []
+    for key, value in node.items():
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
+            problems.append(f"{where}{key} is not a key; {hint}")
+        elif not isinstance(value, known[key]) or (isinstance(value, bool) and bool not in known[key]):
+            problems.append(f"{where}{key} must be {' or '.join(_KINDS[kind] for kind in known[key])}")
+        elif key == "resources":
+            problems += [f"{where}resources.{text}" for text in resource_problems(value)]
+        elif key in _LEAST and value < _LEAST[key]:
+            problems.append(f"{where}{key}={value} must be {_LEAST[key]} or more")
+    return problems
+
+
+def _group_problems(name: str, node: dict[str, Any], groups: list[Any]) -> list[str]:
+    where = f"group {name}: "
+    problems = _key_problems(node, GROUP_KEYS, where) + _command_problems(node, where)
+    misspelt = any(key not in GROUP_KEYS for key in node)  # the jobs, perhaps
+    if not misspelt and not any(key in node for key in ("matrix", "overrides", "paralleljobs", "command")):
+        problems.append(f"{where}has no jobs: give a matrix, overrides, a command or paralleljobs")
+    others = [other["name"] for other in groups if isinstance(other, dict) and isinstance(other.get("name"), str)]
+    for key in names(node.get("after", [])):
+        if key not in others or key == name:
+            problems.append(f"{where}after: {key} is not another group; there are {', '.join(others)}")
+    return problems + (_matrix_problems(node["matrix"], where) if "matrix" in node else [])
+
+
+def _command_problems(node: dict[str, Any], where: str) -> list[str]:
+    commands = node.get("paralleljobs")
+    if not isinstance(commands, list):
+        return []
+    if not commands:
+        return [f"{where}has no jobs: paralleljobs is empty"]
+    bad = [command for command in commands if not isinstance(command, str) or not command.strip()]
+    return [f"{where}paralleljobs: {command!r} is not a command" for command in bad]
+
+
+def _matrix_problems(matrix: Any, where: str) -> list[str]:
+    if not isinstance(matrix, (dict, list)):
+        return []
+    if not matrix or {} in blocks(matrix):
+        return [f"{where}has no jobs: its matrix is empty"]
+    problems = []
+    for block in blocks(matrix):
+        if not isinstance(block, dict):
+            problems.append(f"{where}matrix: {block!r} is not a mapping of overrides to lists")
+            continue
+        for key, values in block.items():
+            if not isinstance(values, list):
+                problems.append(f"{where}matrix.{key} must be a list of values (a single value goes to overrides)")
+            elif not values:
+                problems.append(f"{where}has no jobs: matrix.{key} is an empty list")
+    return problems

@@ -1,0 +1,207 @@
+"""A sweep file: groups of jobs with shared resources, expanded from matrices of overrides."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from utils.errors import UserError
+from utils.io.yaml_files import read_yaml
+from utils.slurm.sweep.checks import blocks, check_document, names, slug
+from utils.slurm.sweep.quoting import expand_environment, override_word
+from utils.slurm.sweep.resources import time_limit
+
+COMMAND = "python train.py"
+STATE = "runs/.jobs"
+PLAIN = "jobs"  # the name of the group that a top-level paralleljobs makes
+REQUEUES = 20
+SAVE_BEFORE = 120  # half the time limit where that is less
+
+
+@dataclass(frozen=True)
+class Job:
+    """One command. ``overrides`` is empty for a command given as text; ``label`` tells it from its group's others."""
+
+    id: str
+    group: str
+    label: str
+    command: str
+    overrides: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Group:
+    """Jobs that share everything but their command.
+
+    Attributes:
+        max_jobs: at most so many of them run at a time; None for no limit.
+        after: names of groups that must have ended well before these start.
+        array: whether they are sent as job arrays.
+        requeue: how often a job goes back to the queue when its time limit nears.
+        save_before: seconds before the time limit at which a job is told to save.
+    """
+
+    name: str
+    jobs: tuple[Job, ...]
+    resources: dict[str, Any]
+    preamble: str
+    max_jobs: int | None
+    after: tuple[str, ...]
+    array: bool
+    requeue: int
+    save_before: int
+
+    @property
+    def slug(self) -> str:
+        """The name as it stands in ids, file names and SLURM's job names."""
+        return slug(self.name)
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A sweep file, checked and expanded. Groups stand behind the groups they wait for."""
+
+    file: Path
+    state: Path
+    groups: tuple[Group, ...]
+
+    @property
+    def jobs(self) -> list[Job]:
+        return [job for group in self.groups for job in group.jobs]
+
+    def only(self, chosen: list[str] | None) -> list[Group]:
+        """The groups of these names, all for None. Raises UserError for a name that no group has."""
+        known = [group.name for group in self.groups]
+        for name in chosen or []:
+            if name not in known:
+                raise UserError(f"--only {name}: {self.file} has no such group; it has {', '.join(known)}")
+        return [group for group in self.groups if not chosen or group.name in chosen]
+
+
+def load_sweep(file: Path, further: Callable[[list[Group]], list[str]] = lambda groups: []) -> Sweep:
+    """Read, check and expand ``file``.
+
+    Args:
+        file: the sweep file.
+        further: more to check about the groups; what is wrong with them, a sentence each.
+
+    Raises:
+        UserError: with every problem in one message.
+    """
+    try:
+        document = read_yaml(file)
+    except FileNotFoundError:
+        raise UserError(f"{file} does not exist. Give the sweep's file with --fn.") from None
+    if not isinstance(document, dict):
+        raise UserError(f"{file} is not a sweep file: it must be a mapping with groups or paralleljobs")
+    problems, nodes = check_document(document)
+    if "paralleljobs" in document and not problems:
+        nodes.insert(0, {"name": PLAIN, "paralleljobs": document["paralleljobs"]})
+    groups = [_group(node, document) for node in nodes]
+    complete = not problems
+    problems += _late_warnings(groups) + _repeated_jobs(groups) + further(groups)
+    if complete:
+        groups = _ordered(groups, problems)
+    state = Path()
+    try:
+        state = Path(expand_environment(str(document.get("state", STATE)))).expanduser().absolute()
+    except KeyError as error:
+        problems.append(f"state={document['state']}: {error.args[0]} is not set in the environment")
+    if problems:
+        raise UserError(f"{file} has problems:\n" + "\n".join(f"  - {text}" for text in problems))
+    return Sweep(file, state, tuple(groups))
+
+
+def _group(node: dict[str, Any], shared: dict[str, Any]) -> Group:
+    def setting(key: str, default: Any = None) -> Any:
+        return node.get(key, shared.get(key, default))
+
+    name = node["name"]
+    jobs: list[Job] = []
+    command = setting("command", COMMAND).strip()
+    overrides = {**shared.get("overrides", {}), **node.get("overrides", {})}
+    if "matrix" in node or "overrides" in node:
+        for block in blocks(node.get("matrix", {})):
+            for values in itertools.product(*block.values()):
+                jobs.append(_matrix_job(name, command, overrides, dict(zip(block, values, strict=True))))
+    elif "command" in node:
+        jobs.append(_command_job(name, command))
+    jobs += [_command_job(name, text) for text in node.get("paralleljobs", [])]
+    resources = {**shared.get("resources", {}), **node.get("resources", {})}
+    limit = time_limit(resources)
+    preambles = [names(part.get("preamble", [])) for part in (shared, node)]
+    return Group(
+        name=name,
+        jobs=tuple(jobs),
+        resources=resources,
+        preamble="\n".join(line.rstrip("\n") for lines in preambles for line in lines),
+        max_jobs=setting("max_jobs"),
+        after=tuple(dict.fromkeys(names(node.get("after", [])))),
+        array=node.get("array", True),
+        requeue=setting("requeue", REQUEUES),
+        save_before=setting("save_before", min(SAVE_BEFORE, limit // 2) if limit else SAVE_BEFORE),
+    )
+
+
+def _matrix_job(group: str, command: str, shared: dict[str, Any], chosen: dict[str, Any]) -> Job:
+    overrides = {**shared, **chosen}
+    words = [override_word(key, value) for key, value in overrides.items()]
+    label = " ".join(override_word(key.rpartition(".")[2], value) for key, value in chosen.items())
+    # Sorted, so that the order of keys in the file is no part of a job's identity.
+    identity = " ".join([command, *sorted(words)])
+    return Job(_job_id(group, identity), group, label or "-", " ".join([command, *words]), overrides)
+
+
+def _command_job(group: str, command: str) -> Job:
+    text = command.strip()
+    return Job(_job_id(group, text), group, text.splitlines()[0], text, {})
+
+
+def _job_id(group: str, identity: str) -> str:
+    return f"{slug(group)}.{hashlib.sha256(identity.encode()).hexdigest()[:8]}"
+
+
+def _late_warnings(groups: list[Group]) -> list[str]:
+    problems = []
+    for group in groups:
+        limit = time_limit(group.resources)
+        if limit and group.save_before >= limit:
+            problems.append(
+                f"group {group.name}: save_before={group.save_before} leaves nothing of its time limit of {limit} s"
+            )
+    return problems
+
+
+def _repeated_jobs(groups: list[Group]) -> list[str]:
+    """The same job twice in a group, and the same training in two: both would write to one run directory."""
+    problems = []
+    owner: dict[str, Job] = {}
+    for group in groups:
+        own: set[str] = set()
+        for job in group.jobs:
+            if job.id in own:
+                problems.append(f"group {group.name}: the same job twice: {job.label}")
+            own.add(job.id)
+            if "train.py" in job.command:
+                other = owner.setdefault(job.id.rpartition(".")[2], job)
+                if other.group != group.name:
+                    problems.append(f"groups {other.group} and {group.name} have the same job: {job.label}")
+    return problems
+
+
+def _ordered(groups: list[Group], problems: list[str]) -> list[Group]:
+    """Groups behind those they wait for, else in the file's order; a circle is added to ``problems``."""
+    done: dict[str, Group] = {}
+    left = list(groups)
+    while left:
+        ready = next((group for group in left if all(name in done for name in group.after)), None)
+        if ready is None:
+            problems.append(f"groups wait for each other: {', '.join(group.name for group in left)}")
+            return groups
+        done[ready.name] = ready
+        left.remove(ready)
+    return list(done.values())

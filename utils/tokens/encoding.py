@@ -1,0 +1,96 @@
+"""From text to token ids: prompt and target apart, joined, and cut to fit."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from utils.data import Example
+from utils.errors import UserError
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A tokenised pair: prompt and target joined, and how many characters each loss is spread over.
+
+    A block of a packed data set is one without a target of its own: all is target but the first token.
+    """
+
+    ids: Sequence[int]  # a list; of blocks a view of the split's int32 array
+    prompt_length: int  # tokens; the first target token is predicted from position prompt_length - 1
+    target_characters: int
+    characters: int
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A tokenised split, and what was cut to fit.
+
+    ``documents``: how many documents the blocks of a packed data set hold; None: the samples are pairs.
+    """
+
+    samples: list[Sample]
+    cut: int
+    documents: int | None = None
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def loss_tokens(self, index: int, loss_on: str) -> int:
+        """How many tokens of a sample carry loss."""
+        sample = self.samples[index]
+        return len(sample.ids) - (sample.prompt_length if loss_on == "target" else 1)
+
+    def loss_characters(self, index: int, loss_on: str) -> int:
+        """How many characters the loss of a sample is spread over."""
+        sample = self.samples[index]
+        return sample.target_characters if loss_on == "target" else sample.characters
+
+    def describe(self) -> dict[str, int]:
+        """Counts for the run's record."""
+        lengths = [len(sample.ids) for sample in self.samples]
+        shared = 0 if self.documents is None else len(lengths) - 1  # neighbouring blocks share a token
+        counts = {"samples": len(lengths), "tokens": sum(lengths) - shared, "longest": max(lengths, default=0)}
+        return {**counts, "cut": self.cut, **({} if self.documents is None else {"documents": self.documents})}
+
+
+def encode(examples: Sequence[Example], tokenizer: Any, seq_len: int) -> Encoded:
+    """Tokenise prompts and targets apart, join them, end with eos; cut the target's end beyond ``seq_len``.
+
+    Raises:
+        UserError: a prompt alone fills ``seq_len``, so that nothing of its target would be left.
+    """
+    if not examples:
+        return Encoded([], 0)
+    # verbose would warn of what is cut or refused below
+    options = {"add_special_tokens": False, "verbose": False}
+    distinct = list(dict.fromkeys(example.prompt for example in examples))  # E2E has nine references for each
+    tokens = dict(zip(distinct, tokenizer(distinct, **options)["input_ids"], strict=True))
+    prompts = [tokens[example.prompt] for example in examples]
+    targets = tokenizer([example.target for example in examples], **options)["input_ids"]
+    samples, cut = [], 0
+    for example, prompt, target in zip(examples, prompts, targets, strict=True):
+        if len(prompt) >= seq_len:
+            where = f"{example.where}: " if example.where else ""
+            raise UserError(
+                f"{where}train.seq_len={seq_len} leaves no room for the target of a prompt of {len(prompt)} tokens "
+                f"({example.prompt[:60]!r}...): raise it, if the model's positions allow, or shorten the prompt"
+            )
+        ids = [*prompt, *target, tokenizer.eos_token_id]
+        target_text = example.target
+        if len(ids) > seq_len:
+            cut += 1
+            ids = ids[:seq_len]
+            target_text = tokenizer.decode(ids[len(prompt) :])
+        samples.append(Sample(ids, len(prompt), len(target_text), len(example.prompt) + len(target_text)))
+    return Encoded(samples, cut)
+
+
+def seeded(*parts: object) -> torch.Generator:
+    """A CPU generator that depends on ``parts`` alone."""
+    digest = hashlib.sha256("/".join(map(str, parts)).encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)

@@ -1,0 +1,81 @@
+"""The data of a training run: both splits loaded, a part of each chosen, tokenised, and checked against the model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from utils.config import Config, TrainConfig
+from utils.data import digest, get_source, training_units
+from utils.errors import UserError
+from utils.log import log
+from utils.models.loading import max_positions
+from utils.runs.digests import TRAINING
+from utils.tokens.encoding import Encoded, seeded
+from utils.tokens.packing import encode_units
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """The tokenised splits, the validation split's distinct prompts in file order, and digests of both as loaded."""
+
+    train: Encoded
+    validation: Encoded
+    prompts: list[str]
+    digests: dict[str, str]
+
+
+def load_training_data(config: Config, tokenizer: Any) -> TrainingData:
+    """Load and tokenise the training and validation splits; the test split is not touched.
+
+    Raises:
+        UserError: the data cannot be had or does not fit ``train.seq_len``.
+    """
+    source, train = get_source(config.dataset.name), config.train
+    examples = {split: source.load(split, config.dataset.folder(), config.dataset.cache) for split in TRAINING}
+    units = {split: training_units(source, part) for split, part in examples.items()}
+    units["train"] = _share(units["train"], train.fraction, "fraction", config.seed)
+    units["validation"] = _share(units["validation"], train.validation_fraction, "validation_fraction", config.seed)
+    prompts = dict.fromkeys(example.prompt for unit in units["validation"] for example in unit)
+    encoded = {
+        split: encode_units(part, tokenizer, packed=source.packed, seq_len=train.seq_len, block_size=train.block_size)
+        for split, part in units.items()
+    }
+    for split, data in encoded.items():
+        if data.cut:
+            log.warning(
+                "%d of %d %s samples are longer than train.seq_len=%d: the ends of their targets are cut",
+                data.cut, len(data), split, train.seq_len,
+            )  # fmt: skip
+    return TrainingData(
+        encoded["train"],
+        encoded["validation"],
+        list(prompts),
+        {split: digest(part) for split, part in examples.items()},
+    )
+
+
+def _share(units: list[Any], fraction: float, key: str, seed: int) -> list[Any]:
+    """That fraction of ``units``, at least one, chosen by the seed, in their order."""
+    count = max(1, round(fraction * len(units)))
+    if count == len(units):
+        return units
+    chosen = torch.randperm(len(units), generator=seeded(key, seed))[:count]
+    return [units[i] for i in sorted(chosen.tolist())]
+
+
+def check_lengths(data: TrainingData, model: Any, config: Config) -> None:
+    """Raise UserError, with the key to set, if a sample is longer than the model's positions, or may be by a setting.
+
+    The default of the setting is no promise, so that a model of fewer positions trains on short samples as it is.
+    """
+    limit = max_positions(model)
+    longest = max(part.describe()["longest"] for part in (data.train, data.validation))
+    key = "seq_len" if data.train.documents is None else "block_size"
+    value, name = getattr(config.train, key), config.model.name
+    if limit is not None and longest > limit:
+        raise UserError(f"a sample has {longest} tokens, but {name} takes {limit}: set train.{key}={limit}")
+    if limit is not None and value > limit and value != getattr(TrainConfig, key):
+        raise UserError(f"train.{key}={value} is above the {limit} positions of {name}: set at most {limit}")

@@ -1,0 +1,211 @@
+"""From a configuration to finished runs: directories, locks, records, and what becomes of a failure."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from utils.config import Config
+from utils.data import get_source
+from utils.errors import UserError
+from utils.io.files import lock, own_folder, sweep, write_text
+from utils.log import log, run_log
+from utils.processes.devices import resolve_device
+from utils.processes.group import join, lost_process_is_said
+from utils.processes.signals import Interrupted, StopRequest, stop_on_signals
+from utils.runs import OVERRIDES, Run
+from utils.runs.digests import find_directory, recorded_digests, refuse_other_data, training_digests
+from utils.training.failures import advice
+
+POINTER = "ROSA_RUN_POINTER"  # names a file that train.py appends each run's directory to (for job runners)
+
+
+def train_all(config: Config, overrides: list[str]) -> float | None:
+    """Train ``config.runs`` seeds, one directory each; the best validation loss of the last."""
+    from utils.models.loading import check_adapter_fits
+
+    check_adapter_fits(config.model.name, config.adapter())
+    processes = join(resolve_device(config.train.device))
+    loss = None
+    with stop_on_signals(processes) as stop, lost_process_is_said():
+        for seed in range(config.seed, config.seed + config.runs):
+            stop.check(now=True)
+            loss = train_one(dataclasses.replace(config, seed=seed, runs=1), overrides, stop)
+    return loss
+
+
+def train_one(config: Config, overrides: list[str], stop: StopRequest) -> float | None:
+    """Train one seed: resume an unfinished run, leave a finished one alone; its best validation loss."""
+    processes = stop.processes
+    with contextlib.ExitStack() as stack:
+        path, group = processes.decided_by_main(lambda: find_directory(config))
+        run = Run(path)
+        finished = processes.decided_by_main(lambda: _open(config, run, stack))
+        if finished:
+            return (finished["best"] or {}).get("loss")
+        stack.enter_context(run_log(run.log_file, processes.main))
+        return _train(config, run, group, overrides, stop)
+
+
+def _open(config: Config, run: Run, stack: contextlib.ExitStack) -> dict[str, Any] | None:
+    """The record of a finished run; else None, with the run's directory made and locked until ``stack`` closes."""
+    _point_to(run)
+    record = _record(run)
+    if record["status"] == "finished":
+        recorded = recorded_digests(record)
+        if recorded and config.dataset.path:  # from the hub, they are not loaded for this
+            refuse_other_data(run, recorded, training_digests(config), config.dataset)
+        unknown = "" if recorded else " (its record, of an earlier version, does not say on which data)"
+        print(f"{run.path} is finished already{unknown}; remove the folder to train again", file=sys.stderr)
+        with contextlib.suppress(OSError):  # what a kill left; a folder that cannot be written is finished all the same
+            _drop_last(config, run)
+        return record
+    stack.enter_context(_directory(run))
+    return None
+
+
+def _train(config: Config, run: Run, group: str, overrides: list[str], stop: StopRequest) -> float | None:
+    from utils.runs.provenance import git_commit, hardware, now, versions
+    from utils.training.trainer import Trainer
+
+    log.info("run directory %s", run.path)
+    processes, main = stop.processes, stop.processes.main
+    with _explained(config, run, lambda: None):
+        trainer = Trainer(config, run, stop)
+        described = trainer.describe()
+
+    def note(**fields: Any) -> None:
+        if main:
+            with _explained(config, run, lambda: trainer.progress.step):
+                run.update_record(**fields)
+
+    def note_failure(text: str) -> None:
+        with contextlib.suppress(UserError):  # what it says was said already: the disk that failed holds the record too
+            note(status="failed", error=text)
+
+    if main:
+        with _explained(config, run, lambda: None):
+            _write_snapshots(config, run, overrides)
+    first = not run.record_file.exists()
+    note(
+        format=1,
+        status="running",
+        dataset=get_source(config.dataset.name).names[0],
+        model=config.model.name,
+        method=config.fnmodel.name,
+        seed=config.seed,
+        group=group,
+        **({"started": now()} if first else {}),
+        finished=None,
+        error=None,
+        versions=versions(),
+        git_commit=git_commit(),
+        hardware=hardware(trainer.device, processes.count, trainer.precision),
+        **described,
+        **trainer.standing(),
+    )
+    try:
+        with _explained(config, run, lambda: trainer.progress.step):
+            with lost_process_is_said():
+                trainer.fit()
+            trainer.close()
+    except Interrupted as interrupt:
+        note(status="interrupted", error=None, **trainer.standing())
+        log.info("interrupted by %s at step %d", interrupt, trainer.progress.step)
+        raise
+    except KeyboardInterrupt:
+        note(status="interrupted", error="interrupted between checkpoints")
+        raise
+    except UserError as error:
+        note_failure(str(error))
+        raise
+    except Exception as error:
+        log.error("%s", traceback.format_exc())
+        note_failure(f"{type(error).__name__}: {error}"[:1000])
+        raise
+    note(status="finished", finished=now(), **trainer.standing())
+    if main:  # only now: a kill before the record says so would leave a run that has to train on, without its last
+        _drop_last(config, run)
+    log.info("finished: %s", run.path)
+    return (trainer.progress.best or {}).get("loss")
+
+
+def _drop_last(config: Config, run: Run) -> None:
+    """Remove a finished run's last checkpoint where ``train.keep_last`` does not want it."""
+    if not config.train.keep_last:
+        from utils.runs.checkpoints import drop_last
+
+        drop_last(run)
+
+
+def _record(run: Run) -> dict[str, Any]:
+    """The run's record; of a new run one that says so."""
+    if not run.record_file.exists():
+        return {"status": "new"}
+    try:
+        return run.record()
+    except UserError as error:
+        raise UserError(f"{error}. Remove this file to go on from the run's checkpoints.") from None
+
+
+@contextlib.contextmanager
+def _directory(run: Run) -> Iterator[None]:
+    """Make the run's directory and lock it; take it away again if nothing came of it."""
+    new = not run.path.exists()
+    lock_file = run.path / ".train.lock"
+    try:
+        run.path.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=run.path).close()  # whether the folder can be written
+        locked = contextlib.ExitStack()
+        locked.enter_context(lock(lock_file, "trained"))
+    except OSError as error:
+        raise UserError(f"output.path: {run.path} cannot be written: {error.strerror}") from None
+    with locked:
+        sweep(run.record_file, run.config_file, run.path / OVERRIDES)
+        try:
+            yield
+        except BaseException:
+            if new and not run.record_file.exists():
+                for file in (lock_file, run.log_file):
+                    file.unlink(missing_ok=True)
+                with contextlib.suppress(OSError):  # not empty: leave it
+                    run.path.rmdir()
+                    run.path.parent.rmdir()
+            raise
+
+
+@contextlib.contextmanager
+def _explained(config: Config, run: Run, step: Callable[[], int | None]) -> Iterator[None]:
+    """Turn what a user can mend (memory, disk) into a UserError that says how."""
+    try:
+        yield
+    except Exception as error:
+        if text := advice(error, config.train, run.path, step()):
+            raise UserError(text) from None
+        raise
+
+
+def _write_snapshots(config: Config, run: Run, overrides: list[str]) -> None:
+    """The resolved configuration, and what was typed, as Hydra users expect it."""
+    write_text(run.config_file, OmegaConf.to_yaml(OmegaConf.create(dataclasses.asdict(config))))
+    own_folder((run.path / OVERRIDES).parent)
+    write_text(run.path / OVERRIDES, OmegaConf.to_yaml(OmegaConf.create(overrides)))
+
+
+def _point_to(run: Run) -> None:
+    pointer = os.environ.get(POINTER)
+    if pointer:
+        path = Path(pointer)
+        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        directory = str(run.path.resolve())
+        if directory not in lines:
+            write_text(path, "".join(f"{line}\n" for line in [*lines, directory]))

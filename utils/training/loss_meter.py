@@ -1,0 +1,92 @@
+"""The training loss since the last logging point, left on the device until it is read, and never taken for good
+before it was found finite."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from utils.errors import UserError
+from utils.log import log
+from utils.training.failures import not_finite
+
+SKIPPED_IN_A_ROW = 10  # updates left out one after another before a run gives up
+
+
+class LossWindow:
+    """One sum of nats a step, with the tokens and characters that all of them are spread over.
+
+    Args:
+        accelerator: adds up over processes.
+        error: makes the error that every process raises.
+    """
+
+    def __init__(self, accelerator: Any, error: Callable[[str], UserError] = UserError) -> None:
+        self.accelerator, self.error = accelerator, error
+        self.steps: list[Tensor] = []  # this process's nats of each step, on the device
+        self.tokens = self.characters = self.skipped_in_a_row = 0
+
+    def add(self, nats: Tensor, tokens: int, characters: int) -> None:
+        """Note a step: this process's nats, and what those of all processes are spread over."""
+        self.steps.append(nats)
+        self.tokens, self.characters = self.tokens + tokens, self.characters + characters
+
+    def rejects(self, nats: Tensor, norm: Tensor | None, step: int) -> bool:
+        """Whether a step's loss or gradient is not finite on any process; waits for the device.
+
+        Args:
+            norm: of the gradient; None where something else looks after it (the scaler of fp16).
+        """
+        finite = torch.stack([nats.float(), *([] if norm is None else [norm.float()])]).isfinite().all()
+        if float(self.accelerator.reduce((~finite).float(), "sum")) == 0:
+            self.skipped_in_a_row = 0
+            return False
+        self.skipped_in_a_row += 1
+        log.warning("step %d: loss or gradient are not finite, the update is left out", step)
+        if self.skipped_in_a_row >= SKIPPED_IN_A_ROW:
+            raise self.error(f"{SKIPPED_IN_A_ROW} updates in a row up to step {step} were not finite: lower train.lr")
+        return True
+
+    def nats(self, step: int) -> float:
+        """The sum over steps and processes up to ``step``; waits for the device.
+
+        Raises:
+            UserError: one of them is not finite; names its step.
+        """
+        if not self.steps:
+            return 0.0
+        steps = self.accelerator.reduce(torch.stack(self.steps), "sum").cpu().double()
+        bad = (~steps.isfinite()).nonzero()
+        if len(bad):
+            first = int(bad[0])
+            raise self.error(not_finite("training loss", float(steps[first]), step - len(steps) + 1 + first))
+        return float(steps.sum())
+
+    def read(self, step: int) -> dict[str, float]:
+        """The mean loss in its units, and an empty window again; nothing if there were no tokens."""
+        nats = self.nats(step)
+        tokens, characters = self.tokens, self.characters
+        self.steps, self.tokens, self.characters = [], 0, 0
+        if not tokens:
+            return {}
+        loss, bits = nats / tokens, nats / math.log(2)
+        return {
+            "loss": loss,
+            "perplexity": math.exp(min(loss, 700.0)),
+            "bits_per_token": bits / tokens,
+            "bits_per_char": bits / max(characters, 1),
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        """What ``load_state_dict`` takes: this process's part, to the bit."""
+        steps = torch.stack(self.steps).cpu() if self.steps else torch.zeros(0)
+        return {"steps": steps, "tokens": self.tokens, "characters": self.characters}
+
+    def load_state_dict(self, saved: dict[str, Any], device: torch.device) -> None:
+        """Go on with a window that ``state_dict`` gave."""
+        self.steps = [*saved["steps"].to(device)]
+        self.tokens, self.characters = saved["tokens"], saved["characters"]

@@ -1,0 +1,170 @@
+"""How a model lies on the processes of a job: whole on each (accelerate, DDP), or in shards (PyTorch's FSDP2)."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import math
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import rosa
+from rosa.sharding import gather, shard_like
+from utils.config import TrainConfig
+from utils.errors import UserError
+from utils.log import log
+from utils.models.compilation import blocks
+from utils.processes.devices import build_accelerator
+from utils.processes.group import Processes
+
+IMPLEMENTATION = ("foreach", "fused", "capturable")  # of an optimizer's settings those that do not change the result
+
+
+def build_placement(train: TrainConfig, processes: Processes) -> Replicas:
+    """The placement that ``train.sharding`` asks for."""
+    if train.sharding == "fsdp" and processes.count > 1:
+        return Shards(train, processes)
+    if train.sharding == "fsdp":
+        log.info("train.sharding=fsdp has no effect on a single process")
+    return Replicas(train)
+
+
+class Replicas:
+    """The whole model on each process; DDP adds up the gradients of several."""
+
+    sharded = False
+
+    def __init__(self, train: TrainConfig) -> None:
+        self.accelerator, self.precision = build_accelerator(train)
+        self.device: torch.device = self.accelerator.device
+
+    def place(self, token_loss: nn.Module) -> None:
+        """Move the model to where it trains; its parameters are final from here on."""
+        token_loss.to(self.device)
+
+    def prepare(self, token_loss: nn.Module, optimizer: Any) -> tuple[nn.Module, Any]:
+        """The forward pass that trains, and what steps the optimizer."""
+        forward, stepper = self.accelerator.prepare(token_loss, optimizer)
+        return forward, stepper
+
+    def backward_pass(self, forward: nn.Module, last: bool) -> AbstractContextManager[Any]:
+        """For a part of an accumulated batch: gradients are added up over processes in the last one only."""
+        return contextlib.nullcontext() if last else self.accelerator.no_sync(forward)  # type: ignore[no-any-return]
+
+    def clip(self, parameters: list[nn.Parameter], limit: float | None) -> Tensor:
+        """Clip the gradient's norm to ``limit`` if there is one; the norm before, on the device."""
+        norm: Tensor = self.accelerator.clip_grad_norm_(parameters, limit or math.inf)
+        return norm
+
+    def optimizer_state(self, optimizer: Any) -> dict[str, Any]:
+        """The optimizer's state as one process would have it."""
+        state: dict[str, Any] = optimizer.state_dict()
+        return state
+
+    def load_optimizer_state(self, optimizer: Any, state: dict[str, Any]) -> None:
+        """Take over what ``optimizer_state`` gave, of this placement or another; how it is computed stays."""
+        groups = [
+            {**saved, **{key: own[key] for key in IMPLEMENTATION if key in own}}
+            for saved, own in zip(state["param_groups"], optimizer.param_groups, strict=True)
+        ]
+        optimizer.load_state_dict({**state, "param_groups": groups})
+
+    @contextlib.contextmanager
+    def portable(self, model: nn.Module) -> Iterator[nn.Module]:
+        """The model with all values that a checkpoint holds, for the main process to save."""
+        yield model
+
+
+class Shards(Replicas):
+    """Each process keeps a part of every parameter; a block is whole only while it computes (FSDP2)."""
+
+    sharded = True
+
+    def __init__(self, train: TrainConfig, processes: Processes) -> None:
+        super().__init__(train)
+        if self.precision == "fp16":
+            raise UserError("train.precision=fp16 does not go with train.sharding=fsdp: use bf16 or fp32")
+        log.info("train.sharding=fsdp: no sample texts in validation, since they need the whole model")
+        self.processes = processes
+        self._twin: nn.Module | None = None
+
+    def place(self, token_loss: nn.Module) -> None:
+        from torch.distributed.device_mesh import init_device_mesh
+        from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+
+        model = token_loss.model
+        self._twin = _on_meta(model)
+        bf16 = self.precision == "bf16"
+        policy = MixedPrecisionPolicy(torch.bfloat16, reduce_dtype=torch.float32) if bf16 else MixedPrecisionPolicy()
+        mesh = init_device_mesh(self.device.type, (self.processes.count,))
+        for module in (*blocks(model), token_loss):
+            # the outermost group too is split again after the forward pass: whoever writes into parameters finds shards
+            fully_shard(module, mesh=mesh, reshard_after_forward=True, mp_policy=policy)
+
+    def prepare(self, token_loss: nn.Module, optimizer: Any) -> tuple[nn.Module, Any]:
+        return token_loss, optimizer
+
+    def backward_pass(self, forward: Any, last: bool) -> AbstractContextManager[Any]:
+        forward.set_requires_gradient_sync(last)
+        return contextlib.nullcontext()
+
+    def clip(self, parameters: list[nn.Parameter], limit: float | None) -> Tensor:
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        norm = gather(torch.nn.utils.get_total_norm(gradients))
+        if limit:
+            torch.nn.utils.clip_grads_with_norm_(parameters, limit, norm)
+        return norm
+
+    def optimizer_state(self, optimizer: Any) -> dict[str, Any]:
+        state = optimizer.state_dict()
+        whole = {number: _map(values, lambda value: gather(value).cpu()) for number, values in state["state"].items()}
+        return {**state, "state": whole}
+
+    def load_optimizer_state(self, optimizer: Any, state: dict[str, Any]) -> None:
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        own = {
+            number: _map(values, lambda value, of=parameters[number]: shard_like(value, of) if value.dim() else value)
+            for number, values in state["state"].items()
+        }
+        super().load_optimizer_state(optimizer, {**state, "state": own})
+
+    @contextlib.contextmanager
+    def portable(self, model: nn.Module) -> Iterator[nn.Module]:
+        """A copy on the CPU of the main process, gathered one parameter after another; on the others without values.
+
+        What a checkpoint of the method leaves out (the base model of adapters) is left out here too.
+        """
+        assert self._twin is not None
+        layers = rosa.adapter_layers(self._twin).values()
+        kept = {id(p) for layer in layers for p in layer.adapter_parameters().values()}
+        kept |= {id(layer.base.weight) for layer in layers if layer.freezes_rest}
+        filled = []
+        for own, parameter in zip(self._twin.parameters(), model.parameters(), strict=True):
+            if id(own) in kept or not kept:
+                values = gather(parameter)
+                if self.processes.main:
+                    filled.append((own, own.detach()))
+                    torch.utils.swap_tensors(own, nn.Parameter(values.cpu(), own.requires_grad))
+        try:
+            yield self._twin
+        finally:
+            for own, empty in filled:
+                torch.utils.swap_tensors(own, nn.Parameter(empty, own.requires_grad))
+
+
+def _on_meta(model: nn.Module) -> nn.Module:
+    """A copy of ``model`` that has names and shapes, but no values."""
+    tensors = [*model.parameters(), *model.buffers()]
+    memo: dict[int, Any] = {
+        id(t): nn.Parameter(t.detach().to("meta"), t.requires_grad) if isinstance(t, nn.Parameter) else t.to("meta")
+        for t in tensors
+    }
+    return copy.deepcopy(model, memo)
+
+
+def _map(values: dict[str, Any], function: Any) -> dict[str, Any]:
+    return {key: function(value) if isinstance(value, Tensor) else value for key, value in values.items()}
