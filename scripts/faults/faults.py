@@ -188,7 +188,7 @@ def locked(lab: Laboratory, times: int, chance: random.Random) -> None:
 
         def rival(child: int, case: Case = case, name: str = name, out: Path = out, seconds: float = seconds) -> None:
             mark = "trained" if name == "train" else "evaluated"
-            while not (found := [*out.glob(f"*/*/.{name}.lock")]) or not found[0].read_text():
+            while not (found := [*out.glob(f"*/*/.{name}.lock")]) or not found[0].read_text(encoding="utf-8"):
                 time.sleep(0.005)
             time.sleep(seconds)
             os.kill(child, signal.SIGSTOP)
