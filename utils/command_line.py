@@ -14,6 +14,7 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from omegaconf.errors import OmegaConfBaseException
 
 from utils.config import deleted_key, schema, unknown_key
+from utils.errors import reader_is_gone
 
 RAW = "HYDRA_FULL_ERROR"  # makes Hydra raise its errors; without it, it prints them and exits
 
@@ -30,6 +31,8 @@ def hydra_errors_explained() -> Iterator[None]:
     os.environ[RAW] = "1"
     try:
         yield
+    except BrokenPipeError:  # --help | head
+        sys.exit(reader_is_gone())
     except Exception as error:
         if HydraConfig.initialized() and not isinstance(error, HydraException):
             raise  # the training began: this is an error of our own
