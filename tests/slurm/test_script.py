@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -13,7 +15,7 @@ import pytest
 
 from tests.slurm.conftest import start
 from utils.slurm.cluster.events import read_marker
-from utils.slurm.cluster.script import shell_problems
+from utils.slurm.cluster.script import TEMPLATE, shell_problems
 from utils.slurm.sweep.file import load_sweep
 
 
@@ -47,6 +49,22 @@ def test_directives(write: Callable[..., Path], monkeypatch: pytest.MonkeyPatch)
         "#SBATCH --signal=B:USR1@60",
     ]
     assert lines.index("module load x") > lines.index("set -m  # gives the command a process group of its own")
+
+
+@pytest.mark.tools
+def test_shellcheck_passes_the_template_and_a_whole_script(write: Callable[..., Path]) -> None:
+    """The template itself, and what becomes of it: the text of an array and of a single job."""
+    if shutil.which("shellcheck") is None:
+        pytest.skip("shellcheck is not installed")
+    sweep = "groups: [{name: g, preamble: export A=1, paralleljobs: [echo one, echo two]}]"
+    for file in (TEMPLATE, write(sweep), write(sweep, array=False)):
+        done = subprocess.run(["shellcheck", file], capture_output=True, text=True)
+        assert done.stdout + done.stderr == ""
+
+
+def test_no_place_of_the_template_stays_empty_and_no_value_is_taken_for_one(write: Callable[..., Path]) -> None:
+    script = write("preamble: '# @token@'\nparalleljobs: [echo @task@ one, echo two]").read_text()
+    assert re.findall(r"@([a-z_]+)@", script) == ["token", "task"]
 
 
 def test_every_argument_arrives_as_it_was_given(write: Callable[..., Path], project: Path) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.slurm.conftest import start, wait_for
+from tests.slurm.conftest import ROOT, start, wait_for
 from utils.slurm.cluster.events import read_marker
 
 SLEEPER = """
@@ -117,17 +117,21 @@ def test_a_task_requeues_itself_and_not_its_array(write: Callable[..., Path], pr
     assert scontrol.read_text() == "requeue 7_1\n"
 
 
-@pytest.mark.parametrize(("status", "requeued"), [("interrupted", True), ("failed", False)])
-def test_a_launcher_of_several_processes_is_requeued_by_its_runs_record(
-    write: Callable[..., Path], project: Path, scontrol: Path, status: str, requeued: bool
+@pytest.mark.parametrize("requeued", [True, False], ids=["interrupted", "failed"])
+def test_a_launcher_of_several_processes_is_requeued_if_its_command_saved(
+    write: Callable[..., Path], project: Path, scontrol: Path, requeued: bool
 ) -> None:
     """torchrun ends with 1 for any end of its processes but success."""
-    end = f"""
-run = Path("a run")
-run.mkdir()
-(run / "run.json").write_text('{{\\n  "status": "{status}",\\n  "seed": 0\\n}}\\n')
-Path(os.environ["ROSA_RUN_POINTER"]).write_text(str(run.resolve()) + "\\n")
-sys.exit(1)
+    end = "raise SystemExit(1)"
+    if requeued:
+        end = f"""
+sys.path.insert(0, {str(ROOT)!r})
+from utils.processes.signals import Interrupted, stop_on_signals
+try:
+    with stop_on_signals():
+        raise Interrupted("SIGUSR1")
+except SystemExit:
+    sys.exit(1)
 """
     (project / "sleeper.py").write_text(SLEEPER.replace("sys.exit(75)", end))
     script = write(SLEEPERS["override"].replace("PYTHON", sys.executable))

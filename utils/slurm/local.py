@@ -19,8 +19,9 @@ from pathlib import Path
 
 from utils.errors import UserError
 from utils.io.files import write_text
+from utils.processes.signals import EXIT_INTERRUPTED
 from utils.slurm.cluster.events import read_marker
-from utils.slurm.cluster.script import INTERRUPTED, batch_script, job_name, log_file
+from utils.slurm.cluster.script import batch_script, job_name, log_file
 from utils.slurm.ledger import JOB_LOCK, LOCAL, LOCAL_MARK, State, Submission, is_running
 from utils.slurm.status import RETRY, JobStatus
 from utils.slurm.sweep.file import Group, Job, Sweep
@@ -94,8 +95,7 @@ def run_local(
                 running.remove(item)
                 done |= {item.job} if code == 0 else set()
                 failed += code != 0
-                how = "done" if code == 0 else "stopped, --retry goes on" if code == INTERRUPTED else f"failed ({code})"
-                yield f"{item.job}: {how} after {time.monotonic() - item.started:.0f} s"
+                yield f"{item.job}: {_ending(code)} after {time.monotonic() - item.started:.0f} s"
             if stop == ["pass on"]:
                 stop[:] = ["passed on"]
                 for item in running:
@@ -107,6 +107,12 @@ def run_local(
         yield f"{len(waiting)} jobs were not started{'' if stop else f': a group they wait for {why}'}"
     if failed or waiting:
         raise UserError(f"{failed} jobs failed or were stopped, {len(waiting)} were not started; see -s and --logs JOB")
+
+
+def _ending(code: int) -> str:
+    if code == EXIT_INTERRUPTED:
+        return "stopped, --retry goes on"
+    return f"failed ({code})" if code else "done"
 
 
 def _next(
@@ -155,7 +161,7 @@ def _prepare(group: Group, jobs: list[Job], state: State) -> Submission:
     item = Submission(token, job_name(group, token), group.name, ids, True, time.time(), LOCAL)
     if jobs:
         text = batch_script(
-            group=group, jobs=jobs, token=token, state=state.folder, folder=Path.cwd(), array=True, limit=None
+            group=group, jobs=jobs, token=token, folder=state.folder, workdir=Path.cwd(), array=True, limit=None
         )
         write_text(state.folder / "scripts" / f"{token}.sh", text + LOCAL_MARK)
         state.submissions.append(item)

@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from utils.errors import UserError
+from utils.processes.signals import EXIT_INTERRUPTED
 from utils.runs import Run
 from utils.slurm.cluster.client import Listing
 from utils.slurm.cluster.events import Marker, read_marker
 from utils.slurm.cluster.parse import Row
 from utils.slurm.cluster.reasons import NEVER, explain
-from utils.slurm.cluster.script import INTERRUPTED, log_file
+from utils.slurm.cluster.script import log_file
 from utils.slurm.ledger import LOCAL, SEEN, State, Submission, is_running
 from utils.slurm.sweep.file import Job, Sweep
 
@@ -195,7 +196,7 @@ def _from_ended(status: JobStatus, row: Row, marker: Marker | None) -> None:
         status.note = f"killed by signal {row.signal}"
     elif row.code or status.state == "done":
         status.code = row.code  # a job that SLURM stopped has code 0 there: its script may know better
-    if status.state == "failed" and status.code == INTERRUPTED:
+    if status.state == "failed" and status.code == EXIT_INTERRUPTED:
         status.state = "interrupted"
     if not row.started and marker is None and row.state == "CANCELLED":
         status.code, status.note = None, "before it started"
@@ -222,7 +223,7 @@ def _ended_by_marker(marker: Marker) -> tuple[str, str]:
         return "done", ""
     if marker.signal == "TERM":
         return _stopped(marker), ""
-    if marker.code == INTERRUPTED:
+    if marker.code == EXIT_INTERRUPTED:
         return "interrupted", ""
     return "failed", _killed(marker.code)
 

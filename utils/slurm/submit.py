@@ -221,8 +221,8 @@ def _text(unit: Unit, item: Submission, state: State) -> str:
         group=unit.group,
         jobs=unit.jobs,
         token=item.token,
-        state=state.folder,
-        folder=Path.cwd(),
+        folder=state.folder,
+        workdir=Path.cwd(),
         array=unit.array,
         limit=unit.limit,
     )
