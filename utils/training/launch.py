@@ -17,7 +17,7 @@ from omegaconf import OmegaConf
 from utils.config import Config
 from utils.data import get_source
 from utils.errors import UserError
-from utils.io.files import lock, own_folder, sweep, write_text
+from utils.io.files import lock, own_folder, remove_leftovers, write_text
 from utils.log import log, run_log
 from utils.processes.devices import resolve_device
 from utils.processes.group import join, lost_process_is_said
@@ -168,7 +168,7 @@ def _directory(run: Run) -> Iterator[None]:
     except OSError as error:
         raise UserError(f"output.path: {run.path} cannot be written: {error.strerror}") from None
     with locked:
-        sweep(run.record_file, run.config_file, run.path / OVERRIDES)
+        remove_leftovers(run.record_file, run.config_file, run.path / OVERRIDES)
         try:
             yield
         except BaseException:
