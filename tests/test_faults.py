@@ -21,7 +21,7 @@ from tests.records import write_run
 from utils.errors import UserError
 from utils.evaluation import Options, evaluate_runs
 from utils.generation.generate import Decoding
-from utils.io.files import lock, sweep, write_text
+from utils.io.files import lock, remove_leftovers, write_text
 from utils.metrics import Scorer
 from utils.metrics.scoring.score_runs import RunScorer, main
 from utils.runs import Run, finite
@@ -38,7 +38,7 @@ def test_sweep_takes_a_kills_leftovers_only(tmp_path: Path) -> None:
     kept = [".run.json.bak", ".run.json.abcdefghi", "run.json", ".eval.json.abcdefgh", ".train.lock"]
     for name in (*kept, ".run.json.abcd_123"):
         (tmp_path / name).touch()
-    sweep(tmp_path / "run.json")
+    remove_leftovers(tmp_path / "run.json")
     assert {path.name for path in tmp_path.iterdir()} == {*kept}
 
 

@@ -15,7 +15,7 @@ from utils.config import Config, load_config
 from utils.data import Example, digest, get_source, group_by_source
 from utils.errors import UserError, reason
 from utils.generation.generate import Decoding, generate
-from utils.io.files import LARGEST, lock, sha256, sweep, write_json, write_text
+from utils.io.files import LARGEST, lock, remove_leftovers, sha256, write_json, write_text
 from utils.log import log, run_log
 from utils.processes.signals import never, stop_on_signals
 from utils.runs import OVERRIDES, Run, find_runs
@@ -82,7 +82,7 @@ def _outcome(run: Run, options: Options, check: Callable[[], None]) -> tuple[str
             return "skipped", f"training is {status}: run its training command again"
         print(f"{run.path}", flush=True)
         with lock(run.path / ".eval.lock", "evaluated"):
-            sweep(run.eval_file, run.raw_predictions(split), run.references(split), run.predictions(split))
+            remove_leftovers(run.eval_file, run.raw_predictions(split), run.references(split), run.predictions(split))
             return evaluate_run(run, options, check)
     except Exception as error:
         return "failed", _told(error, options)

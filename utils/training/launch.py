@@ -17,16 +17,14 @@ from omegaconf import OmegaConf
 from utils.config import Config
 from utils.data import get_source
 from utils.errors import UserError
-from utils.io.files import lock, own_folder, sweep, write_text
+from utils.io.files import lock, own_folder, remove_leftovers, write_text
 from utils.log import log, run_log
 from utils.processes.devices import resolve_device
 from utils.processes.group import join, lost_process_is_said
 from utils.processes.signals import Interrupted, StopRequest, stop_on_signals
-from utils.runs import OVERRIDES, Run
+from utils.runs import OVERRIDES, RUN_POINTER, Run
 from utils.runs.digests import find_directory, recorded_digests, refuse_other_data, training_digests
 from utils.training.failures import advice
-
-POINTER = "ROSA_RUN_POINTER"  # names a file that train.py appends each run's directory to (for job runners)
 
 
 def train_all(config: Config, overrides: list[str]) -> float | None:
@@ -170,7 +168,7 @@ def _directory(run: Run) -> Iterator[None]:
     except OSError as error:
         raise UserError(f"output.path: {run.path} cannot be written: {error.strerror}") from None
     with locked:
-        sweep(run.record_file, run.config_file, run.path / OVERRIDES)
+        remove_leftovers(run.record_file, run.config_file, run.path / OVERRIDES)
         try:
             yield
         except BaseException:
@@ -202,7 +200,7 @@ def _write_snapshots(config: Config, run: Run, overrides: list[str]) -> None:
 
 
 def _point_to(run: Run) -> None:
-    pointer = os.environ.get(POINTER)
+    pointer = os.environ.get(RUN_POINTER)
     if pointer:
         path = Path(pointer)
         lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []

@@ -13,7 +13,7 @@ from typing import Any
 
 from utils.data import SPLITS
 from utils.errors import UserError, reason
-from utils.io.files import lock, read_bytes, read_json, sha256, sweep, write_json
+from utils.io.files import lock, read_bytes, read_json, remove_leftovers, sha256, write_json
 from utils.metrics import OFFICIAL, Scorer, applicable
 from utils.metrics.scoring.reader import read_items
 from utils.processes.signals import never, stop_on_signals
@@ -117,7 +117,7 @@ def _write_scores(run: Run, split: str, entry: dict[str, Any]) -> None:
     held = run.path / ".score.lock"
     with lock(held, "scored"):
         try:
-            sweep(run.scores_file)
+            remove_leftovers(run.scores_file)
             write_json(run.scores_file, {**_saved_scores(run), split: entry})
         finally:
             held.unlink(missing_ok=True)
