@@ -8,7 +8,6 @@ methods themselves, so that a new method brings its own keys.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import types
 import typing
 from dataclasses import dataclass, field
@@ -23,6 +22,7 @@ from rosa.methods import settings
 from utils.data import get_source
 from utils.errors import UserError
 from utils.io.yaml_files import read_yaml
+from utils.text import did_you_mean
 
 OPTIMIZER_PARAMETERS = {
     "adamw": ("weight_decay", "betas", "eps"),
@@ -259,9 +259,7 @@ def deleted_key(key: str) -> str:
 
 def unknown_key(key: str, known: list[str]) -> str:
     """What to say of a dotted key that is none, where its group has the keys ``known``."""
-    near = difflib.get_close_matches(key.rpartition(".")[2], known, n=1)
-    hint = f"did you mean {near[0]}?" if near else f"known here: {', '.join(known) or 'none'}"
-    return f"{key} is not a key; {hint}"
+    return f"{key} is not a key; {did_you_mean(key.rpartition('.')[2], known)}"
 
 
 def config_problems(config: Config) -> list[str]:

@@ -55,6 +55,11 @@ def reader_is_gone() -> int:
     return 141
 
 
+def comma_list(text: str) -> list[str]:
+    """An option's value as a list of names: ``a, b`` gives a and b."""
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
 def run_cli(main: Callable[[], int | None]) -> None:
     """Run a command's ``main`` and exit: a UserError becomes one message on stderr and exit code 2."""
     print_anything()

@@ -18,6 +18,7 @@ from utils.metrics import OFFICIAL, Scorer, applicable
 from utils.metrics.scoring.reader import read_items
 from utils.processes.signals import never, stop_on_signals
 from utils.runs import Run, find_runs, finite
+from utils.text import aligned
 
 PROMPT = re.compile(r"Input: (?P<source>.*) Output:", re.DOTALL)
 
@@ -150,11 +151,7 @@ def table(outcomes: Sequence[Outcome]) -> str:
     for outcome in outcomes:
         values = [f"{outcome.scores[name]:.4f}" if name in outcome.scores else "-" for name in columns]
         rows.append([str(outcome.run.path.resolve().relative_to(root)), outcome.split, *values, outcome.state])
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    aligned = [[cell.ljust(width) for cell, width in zip(row[:2], widths, strict=False)] for row in rows]
-    for cells, row in zip(aligned, rows, strict=True):
-        cells += [cell.rjust(width) for cell, width in zip(row[2:-1], widths[2:], strict=False)] + [row[-1]]
-    return "\n".join("  ".join(cells).rstrip() for cells in aligned)
+    return "\n".join(aligned(rows, right=range(2, 2 + len(columns))))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
