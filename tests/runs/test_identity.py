@@ -24,7 +24,7 @@ from utils.runs import Run, find_runs
 from utils.runs.digests import agree_on_data, find_directory
 from utils.runs.identity import WITHOUT_EFFECT, group_hash, run_directory
 from utils.tables import compile_results
-from utils.training import trainer as training
+from utils.training import loop
 
 
 def test_keys_that_came_later_change_a_hash_only_off_their_default() -> None:
@@ -156,7 +156,7 @@ def test_a_resume_goes_on_with_the_same_data_only(
 ) -> None:
     other = copy_with(small_e2e, tmp_path / "other", "trainset.csv", " the ", " a ")
     with monkeypatch.context() as patch:
-        patch.setattr(training.Trainer, "validate", lambda self: (_ for _ in ()).throw(RuntimeError("stopped")))
+        patch.setattr(loop, "validate", lambda training: (_ for _ in ()).throw(RuntimeError("stopped")))
         with pytest.raises(RuntimeError, match="stopped"):
             train()
     (run,) = find_runs([tmp_path / "runs"])

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from utils.errors import UserError, printable
+from utils.io.yaml_files import dotted
 from utils.results.aggregate import SAID, settings_of
-from utils.results.read import Result, dotted, read_results, shown
+from utils.results.read import Result, read_results, shown
 from utils.text import aligned
 
 # Of a run's record: what was measured, and what the settings say already. The rest says how the run was made.
