@@ -60,7 +60,7 @@ class Trainer:
         parameters = [p for p in self.model.parameters() if p.requires_grad]
         self.optimizer = optim.build_optimizer(config.train, parameters, self.device)
         self.schedule = optim.build_schedule(config.train, self.optimizer, self.total_steps)
-        self.resampler = rosa.Resampler(self.model, self.optimizer, config.adapter())
+        self.resampler = rosa.Resampler(self.model, self.optimizer, config.adapter)
         if config.train.gradient_checkpointing:
             self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         token_loss.checked(self.validation_data, self.tokenizer.pad_token_id, self.device)
@@ -79,7 +79,7 @@ class Trainer:
 
     def _adapt(self, restored: tuple[Any, state.Progress] | None) -> TokenLoss:
         """Bring the model to its start, or to its checkpoint's values, on the device."""
-        adapter, start = self.config.adapter(), time.perf_counter()
+        adapter, start = self.config.adapter, time.perf_counter()
         if restored:
             state.load_weights(restored[0], self.model)
         elif adapter is not None:
@@ -97,9 +97,9 @@ class Trainer:
         log.info("%s", report)
         if self.metrics is not None and self.progress.last is None:
             self.metrics.scalar("model/trainable_parameters", report.trainable)
-        adapter = self.config.adapter()
+        adapter = self.config.adapter
         return {
-            "rank": adapter.rank if adapter else None,
+            "rank": getattr(adapter, "rank", None),
             "bias": None if adapter is None else "adapted" if adapter.trains_bias else "none",
             "loss_on": self.loss_on,
             "parameters": {
