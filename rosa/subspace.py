@@ -15,7 +15,10 @@ from decimal import Decimal
 import torch
 from torch import Tensor
 
-from rosa.config import SAMPLE_METHODS, check_rank
+from rosa.config import check_rank
+
+SAMPLE_METHODS = ("random", "window", "top", "bottom")
+FACTOR_SPLITS = ("sqrt", "left")
 
 
 def resolve_rank(rank: int | float, m: int, n: int) -> int:

@@ -12,7 +12,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf.errors import OmegaConfBaseException
 
-from utils.config import deleted_key, schema, unknown_key
+from utils.config import deleted_key, shared_schema, unknown_key
 from utils.errors import reader_is_gone
 from utils.text import suggestions
 
@@ -48,7 +48,7 @@ def explain(error: Exception) -> str:
     if isinstance(error, OverrideParseException):
         return _unreadable(error.override)
     if isinstance(cause, OmegaConfBaseException) and cause.parent_node is not None and cause.full_key:
-        if cause.full_key in schema():
+        if cause.full_key in shared_schema():
             return deleted_key(cause.full_key)
         groups = [] if "." in cause.full_key else ["experiment"]
         return unknown_key(cause.full_key, [*map(str, cause.parent_node), *groups])

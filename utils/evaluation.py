@@ -225,7 +225,7 @@ def _measure(
     dtype = MIXED_DTYPE[precision]
     context = torch.autocast(device.type, dtype) if dtype else contextlib.nullcontext()
 
-    source = get_source(config.dataset.name)
+    source = config.source
     encoded = encode_units(
         groups, tokenizer, packed=source.packed, seq_len=config.train.seq_len, block_size=config.train.block_size
     )

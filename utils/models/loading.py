@@ -9,7 +9,7 @@ import torch
 from safetensors import SafetensorError
 
 import rosa
-from rosa.inject import build_layers
+from rosa.injection import build_layers
 from utils.errors import UserError, short_reason
 from utils.io.hub import WAYS_OUT
 from utils.models.fast_modules import use_faster_modules

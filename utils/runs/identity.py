@@ -8,9 +8,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from rosa.methods import settings
+from rosa.config import LowRankConfig
+from rosa.methods import method_names
 from utils.config import Config, TrainConfig
-from utils.data import get_source
 from utils.text import slug
 
 # Groups and keys that change how a run is carried out, not its result: another value continues the same run.
@@ -49,20 +49,22 @@ def science(config: Config, data: dict[str, str] | None = None) -> dict[str, Any
         group, name = _place(values, key)
         if group[name] == default:
             del group[name]
-    source = get_source(config.dataset.name)
+    source = config.source
     values["dataset"]["name"] = source.names[0]
     if data is not None:
         values["dataset"]["sha256"] = data
     values["train"]["loss_on"] = config.loss_on()
     del values["train"]["seq_len" if source.packed else "block_size"]
-    for method in settings():
+    for method in method_names():
         if method != config.fnmodel.name:
             del values["fnmodel"][method]
-    adapter = config.adapter()
+    adapter = config.adapter
     if adapter is None:
         del values["fnmodel"]["params"]
     else:
         values["fnmodel"]["params"]["bias"] = "adapted" if adapter.trains_bias else "none"
+        if not isinstance(adapter, LowRankConfig):
+            del values["fnmodel"]["params"]["rank"]
     return values
 
 
@@ -87,10 +89,11 @@ def group_hash(config: Config, data: dict[str, str] | None = None) -> str:
 def run_directory(config: Config, data: dict[str, str] | None = None) -> Path:
     """``<output.path>/<dataset>/<model>-<method>-r<rank>-s<seed>-<hash>``; the label is for people.
 
-    For a run that is to be trained or found, see ``utils.runs.digests.find_directory``.
+    A method without a rank has no ``-r<rank>``. For a run that is to be trained or found, see
+    ``utils.runs.digests.find_directory``.
     """
     model = slug(Path(config.model.name).name, r"[^A-Za-z0-9._-]+") or "model"
     method = config.fnmodel.name
-    rank = "" if method == "none" else f"-r{config.fnmodel.params.rank}"
+    rank = f"-r{config.adapter.rank}" if isinstance(config.adapter, LowRankConfig) else ""
     label = f"{model}-{method}{rank}-s{config.seed}-{_digest(science(config, data))}"
-    return Path(config.output.path) / get_source(config.dataset.name).names[0] / label
+    return Path(config.output.path) / config.source.names[0] / label

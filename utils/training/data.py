@@ -9,7 +9,7 @@ import torch
 
 from rosa.subspace import seeded_generator
 from utils.config import Config, TrainConfig
-from utils.data import digest, get_source, training_units
+from utils.data import digest, training_units
 from utils.errors import UserError
 from utils.log import log
 from utils.models.loading import max_positions
@@ -34,7 +34,7 @@ def load_training_data(config: Config, tokenizer: Any) -> TrainingData:
     Raises:
         UserError: the data cannot be had or does not fit ``train.seq_len``.
     """
-    source, train = get_source(config.dataset.name), config.train
+    source, train = config.source, config.train
     examples = {split: source.load(split, config.dataset.folder(), config.dataset.cache) for split in TRAINING}
     units = {split: training_units(source, part) for split, part in examples.items()}
     units["train"] = _share(units["train"], train.fraction, "fraction", config.seed)

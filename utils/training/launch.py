@@ -15,7 +15,6 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from utils.config import Config
-from utils.data import get_source
 from utils.errors import UserError
 from utils.io.files import lock, own_folder, remove_leftovers, write_text
 from utils.log import log, run_log
@@ -35,7 +34,7 @@ from utils.training.training import Training
 
 def train_all(config: Config, overrides: list[str]) -> float | None:
     """Train ``config.runs`` seeds, one directory each; the best validation loss of the last."""
-    check_adapter_fits(config.model.name, config.adapter())
+    check_adapter_fits(config.model.name, config.adapter)
     processes = join(resolve_device(config.train.device))
     loss = None
     with stop_on_signals(processes) as stop, lost_process_is_said():
@@ -98,7 +97,7 @@ def _start(training: Training, group: str) -> dict[str, Any]:
     return {
         "format": 1,
         "status": "running",
-        "dataset": get_source(config.dataset.name).names[0],
+        "dataset": config.source.names[0],
         "model": config.model.name,
         "method": config.fnmodel.name,
         "seed": config.seed,

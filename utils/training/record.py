@@ -16,9 +16,9 @@ def description(training: Training) -> dict[str, Any]:
     log.info("%s", report)
     if training.metrics is not None and training.progress.last is None:
         training.metrics.scalar("model/trainable_parameters", report.trainable)
-    adapter, data = training.config.adapter(), training.data
+    adapter, data = training.config.adapter, training.data
     return {
-        "rank": adapter.rank if adapter else None,
+        "rank": getattr(adapter, "rank", None),
         "bias": None if adapter is None else "adapted" if adapter.trains_bias else "none",
         "loss_on": training.collator.loss_on,
         "parameters": {

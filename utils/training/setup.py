@@ -57,7 +57,7 @@ def set_up(config: Config, run: Run, stop: StopRequest) -> Training:
     # what trains it
     optimizer = build_optimizer(train, [p for p in model.parameters() if p.requires_grad], placement.device)
     scheduler = build_scheduler(train, optimizer, warmup, total_steps)
-    resampler = rosa.Resampler(model, optimizer, config.adapter())
+    resampler = rosa.Resampler(model, optimizer, config.adapter)
     if train.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     collator = Collator(tokenizer.pad_token_id, config.loss_on(), placement.device)
@@ -94,7 +94,7 @@ def set_up(config: Config, run: Run, stop: StopRequest) -> Training:
 
 def _adapt(model: Any, config: Config, placement: Replicas, checkpoint: Path | None) -> Any:
     """Bring the model to its start, or to its checkpoint's values, on the device; returned with its loss."""
-    adapter, start = config.adapter(), time.perf_counter()
+    adapter, start = config.adapter, time.perf_counter()
     if checkpoint is not None:
         load_weights(checkpoint, model)
     elif adapter is not None:
