@@ -177,7 +177,8 @@ def check_settings(run: Run, config: Config) -> None:
     if record.get("group") not in groups or record.get("seed") not in (None, config.seed):
         raise UserError(
             f"{run.config_file} was changed after the training: its settings are not those of {run.record_file.name}. "
-            f"Put it back (what was typed is in {run.overrides_file.relative_to(run.path)}), or remove the folder and train with the other settings"
+            f"Put it back (what was typed is in {run.overrides_file}), or remove the folder and train with "
+            "the other settings"
         )
 
 
