@@ -18,7 +18,7 @@ from utils.generation.generate import Decoding, generate
 from utils.io.files import LARGEST, lock, remove_leftovers, sha256, write_json, write_text
 from utils.log import log, run_log
 from utils.processes.signals import never, stop_on_signals
-from utils.runs import OVERRIDES, Run, find_runs
+from utils.runs import Run, find_runs
 from utils.runs.checkpoint_files import checkpoint_hash, load_weights, verify
 from utils.runs.digests import TRAINING, recorded_digests, refuse_other_data
 from utils.runs.identity import group_hash
@@ -81,7 +81,7 @@ def _outcome(run: Run, options: Options, check: Callable[[], None]) -> tuple[str
         if status != "finished":
             return "skipped", f"training is {status}: run its training command again"
         print(f"{run.path}", flush=True)
-        with lock(run.path / ".eval.lock", "evaluated"):
+        with lock(run.lock_file("eval"), "evaluated"):
             remove_leftovers(run.eval_file, run.raw_predictions(split), run.references(split), run.predictions(split))
             return evaluate_run(run, options, check)
     except Exception as error:
@@ -177,7 +177,8 @@ def check_settings(run: Run, config: Config) -> None:
     if record.get("group") not in groups or record.get("seed") not in (None, config.seed):
         raise UserError(
             f"{run.config_file} was changed after the training: its settings are not those of {run.record_file.name}. "
-            f"Put it back (what was typed is in {OVERRIDES}), or remove the folder and train with the other settings"
+            f"Put it back (what was typed is in {run.overrides_file}), or remove the folder and train with "
+            "the other settings"
         )
 
 

@@ -6,6 +6,6 @@ prunes and resumes those of a run; ``metrics_writer.py`` writes metrics.jsonl an
 versions and hardware. Imports config, data, io, log and processes.
 """
 
-from utils.runs.run import OVERRIDES, RUN_POINTER, Run, find_runs, finite
+from utils.runs.run import RUN_POINTER, Run, find_runs, finite
 
-__all__ = ["OVERRIDES", "RUN_POINTER", "Run", "find_runs", "finite"]
+__all__ = ["RUN_POINTER", "Run", "find_runs", "finite"]

@@ -115,7 +115,7 @@ def _saved_scores(run: Run) -> dict[str, dict[str, float]]:
 
 def _write_scores(run: Run, split: str, entry: dict[str, Any]) -> None:
     """Put a split's scores beside those of others, also of those that another process has just written."""
-    held = run.path / ".score.lock"
+    held = run.lock_file("score")
     with lock(held, "scored"):
         try:
             remove_leftovers(run.scores_file)

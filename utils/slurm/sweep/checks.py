@@ -33,13 +33,8 @@ _KINDS = {dict: "a mapping", list: "a list", str: "a text", int: "a whole number
 
 
 def slug(name: str) -> str:
-<<<<<<< HEAD
-    """A group's name as it stands in ids, file names and SLURM's job names."""
-    return text.slug(name, r"[^A-Za-z0-9_+-]+")
-=======
     """A group's name as ids, file names and SLURM's job names contain it."""
-    return re.sub(r"[^A-Za-z0-9_+-]+", "-", name).strip("-")
->>>>>>> slurmroom
+    return text.slug(name, r"[^A-Za-z0-9_+-]+")
 
 
 def names(value: Any) -> list[str]:
