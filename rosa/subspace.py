@@ -44,7 +44,12 @@ def layer_generator(seed: int, number: int, name: str) -> torch.Generator:
 
     The choice is then the same on every process, after a resume, and whatever the order of layers.
     """
-    digest = hashlib.sha256(f"{seed}/{number}/{name}".encode()).digest()
+    return seeded_generator(seed, number, name)
+
+
+def seeded_generator(*parts: object) -> torch.Generator:
+    """A CPU generator whose seed is a hash of ``parts``, written with slashes between them."""
+    digest = hashlib.sha256("/".join(map(str, parts)).encode()).digest()
     return torch.Generator("cpu").manual_seed(int.from_bytes(digest[:8], "little") >> 1)
 
 

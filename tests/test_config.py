@@ -15,8 +15,8 @@ from tests.conftest import ROOT, make_config
 from utils.config import config_problems, load_config, parse_config, schema
 from utils.data import sources
 from utils.errors import UserError
+from utils.io.yaml_files import dotted
 from utils.runs.identity import group_hash, run_directory
-from utils.training.trainer import flatten
 
 EXPERIMENTS = sorted(path.stem for path in (ROOT / "configs" / "experiment").glob("*.yaml"))
 
@@ -30,11 +30,11 @@ def problems(*overrides: str) -> str:
 def test_the_reference_page_has_every_key_with_its_default() -> None:
     page = yaml.safe_load((ROOT / "configs" / "train.yaml").read_text())
     del page["defaults"], page["hydra"]
-    typed = flatten(OmegaConf.to_container(schema()))
-    written = flatten(OmegaConf.to_container(OmegaConf.load(ROOT / "configs" / "train.yaml")))
+    typed = dotted(OmegaConf.to_container(schema()))
+    written = dotted(OmegaConf.to_container(OmegaConf.load(ROOT / "configs" / "train.yaml")))
     written = {k: v for k, v in written.items() if not k.startswith(("defaults", "hydra"))}
     assert written == typed
-    assert flatten(page).keys() == typed.keys()
+    assert dotted(page).keys() == typed.keys()
 
 
 def test_every_key_of_the_reference_page_is_explained() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import os
 import sys
 from collections.abc import Iterator
@@ -14,6 +13,8 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from omegaconf.errors import OmegaConfBaseException
 
 from utils.config import deleted_key, shared_schema, unknown_key
+from utils.errors import reader_is_gone
+from utils.text import suggestions
 
 RAW = "HYDRA_FULL_ERROR"  # makes Hydra raise its errors; without it, it prints them and exits
 
@@ -30,6 +31,8 @@ def hydra_errors_explained() -> Iterator[None]:
     os.environ[RAW] = "1"
     try:
         yield
+    except BrokenPipeError:  # --help | head
+        sys.exit(reader_is_gone())
     except Exception as error:
         if HydraConfig.initialized() and not isinstance(error, HydraException):
             raise  # the training began: this is an error of our own
@@ -51,9 +54,7 @@ def explain(error: Exception) -> str:
         return unknown_key(cause.full_key, [*map(str, cause.parent_node), *groups])
     if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
         group, _, name = error.missing_cfg_file.rpartition("/")
-        near = difflib.get_close_matches(name, error.options, n=1)
-        hint = f" Did you mean {near[0]}?" if near else ""
-        return f"{Path(group).name}={name} is not a file of configs/{group}.{hint} Known: {', '.join(error.options)}"
+        return f"{Path(group).name}={name} is not a file of configs/{group}. {suggestions(name, error.options)}"
     return " ".join(str(error).split()) or type(error).__name__
 
 

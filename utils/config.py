@@ -8,7 +8,6 @@ method knows stands in that method's file, which imports torch: all other keys a
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -24,6 +23,7 @@ from utils.data import DataSource, get_source
 from utils.errors import UserError
 from utils.fnmodel import FnModelConfig, fnmodel_type
 from utils.io.yaml_files import read_yaml
+from utils.text import did_you_mean
 
 OPTIMIZER_PARAMETERS = {
     "adamw": ("weight_decay", "betas", "eps"),
@@ -239,9 +239,7 @@ def deleted_key(key: str) -> str:
 
 def unknown_key(key: str, known: list[str]) -> str:
     """What to say of a dotted key that is none, where its group has the keys ``known``."""
-    near = difflib.get_close_matches(key.rpartition(".")[2], known, n=1)
-    hint = f"did you mean {near[0]}?" if near else f"known here: {', '.join(known) or 'none'}"
-    return f"{key} is not a key; {hint}"
+    return f"{key} is not a key; {did_you_mean(key.rpartition('.')[2], known)}"
 
 
 def config_problems(config: Config) -> list[str]:

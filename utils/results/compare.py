@@ -8,6 +8,7 @@ from utils.errors import UserError
 from utils.io.files import LARGEST, sha256
 from utils.results.read import plain
 from utils.runs import Run
+from utils.text import aligned
 
 SPLIT = "test"
 
@@ -43,12 +44,9 @@ def compare_runs(first: str | Path, second: str | Path) -> str:
         f"B: {plain(str(second))}",
         f"{len(one.predictions)} items, paired bootstrap over {SAMPLES} drawn test sets, two-sided",
         "",
-        f"{'':<8} {'A':>8} {'B':>8} {'A - B':>9} {'95 % interval':>20} {'p':>7}",
     ]
+    rows = [["", "A", "B", "A - B", "95 % interval", "p"]]
     for name, row in found.items():
-        interval = f"[{row.low:+.4f}, {row.high:+.4f}]"
-        lines.append(
-            f"{name:<8} {row.first.score:>8.4f} {row.second.score:>8.4f} {row.difference:>+9.4f} {interval:>20} "
-            f"{row.p_value:>7.3f}"
-        )
-    return "\n".join(lines)
+        scores = [f"{row.first.score:.4f}", f"{row.second.score:.4f}", f"{row.difference:+.4f}"]
+        rows.append([name, *scores, f"[{row.low:+.4f}, {row.high:+.4f}]", f"{row.p_value:.3f}"])
+    return "\n".join([*lines, *aligned(rows, right=range(1, 6))])
