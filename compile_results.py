@@ -35,7 +35,7 @@ def main() -> None:
         "--baseline",
         default="none",
         metavar="METHOD",
-        help="differences are taken to this method: none (full fine-tuning, the default), lora, rosa, untrained; "
+        help="differences are taken to this method: none (full fine-tuning, the default), untrained, rosa or another; "
         "of a method with ranks, to the same rank only",
     )
     parser.add_argument("--out", type=Path, metavar="DIR", help="write to DIR/<dataset>/ (default: beside the runs)")

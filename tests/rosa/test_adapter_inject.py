@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 import rosa
 from rosa.layers import AdapterLayer
-from rosa.methods import method_names
+from rosa.methods import method_names, methods, presentation
 from rosa.methods.rosa import RosaLayer
 from tests.rosa.cases import (
     BLOCKS,
@@ -274,3 +274,9 @@ def test_every_method_file_registers_one_method_with_documented_keys_and_a_case(
     for name, (config, _) in registered.items():
         assert set(documented[name]) == {field.name for field in dataclasses.fields(config)} - common
     assert {case.config.method for case in CASES} == set(registered)
+
+
+def test_the_presentation_of_a_method_is_read_without_importing_it() -> None:
+    for name, (config, _) in methods().items():
+        assert presentation(name) == {key: getattr(config, key) for key in ("label", "order", "colour")}
+    assert presentation("none") == presentation("../lora") == {}

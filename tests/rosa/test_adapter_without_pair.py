@@ -51,11 +51,15 @@ def test_ia3_is_pefts_ia3(family: str) -> None:
     assert (logits(ours) - logits(make_model(family, initializer_range=0.02))).abs().max() > 1e-3
 
 
-def test_the_bundled_model_has_2592_scales() -> None:
+@pytest.mark.parametrize(
+    ("inner", "count"),
+    [([], 3 * (3 + 1 + 4 + 1) * 96), (["mlp.c_proj"], 3 * (3 + 1 + 4 + 4) * 96)],  # 2,592 and 3,456
+)
+def test_the_report_counts_the_scales_of_the_bundled_model(inner: list[str], count: int) -> None:
     model = AutoModelForCausalLM.from_pretrained(ROOT / "assets" / "tiny-gpt2")
     plain = sum(p.numel() for p in model.parameters())
-    report = rosa.parameter_report(rosa.inject(model, rosa.IA3Config()))
-    assert (report.trainable, report.total) == (2592, plain)
+    report = rosa.parameter_report(rosa.inject(model, rosa.IA3Config(feedforward_modules=inner)))
+    assert (report.trainable, report.total) == (count, plain)
     assert all(layer.rank is None for layer in report.layers) and " - " in str(report).splitlines()[1]
 
 

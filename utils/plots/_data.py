@@ -11,7 +11,8 @@ from pathlib import Path
 from utils.errors import UserError
 from utils.results.aggregate import Row, fill, rows_of
 from utils.results.columns import OWN_LOSS, Column, known_columns, mixed_losses
-from utils.results.read import METHOD_LABELS, UNTRAINED, Result, one_limit, plain, read_results, shown
+from utils.results.methods import UNTRAINED, method_label
+from utils.results.read import Result, one_limit, plain, read_results, shown
 from utils.runs import finite
 from utils.tables.order import check_name
 
@@ -63,7 +64,7 @@ class PlotData:
             best = min(rows, key=lambda row: (row.settings.get(SAMPLE_METHOD, "random") != "random", _loss(row)))
             picked.append(best)
             if len(rows) > 1:
-                name = " ".join([METHOD_LABELS.get(method, method), *([] if rank == "null" else [f"rank {rank}"])])
+                name = " ".join([method_label(method), *([] if rank == "null" else [f"rank {rank}"])])
                 self.note(f"{self.model}: {name} has {len(rows)} settings; shown but in sampling: {_told(best, rows)}")
         return sorted(picked, key=lambda row: (self.methods.index(row.first.method), rank_order(row.first.rank)))
 

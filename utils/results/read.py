@@ -19,10 +19,9 @@ from typing import Any
 from utils.errors import UserError, printable, reason
 from utils.io.files import LARGEST, sha256
 from utils.io.yaml_files import dotted, read_yaml
+from utils.results.methods import UNTRAINED
 from utils.runs import Run, find_runs, finite
 
-UNTRAINED = "untrained"  # method "none" with nothing trained: the base model as it came
-METHOD_LABELS = {UNTRAINED: "untrained", "none": "full fine-tuning", "lora": "LoRA", "rosa": "ROSA"}
 SPLIT = "test"
 
 
@@ -61,7 +60,7 @@ class Result:
 
     @property
     def method(self) -> str:
-        """``rosa``, ``lora``, ``none`` (full fine-tuning), ``untrained`` or any other method's name."""
+        """A method's name, ``none`` (full fine-tuning) or ``untrained``."""
         name = plain(self.record.get("method") or "none")
         steps = self.number("progress", "total_steps")
         untrained = steps == 0 or self.settings.get("train.epochs") == 0

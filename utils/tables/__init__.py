@@ -10,7 +10,8 @@ from pathlib import Path
 
 from utils.errors import UserError, printable
 from utils.io.files import write_text
-from utils.results.read import METHOD_LABELS, Listed, Result, plain, read_results
+from utils.results.methods import known_methods
+from utils.results.read import Listed, Result, plain, read_results
 from utils.tables.latex import to_latex
 from utils.tables.layout import Table, make_table
 from utils.tables.render import to_csv, to_markdown, to_text
@@ -18,7 +19,7 @@ from utils.text import slug
 
 FORMATS: dict[str, Callable[[Table], str]] = {"csv": to_csv, "md": to_markdown, "tex": to_latex}
 
-__all__ = ["FORMATS", "METHOD_LABELS", "Table", "compile_results", "make_table", "read_results"]
+__all__ = ["FORMATS", "Table", "compile_results", "make_table", "read_results"]
 
 
 def compile_results(
@@ -101,9 +102,9 @@ def _canonical(name: str) -> str:
 
 
 def _check_baseline(baseline: str, results: list[Result]) -> None:
-    methods = {result.method for result in results}
-    if baseline not in methods | METHOD_LABELS.keys():
-        known = ", ".join(sorted(methods | METHOD_LABELS.keys()))
+    methods = {result.method for result in results} | set(known_methods())
+    if baseline not in methods:
+        known = ", ".join(sorted(methods))
         raise UserError(f"--baseline: {plain(baseline)!r} is no method of these runs. Known: {known}")
 
 

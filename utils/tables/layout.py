@@ -8,9 +8,10 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from utils.results.aggregate import Row, best_rows, differing, fill, method_label, rows_of, set_baselines
+from utils.results.aggregate import Row, best_rows, differing, fill, rows_of, set_baselines
 from utils.results.columns import SHOWN, SHOWN_MIXED, Column, known_columns, mixed_losses
-from utils.results.read import METHOD_LABELS, UNTRAINED, Listed, Result, one_limit, shown
+from utils.results.methods import UNTRAINED, method_label
+from utils.results.read import Listed, Result, one_limit, shown
 from utils.tables.notes import Scope, notes_of, readable
 from utils.tables.order import check_name, sort_rows
 from utils.text import human
@@ -120,7 +121,7 @@ def make_table(
 def _identity(table: Table) -> tuple[list[Cell], list[list[Cell]]]:
     """The leading columns, which say what a row is. Model and biases appear where they tell rows apart."""
     rows = table.rows
-    columns: list[tuple[str, list[str]]] = [("method", [method_label(row) for row in rows])]
+    columns: list[tuple[str, list[str]]] = [("method", [method_label(row.first.method) for row in rows])]
     if len({row.first.model for row in rows}) > 1:
         columns.append(("model", [row.first.model for row in rows]))
     columns.append(("rank", ["" if row.first.rank is None else shown(row.first.rank) for row in rows]))
@@ -189,7 +190,7 @@ def _delta_grids(table: Table, columns: list[Column], baseline: str, scope: Scop
     kept = [i for i, row in enumerate(table.rows) if row.baseline is not row and row.baseline is not None]
     rows = [table.rows[i] for i in kept]
     ranked = any(row.baseline is not None and row.baseline.first.rank is not None for row in rows)
-    title = f"difference to {METHOD_LABELS.get(baseline, baseline)}" + (" of the same rank" if ranked else "")
+    title = f"difference to {method_label(baseline)}" + (" of the same rank" if ranked else "")
     measured = len(header)
     header += [Cell(f"Δ {column.heading}") for column in usable]
     return [Grid(title, header, [cells[i] for i in kept], _blocks(rows), measured)]

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from utils.results.aggregate import Row
 from utils.results.columns import LOSS_UNIT, NEITHER, OWN_LOSS, Column
-from utils.results.read import UNTRAINED, plain, shown
+from utils.results.methods import UNTRAINED
+from utils.results.read import plain, shown
 from utils.runs import finite
 
 DECODING = "decoding."
