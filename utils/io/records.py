@@ -21,10 +21,10 @@ SUFFIXES = (".csv", ".jsonl", ".jsonl.gz", ".json.gz")
 Record = tuple[str, dict[str, Any]]  # where it stands ("file, line 3"), and its fields
 
 
-def read_text(path: Path) -> str:
+def read_text(path: Path, largest: int = LARGEST) -> str:
     """The text of a UTF-8 file (gzip if its name ends so), without a byte order mark, line ends as they are."""
     try:
-        content = read_bytes(path, LARGEST)
+        content = read_bytes(path, largest)
         if path.suffix == ".gz":
             content = gzip.GzipFile(fileobj=io.BytesIO(content)).read(LARGEST + 1)
     except FileNotFoundError:
@@ -67,9 +67,9 @@ def read_csv(path: Path, columns: tuple[str, ...]) -> list[Record]:
         raise UserError(f"{path}, line {reader.line_num + 1}: no CSV from here on: {error}") from None
 
 
-def read_json_lines(path: Path) -> Iterator[Record]:
+def read_json_lines(path: Path, largest: int = LARGEST) -> Iterator[Record]:
     """The objects of a JSON-lines file, empty lines skipped; numbers are texts as they are written, as in a CSV."""
-    for number, line in enumerate(read_text(path).split("\n"), 1):
+    for number, line in enumerate(read_text(path, largest).split("\n"), 1):
         where = f"{path}, line {number}"
         if not line.strip():
             continue

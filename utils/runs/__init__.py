@@ -2,7 +2,8 @@
 
 ``run.py`` knows every file of a run and finds runs; ``identity.py`` names the directory after the settings;
 ``digests.py`` compares the data; ``checkpoints.py`` writes and reads them; ``metrics_writer.py`` writes metrics.jsonl
-and TensorBoard; ``provenance.py`` records versions and hardware. Imports config, data, io, log and processes.
+and TensorBoard; ``texts.py`` writes and reads what an evaluation generated; ``provenance.py`` records versions and
+hardware. Imports config, data, io, log and processes.
 """
 
 from utils.runs.run import OVERRIDES, Run, find_runs, finite
