@@ -83,9 +83,9 @@ def test_rows_that_nothing_visible_tells_apart_are_named_by_their_hash(tmp_path:
 
 
 def test_best_is_bold_in_the_right_direction(tmp_path: Path) -> None:
-    write_run(tmp_path, method="lora", loss=1.5, scores={"BLEU": 0.70, "slot_error_rate": 0.02})
-    write_run(tmp_path, method="rosa", loss=1.2, scores={"BLEU": 0.60, "slot_error_rate": 0.05})
-    write_run(tmp_path, method="rosa", rank=0.1, loss=1.9, scores={"BLEU": 0.699999, "slot_error_rate": 0.03})
+    write_run(tmp_path, method="lora", loss=1.5, scores={"BLEU": 0.70, "SER": 0.02})
+    write_run(tmp_path, method="rosa", loss=1.2, scores={"BLEU": 0.60, "SER": 0.05})
+    write_run(tmp_path, method="rosa", rank=0.1, loss=1.9, scores={"BLEU": 0.699999, "SER": 0.03})
     compile_results([tmp_path])
     lora, small, large = markdown_rows(tmp_path)
     assert (lora["val loss"], small["val loss"], large["val loss"]) == ("1.5000", "**1.2000**", "1.9000")
