@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from utils.data.eli5 import ELI5
 from utils.errors import UserError
-from utils.metrics import OFFICIAL
+from utils.io.files import write_json
+from utils.metrics import OFFICIAL, metrics
 from utils.metrics.__main__ import main
 from utils.metrics.scoring import java as jars
 from utils.metrics.scoring import score_runs as runs
@@ -180,6 +182,22 @@ def test_nothing_is_written_when_scoring_is_cut_off(tmp_path: Path, monkeypatch:
     assert runs.RunScorer(force=True).score(run)[0].state == "failed"
     assert run.scores_file.read_bytes() == before
     assert sorted(path.name for path in run.path.iterdir() if path.name.startswith(".")) == []
+
+
+def test_a_data_set_that_lists_its_scores_gets_no_others(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    own, other = write_run(tmp_path / "runs" / "own"), write_run(tmp_path / "runs" / "other")
+    own.update_record(dataset="eli5")
+    other.update_record(dataset="of a plug-in that is not here")
+    assert runs.main([str(tmp_path)]) == 0
+    header = capsys.readouterr().out.splitlines()[0].split()
+    assert header[2:] == [*OFFICIAL, "SER", "distinct_1", "distinct_2", "length_ratio"]
+    scores, others = own.scores() or {}, other.scores() or {}
+    assert set(scores) & set(metrics()) == set(ELI5.metrics) and set(OFFICIAL) <= set(others)
+    write_json(own.scores_file, {"test": others})  # as they were before data sets listed theirs: all that apply
+    (outcome,) = runs.RunScorer().score(own)
+    assert outcome.state == "current" and outcome.scores == {name: scores[name] for name in ELI5.metrics}
+    runs.main([str(own.path)])
+    assert capsys.readouterr().out.splitlines()[0].split() == ["run", "split", *ELI5.metrics]
 
 
 @pytest.mark.parametrize("edit", ["predictions", "references"])
