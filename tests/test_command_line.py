@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -55,3 +57,11 @@ def test_hydras_errors_end_as_all_others(monkeypatch: pytest.MonkeyPatch, capsys
     monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
     with pytest.raises(Exception, match="Could not override"), hydra_errors_explained():
         composing("train.lrr=1")
+
+
+def test_a_reader_of_the_help_may_stop_early() -> None:
+    words = [sys.executable, "train.py", "--help"]
+    process = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    process.stdout.close()
+    assert (process.communicate()[1], process.returncode) == ("", 141)

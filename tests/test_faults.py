@@ -21,11 +21,10 @@ from tests.records import write_run
 from utils.errors import UserError
 from utils.evaluation import Options, evaluate_runs
 from utils.generation.generate import Decoding
-from utils.io.files import lock, sweep, write_text
+from utils.io.files import lock, remove_leftovers, write_text
 from utils.metrics import Scorer
 from utils.metrics.scoring.score_runs import RunScorer, main
-from utils.runs import Run, finite
-from utils.runs import checkpoints as state
+from utils.runs import Run, checkpoints, finite
 from utils.tables import compile_results
 
 HUGE = 10**400  # JSON and YAML read it, no float holds it
@@ -38,7 +37,7 @@ def test_sweep_takes_a_kills_leftovers_only(tmp_path: Path) -> None:
     kept = [".run.json.bak", ".run.json.abcdefghi", "run.json", ".eval.json.abcdefgh", ".train.lock"]
     for name in (*kept, ".run.json.abcd_123"):
         (tmp_path / name).touch()
-    sweep(tmp_path / "run.json")
+    remove_leftovers(tmp_path / "run.json")
     assert {path.name for path in tmp_path.iterdir()} == {*kept}
 
 
@@ -95,11 +94,11 @@ def test_a_kill_before_the_last_prune_leaves_no_checkpoint_too_many(train: Any, 
             raise KeyboardInterrupt
         original(run, keep)
 
-    original = state.prune
-    monkeypatch.setattr(state, "prune", prune)
+    original = checkpoints.prune
+    monkeypatch.setattr(checkpoints, "prune", prune)
     with pytest.raises(KeyboardInterrupt):
         train(*overrides)
-    monkeypatch.setattr(state, "prune", original)
+    monkeypatch.setattr(checkpoints, "prune", original)
     run = train(*overrides)
     assert run.record()["status"] == "finished"
     # the last, the one before it, and that one's best

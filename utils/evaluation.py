@@ -14,11 +14,11 @@ from utils.config import Config, load_config
 from utils.data import Example, digest, get_source, group_by_source
 from utils.errors import UserError, reason
 from utils.generation.generate import Decoding, generate
-from utils.io.files import LARGEST, lock, sha256, sweep, write_json
+from utils.io.files import LARGEST, lock, remove_leftovers, sha256, write_json
 from utils.log import log, run_log
 from utils.processes.signals import never, stop_on_signals
 from utils.runs import OVERRIDES, Run, find_runs
-from utils.runs.checkpoints import checkpoint_hash, load_weights, verify
+from utils.runs.checkpoint_files import checkpoint_hash, load_weights, verify
 from utils.runs.digests import TRAINING, recorded_digests, refuse_other_data
 from utils.runs.identity import group_hash
 from utils.runs.texts import Answer, write_texts
@@ -82,7 +82,7 @@ def _outcome(run: Run, options: Options, check: Callable[[], None]) -> tuple[str
             return "skipped", f"training is {status}: run its training command again"
         print(f"{run.path}", flush=True)
         with lock(run.path / ".eval.lock", "evaluated"):
-            sweep(run.eval_file, run.raw_predictions(split), run.references(split), run.predictions(split))
+            remove_leftovers(run.eval_file, run.raw_predictions(split), run.references(split), run.predictions(split))
             return evaluate_run(run, options, check)
     except Exception as error:
         return "failed", _told(error, options)
@@ -207,6 +207,7 @@ def _measure(
     from utils.models.loading import load_model, load_tokenizer, max_positions
     from utils.models.token_loss import TokenLoss, evaluate_losses
     from utils.processes.devices import MIXED_DTYPE, resolve_device, resolve_precision
+    from utils.tokens.batches import Collator
     from utils.tokens.packing import encode_units
 
     device = torch.device(resolve_device(options.device))
@@ -224,7 +225,7 @@ def _measure(
     dtype = MIXED_DTYPE[precision]
     context = torch.autocast(device.type, dtype) if dtype else contextlib.nullcontext()
 
-    source = get_source(config.dataset.name)
+    source = config.source
     encoded = encode_units(
         groups, tokenizer, packed=source.packed, seq_len=config.train.seq_len, block_size=config.train.block_size
     )
@@ -236,12 +237,10 @@ def _measure(
         cut = sum(prompt != group[0].prompt for prompt, group in zip(prompts, asked, strict=True))
         if cut:
             log.warning("%d of %d questions lose their beginning to fit the model", cut, len(asked))
+    collator = Collator(tokenizer.pad_token_id, "all", device)
     with context:
-        losses = evaluate_losses(
-            TokenLoss(model).checked(encoded, tokenizer.pad_token_id, device),
-            encoded, range(len(encoded)), options.batch(), tokenizer.pad_token_id, device,
-            check=check,
-        )  # fmt: skip
+        token_loss = TokenLoss(model).checked(encoded, collator)
+        losses = evaluate_losses(token_loss, encoded, collator, options.batch(), check=check)
         texts = generate(model, tokenizer, prompts, options.decoding, options.batch(), bar=True, check=check)
     answered = [
         [dataclasses.replace(example, prompt=prompt) for example in group]

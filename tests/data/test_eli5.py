@@ -251,10 +251,10 @@ def test_train_evaluate_and_tabulate(
 def whole_test_loss(run: Run, folder: Path) -> float:
     """Of the best checkpoint, on all of the test split, by the model's own forward."""
     import rosa
-    from utils.runs import checkpoints as state
+    from utils.runs.checkpoint_files import load_weights
 
     model = load_model(run.record()["model"])
-    state.load_weights(run.best, model)
+    load_weights(run.best, model)
     model = rosa.unwrap(model).eval()
     stream = stream_of(group_by_source(ELI5().load("test", folder, None)))
     nats = 0.0

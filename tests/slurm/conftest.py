@@ -88,7 +88,7 @@ def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeSlurm:
         file.chmod(0o755)
     (folder / "jobs.json").write_text("[]")
     monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
-    monkeypatch.setattr(submit, "SETTLE", 0.0)
+    monkeypatch.setattr(submit, "LISTING_DELAY", 0.0)
     return FakeSlurm(folder)
 
 
@@ -133,7 +133,7 @@ def write(project: Path) -> Callable[..., Path]:
         (project / "jobs.yaml").write_text(text)
         sweep = load_sweep(project / "jobs.yaml")
         group: Group = sweep.groups[-1]
-        values = dict(group=group, jobs=group.jobs, token="t0", state=sweep.state, folder=project, limit=None)
+        values = dict(group=group, jobs=group.jobs, token="t0", folder=sweep.folder, workdir=project, limit=None)
         script = batch_script(**{**values, "array": len(group.jobs) > 1, **changes})  # type: ignore[arg-type]
         file = project / "script.sh"
         file.write_text(script)

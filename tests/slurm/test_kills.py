@@ -35,7 +35,7 @@ import jobrunner
 from utils.errors import run_cli
 from utils.slurm import commands, submit
 commands.sending_problems = lambda groups: []  # imports torch, which takes seconds
-submit.SETTLE = 0
+submit.LISTING_DELAY = 0
 left = int(sys.argv.pop(1))
 def step():
     global left

@@ -33,7 +33,9 @@ def test_squeue_while_jobs_run() -> None:
 
 def test_squeue_when_jobs_have_ended() -> None:
     rows = queue("late")
-    states = {id: (rows[id].state, rows[id].elapsed, rows[id].started) for id in ("5", "9", "11", "13", "22", "24")}
+    states = {
+        id: (rows[id].slurm_state, rows[id].elapsed, rows[id].started) for id in ("5", "9", "11", "13", "22", "24")
+    }
     assert states == {
         "5": ("CANCELLED", 0, False),
         "9": ("FAILED", 0, True),
@@ -50,7 +52,7 @@ def test_sacct() -> None:
     assert rows["1_3"] == Row("1_3", "train-one.24e372af5b", "FAILED", "JobArrayTaskLimit", 2, True, 3, 0)
     assert rows["13"] == Row("13", "tlimit.t3", "TIMEOUT", "", 70, True, 0, 0)
     assert rows["24"] == Row("24", "sig.t7", "FAILED", "", 1, True, 0, 9)
-    assert accounting("early")["4"].state == "REQUEUED"
+    assert accounting("early")["4"].slurm_state == "REQUEUED"
     assert "5" not in rows and "10" not in rows  # sacct does not know jobs that were never eligible
 
 
@@ -66,18 +68,22 @@ def test_the_rest_of_an_array_that_was_cancelled() -> None:
     assert "5_1" not in rows
     rows = accounting("cancelled")
     assert sorted(id for id in rows if id.startswith("5")) == [f"5_{task}" for task in range(10)]
-    assert rows["5_1"].state == "CANCELLED" and not rows["5_1"].started and rows["5_0"].started
+    assert rows["5_1"].slurm_state == "CANCELLED" and not rows["5_1"].started and rows["5_0"].started
     twice = parse_accounting("1_[3-4%1]|a|CANCELLED|0:0|00:00:00|None|None\n1_3|a|FAILED|1:0|0:02|2026-01-01|None\n")
-    assert [(row.id, row.state) for row in twice] == [("1_3", "FAILED"), ("1_3", "CANCELLED"), ("1_4", "CANCELLED")]
+    assert [(row.id, row.slurm_state) for row in twice] == [
+        ("1_3", "FAILED"),
+        ("1_3", "CANCELLED"),
+        ("1_4", "CANCELLED"),
+    ]
 
 
 def test_documented_states() -> None:
     rows = accounting("documented")
     assert rows["31"] == Row("31", "oom.t1", "OUT_OF_MEMORY", "", 70, True, 0, 125)
-    assert rows["32"].state == "PREEMPTED" and rows["32"].elapsed == ((24 + 2) * 60 + 3) * 60 + 4
-    assert rows["35"].state == "CANCELLED"
+    assert rows["32"].slurm_state == "PREEMPTED" and rows["32"].elapsed == ((24 + 2) * 60 + 3) * 60 + 4
+    assert rows["35"].slurm_state == "CANCELLED"
     assert [id for id in rows if id.startswith("36")] == ["36_0", "36_1", "36_2", "36_5"]
-    assert rows["37"].state == "SOME_NEW_STATE"
+    assert rows["37"].slurm_state == "SOME_NEW_STATE"
     assert not {"35.batch", "38"} & set(rows)
 
 

@@ -15,6 +15,7 @@ import pytest
 
 from tests.slurm.conftest import FakeSlurm
 from utils.slurm import submit
+from utils.slurm.ledger import Ledger
 
 Run = Callable[..., SimpleNamespace]
 Statuses = Callable[[], dict[str, dict[str, Any]]]
@@ -104,7 +105,7 @@ def test_a_clock_that_was_set_is_not_waited_for(
         item.update(slurm_id=None, created=time.time() + 3600 * hours)
     (sent / "state.json").write_text(json.dumps(state))
     waits: list[float] = []
-    monkeypatch.setattr(submit, "SETTLE", 5.0)
+    monkeypatch.setattr(submit, "LISTING_DELAY", 5.0)
     monkeypatch.setattr(submit, "time", SimpleNamespace(time=time.time, sleep=waits.append))
     done = run()
     assert done.err.count("it is SLURM's job") == 2 and done.out == "nothing to send\n"
@@ -150,3 +151,16 @@ def test_the_rest_of_a_state_is_looked_at_too(sent: Path, run: Run, change: dict
     file = sent / "state.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | change))
     assert "is not a sweep's state" in run("-s").err
+
+
+def test_the_ledger_of_an_earlier_version_is_read(tmp_path: Path) -> None:
+    sent = dict(
+        token="0123456789", name="g.0123456789", group="g", jobs=["g.01234567", "g.89abcdef"], array=True,
+        created=1700000000.5, slurm_id="17", seen={"1": dict(state="failed", code=3, note="", elapsed=7)},
+    )  # fmt: skip
+    content = dict(version=1, submissions=[sent], refused={"g.00000000": "no"}, spent=["aaaaaaaaaa"])
+    (tmp_path / "state.json").write_text(json.dumps(content))
+    ledger = Ledger.load(tmp_path)
+    assert ledger.latest()["g.89abcdef"] == (ledger.submissions[0], 1)
+    ledger.save()
+    assert json.loads((tmp_path / "state.json").read_text()) == content

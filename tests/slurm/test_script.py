@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -12,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from tests.slurm.conftest import start
-from utils.slurm.cluster.events import read_marker
-from utils.slurm.cluster.script import shell_problems
+from utils.slurm.cluster.events import read_attempt
+from utils.slurm.cluster.script import TEMPLATE, shell_problems
 from utils.slurm.sweep.file import load_sweep
 
 
@@ -47,6 +49,22 @@ def test_directives(write: Callable[..., Path], monkeypatch: pytest.MonkeyPatch)
         "#SBATCH --signal=B:USR1@60",
     ]
     assert lines.index("module load x") > lines.index("set -m  # gives the command a process group of its own")
+
+
+@pytest.mark.tools
+def test_shellcheck_passes_the_template_and_a_whole_script(write: Callable[..., Path]) -> None:
+    """The template itself, and what becomes of it: the text of an array and of a single job."""
+    if shutil.which("shellcheck") is None:
+        pytest.skip("shellcheck is not installed")
+    sweep = "groups: [{name: g, preamble: export A=1, paralleljobs: [echo one, echo two]}]"
+    for file in (TEMPLATE, write(sweep), write(sweep, array=False)):
+        done = subprocess.run(["shellcheck", file], capture_output=True, text=True)
+        assert done.stdout + done.stderr == ""
+
+
+def test_no_place_of_the_template_stays_empty_and_no_value_is_taken_for_one(write: Callable[..., Path]) -> None:
+    script = write("preamble: '# @token@'\nparalleljobs: [echo @task@ one, echo two]").read_text()
+    assert re.findall(r"@([a-z_]+)@", script) == ["token", "task"]
 
 
 def test_every_argument_arrives_as_it_was_given(write: Callable[..., Path], project: Path) -> None:
@@ -84,20 +102,20 @@ def test_each_task_runs_its_own_command_and_notes_how_it_ended(write: Callable[.
         process = start(script, SLURM_ARRAY_TASK_ID=str(task), SLURM_ARRAY_JOB_ID="41", SLURM_JOB_ID="43")
         assert process.communicate()[0] == output
         assert process.returncode == code
-        marker = read_marker(state, "t0", task)
-        assert marker is not None
-        assert (marker.job, marker.code, marker.signal, marker.host) == ("41", code, None, os.uname().nodename)
-        assert before <= marker.started <= marker.ended <= time.time()  # type: ignore[operator]
-    assert read_marker(state, "t0", 2) is None
+        attempt = read_attempt(state, "t0", task)
+        assert attempt is not None
+        assert (attempt.job, attempt.code, attempt.signal, attempt.host) == ("41", code, None, os.uname().nodename)
+        assert before <= attempt.started <= attempt.ended <= time.time()  # type: ignore[operator]
+    assert read_attempt(state, "t0", 2) is None
     assert start(script, ROSA_TASK="2").wait() == 137
-    assert read_marker(state, "t0", 2).code == 137  # type: ignore[union-attr]
+    assert read_attempt(state, "t0", 2).code == 137  # type: ignore[union-attr]
 
 
 def test_a_single_job_is_no_task_of_the_array_it_was_sent_from(write: Callable[..., Path], project: Path) -> None:
     script = write("groups: [{name: g, command: echo me}]")
     process = start(script, SLURM_ARRAY_TASK_ID="3", SLURM_ARRAY_JOB_ID="41", SLURM_JOB_ID="43")
     assert process.communicate()[0] == "me\n"
-    assert read_marker(project / "runs/.jobs", "t0", 0).job == "43"  # type: ignore[union-attr]
+    assert read_attempt(project / "runs/.jobs", "t0", 0).job == "43"  # type: ignore[union-attr]
 
 
 def test_the_command_is_told_where_to_name_its_run(write: Callable[..., Path], project: Path) -> None:
@@ -110,16 +128,16 @@ def test_the_command_is_told_where_to_name_its_run(write: Callable[..., Path], p
 def test_markers_skip_what_is_half_written(tmp_path: Path) -> None:
     (tmp_path / "events").mkdir()
     file = tmp_path / "events" / "t-0"
-    assert read_marker(tmp_path, "t", 0) is None
+    assert read_attempt(tmp_path, "t", 0) is None
     file.write_text("100 star")
-    assert read_marker(tmp_path, "t", 0) is None
+    assert read_attempt(tmp_path, "t", 0) is None
     file.write_text("100 start 7 node 12 0 500\n160 signal USR1\n161 exit 75 USR1\n161 requeue\n162 signal TERM\n")
-    first = read_marker(tmp_path, "t", 0)
+    first = read_attempt(tmp_path, "t", 0)
     assert first is not None and first.requeued and first.code == 75 and first.signal == "USR1"
     file.write_text(file.read_text() + "300 start 7 other 13 1 900\n310 exi")
-    second = read_marker(tmp_path, "t", 0)
+    second = read_attempt(tmp_path, "t", 0)
     assert second is not None
-    assert (second.host, second.restarts, second.code, second.signal) == ("other", 1, None, None)
+    assert (second.host, second.code, second.signal) == ("other", None, None)
     assert not second.requeued
 
 

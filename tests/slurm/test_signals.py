@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.slurm.conftest import start, wait_for
-from utils.slurm.cluster.events import read_marker
+from tests.slurm.conftest import ROOT, start, wait_for
+from utils.slurm.cluster.events import read_attempt
 
 SLEEPER = """
 import os, signal, sys, time
@@ -61,10 +61,10 @@ def test_the_time_limits_warning_saves_and_requeues(
     process.wait(60)
     assert (project / "saved").read_text() == f"[{int(signal.SIGUSR1)}]"
     assert scontrol.read_text() == "requeue 7\n"
-    marker = read_marker(project / "runs/.jobs", "t0", 0)
-    assert marker is not None
-    assert (marker.signal, marker.requeued) == ("USR1", True)
-    assert marker.code == 75  # cat handles no signal, and so gets none
+    attempt = read_attempt(project / "runs/.jobs", "t0", 0)
+    assert attempt is not None
+    assert (attempt.signal, attempt.requeued) == ("USR1", True)
+    assert attempt.code == 75  # cat handles no signal, and so gets none
 
 
 def test_a_warning_ends_nothing_that_does_not_handle_it(
@@ -98,7 +98,7 @@ def test_a_warning_waits_for_a_command_that_does_not_listen_yet(
     process = start(script, SLURM_JOB_ID="7")
     wait_for((project / "warn").exists)
     process.send_signal(signal.SIGUSR1)
-    wait_for(lambda: read_marker(project / "runs/.jobs", "t0", 0).signal)  # type: ignore[union-attr]
+    wait_for(lambda: read_attempt(project / "runs/.jobs", "t0", 0).signal)  # type: ignore[union-attr]
     (project / "go").touch()
     process.wait(60)
     assert (project / "saved").read_text() == f"[{int(signal.SIGUSR1)}]"
@@ -117,17 +117,21 @@ def test_a_task_requeues_itself_and_not_its_array(write: Callable[..., Path], pr
     assert scontrol.read_text() == "requeue 7_1\n"
 
 
-@pytest.mark.parametrize(("status", "requeued"), [("interrupted", True), ("failed", False)])
-def test_a_launcher_of_several_processes_is_requeued_by_its_runs_record(
-    write: Callable[..., Path], project: Path, scontrol: Path, status: str, requeued: bool
+@pytest.mark.parametrize("requeued", [True, False], ids=["interrupted", "failed"])
+def test_a_launcher_of_several_processes_is_requeued_if_its_command_saved(
+    write: Callable[..., Path], project: Path, scontrol: Path, requeued: bool
 ) -> None:
     """torchrun ends with 1 for any end of its processes but success."""
-    end = f"""
-run = Path("a run")
-run.mkdir()
-(run / "run.json").write_text('{{\\n  "status": "{status}",\\n  "seed": 0\\n}}\\n')
-Path(os.environ["ROSA_RUN_POINTER"]).write_text(str(run.resolve()) + "\\n")
-sys.exit(1)
+    end = "raise SystemExit(1)"
+    if requeued:
+        end = f"""
+sys.path.insert(0, {str(ROOT)!r})
+from utils.processes.signals import Interrupted, stop_on_signals
+try:
+    with stop_on_signals():
+        raise Interrupted("SIGUSR1")
+except SystemExit:
+    sys.exit(1)
 """
     (project / "sleeper.py").write_text(SLEEPER.replace("sys.exit(75)", end))
     script = write(SLEEPERS["override"].replace("PYTHON", sys.executable))
@@ -136,9 +140,9 @@ sys.exit(1)
     wait_for((project / "ready").exists)
     process.send_signal(signal.SIGUSR1)
     process.wait(60)
-    marker = read_marker(project / "runs/.jobs", "t0", 0)
-    assert marker is not None
-    assert (marker.code, marker.requeued, scontrol.exists()) == (75 if requeued else 1, requeued, requeued)
+    attempt = read_attempt(project / "runs/.jobs", "t0", 0)
+    assert attempt is not None
+    assert (attempt.code, attempt.requeued, scontrol.exists()) == (75 if requeued else 1, requeued, requeued)
 
 
 @pytest.mark.parametrize(
@@ -156,9 +160,9 @@ def test_what_is_not_requeued_saves_and_ends(
     assert process.wait(60) == 75
     assert (project / "saved").exists()
     assert not scontrol.exists()
-    marker = read_marker(project / "runs/.jobs", "t0", 0)
-    assert marker is not None
-    assert (marker.code, marker.signal, marker.requeued) == (75, number.name[3:], False)
+    attempt = read_attempt(project / "runs/.jobs", "t0", 0)
+    assert attempt is not None
+    assert (attempt.code, attempt.signal, attempt.requeued) == (75, number.name[3:], False)
 
 
 @pytest.mark.parametrize(
@@ -188,7 +192,7 @@ def test_a_failing_requeue_leaves_the_job_interrupted(
     wait_for((project / "ready").exists)
     process.send_signal(signal.SIGUSR1)
     assert process.wait(60) == 75
-    assert read_marker(project / "runs/.jobs", "t0", 0).requeued is False  # type: ignore[union-attr]
+    assert read_attempt(project / "runs/.jobs", "t0", 0).requeued is False  # type: ignore[union-attr]
 
 
 def test_an_end_at_the_moment_of_a_signal_is_not_forgotten(write: Callable[..., Path], project: Path) -> None:
@@ -206,4 +210,4 @@ def test_an_end_at_the_moment_of_a_signal_is_not_forgotten(write: Callable[..., 
             with contextlib.suppress(ProcessLookupError):  # it ended since its child did
                 os.kill(pid, signal.SIGTERM)
         assert process.wait(60) == 75
-        assert read_marker(project / "runs/.jobs", "t0", 0).code == 75  # type: ignore[union-attr]
+        assert read_attempt(project / "runs/.jobs", "t0", 0).code == 75  # type: ignore[union-attr]

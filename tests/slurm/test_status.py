@@ -13,8 +13,8 @@ import pytest
 from tests.slurm.conftest import FakeSlurm
 from utils.slurm.cluster.client import Listing
 from utils.slurm.cluster.parse import parse_accounting, parse_queue
-from utils.slurm.ledger import State, Submission
-from utils.slurm.status import JobStatus, survey
+from utils.slurm.ledger import Ledger, Submission
+from utils.slurm.status import JobStatus, job_statuses
 from utils.slurm.sweep.file import load_sweep
 
 Run = Callable[..., SimpleNamespace]
@@ -46,8 +46,8 @@ def listed(project: Path, moment: str, *numbers: int) -> dict[str, JobStatus]:
         Submission(f"t{number}", f"g.t{number}", "g", [job.id], False, 0.0, str(number))
         for number, job in zip(numbers, sweep.jobs, strict=True)
     ]
-    found = survey(sweep, State(project / "state", sent), rows)
-    return {status.slurm_id or "": status for status in found}
+    found = job_statuses(sweep, Ledger(project / "state", sent), rows)
+    return {status.slurm_id or "": status for status in found.values()}
 
 
 def test_what_the_real_commands_listed(project: Path) -> None:
@@ -79,9 +79,9 @@ def test_arrays_that_were_cancelled(project: Path, accounting: bool) -> None:
     rows = Listing(parse_queue((FIXTURES / "squeue-cancelled.txt").read_text()), parse_accounting(listed))
     for number in ("5", "6", "7"):
         sent = Submission("t", "g.t", "g", [job.id for job in sweep.jobs], True, 0.0, number)
-        found = survey(sweep, State(project / "state", [sent]), rows)
-        assert {status.state for status in found} == {"cancelled"}
-        assert [status.note for status in found][1:] == ["before it started"] * 3
+        found = job_statuses(sweep, Ledger(project / "state", [sent]), rows)
+        assert {status.state for status in found.values()} == {"cancelled"}
+        assert [status.note for status in found.values()][1:] == ["before it started"] * 3
 
 
 def test_states_from_the_manual(project: Path) -> None:

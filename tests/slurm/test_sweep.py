@@ -76,7 +76,7 @@ def test_plain_lists_of_commands(project: Path) -> None:
         ("two", "echo 'a  b'"),
         ("two", "python train.py seed=3"),
     ]
-    assert sweep.state == project / "runs/.jobs"
+    assert sweep.folder == project / "runs/.jobs"
 
 
 def test_groups_stand_behind_those_they_wait_for(project: Path) -> None:
@@ -92,9 +92,9 @@ def test_groups_stand_behind_those_they_wait_for(project: Path) -> None:
 def test_the_state_folder_follows_the_environment(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text = "state: ${RUNS:-my runs}/.jobs\nparalleljobs: [echo]\n"
     monkeypatch.delenv("RUNS", raising=False)
-    assert load(project, text).state == project / "my runs/.jobs"
+    assert load(project, text).folder == project / "my runs/.jobs"
     monkeypatch.setenv("RUNS", "/scratch/r")
-    assert load(project, text).state == Path("/scratch/r/.jobs")
+    assert load(project, text).folder == Path("/scratch/r/.jobs")
 
 
 @pytest.mark.parametrize(

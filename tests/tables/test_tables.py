@@ -368,13 +368,6 @@ def test_command_line(tmp_path: Path) -> None:
         assert "Traceback" not in done.stderr
 
 
-def test_every_execution_key_is_known_to_the_tables() -> None:
-    from utils.results.aggregate import NOT_SETTINGS
-    from utils.runs.identity import EXECUTION
-
-    assert {f"{group}.{key}" for group, keys in EXECUTION.items() for key in keys} <= set(NOT_SETTINGS)
-
-
 def test_a_note_says_how_many_items_have_texts(tmp_path: Path) -> None:
     write_run(tmp_path, evaluation={"items": 1173, "predictions": 100})
     compile_results([tmp_path])

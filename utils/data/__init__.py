@@ -6,7 +6,6 @@ being here. What every source yields is a list of ``Example``: text in, text out
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
@@ -16,6 +15,7 @@ from typing import Any, ClassVar, TypeVar
 
 from rosa.registry import Registry
 from utils.errors import UserError
+from utils.text import suggestions
 
 SPLITS = ("train", "validation", "test")
 
@@ -76,9 +76,7 @@ def get_source(name: str) -> DataSource:
     """The data source of that name. Raises UserError with the known names and the nearest one."""
     known = sources()
     if name not in known:
-        near = difflib.get_close_matches(name, known, n=1)
-        hint = f" Did you mean {near[0]}?" if near else ""
-        raise UserError(f"dataset.name={name} is not known.{hint} Known: {', '.join(sorted(known))}")
+        raise UserError(f"dataset.name={name} is not known. {suggestions(name, known)}")
     return known[name]()
 
 

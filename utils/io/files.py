@@ -53,7 +53,7 @@ def write_bytes(path: Path, content: bytes) -> None:
         raise
 
 
-def sweep(*paths: Path) -> None:
+def remove_leftovers(*paths: Path) -> None:
     """Remove what a kill within ``write_bytes`` left beside ``paths``, under the lock of those who write them."""
     for path in paths:
         for leftover in path.parent.glob(f".{glob.escape(path.name)}.{'?' * 8}"):

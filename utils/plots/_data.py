@@ -109,7 +109,7 @@ def _told(best: Row, rows: list[Row]) -> str:
 def _points(result: Result, split: str, key: str, data: PlotData) -> dict[float, float]:
     run = result.run
     try:
-        points = [point for point in run.metrics() if isinstance(point, dict) and point.get("split") == split]
+        points = run.metrics(split)
     except UserError as error:
         data.note(plain(error))
         return {}
@@ -133,11 +133,6 @@ def _binned(points: dict[float, float], end: float, bins: int) -> dict[float, fl
     for x, y in points.items():
         within[min(int(x / end * bins), bins - 1)].append(y)
     return {(i + 0.5) * end / bins: statistics.fmean(values) for i, values in sorted(within.items())}
-
-
-def slug(name: str) -> str:
-    """``name`` as part of a file name."""
-    return "".join(c if c.isalnum() or c in "._" else "-" for c in name).strip(".-")[:80] or "unnamed"
 
 
 def load(folder: str | Path, metric: str | None = None) -> list[PlotData]:

@@ -26,6 +26,7 @@ from utils.io.files import write_bytes
 from utils.plots._data import rank_order
 from utils.results.aggregate import Row, Statistic
 from utils.results.read import METHOD_LABELS, shown
+from utils.text import human
 
 WIDTH = 3.4  # inches: one column of a two-column page
 DPI = 300
@@ -235,14 +236,6 @@ def epoch_axis(axes: Axes, first: float, last: float) -> None:
     margin = 0.03 * (high - low) or 0.5
     axes.set_xlim(low - margin, high + margin)
     axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True, min_n_ticks=1))
-
-
-def human(value: float) -> str:
-    """A count in thousands, millions or billions: 5.7M."""
-    for size, unit in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
-        if value >= size:
-            return f"{value / size:.3g}{unit}"
-    return f"{value:.3g}"
 
 
 def save(figure: Figure, folder: Path, stem: str) -> list[Path]:

@@ -13,6 +13,8 @@ from typing import Any
 from utils.processes.group import Processes
 
 EXIT_INTERRUPTED = 75  # EX_TEMPFAIL: not done, run the same command again to go on
+# names a file that is written at such a stop, since a launcher of several processes does not pass on their exit code
+STOPPED_NOTE = "ROSA_STOPPED_NOTE"
 SAME_PRESS = 1.0  # seconds: torchrun passes on a Ctrl-C that the terminal has sent to its processes already
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 
@@ -110,6 +112,7 @@ def stop_on_signals(
     except Interrupted as interrupt:
         if processes.main:
             print(f"stopped by {interrupt}: run the same command again to go on", file=sys.stderr)
+            _note_stop(str(interrupt))
         processes.gathered(None)  # a launcher stops the others when the first one leaves
         if processes.count > 1:  # torchrun's SIGTERM, when the first has left, must not change how the others leave
             before[signal.SIGTERM] = signal.SIG_IGN
@@ -117,6 +120,14 @@ def stop_on_signals(
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _note_stop(name: str) -> None:
+    """Tell a job runner that this command stopped and can go on."""
+    path = os.environ.get(STOPPED_NOTE)
+    if path:
+        with contextlib.suppress(OSError), open(path, "w", encoding="utf-8") as file:
+            file.write(f"{name}\n")
 
 
 def _acknowledge(name: str, unit: str) -> None:

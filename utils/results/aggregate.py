@@ -11,28 +11,11 @@ from typing import Any
 
 from utils.results.columns import Column
 from utils.results.read import METHOD_LABELS, UNTRAINED, Listed, Result, shown
-from utils.runs.identity import LATER
+from utils.runs.identity import LATER, WITHOUT_EFFECT
 
 # What a row says in a column of its own.
 SAID = ("seed", "dataset.name", "model.name", "fnmodel.name", "fnmodel.params.rank", "fnmodel.params.bias")
-WITHOUT_EFFECT = (
-    "runs",
-    "output",
-    "logging",
-    "hydra",
-    "dataset.path",
-    "dataset.cache",
-    "train.micro_batch_size",
-    "train.gradient_checkpointing",
-    "train.device",
-    "train.sharding",
-    "train.compile",
-    "train.save_every",
-    "train.save_minutes",
-    "train.skip_nonfinite",
-    "train.keep_last",
-)
-NOT_SETTINGS = (*SAID, *WITHOUT_EFFECT)  # anything else that differs gets a column
+NOT_SETTINGS = (*SAID, "hydra", *WITHOUT_EFFECT)  # anything else that differs gets a column
 _ORDER = (UNTRAINED, "none", "lora", "rosa")
 
 

@@ -8,6 +8,7 @@ from utils.errors import UserError
 from utils.io.files import LARGEST, sha256
 from utils.results.read import plain
 from utils.runs import Run
+from utils.text import aligned
 
 SPLIT = "test"
 
@@ -38,19 +39,15 @@ def compare_runs(first: str | Path, second: str | Path) -> str:
     known = metrics()
     names = [name for name in applicable(one.sources, main_scores(metrics_of(dataset))) if known[name].additive]
     found = compare(one.predictions, two.predictions, one.references, one.sources, names)
-    width = max(map(len, ["", *names]))
     lines = [
         f"A: {plain(str(first))}",
         f"B: {plain(str(second))}",
         f"{len(one.predictions)} items, paired bootstrap over {SAMPLES} drawn test sets, two-sided",
         "",
-        f"{'':<{width}} {'A':>8} {'B':>8} {'A - B':>9} {'95 % interval':>20} {'p':>7}",
     ]
+    rows = [["", "A", "B", "A - B", "95 % interval", "p"]]
     for name, row in found.items():
         digits = f".{known[name].decimals}f"
-        interval = f"[{row.low:+{digits}}, {row.high:+{digits}}]"
-        lines.append(
-            f"{name:<{width}} {row.first.score:>8{digits}} {row.second.score:>8{digits}} {row.difference:>+9{digits}} "
-            f"{interval:>20} {row.p_value:>7.3f}"
-        )
-    return "\n".join(lines)
+        numbers = [f"{row.first.score:{digits}}", f"{row.second.score:{digits}}", f"{row.difference:+{digits}}"]
+        rows.append([name, *numbers, f"[{row.low:+{digits}}, {row.high:+{digits}}]", f"{row.p_value:.3f}"])
+    return "\n".join([*lines, *aligned(rows, right=range(1, 6))])

@@ -18,7 +18,7 @@ from typing import Any
 
 from utils.errors import UserError, printable, reason
 from utils.io.files import LARGEST, sha256
-from utils.io.yaml_files import read_yaml
+from utils.io.yaml_files import dotted, read_yaml
 from utils.runs import Run, find_runs, finite
 
 UNTRAINED = "untrained"  # method "none" with nothing trained: the base model as it came
@@ -169,16 +169,6 @@ def _settings(run: Run, problems: list[str]) -> dict[str, Any]:
     except (UserError, OSError) as error:
         problems.append(f"{run.config_file.name} cannot be read: {plain(error)}")
         return {}
-
-
-def dotted(node: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested dictionaries as one with dotted keys."""
-    if not isinstance(node, dict):
-        return {prefix: node} if prefix else {}
-    flat: dict[str, Any] = {}
-    for key, value in node.items():
-        flat.update(dotted(value, f"{prefix}.{key}" if prefix else str(key)))
-    return flat
 
 
 def _part(run: Run, what: str, problems: list[str]) -> dict[str, Any] | None:

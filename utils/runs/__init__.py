@@ -6,6 +6,6 @@ and TensorBoard; ``texts.py`` writes and reads what an evaluation generated; ``p
 hardware. Imports config, data, io, log and processes.
 """
 
-from utils.runs.run import OVERRIDES, Run, find_runs, finite
+from utils.runs.run import OVERRIDES, RUN_POINTER, Run, find_runs, finite
 
-__all__ = ["OVERRIDES", "Run", "find_runs", "finite"]
+__all__ = ["OVERRIDES", "RUN_POINTER", "Run", "find_runs", "finite"]

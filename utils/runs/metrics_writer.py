@@ -27,7 +27,7 @@ class MetricsWriter:
     """
 
     def __init__(self, run: Run, progress: Any) -> None:
-        """``progress``: of the checkpoint that training goes on from (``state.Progress``)."""
+        """``progress``: of the checkpoint that training goes on from (``Progress``)."""
         position: int = progress.metrics_position
         self._file = os.fdopen(open_in_place(run.metrics_file), "r+", encoding="utf-8")
         size = self._file.seek(0, os.SEEK_END)

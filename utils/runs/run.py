@@ -31,6 +31,7 @@ from utils.io.files import read_bytes, read_object, write_json
 
 RECORD = "run.json"
 OVERRIDES = Path(".hydra", "overrides.yaml")  # what was typed
+RUN_POINTER = "ROSA_RUN_POINTER"  # names a file that train.py appends each run's directory to (for job runners)
 STATUSES = ("running", "finished", "interrupted", "failed")
 
 

@@ -1,14 +1,15 @@
-"""The state file: which jobs were handed over under which name, written before they are handed over.
+"""The ledger of a sweep: the file of its submissions, each written down before it is sent.
 
-Folder layout, beside the runs::
+A sweep's folder (``state`` in the sweep file) lies beside the runs::
 
-    state.json           the submissions, and refusals to show; where it is missing, the scripts tell what was sent
-    lock                 held by the one jobrunner that changes the state
+    state.json           the ledger: submissions, and refusals to show; if it is missing, the scripts replace it
+    lock                 held by the one jobrunner that changes the ledger
     handover.lock        held by sbatch itself while it runs, even if the jobrunner that called it is dead
     scripts/<token>.sh   what was submitted
-    events/<token>-<task>    what the script noted (markers.py)
+    events/<token>-<task>    what the script noted (events.py)
     logs/<token>-<task>.log  what the job printed
-    pointers/<job id>        the run directories that the job trains, one a line
+    pointers/<job id>        the run directories that the job trains, one per line
+    pointers/<job id>.stopped    not empty if the job's command stopped on a signal and can go on
     locks/<job id>           held while a job runs on this machine
 """
 
@@ -35,7 +36,7 @@ LOCAL = "local"
 PATIENCE = 3.0  # seconds
 JOB_LOCK = "ROSA_JOB_LOCK"  # names a local job's lock file in the environment of its processes
 LOCAL_MARK = "# run by jobrunner.py --local\n"  # ends the script of such a submission
-# What is kept of a job that has ended, and its types.
+# What the ledger keeps of a job that has ended, and its types.
 SEEN: dict[str, tuple[type, ...]] = {
     "state": (str,), "code": (int, type(None)), "note": (str,), "elapsed": (int, type(None)),
 }  # fmt: skip
@@ -45,7 +46,7 @@ _FOLDERS = ("scripts", "events", "logs", "pointers", "locks")
 
 @dataclass
 class Submission:
-    """One call of sbatch, or one group of jobs on this machine.
+    """One call of sbatch, or one group of jobs that runs on this machine.
 
     Attributes:
         token: unique, part of SLURM's job name.
@@ -53,9 +54,9 @@ class Submission:
         group: the group's name.
         jobs: job ids in the order of their task numbers.
         array: whether it is a job array.
-        created: seconds since the epoch when the name was written down, before sbatch was called.
-        slurm_id: SLURM's number, LOCAL on this machine, None while it is not known whether SLURM has it.
-        seen: states that will not change any more, by task: kept, since SLURM forgets finished jobs.
+        created: when the name was written down, before sbatch was called; seconds since the epoch.
+        slurm_id: SLURM's number; LOCAL on this machine; None while nobody knows whether SLURM has it.
+        seen: how tasks ended, by task number. It is kept because SLURM forgets jobs that have ended.
     """
 
     token: str
@@ -68,37 +69,46 @@ class Submission:
     seen: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def task_id(self, task: int) -> str | None:
-        """SLURM's name for one task, None while it has no number."""
+        """SLURM's number of one task; None while the submission has none."""
         if self.slurm_id is None or self.slurm_id == LOCAL:
             return self.slurm_id
         return f"{self.slurm_id}_{task}" if self.array else self.slurm_id
 
 
 @dataclass
-class State:
-    """The content of a state folder. Changes are kept by ``save`` and need ``changing``."""
+class Ledger:
+    """What is written in ``state.json``. A change needs ``changing``, and ``save`` writes it."""
 
     folder: Path
     submissions: list[Submission] = field(default_factory=list)
     refused: dict[str, str] = field(default_factory=dict)  # job id: SLURM's own words
     spent: list[str] = field(default_factory=list)  # tokens that led to no job; never used again
-    taken: set[str] = field(default_factory=set)  # tokens of other jobs that SLURM lists; not kept
+    taken: set[str] = field(default_factory=set)  # tokens of other jobs that SLURM lists; not written
+
+    @property
+    def file(self) -> Path:
+        """The file that ``save`` writes."""
+        return self.folder / "state.json"
+
+    def script(self, token: str) -> Path:
+        """The script of a submission."""
+        return self.folder / "scripts" / f"{token}.sh"
 
     @classmethod
-    def load(cls, folder: Path) -> State:
-        """The state in ``folder``; without a state file, what its scripts say was sent, under numbers not known.
+    def load(cls, folder: Path) -> Ledger:
+        """The ledger in ``folder``. If its file is missing, the scripts tell what was sent, without SLURM's numbers.
 
         Raises:
-            UserError: the state file cannot be read or is not one.
+            UserError: the file cannot be read or is not a ledger.
         """
-        file = folder / "state.json"
+        file = cls(folder).file
         if not file.exists():
             return cls(folder, _from_scripts(folder))
         content = read_json(file)
         try:
             if content["version"] != VERSION:
                 raise UserError(f"{file} is of version {content['version']}; this jobrunner knows {VERSION}")
-            submissions = [_checked(Submission(**item)) for item in content["submissions"]]
+            submissions = [_checked(Submission(**submission)) for submission in content["submissions"]]
             refused, spent = content["refused"], content["spent"]
             if not isinstance(refused, dict) or not isinstance(spent, list):
                 raise TypeError("refused or spent is of a wrong type")
@@ -112,23 +122,23 @@ class State:
             ) from None
 
     def save(self) -> None:
-        """Write the state: all of it or, when killed, none."""
-        submissions = [asdict(item) for item in self.submissions]
+        """Write the file as a whole; a kill leaves the old one."""
+        submissions = [asdict(submission) for submission in self.submissions]
         content = {"version": VERSION, "submissions": submissions, "refused": self.refused, "spent": self.spent}
-        write_json(self.folder / "state.json", content)
+        write_json(self.file, content)
 
     def drop(self, submission: Submission) -> None:
-        """Forget a submission that led to no job; its name is not used again."""
+        """Remove a submission that led to no job; its token is not used again."""
         self.submissions.remove(submission)
         self.spent.append(submission.token)
 
     def latest(self) -> dict[str, tuple[Submission, int]]:
         """Each job's newest submission and its task number there."""
-        return {job: (item, task) for item in self.submissions for task, job in enumerate(item.jobs)}
+        return {job: (submission, task) for submission in self.submissions for task, job in enumerate(submission.jobs)}
 
     def next_token(self, group: Group, jobs: list[Job]) -> str:
-        """The name of the next submission of these jobs: the same until it is written down, never used before."""
-        used = {item.token for item in self.submissions}.union(self.spent, self.taken)
+        """The token of the next submission of these jobs: never used before, and the same until it is written down."""
+        used = {submission.token for submission in self.submissions}.union(self.spent, self.taken)
         used |= {path.stem for path in (self.folder / "scripts").glob("*.sh")}
         used |= {path.name.rpartition("-")[0] for path in (self.folder / "events").glob("*-*")}
         text = "\n".join([str(self.folder), group.name, *(job.id for job in jobs)])
@@ -139,25 +149,25 @@ class State:
         return token
 
 
-def _checked(item: Submission) -> Submission:
-    """``item`` as it is. Raises TypeError for a field of a wrong type, since a file may hold anything."""
-    texts = [item.token, item.name, item.group, *(item.jobs if isinstance(item.jobs, list) else [None])]
-    if not all(isinstance(text, str) for text in texts) or not all(map(_NAME.fullmatch, (item.token, *item.jobs))):
+def _checked(one: Submission) -> Submission:
+    """Return the submission. Raises TypeError for a field of a wrong type, since a file may hold anything."""
+    texts = [one.token, one.name, one.group, *(one.jobs if isinstance(one.jobs, list) else [None])]
+    if not all(isinstance(text, str) for text in texts) or not all(map(_NAME.fullmatch, (one.token, *one.jobs))):
         raise TypeError("token, name, group or jobs of a submission")
-    if not isinstance(item.array, bool) or not isinstance(item.created, (int, float)) or not 0 <= item.created < 2**40:
-        raise TypeError(f"array or created of {item.name}")
-    if item.slurm_id is not None and not re.fullmatch(rf"\d+|{LOCAL}", str(item.slurm_id)):
-        raise TypeError(f"slurm_id of {item.name}")
-    for entry in item.seen.values() if isinstance(item.seen, dict) else [None]:
+    if not isinstance(one.array, bool) or not isinstance(one.created, (int, float)) or not 0 <= one.created < 2**40:
+        raise TypeError(f"array or created of {one.name}")
+    if one.slurm_id is not None and not re.fullmatch(rf"\d+|{LOCAL}", str(one.slurm_id)):
+        raise TypeError(f"slurm_id of {one.name}")
+    for entry in one.seen.values() if isinstance(one.seen, dict) else [None]:
         if not isinstance(entry, dict) or entry.keys() != set(SEEN):
-            raise TypeError(f"seen of {item.name}")
+            raise TypeError(f"seen of {one.name}")
         if not all(isinstance(entry[key], kinds) for key, kinds in SEEN.items()):
-            raise TypeError(f"seen of {item.name}")
-    return item
+            raise TypeError(f"seen of {one.name}")
+    return one
 
 
 def _from_scripts(folder: Path) -> list[Submission]:
-    """The submissions whose scripts are in ``folder``, oldest first. Their numbers are still to be found out."""
+    """The submissions whose scripts are in ``folder``, oldest first, without SLURM's numbers."""
     found = []
     for path in (folder / "scripts").glob("*.sh"):
         text = path.read_text(encoding="utf-8", errors="replace")
@@ -169,15 +179,16 @@ def _from_scripts(folder: Path) -> list[Submission]:
             array = re.search(r"^task=0$", text, re.M) is None
             made = path.stat().st_mtime
             found.append(Submission(path.stem, f"{group}.{path.stem}", group, jobs, array, made, number))
-    return sorted(found, key=lambda item: item.created)
+    return sorted(found, key=lambda submission: submission.created)
 
 
 @contextlib.contextmanager
-def changing(folder: Path, patience: float | None = None) -> Iterator[State]:
-    """The state in ``folder``, for this process alone to change.
+def changing(folder: Path, patience: float | None = None) -> Iterator[Ledger]:
+    """The ledger in ``folder``, for this process alone to change.
 
     Raises:
-        UserError: another process still changes it after ``patience`` seconds (PATIENCE); or the folder cannot be made.
+        UserError: the folder cannot be made, or another process still changes the ledger after ``patience`` seconds
+            (default: PATIENCE).
     """
     try:
         for name in _FOLDERS:
@@ -190,16 +201,16 @@ def changing(folder: Path, patience: float | None = None) -> Iterator[State]:
             try:
                 stack.enter_context(lock(folder / "lock", "managed"))
                 break
-            except UserError:  # --watch notes what it saw now and then, for a moment
+            except UserError:  # --watch holds it for a moment to write how jobs ended
                 if time.monotonic() > end:
                     raise
                 time.sleep(0.1)
-        yield State.load(folder)
+        yield Ledger.load(folder)
 
 
 @contextlib.contextmanager
 def handover(folder: Path, patience: float = 120.0) -> Iterator[int]:
-    """Hold the handover lock; yields the descriptor that sbatch is to inherit.
+    """Hold the handover lock; yield the descriptor that sbatch inherits.
 
     Raises:
         UserError: an sbatch that outlived its jobrunner still runs after ``patience`` seconds.
@@ -215,7 +226,7 @@ def handover(folder: Path, patience: float = 120.0) -> Iterator[int]:
 
 
 def is_running(folder: Path, job: str) -> bool:
-    """Whether ``job`` runs on this machine: its lock is held by a process of it."""
+    """Whether ``job`` runs on this machine, that is, one of its processes holds its lock."""
     try:
         handle = os.open(folder / "locks" / job, os.O_RDONLY)
     except FileNotFoundError:
@@ -227,7 +238,7 @@ def is_running(folder: Path, job: str) -> bool:
 
 
 def _locked(handle: int, holder: tuple[str, ...]) -> bool:
-    """Lock ``handle`` if nobody else holds it: on a file system without locks, if no such process is there."""
+    """Lock ``handle``; False if another process has it. On a file system without locks, ``holder`` has it."""
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

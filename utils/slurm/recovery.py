@@ -1,4 +1,4 @@
-"""What SLURM has under names whose fate the state does not know."""
+"""Look up in SLURM what the ledger does not know."""
 
 from __future__ import annotations
 
@@ -8,74 +8,78 @@ from pathlib import Path
 from utils.errors import UserError
 from utils.slurm.cluster import client
 from utils.slurm.cluster.client import Listing
-from utils.slurm.cluster.events import Marker, read_marker
+from utils.slurm.cluster.events import Attempt, read_attempt
 from utils.slurm.cluster.parse import Row
-from utils.slurm.ledger import State, Submission
+from utils.slurm.ledger import Ledger, Submission
 from utils.slurm.status import ENDED
 
-SKEW = 300  # seconds that the clocks of two machines may differ, since munge allows no more
+SKEW = 300  # seconds that the clocks of two machines may differ: munge allows no more
 
 
-def settle(state: State, listing: Listing) -> list[str]:
-    """Find out what became of submissions that were begun and never recorded; messages about them.
+def resolve_unknown(ledger: Ledger, listing: Listing) -> list[str]:
+    """Find out whether SLURM has the submissions that have no number; return a message about each.
 
-    A submission that SLURM has under its name is recorded; one that SLURM does not have, or lists only as
-    refused, led to no job. Raises UserError when squeue gave no answer, since then nobody knows.
+    A submission that SLURM lists gets its number. One that SLURM does not list, or lists only as refused, is dropped.
+
+    Raises:
+        UserError: squeue gave no answer, so that nobody knows.
     """
     messages = []
-    for item in [item for item in state.submissions if item.slurm_id is None]:
+    for submission in [one for one in ledger.submissions if one.slurm_id is None]:
         if listing.queue is None:
-            raise UserError(f"{listing.problems[0]}. Whether {item.name} was submitted is not known; call again later.")
-        earliest = min(item.created, time.time()) - SKEW  # a clock may have been set back since
+            raise UserError(
+                f"{listing.problems[0]}. Whether {submission.name} was submitted is not known; call again later."
+            )
+        earliest = min(submission.created, time.time()) - SKEW  # the clock may have been set back since
         rows = [
             row
             for row in [*listing.queue, *(listing.accounting or [])]
-            # where the whole folder was deleted, an older job may have the same name
-            if row.name == item.name and (row.submitted is None or row.submitted > earliest)
+            # if the whole folder was deleted, an older job may have the same name
+            if row.name == submission.name and (row.submitted is None or row.submitted > earliest)
         ]
-        real = [row for row in rows if not is_refusal(row)]
-        marker = _any_marker(state.folder, item)
-        if real:
-            item.slurm_id = str(max(int(row.id.partition("_")[0]) for row in real))
-        elif marker is not None:
-            item.slurm_id = marker.job
+        listed = [row for row in rows if not is_refusal(row)]
+        attempt = _any_attempt(ledger.folder, submission)
+        if listed:
+            submission.slurm_id = str(max(int(row.id.partition("_")[0]) for row in listed))
+        elif attempt is not None:
+            submission.slurm_id = attempt.job
         else:
-            state.drop(item)
-        fate = f"is SLURM's job {item.slurm_id}" if item.slurm_id else "led to no job"
-        messages.append(f"whether {item.name} was sent was not noted: it {fate}")
+            ledger.drop(submission)
+        fate = f"is SLURM's job {submission.slurm_id}" if submission.slurm_id else "led to no job"
+        messages.append(f"whether {submission.name} was sent was not noted: it {fate}")
     return messages
 
 
 def is_refusal(row: Row) -> bool:
-    """Whether SLURM lists a request it refused: failed without ever having started."""
-    return row.state == "FAILED" and not row.started and row.elapsed == 0
+    """Whether the row is of a request that SLURM refused: it failed and never started."""
+    return row.slurm_state == "FAILED" and not row.started and row.elapsed == 0
 
 
-def _any_marker(folder: Path, item: Submission) -> Marker | None:
-    found = (read_marker(folder, item.token, task) for task in range(len(item.jobs)))
-    return next((marker for marker in found if marker is not None), None)
+def _any_attempt(folder: Path, submission: Submission) -> Attempt | None:
+    found = (read_attempt(folder, submission.token, task) for task in range(len(submission.jobs)))
+    return next((attempt for attempt in found if attempt is not None), None)
 
 
-def check_strangers(state: State) -> None:
-    """Note the names that this user's jobs have in SLURM, so that no other submission gets one of them.
+def check_unknown_jobs(ledger: Ledger) -> None:
+    """Note the names of this user's jobs in SLURM, so that no new submission gets one of them.
 
     Raises:
-        UserError: SLURM still has jobs whose scripts stood in this state folder and which the state does not know,
-            since the folder was deleted or replaced: whatever is sent now could double them.
+        UserError: SLURM has jobs whose scripts were in this folder and which the ledger does not know, since the folder
+            was deleted or replaced. What is sent now could double them.
     """
     rows = client.own_jobs()
-    known = {item.name for item in state.submissions}
-    scripts = f"{state.folder / 'scripts'}/"
-    state.taken = {name.rpartition(".")[2] for _, name, _, _ in rows}
+    known = {submission.name for submission in ledger.submissions}
+    scripts = f"{ledger.folder / 'scripts'}/"
+    ledger.taken = {name.rpartition(".")[2] for _, name, _, _ in rows}
     unknown = {
         id.partition("_")[0]: name
-        for id, name, job_state, command in rows
-        if command.startswith(scripts) and name not in known and job_state not in ENDED
+        for id, name, slurm_state, command in rows
+        if command.startswith(scripts) and name not in known and slurm_state not in ENDED
     }
     if unknown:
         listed = ", ".join(f"{id} ({name})" for id, name in unknown.items())
         raise UserError(
-            f"SLURM has jobs of {state.folder} that its state does not know, since it was deleted or replaced: "
+            f"SLURM has jobs of {ledger.folder} that its state does not know, since it was deleted or replaced: "
             f"{listed}. Sending could double them. Cancel them (scancel {' '.join(unknown)}), "
             "or call again when they have ended."
         )

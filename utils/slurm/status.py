@@ -1,7 +1,7 @@
-"""What became of each job: SLURM's listings, the script's own notes and the run's record, put together.
+"""The state of each job, from SLURM's listings, the script's own notes and the run's record.
 
-squeue speaks for what is alive (only it names a dependency that can never be met), sacct for what has ended,
-the script's notes where neither knows the job any more. What has ended is remembered in the state file.
+squeue is asked first: only it names a dependency that can never be met. sacct knows what has ended. The script's notes
+count where neither lists the job. The ledger remembers how a job ended, since SLURM forgets that.
 """
 
 from __future__ import annotations
@@ -12,16 +12,17 @@ from pathlib import Path
 from typing import Any
 
 from utils.errors import UserError
+from utils.processes.signals import EXIT_INTERRUPTED
 from utils.runs import Run
 from utils.slurm.cluster.client import Listing
-from utils.slurm.cluster.events import Marker, read_marker
+from utils.slurm.cluster.events import Attempt, read_attempt
 from utils.slurm.cluster.parse import Row
 from utils.slurm.cluster.reasons import NEVER, explain
-from utils.slurm.cluster.script import INTERRUPTED, log_file
-from utils.slurm.ledger import LOCAL, SEEN, State, Submission, is_running
+from utils.slurm.cluster.script import log_file
+from utils.slurm.ledger import LOCAL, SEEN, Ledger, Submission, is_running
 from utils.slurm.sweep.file import Job, Sweep
 
-# This program's words for a job's state. ACTIVE: SLURM has it. RETRY: it ended without success.
+# This program's words for a job's state. ACTIVE: SLURM has the job. RETRY: it ended without success.
 ACTIVE = ("queued", "waiting", "held", "requeued", "running", "never", "unknown")
 RETRY = (
     "failed",
@@ -36,6 +37,7 @@ RETRY = (
 )
 STATES = ("not sent", "refused", *dict.fromkeys((*ACTIVE, *RETRY)), "done")
 
+# SLURM's states of jobs that have ended, and the words for them.
 ENDED = {
     "COMPLETED": "done",
     "FAILED": "failed",
@@ -56,7 +58,18 @@ _REQUEUED = ("REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "SPECIAL_EXIT")
 
 @dataclass
 class JobStatus:
-    """One job. ``elapsed`` in seconds; ``epoch``, ``loss`` the latest of its run's record; ``note``: why."""
+    """What is known of one job.
+
+    Attributes:
+        id: the job's own id; ``slurm_id`` is SLURM's number.
+        state: one of STATES.
+        elapsed: seconds it has run.
+        code: its exit code.
+        note: why it is in this state, in words.
+        run: the newest of ``runs``, the run directories that it trains.
+        epoch: the progress of ``run``, as ``step``, ``total_steps`` and ``loss`` are.
+        log: the file with what it printed.
+    """
 
     id: str
     group: str
@@ -76,6 +89,7 @@ class JobStatus:
 
     @property
     def active(self) -> bool:
+        """Whether SLURM, or this machine, has the job."""
         return self.state in ACTIVE
 
     def as_dict(self) -> dict[str, Any]:
@@ -83,39 +97,166 @@ class JobStatus:
         return asdict(self)
 
 
-def survey(sweep: Sweep, state: State, listing: Listing) -> list[JobStatus]:
-    """The status of every job of the sweep file, then of jobs that were sent and stand in it no more.
+def job_statuses(sweep: Sweep, ledger: Ledger, listing: Listing) -> dict[str, JobStatus]:
+    """The status of every job by its id: the jobs of the sweep file, then those that were sent and left the file.
 
-    What has ended is noted in ``state`` (``save`` keeps it).
+    How a job ended is written to ``ledger``; its ``save`` keeps that.
     """
-    queue = {row.id: row for row in listing.queue or []}
-    accounting = {row.id: row for row in reversed(listing.accounting or [])}
-    latest = state.latest()
-    known = {job.id: job for job in sweep.jobs}
-    gone = [Job(id, item.group, "(not in the sweep file)", "", {}) for id, (item, _) in latest.items()
-            if id not in known]  # fmt: skip
-    statuses = []
-    for job in [*known.values(), *gone]:
-        status = JobStatus(job.id, job.group, job.label, "not sent")
+    latest = ledger.latest()
+    jobs = {job.id: job for job in sweep.jobs}
+    for id, (submission, _) in latest.items():
+        jobs.setdefault(id, Job(id, submission.group, "(not in the sweep file)", "", {}))
+    statuses = {}
+    for job in jobs.values():
+        status = statuses[job.id] = JobStatus(job.id, job.group, job.label, "not sent")
         if job.id in latest:
-            item, task = latest[job.id]
-            id = item.task_id(task) or ""
-            rest = queue.get(item.slurm_id or "") if item.array else None
-            rows = (queue.get(id), accounting.get(id), rest)
-            _fill(status, state.folder, item, task, rows, listing.queue is not None)
-            log = log_file(state.folder, item.token, task)
-            status.log = str(log)
-            if status.state == "failed":
-                status.note = "; ".join(text for text in (status.note, _last_words(log)) if text)
-        elif job.id in state.refused:
-            status.state, status.note = "refused", state.refused[job.id]
-        _add_progress(status, state.folder)
-        statuses.append(status)
+            _fill(status, ledger.folder, *latest[job.id], listing)
+        elif job.id in ledger.refused:
+            status.state, status.note = "refused", ledger.refused[job.id]
+        _add_progress(status, ledger.folder)
     return statuses
 
 
+def _fill(status: JobStatus, folder: Path, submission: Submission, task: int, listing: Listing) -> None:
+    """Fill in the state, elapsed time, exit code, note and log of a job that was sent."""
+    attempt = read_attempt(folder, submission.token, task)
+    log = log_file(folder, submission.token, task)
+    status.slurm_id, status.log = submission.task_id(task), str(log)
+    if attempt is not None:
+        end = attempt.ended if attempt.ended is not None else int(time.time())
+        status.elapsed, status.code = max(0, end - attempt.started), attempt.code
+    if submission.slurm_id == LOCAL:
+        status.state, status.note = _local_state(folder, status.id, attempt)
+    elif submission.slurm_id is None:
+        status.state, status.note = "unknown", "its submission was interrupted; the next --fn finds out"
+    else:
+        _fill_from_slurm(status, submission, str(task), attempt, listing)
+    if status.state == "failed":
+        status.note = "; ".join(text for text in (status.note, _last_words(log)) if text)
+
+
+def _fill_from_slurm(
+    status: JobStatus, submission: Submission, task: str, attempt: Attempt | None, listing: Listing
+) -> None:
+    """Fill in what SLURM and the script say of a job; how it ended is kept in ``submission.seen``."""
+    row = _row(listing, status.slurm_id or "")
+    if row is not None and row.slurm_state not in ENDED:
+        submission.seen.pop(task, None)  # it may have ended before it was put back into the queue
+        status.state, status.note = _queue_state(row, attempt)
+        status.elapsed, status.code = row.elapsed, None
+        return
+    # squeue lists the tasks of an array that were cancelled before they started in one row with the array's number
+    rest = listing.queued.get(submission.slurm_id or "") if submission.array else None
+    if attempt is not None and attempt.code == 0:
+        status.state = "done"  # an earlier attempt may have ended otherwise
+    elif row is not None:
+        _fill_from_row(status, row, attempt)
+    elif task in submission.seen:
+        for name in SEEN:
+            setattr(status, name, submission.seen[task][name])
+    elif rest is not None and rest.slurm_state in ENDED and attempt is None:
+        _fill_from_row(status, rest, None)
+    else:
+        status.state, status.note = _unlisted_state(attempt, listing, listing.accounted.get(status.slurm_id or ""))
+    if status.state in (*ENDED.values(), "interrupted"):
+        submission.seen[task] = {name: getattr(status, name) for name in SEEN}
+
+
+def _row(listing: Listing, id: str) -> Row | None:
+    """The row that counts: squeue's of a job that has not ended, else sacct's of one that has, else what there is."""
+    queued, accounted = listing.queued.get(id), listing.accounted.get(id)
+    if queued is not None and queued.slurm_state not in ENDED:
+        return queued
+    if accounted is not None and (accounted.slurm_state in ENDED or listing.queue is None):
+        return accounted
+    return queued
+
+
+def _queue_state(row: Row, attempt: Attempt | None) -> tuple[str, str]:
+    """State and note of a job that has not ended."""
+    reason = "" if row.reason in ("None", "") else row.reason
+    if row.slurm_state in _RUNNING:
+        return "running", "" if row.slurm_state == "RUNNING" else row.slurm_state.lower()
+    why = explain(reason, row.expected)
+    if row.slurm_state in _REQUEUED or (row.slurm_state == "PENDING" and attempt is not None):
+        return "requeued", why
+    if row.slurm_state != "PENDING":
+        return "unknown", f"SLURM calls it {row.slurm_state}"
+    if "never" in reason.lower():
+        return "never", NEVER
+    if reason.startswith("Dependency"):
+        return "waiting", why
+    return ("held" if "held" in reason.lower() else "queued"), why
+
+
+def _fill_from_row(status: JobStatus, row: Row, attempt: Attempt | None) -> None:
+    """Fill in how a job ended that SLURM lists as ended."""
+    status.state, status.elapsed = ENDED[row.slurm_state], row.elapsed
+    if attempt is not None and attempt.ended is not None and not attempt.requeued:
+        status.note = _killed(attempt.code)  # from the script, since SLURM makes 9 of an exit code of 137
+    elif row.signal and row.signal <= 64:  # 0:125 stands for an out-of-memory kill
+        status.code = 128 + row.signal
+        status.note = f"killed by signal {row.signal}"
+    elif row.code or status.state == "done":
+        status.code = row.code  # SLURM notes 0 for a job that it stopped; the script's code is kept then
+    if status.state == "failed" and status.code == EXIT_INTERRUPTED:
+        status.state = "interrupted"
+    if not row.started and attempt is None and row.slurm_state == "CANCELLED":
+        status.code, status.note = None, "before it started"
+
+
+def _unlisted_state(attempt: Attempt | None, listing: Listing, accounted: Row | None) -> tuple[str, str]:
+    """State and note of a job that SLURM does not list, from what its script noted."""
+    if attempt is not None and attempt.ended is not None and not attempt.requeued:
+        return _attempt_state(attempt)
+    if listing.queue is None:
+        return "unknown", "squeue gave no answer"
+    if attempt is not None and attempt.signal == "TERM":
+        return _stopped(attempt), "killed before it could end by itself"
+    if attempt is None:
+        what = "it never started"
+    elif attempt.requeued:
+        what = "it had saved and gone back to the queue"
+    else:
+        what = "it started and left no last word"
+    older = f"; sacct still says {accounted.slurm_state}" if accounted else ""
+    return "lost", f"SLURM no longer lists it and {what}{older}"
+
+
+def _attempt_state(attempt: Attempt) -> tuple[str, str]:
+    """State and note of an attempt whose end the script noted."""
+    if attempt.code == 0:
+        return "done", ""
+    if attempt.signal == "TERM":
+        return _stopped(attempt), ""
+    if attempt.code == EXIT_INTERRUPTED:
+        return "interrupted", ""
+    return "failed", _killed(attempt.code)
+
+
+def _killed(code: int | None) -> str:
+    """The signal that a shell's exit code stands for, in words; empty if it stands for none."""
+    return f"killed by signal {code - 128}" if code is not None and 128 < code <= 192 else ""
+
+
+def _stopped(attempt: Attempt) -> str:
+    """The state after SIGTERM, which comes at the time limit or because somebody cancelled the job."""
+    return "timeout" if attempt.limit and (attempt.signalled or 0) >= attempt.limit - 1 else "cancelled"
+
+
+def _local_state(folder: Path, job: str, attempt: Attempt | None) -> tuple[str, str]:
+    """State and note of a job that was started on this machine."""
+    if is_running(folder, job):
+        return "running", "on this machine"
+    if attempt is None:
+        return "not sent", ""
+    if attempt.ended is None:
+        return "lost", "it started on this machine and was killed"
+    return _attempt_state(attempt)
+
+
 def _last_words(log: Path) -> str:
-    """The last line that a job printed, which is where programs say why they stop; at most 200 characters of it."""
+    """The last line that a job printed, which is where programs say why they stop; its first 200 characters."""
     try:
         with log.open("rb") as file:
             file.seek(max(0, log.stat().st_size - 4096))
@@ -126,129 +267,8 @@ def _last_words(log: Path) -> str:
     return "".join(sign if sign.isprintable() else " " for sign in words.strip())[:200]
 
 
-def _fill(
-    status: JobStatus, folder: Path, item: Submission, task: int, rows: tuple[Row | None, ...], asked: bool
-) -> None:
-    """State, elapsed time, exit code and note of a job that was sent; what has ended is kept in ``item.seen``.
-
-    ``rows``: squeue's, sacct's, and squeue's for those tasks of its array that were cancelled before they started.
-    """
-    queued, accounted, rest = rows
-    marker = read_marker(folder, item.token, task)
-    status.slurm_id = item.task_id(task)
-    if marker is not None:
-        end = marker.ended if marker.ended is not None else int(time.time())
-        status.elapsed, status.code = max(0, end - marker.started), marker.code
-    if item.slurm_id == LOCAL:
-        status.state, status.note = _local_state(folder, status.id, marker)
-        return
-    if item.slurm_id is None:
-        status.state, status.note = "unknown", "its submission was interrupted; the next --fn finds out"
-        return
-    key = str(task)
-    alive = queued is not None and queued.state not in ENDED
-    row = queued if alive else accounted if accounted is not None and accounted.state in ENDED else queued
-    if row is None and not asked:
-        row = accounted
-    if alive or (row is not None and row.state not in ENDED):
-        item.seen.pop(key, None)  # it ended once and was put back into the queue
-        status.state, status.note = _alive_state(row, marker)
-        status.elapsed, status.code = row.elapsed, None
-        return
-    if marker is not None and marker.code == 0:
-        status.state = "done"  # whatever became of an earlier attempt
-    elif row is not None:
-        _from_ended(status, row, marker)
-    elif key in item.seen:
-        for name in SEEN:
-            setattr(status, name, item.seen[key][name])
-    elif rest is not None and rest.state in ENDED and marker is None:
-        _from_ended(status, rest, None)
-    else:
-        _from_marker(status, marker, asked, accounted)
-    if status.state in (*ENDED.values(), "interrupted"):
-        item.seen[key] = {name: getattr(status, name) for name in SEEN}
-
-
-def _alive_state(row: Row, marker: Marker | None) -> tuple[str, str]:
-    reason = "" if row.reason in ("None", "") else row.reason
-    if row.state in _RUNNING:
-        return "running", "" if row.state == "RUNNING" else row.state.lower()
-    why = explain(reason, row.expected)
-    if row.state in _REQUEUED or (row.state == "PENDING" and marker is not None):
-        return "requeued", why
-    if row.state != "PENDING":
-        return "unknown", f"SLURM calls it {row.state}"
-    if "never" in reason.lower():
-        return "never", NEVER
-    if reason.startswith("Dependency"):
-        return "waiting", why
-    return ("held" if "held" in reason.lower() else "queued"), why
-
-
-def _from_ended(status: JobStatus, row: Row, marker: Marker | None) -> None:
-    status.state, status.elapsed = ENDED[row.state], row.elapsed
-    if marker is not None and marker.ended is not None and not marker.requeued:
-        status.note = _killed(marker.code)  # as the script saw it: SLURM makes 9 of an exit code of 137
-    elif row.signal and row.signal <= 64:  # 0:125 is how an out-of-memory kill is noted
-        status.code = 128 + row.signal
-        status.note = f"killed by signal {row.signal}"
-    elif row.code or status.state == "done":
-        status.code = row.code  # a job that SLURM stopped has code 0 there: its script may know better
-    if status.state == "failed" and status.code == INTERRUPTED:
-        status.state = "interrupted"
-    if not row.started and marker is None and row.state == "CANCELLED":
-        status.code, status.note = None, "before it started"
-
-
-def _from_marker(status: JobStatus, marker: Marker | None, asked: bool, accounted: Row | None) -> None:
-    """The state of a job that SLURM does not list, from what its script noted."""
-    if marker is not None and marker.ended is not None and not marker.requeued:
-        status.state, status.note = _ended_by_marker(marker)
-    elif not asked:
-        status.state, status.note = "unknown", "squeue gave no answer"
-    elif marker is not None and marker.signal == "TERM":
-        status.state, status.note = _stopped(marker), "killed before it could end by itself"
-    else:
-        said = f"; sacct still says {accounted.state}" if accounted else ""
-        what = "it started and left no last word" if marker is not None else "it never started"
-        if marker is not None and marker.requeued:
-            what = "it had saved and gone back to the queue"
-        status.state, status.note = "lost", f"SLURM no longer lists it and {what}{said}"
-
-
-def _ended_by_marker(marker: Marker) -> tuple[str, str]:
-    if marker.code == 0:
-        return "done", ""
-    if marker.signal == "TERM":
-        return _stopped(marker), ""
-    if marker.code == INTERRUPTED:
-        return "interrupted", ""
-    return "failed", _killed(marker.code)
-
-
-def _killed(code: int | None) -> str:
-    """The signal that a shell's exit code stands for."""
-    return f"killed by signal {code - 128}" if code is not None and 128 < code <= 192 else ""
-
-
-def _stopped(marker: Marker) -> str:
-    """SIGTERM comes at the time limit, or because somebody cancelled the job."""
-    return "timeout" if marker.limit and (marker.signalled or 0) >= marker.limit - 1 else "cancelled"
-
-
-def _local_state(folder: Path, job: str, marker: Marker | None) -> tuple[str, str]:
-    if is_running(folder, job):
-        return "running", "on this machine"
-    if marker is None:
-        return "not sent", ""
-    if marker.ended is None:
-        return "lost", "it started on this machine and was killed"
-    return _ended_by_marker(marker)
-
-
 def _add_progress(status: JobStatus, folder: Path) -> None:
-    """Run directories and the newest one's progress, as far as the job has written them."""
+    """Fill in the run directories and the progress of the newest one, as far as the job has written them."""
     try:
         status.runs = (folder / "pointers" / status.id).read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:

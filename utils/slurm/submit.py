@@ -1,8 +1,9 @@
-"""What to send to SLURM, and sending it.
+"""Decide what to send to SLURM, and send it.
 
-Each submission goes: write the script, write its name to the state (fsync), call sbatch, write SLURM's number. A
-jobrunner killed anywhere leaves a name without a number; the next call waits until no sbatch of the dead one
-is alive (it inherited the handover lock), then looks the name up, and only then decides what is left to send.
+Each submission takes four steps: write the script, write the submission's name to the ledger (fsync), call sbatch,
+write SLURM's number to the ledger. A jobrunner that is killed between them leaves a name without a number. The next
+call waits until no sbatch of the dead one is alive (sbatch inherited the handover lock), looks the name up in SLURM,
+and only then decides what is left to send.
 """
 
 from __future__ import annotations
@@ -16,134 +17,138 @@ from utils.errors import UserError
 from utils.io.files import write_text
 from utils.slurm.cluster import client
 from utils.slurm.cluster.script import batch_script, job_name
-from utils.slurm.ledger import LOCAL, State, Submission, handover
-from utils.slurm.recovery import settle
-from utils.slurm.status import RETRY, JobStatus, survey
+from utils.slurm.ledger import LOCAL, Ledger, Submission, handover
+from utils.slurm.recovery import resolve_unknown
+from utils.slurm.status import RETRY, JobStatus, job_statuses
 from utils.slurm.sweep.file import Group, Job, Sweep
 
 LARGEST_ARRAY = 1000  # SLURM's default MaxArraySize is 1001
-SETTLE = 5.0  # seconds a controller may take to list a request whose sender was killed
+LISTING_DELAY = 5.0  # seconds that a controller may take to list a request whose sender was killed
 
 
 @dataclass
-class Unit:
-    """One call of sbatch to be. ``behind``: a unit that must have ended, well or not, before this one starts."""
+class Request:
+    """A call of sbatch to make. ``behind`` is a request whose jobs must have ended, well or not, before these start."""
 
     group: Group
     jobs: list[Job]
     array: bool
     limit: int | None
-    behind: Unit | None = None
+    behind: Request | None = None
     slurm_id: str | None = None
 
 
-def look(sweep: Sweep, state: State, *, mend: bool) -> tuple[list[JobStatus], list[str]]:
-    """The status of all jobs, and messages for the user.
+def read_statuses(sweep: Sweep, ledger: Ledger, *, fix: bool) -> tuple[dict[str, JobStatus], list[str]]:
+    """The status of all jobs by their ids, and messages for the user.
 
-    ``mend``: also find out what became of interrupted submissions; ``state`` must be open for change.
+    Args:
+        sweep: the sweep file.
+        ledger: its submissions.
+        fix: also find out what became of submissions that were interrupted; ``ledger`` must be open for change.
     """
     messages: list[str] = []
-    doubtful = [item for item in state.submissions if item.slurm_id is None] if mend else []
+    doubtful = [submission for submission in ledger.submissions if submission.slurm_id is None] if fix else []
     if doubtful:
-        if not (state.folder / "state.json").exists():
-            messages.append(f"{state.folder}/state.json is missing: what was sent is read from the scripts beside it")
-        with handover(state.folder):
-            # no sbatch of theirs is alive now: where the clock was set back since, the whole wait is enough
-            time.sleep(min(SETTLE, max(0.0, max(item.created for item in doubtful) + SETTLE - time.time())))
-    sent = [item for item in state.submissions if item.slurm_id != LOCAL]
+        if not ledger.file.exists():
+            messages.append(f"{ledger.file} is missing: what was sent is read from the scripts beside it")
+        with handover(ledger.folder):  # no sbatch of a dead jobrunner is alive now
+            newest = max(submission.created for submission in doubtful)
+            # at most the whole delay, since the clock may have been set back
+            time.sleep(min(LISTING_DELAY, max(0.0, newest + LISTING_DELAY - time.time())))
+    sent = [submission for submission in ledger.submissions if submission.slurm_id != LOCAL]
     listing = client.Listing([], [])
     if sent:
-        # Clocks differ between machines; an hour is more than any cluster lets them.
-        since = min(time.time(), *(item.created for item in sent)) - 3600
-        listing = client.listing((item.name for item in sent), since)
+        # Clocks differ between machines, by less than an hour on any cluster.
+        since = min(time.time(), *(submission.created for submission in sent)) - 3600
+        listing = client.listing((submission.name for submission in sent), since)
         messages += listing.problems
     if doubtful:
-        messages += settle(state, listing)
-        state.save()
-    return survey(sweep, state, listing), messages
+        messages += resolve_unknown(ledger, listing)
+        ledger.save()
+    return job_statuses(sweep, ledger, listing), messages
 
 
-def plan(groups: Iterable[Group], statuses: dict[str, JobStatus], retry: bool) -> list[Unit]:
-    """Which jobs to send and in which arrays: what was never sent and, with ``retry``, what did not end well."""
-    units: list[Unit] = []
+def plan(groups: Iterable[Group], statuses: dict[str, JobStatus], retry: bool) -> list[Request]:
+    """The requests to make: for jobs that were never sent and, with ``retry``, for those that did not end well."""
+    requests: list[Request] = []
     for group in groups:
         wanted = ("not sent", "refused", *(RETRY if retry else ()))
         jobs = [job for job in group.jobs if statuses[job.id].state in wanted]
         in_flight = sum(statuses[job.id].active for job in group.jobs if job not in jobs)
         limit = max(1, group.max_jobs - in_flight) if group.max_jobs else None
         if group.array and len(jobs) > 1:
-            units += _arrays(group, jobs, limit)
+            requests += _arrays(group, jobs, limit)
         else:
-            units += _singles(group, jobs, limit)
-    return units
+            requests += _singles(group, jobs, limit)
+    return requests
 
 
-def _arrays(group: Group, jobs: list[Job], limit: int | None) -> Iterator[Unit]:
-    unit = None
+def _arrays(group: Group, jobs: list[Job], limit: int | None) -> Iterator[Request]:
+    request = None
     for start in range(0, len(jobs), LARGEST_ARRAY):
-        # Arrays do not share a limit, so that one starts when the one before it is through.
+        # Arrays do not share a limit: where there is one, an array starts when the one before it has ended.
         part = jobs[start : start + LARGEST_ARRAY]
-        unit = Unit(group, part, len(part) > 1, limit, unit if limit else None)
-        yield unit
+        request = Request(group, part, len(part) > 1, limit, request if limit else None)
+        yield request
 
 
-def _singles(group: Group, jobs: list[Job], limit: int | None) -> Iterator[Unit]:
-    units: list[Unit] = []
+def _singles(group: Group, jobs: list[Job], limit: int | None) -> Iterator[Request]:
+    requests: list[Request] = []
     for number, job in enumerate(jobs):
-        behind = units[number - limit] if limit and number >= limit else None
-        units.append(Unit(group, [job], False, None, behind))
-    yield from units
+        behind = requests[number - limit] if limit and number >= limit else None
+        requests.append(Request(group, [job], False, None, behind))
+    yield from requests
 
 
 def submit_all(
-    sweep: Sweep, groups: list[Group], state: State, statuses: list[JobStatus], retry: bool
+    sweep: Sweep, groups: list[Group], ledger: Ledger, statuses: dict[str, JobStatus], retry: bool
 ) -> Iterator[str]:
-    """Send what is left of ``groups``; yields a line for each submission and for each group that must wait.
+    """Send what is left of ``groups``; yield a line per submission and per group that must wait.
 
     Raises:
-        UserError: sbatch refused, or gave no clear answer; what was sent before stays sent.
+        UserError: sbatch refused, or gave no clear answer; earlier submissions stay.
     """
-    by_id = {status.id: status for status in statuses}
-    units = plan(groups, by_id, retry)
-    sent: list[Unit] = []
+    requests = plan(groups, statuses, retry)
+    sent: list[Request] = []
     held: dict[str, str] = {}
-    for unit in units:
-        reason = _obstacle(sweep, unit.group, by_id, units, held)
+    for request in requests:
+        reason = _obstacle(sweep, request.group, statuses, requests, held)
         if reason:
-            if unit.group.name not in held:
-                yield f"{unit.group.name}: not sent, {reason}"
-            held[unit.group.name] = reason
+            if request.group.name not in held:
+                yield f"{request.group.name}: not sent, {reason}"
+            held[request.group.name] = reason
             continue
-        client.cancel([by_id[job.id].slurm_id or "" for job in unit.jobs if by_id[job.id].state == "never"])
-        _submit(unit, state, _dependency(sweep, unit, by_id, state, sent))
-        sent.append(unit)
-        what = f"array {unit.slurm_id} of {len(unit.jobs)} jobs" if unit.array else f"job {unit.slurm_id}"
-        yield f"{unit.group.name}: submitted {what}"
+        client.cancel([statuses[job.id].slurm_id or "" for job in request.jobs if statuses[job.id].state == "never"])
+        _submit(request, ledger, _dependency(sweep, request, statuses, ledger, sent))
+        sent.append(request)
+        what = f"array {request.slurm_id} of {len(request.jobs)} jobs" if request.array else f"job {request.slurm_id}"
+        yield f"{request.group.name}: submitted {what}"
 
 
-def preview(sweep: Sweep, groups: list[Group], state: State, statuses: list[JobStatus], retry: bool) -> Iterator[str]:
-    """The exact texts that ``submit_all`` would hand to sbatch, each after a comment with its command line."""
-    by_id = {status.id: status for status in statuses}
-    units = plan(groups, by_id, retry)
-    reserved = State(state.folder, list(state.submissions), {}, list(state.spent), state.taken)
-    for unit in units:
-        reason = _obstacle(sweep, unit.group, by_id, units, {})
+def preview(
+    sweep: Sweep, groups: list[Group], ledger: Ledger, statuses: dict[str, JobStatus], retry: bool
+) -> Iterator[str]:
+    """Yield the texts that ``submit_all`` would give to sbatch, each after a comment with its command line."""
+    requests = plan(groups, statuses, retry)
+    reserved = Ledger(ledger.folder, list(ledger.submissions), {}, list(ledger.spent), ledger.taken)
+    for request in requests:
+        reason = _obstacle(sweep, request.group, statuses, requests, {})
         if reason:
-            yield f"# {unit.group.name}: {len(unit.jobs)} jobs not sent, {reason}"
+            yield f"# {request.group.name}: {len(request.jobs)} jobs not sent, {reason}"
             continue
-        item = _submission(unit, reserved)
-        reserved.submissions.append(item)
-        unit.slurm_id = f"<{item.name}>"
-        dependency = _dependency(sweep, unit, by_id, state, units)
+        submission = _submission(request, reserved)
+        reserved.submissions.append(submission)
+        request.slurm_id = f"<{submission.name}>"
+        dependency = _dependency(sweep, request, statuses, ledger, requests)
         option = f"--dependency={dependency} " if dependency else ""
-        yield f"# sbatch --parsable {option}{_script_file(state, item)}\n{_text(unit, item, state)}"
+        yield f"# sbatch --parsable {option}{ledger.script(submission.token)}\n{_text(request, submission, ledger)}"
 
 
 def _obstacle(
-    sweep: Sweep, group: Group, statuses: dict[str, JobStatus], units: list[Unit], held: dict[str, str]
+    sweep: Sweep, group: Group, statuses: dict[str, JobStatus], requests: list[Request], held: dict[str, str]
 ) -> str | None:
-    """Why a group cannot be sent: a job of a group it waits for failed or was not sent. None if it can."""
-    sending = {job.id for unit in units if unit.group.name not in held for job in unit.jobs}
+    """Why a group cannot be sent: a job of a group that it waits for failed or was not sent. None if it can be."""
+    sending = {job.id for request in requests if request.group.name not in held for job in request.jobs}
     for before in (other for other in sweep.groups if other.name in group.after):
         for job in before.jobs:
             status = statuses[job.id]
@@ -152,77 +157,75 @@ def _obstacle(
     return None
 
 
-def _dependency(sweep: Sweep, unit: Unit, statuses: dict[str, JobStatus], state: State, sent: list[Unit]) -> str | None:
-    """sbatch's --dependency: the groups before must end well, the unit before must end."""
+def _dependency(
+    sweep: Sweep, request: Request, statuses: dict[str, JobStatus], ledger: Ledger, sent: list[Request]
+) -> str | None:
+    """sbatch's --dependency: the groups in ``after`` must end well, the request ``behind`` must end. None for none."""
     fresh = {job.id: other for other in sent for job in other.jobs}
-    latest = state.latest()
+    latest = ledger.latest()
     ids: dict[str, None] = {}  # in order, each once
     whole: dict[str, bool] = {}
-    for before in (other for other in sweep.groups if other.name in unit.group.after):
+    for before in (other for other in sweep.groups if other.name in request.group.after):
         for job in before.jobs:
             if job.id in fresh:
                 ids[fresh[job.id].slurm_id or ""] = None
             elif statuses[job.id].active:
-                item, _ = latest[job.id]
-                if item.token not in whole:
-                    # The whole array where none of its jobs was sent anew or ended badly, to keep the list short.
-                    whole[item.token] = all(
-                        latest[other][0] is item and (statuses[other].active or statuses[other].state == "done")
-                        for other in item.jobs
+                submission, _ = latest[job.id]
+                if submission.token not in whole:
+                    # To keep the list short: the whole array if none of its jobs was sent again or ended badly.
+                    whole[submission.token] = all(
+                        latest[other][0] is submission and (statuses[other].active or statuses[other].state == "done")
+                        for other in submission.jobs
                     )
-                ids[(item.slurm_id if whole[item.token] else statuses[job.id].slurm_id) or ""] = None
+                ids[(submission.slurm_id if whole[submission.token] else statuses[job.id].slurm_id) or ""] = None
     parts = ["afterok:" + ":".join(ids)] if ids else []
-    if unit.behind is not None:
-        parts.append(f"afterany:{unit.behind.slurm_id}")
+    if request.behind is not None:
+        parts.append(f"afterany:{request.behind.slurm_id}")
     return ",".join(parts) or None
 
 
-def _submit(unit: Unit, state: State, dependency: str | None) -> None:
-    item = _submission(unit, state)
-    script = _script_file(state, item)
-    write_text(script, _text(unit, item, state))
-    state.submissions.append(item)
-    state.save()
+def _submit(request: Request, ledger: Ledger, dependency: str | None) -> None:
+    submission = _submission(request, ledger)
+    script = ledger.script(submission.token)
+    write_text(script, _text(request, submission, ledger))
+    ledger.submissions.append(submission)
+    ledger.save()
     try:
-        with handover(state.folder) as inherited:
-            unit.slurm_id = client.submit(script, dependency, inherited)
+        with handover(ledger.folder) as inherited:
+            request.slurm_id = client.submit(script, dependency, inherited)
     except client.Refused as words:
-        state.drop(item)
-        state.refused.update({job.id: str(words) for job in unit.jobs})
-        state.save()
+        ledger.drop(submission)
+        ledger.refused.update({job.id: str(words) for job in request.jobs})
+        ledger.save()
         script.unlink()
         raise UserError(
-            f"sbatch refused group {unit.group.name}:\n{words}\n"
+            f"sbatch refused group {request.group.name}:\n{words}\n"
             "Nothing after it was sent. Change its resources and call again, or send others with --only GROUP."
         ) from None
     except client.Unclear as words:
         raise UserError(
-            f"sbatch gave no clear answer for group {unit.group.name}:\n{words}\n"
+            f"sbatch gave no clear answer for group {request.group.name}:\n{words}\n"
             "Call again: whether SLURM took the job is looked up before anything is sent."
         ) from None
-    item.slurm_id = unit.slurm_id
-    for job in unit.jobs:
-        state.refused.pop(job.id, None)
-    state.save()
+    submission.slurm_id = request.slurm_id
+    for job in request.jobs:
+        ledger.refused.pop(job.id, None)
+    ledger.save()
 
 
-def _submission(unit: Unit, state: State) -> Submission:
-    token = state.next_token(unit.group, unit.jobs)
-    ids = [job.id for job in unit.jobs]
-    return Submission(token, job_name(unit.group, token), unit.group.name, ids, unit.array, time.time())
+def _submission(request: Request, ledger: Ledger) -> Submission:
+    token = ledger.next_token(request.group, request.jobs)
+    ids = [job.id for job in request.jobs]
+    return Submission(token, job_name(request.group, token), request.group.name, ids, request.array, time.time())
 
 
-def _script_file(state: State, item: Submission) -> Path:
-    return state.folder / "scripts" / f"{item.token}.sh"
-
-
-def _text(unit: Unit, item: Submission, state: State) -> str:
+def _text(request: Request, submission: Submission, ledger: Ledger) -> str:
     return batch_script(
-        group=unit.group,
-        jobs=unit.jobs,
-        token=item.token,
-        state=state.folder,
-        folder=Path.cwd(),
-        array=unit.array,
-        limit=unit.limit,
+        group=request.group,
+        jobs=request.jobs,
+        token=submission.token,
+        folder=ledger.folder,
+        workdir=Path.cwd(),
+        array=request.array,
+        limit=request.limit,
     )

@@ -13,6 +13,7 @@ from utils.results.columns import Column, known_columns, mixed_losses, shown_col
 from utils.results.read import METHOD_LABELS, UNTRAINED, Listed, Result, one_limit, shown
 from utils.tables.notes import Scope, notes_of, readable
 from utils.tables.order import check_name, sort_rows
+from utils.text import human
 
 _FOLDER = re.compile(r"(?<![^\s'\"(=:])~?/(?:[^\s/'\"]+/)+")  # of a path from the root or from home
 
@@ -130,7 +131,7 @@ def _identity(table: Table) -> tuple[list[Cell], list[list[Cell]]]:
     said = Counter(zip(*(texts for _, texts in columns), strict=True))
     if any(count > 1 for count in said.values()):  # rows differ in something that is not shown: say which is which
         columns.append(("settings", [row.first.group[:8] for row in rows]))
-    columns.append(("params", ["" if row.parameters is None else _human(row.parameters) for row in rows]))
+    columns.append(("params", ["" if row.parameters is None else human(row.parameters) for row in rows]))
     columns.append(("n", ["" if row.first.method == UNTRAINED else str(len(row.results)) for row in rows]))
     cells = [
         [Cell(texts[i], number=bool(texts[i]) and name in ("rank", "params", "n")) for name, texts in columns]
@@ -143,14 +144,6 @@ def _short(keys: list[str]) -> list[str]:
     """The last part of each dotted key where that is unambiguous, in readable words."""
     last = [key.rsplit(".", 1)[-1] for key in keys]
     return [readable(part if last.count(part) == 1 else key) for key, part in zip(keys, last, strict=True)]
-
-
-def _human(count: float) -> str:
-    for size, unit in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
-        if count >= size:
-            value = count / size
-            return f"{value:.0f}{unit}" if value >= 100 else f"{value:.1f}{unit}"
-    return f"{count:.0f}"
 
 
 def _blocks(rows: list[Row]) -> list[int]:

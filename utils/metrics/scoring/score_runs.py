@@ -12,11 +12,12 @@ from typing import Any
 
 from utils.data import SPLITS, metrics_of
 from utils.errors import UserError, reason
-from utils.io.files import lock, read_json, sha256, sweep, write_json
+from utils.io.files import lock, read_json, remove_leftovers, sha256, write_json
 from utils.metrics import Scorer, applicable, main_scores, metrics
 from utils.metrics.scoring.reader import read_run
 from utils.processes.signals import never, stop_on_signals
 from utils.runs import Run, find_runs, finite
+from utils.text import aligned
 
 
 @dataclass
@@ -83,7 +84,7 @@ def _write_scores(run: Run, split: str, entry: dict[str, Any]) -> None:
     held = run.path / ".score.lock"
     with lock(held, "scored"):
         try:
-            sweep(run.scores_file)
+            remove_leftovers(run.scores_file)
             write_json(run.scores_file, {**_saved_scores(run), split: entry})
         finally:
             held.unlink(missing_ok=True)
@@ -119,11 +120,7 @@ def table(outcomes: Sequence[Outcome]) -> str:
         scores = [outcome.scores.get(name) for name in columns]
         values = ["-" if x is None else f"{x:.{digits}f}" for x, digits in zip(scores, decimals, strict=True)]
         rows.append([str(outcome.run.path.resolve().relative_to(root)), outcome.split, *values, outcome.state])
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    aligned = [[cell.ljust(width) for cell, width in zip(row[:2], widths, strict=False)] for row in rows]
-    for cells, row in zip(aligned, rows, strict=True):
-        cells += [cell.rjust(width) for cell, width in zip(row[2:-1], widths[2:], strict=False)] + [row[-1]]
-    return "\n".join("  ".join(cells).rstrip() for cells in aligned)
+    return "\n".join(aligned(rows, right=range(2, 2 + len(columns))))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,4 +1,4 @@
-"""SLURM's commands: each called in one place, with its failure told in SLURM's own words."""
+"""Call SLURM's commands, each in one place. Their failures are reported in SLURM's own words."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import subprocess
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 from utils.errors import UserError
@@ -22,13 +23,13 @@ from utils.slurm.cluster.parse import (
 
 TIMEOUT = 120  # seconds; a busy controller answers late
 _LONGEST_ARGUMENT = 100_000  # bytes; Linux refuses one argument of more than 128 KiB
-# Asked for by a start time alone, sacct leaves out what was cancelled before it could start; by states it does not.
+# With a start time alone sacct leaves out jobs that were cancelled before they started; with states it lists them.
 _STATES = "BF,CA,CD,DL,F,NF,OOM,PD,PR,R,RQ,S,TO"
-# After these words nobody knows whether the request was taken.
+# After these words nobody knows whether SLURM took the request.
 _UNCLEAR = ("timed out", "unable to contact", "connection", "communication", "socket", "zero bytes")
 
-# What sbatch would take from the environment before the script's own directives, and by which a job would no longer
-# be found again, or its caller would wait until it ended.
+# sbatch prefers these variables to the script's directives. With them a job could not be found again, or its caller
+# would wait until it ended.
 _OVERRIDING = {
     f"SBATCH_{name}"
     for name in (
@@ -36,25 +37,35 @@ _OVERRIDING = {
         *("OPEN_MODE", "OUTPUT", "REQUEUE", "SIGNAL", "WAIT"),
     )
 }
-# Variables of a job in which this program is called itself: a job sent from there must not take them for its own.
+# jobrunner.py may itself run in a job. A job that it submits must not take that job's variables for its own.
 _OF_A_JOB = ("SLURM_JOB", "SLURM_ARRAY", "SLURM_RESTART_COUNT")
 
 
 class Refused(Exception):
-    """sbatch said no; the text is its own."""
+    """sbatch refused the request; the text is its own."""
 
 
 class Unclear(Exception):
-    """sbatch failed in a way that leaves open whether there is a job."""
+    """sbatch failed, and whether SLURM has the job is not known."""
 
 
 @dataclass(frozen=True)
 class Listing:
-    """What SLURM lists. ``queue`` is None when squeue gave no answer, ``accounting`` None when sacct gave none."""
+    """What SLURM lists: ``queue`` by squeue, ``accounting`` by sacct; None where the command gave no answer."""
 
     queue: list[Row] | None
     accounting: list[Row] | None
     problems: list[str] = field(default_factory=list)
+
+    @cached_property
+    def queued(self) -> dict[str, Row]:
+        """squeue's rows by SLURM's number."""
+        return {row.id: row for row in self.queue or []}
+
+    @cached_property
+    def accounted(self) -> dict[str, Row]:
+        """sacct's rows by SLURM's number; the first row of a number counts."""
+        return {row.id: row for row in reversed(self.accounting or [])}
 
 
 def require_sbatch() -> None:
@@ -72,11 +83,11 @@ def submit(script: Path, dependency: str | None, inherited: int) -> str:
     Args:
         script: the batch script.
         dependency: as ``sbatch --dependency`` takes it, None for none.
-        inherited: a locked descriptor that sbatch keeps open while it runs, so that the lock outlives the caller.
+        inherited: a locked descriptor. sbatch keeps it open while it runs, so that the lock outlives the caller.
 
     Raises:
-        Refused: SLURM said no.
-        Unclear: no answer, or one that names no job.
+        Refused: SLURM refused the job.
+        Unclear: SLURM gave no answer, or one that names no job.
     """
     command = ["sbatch", "--parsable", *([f"--dependency={dependency}"] if dependency else []), str(script)]
     environment = {
@@ -85,7 +96,7 @@ def submit(script: Path, dependency: str | None, inherited: int) -> str:
     done = subprocess.run(
         command, capture_output=True, text=True, pass_fds=[inherited], stdin=subprocess.DEVNULL, env=environment
     )
-    words = done.stderr.strip() or done.stdout.strip() or f"sbatch ended with code {done.returncode} and no word"
+    words = done.stderr.strip() or done.stdout.strip() or f"sbatch ended with code {done.returncode} and no message"
     if done.returncode != 0:
         unclear = done.returncode < 0 or any(word in words.lower() for word in _UNCLEAR)
         raise (Unclear if unclear else Refused)(words)
@@ -96,7 +107,7 @@ def submit(script: Path, dependency: str | None, inherited: int) -> str:
 
 
 def listing(names: Iterable[str], since: float) -> Listing:
-    """Every job of these names: one squeue and one sacct call, however many there are.
+    """List every job that has one of these names, by one call of squeue and one of sacct.
 
     ``since``: seconds since the epoch; sacct lists nothing older.
     """
@@ -107,7 +118,7 @@ def listing(names: Iterable[str], since: float) -> Listing:
     fields = ",".join(ACCOUNTING_FIELDS)
     command = ["sacct", "--parsable2", "--noheader", "--allocations", f"--starttime={begin}", "--endtime=now+1hour"]
     command += [f"--state={_STATES}", f"--format={fields}"]
-    if _clusters():  # the others read it by themselves
+    if _clusters():  # the other commands read the variable themselves
         command.append(f"--clusters={_clusters()}")
     accounting, _ = _call([*command, *named[: len(chosen) < _LONGEST_ARGUMENT]])
     return Listing(
@@ -118,7 +129,7 @@ def listing(names: Iterable[str], since: float) -> Listing:
 
 
 def own_jobs() -> list[tuple[str, str, str, str]]:
-    """All jobs of this user that squeue lists: number, name, SLURM's state and the script's path.
+    """All jobs of this user that squeue lists: number, name, SLURM's state, path of the script.
 
     Raises:
         UserError: squeue gave no answer.
@@ -131,7 +142,7 @@ def own_jobs() -> list[tuple[str, str, str, str]]:
 
 
 def cancel(ids: Sequence[str]) -> None:
-    """Cancel jobs or array tasks. Raises UserError in SLURM's own words."""
+    """Cancel jobs or array tasks. Raises UserError with SLURM's own words."""
     for start in range(0, len(ids), 500):
         _, problem = _call(["scancel", *ids[start : start + 500]])
         if problem:
@@ -139,12 +150,12 @@ def cancel(ids: Sequence[str]) -> None:
 
 
 def _clusters() -> str:
-    """Another cluster than this machine's own, where the environment names one."""
+    """The cluster that the environment names, if it is not this machine's own."""
     return os.environ.get("SLURM_CLUSTERS") or os.environ.get("SBATCH_CLUSTERS") or ""
 
 
 def _call(command: list[str]) -> tuple[str | None, str | None]:
-    """What ``command`` printed, or None and why it printed nothing."""
+    """What ``command`` printed, and None; or None, and why it failed."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("SQUEUE_", "SACCT_"))}
     environment |= {"SLURM_TIME_FORMAT": "standard"} | ({"SLURM_CLUSTERS": _clusters()} if _clusters() else {})
     try:

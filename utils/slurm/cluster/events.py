@@ -1,4 +1,4 @@
-"""What a batch script noted about itself: lines of ``<seconds> <event> ...`` in ``<state>/events``."""
+"""What a batch script noted about itself: lines of ``<seconds> <event> ...`` in ``events/<token>-<task>``."""
 
 from __future__ import annotations
 
@@ -7,18 +7,25 @@ from pathlib import Path
 
 
 @dataclass(frozen=True)
-class Marker:
-    """The last attempt of one task, as its script noted it.
+class Attempt:
+    """The last attempt at one task, as its script noted it. Times are seconds since the epoch.
 
-    ``ended`` and ``code`` are None while it runs, or when it was killed without a last word. ``limit`` is when
-    SLURM would end it, 0 where unknown. ``signal`` is the last one that reached it. ``requeued``: it put itself
-    back into the queue and has not started again. Times are seconds since the epoch.
+    Attributes:
+        job: SLURM's number, or ``local``.
+        host: the machine it ran on.
+        pid: the script's process.
+        started: when it started.
+        limit: when SLURM ends it; 0 where that is unknown.
+        signal: the last signal that reached it, without SIG.
+        signalled: when that signal came.
+        ended: when it ended; None while it runs, or when it was killed and could note nothing.
+        code: the command's exit code; None as for ``ended``.
+        requeued: whether it put itself back into the queue and has not started again.
     """
 
     job: str
     host: str
     pid: int
-    restarts: int
     started: int
     limit: int
     signal: str | None
@@ -28,10 +35,10 @@ class Marker:
     requeued: bool
 
 
-def read_marker(state: Path, token: str, task: int) -> Marker | None:
-    """The last attempt noted for a task, None when it never started. Half-written lines are skipped."""
+def read_attempt(folder: Path, token: str, task: int) -> Attempt | None:
+    """The last attempt noted for a task; None if it never started. Lines that are half-written are skipped."""
     try:
-        text = (state / "events" / f"{token}-{task}").read_text(encoding="utf-8", errors="replace")
+        text = (folder / "events" / f"{token}-{task}").read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError:
         return None
     found: dict[str, object] | None = None
@@ -39,8 +46,8 @@ def read_marker(state: Path, token: str, task: int) -> Marker | None:
         try:
             when, event, *rest = line.split(" ")
             if event == "start":
-                job, host, pid, restarts, limit = rest
-                found = dict(job=job, host=host, pid=int(pid), restarts=int(restarts), limit=int(limit))
+                job, host, pid, _restarts, limit = rest
+                found = dict(job=job, host=host, pid=int(pid), limit=int(limit))
                 found |= dict(started=int(when), signal=None, signalled=None, ended=None, code=None, requeued=False)
             elif found is None:
                 continue
@@ -52,4 +59,4 @@ def read_marker(state: Path, token: str, task: int) -> Marker | None:
                 found["requeued"] = event == "requeue"
         except (ValueError, IndexError):
             continue
-    return Marker(**found) if found else None  # type: ignore[arg-type]
+    return Attempt(**found) if found else None  # type: ignore[arg-type]

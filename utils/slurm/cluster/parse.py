@@ -1,4 +1,4 @@
-"""What squeue and sacct print, as rows. Tolerant: a line that is not a row is skipped, a new state stays as it is."""
+"""Parse what squeue and sacct print. A line that is not a row is skipped; an unknown state is kept as it is."""
 
 from __future__ import annotations
 
@@ -14,17 +14,24 @@ _NO_TIME = {"", "None", "Unknown", "N/A", "(null)"}
 
 @dataclass(frozen=True)
 class Row:
-    """One job or array task. ``id`` is SLURM's (``12`` or ``12_3``).
+    """One job or array task as SLURM lists it.
 
-    ``state`` is SLURM's base state (``CANCELLED by 0`` becomes ``CANCELLED``); ``code`` the exit code and
-    ``signal`` the signal that ended it, None where not told; ``elapsed`` seconds; ``started`` whether it ever ran;
-    ``expected`` when SLURM thinks that it will start, as ``YYYY-MM-DD HH:MM``, empty where it has no idea;
-    ``submitted`` seconds since the epoch, None where not told.
+    Attributes:
+        id: SLURM's number (``12`` or ``12_3``).
+        name: SLURM's name of the job.
+        slurm_state: SLURM's base state (``CANCELLED by 0`` becomes ``CANCELLED``).
+        reason: SLURM's reason code.
+        elapsed: seconds it has run.
+        started: whether it ever ran.
+        code: the exit code; None where SLURM does not list it.
+        signal: the signal that ended it; None where SLURM does not list it.
+        expected: when SLURM expects it to start (``YYYY-MM-DD HH:MM``); empty where it expects nothing.
+        submitted: seconds since the epoch; None where SLURM does not list it.
     """
 
     id: str
     name: str
-    state: str
+    slurm_state: str
     reason: str
     elapsed: int
     started: bool
@@ -47,8 +54,8 @@ def parse_queue(text: str) -> list[Row]:
             if seconds(elapsed) == 0 and state in ("FAILED", "CANCELLED"):
                 started = reason.startswith(_RAN)
             guess = start[:16].replace("T", " ") if state == "PENDING" and start not in _NO_TIME else ""
-            for item in expand_ids(ids):
-                row = Row(item, name, state, reason, seconds(elapsed), started, expected=guess, submitted=submitted)
+            for id in expand_ids(ids):
+                row = Row(id, name, state, reason, seconds(elapsed), started, expected=guess, submitted=submitted)
                 rows.append(row)
     return rows
 
@@ -63,10 +70,10 @@ def parse_accounting(text: str) -> list[Row]:
         ids, name, state, exit_code, elapsed, start, reason = fields
         reason, submitted = _split_time(reason)
         code, _, signal = exit_code.partition(":")
-        for item in expand_ids(ids):
+        for id in expand_ids(ids):
             rows.append(
                 Row(
-                    item,
+                    id,
                     name,
                     state.split(" ")[0].rstrip("+"),
                     "" if reason == "None" else reason,

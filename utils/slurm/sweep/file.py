@@ -66,7 +66,7 @@ class Sweep:
     """A sweep file, checked and expanded. Groups stand behind the groups they wait for."""
 
     file: Path
-    state: Path
+    folder: Path
     groups: tuple[Group, ...]
 
     @property
@@ -106,14 +106,14 @@ def load_sweep(file: Path, further: Callable[[list[Group]], list[str]] = lambda 
     problems += _late_warnings(groups) + _repeated_jobs(groups) + further(groups)
     if complete:
         groups = _ordered(groups, problems)
-    state = Path()
+    folder = Path()
     try:
-        state = Path(expand_environment(str(document.get("state", STATE)))).expanduser().absolute()
+        folder = Path(expand_environment(str(document.get("state", STATE)))).expanduser().absolute()
     except KeyError as error:
         problems.append(f"state={document['state']}: {error.args[0]} is not set in the environment")
     if problems:
         raise UserError(f"{file} has problems:\n" + "\n".join(f"  - {text}" for text in problems))
-    return Sweep(file, state, tuple(groups))
+    return Sweep(file, folder, tuple(groups))
 
 
 def _group(node: dict[str, Any], shared: dict[str, Any]) -> Group:
