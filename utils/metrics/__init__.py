@@ -2,7 +2,7 @@
 
 A new metric is a new file here with a ``Metric`` subclass under ``@register``; it is found by its being here. Tables,
 figures and comparisons take from the class what they have to know: label, decimals and which way is better.
-What metrics share lies in the folders: ``text`` (tokenizers), ``meteor15`` (METEOR's parts) and ``scoring``
+What metrics share lies in the folders: ``tokenizers``, ``meteor15`` and ``slots`` (parts of a metric) and ``scoring``
 (readers, run folders, bootstrap, the Java cross-check). Importing this package loads none of it.
 """
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from utils.errors import UserError, run_cli
-from utils.metrics import OFFICIAL, Scorer, applicable
+from utils.metrics import OFFICIAL, Scorer, applicable, metrics
 from utils.metrics.scoring.reader import read_items, read_predictions
 
 
@@ -68,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     else:
         width = max(map(len, scores))
         for name, value in scores.items():
-            print(f"{name:<{width}}  {value:.4f}")
+            print(f"{name:<{width}}  {value:.{metrics()[name].decimals}f}")
     return 0
 
 
