@@ -21,10 +21,10 @@ SUFFIXES = (".csv", ".jsonl", ".jsonl.gz", ".json.gz")
 Record = tuple[str, dict[str, Any]]  # its place ("file, line 3") and its fields
 
 
-def read_text(path: Path) -> str:
+def read_text(path: Path, largest: int = LARGEST) -> str:
     """The text of a UTF-8 file, unpacked if its name ends in .gz; without a byte order mark, line ends unchanged."""
     try:
-        content = read_bytes(path, LARGEST)
+        content = read_bytes(path, largest)
         if path.suffix == ".gz":
             content = gzip.GzipFile(fileobj=io.BytesIO(content)).read(LARGEST + 1)
     except FileNotFoundError:
@@ -67,9 +67,9 @@ def read_csv(path: Path, columns: tuple[str, ...]) -> list[Record]:
         raise UserError(f"{path}, line {reader.line_num + 1}: no CSV from here on: {error}") from None
 
 
-def read_json_lines(path: Path) -> Iterator[Record]:
+def read_json_lines(path: Path, largest: int = LARGEST) -> Iterator[Record]:
     """The objects of a JSON-lines file; numbers are texts as they are written, as in a CSV."""
-    return json_objects(path, read_text(path).split("\n"), parse_int=str, parse_float=str)
+    return json_objects(path, read_text(path, largest).split("\n"), parse_int=str, parse_float=str)
 
 
 def json_objects(path: Path, lines: Iterable[str | bytes], **options: Any) -> Iterator[Record]:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from utils.errors import UserError, comma_list, run_cli
-from utils.metrics import OFFICIAL, applicable, score
+from utils.metrics import OFFICIAL, applicable, metrics
 from utils.metrics.scoring.reader import read_items, read_predictions
 from utils.text import aligned
 
@@ -67,7 +67,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.json:
         print(json.dumps(scores, indent=2, allow_nan=False))
     else:
-        print("\n".join(aligned([[name, f"{value:.4f}"] for name, value in scores.items()])))
+        rows = [[name, f"{value:.{metrics()[name].decimals}f}"] for name, value in scores.items()]
+        print("\n".join(aligned(rows)))
     return 0
 
 

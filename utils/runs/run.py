@@ -93,7 +93,7 @@ class Run:
         return self.path / f"{split}_predictions.txt"
 
     def raw_predictions(self, split: str = "test") -> Path:
-        """Predictions as generated: JSON lines with prompt, prediction and references."""
+        """Predictions as generated: JSON lines with source, prompt, prediction and references. These are scored."""
         return self.path / f"{split}_predictions.jsonl"
 
     def references(self, split: str = "test") -> Path:
