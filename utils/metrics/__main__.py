@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         names = comma_list(arguments.metrics)
         if not names:
             raise UserError("--metrics names no score")
-    scores = score(items.predictions, items.references, sources, _own(names, arguments.engine))
+    scores = Scorer(items.references, sources, _own(names, arguments.engine)).score(items.predictions)
     if arguments.engine == "java":
         from utils.metrics.scoring.java import score as score_with_java
 
