@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from utils.errors import UserError, comma_list, run_cli
-from utils.metrics import OFFICIAL, applicable, metrics
+from utils.metrics import OFFICIAL, Scorer, applicable, metrics
 from utils.metrics.scoring.reader import read_items, read_predictions
 from utils.text import aligned
 
