@@ -33,7 +33,7 @@ def parser() -> argparse.ArgumentParser:
     action.add_argument("--cancel", action="store_true", help="cancel what is queued or running")
     action.add_argument("--logs", metavar="JOB", help="print a job's output (id, its beginning, or SLURM's number)")
     action.add_argument(
-        "--local", type=int, nargs="?", const=0, metavar="N", help="run here, N at a time (one a GPU, or one)"
+        "--local", type=int, nargs="?", const=0, metavar="N", help="run here, N at a time (one per GPU, at least one)"
     )
     result.add_argument("--retry", action="store_true", help="also send what failed, was stopped or ran out of time")
     result.add_argument("--only", action="append", metavar="GROUP", help="this group only; may be repeated")

@@ -23,9 +23,9 @@ def composing(override: str) -> None:
     [
         ("train.lrr=1", "train.lrr is not a key; did you mean lr?"),
         ("trian.lr=1", "trian is not a key; did you mean train?"),
-        ("experimentt=e2e_gpt2_lora", "experimentt is not a key; did you mean experiment?"),
+        ("experimentt=e2e", "experimentt is not a key; did you mean experiment?"),
         ("fnmodel.params={rankk:1}", "fnmodel.params.rankk is not a key; did you mean rank?"),
-        ("experiment=e2e_gpt2_lorra", "Did you mean e2e_gpt2_lora? Known: "),
+        ("experiment=elli5", "Did you mean eli5? Known: e2e, eli5"),
         (
             "output.path=/x/Ü_CJK",
             "two pairs of quotes, one for the shell and one for Hydra: \"output.path='/x/Ü_CJK'\"",

@@ -18,8 +18,6 @@ from utils.errors import UserError
 from utils.io.yaml_files import dotted
 from utils.runs.identity import group_hash, run_directory
 
-EXPERIMENTS = sorted(path.stem for path in (ROOT / "configs" / "experiment").glob("*.yaml"))
-
 
 def problems(*overrides: str) -> str:
     with pytest.raises(UserError) as refused:
@@ -50,11 +48,26 @@ def test_every_data_set_is_on_the_reference_page() -> None:
         assert any(name in page for name in source.names), source
 
 
-@pytest.mark.parametrize("name", EXPERIMENTS)
-def test_every_experiment_composes(name: str) -> None:
-    config = make_config(f"experiment={name}")
-    assert config.model.name == name.split("_")[1]
-    assert config.train.optimizer == "sgd" and config.loss_on() == "all"
+@pytest.mark.parametrize("name", ["e2e", "eli5"])
+def test_every_experiment_composes_with_the_published_settings(name: str) -> None:
+    assert [path.stem for path in sorted((ROOT / "configs" / "experiment").glob("*.yaml"))] == ["e2e", "eli5"]
+    config = make_config(f"experiment={name}", "model.name=gpt2-medium", "fnmodel.name=lora")
+    assert (config.dataset.name, config.model.name, config.fnmodel.name) == (name, "gpt2-medium", "lora")
+    assert config.fnmodel.params.rank == 0.1 and config.loss_on() == "all"
+    published = {"epochs": 5, "batch_size": 8, "lr": 2e-4, "optimizer": "sgd", "scheduler": "linear"}
+    published |= {"warmup_steps": 500, "loss_on": "all"}
+    assert dataclasses.asdict(config.train) == {**dataclasses.asdict(make_config().train), **published}
+
+
+def test_published_runs_are_found_again() -> None:
+    """The names that they had when each had a file of its own."""
+    names = {
+        ("experiment=e2e", "fnmodel.name=none"): "runs/e2e_nlg/gpt2-none-s0-ee8b7f99",
+        ("experiment=e2e", "fnmodel.name=lora", "fnmodel.params.rank=0.05"): "runs/e2e_nlg/gpt2-lora-r0.05-s0-58a5b82e",
+        ("experiment=e2e", "model.name=gpt2-large", "seed=2"): "runs/e2e_nlg/gpt2-large-rosa-r0.1-s2-746b7fbd",
+        ("experiment=eli5", "fnmodel.params.rank=0.0125", "seed=1"): "runs/eli5/gpt2-rosa-r0.0125-s1-efe475d7",
+    }
+    assert {overrides: str(run_directory(make_config(*overrides))) for overrides in names} == names
 
 
 def test_all_problems_come_in_one_message() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,13 +14,14 @@ from utils.config import Config, load_config
 from utils.data import Example, digest, get_source, group_by_source
 from utils.errors import UserError, reason
 from utils.generation.generate import Decoding, generate
-from utils.io.files import LARGEST, lock, remove_leftovers, sha256, write_json, write_text
+from utils.io.files import LARGEST, lock, remove_leftovers, sha256, write_json
 from utils.log import log, run_log
 from utils.processes.signals import never, stop_on_signals
-from utils.runs import OVERRIDES, Run, find_runs
+from utils.runs import Run, find_runs
 from utils.runs.checkpoint_files import checkpoint_hash, load_weights, verify
 from utils.runs.digests import TRAINING, recorded_digests, refuse_other_data
 from utils.runs.identity import group_hash
+from utils.runs.texts import Answer, write_texts
 from utils.training.failures import is_out_of_memory
 
 
@@ -81,7 +81,7 @@ def _outcome(run: Run, options: Options, check: Callable[[], None]) -> tuple[str
         if status != "finished":
             return "skipped", f"training is {status}: run its training command again"
         print(f"{run.path}", flush=True)
-        with lock(run.path / ".eval.lock", "evaluated"):
+        with lock(run.lock_file("eval"), "evaluated"):
             remove_leftovers(run.eval_file, run.raw_predictions(split), run.references(split), run.predictions(split))
             return evaluate_run(run, options, check)
     except Exception as error:
@@ -177,7 +177,8 @@ def check_settings(run: Run, config: Config) -> None:
     if record.get("group") not in groups or record.get("seed") not in (None, config.seed):
         raise UserError(
             f"{run.config_file} was changed after the training: its settings are not those of {run.record_file.name}. "
-            f"Put it back (what was typed is in {OVERRIDES}), or remove the folder and train with the other settings"
+            f"Put it back (what was typed is in {run.overrides_file}), or remove the folder and train with "
+            "the other settings"
         )
 
 
@@ -251,24 +252,9 @@ def _measure(
 
 
 def write_predictions(run: Run, split: str, groups: list[list[Example]], texts: list[str]) -> None:
-    """Raw texts as JSON lines; predictions a line each; references in groups separated by empty lines."""
-    raw = [
-        {
-            "source": group[0].source,
-            "prompt": group[0].prompt,
-            "prediction": text,
-            "references": [example.reference for example in group],
-        }
+    """Write the generated ``texts``, one for each group of examples that are its references."""
+    answers = [
+        Answer(group[0].source, group[0].prompt, text, [example.reference for example in group])
         for group, text in zip(groups, texts, strict=True)
     ]
-    write_text(run.raw_predictions(split), "".join(json.dumps(item, ensure_ascii=False) + "\n" for item in raw))
-    write_text(
-        run.references(split),
-        "\n".join("".join(f"{one_line(text)}\n" for text in item["references"]) for item in raw),
-    )
-    write_text(run.predictions(split), "".join(f"{one_line(item['prediction'])}\n" for item in raw))
-
-
-def one_line(text: str) -> str:
-    """The text with line breaks of any kind (Unicode's included) as blanks."""
-    return " ".join(text.splitlines()).strip()
+    write_texts(run, split, answers)

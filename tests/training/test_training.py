@@ -260,7 +260,7 @@ def test_failed_setup_leaves_nothing(train: Any, tmp_path: Path) -> None:
 
 
 def test_run_pointer(train: Any, monkeypatch: Any, tmp_path: Path) -> None:
-    monkeypatch.setenv(launch.POINTER, str(tmp_path / "pointer"))
+    monkeypatch.setenv(launch.RUN_POINTER, str(tmp_path / "pointer"))
     run = train("train.epochs=1")
     assert (tmp_path / "pointer").read_text().splitlines() == [str(run.path.resolve())]
 

@@ -41,6 +41,7 @@ class DataSource(ABC):
     packed: ClassVar[bool] = False  # True: documents joined and cut into blocks of train.block_size tokens
     generate_limit: ClassVar[int | None] = None  # eval.py generates for the first so many items; None: for all
     needs_path: ClassVar[bool] = False  # True: dataset.path has no default to fall back on
+    metrics: ClassVar[tuple[str, ...]] = ()  # its scores in the order of a table; empty: all that apply to its texts
 
     @abstractmethod
     def load(self, split: str, path: Path | None, cache: str | None) -> list[Example]:
@@ -77,6 +78,12 @@ def get_source(name: str) -> DataSource:
     if name not in known:
         raise UserError(f"dataset.name={name} is not known. {suggestions(name, known)}")
     return known[name]()
+
+
+def metrics_of(name: Any) -> tuple[str, ...]:
+    """The scores that the data set ``name`` lists; empty, which stands for all, also where it is not known here."""
+    source = sources().get(name) if isinstance(name, str) else None
+    return source.metrics if source else ()
 
 
 def group_by_source(examples: Sequence[Example]) -> list[list[Example]]:

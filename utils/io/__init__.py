@@ -1,6 +1,6 @@
-"""Files: written whole or not at all, read with limits, locked, cached.
+"""Files: atomic writes, safe reads, locks and caches.
 
-``files.py`` writes atomically, reads files from elsewhere safely and locks folders (``locks.py``: where the file system
-has no locks); ``yaml_files.py`` and ``records.py`` read YAML, CSV and JSON lines strictly; ``array_cache.py`` keeps
-arrays with a checksum; ``hub.py`` says what to do without network. Imports errors only.
+``files.py`` writes files atomically, reads files from elsewhere with limits, and locks folders; ``locks.py`` locks them
+on file systems without locks. ``yaml_files.py`` and ``records.py`` read YAML, CSV and JSON lines strictly.
+``array_cache.py`` keeps arrays with a checksum. ``hub.py`` reads from the Hugging Face hub. Imports errors only.
 """

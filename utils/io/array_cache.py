@@ -1,4 +1,4 @@
-"""Arrays that take long to make, kept in the user's cache folder."""
+"""A cache of arrays that take long to make, in the user's cache folder."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 
 
 def cached_array(name: str, origin: str, build: Callable[[], np.ndarray]) -> np.ndarray:
-    """The array that ``build`` makes, from the cache where it holds a sound copy made from the same ``origin``.
+    """The array that ``build`` makes, read from the cache if that has an undamaged copy made from the same ``origin``.
 
     Args:
         name: the file's name in the cache folder.
-        origin: what identifies the source the array was made from; another one makes the array anew.
-        build: makes the array, of 64-bit unsigned integers in two dimensions.
+        origin: identifies the source of the array; the array is made again if the cached one has another origin.
+        build: makes the array: two dimensions of unsigned 64-bit integers.
 
     Returns:
         The array, read-only.
@@ -38,15 +38,15 @@ def cached_array(name: str, origin: str, build: Callable[[], np.ndarray]) -> np.
     array.flags.writeable = False
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        # The header fills a multiple of 8 bytes, so that the numbers behind it lie aligned.
+        # The header has a multiple of 8 bytes, so that the numbers after it are aligned.
         write_bytes(path, header + b" " * (-len(header) % 8 + 7) + b"\n" + bytes(content))
     except OSError as error:
-        print(f"{path} cannot be written ({error.strerror}): it is made anew each time", file=sys.stderr)
+        print(f"{path} cannot be written ({error.strerror}): it is made again each time", file=sys.stderr)
     return array
 
 
 def _read(path: Path, origin: str) -> np.ndarray | None:
-    """The array in ``path``, or None where there is none, it is damaged or made from something else."""
+    """The array in ``path``; None if it is missing, damaged or made from another origin."""
     import numpy as np
 
     try:

@@ -1,4 +1,4 @@
-"""Reading and writing small files so that a reader never sees half of one."""
+"""Read and write files so that a reader never sees half of one, and lock them."""
 
 from __future__ import annotations
 
@@ -19,29 +19,29 @@ from typing import Any, BinaryIO, TextIO
 from utils.errors import UserError
 from utils.io.locks import link_lock
 
-LARGEST = 256 << 20  # bytes of a file that is read as a whole: metrics of a million steps, texts of any test set
-LARGEST_RECORD = 16 << 20  # of a file with a single JSON value, which takes up to thirty times its size in memory
+LARGEST = 256 << 20  # bytes of a file that is read as a whole: enough for metrics of a million steps or any test set
+LARGEST_RECORD = 16 << 20  # bytes of a file with one JSON value, which needs up to thirty times that in memory
 
 
 def cache_folder() -> Path:
-    """``$XDG_CACHE_HOME/ROSA``, or ``~/.cache/ROSA``; for a user without a home, one that cannot be made."""
+    """``$XDG_CACHE_HOME/ROSA`` or ``~/.cache/ROSA``; a path that cannot be made if the user has no home folder."""
     root = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     return Path(os.devnull if root.startswith("~") else root) / "ROSA"
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write ``text`` beside ``path`` and rename it into place, so that ``path`` is old or new, never half."""
+    """Write ``text`` to ``path`` atomically, as ``write_bytes`` does."""
     write_bytes(path, text.encode("utf-8"))
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Atomic write of ``content`` to ``path``: temporary file in the same folder, fsync, rename.
+    """Write ``content`` to ``path`` atomically: to a temporary file beside it, fsync, then rename.
 
-    A link at ``path`` is replaced, not followed.
+    A reader sees the old content or the new one, never half of it. A link at ``path`` is replaced, not followed.
     """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
-        # not tempfile, whose files are for their owner alone: the mode follows the umask
+        # not tempfile, whose files only their owner may read: this mode follows the umask
         with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666), "wb") as file:
             file.write(content)
             file.flush()
@@ -54,7 +54,7 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def remove_leftovers(*paths: Path) -> None:
-    """Remove what a kill within ``write_bytes`` left beside ``paths``, under the lock of those who write them."""
+    """Delete temporary files that a killed ``write_bytes`` left beside ``paths``. The caller holds their lock."""
     for path in paths:
         for leftover in path.parent.glob(f".{glob.escape(path.name)}.{'?' * 8}"):
             with contextlib.suppress(OSError):
@@ -62,18 +62,18 @@ def remove_leftovers(*paths: Path) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Atomic write of ``value`` as indented JSON; NaN and infinity are refused, as JSON has no such numbers."""
+    """Write ``value`` atomically as indented JSON. Raises ValueError for NaN and infinity, which JSON does not have."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def open_regular(path: Path, largest: int | None = None) -> BinaryIO:
-    """``path`` opened for reading, if it is a file or a link to one: reading a pipe or a device may never end.
+    """Open ``path`` for reading if it is a file or a link to one. Reading a pipe or a device might never end.
 
     Raises:
         OSError: as ``open`` does.
-        UserError: it is neither, or has more than ``largest`` bytes.
+        UserError: it is no regular file, or has more than ``largest`` bytes.
     """
-    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # or opening a pipe waits for its writer
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # otherwise opening a pipe waits for a writer
     status = os.fstat(handle)
     if not stat.S_ISREG(status.st_mode):
         os.close(handle)
@@ -93,7 +93,7 @@ def read_bytes(path: Path, largest: int = LARGEST) -> bytes:
     """
     try:
         with open_regular(path, largest) as file:
-            return file.read(largest)  # no more, should it grow meanwhile
+            return file.read(largest)  # it may have grown since
     except FileNotFoundError:
         raise
     except OSError as error:
@@ -106,7 +106,7 @@ def read_text(path: Path, largest: int = LARGEST) -> str:
 
 
 def decode(path: Path, content: bytes, encoding: str = "utf-8") -> str:
-    """``content``, which was read from ``path``, as text. Raises UserError naming the line that is not UTF-8."""
+    """Decode ``content``, which was read from ``path``. Raises UserError naming the line that is not UTF-8."""
     try:
         return content.decode(encoding)
     except UnicodeDecodeError as error:
@@ -120,12 +120,12 @@ def read_json(path: Path) -> Any:
         return json.loads(read_text(path, LARGEST_RECORD))
     except FileNotFoundError:
         raise UserError(f"{path} does not exist") from None
-    except (ValueError, RecursionError) as error:  # ValueError: not JSON, or an endless number
+    except (ValueError, RecursionError) as error:  # ValueError: not JSON, or a number of too many digits
         raise UserError(f"{path} cannot be read as JSON: {error}") from None
 
 
 def read_object(path: Path) -> dict[str, Any]:
-    """The JSON object in ``path``. Raises UserError where ``read_json`` does and for any other JSON value."""
+    """The JSON object in ``path``. Raises UserError as ``read_json`` does, and for any other JSON value."""
     value = read_json(path)
     if not isinstance(value, dict):
         raise UserError(f"{path} does not hold a JSON object")
@@ -133,7 +133,7 @@ def read_object(path: Path) -> dict[str, Any]:
 
 
 def sync(*paths: Path) -> None:
-    """Wait until files or folders are on the disk itself, so that not even a power failure takes them back."""
+    """Wait until files or folders are on the disk itself, so that they survive a power failure."""
     for path in paths:
         handle = os.open(path, os.O_RDONLY)
         try:
@@ -143,7 +143,7 @@ def sync(*paths: Path) -> None:
 
 
 def own_folder(path: Path) -> Path:
-    """The folder ``path``, made if missing. Raises UserError for a link, as ``open_in_place`` does."""
+    """Make the folder ``path`` if it is missing, and return it. Raises UserError for a link, as ``open_in_place``."""
     if path.is_symlink():
         raise UserError(f"{path} is a link, which could lead anywhere: nothing is written there. Remove it.")
     path.mkdir(exist_ok=True)
@@ -151,10 +151,10 @@ def own_folder(path: Path) -> Path:
 
 
 def open_in_place(path: Path) -> int:
-    """A descriptor to read and write ``path`` in place, made if missing.
+    """Open ``path`` to read and write it in place, and return the descriptor; the file is made if it is missing.
 
     Raises:
-        UserError: ``path`` is a link, a pipe or a device: a folder from elsewhere must not lead writing elsewhere.
+        UserError: ``path`` is a link, a pipe or a device. A folder from elsewhere must not redirect writes.
     """
     try:
         handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
@@ -169,17 +169,24 @@ def open_in_place(path: Path) -> int:
 
 
 def sha256(path: Path, largest: int | None = None) -> str:
-    """Hexadecimal SHA-256 of a file's content. Raises as ``open_regular``."""
+    """The SHA-256 of a file's content, in hexadecimal. Raises as ``open_regular`` does."""
     with open_regular(path, largest) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextlib.contextmanager
 def lock(path: Path, activity: str) -> Iterator[None]:
-    """Hold ``path`` as an exclusive lock, or raise UserError naming the process that holds it.
+    """Hold ``path`` as an exclusive lock.
 
-    The kernel drops the lock when its holder dies, however it dies, so that a stale file never blocks anyone. A file
-    system without locks gets one of its own kind (utils/io/locks.py).
+    The kernel drops the lock when its holder dies, so that a file that was left behind blocks nobody. On a file system
+    without locks, ``link_lock`` takes its place.
+
+    Args:
+        path: the lock's file.
+        activity: what is done under the lock, for the message of another process ("trained").
+
+    Raises:
+        UserError: another process holds it; names that process.
     """
     file = _locked(path, activity)
     if file is None:
@@ -191,12 +198,12 @@ def lock(path: Path, activity: str) -> Iterator[None]:
         file.write(f"process {os.getpid()} on {socket.gethostname()}")
         file.flush()
         yield
-        with contextlib.suppress(OSError):  # what was done under the lock counts, not the name in it
+        with contextlib.suppress(OSError):  # the work under the lock is done, whatever the file says
             file.truncate(0)
 
 
 def _locked(path: Path, activity: str) -> TextIO | None:
-    """``path``, open and locked; None where its file system has no locks."""
+    """Open and lock ``path``; None if its file system has no locks."""
     while True:
         file = os.fdopen(open_in_place(path), "r+", encoding="utf-8", errors="replace")
         try:

@@ -1,6 +1,6 @@
-"""Reading from the Hugging Face hub, with one clear message where there is no network.
+"""Read from the Hugging Face hub, with one clear message if there is no network.
 
-Imports of the hub's libraries wait until they are needed, and until ``go_offline_without_network`` was called.
+The hub's libraries are imported when they are needed, after ``go_offline_without_network`` was called.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ WAYS_OUT = (
     "Without network: set {path_key} to a local folder, fill the cache on a machine with network ({cache_hint}), "
     "or try the bundled pair: dataset.name=e2e_sample model.name=tiny."
 )
-PATIENCE = 3.0  # seconds for the hub's address
+PATIENCE = 3.0  # seconds to wait for the hub's address
 
 
 def go_offline_without_network() -> None:
-    """Put the hub's libraries into offline mode if the hub's address cannot be had.
+    """Put the hub's libraries into offline mode if the hub's address cannot be resolved.
 
-    They would otherwise retry each file for half a minute before they turn to their cache. They read the
-    setting when they are imported, so this comes first. Behind a proxy nothing is concluded from addresses.
+    Otherwise they retry each file for half a minute before they read their cache. Call this before they are imported,
+    since they read the setting then. Behind a proxy it does nothing, because addresses say nothing there.
     """
     proxies = ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")
     if "HF_HUB_OFFLINE" in os.environ or any(os.environ.get(name) for name in proxies):
@@ -49,10 +49,10 @@ def go_offline_without_network() -> None:
 def load_split(
     repository: str, split: str, cache: str | None, *, revision: str | None = None, config: str | None = None
 ) -> Any:
-    """A split of a hub data set; a cache filled earlier serves without network.
+    """A split of a data set on the hub, or in a cache that was filled earlier.
 
     Raises:
-        UserError: neither the hub nor the cache has it.
+        UserError: it can be read neither from the hub nor from the cache.
     """
     import datasets
 

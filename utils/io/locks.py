@@ -1,8 +1,8 @@
-"""Locks for file systems that have none: a link that names its holder, and a look at this machine's processes.
+"""Locks for file systems that have none: a link that names the process that holds it.
 
 A network file system may answer flock with ENOLCK or EOPNOTSUPP. Making a link is still atomic there, for all machines.
-The kernel does not take such a link away when its holder dies, so that the next process does, where it can prove the
-death: on the same machine, since the same start of it, among the same process numbers.
+The kernel does not remove such a link when its holder dies. The next process removes it, if it can prove the death: the
+holder ran on the same machine, since the same boot, in the same space of process numbers, and is gone.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def link_lock(path: Path, activity: str) -> Iterator[None]:
     """Hold ``path`` by a link beside it.
 
     Raises:
-        UserError: another process holds it or may hold it, or the file system has no links either.
+        UserError: another process holds it, or may hold it; or the file system has no links either.
     """
     link = path.with_name(f"{path.name}.holder")
     own = _identity(os.getpid())
@@ -51,7 +51,7 @@ def link_lock(path: Path, activity: str) -> Iterator[None]:
 def has_process(kind: str, *words: str) -> bool:
     """Whether a process of this machine has all of ``words`` in its ``kind``: "cmdline" or "environ"."""
     for file in Path("/proc").glob(f"[0-9]*/{kind}"):
-        with contextlib.suppress(OSError):  # it has ended, or is another user's
+        with contextlib.suppress(OSError):  # the process has ended, or is another user's
             text = file.read_bytes()
             if all(os.fsencode(word) in text for word in words):
                 return True
@@ -59,9 +59,9 @@ def has_process(kind: str, *words: str) -> bool:
 
 
 def _remove(link: Path, holder: str, own: str) -> bool:
-    """Remove the link of a ``holder`` that is dead; False where another process is about to, or died at it.
+    """Remove the link of a dead ``holder``; False if another process is doing so, or died while it did.
 
-    Only one process at a time is past the second link, so that none removes what a faster one has made meanwhile.
+    A second link lets only one process at a time do this, so that none removes a link that a faster one has just made.
     """
     turn = link.with_name(f"{link.name}.removal")
     try:
@@ -77,7 +77,7 @@ def _remove(link: Path, holder: str, own: str) -> bool:
 
 
 def _identity(pid: int) -> str:
-    """A process, among all processes of all machines at all times as far as this machine can tell."""
+    """A text that names a process uniquely among all machines and times, as far as this machine can tell."""
     return f"process {pid} on {socket.gethostname()}, {_started(pid)} {_machine()}"
 
 
@@ -88,7 +88,7 @@ def _is_gone(holder: str) -> bool:
 
 
 def _started(pid: int) -> str:
-    """When a process started, in clock ticks since the machine did; empty where there is none, or it is dead."""
+    """When a process started, in clock ticks since boot; empty if there is no such process, or it is dead."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(") ")[2].split()
     except OSError:
@@ -97,7 +97,7 @@ def _started(pid: int) -> str:
 
 
 def _machine() -> str:
-    """The start of this machine and the space of process numbers; a name of nothing where Linux does not tell."""
+    """This boot of the machine and the space of process numbers; ``?`` if Linux does not tell them."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return f"{boot} {os.readlink('/proc/self/ns/pid')}"

@@ -1,4 +1,4 @@
-"""Strict reading of CSV and JSON lines: what is wrong is named with file and line, never skipped."""
+"""Read CSV and JSON lines strictly: an error names file and line, and nothing is skipped."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import json
 import os
 import sys
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +18,13 @@ from utils.io.files import decode, read_bytes
 
 LARGEST = 4 << 30  # bytes of a data file, unpacked
 SUFFIXES = (".csv", ".jsonl", ".jsonl.gz", ".json.gz")
-Record = tuple[str, dict[str, Any]]  # where it stands ("file, line 3"), and its fields
+Record = tuple[str, dict[str, Any]]  # its place ("file, line 3") and its fields
 
 
-def read_text(path: Path) -> str:
-    """The text of a UTF-8 file (gzip if its name ends so), without a byte order mark, line ends as they are."""
+def read_text(path: Path, largest: int = LARGEST) -> str:
+    """The text of a UTF-8 file, unpacked if its name ends in .gz; without a byte order mark, line ends unchanged."""
     try:
-        content = read_bytes(path, LARGEST)
+        content = read_bytes(path, largest)
         if path.suffix == ".gz":
             content = gzip.GzipFile(fileobj=io.BytesIO(content)).read(LARGEST + 1)
     except FileNotFoundError:
@@ -39,7 +39,7 @@ def read_text(path: Path) -> str:
 def read_csv(path: Path, columns: tuple[str, ...]) -> list[Record]:
     """The rows of a CSV file with a header that has at least ``columns``."""
     csv.field_size_limit(sys.maxsize)
-    # NUL would end a field early in other readers; csv itself says where it stands only from Python 3.11 on
+    # a NUL would end a field early in other readers
     text = read_text(path)
     if "\0" in text:
         line = text[: text.index("\0")].count("\n") + 1
@@ -63,19 +63,31 @@ def read_csv(path: Path, columns: tuple[str, ...]) -> list[Record]:
             rows.append((where, row))
         return rows
     except csv.Error as error:
-        # line_num is where the last good row ended
+        # line_num is the end of the last good row
         raise UserError(f"{path}, line {reader.line_num + 1}: no CSV from here on: {error}") from None
 
 
-def read_json_lines(path: Path) -> Iterator[Record]:
-    """The objects of a JSON-lines file, empty lines skipped; numbers are texts as they are written, as in a CSV."""
-    for number, line in enumerate(read_text(path).split("\n"), 1):
+def read_json_lines(path: Path, largest: int = LARGEST) -> Iterator[Record]:
+    """The objects of a JSON-lines file; numbers are texts as they are written, as in a CSV."""
+    return json_objects(path, read_text(path, largest).split("\n"), parse_int=str, parse_float=str)
+
+
+def json_objects(path: Path, lines: Iterable[str | bytes], **options: Any) -> Iterator[Record]:
+    """The JSON object on each of ``lines``, which were read from ``path``; empty lines are skipped.
+
+    Args:
+        options: of ``json.loads``.
+
+    Raises:
+        UserError: names the line that is no JSON object.
+    """
+    for number, line in enumerate(lines, 1):
         where = f"{path}, line {number}"
         if not line.strip():
             continue
         try:
-            value = json.loads(line, parse_int=str, parse_float=str)
-        except (ValueError, RecursionError) as error:  # ValueError: no JSON, or a number without end
+            value = json.loads(line, **options)
+        except (ValueError, RecursionError) as error:  # ValueError: not JSON, or a number of too many digits
             raise UserError(f"{where} is not JSON: {error}") from None
         if not isinstance(value, dict):
             raise UserError(f"{where} is not a JSON object with fields")
@@ -83,7 +95,7 @@ def read_json_lines(path: Path) -> Iterator[Record]:
 
 
 def read_records(path: Path, columns: tuple[str, ...]) -> list[Record]:
-    """The records of a CSV or JSON-lines file, whose fields ``columns`` are texts that are not empty."""
+    """The records of a CSV or JSON-lines file. Raises UserError if a field of ``columns`` is no text, or empty."""
     records = read_csv(path, columns) if path.suffix == ".csv" else list(read_json_lines(path))
     for where, record in records:
         for name in columns:
@@ -98,7 +110,7 @@ def read_records(path: Path, columns: tuple[str, ...]) -> list[Record]:
 
 
 def check_characters(where: str, name: str, text: str) -> None:
-    """Raise UserError for a text that no file can hold: JSON lets half a character through."""
+    """Raise UserError for a text that no UTF-8 file can hold: JSON allows half of a surrogate pair."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -106,10 +118,10 @@ def check_characters(where: str, name: str, text: str) -> None:
 
 
 def find_split(folder: Path, names: tuple[str, ...]) -> Path:
-    """The file of a split in ``folder``: the one of ``names`` that is there.
+    """The file of a split in ``folder``: the only one of ``names`` that exists.
 
     Raises:
-        UserError: no such folder, none of the files or several, or something else than a file; names what would do.
+        UserError: there is no such folder, none or several of the files, or something that is no file; says what to do.
     """
     if not folder.exists():
         raise UserError(f"dataset.path={folder} does not exist")

@@ -1,7 +1,7 @@
-"""YAML as people read it: ``1e-3`` is a number, ``12:00:00`` a text, and a key given twice is an error.
+"""Read YAML as people do: ``1e-3`` is a number, ``12:00:00`` a text, and a key given twice is an error.
 
-A file from elsewhere cannot keep its reader busy: ``a: &a [x, x], b: &b [*a, *a]`` and so on says, in a few lines,
-more than any memory holds, so what a file says with its aliases written out is limited, and so is its nesting.
+A file from elsewhere must not exhaust the memory: a few lines such as ``a: &a [x, x], b: &b [*a, *a]`` can stand for
+more than any memory holds. So the size of a file with its aliases written out is limited, and so is its nesting.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from utils.io.files import read_text
 
 LARGEST = 4 << 20  # bytes of a file, and characters with aliases written out
 DEEPEST = 30  # levels of nesting: a configuration has four, a sweep file six
-_NODE = 10  # what a value costs besides its characters
-_LONGEST_INT = 400  # digits; beyond every float
+_NODE = 10  # characters that a value counts besides its own
+_LONGEST_INT = 400  # digits; larger than any float
 
 _MERGE = "tag:yaml.org,2002:merge"
 
@@ -34,7 +34,7 @@ class _Loader(yaml.SafeLoader):
         self._extents: dict[yaml.Node, tuple[int, int]] = {}  # of each complete node: characters and levels
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        """The next node. Raises ComposerError where it is too deep, too large or holds itself."""
+        """The next node. Raises ComposerError if it is too deep, too large or contains itself."""
         mark = self.peek_event().start_mark
         alias = self.check_event(yaml.AliasEvent)
         if self._level >= DEEPEST:
@@ -70,7 +70,7 @@ class _Loader(yaml.SafeLoader):
 
 
 def _extent(node: yaml.Node, known: dict[yaml.Node, tuple[int, int]]) -> tuple[int, int]:
-    """Characters and levels of a node whose parts are ``known``."""
+    """The characters and levels of a node, from those of its parts in ``known``."""
     if isinstance(node, yaml.ScalarNode):
         return _NODE + len(node.value), 1
     pairs = isinstance(node, yaml.MappingNode)

@@ -1,4 +1,4 @@
-"""Device, precision and processes, by accelerate."""
+"""Device and precision, and the Accelerator for them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MIXED_DTYPE = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def resolve_device(name: str) -> str:
-    """``auto`` becomes cuda where there is one, else cpu. Raises UserError for a device that is not here."""
+    """``auto`` becomes cuda if there is a GPU, else cpu. Raises UserError for a device that this machine lacks."""
     if name == "auto":
         forced = os.environ.get("ACCELERATE_USE_CPU", "false").lower() == "true"  # accelerate launch --cpu
         return "cuda" if torch.cuda.is_available() and not forced else "cpu"
@@ -27,7 +27,7 @@ def resolve_device(name: str) -> str:
 
 
 def resolve_precision(name: str, device: str) -> str:
-    """``auto`` becomes bf16 where the GPU computes in it, else fp32."""
+    """``auto`` becomes bf16 if the GPU supports it, else fp32. Raises UserError for fp16 without a GPU."""
     if name == "auto":
         return "bf16" if device == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
     if name == "fp16" and device != "cuda":
@@ -36,14 +36,14 @@ def resolve_precision(name: str, device: str) -> str:
 
 
 def build_accelerator(train: TrainConfig) -> tuple[Any, str]:
-    """The Accelerator and the precision it computes in."""
+    """The Accelerator, and the precision in which it computes."""
     from accelerate import Accelerator, DistributedDataParallelKwargs
     from accelerate.state import AcceleratorState
 
     device = resolve_device(train.device)
     precision = resolve_precision(train.precision, device)
-    AcceleratorState._reset_state()  # several runs in one process may differ in precision
-    # buffers are masks and tables that never change; DDP would send them to all processes in each forward pass
+    AcceleratorState._reset_state()  # another run in this process may have had another precision
+    # the buffers are masks and tables that never change, which DDP would otherwise broadcast in each forward pass
     ddp = DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)
     cpu = device == "cpu"
     return Accelerator(cpu=cpu, mixed_precision=MIXED_PRECISION[precision], kwargs_handlers=[ddp]), precision

@@ -1,8 +1,8 @@
 """The processes of one job: which of them writes, how they agree, and how they end together.
 
-``torchrun`` and ``accelerate launch`` start the processes; each runs the same code. What only one may do (files, locks)
-the main process does, and the others learn how it went: ``decided_by_main``. Agreements travel over the CPU (gloo), so
-that they never wait for a GPU.
+``torchrun`` and ``accelerate launch`` start the processes, which all run the same code. The main process does what only
+one may do (files, locks), and ``decided_by_main`` gives the others its result. They communicate over the CPU (gloo), so
+that an agreement never waits for a GPU.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from utils.errors import UserError
 
 T = TypeVar("T")
 SIZES = ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE")  # torchrun's, and those of MPI
-PATIENCE = datetime.timedelta(minutes=30)  # for a process that is alive but does not answer, say during a long write
+PATIENCE = datetime.timedelta(minutes=30)  # for a process that is alive but busy, say with a long write
 LOST = ("gloo", "nccl", "connection closed by peer", "connection reset by peer", "broken pipe")
 
 
 class EchoedError(UserError):
-    """The main process's error on the other ones, which end by it; the main process says it."""
+    """The main process's error, raised on the other processes to end them. Only the main process prints it."""
 
 
 @dataclass(frozen=True)
@@ -32,9 +32,9 @@ class Processes:
     """This process among those of its job.
 
     Attributes:
-        rank: its number; 0 is the main one.
-        count: how many there are.
-        control: the gloo group that agreements use; None with a single process.
+        rank: the index of this process; 0 is the main one.
+        count: the number of processes.
+        control: the gloo group for agreements; None if there is one process.
     """
 
     rank: int = 0
@@ -47,10 +47,10 @@ class Processes:
         return self.rank == 0
 
     def decided_by_main(self, decide: Callable[[], T]) -> T:
-        """What ``decide`` returns on the main process, which alone calls it. All processes wait for it here.
+        """Call ``decide`` on the main process only, and return its result on all. All processes wait for it here.
 
         Raises:
-            EchoedError: on the other processes, when ``decide`` raised; on the main one what it raised.
+            EchoedError: ``decide`` raised, on the other processes; the main one raises the error itself.
         """
         if self.count == 1:
             return decide()
@@ -75,7 +75,7 @@ class Processes:
         return box[0]
 
     def gathered(self, value: T) -> list[T]:
-        """Everybody's ``value`` by rank, on every process."""
+        """The ``value`` of every process by its index, on every process."""
         if self.count == 1:
             return [value]
         import torch.distributed as dist
@@ -85,7 +85,7 @@ class Processes:
         return values
 
     def same_error(self, text: str) -> UserError:
-        """An error that every process meets at the same place: the main one's is said, the others' only end them."""
+        """The error for a problem that every process finds at the same place; only the main process prints it."""
         return UserError(text) if self.main else EchoedError(text)
 
 
@@ -93,7 +93,7 @@ _joined: Processes | None = None
 
 
 def join(device: str) -> Processes:
-    """Meet the other processes of this job; a second call gives the same answer.
+    """Connect to the other processes of this job; a second call returns the same object.
 
     Args:
         device: ``train.device`` resolved: cpu, cuda or mps.
@@ -118,21 +118,21 @@ def _connect(device: str) -> Processes:
     import torch.distributed as dist
     from accelerate import PartialState
 
-    # cpu=True: without it every rank of a CPU job takes itself for the only one
+    # without cpu=True each process of a CPU job believes that it is the only one
     state = PartialState(cpu=device == "cpu", timeout=PATIENCE)
     return Processes(state.process_index, state.num_processes, dist.new_group(backend="gloo", timeout=PATIENCE))
 
 
 def leave() -> None:
-    """Take leave of the other processes, once all is done; not after a failure, when they may no longer be there."""
-    dist = sys.modules.get("torch.distributed")  # who has not imported it has joined nobody
+    """Disconnect from the other processes when all is done; not after a failure, when they may be gone."""
+    dist = sys.modules.get("torch.distributed")  # if it was never imported, nothing was joined
     if dist is not None and dist.is_available() and dist.is_initialized():
         dist.destroy_process_group()
 
 
 @contextlib.contextmanager
 def lost_process_is_said() -> Iterator[None]:
-    """Turn the communication's error after another process's end into a UserError."""
+    """Re-raise the communication error that follows another process's death as a UserError."""
     try:
         yield
     except RuntimeError as error:

@@ -1,4 +1,4 @@
-"""Requests to stop: what is done is saved, the command ends with code 75, and the same command goes on from there."""
+"""Requests to stop: the command saves, exits with code 75, and goes on from there when it is called again."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from typing import Any
 
 from utils.processes.group import Processes
 
-EXIT_INTERRUPTED = 75  # EX_TEMPFAIL: not done, run the same command again to go on
+EXIT_INTERRUPTED = 75  # EX_TEMPFAIL: the command stopped and saved; the same command goes on
 # names a file that is written at such a stop, since a launcher of several processes does not pass on their exit code
 STOPPED_NOTE = "ROSA_STOPPED_NOTE"
-SAME_PRESS = 1.0  # seconds: torchrun passes on a Ctrl-C that the terminal has sent to its processes already
+SAME_PRESS = 1.0  # seconds: torchrun passes on a Ctrl-C that its processes have already got from the terminal
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 
 
 class Interrupted(BaseException):
-    """Work stopped because a signal asked for it. Not an ``Exception``: nothing failed, nothing may go on."""
+    """A signal asked to stop. Not an ``Exception``: nothing failed, and no handler of errors may catch it."""
 
 
 class StopRequest:
-    """Whether a signal has asked for a stop: the same answer on every process.
+    """Whether a signal has asked to stop, with the same answer on every process.
 
-    A signal may reach one process only, or two of them at different moments. Each call of ``check`` casts a vote, which
-    travels in the background, over the CPU, and is read by the next call: no process waits for another one, let alone
-    for its device.
+    A signal may reach only one process, or two of them at different moments. Each call of ``check`` sends a vote to the
+    others in the background, over the CPU, and the next call reads the result, so that no process waits for another one
+    or for a device.
     """
 
     def __init__(self, processes: Processes = Processes()) -> None:  # noqa: B008 (immutable)
@@ -37,10 +37,10 @@ class StopRequest:
         self._pending: tuple[Any, Any] | None = None
 
     def check(self, *, now: bool = False) -> None:
-        """Raise Interrupted, on all processes or on none; every process calls this after each batch.
+        """Raise Interrupted on all processes or on none. Every process calls this after each batch.
 
         Args:
-            now: wait for this call's votes too, where what follows takes long (an epoch's end).
+            now: also wait for the votes of this call, because what follows takes long (the end of an epoch).
         """
         if self.processes.count == 1:
             self.check_here()
@@ -51,7 +51,7 @@ class StopRequest:
             self._read()
 
     def check_here(self) -> None:
-        """Raise Interrupted if a signal came to this process: for work that it does alone."""
+        """Raise Interrupted if a signal came to this process. For work that it does alone."""
         if self.signal:
             raise Interrupted(self.signal)
 
@@ -75,7 +75,7 @@ class StopRequest:
 
 
 def never() -> None:
-    """A check for those who cannot be stopped."""
+    """A check that never stops the work."""
 
 
 @contextlib.contextmanager
@@ -83,12 +83,13 @@ def stop_on_signals(
     processes: Processes = Processes(),  # noqa: B008 (immutable)
     unit: str = "batch",
 ) -> Iterator[StopRequest]:
-    """Turn SIGTERM, SIGUSR1 (SLURM's warning) and a first Ctrl-C into a request; a second Ctrl-C interrupts.
+    """Turn SIGTERM, SIGUSR1 (SLURM's warning) and a first Ctrl-C into a request to stop; a second Ctrl-C interrupts.
 
-    The request is acknowledged at once. ``Interrupted`` out of the ``with`` block ends the command.
+    A message acknowledges the request at once. ``Interrupted`` that leaves the ``with`` block ends the command.
 
     Args:
-        unit: what is still completed after a request, for its acknowledgement.
+        processes: the processes of this job.
+        unit: what is completed before the stop, for that message.
 
     Raises:
         SystemExit: with ``EXIT_INTERRUPTED``, on all processes.
@@ -113,8 +114,8 @@ def stop_on_signals(
         if processes.main:
             print(f"stopped by {interrupt}: run the same command again to go on", file=sys.stderr)
             _note_stop(str(interrupt))
-        processes.gathered(None)  # a launcher stops the others when the first one leaves
-        if processes.count > 1:  # torchrun's SIGTERM, when the first has left, must not change how the others leave
+        processes.gathered(None)  # a launcher stops the other processes when the first one exits
+        if processes.count > 1:  # torchrun then sends SIGTERM, which must not change the others' exit codes
             before[signal.SIGTERM] = signal.SIG_IGN
         raise SystemExit(EXIT_INTERRUPTED) from None
     finally:
@@ -131,7 +132,7 @@ def _note_stop(name: str) -> None:
 
 
 def _acknowledge(name: str, unit: str) -> None:
-    """Say that a signal was received, from within its handler: without ``sys.stderr``, which may be in mid-write."""
+    """Print that a signal came; from its handler, so without ``sys.stderr``, which may be in the middle of a write."""
     again = "; Ctrl-C again stops at once" if name == "SIGINT" else ""
     line = f"{name}: stopping after this {unit}{again}\n"
     with contextlib.suppress(OSError):

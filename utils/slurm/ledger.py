@@ -113,7 +113,7 @@ class Ledger:
             if not isinstance(refused, dict) or not isinstance(spent, list):
                 raise TypeError("refused or spent is of a wrong type")
             if not all(isinstance(text, str) for text in [*refused.values(), *spent]):
-                raise TypeError("refused or spent holds what is no text")
+                raise TypeError("refused or spent has a value that is no text")
             return cls(folder, submissions, refused, spent)
         except (KeyError, TypeError) as error:
             raise UserError(

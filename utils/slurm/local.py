@@ -66,10 +66,13 @@ def visible_gpus() -> list[str]:
 def run_local(
     sweep: Sweep, groups: list[Group], ledger: Ledger, statuses: dict[str, JobStatus], slots: int, retry: bool
 ) -> Iterator[str]:
-    """Run what is left of ``groups``, ``slots`` jobs at a time; yields a line for each start and end.
+    """Run what is left of ``groups``, ``slots`` jobs at a time; yield one line per start and end.
 
-    Jobs that a killed jobrunner left running count like its own while others wait. SIGTERM and Ctrl-C are passed on to
-    the jobs started here, which save and end; nothing more is started then.
+    Jobs that a killed jobrunner left running take slots like its own. SIGTERM and Ctrl-C are passed on to the jobs that
+    were started here, which save and end; no other job starts after that.
+
+    Raises:
+        UserError: jobs failed, were stopped or were not started.
     """
     wanted = ("not sent", "refused", *(RETRY if retry else ()))
     waiting = [(group, job) for group in groups for job in group.jobs if statuses[job.id].state in wanted]
@@ -88,10 +91,7 @@ def run_local(
             if not running:
                 break
             time.sleep(_POLL)
-            for ended, code in [(one, one.code(ledger.folder)) for one in running]:
-                if code is None:
-                    continue
-                running.remove(ended)
+            for ended, code in _ended(running, ledger.folder):
                 done |= {ended.job} if code == 0 else set()
                 failed += code != 0
                 yield f"{ended.job}: {_ending(code)} after {time.monotonic() - ended.started:.0f} s"
@@ -108,7 +108,17 @@ def run_local(
         raise UserError(f"{failed} jobs failed or were stopped, {len(waiting)} were not started; see -s and --logs JOB")
 
 
+def _ended(running: list[_Running], folder: Path) -> list[tuple[_Running, int]]:
+    """Take the jobs that have ended off ``running``; return them with their exit codes."""
+    codes = [(one, one.code(folder)) for one in running]
+    ended = [(one, code) for one, code in codes if code is not None]
+    for one, _ in ended:
+        running.remove(one)
+    return ended
+
+
 def _ending(code: int) -> str:
+    """How a job with this exit code ended, in words."""
     if code == EXIT_INTERRUPTED:
         return "stopped, --retry goes on"
     return f"failed ({code})" if code else "done"

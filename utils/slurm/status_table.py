@@ -14,7 +14,7 @@ _HEADER = ("job", "slurm", "state", "elapsed", "exit", "epoch", "loss", "run", "
 
 
 def status_table(statuses: list[JobStatus]) -> str:
-    """One line a job under a heading a group, then how many jobs are in which state."""
+    """One line per job under one heading per group, then how many jobs are in each state."""
     rows = [_HEADER, *(_row(status) for status in statuses)]
     lines = []
     group = None
@@ -33,7 +33,7 @@ def status_json(statuses: list[JobStatus]) -> str:
 
 
 def advice(statuses: list[JobStatus]) -> list[str]:
-    """What a user may want to do next, a line each."""
+    """What a user may want to do next: one line per suggestion."""
     counts = Counter(status.state for status in statuses)
     bad = sum(counts[state] for state in RETRY)
     lines = []
@@ -75,7 +75,7 @@ def _row(status: JobStatus) -> tuple[str, ...]:
 
 
 def escaped(text: str) -> str:
-    """A line without what would steer a terminal: control characters as Python writes them."""
+    """``text`` with control characters, which would steer a terminal, written as Python writes them."""
     return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
 
 

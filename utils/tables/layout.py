@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from utils.results.aggregate import Row, best_rows, differing, fill, rows_of, set_baselines
-from utils.results.columns import SHOWN, SHOWN_MIXED, Column, known_columns, mixed_losses
+from utils.results.columns import Column, known_columns, mixed_losses, shown_columns
 from utils.results.methods import UNTRAINED, method_label
 from utils.results.read import Listed, Result, one_limit, shown
 from utils.tables.notes import Scope, notes_of, readable
@@ -103,7 +103,7 @@ def make_table(
     if columns is None:
         present = {key for row in rows for key in row.statistics}
         wanted = [column for key, column in known.items() if key in present]
-        printed = [known[key] for key in (SHOWN_MIXED if scope.mixed else SHOWN) if key in present]
+        printed = [known[key] for key in shown_columns(dataset, scope.mixed) if key in present]
     else:
         for key in columns:
             check_name(key, known, "--columns")

@@ -22,7 +22,7 @@ from utils.models.loading import check_adapter_fits
 from utils.processes.devices import resolve_device
 from utils.processes.group import join, lost_process_is_said
 from utils.processes.signals import Interrupted, StopRequest, stop_on_signals
-from utils.runs import OVERRIDES, RUN_POINTER, Run, checkpoints
+from utils.runs import RUN_POINTER, Run, checkpoints
 from utils.runs.digests import find_directory, recorded_digests, refuse_other_data, training_digests
 from utils.runs.provenance import git_commit, hardware, now, versions
 from utils.training.failures import advice
@@ -166,7 +166,7 @@ def _record(run: Run) -> dict[str, Any]:
 def _directory(run: Run) -> Iterator[None]:
     """Make the run's directory and lock it; take it away again if nothing came of it."""
     new = not run.path.exists()
-    lock_file = run.path / ".train.lock"
+    lock_file = run.lock_file("train")
     try:
         run.path.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=run.path).close()  # whether the folder can be written
@@ -175,7 +175,7 @@ def _directory(run: Run) -> Iterator[None]:
     except OSError as error:
         raise UserError(f"output.path: {run.path} cannot be written: {error.strerror}") from None
     with locked:
-        remove_leftovers(run.record_file, run.config_file, run.path / OVERRIDES)
+        remove_leftovers(run.record_file, run.config_file, run.overrides_file)
         try:
             yield
         except BaseException:
@@ -202,8 +202,8 @@ def _explained(config: Config, run: Run, step: Callable[[], int | None]) -> Iter
 def _write_snapshots(config: Config, run: Run, overrides: list[str]) -> None:
     """The resolved configuration, and what was typed, as Hydra users expect it."""
     write_text(run.config_file, OmegaConf.to_yaml(OmegaConf.create(dataclasses.asdict(config))))
-    own_folder((run.path / OVERRIDES).parent)
-    write_text(run.path / OVERRIDES, OmegaConf.to_yaml(OmegaConf.create(overrides)))
+    own_folder(run.overrides_file.parent)
+    write_text(run.overrides_file, OmegaConf.to_yaml(OmegaConf.create(overrides)))
 
 
 def _point_to(run: Run) -> None:

@@ -1,5 +1,7 @@
-"""The training loss since the last logging point, left on the device until it is read, and never taken for good
-before it was found finite."""
+"""The training loss and speed between logging points.
+
+The loss accumulates on the device. Reading it waits for the device, and raises if any step was not finite.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,7 @@ SKIPPED_IN_A_ROW = 10  # updates left out one after another before a run gives u
 
 
 class LossMeter:
-    """One sum of nats a step, with the tokens and characters that all of them are spread over.
+    """The loss of each step since the last reading, with the tokens and characters that all of them are spread over.
 
     Args:
         accelerator: adds up over processes.
@@ -68,7 +70,7 @@ class LossMeter:
         return float(steps.sum())
 
     def read(self, step: int) -> dict[str, float]:
-        """The mean loss in its units, and starts again from nothing; nothing if there were no tokens."""
+        """The metrics of the mean loss since the last reading, {} if there were no tokens. Waits for the device."""
         total = LossSum(self.nats(step), self.tokens, self.characters)
         self.steps, self.tokens, self.characters = [], 0, 0
         return total.metrics() if total.tokens else {}

@@ -49,7 +49,7 @@ def parse_queue(text: str) -> list[Row]:
         if len(fields) == 6 and fields[0][:1].isdigit():
             ids, name, state, elapsed, start, reason = fields
             reason, submitted = _split_time(reason)
-            # The start is a guess for what is pending, and a job that never started "started" when it ended.
+            # For a pending job the start is a guess; a job that never started has the time of its end there.
             started = state not in ("PENDING", "CONFIGURING") and start not in _NO_TIME
             if seconds(elapsed) == 0 and state in ("FAILED", "CANCELLED"):
                 started = reason.startswith(_RAN)
@@ -84,12 +84,12 @@ def parse_accounting(text: str) -> list[Row]:
                     submitted=submitted,
                 )
             )
-    # A task that was split off an array when the rest was cancelled may be listed with that rest too: the first counts.
+    # A task that left its array before the rest was cancelled may be listed with that rest, too: the first row counts.
     return sorted(rows, key=lambda row: not row.started)
 
 
 def _split_time(text: str) -> tuple[str, float | None]:
-    """``reason|2026-01-02T03:04:05`` as the reason and seconds since the epoch; the time may be missing."""
+    """``reason|2026-01-02T03:04:05`` as the reason and the time in seconds since the epoch, None if it is missing."""
     reason, bar, moment = text.rpartition("|")
     try:
         return (reason, time.mktime(time.strptime(moment, "%Y-%m-%dT%H:%M:%S"))) if bar else (text, None)
@@ -98,7 +98,7 @@ def _split_time(text: str) -> tuple[str, float | None]:
 
 
 def parse_submitted(text: str) -> str | None:
-    """The job number that ``sbatch --parsable`` printed (``12`` or ``12;cluster``), None for anything else."""
+    """The job number that ``sbatch --parsable`` printed (``12`` or ``12;cluster``); None for any other text."""
     lines = [line for line in text.splitlines() if line.strip()]
     match = re.fullmatch(r"(\d+)(?:;\S+)?", lines[-1].strip()) if lines else None
     return match[1] if match else None
@@ -119,7 +119,7 @@ def expand_ids(text: str) -> list[str]:
 
 
 def seconds(text: str) -> int:
-    """SLURM's ``[days-][hours:]minutes:seconds`` in seconds, 0 for what is no duration."""
+    """SLURM's ``[days-][hours:]minutes:seconds`` in seconds; 0 for any other text."""
     match = re.fullmatch(r"(?:(\d+)-)?(?:(\d+):)?(\d+):(\d+)", text.strip())
     if not match:
         return 0

@@ -1,4 +1,4 @@
-"""Why a job waits, in words: SLURM's reason codes as a user can act on them (squeue(1), JOB REASON CODES)."""
+"""Explain why a job waits: SLURM's reason codes in words that a user can act on (squeue(1), JOB REASON CODES)."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ _PREFIXES = {"Assoc": "a limit of your account", "QOS": "a limit of its quality 
 
 
 def explain(reason: str, expected: str = "") -> str:
-    """SLURM's ``reason`` with what it means, and when the job is expected to start where SLURM knows."""
+    """SLURM's ``reason``, what it means, and when SLURM expects the job to start (``expected``, if not empty)."""
     code = reason.partition(",")[0].strip()
     words = _WORDS.get(code) or next((text for key, text in _PREFIXES.items() if code.startswith(key)), "")
-    told = f"{reason}: {words}" if words else reason
-    return f"{told}; expected to start {expected}" if told and expected else told
+    text = f"{reason}: {words}" if words else reason
+    return f"{text}; expected to start {expected}" if text and expected else text

@@ -75,13 +75,13 @@ def batch_script(
 
 
 def shell_problems(groups: Sequence[Group]) -> list[str]:
-    """What bash cannot read of commands, preambles and the whole scripts, a sentence each."""
+    """What bash cannot parse in commands, preambles and whole scripts: one sentence per problem."""
     problems: dict[str, None] = {}
     for group in groups:
         place = f"group {group.name}: "
         texts = {f"{place}preamble": group.preamble}
         for job in group.jobs:
-            # of a matrix one job is enough: the others differ by single words, quoted here
+            # one job of a matrix is enough: the others differ in single words, which are quoted
             texts.setdefault(f"{place}command" if job.overrides else f"{place}{job.label}", job.command)
         for name, text in texts.items():
             problems |= {f"{name}: {words}": None for words in _syntax_error(text)}
@@ -94,26 +94,26 @@ def shell_problems(groups: Sequence[Group]) -> list[str]:
 
 
 def _syntax_error(text: str) -> list[str]:
-    """What ``bash -n`` says of ``text`` in its first line; empty where it can read it."""
-    plain = {**os.environ, "LC_ALL": "C"}  # or it may begin with a warning about the locale
+    """The first line of what ``bash -n`` prints about ``text``; empty if bash can parse it."""
+    environment = {**os.environ, "LC_ALL": "C"}  # otherwise a warning about the locale may come first
     bash = shutil.which("bash") or "/bin/bash"
-    done = subprocess.run(["bash", "-n"], executable=bash, input=text.encode(), capture_output=True, env=plain)
-    said = done.stderr.decode(errors="replace").partition("\n")[0]
-    return [re.sub(r"^\S*bash: (line \d+: )?", "", said) or "bash cannot read it"] if done.returncode != 0 else []
+    done = subprocess.run(["bash", "-n"], executable=bash, input=text.encode(), capture_output=True, env=environment)
+    line = done.stderr.decode(errors="replace").partition("\n")[0]
+    return [re.sub(r"^\S*bash: (line \d+: )?", "", line) or "bash cannot read it"] if done.returncode != 0 else []
 
 
 def _case(number: int, job: Job, token: str) -> str:
-    end = f"{token}-{number}"  # made from what the job's command says, so that no command can hold it
+    end = f"{token}-{number}"  # the token is a hash of the commands, so that no command contains it
     return f"  {number}) IFS= read -rd '' command <<'{end}' || :\n{job.command}\n{end}\n    ;;"
 
 
 def job_name(group: Group, token: str) -> str:
-    """SLURM's name of a submission: readable in squeue, and unique, since it is how a submission is found again."""
+    """SLURM's name of a submission: readable in squeue, and unique, since a submission is looked up by it."""
     return f"{group.slug}.{token}"
 
 
 def log_file(folder: Path, token: str, task: int) -> Path:
-    """Where a job's output goes, of all its attempts under one submission."""
+    """The file with what a job prints, in all attempts under one submission."""
     return folder / "logs" / f"{token}-{task}.log"
 
 
@@ -123,7 +123,7 @@ def _log_pattern(folder: Path, token: str, array: bool) -> str:
 
 
 def _directive(option: str) -> str:
-    """An option as a directive line takes it: in quotes when a blank or quote is in its value."""
+    """An option as a directive contains it: its value in quotes if that has a blank or a quote."""
     key, equals, value = option.partition("=")
     if not equals or not set(value) & set(" \t\"'\\#"):
         return option

@@ -1,4 +1,4 @@
-"""What a sweep is: the file, its checks, and the words of its commands.
+"""The sweep file: reading it, checking it, and writing the commands of its jobs.
 
 ``file.py`` reads jobs.yaml and expands it into groups of jobs; ``checks.py`` and ``resources.py`` check its keys,
 ``overrides.py`` each override against the configuration; ``quoting.py`` quotes for Hydra and the shell.

@@ -1,4 +1,4 @@
-"""What can be wrong with a sweep file's keys, told one sentence a problem."""
+"""Check a sweep file's keys and values; report one sentence per problem."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _KINDS = {dict: "a mapping", list: "a list", str: "a text", int: "a whole number
 
 
 def slug(name: str) -> str:
-    """A group's name as it stands in ids, file names and SLURM's job names."""
+    """A group's name as ids, file names and SLURM's job names contain it."""
     return text.slug(name, r"[^A-Za-z0-9_+-]+")
 
 
@@ -43,12 +43,12 @@ def names(value: Any) -> list[str]:
 
 
 def blocks(matrix: Any) -> list[Any]:
-    """The parts of a matrix: one mapping, or a list of them that are expanded one after the other."""
+    """The mappings of a matrix, which is one mapping or a list of them."""
     return matrix if isinstance(matrix, list) else [matrix]
 
 
 def check_document(document: dict[str, Any]) -> tuple[list[str], list[dict[str, Any]]]:
-    """Problems of the whole file, its own keys and every group's; and the groups that can be expanded all the same."""
+    """The problems of the whole file, and those groups that can be expanded in spite of them."""
     problems = _key_problems(document, SWEEP_KEYS, "") + _command_problems(document, "")
     shared = {key: document[key] for key in document if key in SWEEP_KEYS}
     spoilt = _key_problems(shared, SWEEP_KEYS, "") + _command_problems(document, "")
@@ -82,7 +82,7 @@ def check_document(document: dict[str, Any]) -> tuple[list[str], list[dict[str, 
 
 
 def _count(group: dict[str, Any]) -> int:
-    """How many jobs a group without problems has, give or take one."""
+    """How many jobs a group without problems has, or one less."""
     combinations = (math.prod(map(len, block.values())) for block in blocks(group.get("matrix", {})))
     return sum(combinations) + len(group.get("paralleljobs", []))
 

@@ -1,4 +1,4 @@
-"""A sweep file: groups of jobs with shared resources, expanded from matrices of overrides."""
+"""Read a sweep file: groups of jobs with shared resources, expanded from matrices of overrides."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ COMMAND = "python train.py"
 STATE = "runs/.jobs"
 PLAIN = "jobs"  # the name of the group that a top-level paralleljobs makes
 REQUEUES = 20
-SAVE_BEFORE = 120  # half the time limit where that is less
+SAVE_BEFORE = 120  # seconds; half the time limit if that is less
 
 
 @dataclass(frozen=True)
 class Job:
-    """One command. ``overrides`` is empty for a command given as text; ``label`` tells it from its group's others."""
+    """One command. ``label`` tells it from its group's other jobs. A command given as text has no ``overrides``."""
 
     id: str
     group: str
@@ -38,11 +38,11 @@ class Group:
     """Jobs that share everything but their command.
 
     Attributes:
-        max_jobs: at most so many of them run at a time; None for no limit.
-        after: names of groups that must have ended well before these start.
+        max_jobs: the largest number of them that run at a time; None for no limit.
+        after: names of the groups that must end well before these jobs start.
         array: whether they are sent as job arrays.
-        requeue: how often a job goes back to the queue when its time limit nears.
-        save_before: seconds before the time limit at which a job is told to save.
+        requeue: how often a job goes back to the queue when its time limit is near.
+        save_before: how long before the time limit a job gets the signal to save, in seconds.
     """
 
     name: str
@@ -63,7 +63,7 @@ class Group:
 
 @dataclass(frozen=True)
 class Sweep:
-    """A sweep file, checked and expanded. Groups stand behind the groups they wait for."""
+    """A sweep file, checked and expanded. Each group comes after the groups that it waits for."""
 
     file: Path
     folder: Path
@@ -87,10 +87,10 @@ def load_sweep(file: Path, further: Callable[[list[Group]], list[str]] = lambda 
 
     Args:
         file: the sweep file.
-        further: more to check about the groups; what is wrong with them, a sentence each.
+        further: a further check of the groups, which returns one sentence per problem.
 
     Raises:
-        UserError: with every problem in one message.
+        UserError: the file has problems; the message lists them all.
     """
     try:
         document = read_yaml(file)
@@ -151,7 +151,7 @@ def _matrix_job(group: str, command: str, shared: dict[str, Any], chosen: dict[s
     overrides = {**shared, **chosen}
     words = [override_word(key, value) for key, value in overrides.items()]
     label = " ".join(override_word(key.rpartition(".")[2], value) for key, value in chosen.items())
-    # Sorted, so that the order of keys in the file is no part of a job's identity.
+    # Sorted, so that the order of keys in the file does not change a job's identity.
     identity = " ".join([command, *sorted(words)])
     return Job(_job_id(group, identity), group, label or "-", " ".join([command, *words]), overrides)
 
@@ -177,7 +177,7 @@ def _late_warnings(groups: list[Group]) -> list[str]:
 
 
 def _repeated_jobs(groups: list[Group]) -> list[str]:
-    """The same job twice in a group, and the same training in two: both would write to one run directory."""
+    """Report a job that is twice in a group, or a training in two groups: both would write to one run directory."""
     problems = []
     owner: dict[str, Job] = {}
     for group in groups:
@@ -194,7 +194,7 @@ def _repeated_jobs(groups: list[Group]) -> list[str]:
 
 
 def _ordered(groups: list[Group], problems: list[str]) -> list[Group]:
-    """Groups behind those they wait for, else in the file's order; a circle is added to ``problems``."""
+    """Sort groups after those that they wait for, else in the file's order; a circle is added to ``problems``."""
     done: dict[str, Group] = {}
     left = list(groups)
     while left:

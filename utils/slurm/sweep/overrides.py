@@ -1,9 +1,9 @@
-"""Are a sweep's overrides keys of the configuration, with values it takes?
+"""Check that a sweep's overrides are keys of the configuration, with values that it takes.
 
-The configuration is composed once for each choice of config groups (usually once in all), not once a job. In
-each group of jobs as many jobs are checked in full as are needed to see every value of every key: a matrix of
-5 ranks, 3 learning rates and 4 seeds takes five, not sixty. Of numbers that another group had too only the least
-and the greatest are looked at again, since a limit set by another key is passed there first.
+The configuration is composed once for each choice of config groups (usually once in all), not once per job. In each
+group only as many jobs are checked as are needed to see every value of every key: for a matrix of 5 ranks, 3 learning
+rates and 4 seeds that is five jobs instead of sixty. Of numbers that an earlier group had too, only the smallest and
+the largest are checked again: a limit that depends on another key is exceeded there first.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ CONFIGS = Path(__file__).resolve().parents[3] / "configs"
 
 
 def override_problems(groups: Sequence[Group]) -> list[str]:
-    """Every override of train.py that the configuration does not take, a sentence each."""
+    """The overrides of train.py that the configuration does not take: one sentence per problem."""
     problems: dict[str, None] = {}  # in order, each once
     composed: dict[tuple[str, ...], DictConfig | str] = {}
     seen: set[tuple[str, str]] = set()
@@ -41,12 +41,12 @@ def override_problems(groups: Sequence[Group]) -> list[str]:
 
 
 def _witnesses(group: Group, seen: set[tuple[str, str]]) -> Iterator[dict[str, Any]]:
-    """Overrides of few jobs that together have every (key, value) of the group's jobs that is to be looked at.
+    """The overrides of a small subset of the group's jobs that covers every (key, value) pair not checked yet.
 
-    ``seen``: pairs of the groups before; the group's own are added.
+    A greedy set cover. ``seen`` has the pairs of earlier groups; the group's own pairs are added to it.
     """
     candidates = [job_overrides(job) for job in group.jobs if "train.py" in job.command]
-    pairs = [frozenset((key, hydra_value(value)) for key, value in item.items()) for item in candidates]
+    pairs = [frozenset((key, hydra_value(value)) for key, value in overrides.items()) for overrides in candidates]
     left = set().union(*pairs) - (seen - _extremes(candidates))
     seen |= set().union(*pairs)
     if candidates and not left:
@@ -58,22 +58,22 @@ def _witnesses(group: Group, seen: set[tuple[str, str]]) -> Iterator[dict[str, A
 
 
 def _extremes(candidates: list[dict[str, Any]]) -> set[tuple[str, str]]:
-    """All pairs but the numbers that are neither their key's least nor its greatest."""
+    """All (key, value) pairs, but of each key's numbers only the smallest and the largest."""
     values: dict[str, set[Any]] = {}
-    for item in candidates:
-        for key, value in item.items():
+    for overrides in candidates:
+        for key, value in overrides.items():
             values.setdefault(key, set()).add(value if isinstance(value, (int, float)) else hydra_value(value))
     found = set()
-    for key, those in values.items():
-        numbers = [value for value in those if not isinstance(value, str)]
+    for key, found_values in values.items():
+        numbers = [value for value in found_values if not isinstance(value, str)]
         ends = {min(numbers), max(numbers)} if numbers else set()
         found |= {(key, hydra_value(value)) for value in numbers if value in ends}
-        found |= {(key, value) for value in those if isinstance(value, str)}
+        found |= {(key, value) for value in found_values if isinstance(value, str)}
     return found
 
 
 def job_overrides(job: Job) -> dict[str, Any]:
-    """The overrides of ``job``, read from its text where it was given as one."""
+    """The overrides of ``job``; those of a command given as text are read from the text."""
     if job.overrides:
         return job.overrides
     try:
@@ -124,21 +124,21 @@ def _problems(overrides: dict[str, Any], composed: dict[tuple[str, ...], DictCon
 
 
 def _stand_in(key: str, present: Any) -> Any:
-    """A value for what only the node knows: what the key has, or some text where it has none and takes texts."""
+    """A value in place of an environment variable that only the node knows: the key's present value, else a text."""
     if present is not None:
         return present
     typed = schema()
     try:
         OmegaConf.update(typed, key, "from the environment")
-    except OmegaConfBaseException:  # not a text, or no key, which is found out elsewhere
+    except OmegaConfBaseException:  # the key takes no text, or does not exist, which another check reports
         return None
     return "from the environment"
 
 
-def _composed(choices: list[str]) -> DictConfig | str:
-    """The configuration under a choice of config groups, or what is wrong with the choice."""
+def _composed(choices: tuple[str, ...]) -> DictConfig | str:
+    """The configuration with a choice of config groups, or a message if that cannot be composed."""
     try:
-        config = compose("train", overrides=choices)
+        config = compose("train", overrides=list(choices))
     except HydraException as error:
         return str(error).splitlines()[0]
     OmegaConf.set_struct(config, False)

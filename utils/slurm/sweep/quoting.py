@@ -1,7 +1,7 @@
-"""Overrides as text: quoted once for Hydra, once for the shell, with environment variables left to the node.
+"""Write overrides as text, quoted first for Hydra and then for the shell.
 
-``$NAME`` and ``${NAME:-default}`` with capital letters are environment variables, expanded where the job runs.
-Everything else that begins with ``$`` (``${seed}``, ``${oc.env:X}``) is OmegaConf's.
+``$NAME`` and ``${NAME:-default}`` in capital letters are environment variables, which the node expands when the job
+runs. Everything else that begins with ``$`` (``${seed}``, ``${oc.env:X}``) belongs to OmegaConf.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import re
 import shlex
 from typing import Any
 
-# A default must not hold what would end the quotes it stands in.
+# A default must not contain a character that would end the quotes around it.
 ENVIRONMENT = re.compile(r"""\$(?:([A-Z_][A-Z0-9_]*)|\{([A-Z_][A-Z0-9_]*)(?::-([^{}'"`$\\]*))?\})""")
 _PLAIN = re.compile(r"[A-Za-z_/][\w/.+@-]*", re.ASCII)
 _HYDRA_WORDS = {"null", "true", "false", "nan", "inf"}
@@ -19,10 +19,10 @@ _SHELL_PLAIN = re.compile(r"[\w%+,./:=@-]+", re.ASCII)
 
 
 def hydra_value(value: Any) -> str:
-    """``value`` in Hydra's override grammar: reading it back gives ``value``.
+    """``value`` in Hydra's override grammar, so that Hydra reads ``value`` again.
 
-    A text that is one environment variable and nothing else is left bare, so that Hydra reads what the node
-    puts there (a number, null, a path); any other text stays a text.
+    A text that is only an environment variable gets no quotes, so that Hydra reads what the node puts there (a number,
+    null, a path). Any other text stays a text.
     """
     if value is None:
         return "null"
@@ -31,13 +31,13 @@ def hydra_value(value: Any) -> str:
     if isinstance(value, (int, float)):
         return repr(value)
     if isinstance(value, (list, tuple)):
-        return "[" + ",".join(hydra_value(item) for item in value) + "]"
+        return "[" + ",".join(map(hydra_value, value)) + "]"
     if isinstance(value, dict):
-        return "{" + ",".join(f"{hydra_value(str(key))}:{hydra_value(item)}" for key, item in value.items()) + "}"
+        return "{" + ",".join(f"{hydra_value(str(key))}:{hydra_value(part)}" for key, part in value.items()) + "}"
     text = str(value)
     if ENVIRONMENT.fullmatch(text) or (_PLAIN.fullmatch(text) and text.lower() not in _HYDRA_WORDS):
         return text
-    # In Hydra's quotes a backslash is itself, except in a row of them that ends at a quote.
+    # Within Hydra's quotes a backslash is literal, except in a row of backslashes that ends at a quote.
     escaped = re.sub(r"(\\*)'", r"\1\1\\'", text)
     return "'" + re.sub(r"(\\+)$", r"\1\1", escaped) + "'"
 
@@ -62,7 +62,7 @@ def override_word(key: str, value: Any) -> str:
 
 
 def expand_environment(text: str) -> str:
-    """``text`` with its environment variables replaced on this machine. Raises KeyError with an unset name."""
+    """``text`` with this machine's environment variables expanded. Raises KeyError with the name of an unset one."""
 
     def value(match: re.Match[str]) -> str:
         name = match[1] or match[2]

@@ -1,4 +1,4 @@
-"""Resources of a job: the sbatch options a sweep file may set, and their directives."""
+"""The resources of a job: the sbatch options that a sweep file may set, and their directives."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ OWN = {
 
 
 def time_limit(resources: dict[str, Any]) -> int | None:
-    """Seconds of the time limit, None for none.
+    """The time limit in seconds; None for no limit.
 
     Raises:
-        ValueError: it is not written as sbatch takes it; says how.
+        ValueError: sbatch does not take it as it is written; the message shows how to write it.
     """
     text = str(resources.get("time") or "")
     text = expand_environment(text).strip()
@@ -59,7 +59,7 @@ def time_limit(resources: dict[str, Any]) -> int | None:
 
 
 def resource_problems(resources: dict[str, Any]) -> list[str]:
-    """What is wrong with a ``resources`` node, one sentence a problem."""
+    """What is wrong with a ``resources`` node: one sentence per problem."""
     problems = []
     for given, value in resources.items():
         key = given.replace("_", "-")
@@ -84,9 +84,10 @@ def resource_problems(resources: dict[str, Any]) -> list[str]:
 
 
 def directives(resources: dict[str, Any]) -> list[str]:
-    """sbatch options in alphabetical order. ``true`` is a bare option; ``false``, null and an empty text are none.
+    """The options of sbatch in alphabetical order. ``true`` gives an option without a value; ``false``, null and an
+    empty text leave it out.
 
-    Environment variables are those of this machine: sbatch expands nothing in a directive.
+    Environment variables are expanded here, on this machine, since sbatch expands nothing in a directive.
     """
     lines = []
     for given, value in sorted(resources.items()):
