@@ -1,6 +1,6 @@
 """Layers whose parameters PyTorch's FSDP2 (``fully_shard``) has split over processes, whole for a moment.
 
-What an adapter does to its weight (split, merge, draw anew) needs all of it. One layer at a time is gathered, on every
+What an adapter does to its weight (split, merge, resample) needs all of it. One layer at a time is gathered, on every
 process, so that a model may be larger than a device.
 """
 

@@ -46,7 +46,7 @@ def to_peft_lora(model: nn.Module, base: nn.Module | Mapping[str, Tensor], folde
     Args:
         model: an adapted model, merged or not; it is not changed.
         base: the pretrained model (plain) or its state dict; ROSA writes into the weights of ``model``, so they
-            have to be read anew, ``from_pretrained`` with the same dtype.
+            have to be read again, ``from_pretrained`` with the same dtype.
         folder: where to write, made if missing; two files, ``adapter_config.json`` and the weights.
 
     Returns:

@@ -21,7 +21,7 @@ from rosa.resampler import Resampler
 class ResampleCallback(TrainerCallback):  # type: ignore[misc]  # transformers is not type-checked here
     """Resample when ``config`` says so, and never after the last epoch or step.
 
-    The new subspace is drawn when the next epoch or step begins, so that the Trainer has evaluated and saved
+    The new subspace is sampled when the next epoch or step begins, so that the Trainer has evaluated and saved
     before. A run that continues from any of its checkpoints (``resume_from_checkpoint``) therefore draws on
     where it stopped.
 

@@ -89,7 +89,7 @@ def test_learning_rate_of_rosa_is_that_of_lora(train: Any) -> None:
     assert traces[0][-1][1] < 1e-3 / 10
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", (*METHODS, "ia3", "bitfit"))
 @pytest.mark.parametrize("stop_at", [3, 5, 8])
 def test_resumed_equals_undisturbed(train: Any, monkeypatch: Any, tmp_path: Path, method: str, stop_at: int) -> None:
     """Stopped within an epoch, at an epoch's last step, and after a resample; dropout 0.1 is on."""
