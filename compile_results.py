@@ -5,22 +5,18 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from utils.errors import run_cli
+from utils.errors import comma_list, run_cli
 from utils.results.compare import compare_runs
 from utils.results.diff import diff_runs
 from utils.tables import FORMATS, compile_results
 
 
-def _names(text: str) -> list[str]:
-    return [name.strip() for name in text.split(",") if name.strip()]
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description="Compile the tables of all runs, one per data set.")
     parser.add_argument("runs", nargs="*", metavar="RUNS", help="folders with runs (train.py's output.path)")
-    parser.add_argument("--dataset", type=_names, default=[], metavar="NAME,...", help="only these data sets")
+    parser.add_argument("--dataset", type=comma_list, default=[], metavar="NAME,...", help="only these data sets")
     parser.add_argument(
-        "--columns", type=_names, metavar="KEY,...", help="measured columns in this order (a wrong one lists all)"
+        "--columns", type=comma_list, metavar="KEY,...", help="measured columns in this order (a wrong one lists all)"
     )
     parser.add_argument(
         "--sort",
@@ -29,13 +25,17 @@ def main() -> None:
         "ROSA, other methods, and of each those with the fewest trainable parameters first",
     )
     parser.add_argument(
-        "--format", type=_names, default=list(FORMATS), metavar="F,...", help=f"of {','.join(FORMATS)} (default: all)"
+        "--format",
+        type=comma_list,
+        default=list(FORMATS),
+        metavar="F,...",
+        help=f"of {','.join(FORMATS)} (default: all)",
     )
     parser.add_argument(
         "--baseline",
         default="none",
         metavar="METHOD",
-        help="differences are taken to this method: none (full fine-tuning, the default), lora, rosa, untrained; "
+        help="differences are taken to this method: none (full fine-tuning, the default), untrained, rosa or another; "
         "of a method with ranks, to the same rank only",
     )
     parser.add_argument("--out", type=Path, metavar="DIR", help="write to DIR/<dataset>/ (default: beside the runs)")

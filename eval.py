@@ -8,6 +8,11 @@ import dataclasses
 import math
 
 from utils.errors import UserError, run_cli
+from utils.generation.decoding import Decoding
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -22,12 +27,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--limit", type=int, help="the first N items only; never taken for finished work")
     parser.add_argument("--batch-size", type=int, help="prompts generated together (default: 64, on a GPU 128)")
     parser.add_argument("--force", action="store_true", help="evaluate again what is finished")
-    parser.add_argument("--num-beams", type=int, default=10, help="1 is greedy (default: 10)")
-    parser.add_argument("--length-penalty", type=float, default=0.8, help="of the beam search (default: 0.8)")
-    parser.add_argument(
-        "--no-repeat-ngram-size", type=int, default=4, help="0: off; counts the prompt, as published (default: 4)"
-    )
-    parser.add_argument("--max-new-tokens", type=int, default=128, help="longest output in tokens (default: 128)")
+    for field in dataclasses.fields(Decoding):
+        text = f"{field.metadata['help']} (default: {field.default})"
+        parser.add_argument(_flag(field.name), type=type(field.default), default=field.default, help=text)
     parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="(default: auto)")
     parser.add_argument(
         "--precision", choices=("auto", "fp32", "bf16", "fp16"), default="auto", help="auto: bf16 on GPUs that have it"
@@ -39,21 +41,18 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> int:
     """Evaluate; 0 if no run failed."""
     arguments = parse_arguments()
-    for name, least in (
-        ("limit", 1), ("batch_size", 1), ("num_beams", 1), ("no_repeat_ngram_size", 0), ("max_new_tokens", 1),
-    ):  # fmt: skip
-        value = getattr(arguments, name)
-        if value is not None and value < least:
-            raise UserError(f"--{name.replace('_', '-')} {value} must be at least {least}")
+    values = vars(arguments)
+    least = {field.name: field.metadata["minimum"] for field in dataclasses.fields(Decoding)}
+    for name, minimum in {"limit": 1, "batch_size": 1, **least}.items():
+        if minimum is not None and values[name] is not None and values[name] < minimum:
+            raise UserError(f"{_flag(name)} {values[name]} must be at least {minimum}")
     if not math.isfinite(arguments.length_penalty):
         raise UserError(f"--length-penalty {arguments.length_penalty} must be a finite number")
     from utils.io.hub import go_offline_without_network
 
     go_offline_without_network()  # before anything imports the hub's libraries
     from utils.evaluation import Options, evaluate_runs
-    from utils.generation.generate import Decoding
 
-    values = vars(arguments)
     decoding = Decoding(**{field.name: values.pop(field.name) for field in dataclasses.fields(Decoding)})
     return evaluate_runs(values.pop("runs"), Options(decoding=decoding, **values))
 

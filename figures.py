@@ -5,12 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from utils.errors import run_cli
+from utils.errors import comma_list, run_cli
 from utils.plots import draw_figures, plots
-
-
-def _names(text: str) -> list[str]:
-    return [name.strip() for name in text.split(",") if name.strip()]
 
 
 def main() -> None:
@@ -22,7 +18,7 @@ def main() -> None:
     )
     parser.add_argument("--fn", required=True, metavar="DIR", help="the data set's runs, such as RUNS/e2e_nlg")
     parser.add_argument("--out", type=Path, metavar="DIR", help="where to write (default: <fn>/figures)")
-    parser.add_argument("--only", type=_names, default=[], metavar="NAME,...", help="only these figures")
+    parser.add_argument("--only", type=comma_list, default=[], metavar="NAME,...", help="only these figures")
     parser.add_argument(
         "--metric",
         metavar="KEY",

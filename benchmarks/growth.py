@@ -85,7 +85,7 @@ def train_once(samples: int, data: str | None, device: str) -> dict[str, Any]:
     from utils.data import get_source
     from utils.models.loading import load_model, load_tokenizer
     from utils.models.token_loss import TokenLoss
-    from utils.tokens.batches import collate, epoch_batches
+    from utils.tokens.batches import Collator, epoch_batches
     from utils.tokens.encoding import encode
 
     tokenizer, model = load_tokenizer("tiny"), load_model("tiny", None).to(device)
@@ -96,6 +96,7 @@ def train_once(samples: int, data: str | None, device: str) -> dict[str, Any]:
     examples = list(source.load("train", Path(data) if data else None, None))
     chosen = [examples[i % len(examples)] for i in range(samples)]
 
+    collate = Collator(tokenizer.pad_token_id, "target", torch.device(device))
     memory = Memory(device)
     memory.restart_peak()
     start = time.perf_counter()
@@ -103,7 +104,7 @@ def train_once(samples: int, data: str | None, device: str) -> dict[str, Any]:
     encode_seconds = time.perf_counter() - start
     start = time.perf_counter()
     for indices in epoch_batches([len(sample.ids) for sample in encoded.samples], 32, 50, 0, 0):
-        batch = collate(encoded, indices, "target", tokenizer.pad_token_id, torch.device(device))
+        batch = collate(encoded, indices)
         total, losses = token_loss(batch.input_ids, batch.positions, batch.labels)
         (total / len(losses)).backward()
         optimizer.step()

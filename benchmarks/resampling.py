@@ -14,7 +14,7 @@ from torch import Tensor
 
 import rosa
 from benchmarks.common import RANK, Settings, gpt2_small, median
-from rosa.inject import adapter_layers
+from rosa.injection import adapter_layers
 from rosa.layers import AdapterLayer
 from rosa.subspace import choose_directions, factor_pair, layer_generator, resolve_rank
 

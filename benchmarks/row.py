@@ -74,7 +74,7 @@ class Memory:
             torch.cuda.reset_peak_memory_stats()
         else:
             with contextlib.suppress(OSError):  # not allowed: the peak then counts from the start
-                Path("/proc/self/clear_refs").write_text("5")
+                Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
 
     def peak(self) -> float:
         """MiB."""
@@ -86,7 +86,7 @@ class Memory:
 
 
 def _status(key: str) -> float:
-    lines = Path("/proc/self/status").read_text().splitlines()
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(f"{key}:")) / 1024
 
 

@@ -24,7 +24,7 @@ import rosa
 from benchmarks.common import RANK, Settings, e2e_samples, gpt2_small, median
 from utils.models.fast_modules import use_faster_modules
 from utils.models.token_loss import TokenLoss
-from utils.tokens.batches import collate, epoch_batches
+from utils.tokens.batches import Collator, epoch_batches
 from utils.tokens.encoding import Encoded
 
 LOSS_TOLERANCE = {"cpu": 1e-4, "cuda": 2e-2}  # nats; float32 on both sides, float32 against bfloat16
@@ -122,8 +122,10 @@ class Ways:
         if self.cuda:
             token_loss.compile()
 
+        collate = Collator(self.pad_id, "target", self.device)
+
         def loss(indices: list[int]) -> Tensor:
-            batch = collate(self.encoded, indices, "target", self.pad_id, self.device)
+            batch = collate(self.encoded, indices)
             with self._autocast(True):
                 total, losses = token_loss(batch.input_ids, batch.positions, batch.labels)
             return total / len(losses)

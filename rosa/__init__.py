@@ -1,23 +1,21 @@
-"""ROSA and LoRA adapters for any Hugging Face model.
+"""Adapters for any Hugging Face model: ROSA, LoRA, (IA)³, BitFit.
 
     model = rosa.inject(AutoModelForCausalLM.from_pretrained("gpt2"), rosa.RosaConfig(rank=0.05))
     resampler = rosa.Resampler(model, optimizer, config)       # and call after_epoch after each epoch
 
-Needs torch, transformers and safetensors only.
+Needs torch, transformers and safetensors only. Torch is imported with the first name that needs it.
 """
 
 from __future__ import annotations
 
 import importlib
-import sys
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rosa.checkpoint import export, load_adapter, save_adapter
-    from rosa.config import AdapterConfig, LoraConfig, RosaConfig
+    from rosa.config import AdapterConfig, LowRankConfig
     from rosa.errors import AdapterError
-    from rosa.inject import (
+    from rosa.injection import (
         ParameterReport,
         adapter_layers,
         inject,
@@ -28,17 +26,51 @@ if TYPE_CHECKING:
         unmerge,
         unwrap,
     )
-    from rosa.layers import AdapterLayer
+    from rosa.layers import AdapterLayer, LowRankLayer
     from rosa.methods import register
+    from rosa.methods.bitfit import BitFitConfig
+    from rosa.methods.ia3 import IA3Config
+    from rosa.methods.lora import LoraConfig
+    from rosa.methods.rosa import RosaConfig
     from rosa.resampler import Resampler, resample
 
 __version__ = "0.1.0"
 
+_HOMES = {  # name: its module
+    "AdapterConfig": "config",
+    "AdapterError": "errors",
+    "AdapterLayer": "layers",
+    "BitFitConfig": "methods.bitfit",
+    "IA3Config": "methods.ia3",
+    "LoraConfig": "methods.lora",
+    "LowRankConfig": "config",
+    "LowRankLayer": "layers",
+    "ParameterReport": "injection",
+    "Resampler": "resampler",
+    "RosaConfig": "methods.rosa",
+    "adapter_layers": "injection",
+    "export": "checkpoint",
+    "inject": "injection",
+    "load_adapter": "checkpoint",
+    "merge": "injection",
+    "merged": "injection",
+    "parameter_report": "injection",
+    "register": "methods",
+    "resample": "resampler",
+    "save_adapter": "checkpoint",
+    "start_adapters": "injection",
+    "unmerge": "injection",
+    "unwrap": "injection",
+}
 __all__ = [
     "AdapterConfig",
     "AdapterError",
     "AdapterLayer",
+    "BitFitConfig",
+    "IA3Config",
     "LoraConfig",
+    "LowRankConfig",
+    "LowRankLayer",
     "ParameterReport",
     "Resampler",
     "RosaConfig",
@@ -57,23 +89,8 @@ __all__ = [
     "unwrap",
 ]
 
-# the modules that have these names
-_HOMES = ("config", "errors", "inject", "layers", "checkpoint", "methods", "resampler")
 
-
-class _Package(ModuleType):
-    """This package: torch is imported with the first name that needs it, so that settings are checked without it."""
-
-    def __getattr__(self, name: str) -> Any:
-        for home in _HOMES if name in __all__ else ():
-            module = importlib.import_module(f"{__name__}.{home}")
-            if name in vars(module):
-                return vars(module)[name]
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if not (name in __all__ and isinstance(value, ModuleType)):  # rosa.inject is the function, not its module
-            super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Package
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)

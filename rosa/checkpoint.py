@@ -1,11 +1,11 @@
 """Adapter files, and export as a plain model.
 
 A folder holds ``adapter_config.json`` (method, settings, shape of each layer, the base model's name),
-``adapter.safetensors`` (A, B and trained biases) and, for methods that change the base weight, ``frozen.safetensors``
-(ROSA's W_f). The base model itself is not saved. Nothing is ever unpickled.
+``adapter.safetensors`` (the method's own parameters, such as A and B, and trained biases) and, for methods that change
+the base weight, ``frozen.safetensors`` (ROSA's W_f). The base model itself is not saved. Nothing is ever unpickled.
 
 ``adapter.safetensors`` has two marks in its metadata (``rosa.fingerprint``), of the layers' description and of the
-frozen weights that its A and B belong to. Files from before there were marks have none and are read without a check.
+frozen weights that its parameters belong to. Files from before there were marks have none and are read without a check.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from rosa.files import (
     write_tensors,
 )
 from rosa.fingerprint import base_description, check_base, frozen_mark, layers_mark, values_mark
-from rosa.inject import (
+from rosa.injection import (
     Model,
     adapter_layers,
     build_layers,
@@ -66,7 +66,7 @@ def save_adapter(model: nn.Module, folder: str | Path, *, frozen: bool = True) -
     if not layers:
         raise AdapterError("this model has no adapters to save")
     reshard(model)
-    sharded = any(is_sharded(layer.A) for layer in layers.values())
+    sharded = any(is_sharded(layer.base.weight) for layer in layers.values())
     trained, rest = _whole(adapter_tensors(layers)), _whole(frozen_tensors(layers))
     description = {**_description(layers), "base": base_description(model, layers)}
 
@@ -144,7 +144,7 @@ def load_adapter(model: Model, folder: str | Path, *, trainable: bool = True) ->
         for name, target in {**adapter_tensors(layers), **frozen_tensors(layers)}.items():
             target.copy_(shard_like(values[name], target) if is_sharded(target) else values[name])
     for layer in layers.values():
-        layer.note_start()
+        layer.on_load()
         if not trainable:
             layer.train_adapter(False)
     return model
@@ -157,7 +157,7 @@ def export(model: Any, folder: str | Path) -> None:
     a sharded model every process calls this; the first one gathers the whole model on its CPU.
     """
     layers = layers_in_place(model)
-    if any(is_sharded(layer.A) for layer in layers.values()):
+    if any(is_sharded(layer.base.weight) for layer in layers.values()):
         with merged(model):
             state = _whole(model.state_dict(keep_vars=True))
             on_first_process(lambda: model.save_pretrained(folder, state_dict=state))
@@ -169,11 +169,12 @@ def export(model: Any, folder: str | Path) -> None:
 
 @contextlib.contextmanager
 def _merged_in_place(layers: Iterable[AdapterLayer], folder: Path) -> Iterator[None]:
-    """Layers with their pairs merged, and their weights on the disk for the length of a ``with`` block."""
+    """Layers merged, and their weights and biases of before on the disk for the length of a ``with`` block."""
     changing = [layer for layer in layers if not layer.merged]
     with tempfile.TemporaryFile(dir=folder) as file:
         for layer in changing:
-            file.write(_bytes(layer.base.weight.detach().contiguous().cpu()))
+            for values in layer.base.parameters():
+                file.write(_bytes(values.detach().contiguous().cpu()))
         file.flush()
         try:
             for layer in changing:
@@ -182,11 +183,11 @@ def _merged_in_place(layers: Iterable[AdapterLayer], folder: Path) -> Iterator[N
         finally:
             file.seek(0)
             for layer in changing:
-                weight = layer.base.weight.detach()
-                before = torch.empty_like(weight, device="cpu", memory_format=torch.contiguous_format)
-                if file.readinto(_bytes(before)) != before.nbytes:
-                    raise AdapterError(f"{layer.name}: its weight could not be read back from {folder}")
-                weight.copy_(before)
+                for values in layer.base.parameters():
+                    before = torch.empty_like(values, device="cpu", memory_format=torch.contiguous_format)
+                    if file.readinto(_bytes(before)) != before.nbytes:
+                        raise AdapterError(f"{layer.name}: its weight could not be read back from {folder}")
+                    values.detach().copy_(before)
 
 
 def _bytes(tensor: Tensor) -> Any:
@@ -194,9 +195,9 @@ def _bytes(tensor: Tensor) -> Any:
 
 
 def adapter_tensors(layers: Mapping[str, AdapterLayer]) -> dict[str, Tensor]:
-    """A, B and trained biases of each layer, by name; the parameters' own storage."""
+    """The own parameters and trained biases of each layer, by name; their own storage, unless merged."""
     return {
-        f"{name}.{key.removeprefix('base.')}": parameter.detach()
+        f"{name}.{key.removeprefix('base.')}": layer.unmerged_bias if key == "base.bias" else parameter.detach()
         for name, layer in layers.items()
         for key, parameter in layer.adapter_parameters().items()
     }
@@ -204,7 +205,7 @@ def adapter_tensors(layers: Mapping[str, AdapterLayer]) -> dict[str, Tensor]:
 
 def frozen_tensors(layers: Mapping[str, AdapterLayer]) -> dict[str, Tensor]:
     """The base weights, as stored, of the layers whose method changes them."""
-    return {f"{name}.weight": layer.unmerged_weight for name, layer in layers.items() if layer.freezes_rest}
+    return {f"{name}.weight": layer.unmerged_weight for name, layer in layers.items() if layer.rewrites_base}
 
 
 def _whole(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""Settings of the methods, and the check that all settings here and in ``utils.config`` share.
+"""What the settings of all methods share, and the check of settings that ``utils.config`` uses too.
 
 Nothing here needs torch, so that a misspelt setting is refused before torch is imported, which takes seconds.
 """
@@ -9,9 +9,6 @@ import dataclasses
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
-
-SAMPLE_METHODS = ("random", "window", "top", "bottom")
-FACTOR_SPLITS = ("sqrt", "left")
 
 
 def option(
@@ -70,10 +67,9 @@ def check_rank(rank: int | float) -> None:
 
 @dataclass
 class AdapterConfig:
-    """What every method knows.
+    """What every method knows, and how the method is presented.
 
     Attributes:
-        rank: an int is the rank R itself; a float in (0, 1] a share of q = min(m, n) of each layer.
         bias: whether the biases of adapted layers train: ``adapted``, ``none``, or ``auto``, the published
             choice of the method.
         target_modules: which layers to adapt: a regular expression for the whole module name, or a list (or tuple, or
@@ -81,13 +77,16 @@ class AdapterConfig:
         seed: of every random choice that the adapters make.
     """
 
-    rank: int | float = 0.05
     bias: Literal["auto", "adapted", "none"] = option("auto", choices=("auto", "adapted", "none"))
     target_modules: str | Collection[str] | None = None
     seed: int = option(0)
 
-    method: ClassVar[str] = ""
+    method: ClassVar[str] = ""  # its name, which is that of its file
     published_bias: ClassVar[str] = "none"
+    # How tables and figures present the method. Plain values in each class: they are read without importing it.
+    label: ClassVar[str] = ""  # as papers write it
+    order: ClassVar[int] = 100  # ascending, from left to right or top to bottom
+    colour: ClassVar[str] = ""  # #RRGGBB; "": one of those that are left
 
     def __post_init__(self) -> None:
         if isinstance(self.target_modules, (set, frozenset)):
@@ -103,10 +102,6 @@ class AdapterConfig:
     def problems(self) -> list[str]:
         """Everything wrong with these settings that can be told without a model."""
         found = option_problems(self)
-        try:
-            check_rank(self.rank)
-        except ValueError as error:
-            found.append(str(error))
         targets = self.target_modules
         if isinstance(targets, list) and not (targets and all(isinstance(name, str) for name in targets)):
             found.append(f"target_modules={targets} must hold at least one name ending, and names only")
@@ -116,41 +111,20 @@ class AdapterConfig:
 
 
 @dataclass
-class LoraConfig(AdapterConfig):
-    """LoRA's settings, beside those that all methods share: rank, bias, target_modules, seed (``AdapterConfig``).
+class LowRankConfig(AdapterConfig):
+    """What the methods with a pair A, B know besides.
 
     Attributes:
-        alpha: the pair is scaled by alpha / R; None: alpha = R in each layer, so the scale is 1.
-        dropout: probability of dropping an input of A in training.
+        rank: an int is the rank R itself; a float in (0, 1] a share of q = min(m, n) of each layer.
     """
 
-    alpha: float | None = option(None, above=0)
-    dropout: float = option(0.0, minimum=0, maximum=1)
+    rank: int | float = 0.05
 
-    method: ClassVar[str] = "lora"
-    published_bias: ClassVar[str] = "none"
-
-
-@dataclass
-class RosaConfig(AdapterConfig):
-    """ROSA's settings, beside those that all methods share: rank, bias, target_modules, seed (``AdapterConfig``).
-
-    Attributes:
-        sample_method: which singular directions train: random, window (a random block of neighbours), top
-            or bottom.
-        factor_split: sqrt (√S on both sides) or left (U S | Vᵀ).
-        level, every: draw a new subspace each ``every`` epochs or optimizer steps, or never.
-        optimizer_state: what becomes of the optimizer's state of A and B at a resample: reset or keep.
-    """
-
-    sample_method: Literal["random", "window", "top", "bottom"] = option("random", choices=SAMPLE_METHODS)
-    factor_split: Literal["sqrt", "left"] = option("sqrt", choices=FACTOR_SPLITS)
-    level: Literal["epoch", "step", "never"] = option("epoch", choices=("epoch", "step", "never"))
-    every: int = option(1, minimum=1)
-    optimizer_state: Literal["reset", "keep"] = option("reset", choices=("reset", "keep"))
-
-    method: ClassVar[str] = "rosa"
-    published_bias: ClassVar[str] = "adapted"
-
-
-SETTINGS: dict[str, type[AdapterConfig]] = {config.method: config for config in (LoraConfig, RosaConfig)}
+    def problems(self) -> list[str]:
+        """Everything wrong with these settings that can be told without a model."""
+        found = super().problems()
+        try:
+            check_rank(self.rank)
+        except ValueError as error:
+            found.append(str(error))
+        return found

@@ -66,8 +66,9 @@ def base_description(model: nn.Module, layers: Mapping[str, AdapterLayer]) -> di
     ``values`` is None where the model has none of its own here (on meta, sharded).
     """
     own = {id(p) for layer in layers.values() for p in layer.adapter_parameters().values()}
-    own |= {id(layer.base.weight) for layer in layers.values() if layer.freezes_rest}
+    own |= {id(layer.base.weight) for layer in layers.values() if layer.rewrites_base}
     before_merge = {id(layer.base.weight): layer.unmerged_weight for layer in layers.values()}
+    before_merge |= {id(layer.base.bias): layer.unmerged_bias for layer in layers.values() if layer.bias is not None}
     rest = [before_merge.get(id(p), p.detach()) for p in model.parameters() if id(p) not in own]
     values = None
     if not any(p.is_meta or is_sharded(p) for p in rest):

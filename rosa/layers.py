@@ -1,4 +1,6 @@
-"""The adapter layer: a base module, and a low-rank pair beside it.
+"""The adapter layer: a base module, and what a method adds to it.
+
+``AdapterLayer`` is the contract of every method. ``LowRankLayer`` is the part that methods with a pair share:
 
     x (..., m) ──┬── base: x W + b ───────┐
                  │                        + ── (..., n)
@@ -12,14 +14,17 @@ Linear keeps its weight as (n, m) and Conv1D as (m, n). That difference ends her
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar
+from collections.abc import Sequence
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from rosa.config import AdapterConfig
+from rosa.config import AdapterConfig, LowRankConfig
 from rosa.fused import adapted_product, compute_dtype, full_precision, is_transformed
+from rosa.sharding import whole
+from rosa.subspace import resolve_rank
 
 OWN_FORWARDS = (nn.Linear.forward, Conv1D.forward)  # what the fused product stands for
 # Where a module keeps its hooks. The dictionaries are shared, not copied: what is registered or removed later counts.
@@ -47,10 +52,10 @@ def product(a: Tensor, b: Tensor) -> Tensor:
 
 
 class AdapterLayer(nn.Module, ABC):
-    """A wrapped Linear or Conv1D: x W + scale · (x A) B + b. Subclasses say how A and B begin.
+    """A wrapped Linear or Conv1D, x W + b. Subclasses add parameters and say how these begin and enter the output.
 
-    Making one changes nothing and leaves A and B unset; ``initialise`` sets them (or a checkpoint does). A and B are
-    float32 at least, also beside a 16-bit weight, whose steps would round away what training changes.
+    Making one changes nothing and leaves its parameters unset; ``initialise`` sets them (or a checkpoint does).
+    ``new_parameter`` makes them.
 
     Hooks of the base module are hooks of this layer, whether they were registered before or after: they see the whole
     layer's inputs and outputs. A ``forward`` that another library has put in the place of the base module's own
@@ -59,61 +64,64 @@ class AdapterLayer(nn.Module, ABC):
     Args:
         name: the module's name in its model; with the seed it decides every random choice.
         base: the module to wrap, kept as it is (its weight's storage included).
-        rank: R, 1 to min(m, n).
         config: the method's settings.
+
+    Raises:
+        ValueError: the settings do not fit the base module.
     """
 
-    freezes_rest: ClassVar[bool] = False  # True: the base weight is changed, so a checkpoint must hold it
+    rewrites_base: ClassVar[bool] = False  # True: training changes the base weight, so a checkpoint must hold it
 
-    scale: float = 1.0  # of A B
     base: nn.Linear  # or Conv1D, which has the same attributes
-    A: nn.Parameter
-    B: nn.Parameter
 
-    def __init__(self, name: str, base: nn.Linear, rank: int, config: AdapterConfig) -> None:
+    def __init__(self, name: str, base: nn.Linear, config: AdapterConfig) -> None:
         super().__init__()
         self.name = name
         self.base = base
-        self.rank = rank
         self.config = config
         self.transposed = isinstance(base, nn.Linear)
         self.in_features, self.out_features = layer_shape(base)
         self.trains_bias = config.trains_bias and base.bias is not None
-        self._unmerged: Tensor | None = None
-        weight = self.weight_mn
-        dtype = torch.promote_types(weight.dtype, torch.float32)
-        self.A = nn.Parameter(weight.new_empty(self.in_features, rank, dtype=dtype))
-        self.B = nn.Parameter(weight.new_empty(rank, self.out_features, dtype=dtype))
+        self._unmerged: dict[str, Tensor] | None = None  # while merged: what the base module held before
         for hooks in HOOKS:
             setattr(self, hooks, getattr(base, hooks))
         self._is_full_backward_hook = base._is_full_backward_hook
 
+    def new_parameter(self, *shape: int) -> nn.Parameter:
+        """An unset parameter on the device of the weight.
+
+        It is float32 at least, also beside a 16-bit weight, whose steps would round away what training changes.
+        """
+        weight = self.base.weight.detach()
+        return nn.Parameter(weight.new_empty(shape, dtype=torch.promote_types(weight.dtype, torch.float32)))
+
     @property
     def weight(self) -> Tensor:
-        """W + scale · A B, with the shape and type of the base module's weight, for models that read a weight.
+        """The merged weight, with the shape and type of the base module's, for models that read a weight.
 
-        Gradients reach A and B through it, and W where it trains. It is computed at each read: T5 asks for a type in
-        each forward pass, which costs nothing measurable in training and a sixth of a decoding step, unless merged.
-        LoRA's dropout acts on inputs and is not in it. Of a sharded layer it is whole in a forward pass, where the
-        parameters are, and sharded like them elsewhere.
+        Gradients reach the layer's own parameters through it. It is computed at each read, unless merged. Of a sharded
+        layer it is whole in a forward pass, where the parameters are, and sharded like them elsewhere.
         """
-        weight = self.base.weight
-        if self.merged:
+        weight, delta = self.base.weight, None if self.merged else self.delta()
+        if delta is None:
             return weight
-        left, right = (self.B.T, self.A.T) if self.transposed else (self.A, self.B)
-        dtype = torch.promote_types(weight.dtype, left.dtype)
-        with full_precision(weight.device):
-            return torch.addmm(weight.to(dtype), left.to(dtype), right.to(dtype), alpha=self.scale).to(weight.dtype)
-
-    @property
-    def unmerged_weight(self) -> Tensor:
-        """The base weight as it is stored, detached, and without the pair even while merged."""
-        return self.base.weight.detach() if self._unmerged is None else self._unmerged
+        return (weight + (delta.T if self.transposed else delta)).to(weight.dtype)
 
     @property
     def bias(self) -> Tensor | None:
-        """The base module's bias."""
-        return self.base.bias
+        """The merged bias, (n,), likewise; None where the base module has none."""
+        bias, delta = self.base.bias, None if self.merged else self.bias_delta()
+        return bias if delta is None else (bias + delta).to(bias.dtype)
+
+    @property
+    def unmerged_weight(self) -> Tensor:
+        """The base weight as it is stored, detached, and without ``delta`` even while merged."""
+        return (self._unmerged or {}).get("weight", self.base.weight.detach())
+
+    @property
+    def unmerged_bias(self) -> Tensor:
+        """The base bias, detached, and without ``bias_delta`` even while merged."""
+        return (self._unmerged or {}).get("bias", self.base.bias.detach())
 
     @property
     def weight_mn(self) -> Tensor:
@@ -123,15 +131,16 @@ class AdapterLayer(nn.Module, ABC):
 
     @property
     def merged(self) -> bool:
-        """Whether A B is at present part of the base weight."""
+        """Whether ``delta`` and ``bias_delta`` are at present part of the base module."""
         return self._unmerged is not None
+
+    def own_parameters(self) -> dict[str, nn.Parameter]:
+        """What the method adds to the base module, by name within the layer. All of it trains."""
+        return dict(self.named_parameters(recurse=False))
 
     def adapter_parameters(self) -> dict[str, nn.Parameter]:
         """What trains in this layer, by name within the layer. Everything else is frozen."""
-        trained = {"A": self.A, "B": self.B}
-        if self.trains_bias:
-            trained["base.bias"] = self.base.bias
-        return trained
+        return self.own_parameters() | ({"base.bias": self.base.bias} if self.trains_bias else {})
 
     def train_adapter(self, trains: bool) -> None:
         """Train the ``adapter_parameters``, or freeze them; the base weight stays as it is."""
@@ -140,21 +149,118 @@ class AdapterLayer(nn.Module, ABC):
 
     def description(self) -> dict[str, Any]:
         """What a saved adapter must agree with to be loaded here, as JSON values."""
-        return {"in": self.in_features, "out": self.out_features, "rank": self.rank, "bias": self.trains_bias}
+        return {"in": self.in_features, "out": self.out_features, "bias": self.trains_bias}
+
+    @classmethod
+    def initialise_all(cls, layers: Sequence[Self]) -> None:
+        """``initialise`` all layers of a model; methods that begin with a joint computation override this."""
+        for layer in layers:
+            with whole(layer):
+                layer.initialise()
 
     @abstractmethod
     def initialise(self) -> None:
-        """Set A and B to their start, without changing the function that the layer computes."""
+        """Set the own parameters to their start, without changing the function that the layer computes."""
 
-    def note_start(self) -> None:
-        """A and B were set, drawn or loaded: training begins from here."""
+    def on_load(self) -> None:
+        """The own parameters were loaded: training goes on from here."""
+
+    def delta(self) -> Tensor | None:
+        """What a merge adds to the base weight, (m, n), to the precision of a merge; None: nothing."""
+        return None
+
+    def bias_delta(self) -> Tensor | None:
+        """What a merge adds to the base bias, (n,); None: nothing, always so where there is no bias."""
+        return None
+
+    @abstractmethod
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., m) to (..., n); while merged, what the base module alone gives."""
+
+    @torch.no_grad()
+    def merge(self, *, keep: bool = True) -> None:
+        """Add ``delta`` to the base weight and ``bias_delta`` to the bias. A second merge changes nothing.
+
+        Copies of both are kept, because subtracting again would not restore their last bits.
+
+        Args:
+            keep: False keeps no copy and has no undo: the layer is to be taken out of its model.
+        """
+        if self.merged:
+            return
+        with full_precision(self.base.weight.device):
+            delta, bias_delta = self.delta(), self.bias_delta()
+        if keep:
+            self._unmerged = {}
+            if delta is not None:
+                self._unmerged["weight"] = self.base.weight.detach().clone()
+            if bias_delta is not None:
+                self._unmerged["bias"] = self.base.bias.detach().clone()
+        if delta is not None:
+            self.weight_mn.add_(delta)
+        if bias_delta is not None:
+            self.base.bias.add_(bias_delta)
+
+    @torch.no_grad()
+    def unmerge(self) -> None:
+        """Undo ``merge``, to the bit."""
+        for name, before in (self._unmerged or {}).items():
+            getattr(self.base, name).copy_(before)
+        self._unmerged = None
+
+    def extra_repr(self) -> str:
+        values = {key: value for key, value in self.description().items() if key not in ("in", "out")}
+        return ", ".join([f"{self.in_features} x {self.out_features}", *(f"{k}={v}" for k, v in values.items())])
+
+
+class LowRankLayer(AdapterLayer):
+    """x W + scale · (x A) B + b with a pair A (m, R), B (R, n). Subclasses say how A and B begin.
+
+    Attributes:
+        rank: R, 1 to min(m, n), from the settings' rank or ratio.
+        scale: of A B.
+    """
+
+    config: LowRankConfig
+    scale: float = 1.0
+    A: nn.Parameter
+    B: nn.Parameter
+
+    def __init__(self, name: str, base: nn.Linear, config: LowRankConfig) -> None:
+        super().__init__(name, base, config)
+        shape = self.in_features, self.out_features
+        try:
+            self.rank = resolve_rank(config.rank, *shape)
+        except ValueError as error:
+            raise ValueError(
+                f"{error}. Ask for at most {min(shape)}, for a share of each (rank=0.05), or leave this layer out by "
+                "target_modules."
+            ) from None
+        self.A = self.new_parameter(self.in_features, self.rank)
+        self.B = self.new_parameter(self.rank, self.out_features)
+
+    @property
+    def weight(self) -> Tensor:
+        """W + scale · A B; see ``AdapterLayer``. Gradients reach W too, where it trains.
+
+        T5 asks for a type in each forward pass, which costs nothing measurable in training and a sixth of a decoding
+        step, unless merged. LoRA's dropout acts on inputs and is not in it.
+        """
+        weight = self.base.weight
+        if self.merged:
+            return weight
+        left, right = (self.B.T, self.A.T) if self.transposed else (self.A, self.B)
+        dtype = torch.promote_types(weight.dtype, left.dtype)
+        with full_precision(weight.device):
+            return torch.addmm(weight.to(dtype), left.to(dtype), right.to(dtype), alpha=self.scale).to(weight.dtype)
+
+    def description(self) -> dict[str, Any]:
+        return {**super().description(), "rank": self.rank}
 
     def delta(self) -> Tensor:
-        """What the pair adds to the base weight, (m, n), to the precision of a merge."""
         return product(self.A, self.B) * self.scale
 
     def forward(self, x: Tensor) -> Tensor:
-        """x W + scale · (x A) B + b, (..., m) to (..., n); what the base module alone gives while merged."""
         if self.merged:
             return self.base.forward(x)
         if not self._fuses(x):
@@ -180,28 +286,3 @@ class AdapterLayer(nn.Module, ABC):
             and torch.promote_types(self.A.dtype, base.weight.dtype) == self.A.dtype
             and not is_transformed()
         )
-
-    @torch.no_grad()
-    def merge(self, *, keep: bool = True) -> None:
-        """Add the pair to the base weight. A second merge changes nothing.
-
-        A copy of the weight is kept, because subtracting A B again would not restore its last bits.
-
-        Args:
-            keep: False keeps no copy and has no undo: the layer is to be taken out of its model.
-        """
-        if not self.merged:
-            with full_precision(self.base.weight.device):
-                delta = self.delta()
-            self._unmerged = self.base.weight.detach().clone() if keep else None
-            self.weight_mn.add_(delta)
-
-    @torch.no_grad()
-    def unmerge(self) -> None:
-        """Undo ``merge``, to the bit."""
-        if self._unmerged is not None:
-            self.base.weight.copy_(self._unmerged)
-            self._unmerged = None
-
-    def extra_repr(self) -> str:
-        return f"{self.in_features} x {self.out_features}, rank={self.rank}, trains_bias={self.trains_bias}"

@@ -1,4 +1,4 @@
-"""When a model's subspaces are drawn anew, and what that does to the optimizer.
+"""When a model's subspaces are resampled, and what that does to the optimizer.
 
 A resample writes the parameters in place. What keeps copies of them must be dealt with by the caller:
 
@@ -19,15 +19,15 @@ import torch
 from torch import nn
 
 from rosa.errors import AdapterError
-from rosa.inject import adapter_layers
-from rosa.resampling import SubspaceLayer, draw_subspaces
+from rosa.injection import adapter_layers
+from rosa.resampling import SubspaceLayer, resample_layers
 from rosa.sharding import reshard
 
 ROUNDING_WARNING = 0.1
 
 
 def resample(model: nn.Module, number: int, optimizer: Any | None = None) -> float | None:
-    """Draw subspace ``number`` (1, 2, …; 0 was drawn at injection) in every layer whose method resamples.
+    """Sample subspace ``number`` (1, 2, …; 0 was sampled at injection) in every layer whose method resamples.
 
     Args:
         model: an adapted model; parameters are written in place and keep their identity.
@@ -36,7 +36,7 @@ def resample(model: nn.Module, number: int, optimizer: Any | None = None) -> flo
             theirs, and so do the step size and its schedule. Gradients of A and B are dropped likewise.
 
     Returns:
-        The share of what training changed since the last draw (or since an adapter was loaded) that was lost where
+        The share of what training changed since the last resample (or since an adapter was loaded) that was lost where
         weights were rounded to 16 bits, in Frobenius norms over all such layers: a warning says so above a tenth,
         infinity means that nothing was trained. None where no weight has 16 bits.
 
@@ -51,7 +51,7 @@ def resample(model: nn.Module, number: int, optimizer: Any | None = None) -> flo
         raise AdapterError("this model has no adapters to resample: adapt it first (rosa.inject)")
     reshard(model)
     layers = [layer for layer in adapter_layers(model).values() if isinstance(layer, SubspaceLayer)]
-    draw_subspaces(layers, number)
+    resample_layers(layers, number)
     for layer in layers:
         for parameter in (layer.A, layer.B):
             parameter.grad = None
@@ -68,8 +68,8 @@ def _rounding_lost(layers: list[SubspaceLayer]) -> float | None:
     share = lost / change if change else math.inf
     if ROUNDING_WARNING < share < math.inf:
         warnings.warn(
-            f"rounding to 16 bits lost {share:.0%} of what was trained since the last draw: load the model in float32 "
-            "(dtype=torch.float32) and train under autocast, or resample less often",
+            f"rounding to 16 bits lost {share:.0%} of what was trained since the last resample: load the model in "
+            "float32 (dtype=torch.float32) and train under autocast, or resample less often",
             stacklevel=3,
         )
     return share

@@ -1,4 +1,4 @@
-"""Draw the subspaces of many layers at once: on a CPU a thread for each layer at work, on a GPU in batches.
+"""Resample the subspaces of many layers at once: on a CPU a thread for each layer at work, on a GPU in batches.
 
 One eigendecomposition keeps neither two cores nor a GPU busy, as half of it is matrix times vector. Many at a time
 do. On a CPU each runs on one core, so the result is the same to the bit for any number of threads.
@@ -11,13 +11,13 @@ from abc import abstractmethod
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TypeVar
+from typing import Self, TypeVar
 
 import torch
 from torch import Tensor
 
 from rosa.errors import AdapterError
-from rosa.layers import AdapterLayer
+from rosa.layers import AdapterLayer, LowRankLayer
 from rosa.sharding import gather, is_sharded, largest, whole
 from rosa.subspace import short_vectors
 
@@ -33,14 +33,14 @@ BATCH_NUMBERS = (
 )  # 128 MiB a batch's Gram matrices: 28 layers of GPT-2 small; eigenvectors and work space: 3 times that
 
 
-class SubspaceLayer(AdapterLayer):
-    """An adapter layer whose pair can be merged into the weight and drawn anew.
+class SubspaceLayer(LowRankLayer):
+    """An adapter layer whose pair can be merged into the weight and sampled again.
 
-    ``initialise`` sets the pair to zero; subspace 0 is drawn for all layers together after it.
+    ``initialise`` sets the pair to zero; ``initialise_all`` samples subspace 0 of all layers together after it.
 
     Attributes:
-        rounding: of a weight stored in 16 bits: the Frobenius norms of what rounding changed at the last draw, and
-            of what training had changed since the draw (or the loading of an adapter) before; else None.
+        rounding: of a weight stored in 16 bits: the Frobenius norms of what rounding changed at the last resample,
+            and of what training had changed since the one (or the loading of an adapter) before; else None.
     """
 
     rounding: tuple[float, float] | None = None
@@ -48,30 +48,41 @@ class SubspaceLayer(AdapterLayer):
     @property
     @abstractmethod
     def merged_mn(self) -> Tensor:
-        """The weight (m, n) that is factorised between ``fold`` and ``adopt``, in float32 at least."""
+        """The weight (m, n) that is factorised between ``merge_pair`` and ``set_factors``, in float32 at least."""
 
     @abstractmethod
-    def fold(self) -> None:
+    def merge_pair(self) -> None:
         """W ← W + A B in place, and A = B = 0: the function stays, here and if what follows fails."""
 
     @abstractmethod
-    def choose(self, number: int, vectors: Tensor) -> Pair:
-        """The pair of subspace ``number``, of a folded layer; nothing is written.
+    def sample(self, number: int, vectors: Tensor) -> Pair:
+        """The pair of subspace ``number``, of a layer whose pair is merged; nothing is written.
 
         Args:
             vectors: ``rosa.subspace.short_vectors`` of ``merged_mn``, (q, q).
         """
 
     @abstractmethod
-    def adopt(self, a: Tensor, b: Tensor) -> None:
+    def set_factors(self, a: Tensor, b: Tensor) -> None:
         """A, B ← a, b and W ← W − A B, in place: the function stays."""
+
+    @classmethod
+    def initialise_all(cls, layers: Sequence[Self]) -> None:
+        super().initialise_all(layers)
+        try:
+            resample_layers(layers, 0)
+        except BaseException:  # out of memory, interrupted: put back what was split off
+            for layer in layers:
+                with whole(layer):
+                    layer.merge_pair()
+            raise
 
 
 @torch.no_grad()
-def draw_subspaces(layers: Sequence[SubspaceLayer], number: int) -> None:
-    """Merge the pair of each layer and draw subspace ``number``; parameters are written in place.
+def resample_layers(layers: Sequence[SubspaceLayer], number: int) -> None:
+    """Merge the pair of each layer and sample subspace ``number``; parameters are written in place.
 
-    Layers that are sharded over processes are gathered and drawn one after another, by every process.
+    Layers that are sharded over processes are gathered and resampled one after another, by every process.
 
     Raises:
         RuntimeError: a layer is merged; nothing is written then.
@@ -84,11 +95,11 @@ def draw_subspaces(layers: Sequence[SubspaceLayer], number: int) -> None:
     for layer in layers:
         if is_sharded(layer.base.weight):
             with whole(layer):
-                _draw([layer], number)
-    _draw([layer for layer in layers if not is_sharded(layer.base.weight)], number)
+                _resample([layer], number)
+    _resample([layer for layer in layers if not is_sharded(layer.base.weight)], number)
 
 
-def check_finite(layers: Iterable[AdapterLayer]) -> None:
+def check_finite(layers: Iterable[LowRankLayer]) -> None:
     """Raise AdapterError, which names the layer, unless W, A, B and W + A B are finite in each; nothing is written."""
     for layer in layers:
         parts = {"weight": layer.base.weight, "A": layer.A, "B": layer.B}
@@ -101,23 +112,23 @@ def check_finite(layers: Iterable[AdapterLayer]) -> None:
             raise AdapterError(f"{layer.name}: W + A B is larger than {dtype} can hold")
 
 
-def _draw(layers: Sequence[SubspaceLayer], number: int) -> None:
-    def choose(group: list[SubspaceLayer]) -> list[Pair]:
+def _resample(layers: Sequence[SubspaceLayer], number: int) -> None:
+    def sample(group: list[SubspaceLayer]) -> list[Pair]:
         vectors = short_vectors([layer.merged_mn for layer in group])
-        return [layer.choose(number, own) for layer, own in zip(group, vectors, strict=True)]
+        return [layer.sample(number, own) for layer, own in zip(group, vectors, strict=True)]
 
     on_cpu = [layer for layer in layers if layer.base.weight.device.type in IN_THREADS]
     elsewhere = [layer for layer in layers if layer.base.weight.device.type not in IN_THREADS]
     for groups, workers in (([[layer] for layer in on_cpu], _workers(on_cpu)), (_batches(elsewhere), 1)):
-        for group, pairs in _in_order(choose, _folded(groups), workers):
+        for group, pairs in _in_order(sample, _with_merged_pairs(groups), workers):
             for layer, (a, b) in zip(group, pairs, strict=True):
-                layer.adopt(a, b)
+                layer.set_factors(a, b)
 
 
-def _folded(groups: Iterable[list[SubspaceLayer]]) -> Iterator[list[SubspaceLayer]]:
+def _with_merged_pairs(groups: Iterable[list[SubspaceLayer]]) -> Iterator[list[SubspaceLayer]]:
     for group in groups:
         for layer in group:
-            layer.fold()
+            layer.merge_pair()
         yield group
 
 

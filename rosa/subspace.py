@@ -15,7 +15,10 @@ from decimal import Decimal
 import torch
 from torch import Tensor
 
-from rosa.config import SAMPLE_METHODS, check_rank
+from rosa.config import check_rank
+
+SAMPLE_METHODS = ("random", "window", "top", "bottom")
+FACTOR_SPLITS = ("sqrt", "left")
 
 
 def resolve_rank(rank: int | float, m: int, n: int) -> int:
@@ -41,7 +44,12 @@ def layer_generator(seed: int, number: int, name: str) -> torch.Generator:
 
     The choice is then the same on every process, after a resume, and whatever the order of layers.
     """
-    digest = hashlib.sha256(f"{seed}/{number}/{name}".encode()).digest()
+    return seeded_generator(seed, number, name)
+
+
+def seeded_generator(*parts: object) -> torch.Generator:
+    """A CPU generator whose seed is a hash of ``parts``, written with slashes between them."""
+    digest = hashlib.sha256("/".join(map(str, parts)).encode()).digest()
     return torch.Generator("cpu").manual_seed(int.from_bytes(digest[:8], "little") >> 1)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -21,9 +23,9 @@ def composing(override: str) -> None:
     [
         ("train.lrr=1", "train.lrr is not a key; did you mean lr?"),
         ("trian.lr=1", "trian is not a key; did you mean train?"),
-        ("experimentt=e2e_gpt2_lora", "experimentt is not a key; did you mean experiment?"),
+        ("experimentt=e2e", "experimentt is not a key; did you mean experiment?"),
         ("fnmodel.params={rankk:1}", "fnmodel.params.rankk is not a key; did you mean rank?"),
-        ("experiment=e2e_gpt2_lorra", "Did you mean e2e_gpt2_lora? Known: "),
+        ("experiment=elli5", "Did you mean eli5? Known: e2e, eli5"),
         (
             "output.path=/x/Ü_CJK",
             "two pairs of quotes, one for the shell and one for Hydra: \"output.path='/x/Ü_CJK'\"",
@@ -55,3 +57,11 @@ def test_hydras_errors_end_as_all_others(monkeypatch: pytest.MonkeyPatch, capsys
     monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
     with pytest.raises(Exception, match="Could not override"), hydra_errors_explained():
         composing("train.lrr=1")
+
+
+def test_a_reader_of_the_help_may_stop_early() -> None:
+    words = [sys.executable, "train.py", "--help"]
+    process = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    process.stdout.close()
+    assert (process.communicate()[1], process.returncode) == ("", 141)

@@ -15,10 +15,8 @@ from tests.conftest import ROOT, make_config
 from utils.config import config_problems, load_config, parse_config, schema
 from utils.data import sources
 from utils.errors import UserError
+from utils.io.yaml_files import dotted
 from utils.runs.identity import group_hash, run_directory
-from utils.training.trainer import flatten
-
-EXPERIMENTS = sorted(path.stem for path in (ROOT / "configs" / "experiment").glob("*.yaml"))
 
 
 def problems(*overrides: str) -> str:
@@ -30,11 +28,11 @@ def problems(*overrides: str) -> str:
 def test_the_reference_page_has_every_key_with_its_default() -> None:
     page = yaml.safe_load((ROOT / "configs" / "train.yaml").read_text())
     del page["defaults"], page["hydra"]
-    typed = flatten(OmegaConf.to_container(schema()))
-    written = flatten(OmegaConf.to_container(OmegaConf.load(ROOT / "configs" / "train.yaml")))
+    typed = dotted(OmegaConf.to_container(schema()))
+    written = dotted(OmegaConf.to_container(OmegaConf.load(ROOT / "configs" / "train.yaml")))
     written = {k: v for k, v in written.items() if not k.startswith(("defaults", "hydra"))}
     assert written == typed
-    assert flatten(page).keys() == typed.keys()
+    assert dotted(page).keys() == typed.keys()
 
 
 def test_every_key_of_the_reference_page_is_explained() -> None:
@@ -50,11 +48,26 @@ def test_every_data_set_is_on_the_reference_page() -> None:
         assert any(name in page for name in source.names), source
 
 
-@pytest.mark.parametrize("name", EXPERIMENTS)
-def test_every_experiment_composes(name: str) -> None:
-    config = make_config(f"experiment={name}")
-    assert config.model.name == name.split("_")[1]
-    assert config.train.optimizer == "sgd" and config.loss_on() == "all"
+@pytest.mark.parametrize("name", ["e2e", "eli5"])
+def test_every_experiment_composes_with_the_published_settings(name: str) -> None:
+    assert [path.stem for path in sorted((ROOT / "configs" / "experiment").glob("*.yaml"))] == ["e2e", "eli5"]
+    config = make_config(f"experiment={name}", "model.name=gpt2-medium", "fnmodel.name=lora")
+    assert (config.dataset.name, config.model.name, config.fnmodel.name) == (name, "gpt2-medium", "lora")
+    assert config.fnmodel.params.rank == 0.1 and config.loss_on() == "all"
+    published = {"epochs": 5, "batch_size": 8, "lr": 2e-4, "optimizer": "sgd", "scheduler": "linear"}
+    published |= {"warmup_steps": 500, "loss_on": "all"}
+    assert dataclasses.asdict(config.train) == {**dataclasses.asdict(make_config().train), **published}
+
+
+def test_published_runs_are_found_again() -> None:
+    """The names that they had when each had a file of its own."""
+    names = {
+        ("experiment=e2e", "fnmodel.name=none"): "runs/e2e_nlg/gpt2-none-s0-ee8b7f99",
+        ("experiment=e2e", "fnmodel.name=lora", "fnmodel.params.rank=0.05"): "runs/e2e_nlg/gpt2-lora-r0.05-s0-58a5b82e",
+        ("experiment=e2e", "model.name=gpt2-large", "seed=2"): "runs/e2e_nlg/gpt2-large-rosa-r0.1-s2-746b7fbd",
+        ("experiment=eli5", "fnmodel.params.rank=0.0125", "seed=1"): "runs/eli5/gpt2-rosa-r0.0125-s1-efe475d7",
+    }
+    assert {overrides: str(run_directory(make_config(*overrides))) for overrides in names} == names
 
 
 def test_all_problems_come_in_one_message() -> None:
@@ -63,11 +76,32 @@ def test_all_problems_come_in_one_message() -> None:
         "fnmodel.rosa.sample_method=best", "train.epochs=-1", "train.optimizer=sgd", "train.betas=[0.9,0.99]",
     )  # fmt: skip
     for part in (
-        "train.lr=abc", "did you mean batch_size", "fnmodel.name=rosaa is not one of none, lora, rosa", "rank=0",
-        "Did you mean e2e?", "fnmodel.rosa.sample_method=best is not one of random, window, top, bottom",
-        "train.epochs=-1 must be at least 0", "train.betas is not a parameter of sgd",
+        "train.lr=abc", "did you mean batch_size", "fnmodel.name=rosaa is not one of none, bitfit, ia3, lora, rosa",
+        "rank=0", "Did you mean e2e?", "train.epochs=-1 must be at least 0", "train.betas is not a parameter of sgd",
     ):  # fmt: skip
         assert part in message, part
+    assert "sample_method" not in message  # the methods' own keys come next
+
+
+def test_the_problems_of_the_methods_own_keys_come_in_one_message_too() -> None:
+    message = problems(
+        "fnmodel.rosa.sample_method=best", "+fnmodel.lora.aplha=1", "fnmodel.lora.alpha=x", "~fnmodel.bitfit",
+        "fnmodel.lora.dropout=2",
+    )  # fmt: skip
+    for part in (
+        "fnmodel.rosa.sample_method=best is not one of random, window, top, bottom", "did you mean alpha",
+        "fnmodel.lora.alpha=x", "fnmodel.bitfit is missing", "fnmodel.lora.dropout=2",
+    ):  # fmt: skip
+        assert part in message, part
+    assert "fnmodel.rosa=3 must be a group of keys" in problems("fnmodel.rosa=3")
+    assert "bias=none leaves BitFit nothing" in problems("fnmodel.name=bitfit", "fnmodel.params.bias=none")
+
+
+def test_a_method_without_a_rank_has_none_in_its_name_and_hash() -> None:
+    for name in ("ia3", "bitfit"):
+        found = {run_directory(make_config(f"fnmodel.name={name}", f"fnmodel.params.rank={rank}")) for rank in (1, 0.5)}
+        assert len(found) == 1 and "-r" not in found.pop().name
+    assert make_config("fnmodel.name=ia3").adapter != make_config("fnmodel.name=ia3", "seed=1").adapter
 
 
 @pytest.mark.parametrize("rank", ["0", "-1", "0.0", "1.5", "true", "abc"])
@@ -76,14 +110,14 @@ def test_ranks_that_are_none(rank: str) -> None:
 
 
 def test_int_one_and_ratio_one_stay_apart() -> None:
-    assert make_config("fnmodel.params.rank=1").adapter().rank == 1
-    ratio = make_config("fnmodel.params.rank=1.0").adapter().rank
+    assert make_config("fnmodel.params.rank=1").adapter.rank == 1
+    ratio = make_config("fnmodel.params.rank=1.0").adapter.rank
     assert isinstance(ratio, float) and ratio == 1.0
 
 
 def test_target_modules_take_a_string_or_a_list() -> None:
-    assert make_config("fnmodel.params.target_modules=[c_attn,c_fc]").adapter().target_modules == ["c_attn", "c_fc"]
-    assert make_config("fnmodel.params.target_modules='.*attn.*'").adapter().target_modules == ".*attn.*"
+    assert make_config("fnmodel.params.target_modules=[c_attn,c_fc]").adapter.target_modules == ["c_attn", "c_fc"]
+    assert make_config("fnmodel.params.target_modules='.*attn.*'").adapter.target_modules == ".*attn.*"
     assert "target_modules" in problems("fnmodel.params.target_modules=3")
 
 

@@ -24,8 +24,7 @@ from utils.generation.generate import Decoding
 from utils.io.files import lock, remove_leftovers, write_text
 from utils.metrics import Scorer
 from utils.metrics.scoring.score_runs import RunScorer, main
-from utils.runs import Run, finite
-from utils.runs import checkpoints as state
+from utils.runs import Run, checkpoints, finite
 from utils.tables import compile_results
 
 HUGE = 10**400  # JSON and YAML read it, no float holds it
@@ -95,11 +94,11 @@ def test_a_kill_before_the_last_prune_leaves_no_checkpoint_too_many(train: Any, 
             raise KeyboardInterrupt
         original(run, keep)
 
-    original = state.prune
-    monkeypatch.setattr(state, "prune", prune)
+    original = checkpoints.prune
+    monkeypatch.setattr(checkpoints, "prune", prune)
     with pytest.raises(KeyboardInterrupt):
         train(*overrides)
-    monkeypatch.setattr(state, "prune", original)
+    monkeypatch.setattr(checkpoints, "prune", original)
     run = train(*overrides)
     assert run.record()["status"] == "finished"
     # the last, the one before it, and that one's best

@@ -24,10 +24,10 @@ from utils.data import Example, group_by_source
 from utils.data.e2e import E2E
 from utils.data.eli5 import ELI5
 from utils.errors import UserError
-from utils.evaluation import one_line, write_predictions
-from utils.metrics.scoring.reader import read_items
-from utils.metrics.scoring.score_runs import read_sources
+from utils.evaluation import write_predictions
+from utils.metrics.scoring.reader import read_items, read_run
 from utils.runs import Run
+from utils.runs.texts import one_line
 from utils.tokens.encoding import encode
 from utils.tokens.packing import pack
 
@@ -182,7 +182,9 @@ def test_predictions_are_as_many_as_sources_and_in_their_order(data: Any) -> Non
         run = Run(Path(folder))
         write_predictions(run, "test", groups, predictions)
         items = read_items(run.predictions(), run.references(), tables=False)
-        assert read_sources(run.raw_predictions(), len(groups)) == list(expected)
+        raw = read_run(run, "test")
+    assert raw.sources == list(expected)
+    assert (raw.predictions, raw.references) == (items.predictions, items.references)
     assert items.predictions == [one_line(text) for text in predictions]
     assert items.references == list(expected.values())
 

@@ -40,7 +40,7 @@ print("loaded:", json.dumps([name for name in names if name in sys.modules]))
 
 def test_the_help_lists_the_experiments_and_explains_what_is_peculiar() -> None:
     text = subprocess.run([sys.executable, "train.py", "--help"], cwd=ROOT, capture_output=True, text=True).stdout
-    for name in ("e2e_gpt2_rosa", "eli5_gpt2_full", "fnmodel.name is the method", "runs=3 trains the seeds 0, 1 and 2"):
+    for name in ("experiment: e2e, eli5", "fnmodel.name is the method", "runs=3 trains the seeds 0, 1 and 2"):
         assert name in text
 
 

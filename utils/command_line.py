@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import os
 import sys
 from collections.abc import Iterator
@@ -13,7 +12,9 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf.errors import OmegaConfBaseException
 
-from utils.config import deleted_key, schema, unknown_key
+from utils.config import deleted_key, shared_schema, unknown_key
+from utils.errors import reader_is_gone
+from utils.text import suggestions
 
 RAW = "HYDRA_FULL_ERROR"  # makes Hydra raise its errors; without it, it prints them and exits
 
@@ -30,6 +31,8 @@ def hydra_errors_explained() -> Iterator[None]:
     os.environ[RAW] = "1"
     try:
         yield
+    except BrokenPipeError:  # --help | head
+        sys.exit(reader_is_gone())
     except Exception as error:
         if HydraConfig.initialized() and not isinstance(error, HydraException):
             raise  # the training began: this is an error of our own
@@ -45,15 +48,13 @@ def explain(error: Exception) -> str:
     if isinstance(error, OverrideParseException):
         return _unreadable(error.override)
     if isinstance(cause, OmegaConfBaseException) and cause.parent_node is not None and cause.full_key:
-        if cause.full_key in schema():
+        if cause.full_key in shared_schema():
             return deleted_key(cause.full_key)
         groups = [] if "." in cause.full_key else ["experiment"]
         return unknown_key(cause.full_key, [*map(str, cause.parent_node), *groups])
     if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
         group, _, name = error.missing_cfg_file.rpartition("/")
-        near = difflib.get_close_matches(name, error.options, n=1)
-        hint = f" Did you mean {near[0]}?" if near else ""
-        return f"{Path(group).name}={name} is not a file of configs/{group}.{hint} Known: {', '.join(error.options)}"
+        return f"{Path(group).name}={name} is not a file of configs/{group}. {suggestions(name, error.options)}"
     return " ".join(str(error).split()) or type(error).__name__
 
 

@@ -1,16 +1,15 @@
 """The configuration as typed objects, and the one check that reports every problem at once.
 
 ``configs/train.yaml`` is the page people read: every key, its default, unit and allowed values. Here the same
-keys have types and limits; a test holds the two together. What adaptation methods know is taken from the
-methods themselves, so that a new method brings its own keys.
+keys have types and limits; a test holds the two together. The check has two stages, because what only one adaptation
+method knows stands in that method's file, which imports torch: all other keys are checked first.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import difflib
-import types
-import typing
+import functools
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,11 +17,13 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from rosa.config import AdapterConfig, option, option_problems
-from rosa.methods import settings
-from utils.data import get_source
+from rosa.config import AdapterConfig, LowRankConfig, option, option_problems
+from rosa.methods import method_names, methods
+from utils.data import DataSource, get_source
 from utils.errors import UserError
+from utils.fnmodel import FnModelConfig, fnmodel_type
 from utils.io.yaml_files import read_yaml
+from utils.text import did_you_mean
 
 OPTIMIZER_PARAMETERS = {
     "adamw": ("weight_decay", "betas", "eps"),
@@ -90,50 +91,6 @@ class LoggingConfig:
     samples: int = option(2, minimum=0)
 
 
-def _node(name: str, fields: list[tuple[str, Any, dataclasses.Field[Any]]]) -> type:
-    """A dataclass of ``fields``; unions with containers become Any and literals str, which OmegaConf cannot type."""
-
-    def simple(annotation: Any) -> Any:
-        if typing.get_origin(annotation) is typing.Literal:
-            return str
-        members = typing.get_args(annotation)
-        is_union = isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is typing.Union
-        return Any if is_union and any(typing.get_origin(member) for member in members) else annotation
-
-    copies = []
-    for key, annotation, old in fields:
-        default = dict(default=old.default) if old.default is not dataclasses.MISSING else {}
-        if old.default_factory is not dataclasses.MISSING:
-            default = dict(default_factory=old.default_factory)
-        copies.append((key, simple(annotation), field(**default, metadata=dict(old.metadata))))
-    return dataclasses.make_dataclass(name, copies)
-
-
-def _typed_fields(config: type) -> list[tuple[str, Any, dataclasses.Field[Any]]]:
-    hints = typing.get_type_hints(config)
-    return [(f.name, hints[f.name], f) for f in dataclasses.fields(config)]
-
-
-def _fnmodel_schema() -> type:
-    """``fnmodel``: name, params (what all methods share) and one node a method with what only it knows."""
-    common = [row for row in _typed_fields(AdapterConfig) if row[0] != "seed"]
-    shared_names = {f.name for f in dataclasses.fields(AdapterConfig)}
-    params = _node("Params", common)
-    nodes = [
-        (name, node, field(default_factory=node))
-        for name, config in settings().items()
-        for node in [_node(f"{name}_options", [row for row in _typed_fields(config) if row[0] not in shared_names])]
-    ]
-    names = ("none", *settings())
-    return dataclasses.make_dataclass(
-        "FnModelConfig",
-        [("name", str, option("rosa", choices=names)), ("params", params, field(default_factory=params)), *nodes],
-    )
-
-
-FnModelConfig: Any = _fnmodel_schema()
-
-
 @dataclass
 class Config:
     """Every setting of a training run."""
@@ -142,27 +99,40 @@ class Config:
     runs: int = option(1, minimum=1)
     model: ModelConfig = field(default_factory=ModelConfig)
     dataset: DatasetConfig = field(default_factory=DatasetConfig)
-    fnmodel: FnModelConfig = field(default_factory=FnModelConfig)
+    fnmodel: Any = field(default_factory=lambda: fnmodel_type()())
     train: TrainConfig = field(default_factory=TrainConfig)
     output: OutputConfig = field(default_factory=OutputConfig)
     logging: LoggingConfig = field(default_factory=LoggingConfig)
 
+    @functools.cached_property
+    def source(self) -> DataSource:
+        """The data set. Raises UserError for a name that is none."""
+        return get_source(self.dataset.name)
+
+    @functools.cached_property
     def adapter(self) -> AdapterConfig | None:
         """The settings of the adaptation method, None for full fine-tuning."""
-        if self.fnmodel.name == "none":
+        name = self.fnmodel.name
+        if name == "none":
             return None
-        shared = dataclasses.asdict(self.fnmodel.params)
-        own = dataclasses.asdict(getattr(self.fnmodel, self.fnmodel.name))
-        return settings()[self.fnmodel.name](**shared, **own, seed=self.seed)
+        method = methods()[name][0]
+        given = dataclasses.asdict(self.fnmodel.params) | dataclasses.asdict(getattr(self.fnmodel, name))
+        known = {f.name for f in dataclasses.fields(method)}  # a method without a rank leaves it out
+        return method(**{key: value for key, value in given.items() if key in known}, seed=self.seed)
 
     def loss_on(self) -> str:
         """Which tokens carry loss: target or all; the data set's own choice where the key is null."""
-        return self.train.loss_on or get_source(self.dataset.name).loss_on
+        return self.train.loss_on or self.source.loss_on
 
 
 def schema() -> DictConfig:
     """The typed defaults as OmegaConf sees them."""
     return OmegaConf.structured(Config)
+
+
+def shared_schema() -> DictConfig:
+    """``schema`` without the methods' own keys. Needs no torch."""
+    return OmegaConf.structured(Config(fnmodel=FnModelConfig()))
 
 
 def parse_config(given: DictConfig, *, saved: bool = False) -> Config:
@@ -172,21 +142,31 @@ def parse_config(given: DictConfig, *, saved: bool = False) -> Config:
         saved: of an earlier run, which may lack keys that came later; else ``given`` has every key.
 
     Raises:
-        UserError: unknown or missing keys, wrong types, values that are not allowed; all of them in one message.
+        UserError: unknown or missing keys, wrong types, values that are not allowed; all of them in one message, but
+            those of the methods' own keys (``fnmodel.<method>.*``) only when there are no others.
     """
     try:
         values = OmegaConf.to_container(given, resolve=True)
     except OmegaConfBaseException as error:
         raise UserError(f"the configuration cannot be resolved: {error}") from None
-    typed = schema()
-    problems = [] if saved else _missing(given, typed)
+    shared = values
+    if isinstance(values.get("fnmodel"), dict):
+        own = {key: value for key, value in values["fnmodel"].items() if key not in method_names()}
+        shared = {**values, "fnmodel": own}
+    _typed(shared, shared_schema(), saved, config_problems)
+    return _typed(values, schema(), saved, method_problems)
+
+
+def _typed(values: dict[Any, Any], typed: DictConfig, saved: bool, check: Callable[[Config], list[str]]) -> Config:
+    """``values`` in the place of the defaults in ``typed``. Raises UserError with all problems, ``check``'s too."""
+    problems = [] if saved else _missing(values, typed)
     for key, value in _leaves(values, typed):
         empty = isinstance(value, str) and not value.strip() and not saved
         problem = f"{key} is empty: leave it out for its default" if empty else _set(typed, key, value)
         if problem:
             problems.append(problem)
-    config = OmegaConf.to_object(typed)  # keys that were refused keep their defaults here
-    problems += config_problems(config)
+    config: Config = OmegaConf.to_object(typed)  # keys that were refused keep their defaults here
+    problems += check(config)
     if problems:
         raise UserError("the configuration has problems:\n" + "\n".join(f"  - {text}" for text in problems))
     return config
@@ -230,7 +210,7 @@ def _missing(given: Any, typed: DictConfig, prefix: str = "") -> list[str]:
     for key, node in typed.items():
         if key not in given:
             found.append(deleted_key(f"{prefix}{key}"))
-        elif isinstance(node, DictConfig) and isinstance(given[key], DictConfig):
+        elif isinstance(node, DictConfig) and isinstance(given[key], dict):
             found += _missing(given[key], node, f"{prefix}{key}.")
     return found
 
@@ -259,31 +239,36 @@ def deleted_key(key: str) -> str:
 
 def unknown_key(key: str, known: list[str]) -> str:
     """What to say of a dotted key that is none, where its group has the keys ``known``."""
-    near = difflib.get_close_matches(key.rpartition(".")[2], known, n=1)
-    hint = f"did you mean {near[0]}?" if near else f"known here: {', '.join(known) or 'none'}"
-    return f"{key} is not a key; {hint}"
+    return f"{key} is not a key; {did_you_mean(key.rpartition('.')[2], known)}"
 
 
 def config_problems(config: Config) -> list[str]:
-    """Everything wrong with the values that can be told without reading data or a model."""
+    """What is wrong with the values, the methods' own keys aside; reads neither data nor a model."""
     problems = option_problems(config)
     for name in ("model", "dataset", "train", "output", "logging", "fnmodel"):
         problems += option_problems(getattr(config, name), f"{name}.")
     params = dataclasses.asdict(config.fnmodel.params)
-    problems += [f"fnmodel.params.{problem}" for problem in AdapterConfig(**params).problems()]
-    for method in settings():
-        problems += option_problems(getattr(config.fnmodel, method), f"fnmodel.{method}.")
+    problems += [f"fnmodel.params.{problem}" for problem in LowRankConfig(**params).problems()]
     if (last := config.seed + config.runs - 1) >= 2**63:
         problems.append(f"seed={config.seed} with runs={config.runs}: the last seed must be below 2**63, not {last}")
     try:
-        source = get_source(config.dataset.name)
-        if source.packed and config.train.loss_on == "target":
+        if config.source.packed and config.train.loss_on == "target":
             problems.append(f"train.loss_on=target: {config.dataset.name} has no targets, use all")
-        if source.needs_path and not config.dataset.path:
+        if config.source.needs_path and not config.dataset.path:
             problems.append(f"dataset.path is needed by dataset.name={config.dataset.name}")
     except UserError as error:
         problems.append(str(error))
     return problems + _train_problems(config.train)
+
+
+def method_problems(config: Config) -> list[str]:
+    """What is wrong with the methods' own keys, and with what the chosen method makes of the shared ones."""
+    problems = []
+    for name in method_names():
+        problems += option_problems(getattr(config.fnmodel, name), f"fnmodel.{name}.")
+    if not problems and config.adapter is not None:
+        problems = [f"fnmodel.name={config.fnmodel.name}: {problem}" for problem in config.adapter.problems()]
+    return problems
 
 
 def _train_problems(train: TrainConfig) -> list[str]:

@@ -49,6 +49,17 @@ def print_anything() -> None:
         sys.stdout.reconfigure(errors="replace")
 
 
+def reader_is_gone() -> int:
+    """The exit code where whoever reads stdout has seen enough (``| head``): a shell's for SIGPIPE; no more output."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it flushes
+    return 141
+
+
+def comma_list(text: str) -> list[str]:
+    """An option's value as a list of names: ``a, b`` gives a and b."""
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
 def run_cli(main: Callable[[], int | None]) -> None:
     """Run a command's ``main`` and exit: a UserError becomes one message on stderr and exit code 2."""
     print_anything()
@@ -57,9 +68,8 @@ def run_cli(main: Callable[[], int | None]) -> None:
     except UserError as error:
         print("\n".join(map(printable, f"error: {error}".split("\n"))), file=sys.stderr)
         code = 2
-    except BrokenPipeError:  # its reader has seen enough: | head
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it flushes
-        code = 141  # as a shell tells of SIGPIPE
+    except BrokenPipeError:
+        code = reader_is_gone()
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         code = 130

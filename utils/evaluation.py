@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,13 +14,14 @@ from utils.config import Config, load_config
 from utils.data import Example, digest, get_source, group_by_source
 from utils.errors import UserError, reason
 from utils.generation.generate import Decoding, generate
-from utils.io.files import LARGEST, lock, remove_leftovers, sha256, write_json, write_text
+from utils.io.files import LARGEST, lock, remove_leftovers, sha256, write_json
 from utils.log import log, run_log
 from utils.processes.signals import never, stop_on_signals
-from utils.runs import OVERRIDES, Run, find_runs
-from utils.runs.checkpoints import checkpoint_hash, load_weights, verify
+from utils.runs import Run, find_runs
+from utils.runs.checkpoint_files import checkpoint_hash, load_weights, verify
 from utils.runs.digests import TRAINING, recorded_digests, refuse_other_data
 from utils.runs.identity import group_hash
+from utils.runs.texts import Answer, write_texts
 from utils.training.failures import is_out_of_memory
 
 
@@ -81,7 +81,7 @@ def _outcome(run: Run, options: Options, check: Callable[[], None]) -> tuple[str
         if status != "finished":
             return "skipped", f"training is {status}: run its training command again"
         print(f"{run.path}", flush=True)
-        with lock(run.path / ".eval.lock", "evaluated"):
+        with lock(run.lock_file("eval"), "evaluated"):
             remove_leftovers(run.eval_file, run.raw_predictions(split), run.references(split), run.predictions(split))
             return evaluate_run(run, options, check)
     except Exception as error:
@@ -177,7 +177,8 @@ def check_settings(run: Run, config: Config) -> None:
     if record.get("group") not in groups or record.get("seed") not in (None, config.seed):
         raise UserError(
             f"{run.config_file} was changed after the training: its settings are not those of {run.record_file.name}. "
-            f"Put it back (what was typed is in {OVERRIDES}), or remove the folder and train with the other settings"
+            f"Put it back (what was typed is in {run.overrides_file}), or remove the folder and train with "
+            "the other settings"
         )
 
 
@@ -207,6 +208,7 @@ def _measure(
     from utils.models.loading import load_model, load_tokenizer, max_positions
     from utils.models.token_loss import TokenLoss, evaluate_losses
     from utils.processes.devices import MIXED_DTYPE, resolve_device, resolve_precision
+    from utils.tokens.batches import Collator
     from utils.tokens.packing import encode_units
 
     device = torch.device(resolve_device(options.device))
@@ -224,7 +226,7 @@ def _measure(
     dtype = MIXED_DTYPE[precision]
     context = torch.autocast(device.type, dtype) if dtype else contextlib.nullcontext()
 
-    source = get_source(config.dataset.name)
+    source = config.source
     encoded = encode_units(
         groups, tokenizer, packed=source.packed, seq_len=config.train.seq_len, block_size=config.train.block_size
     )
@@ -236,12 +238,10 @@ def _measure(
         cut = sum(prompt != group[0].prompt for prompt, group in zip(prompts, asked, strict=True))
         if cut:
             log.warning("%d of %d questions lose their beginning to fit the model", cut, len(asked))
+    collator = Collator(tokenizer.pad_token_id, "all", device)
     with context:
-        losses = evaluate_losses(
-            TokenLoss(model).checked(encoded, tokenizer.pad_token_id, device),
-            encoded, range(len(encoded)), options.batch(), tokenizer.pad_token_id, device,
-            check=check,
-        )  # fmt: skip
+        token_loss = TokenLoss(model).checked(encoded, collator)
+        losses = evaluate_losses(token_loss, encoded, collator, options.batch(), check=check)
         texts = generate(model, tokenizer, prompts, options.decoding, options.batch(), bar=True, check=check)
     answered = [
         [dataclasses.replace(example, prompt=prompt) for example in group]
@@ -252,24 +252,9 @@ def _measure(
 
 
 def write_predictions(run: Run, split: str, groups: list[list[Example]], texts: list[str]) -> None:
-    """Raw texts as JSON lines; predictions a line each; references in groups separated by empty lines."""
-    raw = [
-        {
-            "source": group[0].source,
-            "prompt": group[0].prompt,
-            "prediction": text,
-            "references": [example.reference for example in group],
-        }
+    """Write the generated ``texts``, one for each group of examples that are its references."""
+    answers = [
+        Answer(group[0].source, group[0].prompt, text, [example.reference for example in group])
         for group, text in zip(groups, texts, strict=True)
     ]
-    write_text(run.raw_predictions(split), "".join(json.dumps(item, ensure_ascii=False) + "\n" for item in raw))
-    write_text(
-        run.references(split),
-        "\n".join("".join(f"{one_line(text)}\n" for text in item["references"]) for item in raw),
-    )
-    write_text(run.predictions(split), "".join(f"{one_line(item['prediction'])}\n" for item in raw))
-
-
-def one_line(text: str) -> str:
-    """The text with line breaks of any kind (Unicode's included) as blanks."""
-    return " ".join(text.splitlines()).strip()
+    write_texts(run, split, answers)

@@ -19,8 +19,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from rosa.errors import AdapterError
-from rosa.inject import adapter_layers
-from rosa.layers import AdapterLayer
+from rosa.injection import adapter_layers
+from rosa.layers import LowRankLayer
 from rosa.targets import WRAPPERS
 
 WEIGHTS_FILE = "adapter_model.safetensors"  # PEFT's name for it
@@ -53,16 +53,19 @@ def to_peft_lora(model: nn.Module, base: nn.Module | Mapping[str, Tensor], folde
         The largest rank of all layers.
 
     Raises:
-        AdapterError: ``base`` is not this model's base, or the pairs would be no smaller than the weights
-            themselves: Σ r (m + n) ≥ Σ m n. Nothing is written then.
+        AdapterError: the method has no pair, ``base`` is not this model's base, or the pairs would be no smaller than
+            the weights themselves: Σ r (m + n) ≥ Σ m n. Nothing is written then.
     """
     try:
         from peft import LoraConfig as PeftLoraConfig
     except ImportError:
         raise AdapterError("to_peft_lora needs the package peft (pip install peft)") from None
-    layers = adapter_layers(model)
-    if not layers:
+    adapted = adapter_layers(model)
+    if not adapted:
         raise AdapterError("this model has no adapters to convert")
+    layers = {name: layer for name, layer in adapted.items() if isinstance(layer, LowRankLayer)}
+    if len(layers) < len(adapted):
+        raise AdapterError("these adapters have no pair A, B: save the plain model instead (rosa.export)")
     if isinstance(base, nn.Module):
         if adapter_layers(base):
             raise AdapterError("base has adapters itself: give the pretrained model as from_pretrained loads it")
@@ -104,7 +107,7 @@ def to_peft_lora(model: nn.Module, base: nn.Module | Mapping[str, Tensor], folde
 
 
 @torch.no_grad()
-def _change(name: str, layer: AdapterLayer, pretrained: Mapping[str, Tensor]) -> _Change:
+def _change(name: str, layer: LowRankLayer, pretrained: Mapping[str, Tensor]) -> _Change:
     """W_K − W_0 (m, n) as A B with √S on both sides, cut to its numerical rank (at least 1)."""
     before = _pretrained(f"{name}.weight", layer.base.weight, pretrained)
     before = before.T if layer.transposed else before
@@ -144,7 +147,7 @@ def _pretrained(key: str, like: Tensor, pretrained: Mapping[str, Tensor]) -> Ten
     return found.detach().to(like.device, torch.float64)
 
 
-def _peft_tensors(changes: Mapping[str, _Change], layers: Mapping[str, AdapterLayer], added: bool) -> dict[str, Tensor]:
+def _peft_tensors(changes: Mapping[str, _Change], layers: Mapping[str, LowRankLayer], added: bool) -> dict[str, Tensor]:
     """The pairs as PEFT keeps them, as weights of two Linear modules: A as (r, m), B as (n, r).
 
     Args:

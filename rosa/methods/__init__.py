@@ -1,48 +1,63 @@
 """Adaptation methods: one file each in this folder, registered by name.
 
-A new method is a new file here: a dataclass of settings derived from ``AdapterConfig`` whose ``method`` is
-its name, and an ``AdapterLayer`` subclass under ``@register(ItsConfig)``. The settings of the methods that come
-with this package stand in ``rosa.config``, where they are read without torch.
+A new method is a new file here, named as the method: a dataclass of settings derived from ``AdapterConfig``
+(``LowRankConfig`` with a rank), and under ``@register(ItsConfig)`` a subclass of ``AdapterLayer`` (``LowRankLayer``
+with a pair). Its own settings get a node in ``configs/train.yaml``. Nothing else knows it by name: tables and figures
+take its label, order and colour from its settings class.
 """
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
+import ast
+import functools
+import importlib.util
 from collections.abc import Callable
-from typing import TYPE_CHECKING, TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from rosa.config import SETTINGS, AdapterConfig
+from rosa.config import AdapterConfig
+from rosa.registry import Registry
 
 if TYPE_CHECKING:
     from rosa.layers import AdapterLayer
 
 Layer = TypeVar("Layer", bound="type[AdapterLayer]")
-_METHODS: dict[str, tuple[type[AdapterConfig], type[AdapterLayer]]] = {}
+_METHODS: Registry[tuple[type[AdapterConfig], type[AdapterLayer]]] = Registry(__name__, "method")
 
 
 def register(config: type[AdapterConfig]) -> Callable[[Layer], Layer]:
     """Class decorator: make a layer class the implementation of ``config.method``."""
 
     def add(layer: Layer) -> Layer:
-        if config.method in _METHODS:
-            raise ValueError(f"two methods are named {config.method!r}")
-        _METHODS[config.method] = (config, layer)
+        _METHODS.add((config, layer), config.method)
         return layer
 
     return add
 
 
 def methods() -> dict[str, tuple[type[AdapterConfig], type[AdapterLayer]]]:
-    """Every method by name, in alphabetical order: its settings class and its layer class."""
-    for module in pkgutil.iter_modules(__path__):
-        importlib.import_module(f"{__name__}.{module.name}")
-    return dict(sorted(_METHODS.items()))
+    """Every method by name, in alphabetical order: its settings class and its layer class. Imports torch."""
+    return _METHODS.all()
 
 
-def settings() -> dict[str, type[AdapterConfig]]:
-    """The settings class of every method by name; imports only the files whose settings ``rosa.config`` lacks."""
-    for module in pkgutil.iter_modules(__path__):
-        if module.name not in SETTINGS:
-            importlib.import_module(f"{__name__}.{module.name}")
-    return {**SETTINGS, **{name: config for name, (config, _) in _METHODS.items()}}
+def method_names() -> list[str]:
+    """The names of all methods, in alphabetical order; imports none of them."""
+    return sorted(_METHODS.names())
+
+
+@functools.cache
+def presentation(name: str) -> dict[str, Any]:
+    """``label``, ``order`` and ``colour`` of a method, as far as its settings class has them; {} for an unknown name.
+
+    They are read from the text of the method's file, because an import would take torch's seconds, and a table needs
+    nothing else of the method.
+    """
+    spec = importlib.util.find_spec(f"{__name__}.{name}") if name in method_names() else None
+    if spec is None or spec.origin is None:
+        return {}
+    return {
+        node.target.id: ast.literal_eval(node.value)
+        for node in ast.walk(ast.parse(Path(spec.origin).read_text(encoding="utf-8")))
+        if isinstance(node, ast.AnnAssign) and node.value is not None and isinstance(node.target, ast.Name)
+        if node.target.id in ("label", "order", "colour")
+    }

@@ -3,26 +3,46 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from rosa.config import LoraConfig
-from rosa.layers import AdapterLayer
+from rosa.config import LowRankConfig, option
+from rosa.layers import LowRankLayer
 from rosa.methods import register
 from rosa.subspace import layer_generator
 
 
+@dataclass
+class LoraConfig(LowRankConfig):
+    """LoRA's settings, beside bias, target_modules, seed (``AdapterConfig``) and rank (``LowRankConfig``).
+
+    Attributes:
+        alpha: the pair is scaled by alpha / R; None: alpha = R in each layer, so the scale is 1.
+        dropout: probability of dropping an input of A in training.
+    """
+
+    alpha: float | None = option(None, above=0)
+    dropout: float = option(0.0, minimum=0, maximum=1)
+
+    method: ClassVar[str] = "lora"
+    published_bias: ClassVar[str] = "none"
+    label: ClassVar[str] = "LoRA"
+    order: ClassVar[int] = 30
+    colour: ClassVar[str] = "#E69F00"
+
+
 @register(LoraConfig)
-class LoraLayer(AdapterLayer):
+class LoraLayer(LowRankLayer):
     """A uniform in ±1/√m (Kaiming with a = √5 over the m inputs, as in the authors' and PEFT's code), B zero."""
 
     config: LoraConfig
 
-    def __init__(self, name: str, base: nn.Linear, rank: int, config: LoraConfig) -> None:
-        super().__init__(name, base, rank, config)
-        self.scale = 1.0 if config.alpha is None else config.alpha / rank
+    def __init__(self, name: str, base: nn.Linear, config: LoraConfig) -> None:
+        super().__init__(name, base, config)
+        self.scale = 1.0 if config.alpha is None else config.alpha / self.rank
         self.dropout = nn.Dropout(config.dropout) if config.dropout else nn.Identity()
 
     def description(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""ROSA (Hameed and Rabusseau 2023): x W_f + (x A) B + b over a subspace that is drawn anew.
+"""ROSA (Hameed and Rabusseau 2023): x W_f + (x A) B + b over a subspace that is sampled again and again.
 
 A and B are R singular directions of W, W_f = W − A B is fixed. At a resample the pair goes back into the
 weight, W ← W_f + A B, and another subspace becomes trainable: the rank of the change is not bounded by R.
@@ -8,36 +8,63 @@ The base module's own weight holds W_f, so the adapted layer stores one weight, 
 from __future__ import annotations
 
 import math
-from typing import ClassVar
+from dataclasses import dataclass
+from typing import ClassVar, Literal
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from rosa.config import RosaConfig
+from rosa.config import LowRankConfig, option
 from rosa.fused import full_precision
 from rosa.layers import product
 from rosa.methods import register
 from rosa.resampling import SubspaceLayer
 from rosa.sharding import gather
-from rosa.subspace import choose_directions, factor_pair, layer_generator
+from rosa.subspace import FACTOR_SPLITS, SAMPLE_METHODS, choose_directions, factor_pair, layer_generator
+
+
+@dataclass
+class RosaConfig(LowRankConfig):
+    """ROSA's settings, beside bias, target_modules, seed (``AdapterConfig``) and rank (``LowRankConfig``).
+
+    Attributes:
+        sample_method: which singular directions train: random, window (a random block of neighbours), top
+            or bottom.
+        factor_split: sqrt (√S on both sides) or left (U S | Vᵀ).
+        level, every: sample a new subspace each ``every`` epochs or optimizer steps, or never.
+        optimizer_state: what becomes of the optimizer's state of A and B at a resample: reset or keep.
+    """
+
+    sample_method: Literal["random", "window", "top", "bottom"] = option("random", choices=SAMPLE_METHODS)
+    factor_split: Literal["sqrt", "left"] = option("sqrt", choices=FACTOR_SPLITS)
+    level: Literal["epoch", "step", "never"] = option("epoch", choices=("epoch", "step", "never"))
+    every: int = option(1, minimum=1)
+    optimizer_state: Literal["reset", "keep"] = option("reset", choices=("reset", "keep"))
+
+    method: ClassVar[str] = "rosa"
+    published_bias: ClassVar[str] = "adapted"
+    label: ClassVar[str] = "ROSA"
+    order: ClassVar[int] = 40
+    colour: ClassVar[str] = "#0072B2"
 
 
 @register(RosaConfig)
 class RosaLayer(SubspaceLayer):
-    """The base weight is W_f; another subspace is drawn without changing the function.
+    """The base weight is W_f; another subspace is sampled without changing the function.
 
     Everything is written in place, so that optimizers, DDP and compiled graphs keep their parameters.
     """
 
-    freezes_rest: ClassVar[bool] = True
+    rewrites_base: ClassVar[bool] = True
 
     config: RosaConfig
 
-    def __init__(self, name: str, base: nn.Linear, rank: int, config: RosaConfig) -> None:
-        super().__init__(name, base, rank, config)
-        self._exact: Tensor | None = None  # W in float32 between fold and adopt, where the stored W has 16 bits
-        self._start: tuple[Tensor, Tensor] | None = None  # A and B as they were drawn, likewise; on the CPU
+    def __init__(self, name: str, base: nn.Linear, config: RosaConfig) -> None:
+        super().__init__(name, base, config)
+        # Where the stored W has 16 bits:
+        self._exact: Tensor | None = None  # W in float32, between merge_pair and set_factors
+        self._start: tuple[Tensor, Tensor] | None = None  # A and B as they were sampled, on the CPU
         self._change = math.nan  # of A B by training, Frobenius norm
 
     @property
@@ -54,12 +81,12 @@ class RosaLayer(SubspaceLayer):
         self.B.zero_()
 
     @torch.no_grad()
-    def note_start(self) -> None:
+    def on_load(self) -> None:
         if self._is_rounded:
             self._start = gather(self.A).to("cpu", copy=True), gather(self.B).to("cpu", copy=True)
 
     @torch.no_grad()
-    def fold(self) -> None:
+    def merge_pair(self) -> None:
         with full_precision(self.base.weight.device):
             delta = self.delta()
             if self._is_rounded:
@@ -70,13 +97,13 @@ class RosaLayer(SubspaceLayer):
         self.initialise()
 
     @torch.no_grad()
-    def choose(self, number: int, vectors: Tensor) -> tuple[Tensor, Tensor]:
+    def sample(self, number: int, vectors: Tensor) -> tuple[Tensor, Tensor]:
         generator = layer_generator(self.config.seed, number, self.name)
         indices = choose_directions(len(vectors), self.rank, self.config.sample_method, generator)
         return factor_pair(self.merged_mn, indices, self.config.factor_split, vectors)
 
     @torch.no_grad()
-    def adopt(self, a: Tensor, b: Tensor) -> None:
+    def set_factors(self, a: Tensor, b: Tensor) -> None:
         """A, B ← a, b and W_f = W − A B.
 
         W_f is formed from the rounded A and B: whatever error the factorisation has, the function stays. A W_f that
@@ -96,4 +123,4 @@ class RosaLayer(SubspaceLayer):
                 self.weight_mn.copy_(self._exact - delta)
                 self.rounding = float((self.weight_mn + delta - self._exact).norm()), self._change
                 self._exact = None
-        self.note_start()
+        self.on_load()

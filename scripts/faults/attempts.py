@@ -23,8 +23,8 @@ from typing import Any
 
 START = "start"  # the phase before and between the named ones: reading configuration, data, model; closing
 PHASES = (  # name, module, attribute
-    ("step", "utils.training.trainer", "Trainer._step"),
-    ("validation", "utils.training.trainer", "Trainer.validate"),
+    ("step", "utils.training.loop", "train_step"),
+    ("validation", "utils.training.loop", "validate"),
     ("resample", "rosa", "Resampler.after_epoch"),
     ("checkpoint", "utils.runs.checkpoints", "save"),
     ("pruning", "utils.runs.checkpoints", "prune"),

@@ -16,7 +16,7 @@ from scripts.faults.ledger import FULL, QUICK, Laboratory, say
 from utils.errors import UserError
 
 IMPORTS = (
-    "transformers", "torch.utils.tensorboard", "utils.training.trainer", "utils.evaluation",
+    "transformers", "torch.utils.tensorboard", "utils.training.loop", "utils.evaluation",
     "utils.metrics.scoring.score_runs",
     "utils.tables", "utils.plots", "utils.data.eli5", "transformers.models.gpt2.modeling_gpt2",
     "transformers.models.auto.modeling_auto", "transformers.models.auto.tokenization_auto",

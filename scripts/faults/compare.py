@@ -31,7 +31,7 @@ def facts(run: Run) -> dict[str, str]:
     for name, folder in (("best", run.best), ("last", run.last)):
         if folder.is_dir():  # train.keep_last=false leaves the best alone
             found[f"{name} state"] = _digest(torch.load(folder / "state.pt", weights_only=True))
-            progress = json.loads((folder / "state.json").read_text())["progress"]
+            progress = json.loads((folder / "state.json").read_text(encoding="utf-8"))["progress"]
             found[f"{name} progress"] = _digest({key: progress[key] for key in progress if key not in UNEQUAL})
     for name, folder in (("best", run.best), ("last", run.last)):
         found[f"{name} name"] = re.sub(AGAIN, "", folder.resolve().name)
@@ -71,7 +71,7 @@ def half_written(run: Run) -> list[str]:
     for path in (run.record_file, run.eval_file, run.scores_file, *run.checkpoints.glob("step-*/state.json")):
         if path.exists():
             try:
-                json.loads(path.read_text())
+                json.loads(path.read_text(encoding="utf-8"))
             except ValueError:
                 bad.append(path.name)
     return bad

@@ -59,17 +59,17 @@ def _kill_self(name: str) -> Callable[[Any], None]:
 
 def in_step(number: int, act: Callable[[Any], None]) -> None:
     """Let ``act`` (trainer) happen in this process before its ``number``-th optimizer step, from 1."""
-    from utils.training.trainer import Trainer
+    from utils.training import loop
 
-    original, count = Trainer._step, [0]
+    original, count = loop.train_step, [0]
 
-    def step(self: Any, *arguments: Any, **options: Any) -> Any:
+    def step(training: Any, *arguments: Any, **options: Any) -> Any:
         count[0] += 1
         if count[0] == number:
-            act(self)
-        return original(self, *arguments, **options)
+            act(training)
+        return original(training, *arguments, **options)
 
-    Trainer._step = step  # type: ignore[method-assign]
+    loop.train_step = step
 
 
 def not_finite(lab: Laboratory, times: int, chance: random.Random) -> None:
@@ -188,7 +188,7 @@ def locked(lab: Laboratory, times: int, chance: random.Random) -> None:
 
         def rival(child: int, case: Case = case, name: str = name, out: Path = out, seconds: float = seconds) -> None:
             mark = "trained" if name == "train" else "evaluated"
-            while not (found := [*out.glob(f"*/*/.{name}.lock")]) or not found[0].read_text():
+            while not (found := [*out.glob(f"*/*/.{name}.lock")]) or not found[0].read_text(encoding="utf-8"):
                 time.sleep(0.005)
             time.sleep(seconds)
             os.kill(child, signal.SIGSTOP)

@@ -68,7 +68,7 @@ def _kill_one(launcher: subprocess.Popen[str], out: Path, chance: random.Random)
         time.sleep(0.02)
     time.sleep(chance.uniform(0, 0.5))
     try:
-        children = Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read_text().split()
+        children = Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read_text(encoding="utf-8").split()
         os.kill(int(chance.choice(children)), signal.SIGKILL)
     except (OSError, IndexError):
         return False

@@ -128,7 +128,7 @@ def _at_work(process: int, name: str) -> bool:
     mark = {"train": ".train.lock", "eval": ".eval.lock"}.get(name)
     try:
         if mark is None:
-            return "/ROSA/" in Path(f"/proc/{process}/maps").read_text()
+            return "/ROSA/" in Path(f"/proc/{process}/maps").read_text(encoding="utf-8")
         return any(mark in os.readlink(file) for file in Path(f"/proc/{process}/fd").iterdir())
     except OSError:
         return False

@@ -15,9 +15,10 @@ from utils.data import Example, get_source, pair, sources
 from utils.data.e2e import E2E
 from utils.data.pairs import Pairs
 from utils.errors import UserError
-from utils.evaluation import group_by_source, one_line, write_predictions
+from utils.evaluation import group_by_source, write_predictions
 from utils.io.records import read_csv
 from utils.runs import Run
+from utils.runs.texts import one_line
 
 ROW = ("name[The Eagle]", "The Eagle is here.")
 

@@ -10,12 +10,15 @@ from pathlib import Path
 
 import pytest
 
+from utils.data.eli5 import ELI5
 from utils.errors import UserError
-from utils.metrics import OFFICIAL
+from utils.io.files import write_json
+from utils.metrics import OFFICIAL, metrics
 from utils.metrics.__main__ import main
 from utils.metrics.scoring import java as jars
 from utils.metrics.scoring import score_runs as runs
 from utils.runs import Run
+from utils.runs.texts import Answer, write_texts
 
 ROOT = Path(__file__).parents[2]
 MEANINGS = ["name[Aromi], eatType[pub]", "name[Cocum], area[riverside]"]
@@ -36,11 +39,15 @@ def write_run(folder: Path, predictions: str | None = PREDICTIONS, status: str =
     run = Run(folder)
     run.update_record(status=status)
     if predictions is not None:
-        run.predictions().write_text(predictions, encoding="utf-8")
-        run.references().write_text(REFERENCES, encoding="utf-8")
-        prompts = [{"prompt": f"Input: {meaning} Output:", "prediction": "x"} for meaning in MEANINGS]
-        run.raw_predictions().write_text("".join(json.dumps(line) + "\n" for line in prompts), encoding="utf-8")
+        evaluate(run, predictions, REFERENCES)
     return run
+
+
+def evaluate(run: Run, predictions: str, references: str) -> None:
+    """What eval.py writes for lines of predictions and groups of references."""
+    items = zip(MEANINGS, predictions.splitlines(), references.split("\n\n"), strict=True)
+    answers = [Answer(meaning, f"Input: {meaning} Output:", text, group.splitlines()) for meaning, text, group in items]
+    write_texts(run, "test", answers)
 
 
 def test_json_has_the_five_scores(files: list[str], capsys: pytest.CaptureFixture[str]) -> None:
@@ -90,7 +97,9 @@ def test_eval_sh_scores_each_run_from_any_folder(tmp_path: Path) -> None:
     (tmp_path / "utils").mkdir()  # a folder of the caller's that must not stand in for the package
     good = write_run(tmp_path / "runs" / "e2e_nlg" / "good")
     waiting = write_run(tmp_path / "runs" / "e2e_nlg" / "waiting", None, "interrupted")
-    broken = write_run(tmp_path / "runs" / "e2e_nlg" / "broken", "only one line\n")
+    broken = write_run(tmp_path / "runs" / "e2e_nlg" / "broken")
+    broken.raw_predictions().unlink()
+    broken.predictions().write_text("only one line\n", encoding="utf-8")
     done = shell("runs", cwd=tmp_path)
     assert done.returncode == 1, done.stderr
     assert "good" in done.stdout and "scored" in done.stdout
@@ -129,10 +138,10 @@ def test_current_scores_are_kept_until_predictions_change(tmp_path: Path) -> Non
     assert (run.scores_file.stat().st_mtime_ns, run.scores()) == before
     assert [outcome.state for outcome in runs.RunScorer(force=True).score(run)] == ["scored"]
     assert run.scores() == before[1]
-    run.predictions().write_text(PREDICTIONS.replace("pub", "bar"), encoding="utf-8")
+    evaluate(run, PREDICTIONS.replace("pub", "bar"), REFERENCES)
     assert [outcome.state for outcome in scorer.score(run)] == ["scored"]
     assert run.scores() != before[1]
-    run.references().write_text(REFERENCES.replace("pub", "bar"), encoding="utf-8")
+    evaluate(run, PREDICTIONS, REFERENCES.replace("pub", "bar"))
     assert [outcome.state for outcome in scorer.score(run)] == ["scored"]
 
 
@@ -175,15 +184,63 @@ def test_nothing_is_written_when_scoring_is_cut_off(tmp_path: Path, monkeypatch:
     assert sorted(path.name for path in run.path.iterdir() if path.name.startswith(".")) == []
 
 
-def test_sources_come_from_the_raw_predictions(tmp_path: Path) -> None:
-    path = tmp_path / "raw.jsonl"
-    path.write_text('{"source": "a", "prompt": "b"}\n{"prompt": "Input: c Output:"}\n', encoding="utf-8")
-    assert runs.read_sources(path, 2) == ["a", "c"]
-    with pytest.raises(UserError, match="2 entries for 3"):
-        runs.read_sources(path, 3)
-    path.write_text('{"prompt": "why?"}\n', encoding="utf-8")
-    assert runs.read_sources(path, 1) is None
-    assert runs.read_sources(tmp_path / "none.jsonl", 1) is None
+def test_a_data_set_that_lists_its_scores_gets_no_others(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    own, other = write_run(tmp_path / "runs" / "own"), write_run(tmp_path / "runs" / "other")
+    own.update_record(dataset="eli5")
+    other.update_record(dataset="of a plug-in that is not here")
+    assert runs.main([str(tmp_path)]) == 0
+    header = capsys.readouterr().out.splitlines()[0].split()
+    assert header[2:] == [*OFFICIAL, "SER", "distinct_1", "distinct_2", "length_ratio"]
+    scores, others = own.scores() or {}, other.scores() or {}
+    assert set(scores) & set(metrics()) == set(ELI5.metrics) and set(OFFICIAL) <= set(others)
+    write_json(own.scores_file, {"test": others})  # as they were before data sets listed theirs: all that apply
+    (outcome,) = runs.RunScorer().score(own)
+    assert outcome.state == "current" and outcome.scores == {name: scores[name] for name in ELI5.metrics}
+    runs.main([str(own.path)])
+    assert capsys.readouterr().out.splitlines()[0].split() == ["run", "split", *ELI5.metrics]
+
+
+@pytest.mark.parametrize("edit", ["predictions", "references"])
+def test_scores_are_of_the_texts_that_people_see(tmp_path: Path, edit: str) -> None:
+    """The JSON lines are scored, so a line file that says something else is refused and not passed over."""
+    run = write_run(tmp_path / "run")
+    file = run.predictions() if edit == "predictions" else run.references()
+    file.write_text(file.read_text(encoding="utf-8").replace("pub", "bar"), encoding="utf-8")
+    (failed,) = runs.RunScorer().score(run)
+    assert failed.state == "failed" and run.scores() is None
+    assert (
+        failed.reason
+        == f"{file} and test_predictions.jsonl hold different texts. Run eval.py again, which writes both."
+    )
+    run.raw_predictions().unlink()  # of another tool: its line files alone count
+    (scored,) = runs.RunScorer().score(run)
+    assert scored.state == "scored" and "SER" not in scored.scores
+
+
+def test_raw_texts_and_line_files_have_the_same_scores(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run")
+    write_texts(run, "test", [Answer("why?", "why?", " a\u2028pub\n here ", ["the\r\npub", "a\x0cbar "])])
+    (raw,) = runs.RunScorer().score(run)
+    run.raw_predictions().unlink()
+    (lines,) = runs.RunScorer(force=True).score(run)
+    assert raw.scores and raw.scores == lines.scores
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ({"prompt": "p", "prediction": "x", "references": ["y"]}, "line 1 lacks source, prompt"),
+        ({"source": "s", "prompt": "p", "prediction": 1, "references": ["y"]}, "different texts"),
+        ({"source": "s", "prompt": "p", "prediction": "x", "references": [None]}, "lacks source, prompt"),
+        ({"source": "s", "prompt": "p", "prediction": "x", "references": [" "]}, "a reference is empty"),
+        ({"source": "s", "prompt": "p", "prediction": "x", "references": []}, "a reference is empty, or there is none"),
+    ],
+)
+def test_raw_predictions_that_lack_something_are_refused(tmp_path: Path, line: dict[str, object], message: str) -> None:
+    run = write_run(tmp_path / "run")
+    run.raw_predictions().write_text(json.dumps(line) + "\n", encoding="utf-8")
+    (failed,) = runs.RunScorer().score(run)
+    assert failed.state == "failed" and message in failed.reason and "test_predictions.jsonl" in failed.reason
 
 
 def test_a_folder_without_any_predictions_is_an_error(tmp_path: Path) -> None:

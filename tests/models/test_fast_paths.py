@@ -24,7 +24,8 @@ from utils.models.fast_modules import BitDropout
 from utils.models.loading import load_model
 from utils.models.token_loss import TokenLoss
 from utils.runs import Run
-from utils.training.trainer import Trainer
+from utils.training import loop
+from utils.training.training import Training
 
 METHODS = ("rosa", "lora", "none")
 
@@ -238,16 +239,16 @@ def test_nothing_waits_for_the_device_between_logging_points(
     train: Callable[..., Run], monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
     waits, steps = Waits(), []
-    original = Trainer._step
+    original = loop.train_step
 
-    def watched(self: Trainer, indices: list[int], wants_norm: bool) -> Any:
+    def watched(training: Training, indices: list[int], wants_norm: bool) -> Any:
         if wants_norm:
-            return original(self, indices, wants_norm)
-        steps.append(self.progress.step)
+            return original(training, indices, wants_norm)
+        steps.append(training.progress.step)
         with waits:
-            return original(self, indices, wants_norm)
+            return original(training, indices, wants_norm)
 
-    monkeypatch.setattr(Trainer, "_step", watched)
+    monkeypatch.setattr(loop, "train_step", watched)
     train(f"fnmodel.name={method}", "logging.print_freq=4", "train.micro_batch_size=8")
     assert len(steps) > 8
     assert waits.found == []

@@ -24,10 +24,9 @@ from utils.metrics.scoring import score_runs as scoring
 from utils.metrics.scoring.workers import FEWEST
 from utils.processes import signals
 from utils.processes.signals import EXIT_INTERRUPTED, stop_on_signals
-from utils.runs import Run, find_runs
-from utils.runs import checkpoints as state
-from utils.training import launch
-from utils.training import trainer as training
+from utils.runs import Run, checkpoints, find_runs
+from utils.training import launch, loop, samples
+from utils.training.training import Training
 
 
 @contextlib.contextmanager
@@ -55,17 +54,18 @@ def stopped_at(owner: Any, name: str, call: int) -> Iterator[list[int]]:
 
 
 @pytest.mark.parametrize(
-    ("name", "call", "step"), [("evaluate_losses", 1, 0), ("evaluate_losses", 2, 5), ("generate", 2, 5)]
+    ("owner", "name", "call", "step"),
+    [(loop, "evaluate_losses", 1, 0), (loop, "evaluate_losses", 2, 5), (samples, "generate", 2, 5)],
 )
 def test_a_validation_that_was_stopped_is_repeated(
-    train: Any, tmp_path: Path, capfd: Any, name: str, call: int, step: int
+    train: Any, tmp_path: Path, capfd: Any, owner: Any, name: str, call: int, step: int
 ) -> None:
     """In the first one, in that of an epoch and in its sample texts; a resume gives the same to the bit."""
     overrides = ("train.epochs=2", "logging.samples=1")
     whole = train(*overrides)
     capfd.readouterr()
     halves = (*overrides, f"output.path={tmp_path / 'halves'}")
-    with stopped_at(training, name, call) as calls:
+    with stopped_at(owner, name, call) as calls:
         train(*halves)
     (run,) = find_runs([tmp_path / "halves"])
     said = capfd.readouterr().err
@@ -78,7 +78,7 @@ def test_a_validation_that_was_stopped_is_repeated(
     assert not differences(facts(whole), facts(run))
 
 
-@pytest.mark.parametrize(("owner", "name"), [(training, "evaluate_losses"), (training.Trainer, "close")])
+@pytest.mark.parametrize(("owner", "name"), [(loop, "evaluate_losses"), (Training, "close")])
 def test_a_stop_ends_the_seeds_too(train: Any, tmp_path: Path, owner: Any, name: str) -> None:
     """In the first seed's last validation, and when it has nothing left to stop in."""
     with stopped_at(owner, name, call=1 if name == "close" else 2):
@@ -114,7 +114,7 @@ def test_a_run_is_finished_before_its_last_checkpoint_goes(train: Any, monkeypat
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(state, "drop_last", killed)
+        patch.setattr(checkpoints, "drop_last", killed)
         train(*overrides)
     (run,) = find_runs([tmp_path / "runs"])
     assert run.record()["status"] == "finished" and run.last.exists()

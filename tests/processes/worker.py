@@ -20,9 +20,10 @@ import torch
 from rosa.sharding import gather, is_sharded
 from tests.conftest import make_config
 from utils.errors import UserError
-from utils.training import trainer as training
+from utils.training import loop
 from utils.training.failures import optimizer_tensors
 from utils.training.launch import train_all
+from utils.training.training import Training
 
 RANK = int(os.environ.get("RANK", "0"))
 
@@ -53,31 +54,31 @@ class End:
 def run(job: Job) -> End:
     """Train; what it raised, and the model's values at the end."""
     end = End("finished")
-    name = {"step": "_step", "validation": "validate", "samples": "_sample_texts"}[job.where]
-    original, close = getattr(training.Trainer, name), training.Trainer.close
+    name = {"step": "train_step", "validation": "validate", "samples": "sample_texts"}[job.where]
+    original, close = getattr(loop, name), Training.close
 
-    def planted(self: Any, *arguments: Any, **options: Any) -> Any:
-        now = self.progress.step + (job.where == "step")
-        if job.happens and (self.processes.rank, now) == (job.rank, job.step):
+    def planted(training: Training, *arguments: Any, **options: Any) -> Any:
+        now = training.progress.step + (job.where == "step")
+        if job.happens and (training.processes.rank, now) == (job.rank, job.step):
             if job.happens == "nan":
                 with torch.no_grad():
-                    next(p for p in self.model.parameters() if p.requires_grad).fill_(torch.nan)
+                    training.trained_parameters()[0].fill_(torch.nan)
             elif job.happens == "error":
                 raise RuntimeError("planted")
             else:
                 os.kill(os.getpid(), signal.Signals[job.happens])
-        return original(self, *arguments, **options)
+        return original(training, *arguments, **options)
 
-    def noted(self: Any) -> None:
-        for name, parameter in self.model.named_parameters():
+    def noted(training: Training) -> None:
+        for name, parameter in training.model.named_parameters():
             end.values[name] = hashlib.sha256(gather(parameter).flatten().numpy().tobytes()).hexdigest()
-        tensors = [*self.model.parameters(), *optimizer_tensors(self.optimizer)]
+        tensors = [*training.model.parameters(), *optimizer_tensors(training.optimizer)]
         local = [tensor.to_local() if is_sharded(tensor) else tensor for tensor in tensors]
         end.share = sum(tensor.numel() for tensor in local) / sum(tensor.numel() for tensor in tensors)
-        close(self)
+        close(training)
 
-    setattr(training.Trainer, name, planted)
-    training.Trainer.close = noted
+    setattr(loop, name, planted)
+    Training.close = noted  # type: ignore[method-assign]
     try:
         train_all(make_config(*job.overrides), job.overrides)
     except SystemExit as stop:
@@ -85,8 +86,8 @@ def run(job: Job) -> End:
     except UserError as error:
         end.how = f"{type(error).__name__}: {error}"
     finally:
-        setattr(training.Trainer, name, original)
-        training.Trainer.close = close
+        setattr(loop, name, original)
+        Training.close = close  # type: ignore[method-assign]
     return end
 
 

@@ -44,6 +44,15 @@ CASES = [
     Case("lora-bias", rosa.LoraConfig(rank=2, alpha=3.0, bias="adapted")),
     Case("lora-dropout", rosa.LoraConfig(rank=12, dropout=0.3)),
     Case("lora-full-rank", rosa.LoraConfig(rank=1.0)),
+    Case("ia3", rosa.IA3Config()),
+    Case("ia3-outputs-bias", rosa.IA3Config(feedforward_modules=[], bias="adapted")),
+    Case("bitfit", rosa.BitFitConfig()),
+]
+FAMILY_CASES = [
+    (family, case)
+    for family in FAMILIES
+    for case in CASES
+    if not (case.config.method == "bitfit" and family == "llama")  # nothing to train: Llama has no biases
 ]
 ROSA_CASES = [case for case in CASES if case.config.method == "rosa"]
 

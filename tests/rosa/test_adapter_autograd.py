@@ -129,7 +129,7 @@ def kept(model: Any, run: Callable[[], Tensor]) -> set[tuple[torch.dtype, int]]:
 def layer_of(method: str, dtype: torch.dtype) -> Any:
     base = nn.Linear(4, 3, dtype=dtype).requires_grad_(False)
     config = {"rosa": rosa.RosaConfig(rank=2), "lora": rosa.LoraConfig(rank=2)}[method]
-    return rosa.methods.methods()[method][1]("fc", base, 2, config)
+    return rosa.methods.methods()[method][1]("fc", base, config)
 
 
 @pytest.mark.parametrize("method", METHODS)

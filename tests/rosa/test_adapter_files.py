@@ -15,7 +15,16 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import rosa
-from tests.rosa.cases import CASES, FAMILIES, Case, adapt, digests, logits, make_model, make_optimizer, train_steps
+from tests.rosa.cases import (
+    FAMILY_CASES,
+    Case,
+    adapt,
+    digests,
+    logits,
+    make_model,
+    make_optimizer,
+    train_steps,
+)
 
 
 def saved_model(config: rosa.AdapterConfig, folder: Path, family: str = "gpt2") -> Any:
@@ -28,8 +37,7 @@ def saved_model(config: rosa.AdapterConfig, folder: Path, family: str = "gpt2") 
     return model
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize(("family", "case"), FAMILY_CASES, ids=str)
 def test_loading_gives_the_saved_function_under_another_seed(case: Case, family: str, tmp_path: Path) -> None:
     model = saved_model(case.config, tmp_path, family)
     expected, base = logits(model), make_model(family)

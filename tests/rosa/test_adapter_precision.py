@@ -172,7 +172,7 @@ def test_a_float64_layer_keeps_its_precision_under_autocast() -> None:
 def test_under_autocast_a_small_pair_is_whole_on_average() -> None:
     """The sum of two outputs in bfloat16 would lose half of it."""
     torch.manual_seed(6)
-    layer = LoraLayer("fc", nn.Linear(256, 256, bias=False).requires_grad_(False), 8, rosa.LoraConfig())
+    layer = LoraLayer("fc", nn.Linear(256, 256, bias=False).requires_grad_(False), rosa.LoraConfig(rank=8))
     x = torch.randn(256, 256)
     with torch.no_grad():
         layer.initialise()

@@ -218,7 +218,7 @@ def test_a_forward_of_its_own_is_called(method: str) -> None:
     for base in (Doubled(6, 4), nn.Linear(6, 4)):
         x = torch.randn(3, 6)
         base.requires_grad_(False)
-        layer = rosa.methods.methods()[method][1]("fc", base, 2, METHODS[method])
+        layer = rosa.methods.methods()[method][1]("fc", base, METHODS[method])
         nn.init.normal_(layer.A)
         nn.init.normal_(layer.B)
         if type(base) is nn.Linear:

@@ -257,14 +257,14 @@ def test_memory_does_not_grow_with_the_number_of_layers() -> None:
 def test_a_resample_that_fails_leaves_the_function(monkeypatch: pytest.MonkeyPatch) -> None:
     model = adapt("gpt2", rosa.RosaConfig(rank=4), torch.float64)
     train_steps(model, make_optimizer(model))
-    before, choose, threads = logits(model), RosaLayer.choose, torch.get_num_threads()
+    before, sample, threads = logits(model), RosaLayer.sample, torch.get_num_threads()
 
     def fail_late(layer: RosaLayer, number: int, vectors: torch.Tensor) -> Any:
         if layer.name.startswith("transformer.h.1"):
             raise MemoryError
-        return choose(layer, number, vectors)
+        return sample(layer, number, vectors)
 
-    monkeypatch.setattr(RosaLayer, "choose", fail_late)
+    monkeypatch.setattr(RosaLayer, "sample", fail_late)
     with pytest.raises(MemoryError):
         rosa.resample(model, 1)
     torch.testing.assert_close(logits(model), before, atol=1e-10, rtol=0)

@@ -14,8 +14,16 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import rosa
-from rosa.config import FACTOR_SPLITS, SAMPLE_METHODS, check_rank
-from rosa.subspace import choose_directions, factor_pair, layer_generator, resolve_rank, short_vectors
+from rosa.config import check_rank
+from rosa.subspace import (
+    FACTOR_SPLITS,
+    SAMPLE_METHODS,
+    choose_directions,
+    factor_pair,
+    layer_generator,
+    resolve_rank,
+    short_vectors,
+)
 from tests.rosa.cases import FAMILIES, adapt, blocks_weights, make_model
 
 SIZE = st.integers(1, 5000)

@@ -18,11 +18,13 @@ from utils.errors import UserError
 from utils.evaluation import Options, evaluate_run
 from utils.generation.generate import Decoding
 from utils.processes.group import Processes
+from utils.results.aggregate import settings_of
+from utils.results.read import read_results
 from utils.runs import Run, find_runs
 from utils.runs.digests import agree_on_data, find_directory
-from utils.runs.identity import group_hash, run_directory
+from utils.runs.identity import WITHOUT_EFFECT, group_hash, run_directory
 from utils.tables import compile_results
-from utils.training import trainer as training
+from utils.training import loop
 
 
 def test_keys_that_came_later_change_a_hash_only_off_their_default() -> None:
@@ -36,6 +38,21 @@ def test_keys_that_came_later_change_a_hash_only_off_their_default() -> None:
     assert run_directory(make_config("train.validation_fraction=0.5")) != run_directory(make_config())
     with pytest.raises(UserError, match=r"train\.validation_fraction=0\.0 must be above 0"):
         make_config("train.validation_fraction=0")
+
+
+def test_settings_without_effect_neither_name_another_run_nor_tell_rows_apart(tmp_path: Path) -> None:
+    others = {
+        "train.micro_batch_size": 16, "train.gradient_checkpointing": True, "train.device": "cpu",
+        "train.compile": False, "train.sharding": "fsdp", "train.save_every": 7, "train.save_minutes": 5.0,
+        "train.keep_last": False, "train.skip_nonfinite": True, "dataset.path": "x", "dataset.cache": "x",
+        "runs": 3, "logging.samples": 0,
+    }  # fmt: skip
+    assert len(others) == len(WITHOUT_EFFECT) - 1  # all but the place of the output, which is the directory's own
+    changed = make_config(*(f"{key}={value}" for key, value in others.items()))
+    assert run_directory(changed) == run_directory(make_config())
+    folders = [write_run(tmp_path, seed=0), write_run(tmp_path, seed=1, config={**others, "output.path": "elsewhere"})]
+    plain, other = read_results(folders)[0]
+    assert plain.settings != other.settings and settings_of(plain) == settings_of(other)
 
 
 def test_a_share_of_the_validation_split(train: Any) -> None:
@@ -139,7 +156,7 @@ def test_a_resume_goes_on_with_the_same_data_only(
 ) -> None:
     other = copy_with(small_e2e, tmp_path / "other", "trainset.csv", " the ", " a ")
     with monkeypatch.context() as patch:
-        patch.setattr(training.Trainer, "validate", lambda self: (_ for _ in ()).throw(RuntimeError("stopped")))
+        patch.setattr(loop, "validate", lambda training: (_ for _ in ()).throw(RuntimeError("stopped")))
         with pytest.raises(RuntimeError, match="stopped"):
             train()
     (run,) = find_runs([tmp_path / "runs"])

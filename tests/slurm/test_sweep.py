@@ -184,11 +184,13 @@ def test_the_papers_sweep(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RUNS", raising=False)
     sweep = load_sweep(ROOT / "jobs.yaml")
     published = [job.overrides for job in sweep.jobs if "experiment" in job.overrides]
-    recipes = {path.stem for path in (ROOT / "configs/experiment").glob("*.yaml")}
-    assert {item["experiment"] for item in published} == recipes
-    for recipe in recipes:
-        ranks = {item.get("fnmodel.params.rank") for item in published if item["experiment"] == recipe}
-        assert ranks == ({None} if recipe.endswith("_full") else {0.0125, 0.025, 0.05, 0.1})
+    tables = [("e2e", "gpt2"), ("e2e", "gpt2-medium"), ("e2e", "gpt2-large"), ("eli5", "gpt2")]
+    assert {item["experiment"] for item in published} == {p.stem for p in (ROOT / "configs/experiment").glob("*.yaml")}
+    methods = [("none", None), *((method, rank) for method in ("lora", "rosa") for rank in (0.0125, 0.025, 0.05, 0.1))]
+    expected = {(*table, *method, seed) for table in tables for method in methods for seed in (0, 1, 2)}
+    keys = ("experiment", "model.name", "fnmodel.name", "fnmodel.params.rank", "seed")
+    assert {tuple(item.get(key) for key in keys) for item in published} == expected
+    assert len(published) == len(expected)
 
     overrides = [job.overrides for job in sweep.jobs if "dataset.name" in job.overrides]
     seen = {key: {item[key] for item in overrides} for key in ("dataset.name", "model.name", "fnmodel.name")}

@@ -48,7 +48,7 @@ def test_differences_are_to_the_same_rank_or_not_at_all(tmp_path: Path) -> None:
 
 def test_the_caption_explains_what_the_table_shows(tmp_path: Path) -> None:
     for seed in (0, 1):
-        write_run(tmp_path, seed=seed, rank=0.05, scores={"slot_error_rate": 0.1})
+        write_run(tmp_path, seed=seed, rank=0.05, scores={"SER": 0.1})
         write_run(tmp_path, method="lora", seed=seed, rank=8, loss=0.9, record={"bias": "adapted"})
     compile_results([tmp_path])
     header = (tmp_path / "e2e_nlg" / "results.md").read_text(encoding="utf-8").split("\n\n")[1].splitlines()[0]

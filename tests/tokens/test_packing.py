@@ -17,7 +17,7 @@ from utils.errors import UserError
 from utils.generation.prompts import shorten
 from utils.models.loading import load_model, load_tokenizer
 from utils.models.token_loss import TokenLoss, evaluate_losses
-from utils.tokens.batches import collate, epoch_batches
+from utils.tokens.batches import Collator, epoch_batches
 from utils.tokens.packing import pack
 
 TOKENIZER = load_tokenizer("tiny")
@@ -50,7 +50,7 @@ def test_every_token_is_predicted_once_in_order_and_ends_are_kept(found: list[An
     encoded = pack(documents, TOKENIZER, block_size)
     blocks = [list(sample.ids) for sample in encoded.samples]
     assert all(len(block) == block_size for block in blocks[:-1]) and 2 <= len(blocks[-1]) <= block_size
-    batch = collate(encoded, range(len(encoded)), "all", EOS)
+    batch = Collator(EOS, "all")(encoded, range(len(encoded)))
     assert batch.labels.tolist() == stream[1:]
     assert batch.input_ids.flatten()[batch.positions].tolist() == stream[:-1]
     assert sum(encoded.loss_tokens(i, "all") for i in range(len(encoded))) == len(stream) - 1
@@ -86,8 +86,7 @@ def test_metrics_of_blocks_are_those_of_the_plain_way(small_model: Path) -> None
     documents = [document("Why?", "Because it is, after all, a rather long story.", "Né 😀."), document("How?", "So.")]
     encoded = pack(documents, TOKENIZER, 8)
     assert len(encoded) > 3
-    everything = range(len(encoded))
-    losses = evaluate_losses(TokenLoss(model), encoded, everything, 3, EOS, torch.device("cpu")).metrics("all")
+    losses = evaluate_losses(TokenLoss(model), encoded, Collator(EOS, "all"), 3).metrics("all")
     stream, nats = stream_of(documents), 0.0
     with torch.no_grad():
         for start in range(0, len(stream) - 1, 7):

@@ -17,11 +17,10 @@ from utils.models.loading import load_model, load_tokenizer
 from utils.models.token_loss import TokenLoss
 from utils.processes.signals import EXIT_INTERRUPTED
 from utils.runs import Run, find_runs
-from utils.runs import checkpoints as state
-from utils.tokens.batches import collate, epoch_batches
+from utils.runs.checkpoint_files import load_weights
+from utils.tokens.batches import Collator, epoch_batches
 from utils.tokens.encoding import encode
-from utils.training import launch
-from utils.training import trainer as training
+from utils.training import launch, loop
 
 METHODS = ("rosa", "lora", "none")
 
@@ -55,7 +54,7 @@ def test_a_run_learns_and_records(train: Any, method: str) -> None:
     assert record["progress"] == {"epoch": 3, "step": 15, "total_steps": 15}
     assert record["timings"]["resamples"] == (2 if method == "rosa" else 0)
     model = load_model(record["model"])
-    state.load_weights(run.best, model)
+    load_weights(run.best, model)
     assert rosa.parameter_report(model).trainable == record["parameters"]["trainable"]
 
 
@@ -66,7 +65,7 @@ def test_best_checkpoint_has_the_best_validation_loss(train: Any, small_e2e: Pat
     run = train("fnmodel.name=rosa", "train.lr=1e-2")
     model = load_model(run.record()["model"])
     tokenizer = load_tokenizer(run.record()["model"])
-    state.load_weights(run.best, model)
+    load_weights(run.best, model)
     model.eval()
     nats, tokens = 0.0, 0
     with torch.no_grad():
@@ -95,20 +94,20 @@ def test_learning_rate_of_rosa_is_that_of_lora(train: Any) -> None:
 def test_resumed_equals_undisturbed(train: Any, monkeypatch: Any, tmp_path: Path, method: str, stop_at: int) -> None:
     """Stopped within an epoch, at an epoch's last step, and after a resample; dropout 0.1 is on."""
     whole = train(f"fnmodel.name={method}", f"output.path={tmp_path / 'whole'}")
-    original = training.Trainer._step
+    original = loop.train_step
 
-    def stopping(self: Any, *arguments: Any, **options: Any) -> Any:
-        result = original(self, *arguments, **options)
-        if self.progress.step + 1 == stop_at:
-            self.stop.signal = "SIGTERM"
+    def stopping(training: Any, *arguments: Any, **options: Any) -> Any:
+        result = original(training, *arguments, **options)
+        if training.progress.step + 1 == stop_at:
+            training.stop.signal = "SIGTERM"
         return result
 
     overrides = (f"fnmodel.name={method}", f"output.path={tmp_path / 'halves'}")
-    monkeypatch.setattr(training.Trainer, "_step", stopping)
+    monkeypatch.setattr(loop, "train_step", stopping)
     with pytest.raises(SystemExit) as stopped:
         train(*overrides)
     assert stopped.value.code == EXIT_INTERRUPTED
-    monkeypatch.setattr(training.Trainer, "_step", original)
+    monkeypatch.setattr(loop, "train_step", original)
     halves = train(*overrides)
 
     assert halves.record()["status"] == "finished"
@@ -121,7 +120,7 @@ def test_resumed_equals_undisturbed(train: Any, monkeypatch: Any, tmp_path: Path
 
 def test_a_damaged_checkpoint_is_passed_over_and_named(train: Any, monkeypatch: Any, tmp_path: Path) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(training.Trainer, "validate", _fail_at_epoch(3))
+        patch.setattr(loop, "validate", _fail_at_epoch(3))
         with pytest.raises(RuntimeError):
             train("train.save_every=1")
     run = only_run(tmp_path)
@@ -140,7 +139,7 @@ def test_without_one_complete_checkpoint_a_run_refuses_to_start_over(
     train: Any, monkeypatch: Any, tmp_path: Path
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(training.Trainer, "validate", _fail_at_epoch(2))
+        patch.setattr(loop, "validate", _fail_at_epoch(2))
         with pytest.raises(RuntimeError):
             train()
     run = only_run(tmp_path)
@@ -151,12 +150,12 @@ def test_without_one_complete_checkpoint_a_run_refuses_to_start_over(
 
 
 def _fail_at_epoch(epoch: int) -> Any:
-    original = training.Trainer.validate
+    original = loop.validate
 
-    def validate(self: Any) -> bool:
-        if self.progress.epoch == epoch:
+    def validate(training: Any) -> bool:
+        if training.progress.epoch == epoch:
             raise RuntimeError("planted")
-        return original(self)
+        return original(training)
 
     return validate
 
@@ -195,7 +194,7 @@ def test_base_model_run(train: Any) -> None:
     run = train("fnmodel.name=none", "train.epochs=0")
     assert run.record()["status"] == "finished" and run.record()["best"]["step"] == 0
     model, base = load_model(run.record()["model"]), load_model(run.record()["model"])
-    state.load_weights(run.best, model)
+    load_weights(run.best, model)
     assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), base.state_dict().values(), strict=True))
 
 
@@ -210,35 +209,35 @@ def test_optimizers_and_schedules(train: Any, optimizer: str, scheduler: str) ->
 def test_clipping_bounds_what_is_applied(train: Any, monkeypatch: Any) -> None:
     norms = []
 
-    def watched(self: Any, *arguments: Any, **options: Any) -> Any:
-        step = self.stepper.step
+    def watched(training: Any, *arguments: Any, **options: Any) -> Any:
+        step = training.optimizer.step
 
         def note() -> None:
-            gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+            gradients = [p.grad for p in training.model.parameters() if p.grad is not None]
             norms.append(float(torch.nn.utils.get_total_norm(gradients)))
             step()
 
         with monkeypatch.context() as patch:
-            patch.setattr(self.stepper, "step", note)
-            return original(self, *arguments, **options)
+            patch.setattr(training.optimizer, "step", note)
+            return original(training, *arguments, **options)
 
-    original = training.Trainer._step
-    monkeypatch.setattr(training.Trainer, "_step", watched)
+    original = loop.train_step
+    monkeypatch.setattr(loop, "train_step", watched)
     train("train.max_grad_norm=0.05", "train.epochs=1")
     assert norms and max(norms) <= 0.05 * 1.001
 
 
 def test_one_training_at_a_time(train: Any, monkeypatch: Any) -> None:
     messages = []
-    original = training.Trainer.fit
+    original = launch.fit
 
-    def fit(self: Any) -> None:
+    def fit(training: Any) -> None:
         with pytest.raises(UserError) as refused:
             train("train.epochs=1")
         messages.append(str(refused.value))
-        original(self)
+        original(training)
 
-    monkeypatch.setattr(training.Trainer, "fit", fit)
+    monkeypatch.setattr(launch, "fit", fit)
     assert train("train.epochs=1").record()["status"] == "finished"
     assert f"process {os.getpid()}" in messages[0]
 
@@ -261,7 +260,7 @@ def test_failed_setup_leaves_nothing(train: Any, tmp_path: Path) -> None:
 
 
 def test_run_pointer(train: Any, monkeypatch: Any, tmp_path: Path) -> None:
-    monkeypatch.setenv(launch.POINTER, str(tmp_path / "pointer"))
+    monkeypatch.setenv(launch.RUN_POINTER, str(tmp_path / "pointer"))
     run = train("train.epochs=1")
     assert (tmp_path / "pointer").read_text().splitlines() == [str(run.path.resolve())]
 
@@ -290,7 +289,7 @@ def test_loss_and_gradients_equal_the_plain_way(small_model: Path, loss_on: str)
     examples = [pair("name[A]", "A is a pub."), pair("name[The Long Hall], area[riverside]", "By the river: é, £20.")]
     encoded = encode(examples, tokenizer, 200)
     rosa.inject(model, rosa.RosaConfig(rank=4))
-    batch = collate(encoded, [0, 1], loss_on, tokenizer.pad_token_id)
+    batch = Collator(tokenizer.pad_token_id, loss_on)(encoded, [0, 1])
     token_loss = TokenLoss(model)
     assert token_loss.check(batch)
     total, losses = token_loss(batch.input_ids, batch.positions, batch.labels)
@@ -314,7 +313,8 @@ def test_loss_and_gradients_equal_the_plain_way(small_model: Path, loss_on: str)
 def test_a_head_that_is_more_than_linear_takes_the_plain_way(small_model: Path) -> None:
     model = load_model(str(small_model))
     tokenizer = load_tokenizer(str(small_model))
-    batch = collate(encode([pair("name[A]", "A is a pub.")], tokenizer, 99), [0], "all", tokenizer.pad_token_id)
+    encoded = encode([pair("name[A]", "A is a pub.")], tokenizer, 99)
+    batch = Collator(tokenizer.pad_token_id, "all")(encoded, [0])
     token_loss = TokenLoss(model)
     assert token_loss.check(batch)
     original = model.forward

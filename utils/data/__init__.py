@@ -6,7 +6,6 @@ being here. What every source yields is a list of ``Example``: text in, text out
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
@@ -16,6 +15,7 @@ from typing import Any, ClassVar, TypeVar
 
 from rosa.registry import Registry
 from utils.errors import UserError
+from utils.text import suggestions
 
 SPLITS = ("train", "validation", "test")
 
@@ -41,6 +41,7 @@ class DataSource(ABC):
     packed: ClassVar[bool] = False  # True: documents joined and cut into blocks of train.block_size tokens
     generate_limit: ClassVar[int | None] = None  # eval.py generates for the first so many items; None: for all
     needs_path: ClassVar[bool] = False  # True: dataset.path has no default to fall back on
+    metrics: ClassVar[tuple[str, ...]] = ()  # its scores in the order of a table; empty: all that apply to its texts
 
     @abstractmethod
     def load(self, split: str, path: Path | None, cache: str | None) -> list[Example]:
@@ -75,10 +76,14 @@ def get_source(name: str) -> DataSource:
     """The data source of that name. Raises UserError with the known names and the nearest one."""
     known = sources()
     if name not in known:
-        near = difflib.get_close_matches(name, known, n=1)
-        hint = f" Did you mean {near[0]}?" if near else ""
-        raise UserError(f"dataset.name={name} is not known.{hint} Known: {', '.join(sorted(known))}")
+        raise UserError(f"dataset.name={name} is not known. {suggestions(name, known)}")
     return known[name]()
+
+
+def metrics_of(name: Any) -> tuple[str, ...]:
+    """The scores that the data set ``name`` lists; empty, which stands for all, also where it is not known here."""
+    source = sources().get(name) if isinstance(name, str) else None
+    return source.metrics if source else ()
 
 
 def group_by_source(examples: Sequence[Example]) -> list[list[Example]]:

@@ -79,9 +79,9 @@ def capital(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-def join(items: Sequence[str], last: str = "and") -> str:
+def join(items: Sequence[str]) -> str:
     """``items`` as an English enumeration."""
-    return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} {last} {items[-1]}"
+    return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} and {items[-1]}"
 
 
 def describe(subject: Subject, facts: Sequence[Fact], rng: random.Random) -> str:

@@ -33,6 +33,7 @@ class ELI5(DataSource):
     names = ("eli5",)
     loss_on = "all"
     packed = True
+    metrics = ("ROUGE_L", "distinct_1", "distinct_2", "length_ratio")  # n-gram matches say nothing of free answers
     generate_limit = 100  # answers are long, and ten beams over a thousand of them take hours
 
     def load(self, split: str, path: Path | None, cache: str | None) -> list[Example]:

@@ -5,34 +5,17 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from utils.errors import UserError
+from utils.generation.decoding import Decoding
 from utils.log import log, watched
 from utils.models.loading import max_positions
 from utils.processes.signals import never
 from utils.tokens.batches import length_batches
-
-
-@dataclass(frozen=True)
-class Decoding:
-    """How text is generated; the defaults are the published ones.
-
-    Attributes:
-        num_beams: beams of the beam search; 1 is greedy.
-        length_penalty: a beam's score is divided by its length to this power.
-        no_repeat_ngram_size: no n-gram of this size occurs twice, the prompt included (as published); 0 turns this off.
-        max_new_tokens: the most tokens of an output.
-    """
-
-    num_beams: int = 10
-    length_penalty: float = 0.8
-    no_repeat_ngram_size: int = 4
-    max_new_tokens: int = 128
 
 
 def generate(

@@ -9,7 +9,7 @@ import json
 import os
 import sys
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +21,10 @@ SUFFIXES = (".csv", ".jsonl", ".jsonl.gz", ".json.gz")
 Record = tuple[str, dict[str, Any]]  # its place ("file, line 3") and its fields
 
 
-def read_text(path: Path) -> str:
+def read_text(path: Path, largest: int = LARGEST) -> str:
     """The text of a UTF-8 file, unpacked if its name ends in .gz; without a byte order mark, line ends unchanged."""
     try:
-        content = read_bytes(path, LARGEST)
+        content = read_bytes(path, largest)
         if path.suffix == ".gz":
             content = gzip.GzipFile(fileobj=io.BytesIO(content)).read(LARGEST + 1)
     except FileNotFoundError:
@@ -67,14 +67,26 @@ def read_csv(path: Path, columns: tuple[str, ...]) -> list[Record]:
         raise UserError(f"{path}, line {reader.line_num + 1}: no CSV from here on: {error}") from None
 
 
-def read_json_lines(path: Path) -> Iterator[Record]:
-    """Yield the objects of a JSON-lines file; numbers stay texts, as in a CSV. Empty lines are skipped."""
-    for number, line in enumerate(read_text(path).split("\n"), 1):
+def read_json_lines(path: Path, largest: int = LARGEST) -> Iterator[Record]:
+    """The objects of a JSON-lines file; numbers are texts as they are written, as in a CSV."""
+    return json_objects(path, read_text(path, largest).split("\n"), parse_int=str, parse_float=str)
+
+
+def json_objects(path: Path, lines: Iterable[str | bytes], **options: Any) -> Iterator[Record]:
+    """The JSON object on each of ``lines``, which were read from ``path``; empty lines are skipped.
+
+    Args:
+        options: of ``json.loads``.
+
+    Raises:
+        UserError: names the line that is no JSON object.
+    """
+    for number, line in enumerate(lines, 1):
         where = f"{path}, line {number}"
         if not line.strip():
             continue
         try:
-            value = json.loads(line, parse_int=str, parse_float=str)
+            value = json.loads(line, **options)
         except (ValueError, RecursionError) as error:  # ValueError: not JSON, or a number of too many digits
             raise UserError(f"{where} is not JSON: {error}") from None
         if not isinstance(value, dict):

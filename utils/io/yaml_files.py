@@ -119,3 +119,13 @@ def read_yaml(path: Path) -> Any:
         raise UserError(f"{path}{place}: not valid YAML: {error.problem}") from None
     except (yaml.YAMLError, ValueError, LookupError, AttributeError) as error:  # the last three: "!!int x" and its like
         raise UserError(f"{path} cannot be read as YAML: {error}") from None
+
+
+def dotted(node: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested dictionaries as one with dotted keys."""
+    if not isinstance(node, dict):
+        return {prefix: node} if prefix else {}
+    flat: dict[str, Any] = {}
+    for key, value in node.items():
+        flat.update(dotted(value, f"{prefix}.{key}" if prefix else str(key)))
+    return flat

@@ -1,7 +1,8 @@
 """Metrics of generated text: one file each in this folder, registered by the names of the scores it gives.
 
-A new metric is a new file here with a ``Metric`` subclass under ``@register``; it is found by its being here.
-What metrics share lies in the folders: ``text`` (tokenizers), ``meteor15`` (METEOR's parts) and ``scoring``
+A new metric is a new file here with a ``Metric`` subclass under ``@register``; it is found by its being here. Tables,
+figures and comparisons take from the class what they have to know: label, decimals and which way is better.
+What metrics share lies in the folders: ``tokenizers``, ``meteor15`` and ``slots`` (parts of a metric) and ``scoring``
 (readers, run folders, bootstrap, the Java cross-check). Importing this package loads none of it.
 """
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 # The official scores of the E2E NLG Challenge, in the order its scorer prints them.
 OFFICIAL = ("BLEU", "NIST", "METEOR", "ROUGE_L", "CIDEr")
+LOWER, NEITHER, HIGHER = -1, 0, 1
 
 
 class Metric(ABC):
@@ -30,6 +32,10 @@ class Metric(ABC):
     """
 
     names: ClassVar[tuple[str, ...]]  # the scores it gives, its main one first
+    labels: ClassVar[tuple[str, ...]] = ()  # what tables call the first of them; the others go by their names
+    better: ClassVar[int] = NEITHER  # LOWER, HIGHER, or NEITHER for what only describes the texts
+    decimals: ClassVar[int] = 4
+    note: ClassVar[str] = ""  # a sentence for the caption of a table with the main score
     additive: ClassVar[bool] = True  # False: the sum over items does not decide the score; no bootstrap
     background: ClassVar[bool] = False  # True: other processes do its work, so it is made and begun before the others
 
@@ -41,6 +47,11 @@ class Metric(ABC):
     def applies(cls, sources: Sequence[str] | None) -> bool:
         """Whether the scores mean something for texts made from ``sources``; most metrics look at no source."""
         return True
+
+    @classmethod
+    def label(cls, name: str) -> str:
+        """What a table calls the score ``name``, one of ``names``."""
+        return dict(zip(cls.names, cls.labels, strict=False)).get(name, name.replace("_", " "))
 
     def begin(self, predictions: Sequence[str]) -> None:  # noqa: B027
         """Start on ``predictions``, whose ``statistics`` are asked for next, where that can run beside other work."""
@@ -74,9 +85,26 @@ def metrics() -> dict[str, type[Metric]]:
     return {name: found[name] for name in (*OFFICIAL, *(name for name in found if name not in OFFICIAL))}
 
 
-def applicable(sources: Sequence[str] | None) -> tuple[str, ...]:
-    """The names of every score that can be had for texts made from ``sources``."""
-    return tuple(name for name, metric in metrics().items() if metric.applies(sources))
+def applicable(sources: Sequence[str] | None, names: Iterable[str] = ()) -> tuple[str, ...]:
+    """Of the scores ``names``, of all if it is empty, those that can be had for texts made from ``sources``.
+
+    Raises UserError for an unknown name.
+    """
+    return tuple(name for name in tuple(names) or metrics() if _metric(name).applies(sources))
+
+
+def main_scores(names: Sequence[str] = ()) -> tuple[str, ...]:
+    """The scores to show of a data set that lists ``names``: those, or the main score of each metric that says which
+    way is better."""
+    found = metrics().items()
+    return tuple(names) or tuple(n for n, metric in found if metric.better != NEITHER and n == metric.names[0])
+
+
+def _metric(name: str) -> type[Metric]:
+    known = metrics()
+    if name not in known:
+        raise UserError(f"there is no metric {name!r}. Known: {', '.join(known)}")
+    return known[name]
 
 
 class Scorer:
@@ -107,11 +135,9 @@ class Scorer:
                 raise UserError(f"item {number} has no reference")
         if sources is not None and len(sources) != len(references):
             raise UserError(f"{len(sources)} sources for {len(references)} groups of references")
-        known = metrics()
         self.names = tuple(OFFICIAL if names is None else names)
+        known = {name: _metric(name) for name in self.names}
         for name in self.names:
-            if name not in known:
-                raise UserError(f"there is no metric {name!r}. Known: {', '.join(known)}")
             if not known[name].applies(sources):
                 raise UserError(f"{name} compares with inputs of another kind, or no sources were given")
         self.items, self._check = len(references), check

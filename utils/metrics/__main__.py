@@ -8,9 +8,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from utils.errors import UserError, run_cli
-from utils.metrics import OFFICIAL, Scorer, applicable
+from utils.errors import UserError, comma_list, run_cli
+from utils.metrics import OFFICIAL, applicable, metrics
 from utils.metrics.scoring.reader import read_items, read_predictions
+from utils.text import aligned
 
 
 def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
@@ -54,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     elif arguments.metrics == "all":
         names = applicable(sources)
     else:
-        names = [name.strip() for name in arguments.metrics.split(",") if name.strip()]
+        names = comma_list(arguments.metrics)
         if not names:
             raise UserError("--metrics names no score")
     scores = Scorer(items.references, sources, _own(names, arguments.engine)).score(items.predictions)
@@ -66,9 +67,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.json:
         print(json.dumps(scores, indent=2, allow_nan=False))
     else:
-        width = max(map(len, scores))
-        for name, value in scores.items():
-            print(f"{name:<{width}}  {value:.4f}")
+        rows = [[name, f"{value:.{metrics()[name].decimals}f}"] for name, value in scores.items()]
+        print("\n".join(aligned(rows)))
     return 0
 
 

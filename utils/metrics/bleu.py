@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from sacrebleu.metrics.bleu import BLEU as SacreBLEU
 
-from utils.metrics import Metric, register
+from utils.metrics import HIGHER, Metric, register
 from utils.metrics.tokenizers.mteval import as_read, normalize
 
 
@@ -19,6 +19,7 @@ class BLEU(Metric):
     """
 
     names = ("BLEU",)
+    better = HIGHER
 
     def __init__(self, references: Sequence[Sequence[str]], sources: Sequence[str] | None = None) -> None:
         read = [

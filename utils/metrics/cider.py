@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from utils.metrics import Metric, register
+from utils.metrics import HIGHER, Metric, register
 from utils.metrics.tokenizers.mteval import count_ngrams
 from utils.metrics.tokenizers.ptb import tokenize_groups, tokenize_lines
 
@@ -51,6 +51,7 @@ class CIDEr(Metric):
     """
 
     names = ("CIDEr",)
+    better = HIGHER
 
     def __init__(self, references: Sequence[Sequence[str]], sources: Sequence[str] | None = None) -> None:
         super().__init__(references, sources)

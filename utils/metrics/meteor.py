@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from utils.metrics import Metric, register
+from utils.metrics import HIGHER, Metric, register
 from utils.metrics.meteor15.counts import Comparer, combine
 from utils.metrics.meteor15.resources import load
 from utils.metrics.scoring.workers import Workers
@@ -21,6 +21,7 @@ class METEOR(Metric):
     """
 
     names = ("METEOR",)
+    better = HIGHER
     background = True
 
     def __init__(self, references: Sequence[Sequence[str]], sources: Sequence[str] | None = None) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from utils.metrics import Metric, register
+from utils.metrics import HIGHER, Metric, register
 from utils.metrics.tokenizers.mteval import as_read, count_ngrams, tokenize
 
 ORDER = 5
@@ -28,6 +28,7 @@ class NIST(Metric):
     """
 
     names = ("NIST",)
+    better = HIGHER
 
     def __init__(self, references: Sequence[Sequence[str]], sources: Sequence[str] | None = None) -> None:
         super().__init__(references, sources)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from utils.metrics import Metric, register
+from utils.metrics import HIGHER, Metric, register
 from utils.metrics.tokenizers.ptb import tokenize_groups, tokenize_lines
 
 BETA = 1.2  # weight of recall against precision in the F-measure
@@ -40,6 +40,8 @@ class RougeL(Metric):
     """Mean over items of the F-measure of the best precision and the best recall among the references."""
 
     names = ("ROUGE_L",)
+    labels = ("ROUGE-L",)
+    better = HIGHER
 
     def __init__(self, references: Sequence[Sequence[str]], sources: Sequence[str] | None = None) -> None:
         super().__init__(references, sources)

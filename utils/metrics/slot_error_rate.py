@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from utils.errors import UserError
-from utils.metrics import Metric, register
+from utils.metrics import LOWER, Metric, register
 from utils.metrics.slots.meaning import parse
 from utils.metrics.slots.mentions import compare
 
@@ -21,6 +21,9 @@ class SlotErrorRate(Metric):
     """
 
     names = ("SER", "SER_missing", "SER_added", "SER_wrong")
+    labels = ("slot error",)
+    better = LOWER
+    note = "slot error: missing, added and wrong slots over all slots of the inputs."
 
     def __init__(self, references: Sequence[Sequence[str]], sources: Sequence[str] | None = None) -> None:
         super().__init__(references, sources)

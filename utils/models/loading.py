@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +9,11 @@ import torch
 from safetensors import SafetensorError
 
 import rosa
-from rosa.inject import build_layers
+from rosa.injection import build_layers
 from utils.errors import UserError, short_reason
 from utils.io.hub import WAYS_OUT
 from utils.models.fast_modules import use_faster_modules
+from utils.text import nearest
 
 BUNDLED = {"tiny": Path(__file__).parents[2] / "assets" / "tiny-gpt2"}
 TOKENIZER_HINT = (
@@ -146,7 +146,7 @@ def _from_pretrained(loader: Any, name: str, what: str, **options: Any) -> Any:
         ways = WAYS_OUT.format(path_key="model.name", cache_hint="HF_HOME=DIR there and here")
         if Path(source).is_dir():
             ways = TOKENIZER_HINT if what == "tokenizer" else "The folder is not a whole saved model: copy it again."
-        near = difflib.get_close_matches(name, BUNDLED, n=1)
-        hint = f" Did you mean {near[0]}?" if near and name not in BUNDLED else ""
+        near = nearest(name, BUNDLED)
+        hint = f" Did you mean {near}?" if near and name not in BUNDLED else ""
         why = short_reason(error).rstrip(".")
         raise UserError(f"the {what} of model.name={name} cannot be loaded.{hint} {why}. {ways}") from None

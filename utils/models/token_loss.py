@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -18,7 +18,7 @@ from utils.models.attention import causal_attention
 from utils.models.compilation import compile_blocks
 from utils.processes.group import Processes
 from utils.processes.signals import never
-from utils.tokens.batches import Batch, collate, length_batches
+from utils.tokens.batches import Batch, Collator, length_batches, target_labels
 from utils.tokens.encoding import Encoded
 
 CHUNK_LOGITS = 2**25  # logits that exist at a time: 128 MiB in float32, 667 positions of GPT-2's vocabulary
@@ -137,10 +137,10 @@ class TokenLoss(nn.Module):
         self.chunk_loss = torch.compile(cross_entropy_and_softmax, dynamic=True)
         return self
 
-    def checked(self, encoded: Encoded, pad_id: int, device: torch.device) -> TokenLoss:
+    def checked(self, encoded: Encoded, collator: Collator) -> TokenLoss:
         """Itself, after a ``check`` on the first samples of ``encoded``."""
-        batch = collate(encoded, range(min(2, len(encoded))), "all", pad_id, device)
-        if not self.check(batch):
+        collate = replace(collator, loss_on="all")
+        if not self.check(collate(encoded, range(min(2, len(encoded))))):
             log.info("this model's head is not a plain linear map: logits are computed at every position")
         return self
 
@@ -167,31 +167,35 @@ def _rows(values: Tensor, positions: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
+class LossSum:
+    """A summed negative log likelihood in nats, and how many tokens and characters it is spread over."""
+
+    nats: float
+    tokens: int
+    characters: int
+
+    def metrics(self) -> dict[str, float]:
+        """The mean loss in nats per token, its perplexity, and bits per token and per character."""
+        loss = self.nats / max(self.tokens, 1)
+        return {
+            "loss": loss,
+            "perplexity": math.exp(min(loss, 700.0)),  # e^709 is the largest double
+            "bits_per_token": loss / math.log(2),
+            "bits_per_char": self.nats / math.log(2) / max(self.characters, 1),
+        }
+
+
+@dataclass(frozen=True)
 class Losses:
-    """Summed negative log likelihood in nats with what it is spread over, on target and on all tokens.
+    """The loss on target tokens and on all tokens of a data set. ``target`` is None for data without targets."""
 
-    ``targets``: whether the data has any; without them nothing is said of target tokens.
-    """
-
-    nats_target: float
-    tokens_target: int
-    characters_target: int
-    nats_all: float
-    tokens_all: int
-    characters_all: int
-    targets: bool = True
+    target: LossSum | None
+    all: LossSum
 
     def metrics(self, loss_on: str) -> dict[str, float]:
         """Each quantity under the name that says what it is; ``loss`` and ``perplexity`` are ``loss_on``'s."""
-        values = {}
-        for kind in ("target", "all") if self.targets else ("all",):
-            nats, tokens = getattr(self, f"nats_{kind}"), getattr(self, f"tokens_{kind}")
-            loss = nats / max(tokens, 1)
-            values[f"loss_{kind}"] = loss
-            values[f"perplexity_{kind}"] = math.exp(min(loss, 700.0))  # e^709 is the largest double
-            values[f"bits_per_token_{kind}"] = loss / math.log(2)
-            characters = getattr(self, f"characters_{kind}")
-            values[f"bits_per_char_{kind}"] = nats / math.log(2) / max(characters, 1)
+        sums = {"all": self.all} if self.target is None else {"target": self.target, "all": self.all}
+        values = {f"{name}_{kind}": value for kind, part in sums.items() for name, value in part.metrics().items()}
         return {"loss": values[f"loss_{loss_on}"], "perplexity": values[f"perplexity_{loss_on}"], **values}
 
 
@@ -199,51 +203,48 @@ class Losses:
 def evaluate_losses(
     token_loss: nn.Module,
     encoded: Encoded,
-    indices: Sequence[int],
+    collator: Collator,
     batch_size: int,
-    pad_id: int,
-    device: torch.device,
     processes: Processes = Processes(),  # noqa: B008 (immutable)
     check: Callable[[], None] = never,
     name: str = "losses",
 ) -> Losses:
-    """Losses of the samples ``indices`` in evaluation mode; each sample once, in batches of similar length.
+    """Losses of all samples of ``encoded`` in evaluation mode, in batches of similar length.
 
     Each of several processes takes a share of the batches, and all get the same sums, added in the order of the
     batches: the number of processes does not change a bit.
 
     Args:
+        collator: pads the batches; all tokens carry loss here, whatever its ``loss_on``.
         check: called after each batch, on all processes alike; what it raises ends the evaluation.
         name: what the progress bar calls it.
     """
     training = token_loss.training
     token_loss.eval()
-    lengths = [len(encoded.samples[index].ids) for index in indices]
-    batches = length_batches(lengths, batch_size)
+    collate, device = replace(collator, loss_on="all"), collator.device
+    batches = length_batches([len(sample.ids) for sample in encoded.samples], batch_size)
     share = torch.zeros(math.ceil(len(batches) / processes.count), 2, dtype=torch.float64, device=device)
     with watched(len(share), name, "batch", main=processes.main) as shown:
         for row in range(len(share)):
             # every process takes as many forward passes (sharded models meet in each), an empty one if need be
             number = row * processes.count + processes.rank
-            chosen = batches[number] if number < len(batches) else []
-            batch = collate(encoded, [indices[i] for i in chosen], "all", pad_id, device)
+            indices = batches[number] if number < len(batches) else []
+            batch = collate(encoded, indices)
             _, losses = token_loss(batch.input_ids, batch.positions, batch.labels)
             losses = losses.double()
-            share[row] = torch.stack([(losses * batch.on_target).sum(), losses.sum()])
+            share[row] = torch.stack([(losses * target_labels(encoded, indices, device)).sum(), losses.sum()])
             shown.update()
             check()
     sums = torch.zeros(2, dtype=torch.float64)
     for batch_sums in torch.stack(processes.gathered(share.cpu()), dim=1).flatten(0, 1):
         sums += batch_sums
     token_loss.train(training)
-    nats_target, nats_all = sums.tolist()
-    samples = [encoded.samples[index] for index in indices]
-    return Losses(
-        nats_target=nats_target,
-        tokens_target=sum(encoded.loss_tokens(index, "target") for index in indices),
-        characters_target=sum(sample.target_characters for sample in samples),
-        nats_all=nats_all,
-        tokens_all=sum(encoded.loss_tokens(index, "all") for index in indices),
-        characters_all=sum(sample.characters for sample in samples),
-        targets=encoded.documents is None,
+    target, everything = (
+        LossSum(
+            nats,
+            sum(encoded.loss_tokens(index, kind) for index in range(len(encoded))),
+            sum(encoded.loss_characters(index, kind) for index in range(len(encoded))),
+        )
+        for kind, nats in zip(("target", "all"), sums.tolist(), strict=True)
     )
+    return Losses(target if encoded.documents is None else None, everything)

@@ -14,9 +14,10 @@ from matplotlib.figure import Figure
 
 from rosa.registry import Registry
 from utils.errors import UserError, printable
-from utils.plots._data import NothingToDraw, PlotData, load, slug
+from utils.plots._data import NothingToDraw, PlotData, load
 from utils.plots._style import save, style
 from utils.results.read import plain
+from utils.text import slug
 
 __all__ = ["NothingToDraw", "Plot", "PlotData", "draw_figures", "plots", "register"]
 
@@ -77,11 +78,13 @@ def draw_figures(
     out = Path(folder) / "figures" if out is None else out
     written: list[Path] = []
     missing: list[str] = []
-    slugs = [slug(data.model) for data in every_model]
+    slugs = [slug(data.model)[:80] or "unnamed" for data in every_model]
     for i, data in enumerate(every_model):
         model = slugs[i] if slugs.count(slugs[i]) == 1 else f"{slugs[i]}-{i + 1}"
         for name in chosen:
-            stem = "-".join([name, *([model] if len(every_model) > 1 else []), *([slug(metric)] if metric else [])])
+            stem = "-".join(
+                [name, *([model] if len(every_model) > 1 else []), *([slug(metric)[:80]] if metric else [])]
+            )
             with style():
                 try:
                     figure = known[name].draw(data)

@@ -14,7 +14,6 @@ from utils.plots._style import (
     BAND,
     arrange,
     epoch_axis,
-    human,
     legend,
     legend_title,
     line_handle,
@@ -27,6 +26,7 @@ from utils.plots._style import (
     row_label,
 )
 from utils.results.aggregate import Row
+from utils.text import human
 
 _FEW = 12  # points that get a marker each
 _LOG_FROM = 8  # a range of values this wide (largest over smallest) is drawn on a logarithmic axis

@@ -11,7 +11,8 @@ from pathlib import Path
 from utils.errors import UserError
 from utils.results.aggregate import Row, fill, rows_of
 from utils.results.columns import OWN_LOSS, Column, known_columns, mixed_losses
-from utils.results.read import METHOD_LABELS, UNTRAINED, Result, one_limit, plain, read_results, shown
+from utils.results.methods import UNTRAINED, method_label
+from utils.results.read import Result, one_limit, plain, read_results, shown
 from utils.runs import finite
 from utils.tables.order import check_name
 
@@ -63,7 +64,7 @@ class PlotData:
             best = min(rows, key=lambda row: (row.settings.get(SAMPLE_METHOD, "random") != "random", _loss(row)))
             picked.append(best)
             if len(rows) > 1:
-                name = " ".join([METHOD_LABELS.get(method, method), *([] if rank == "null" else [f"rank {rank}"])])
+                name = " ".join([method_label(method), *([] if rank == "null" else [f"rank {rank}"])])
                 self.note(f"{self.model}: {name} has {len(rows)} settings; shown but in sampling: {_told(best, rows)}")
         return sorted(picked, key=lambda row: (self.methods.index(row.first.method), rank_order(row.first.rank)))
 
@@ -109,7 +110,7 @@ def _told(best: Row, rows: list[Row]) -> str:
 def _points(result: Result, split: str, key: str, data: PlotData) -> dict[float, float]:
     run = result.run
     try:
-        points = [point for point in run.metrics() if isinstance(point, dict) and point.get("split") == split]
+        points = run.metrics(split)
     except UserError as error:
         data.note(plain(error))
         return {}
@@ -133,11 +134,6 @@ def _binned(points: dict[float, float], end: float, bins: int) -> dict[float, fl
     for x, y in points.items():
         within[min(int(x / end * bins), bins - 1)].append(y)
     return {(i + 0.5) * end / bins: statistics.fmean(values) for i, values in sorted(within.items())}
-
-
-def slug(name: str) -> str:
-    """``name`` as part of a file name."""
-    return "".join(c if c.isalnum() or c in "._" else "-" for c in name).strip(".-")[:80] or "unnamed"
 
 
 def load(folder: str | Path, metric: str | None = None) -> list[PlotData]:

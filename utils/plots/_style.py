@@ -25,7 +25,9 @@ from utils.errors import UserError
 from utils.io.files import write_bytes
 from utils.plots._data import rank_order
 from utils.results.aggregate import Row, Statistic
-from utils.results.read import METHOD_LABELS, shown
+from utils.results.methods import method_colour, method_label
+from utils.results.read import shown
+from utils.text import human
 
 WIDTH = 3.4  # inches: one column of a two-column page
 DPI = 300
@@ -58,16 +60,14 @@ _RC: dict[str, Any] = {
 }
 
 # Okabe and Ito's palette; line style and marker tell the same in grey.
-_METHODS: dict[str, tuple[str, Any, str]] = {
-    "none": ("#333333", (0, (6, 1.5, 1, 1.5)), "D"),
-    "lora": ("#E69F00", (0, (4, 1.5)), "s"),
-    "rosa": ("#0072B2", "-", "o"),
-}
-_FURTHER: list[tuple[str, Any, str]] = [
+_PALETTE: list[tuple[str, Any, str]] = [
     ("#009E73", (0, (1, 1.2)), "^"),
     ("#CC79A7", (0, (3, 1, 1, 1, 1, 1)), "v"),
     ("#D55E00", (0, (8, 2)), "P"),
     ("#56B4E9", (0, (2, 2)), "X"),
+    ("#E69F00", (0, (4, 1.5)), "s"),
+    ("#0072B2", "-", "o"),
+    ("#333333", (0, (6, 1.5, 1, 1.5)), "D"),
 ]
 _RANK_MARKERS = ("o", "s", "^", "v", "P", "X", "p", "*")
 BAND = 0.18  # opacity of a band over seeds
@@ -86,16 +86,18 @@ def new_axes(height: float = 2.5, columns: int = 1, **kwargs: Any) -> tuple[Figu
 
 
 def look(names: Sequence[str], name: str) -> tuple[str, Any, str]:
-    """Colour, line style and marker of ``name``, one of ``names``: the same for a known method in every figure."""
-    if name in _METHODS:
-        return _METHODS[name]
-    others = [other for other in dict.fromkeys(names) if other not in _METHODS]
-    return _FURTHER[others.index(name) % len(_FURTHER)]
+    """Colour, line style and marker of ``name``, one of ``names``: a method's own colour, else one that is left."""
+    own = {other: method_colour(other) for other in (*names, name, "none")}
+    if (colour := own[name]) is not None:
+        return next((entry for entry in _PALETTE if entry[0] == colour), (colour, "-", "o"))
+    left = [entry for entry in _PALETTE if entry[0] not in own.values()]
+    others = [other for other in own if own[other] is None]
+    return left[others.index(name) % len(left)]
 
 
 def label(method: str, length: int = 22) -> str:
     """A method's name in a legend, cut where it would not fit a column."""
-    return cut(METHOD_LABELS.get(method, method), length)
+    return cut(method_label(method), length)
 
 
 def cut(text: str, length: int) -> str:
@@ -235,14 +237,6 @@ def epoch_axis(axes: Axes, first: float, last: float) -> None:
     margin = 0.03 * (high - low) or 0.5
     axes.set_xlim(low - margin, high + margin)
     axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True, min_n_ticks=1))
-
-
-def human(value: float) -> str:
-    """A count in thousands, millions or billions: 5.7M."""
-    for size, unit in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
-        if value >= size:
-            return f"{value / size:.3g}{unit}"
-    return f"{value:.3g}"
 
 
 def save(figure: Figure, folder: Path, stem: str) -> list[Path]:

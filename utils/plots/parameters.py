@@ -31,7 +31,7 @@ def draw(data: PlotData) -> Figure:
     adapters = [row for row in rows if row.first.method != "none" and row.parameters]
     full = next((row for row in rows if row.first.method == "none"), None)
     if not adapters:
-        raise NothingToDraw(f"no finished adapter run (rosa, lora) of {data.model} has {key} and a parameter count")
+        raise NothingToDraw(f"no finished adapter run of {data.model} has {key} and a parameter count")
     figure, (axes,) = new_axes(2.6)
     methods = list(dict.fromkeys(row.first.method for row in adapters))
     handles = []

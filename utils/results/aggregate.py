@@ -10,30 +10,13 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from utils.results.columns import Column
-from utils.results.read import METHOD_LABELS, UNTRAINED, Listed, Result, shown
-from utils.runs.identity import LATER
+from utils.results.methods import UNTRAINED, method_order
+from utils.results.read import Listed, Result, shown
+from utils.runs.identity import LATER, WITHOUT_EFFECT
 
 # What a row says in a column of its own.
 SAID = ("seed", "dataset.name", "model.name", "fnmodel.name", "fnmodel.params.rank", "fnmodel.params.bias")
-WITHOUT_EFFECT = (
-    "runs",
-    "output",
-    "logging",
-    "hydra",
-    "dataset.path",
-    "dataset.cache",
-    "train.micro_batch_size",
-    "train.gradient_checkpointing",
-    "train.device",
-    "train.sharding",
-    "train.compile",
-    "train.save_every",
-    "train.save_minutes",
-    "train.skip_nonfinite",
-    "train.keep_last",
-)
-NOT_SETTINGS = (*SAID, *WITHOUT_EFFECT)  # anything else that differs gets a column
-_ORDER = (UNTRAINED, "none", "lora", "rosa")
+NOT_SETTINGS = (*SAID, "hydra", *WITHOUT_EFFECT)  # anything else that differs gets a column
 
 
 @dataclass(frozen=True)
@@ -79,14 +62,13 @@ class Row:
 
     def order(self) -> tuple[Any, ...]:
         method = self.first.method
-        place = _ORDER.index(method) if method in _ORDER else len(_ORDER)
         rank, settings = str(self.first.rank), str(self.settings)
-        return (self.first.model, place, method, self.parameters or 0, rank, settings, self.first.group)
+        return (self.first.model, method_order(method), method, self.parameters or 0, rank, settings, self.first.group)
 
 
 def settings_of(result: Result) -> dict[str, Any]:
     """The settings that can change this run's result, decoding included, by dotted key."""
-    others = {"rosa", "lora", *_blocks(result.settings)} - {result.method}
+    others = _blocks(result.settings) - {result.method}
     skipped = (*NOT_SETTINGS, *(f"fnmodel.{name}" for name in others))
     if result.method in ("none", UNTRAINED):
         skipped = (*skipped, "fnmodel")
@@ -192,8 +174,3 @@ def best_rows(rows: list[Row], column: Column) -> set[int]:
     best = max(means.values(), key=lambda mean: mean * column.better)
     equal = {i for i, mean in means.items() if column.text(mean) == column.text(best)}
     return equal if len(equal) < len(means) else set()
-
-
-def method_label(row: Row) -> str:
-    """The method as readers know it."""
-    return METHOD_LABELS.get(row.first.method, row.first.method)

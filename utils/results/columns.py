@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+from utils.data import metrics_of
+from utils.metrics import HIGHER, LOWER, NEITHER, main_scores, metrics
 from utils.results.read import SPLIT, Result, plain
 from utils.runs import finite
 
-LOWER, NEITHER, HIGHER = -1, 0, 1
 LOSS_UNIT = "nats per token"
 
 
@@ -17,7 +18,8 @@ class Column:
     """One measured quantity.
 
     ``better`` is LOWER, HIGHER or NEITHER; ``decimals`` None prints three significant digits;
-    ``timing`` values depend on the hardware; ``unit`` is what ``header`` does not say.
+    ``timing`` values depend on the hardware, ``scored`` ones on references; ``unit`` is what ``header`` does not say,
+    ``note`` a sentence for the caption.
     """
 
     key: str
@@ -27,16 +29,13 @@ class Column:
     value: Callable[[Result], float | None]
     timing: bool = False
     unit: str = ""
+    scored: bool = False
+    note: str = ""
 
     @property
     def heading(self) -> str:
         """The header with an arrow to where it is better."""
         return self.header + {LOWER: " ↓", NEITHER: "", HIGHER: " ↑"}[self.better]
-
-    @property
-    def scored(self) -> bool:
-        """Whether it depends on references."""
-        return self.key not in _UNSCORED
 
     @property
     def quality(self) -> bool:
@@ -59,8 +58,8 @@ def _evaluated(key: str) -> Callable[[Result], float | None]:
     return lambda result: finite(result.evaluation.get(key))
 
 
-def _scored(*names: str) -> Callable[[Result], float | None]:
-    return lambda result: next((v for name in names if (v := finite(result.scores.get(name))) is not None), None)
+def _scored(name: str) -> Callable[[Result], float | None]:
+    return lambda result: finite(result.scores.get(name))
 
 
 def _on_both(key: str, header: str, better: int, decimals: int, source: str) -> list[Column]:
@@ -74,19 +73,15 @@ def _on_both(key: str, header: str, better: int, decimals: int, source: str) -> 
     ]
 
 
-COLUMNS: tuple[Column, ...] = (
+_LOSSES: tuple[Column, ...] = (
     *_on_both("loss", "val loss", LOWER, 4, "best"),
     *_on_both("perplexity", "val ppl", LOWER, 3, "best"),
     *_on_both("loss", "test loss", LOWER, 4, "evaluation"),
     *_on_both("perplexity", "test ppl", LOWER, 3, "evaluation"),
     *_on_both("bits_per_token", "test bits/token", LOWER, 4, "evaluation")[1:],
     *_on_both("bits_per_char", "test bits/char", LOWER, 4, "evaluation")[1:],
-    Column("BLEU", "BLEU", HIGHER, 4, _scored("BLEU")),
-    Column("NIST", "NIST", HIGHER, 4, _scored("NIST")),
-    Column("METEOR", "METEOR", HIGHER, 4, _scored("METEOR")),
-    Column("ROUGE_L", "ROUGE-L", HIGHER, 4, _scored("ROUGE_L")),
-    Column("CIDEr", "CIDEr", HIGHER, 4, _scored("CIDEr")),
-    Column("slot_error_rate", "slot error", LOWER, 4, _scored("slot_error_rate", "SER")),
+)
+_TIMINGS: tuple[Column, ...] = (
     Column("train_seconds", "train (s)", LOWER, None, _record("timings", "train_seconds"), timing=True),
     Column("validation_seconds", "val (s)", LOWER, None, _record("timings", "validation_seconds"), timing=True),
     Column("resample_seconds", "resample (s)", LOWER, None, _record("timings", "resample_seconds"), timing=True),
@@ -94,31 +89,46 @@ COLUMNS: tuple[Column, ...] = (
     Column("tokens_per_second", "tokens/s", HIGHER, None, _record("timings", "tokens_per_second"), timing=True),
     Column("peak_memory_mib", "memory (MiB)", LOWER, None, _record("timings", "peak_memory_mib"), timing=True),
 )
-_UNSCORED = {column.key for column in COLUMNS if column.timing or column.key.startswith(("val_", "test_"))}
-_SCORES = ("BLEU", "NIST", "METEOR", "ROUGE_L", "CIDEr", "slot_error_rate")
 _COST = ("train_seconds", "samples_per_second", "peak_memory_mib")
-SHOWN = ("val_loss", "test_perplexity", *_SCORES, *_COST)
-# Losses on different tokens do not compare, so where runs trained on different ones both kinds are shown for each.
-SHOWN_MIXED = (
-    "val_loss_target",
-    "val_loss_all",
-    "test_perplexity_target",
-    "test_perplexity_all",
-    *_SCORES,
-    *_COST,
-)
 OWN_LOSS = ("val_loss", "val_perplexity", "test_loss", "test_perplexity")
 
 
 def known_columns(results: Iterable[Result]) -> dict[str, Column]:
-    """Every column by key: the fixed ones, then any further number that scores.json holds."""
-    known = {column.key: column for column in COLUMNS}
-    known_elsewhere = {"SER", "items"}  # another name of a column; a count
+    """Every column by key: the fixed ones, a score of each metric, and any further number that scores.json holds."""
+    known = {column.key: column for column in (*_LOSSES, *_scores(), *_TIMINGS)}
     for result in results:
         for key, value in result.scores.items():
-            if key not in known and key not in known_elsewhere and finite(value) is not None:
-                known[key] = Column(key, plain(key).replace("_", " "), NEITHER, 4, _scored(key))
+            if key not in known and key != "items" and finite(value) is not None:  # of a metric that is not here
+                header = plain(key).replace("_", " ")
+                known[key] = Column(key, header, NEITHER, 4, _scored(key), scored=True)
     return known
+
+
+def _scores() -> list[Column]:
+    return [
+        Column(
+            name,
+            metric.label(name),
+            metric.better,
+            metric.decimals,
+            _scored(name),
+            scored=True,
+            note=metric.note if name == metric.names[0] else "",
+        )
+        for name, metric in metrics().items()
+    ]
+
+
+def shown_columns(dataset: str, mixed: bool) -> tuple[str, ...]:
+    """Keys of the columns that a data set's table shows: losses, the data set's own scores, cost.
+
+    Losses on different tokens do not compare, so where runs trained on different ones (``mixed``) both kinds are
+    shown for each.
+    """
+    losses = ("val_loss", "test_perplexity")
+    if mixed:
+        losses = tuple(f"{key}_{tokens}" for key in losses for tokens in ("target", "all"))
+    return (*losses, *main_scores(metrics_of(dataset)), *_COST)
 
 
 def mixed_losses(results: Iterable[Result]) -> bool:

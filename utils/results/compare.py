@@ -8,6 +8,7 @@ from utils.errors import UserError
 from utils.io.files import LARGEST, sha256
 from utils.results.read import plain
 from utils.runs import Run
+from utils.text import aligned
 
 SPLIT = "test"
 
@@ -18,14 +19,14 @@ def compare_runs(first: str | Path, second: str | Path) -> str:
     Raises:
         UserError: one is no run or has no predictions, or their references differ.
     """
-    from utils.metrics import OFFICIAL, applicable
+    from utils.data import metrics_of
+    from utils.metrics import applicable, main_scores, metrics
     from utils.metrics.scoring.bootstrap import SAMPLES, compare
-    from utils.metrics.scoring.reader import read_items
-    from utils.metrics.scoring.score_runs import read_sources
+    from utils.metrics.scoring.reader import read_run
 
     runs = [Run(Path(first)), Run(Path(second))]
+    dataset, _ = (run.record().get("dataset") for run in runs)  # raises where one is no run
     for run in runs:
-        run.record()  # raises where it is no run
         for path in (run.predictions(SPLIT), run.references(SPLIT)):
             if not path.exists():
                 raise UserError(f"--compare: {plain(str(path))} is missing: run eval.py on this run first")
@@ -34,21 +35,19 @@ def compare_runs(first: str | Path, second: str | Path) -> str:
             "--compare: the two runs have different references, so no paired test of them is possible: "
             "evaluate both on the same data and with the same --limit"
         )
-    one, two = (read_items(run.predictions(SPLIT), run.references(SPLIT)) for run in runs)
-    sources = read_sources(runs[0].raw_predictions(SPLIT), len(one.predictions))
-    names = [*OFFICIAL, *(["SER"] if "SER" in applicable(sources) else [])]
-    found = compare(one.predictions, two.predictions, one.references, sources, names)
+    one, two = (read_run(run, SPLIT) for run in runs)
+    known = metrics()
+    names = [name for name in applicable(one.sources, main_scores(metrics_of(dataset))) if known[name].additive]
+    found = compare(one.predictions, two.predictions, one.references, one.sources, names)
     lines = [
         f"A: {plain(str(first))}",
         f"B: {plain(str(second))}",
         f"{len(one.predictions)} items, paired bootstrap over {SAMPLES} drawn test sets, two-sided",
         "",
-        f"{'':<8} {'A':>8} {'B':>8} {'A - B':>9} {'95 % interval':>20} {'p':>7}",
     ]
+    rows = [["", "A", "B", "A - B", "95 % interval", "p"]]
     for name, row in found.items():
-        interval = f"[{row.low:+.4f}, {row.high:+.4f}]"
-        lines.append(
-            f"{name:<8} {row.first.score:>8.4f} {row.second.score:>8.4f} {row.difference:>+9.4f} {interval:>20} "
-            f"{row.p_value:>7.3f}"
-        )
-    return "\n".join(lines)
+        digits = f".{known[name].decimals}f"
+        numbers = [f"{row.first.score:{digits}}", f"{row.second.score:{digits}}", f"{row.difference:+{digits}}"]
+        rows.append([name, *numbers, f"[{row.low:+{digits}}, {row.high:+{digits}}]", f"{row.p_value:.3f}"])
+    return "\n".join([*lines, *aligned(rows, right=range(1, 6))])

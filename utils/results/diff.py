@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from utils.errors import UserError, printable
+from utils.io.yaml_files import dotted
 from utils.results.aggregate import SAID, settings_of
-from utils.results.read import Result, dotted, read_results, shown
+from utils.results.read import Result, read_results, shown
+from utils.text import aligned
 
 # Of a run's record: what was measured, and what the settings say already. The rest says how the run was made.
 _NOT_COMPARED = (
@@ -38,11 +40,10 @@ def diff_runs(first: str | Path, second: str | Path) -> str:
         "recorded data, versions, code and hardware": _differing([_made(run) for run in runs], lambda key: True),
     }
     lines = [f"A: {printable(runs[0].run.path)}", f"B: {printable(runs[1].run.path)}"]
-    table = [line for found in sections.values() for line in found]
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)] if table else []
+    table = iter(aligned([row for found in sections.values() for row in found]))
     for title, found in sections.items():
         lines += ["", title if found else f"{title}: no difference"]
-        lines += ["  " + "  ".join(map(str.ljust, line, widths)).rstrip() for line in found]
+        lines += [f"  {next(table)}" for _ in found]
     return "\n".join(lines)
 
 

@@ -18,11 +18,10 @@ from typing import Any
 
 from utils.errors import UserError, printable, reason
 from utils.io.files import LARGEST, sha256
-from utils.io.yaml_files import read_yaml
+from utils.io.yaml_files import dotted, read_yaml
+from utils.results.methods import UNTRAINED
 from utils.runs import Run, find_runs, finite
 
-UNTRAINED = "untrained"  # method "none" with nothing trained: the base model as it came
-METHOD_LABELS = {UNTRAINED: "untrained", "none": "full fine-tuning", "lora": "LoRA", "rosa": "ROSA"}
 SPLIT = "test"
 
 
@@ -61,7 +60,7 @@ class Result:
 
     @property
     def method(self) -> str:
-        """``rosa``, ``lora``, ``none`` (full fine-tuning), ``untrained`` or any other method's name."""
+        """A method's name, ``none`` (full fine-tuning) or ``untrained``."""
         name = plain(self.record.get("method") or "none")
         steps = self.number("progress", "total_steps")
         untrained = steps == 0 or self.settings.get("train.epochs") == 0
@@ -169,16 +168,6 @@ def _settings(run: Run, problems: list[str]) -> dict[str, Any]:
     except (UserError, OSError) as error:
         problems.append(f"{run.config_file.name} cannot be read: {plain(error)}")
         return {}
-
-
-def dotted(node: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested dictionaries as one with dotted keys."""
-    if not isinstance(node, dict):
-        return {prefix: node} if prefix else {}
-    flat: dict[str, Any] = {}
-    for key, value in node.items():
-        flat.update(dotted(value, f"{prefix}.{key}" if prefix else str(key)))
-    return flat
 
 
 def _part(run: Run, what: str, problems: list[str]) -> dict[str, Any] | None:

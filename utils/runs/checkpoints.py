@@ -12,60 +12,24 @@ later checkpoints link to the file that the generation before them does not use.
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import json
 import os
-import pickle
 import shutil
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_model, save_model
+from safetensors.torch import save_model
 
 import rosa
-from rosa.files import ADAPTER_FILE, FROZEN_FILE
+from rosa.files import FROZEN_FILE
 from utils.errors import UserError, short_reason
-from utils.io.files import LARGEST_RECORD, own_folder, read_object, sha256, sync, write_json
+from utils.io.files import own_folder, read_object, sha256, sync, write_json
 from utils.log import log
+from utils.runs.checkpoint_files import MODEL_FILE, STATE_FILE, SUMMARY, Progress, checksum, verify
 from utils.runs.run import Run
-
-MODEL_FILE = "model.safetensors"
-STATE_FILE = "state.pt"
-SUMMARY = "state.json"
-
-
-@dataclass
-class Progress:
-    """Where a training stands. ``step`` counts optimizer steps; ``batch`` those within the epoch under way."""
-
-    epoch: int = 0
-    batch: int = 0
-    step: int = 0
-    resamples: int = 0
-    skipped: int = 0  # updates left out because they were not finite (train.skip_nonfinite)
-    metrics_position: int = 0  # bytes of metrics.jsonl
-    board: dict[str, int] = field(default_factory=dict)  # bytes of each TensorBoard file
-    seconds: dict[str, float] = field(default_factory=dict)  # spent so far, by kind
-    samples: int = 0
-    tokens: int = 0
-    best: dict[str, Any] | None = None
-    last: dict[str, Any] | None = None
-
-    @classmethod
-    def read(cls, values: Any) -> Progress:
-        """The progress that ``asdict`` made. Raises ValueError for anything else."""
-        plain = asdict(cls())
-        if not isinstance(values, dict) or not values.keys() <= plain.keys():
-            raise ValueError("its progress is not one of this version")
-        for name, value in values.items():
-            kind = dict if plain[name] is None and value is not None else type(plain[name])
-            if type(value) is not kind or (kind is int and value < 0):
-                raise ValueError(f"its progress has {name}={value!r}")
-        return cls(**values)
 
 
 def save(run: Run, model: Any, progress: Progress, state: dict[str, Any], best: bool) -> int:
@@ -93,7 +57,7 @@ def save(run: Run, model: Any, progress: Progress, state: dict[str, Any], best: 
         best_name = folder.name if best else known_best.name if known_best else None
         summary = {"progress": asdict(progress), "best": best_name, "sha256": {**hashes, **(shared or {})}}
         sync(*own)
-        write_json(temporary / SUMMARY, {**summary, "checksum": _checksum(summary)})
+        write_json(temporary / SUMMARY, {**summary, "checksum": checksum(summary)})
         sync(temporary)
         os.rename(temporary, folder)
         sync(run.checkpoints)
@@ -123,10 +87,6 @@ def _writing(run: Run, step: int) -> Iterator[tuple[Path, Path]]:
             f"the checkpoint of step {step} cannot be written below {run.checkpoints}: {reason} ({free:,.1f} MiB "
             "free). The one before it is intact: make room, then run the same command again."
         ) from None
-
-
-def _checksum(summary: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(summary, sort_keys=True).encode()).hexdigest()
 
 
 def _share_frozen(run: Run, previous: Path | None, folder: Path, resamples: int) -> dict[str, str] | None:
@@ -204,69 +164,6 @@ def drop_last(run: Run) -> None:
     with contextlib.suppress(FileNotFoundError):
         run.last.unlink()
     prune(run)
-
-
-def checkpoint_hash(folder: Path) -> str:
-    """One hash for a checkpoint's model: that of its summary, which holds the hashes of its files.
-
-    Raises:
-        UserError: it is not there.
-    """
-    try:
-        return sha256(folder / SUMMARY, LARGEST_RECORD)
-    except (FileNotFoundError, NotADirectoryError):
-        raise UserError(
-            f"the checkpoint {folder} is gone: put it back from a copy, or remove {folder.parent.parent} and "
-            "train again"
-        ) from None
-
-
-def verify(folder: Path) -> dict[str, Any]:
-    """The summary of a checkpoint whose files are all there with the right content.
-
-    Raises:
-        UserError: names the missing or damaged file.
-    """
-    summary = read_object(folder / SUMMARY)
-    expected, hashes = summary.pop("checksum", None), summary.get("sha256")
-    if expected not in (None, _checksum(summary)) or not isinstance(hashes, dict):
-        raise UserError(f"{folder / SUMMARY} is damaged: its content is not what its checksum says")
-    for name in sorted({STATE_FILE, *hashes, *([] if MODEL_FILE in hashes else [ADAPTER_FILE])}):
-        path = folder / name
-        if Path(name).name != name or not path.is_file():
-            raise UserError(f"{path} is missing")
-        if sha256(path, LARGEST_RECORD if path.suffix == ".json" else None) != hashes.get(name):
-            raise UserError(f"{path} is damaged: its checksum is not the one recorded")
-    return summary
-
-
-def load_weights(folder: Path, model: Any) -> None:
-    """Load a checkpoint's model values, in place; an adapter is injected where the model has none.
-
-    Raises:
-        UserError: the checkpoint is of another model, or a file is damaged.
-    """
-    try:
-        if (folder / MODEL_FILE).exists():
-            load_model(model, str(folder / MODEL_FILE))
-        else:
-            rosa.load_adapter(model, folder)
-    except (rosa.AdapterError, SafetensorError, RuntimeError, OSError, ValueError, TypeError, KeyError) as error:
-        reason = short_reason(error, 300)
-        raise UserError(f"the checkpoint {folder} does not fit this model: {reason}") from None
-
-
-def load_state(folder: Path) -> dict[str, Any]:
-    """The state of optimizer, schedule and generators. Raises UserError for a file that holds more than values."""
-    path = folder / STATE_FILE
-    try:
-        value = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, pickle.UnpicklingError, EOFError, ValueError, TypeError, KeyError) as error:
-        reason = short_reason(error, 200)
-        raise UserError(f"{path} holds something else than tensors and numbers and is not read: {reason}") from None
-    if not isinstance(value, dict):
-        raise UserError(f"{path} is not a training state")
-    return value
 
 
 def newest(run: Run) -> tuple[Path, Progress] | None:

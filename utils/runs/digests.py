@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.config import Config, DatasetConfig
-from utils.data import digest, get_source
+from utils.data import digest
 from utils.errors import UserError
 from utils.processes.group import Processes
 from utils.runs.identity import group_hash, run_directory
@@ -27,7 +27,7 @@ def training_digests(config: Config) -> dict[str, str]:
     Raises:
         UserError: the data cannot be had.
     """
-    source, dataset = get_source(config.dataset.name), config.dataset
+    source, dataset = config.source, config.dataset
     return {split: digest(source.load(split, dataset.folder(), dataset.cache)) for split in TRAINING}
 
 
@@ -44,7 +44,7 @@ def find_directory(config: Config) -> tuple[Path, str]:
     found again unless its record says that it read other data.
     """
     before = run_directory(config)
-    if not get_source(config.dataset.name).needs_path:
+    if not config.source.needs_path:
         return before, group_hash(config)
     data = training_digests(config)
     path, old = run_directory(config, data), Run(before)

@@ -5,29 +5,31 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import re
 from pathlib import Path
 from typing import Any
 
-from rosa.methods import settings
+from rosa.config import LowRankConfig
+from rosa.methods import method_names
 from utils.config import Config, TrainConfig
-from utils.data import get_source
+from utils.text import slug
 
-# Keys that change how a run is carried out, not what comes out: another value continues the same run.
-EXECUTION = {
-    "train": (
-        "micro_batch_size",
-        "gradient_checkpointing",
-        "device",
-        "compile",
-        "sharding",
-        "save_every",
-        "save_minutes",
-        "keep_last",
-        "skip_nonfinite",  # decides about steps that otherwise end the run
-    ),
-    "dataset": ("path", "cache"),
-}
+# Groups and keys that change how a run is carried out, not its result: another value continues the same run.
+WITHOUT_EFFECT = (
+    "runs",
+    "output",
+    "logging",
+    "dataset.path",
+    "dataset.cache",
+    "train.micro_batch_size",
+    "train.gradient_checkpointing",
+    "train.device",
+    "train.compile",
+    "train.sharding",
+    "train.save_every",
+    "train.save_minutes",
+    "train.keep_last",
+    "train.skip_nonfinite",  # decides about steps that otherwise end the run
+)
 
 # Keys that came after the first runs: at the default they are not hashed, so that runs of before are found again.
 LATER = {"train.validation_fraction": TrainConfig.validation_fraction}
@@ -40,30 +42,36 @@ def science(config: Config, data: dict[str, str] | None = None) -> dict[str, Any
         data: digests of the data, where nothing else in the settings says which they are.
     """
     values = dataclasses.asdict(config)
-    for group in ("output", "logging", "runs"):
-        del values[group]
-    for group, keys in EXECUTION.items():
-        for key in keys:
-            del values[group][key]
+    for key in WITHOUT_EFFECT:
+        group, name = _place(values, key)
+        del group[name]
     for key, default in LATER.items():
-        group, _, name = key.rpartition(".")
-        if values[group][name] == default:
-            del values[group][name]
-    source = get_source(config.dataset.name)
+        group, name = _place(values, key)
+        if group[name] == default:
+            del group[name]
+    source = config.source
     values["dataset"]["name"] = source.names[0]
     if data is not None:
         values["dataset"]["sha256"] = data
     values["train"]["loss_on"] = config.loss_on()
     del values["train"]["seq_len" if source.packed else "block_size"]
-    for method in settings():
+    for method in method_names():
         if method != config.fnmodel.name:
             del values["fnmodel"][method]
-    adapter = config.adapter()
+    adapter = config.adapter
     if adapter is None:
         del values["fnmodel"]["params"]
     else:
         values["fnmodel"]["params"]["bias"] = "adapted" if adapter.trains_bias else "none"
+        if not isinstance(adapter, LowRankConfig):
+            del values["fnmodel"]["params"]["rank"]
     return values
+
+
+def _place(values: dict[str, Any], key: str) -> tuple[dict[str, Any], str]:
+    """The group of ``values`` that holds a dotted key, and the key's name in it."""
+    group, _, name = key.rpartition(".")
+    return (values[group] if group else values), name
 
 
 def _digest(values: dict[str, Any]) -> str:
@@ -81,10 +89,11 @@ def group_hash(config: Config, data: dict[str, str] | None = None) -> str:
 def run_directory(config: Config, data: dict[str, str] | None = None) -> Path:
     """``<output.path>/<dataset>/<model>-<method>-r<rank>-s<seed>-<hash>``; the label is for people.
 
-    For a run that is to be trained or found, see ``utils.runs.digests.find_directory``.
+    A method without a rank has no ``-r<rank>``. For a run that is to be trained or found, see
+    ``utils.runs.digests.find_directory``.
     """
-    model = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(config.model.name).name).strip(".-") or "model"
+    model = slug(Path(config.model.name).name, r"[^A-Za-z0-9._-]+") or "model"
     method = config.fnmodel.name
-    rank = "" if method == "none" else f"-r{config.fnmodel.params.rank}"
+    rank = f"-r{config.adapter.rank}" if isinstance(config.adapter, LowRankConfig) else ""
     label = f"{model}-{method}{rank}-s{config.seed}-{_digest(science(config, data))}"
-    return Path(config.output.path) / get_source(config.dataset.name).names[0] / label
+    return Path(config.output.path) / config.source.names[0] / label

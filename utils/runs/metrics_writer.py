@@ -17,8 +17,6 @@ from utils.io.files import open_in_place
 from utils.log import log
 from utils.runs.run import Run
 
-EVENTS = "events.out.tfevents.*"  # TensorBoard's files
-
 
 class MetricsWriter:
     """Logging points to metrics.jsonl and, under the same names, to TensorBoard.
@@ -27,7 +25,7 @@ class MetricsWriter:
     """
 
     def __init__(self, run: Run, progress: Any) -> None:
-        """``progress``: of the checkpoint that training goes on from (``state.Progress``)."""
+        """``progress``: of the checkpoint that training goes on from (``Progress``)."""
         position: int = progress.metrics_position
         self._file = os.fdopen(open_in_place(run.metrics_file), "r+", encoding="utf-8")
         size = self._file.seek(0, os.SEEK_END)
@@ -80,7 +78,7 @@ class _Board:
         self._writer: Any = None
         threading.excepthook = _quiet_writer
         try:
-            for path in run.path.glob(EVENTS):
+            for path in run.board_files():
                 if path.name in sizes and path.is_file() and not path.is_symlink():
                     os.truncate(path, min(sizes[path.name], path.stat().st_size))
                 else:
@@ -101,7 +99,7 @@ class _Board:
     def sizes(self) -> dict[str, int]:
         """Bytes of each file, with all that was written so far."""
         self.do(lambda board: board.flush())
-        return {path.name: path.stat().st_size for path in sorted(self._run.path.glob(EVENTS)) if path.is_file()}
+        return {path.name: path.stat().st_size for path in self._run.board_files() if path.is_file()}
 
     def _give_up(self, error: Exception) -> None:
         self._writer = None

@@ -1,8 +1,11 @@
 """A run's directory: the only place that knows which files a run has and how runs are found.
 
+What a checkpoint's folder holds, ``utils.runs.checkpoints`` knows.
+
 Layout of ``RUNS/<dataset>/<label>-<hash>/``::
 
     config.yaml            the resolved configuration
+    .hydra/overrides.yaml  what was typed
     run.json               the record: status, versions, hardware, parameter counts, timings, best metrics
     metrics.jsonl          one object a logging point: step, epoch, split and the values
     events.out.tfevents.*  TensorBoard
@@ -11,26 +14,26 @@ Layout of ``RUNS/<dataset>/<label>-<hash>/``::
     <split>_predictions.txt, <split>_predictions.jsonl, <split>_references.txt   written by eval.py
     eval.json              per split: loss, perplexity, decoding, limit, checkpoint hash
     scores.json            per split: the scores and the hash of the predictions they belong to
+    .<work>.lock           held by the process that trains, evaluates or scores the run
 
 Directory names are labels for people. Everything is read from the files.
 """
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from utils.errors import UserError
 from utils.io.files import read_bytes, read_object, write_json
+from utils.io.records import json_objects
 
 RECORD = "run.json"
-OVERRIDES = Path(".hydra", "overrides.yaml")  # what was typed
 RUN_POINTER = "ROSA_RUN_POINTER"  # names a file that train.py appends each run's directory to (for job runners)
 STATUSES = ("running", "finished", "interrupted", "failed")
 
@@ -46,12 +49,20 @@ class Run:
         return self.path / "config.yaml"
 
     @property
+    def overrides_file(self) -> Path:
+        return self.path / ".hydra" / "overrides.yaml"
+
+    @property
     def record_file(self) -> Path:
         return self.path / RECORD
 
     @property
     def metrics_file(self) -> Path:
         return self.path / "metrics.jsonl"
+
+    def board_files(self) -> list[Path]:
+        """TensorBoard's files that are there, in order of name."""
+        return sorted(self.path.glob("events.out.tfevents.*"))
 
     @property
     def log_file(self) -> Path:
@@ -82,12 +93,16 @@ class Run:
         return self.path / f"{split}_predictions.txt"
 
     def raw_predictions(self, split: str = "test") -> Path:
-        """Predictions as generated: JSON lines with prompt, prediction and references."""
+        """Predictions as generated: JSON lines with source, prompt, prediction and references. These are scored."""
         return self.path / f"{split}_predictions.jsonl"
 
     def references(self, split: str = "test") -> Path:
         """References in groups separated by empty lines."""
         return self.path / f"{split}_references.txt"
+
+    def lock_file(self, work: Literal["train", "eval", "score"]) -> Path:
+        """The file that is locked while the run is trained, evaluated or scored."""
+        return self.path / f".{work}.lock"
 
     def record(self) -> dict[str, Any]:
         """The content of run.json. Raises UserError when it is missing or not a record."""
@@ -108,13 +123,9 @@ class Run:
         if not self.metrics_file.exists():
             return []
         points = []
-        for number, line in enumerate(read_bytes(self.metrics_file).splitlines(), 1):
-            try:
-                point = json.loads(line)
-            except (ValueError, RecursionError) as error:
-                raise UserError(f"{self.metrics_file}, line {number} is not JSON: {error}") from None
-            if not isinstance(point, dict) or not isinstance(point.get("split"), str):
-                raise UserError(f"{self.metrics_file}, line {number} is not a logging point with a split")
+        for where, point in json_objects(self.metrics_file, read_bytes(self.metrics_file).splitlines()):
+            if not isinstance(point.get("split"), str):
+                raise UserError(f"{where} is not a logging point with a split")
             points.append(point)
         return [point for point in points if split is None or point["split"] == split]
 

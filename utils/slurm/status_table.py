@@ -8,6 +8,7 @@ from collections import Counter
 from pathlib import Path
 
 from utils.slurm.status import RETRY, STATES, JobStatus
+from utils.text import aligned
 
 _HEADER = ("job", "slurm", "state", "elapsed", "exit", "epoch", "loss", "run", "what")
 
@@ -15,15 +16,13 @@ _HEADER = ("job", "slurm", "state", "elapsed", "exit", "epoch", "loss", "run", "
 def status_table(statuses: list[JobStatus]) -> str:
     """One line per job under one heading per group, then how many jobs are in each state."""
     rows = [_HEADER, *(_row(status) for status in statuses)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(_HEADER) - 1)]
     lines = []
     group = None
-    for status, row in zip([None, *statuses], rows, strict=True):
+    for status, line in zip([None, *statuses], aligned(rows), strict=True):
         if status is not None and status.group != group:
             group = status.group
             lines.append(f"{escaped(group)}: {_count([item for item in statuses if item.group == group])}")
-        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]
-        lines.append(("  " + "  ".join([*cells, row[-1]])).rstrip())
+        lines.append(f"  {line}")
     return "\n".join([*lines, f"all: {_count(statuses)}"])
 
 

@@ -10,14 +10,16 @@ from pathlib import Path
 
 from utils.errors import UserError, printable
 from utils.io.files import write_text
-from utils.results.read import METHOD_LABELS, Listed, Result, plain, read_results
+from utils.results.methods import known_methods
+from utils.results.read import Listed, Result, plain, read_results
 from utils.tables.latex import to_latex
 from utils.tables.layout import Table, make_table
 from utils.tables.render import to_csv, to_markdown, to_text
+from utils.text import slug
 
 FORMATS: dict[str, Callable[[Table], str]] = {"csv": to_csv, "md": to_markdown, "tex": to_latex}
 
-__all__ = ["FORMATS", "METHOD_LABELS", "Table", "compile_results", "make_table", "read_results"]
+__all__ = ["FORMATS", "Table", "compile_results", "make_table", "read_results"]
 
 
 def compile_results(
@@ -66,7 +68,7 @@ def compile_results(
             continue
         folder = folders[table.dataset]
         shared = [name for name in folders if folders[name] == folder]
-        stem = "results" if len(shared) == 1 else f"results-{_slug(table.dataset)}"
+        stem = "results" if len(shared) == 1 else f"results-{slug(table.dataset) or 'unknown'}"
         files = {folder / f"{stem}.{name}": FORMATS[name](table) for name in formats}
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -100,26 +102,22 @@ def _canonical(name: str) -> str:
 
 
 def _check_baseline(baseline: str, results: list[Result]) -> None:
-    methods = {result.method for result in results}
-    if baseline not in methods | METHOD_LABELS.keys():
-        known = ", ".join(sorted(methods | METHOD_LABELS.keys()))
+    methods = {result.method for result in results} | set(known_methods())
+    if baseline not in methods:
+        known = ", ".join(sorted(methods))
         raise UserError(f"--baseline: {plain(baseline)!r} is no method of these runs. Known: {known}")
 
 
 def _folder(results: list[Result], out: Path | None, roots: Sequence[str | Path]) -> Path:
     """Where a data set's files go: under ``out``, or the folder that holds its runs below the first root with any."""
     if out is not None:
-        return out / _slug(results[0].dataset)
+        return out / (slug(results[0].dataset) or "unknown")
     for root in roots:
         base = Path(root).resolve()
         inside = [r.run.path for r in results if base == r.run.path.resolve() or base in r.run.path.resolve().parents]
         if inside:
             return Path(os.path.commonpath([path.parent for path in inside]))
     return results[0].run.path.parent
-
-
-def _slug(name: str) -> str:
-    return "".join(c if c.isalnum() or c in "-_." else "-" for c in name).lstrip(".") or "unknown"
 
 
 def _listing(listed: Sequence[Listed]) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from utils.results.read import plain
 from utils.tables.layout import Cell, Grid, Table
+from utils.text import slug
 
 _WIDEST = 6  # measured columns with deviations that a page holds in readable type
 _ESCAPES = {
@@ -58,7 +59,7 @@ def to_latex(table: Table) -> str:
     best = ["Bold: best in its column"] if table.has_best else []
     for i, (grid, name) in enumerate(pieces):
         caption = [grid.title, *table.notes, *best] if i == 0 else [f"{table.dataset}: {grid.title}"]
-        label = "-".join(filter(None, [f"tab:{_label(table.dataset)}", name]))
+        label = "-".join(filter(None, [f"tab:{slug(table.dataset, r'[^A-Za-z0-9]+')}", name]))
         parts.append(_environment(grid, " ".join(f"{text.rstrip('.')}." for text in caption), label))
     if table.listed:
         parts.append("% Not, or not wholly, in the table:")
@@ -78,10 +79,6 @@ def _columns(grid: Grid, places: Sequence[int], title: str) -> Grid:
     kept = [*range(grid.measured), *places]
     rows = [[row[i] for i in kept] for row in grid.rows]
     return Grid(title, [grid.header[i] for i in kept], rows, grid.blocks, grid.measured)
-
-
-def _label(text: str) -> str:
-    return "".join(c if c.isascii() and c.isalnum() else "-" for c in text)
 
 
 def _environment(grid: Grid, caption: str, label: str) -> str:

@@ -8,11 +8,13 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from utils.results.aggregate import Row, best_rows, differing, fill, method_label, rows_of, set_baselines
-from utils.results.columns import SHOWN, SHOWN_MIXED, Column, known_columns, mixed_losses
-from utils.results.read import METHOD_LABELS, UNTRAINED, Listed, Result, one_limit, shown
+from utils.results.aggregate import Row, best_rows, differing, fill, rows_of, set_baselines
+from utils.results.columns import Column, known_columns, mixed_losses, shown_columns
+from utils.results.methods import UNTRAINED, method_label
+from utils.results.read import Listed, Result, one_limit, shown
 from utils.tables.notes import Scope, notes_of, readable
 from utils.tables.order import check_name, sort_rows
+from utils.text import human
 
 _FOLDER = re.compile(r"(?<![^\s'\"(=:])~?/(?:[^\s/'\"]+/)+")  # of a path from the root or from home
 
@@ -101,7 +103,7 @@ def make_table(
     if columns is None:
         present = {key for row in rows for key in row.statistics}
         wanted = [column for key, column in known.items() if key in present]
-        printed = [known[key] for key in (SHOWN_MIXED if scope.mixed else SHOWN) if key in present]
+        printed = [known[key] for key in shown_columns(dataset, scope.mixed) if key in present]
     else:
         for key in columns:
             check_name(key, known, "--columns")
@@ -119,7 +121,7 @@ def make_table(
 def _identity(table: Table) -> tuple[list[Cell], list[list[Cell]]]:
     """The leading columns, which say what a row is. Model and biases appear where they tell rows apart."""
     rows = table.rows
-    columns: list[tuple[str, list[str]]] = [("method", [method_label(row) for row in rows])]
+    columns: list[tuple[str, list[str]]] = [("method", [method_label(row.first.method) for row in rows])]
     if len({row.first.model for row in rows}) > 1:
         columns.append(("model", [row.first.model for row in rows]))
     columns.append(("rank", ["" if row.first.rank is None else shown(row.first.rank) for row in rows]))
@@ -130,7 +132,7 @@ def _identity(table: Table) -> tuple[list[Cell], list[list[Cell]]]:
     said = Counter(zip(*(texts for _, texts in columns), strict=True))
     if any(count > 1 for count in said.values()):  # rows differ in something that is not shown: say which is which
         columns.append(("settings", [row.first.group[:8] for row in rows]))
-    columns.append(("params", ["" if row.parameters is None else _human(row.parameters) for row in rows]))
+    columns.append(("params", ["" if row.parameters is None else human(row.parameters) for row in rows]))
     columns.append(("n", ["" if row.first.method == UNTRAINED else str(len(row.results)) for row in rows]))
     cells = [
         [Cell(texts[i], number=bool(texts[i]) and name in ("rank", "params", "n")) for name, texts in columns]
@@ -143,14 +145,6 @@ def _short(keys: list[str]) -> list[str]:
     """The last part of each dotted key where that is unambiguous, in readable words."""
     last = [key.rsplit(".", 1)[-1] for key in keys]
     return [readable(part if last.count(part) == 1 else key) for key, part in zip(keys, last, strict=True)]
-
-
-def _human(count: float) -> str:
-    for size, unit in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
-        if count >= size:
-            value = count / size
-            return f"{value:.0f}{unit}" if value >= 100 else f"{value:.1f}{unit}"
-    return f"{count:.0f}"
 
 
 def _blocks(rows: list[Row]) -> list[int]:
@@ -196,7 +190,7 @@ def _delta_grids(table: Table, columns: list[Column], baseline: str, scope: Scop
     kept = [i for i, row in enumerate(table.rows) if row.baseline is not row and row.baseline is not None]
     rows = [table.rows[i] for i in kept]
     ranked = any(row.baseline is not None and row.baseline.first.rank is not None for row in rows)
-    title = f"difference to {METHOD_LABELS.get(baseline, baseline)}" + (" of the same rank" if ranked else "")
+    title = f"difference to {method_label(baseline)}" + (" of the same rank" if ranked else "")
     measured = len(header)
     header += [Cell(f"Δ {column.heading}") for column in usable]
     return [Grid(title, header, [cells[i] for i in kept], _blocks(rows), measured)]

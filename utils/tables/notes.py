@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from utils.results.aggregate import Row
 from utils.results.columns import LOSS_UNIT, NEITHER, OWN_LOSS, Column
-from utils.results.read import UNTRAINED, plain, shown
+from utils.results.methods import UNTRAINED
+from utils.results.read import plain, shown
 from utils.runs import finite
 
 DECODING = "decoding."
@@ -77,8 +78,7 @@ def _about_columns(rows: list[Row], columns: list[Column], settings: list[str], 
     tokens = {plain(r.record.get("loss_on")) for row in rows for r in row.results if r.record.get("loss_on")}
     if len(tokens) == 1 and any(column.key in OWN_LOSS for column in columns):
         yield f"Loss and perplexity on {tokens.pop()} tokens."
-    if any(column.key == "slot_error_rate" for column in columns):
-        yield "slot error: missing, added and wrong slots over all slots of the inputs."
+    yield from dict.fromkeys(column.note for column in columns if column.note)
     if any(column.scored for column in columns):
         yield from _about_texts(rows, settings)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -10,15 +9,14 @@ from utils.errors import UserError
 from utils.results.aggregate import Row
 from utils.results.columns import HIGHER, Column
 from utils.results.read import plain
+from utils.text import suggestions
 
 
 def check_name(name: str, known: Iterable[str], option: str) -> None:
     """Raise UserError under ``option`` for a name that is not ``known``; it says the nearest and all known ones."""
     known = list(known)
     if name not in known:
-        near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-        hint = f" Did you mean {near[0]}?" if near else ""
-        raise UserError(f"{option}: no column is named {plain(name)!r}.{hint} Known: {', '.join(known)}")
+        raise UserError(f"{option}: no column is named {plain(name)!r}. {suggestions(name, known)}")
 
 
 def sort_rows(rows: list[Row], sort: str, known: dict[str, Column], settings: list[str]) -> list[Row]:

@@ -6,11 +6,11 @@ import csv
 import io
 import re
 import textwrap
-from collections.abc import Callable
 
 from utils.errors import printable
 from utils.results.read import plain, shown
 from utils.tables.layout import Cell, Grid, Table
+from utils.text import justified
 
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]<>#+|~&$@]|:(?=//))")
 
@@ -116,19 +116,14 @@ def _plain_column(grid: Grid, i: int) -> list[str]:
     texts = [plain(cell.text) or "–" for cell in cells]
     tails = [_tail(cell) for cell in cells]
     if not _numeric(grid, i):
-        return _justified([plain(grid.header[i].text), *texts], str.ljust)
-    whole = map("".join, zip(_justified(texts, str.rjust), _justified(tails, str.ljust), strict=True))
-    return _justified([plain(grid.header[i].text), *whole], str.rjust)
+        return justified([plain(grid.header[i].text), *texts])
+    whole = map("".join, zip(justified(texts, right=True), justified(tails), strict=True))
+    return justified([plain(grid.header[i].text), *whole], right=True)
 
 
 def _tail(cell: Cell) -> str:
     std = "±" + (cell.std[1:] if cell.std.startswith("0.") else cell.std) if cell.std else ""
     return std + ("*" if cell.bold else "") + (f" ({cell.n})" if cell.n is not None else "")
-
-
-def _justified(texts: list[str], adjust: Callable[[str, int], str]) -> list[str]:
-    width = max(map(len, texts), default=0)
-    return [adjust(text, width) for text in texts]
 
 
 def _telling(columns: list[list[str]]) -> list[int]:

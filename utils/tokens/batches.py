@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from utils.tokens.encoding import Encoded, seeded
+from rosa.subspace import seeded_generator
+from utils.tokens.encoding import Encoded
 
 CPU = torch.device("cpu")
 PAD_MULTIPLE = {"cuda": 8}  # lengths are rounded up to it: few distinct shapes, and matrix units like it; else exact
@@ -23,15 +24,55 @@ class Batch:
     input_ids: Tensor  # (B, T), padded on the right
     positions: Tensor  # (N,) into the flattened (B * T)
     labels: Tensor  # (N,)
-    on_target: Tensor  # (N,) bool: the label is a target token
-    samples: int
 
-    def to(self, device: torch.device) -> Batch:
-        """The same batch on ``device``."""
-        tensors = (self.input_ids, self.positions, self.labels, self.on_target)
-        if device.type == "cuda":  # from pageable memory the copy would wait for the work before it
-            tensors = tuple(tensor.pin_memory() for tensor in tensors)
-        return Batch(*(tensor.to(device, non_blocking=True) for tensor in tensors), self.samples)
+
+@dataclass(frozen=True)
+class Collator:
+    """Makes batches: pads samples on the right and lists the positions that carry loss.
+
+    There is no attention mask: with padding on the right no real token can see any, and without a mask the
+    attention kernels take their causal fast path.
+
+    Attributes:
+        pad_id: the token that fills up shorter samples.
+        loss_on: which tokens carry loss, target or all.
+        device: where the tensors go.
+    """
+
+    pad_id: int
+    loss_on: str
+    device: torch.device = CPU
+
+    def __call__(self, encoded: Encoded, indices: Sequence[int]) -> Batch:
+        """The samples ``indices`` as one batch; of no samples a batch of padding without loss."""
+        chosen = [encoded.samples[index] for index in indices]
+        sizes = np.array([len(sample.ids) for sample in chosen], dtype=np.int64)[:, None]
+        prompts = np.array([sample.prompt_length for sample in chosen], dtype=np.int64)[:, None]
+        longest = int(sizes.max(initial=1))
+        multiple = PAD_MULTIPLE.get(self.device.type, 1)
+        width = math.ceil(longest / multiple) * multiple
+        columns = np.arange(width)
+        input_ids = np.full((max(len(chosen), 1), width), self.pad_id, dtype=np.int64)
+        if chosen:
+            input_ids[columns < sizes] = np.concatenate([sample.ids for sample in chosen])
+        first = np.maximum(prompts, 1) if self.loss_on == "target" else 1
+        rows, labelled = np.nonzero((columns >= first) & (columns < sizes))
+        arrays = (input_ids, rows * width + labelled - 1, input_ids[rows, labelled])
+        return Batch(*(to_device(torch.from_numpy(array), self.device) for array in arrays))
+
+
+def target_labels(encoded: Encoded, indices: Sequence[int], device: torch.device) -> Tensor:
+    """Which labels of a batch with loss on all tokens are target tokens: (N,) bool."""
+    chosen = [encoded.samples[index] for index in indices]
+    marks = [np.arange(1, len(sample.ids)) >= sample.prompt_length for sample in chosen]
+    return to_device(torch.from_numpy(np.concatenate([np.zeros(0, dtype=bool), *marks])), device)
+
+
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """The tensor on ``device``, without waiting for the work before the copy."""
+    if device.type == "cuda":  # from pageable memory the copy would wait
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
 
 
 def epoch_batches(lengths: Sequence[int], batch_size: int, window: int, seed: int, epoch: int) -> list[list[int]]:
@@ -42,7 +83,7 @@ def epoch_batches(lengths: Sequence[int], batch_size: int, window: int, seed: in
         window: shuffled samples are sorted by length within ``window`` batches, to pad little; the batches
             are then shuffled. 0 leaves them random.
     """
-    generator = seeded("order", seed, epoch)
+    generator = seeded_generator("order", seed, epoch)
     order = torch.randperm(len(lengths), generator=generator).tolist()
     span = batch_size * window
     if span:
@@ -58,30 +99,3 @@ def length_batches(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
     """All samples in batches, longest first: for validation and generation, where order does not matter."""
     order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
     return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
-
-
-def collate(encoded: Encoded, indices: Sequence[int], loss_on: str, pad_id: int, device: torch.device = CPU) -> Batch:
-    """Pad samples on the right and list the positions that carry loss; tensors on ``device``.
-
-    There is no attention mask: with padding on the right no real token can see any, and without a mask the
-    attention kernels take their causal fast path.
-    """
-    chosen = [encoded.samples[index] for index in indices]
-    sizes = np.array([len(sample.ids) for sample in chosen], dtype=np.int64)[:, None]
-    prompts = np.array([sample.prompt_length for sample in chosen], dtype=np.int64)[:, None]
-    longest = int(sizes.max(initial=1))
-    multiple = PAD_MULTIPLE.get(device.type, 1)
-    width = math.ceil(longest / multiple) * multiple
-    columns = np.arange(width)
-    input_ids = np.full((max(len(chosen), 1), width), pad_id, dtype=np.int64)
-    if chosen:
-        input_ids[columns < sizes] = np.concatenate([sample.ids for sample in chosen])
-    first = np.maximum(prompts, 1) if loss_on == "target" else 1
-    rows, labelled = np.nonzero((columns >= first) & (columns < sizes))
-    tensors = (
-        input_ids,
-        rows * width + labelled - 1,
-        input_ids[rows, labelled],
-        labelled >= prompts[rows, 0],
-    )
-    return Batch(*map(torch.from_numpy, tensors), len(chosen)).to(device)

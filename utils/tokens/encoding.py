@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
-
-import torch
 
 from utils.data import Example
 from utils.errors import UserError
@@ -88,9 +85,3 @@ def encode(examples: Sequence[Example], tokenizer: Any, seq_len: int) -> Encoded
             target_text = tokenizer.decode(ids[len(prompt) :])
         samples.append(Sample(ids, len(prompt), len(target_text), len(example.prompt) + len(target_text)))
     return Encoded(samples, cut)
-
-
-def seeded(*parts: object) -> torch.Generator:
-    """A CPU generator that depends on ``parts`` alone."""
-    digest = hashlib.sha256("/".join(map(str, parts)).encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)

@@ -7,13 +7,14 @@ from typing import Any
 
 import torch
 
+from rosa.subspace import seeded_generator
 from utils.config import Config, TrainConfig
-from utils.data import digest, get_source, training_units
+from utils.data import digest, training_units
 from utils.errors import UserError
 from utils.log import log
 from utils.models.loading import max_positions
 from utils.runs.digests import TRAINING
-from utils.tokens.encoding import Encoded, seeded
+from utils.tokens.encoding import Encoded
 from utils.tokens.packing import encode_units
 
 
@@ -33,7 +34,7 @@ def load_training_data(config: Config, tokenizer: Any) -> TrainingData:
     Raises:
         UserError: the data cannot be had or does not fit ``train.seq_len``.
     """
-    source, train = get_source(config.dataset.name), config.train
+    source, train = config.source, config.train
     examples = {split: source.load(split, config.dataset.folder(), config.dataset.cache) for split in TRAINING}
     units = {split: training_units(source, part) for split, part in examples.items()}
     units["train"] = _share(units["train"], train.fraction, "fraction", config.seed)
@@ -62,7 +63,7 @@ def _share(units: list[Any], fraction: float, key: str, seed: int) -> list[Any]:
     count = max(1, round(fraction * len(units)))
     if count == len(units):
         return units
-    chosen = torch.randperm(len(units), generator=seeded(key, seed))[:count]
+    chosen = torch.randperm(len(units), generator=seeded_generator(key, seed))[:count]
     return [units[i] for i in sorted(chosen.tolist())]
 
 

@@ -15,23 +15,26 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from utils.config import Config
-from utils.data import get_source
 from utils.errors import UserError
 from utils.io.files import lock, own_folder, remove_leftovers, write_text
 from utils.log import log, run_log
+from utils.models.loading import check_adapter_fits
 from utils.processes.devices import resolve_device
 from utils.processes.group import join, lost_process_is_said
 from utils.processes.signals import Interrupted, StopRequest, stop_on_signals
-from utils.runs import OVERRIDES, RUN_POINTER, Run
+from utils.runs import RUN_POINTER, Run, checkpoints
 from utils.runs.digests import find_directory, recorded_digests, refuse_other_data, training_digests
+from utils.runs.provenance import git_commit, hardware, now, versions
 from utils.training.failures import advice
+from utils.training.loop import fit
+from utils.training.record import current_progress, description
+from utils.training.setup import set_up
+from utils.training.training import Training
 
 
 def train_all(config: Config, overrides: list[str]) -> float | None:
     """Train ``config.runs`` seeds, one directory each; the best validation loss of the last."""
-    from utils.models.loading import check_adapter_fits
-
-    check_adapter_fits(config.model.name, config.adapter())
+    check_adapter_fits(config.model.name, config.adapter)
     processes = join(resolve_device(config.train.device))
     loss = None
     with stop_on_signals(processes) as stop, lost_process_is_said():
@@ -72,77 +75,81 @@ def _open(config: Config, run: Run, stack: contextlib.ExitStack) -> dict[str, An
 
 
 def _train(config: Config, run: Run, group: str, overrides: list[str], stop: StopRequest) -> float | None:
-    from utils.runs.provenance import git_commit, hardware, now, versions
-    from utils.training.trainer import Trainer
-
+    """Train one seed in its locked directory; its best validation loss."""
     log.info("run directory %s", run.path)
-    processes, main = stop.processes, stop.processes.main
     with _explained(config, run, lambda: None):
-        trainer = Trainer(config, run, stop)
-        described = trainer.describe()
-
-    def note(**fields: Any) -> None:
-        if main:
-            with _explained(config, run, lambda: trainer.progress.step):
-                run.update_record(**fields)
-
-    def note_failure(text: str) -> None:
-        with contextlib.suppress(UserError):  # what it says was said already: the disk that failed holds the record too
-            note(status="failed", error=text)
-
-    if main:
-        with _explained(config, run, lambda: None):
+        training = set_up(config, run, stop)
+        described = description(training)
+        if stop.processes.main:
             _write_snapshots(config, run, overrides)
-    first = not run.record_file.exists()
-    note(
-        format=1,
-        status="running",
-        dataset=get_source(config.dataset.name).names[0],
-        model=config.model.name,
-        method=config.fnmodel.name,
-        seed=config.seed,
-        group=group,
-        **({"started": now()} if first else {}),
-        finished=None,
-        error=None,
-        versions=versions(),
-        git_commit=git_commit(),
-        hardware=hardware(trainer.device, processes.count, trainer.precision),
-        **described,
-        **trainer.standing(),
-    )
+    _note(training, **_start(training, group), **described, **current_progress(training))
+    _fit(training)
+    _note(training, status="finished", finished=now(), **current_progress(training))
+    if stop.processes.main:  # only now: a kill before the record says so would leave an unfinished run without its last
+        _drop_last(config, run)
+    log.info("finished: %s", run.path)
+    return (training.progress.best or {}).get("loss")
+
+
+def _start(training: Training, group: str) -> dict[str, Any]:
+    """What the record says when a training starts or goes on; ``started`` is when it first did."""
+    config, run = training.config, training.run
+    return {
+        "format": 1,
+        "status": "running",
+        "dataset": config.source.names[0],
+        "model": config.model.name,
+        "method": config.fnmodel.name,
+        "seed": config.seed,
+        "group": group,
+        **({} if run.record_file.exists() else {"started": now()}),
+        "finished": None,
+        "error": None,
+        "versions": versions(),
+        "git_commit": git_commit(),
+        "hardware": hardware(training.device, training.processes.count, training.placement.precision),
+    }
+
+
+def _fit(training: Training) -> None:
+    """Train to the end; note in the record why it ended before."""
     try:
-        with _explained(config, run, lambda: trainer.progress.step):
+        with _explained(training.config, training.run, lambda: training.progress.step):
             with lost_process_is_said():
-                trainer.fit()
-            trainer.close()
+                fit(training)
+            training.close()
     except Interrupted as interrupt:
-        note(status="interrupted", error=None, **trainer.standing())
-        log.info("interrupted by %s at step %d", interrupt, trainer.progress.step)
+        _note(training, status="interrupted", error=None, **current_progress(training))
+        log.info("interrupted by %s at step %d", interrupt, training.progress.step)
         raise
     except KeyboardInterrupt:
-        note(status="interrupted", error="interrupted between checkpoints")
+        _note(training, status="interrupted", error="interrupted between checkpoints")
         raise
     except UserError as error:
-        note_failure(str(error))
+        _note_failure(training, str(error))
         raise
     except Exception as error:
         log.error("%s", traceback.format_exc())
-        note_failure(f"{type(error).__name__}: {error}"[:1000])
+        _note_failure(training, f"{type(error).__name__}: {error}"[:1000])
         raise
-    note(status="finished", finished=now(), **trainer.standing())
-    if main:  # only now: a kill before the record says so would leave a run that has to train on, without its last
-        _drop_last(config, run)
-    log.info("finished: %s", run.path)
-    return (trainer.progress.best or {}).get("loss")
+
+
+def _note(training: Training, **fields: Any) -> None:
+    """Write fields of the run's record, on the main process."""
+    if training.processes.main:
+        with _explained(training.config, training.run, lambda: training.progress.step):
+            training.run.update_record(**fields)
+
+
+def _note_failure(training: Training, text: str) -> None:
+    with contextlib.suppress(UserError):  # what it says was said already: the disk that failed holds the record too
+        _note(training, status="failed", error=text)
 
 
 def _drop_last(config: Config, run: Run) -> None:
     """Remove a finished run's last checkpoint where ``train.keep_last`` does not want it."""
     if not config.train.keep_last:
-        from utils.runs.checkpoints import drop_last
-
-        drop_last(run)
+        checkpoints.drop_last(run)
 
 
 def _record(run: Run) -> dict[str, Any]:
@@ -159,7 +166,7 @@ def _record(run: Run) -> dict[str, Any]:
 def _directory(run: Run) -> Iterator[None]:
     """Make the run's directory and lock it; take it away again if nothing came of it."""
     new = not run.path.exists()
-    lock_file = run.path / ".train.lock"
+    lock_file = run.lock_file("train")
     try:
         run.path.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=run.path).close()  # whether the folder can be written
@@ -168,7 +175,7 @@ def _directory(run: Run) -> Iterator[None]:
     except OSError as error:
         raise UserError(f"output.path: {run.path} cannot be written: {error.strerror}") from None
     with locked:
-        remove_leftovers(run.record_file, run.config_file, run.path / OVERRIDES)
+        remove_leftovers(run.record_file, run.config_file, run.overrides_file)
         try:
             yield
         except BaseException:
@@ -195,8 +202,8 @@ def _explained(config: Config, run: Run, step: Callable[[], int | None]) -> Iter
 def _write_snapshots(config: Config, run: Run, overrides: list[str]) -> None:
     """The resolved configuration, and what was typed, as Hydra users expect it."""
     write_text(run.config_file, OmegaConf.to_yaml(OmegaConf.create(dataclasses.asdict(config))))
-    own_folder((run.path / OVERRIDES).parent)
-    write_text(run.path / OVERRIDES, OmegaConf.to_yaml(OmegaConf.create(overrides)))
+    own_folder(run.overrides_file.parent)
+    write_text(run.overrides_file, OmegaConf.to_yaml(OmegaConf.create(overrides)))
 
 
 def _point_to(run: Run) -> None:

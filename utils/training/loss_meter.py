@@ -1,9 +1,10 @@
-"""The training loss since the last logging point, left on the device until it is read, and never taken for good
-before it was found finite."""
+"""The training loss and speed between logging points.
+
+The loss accumulates on the device. Reading it waits for the device, and raises if any step was not finite.
+"""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -12,13 +13,15 @@ from torch import Tensor
 
 from utils.errors import UserError
 from utils.log import log
+from utils.models.token_loss import LossSum
+from utils.runs.checkpoint_files import Progress
 from utils.training.failures import not_finite
 
 SKIPPED_IN_A_ROW = 10  # updates left out one after another before a run gives up
 
 
-class LossWindow:
-    """One sum of nats a step, with the tokens and characters that all of them are spread over.
+class LossMeter:
+    """The loss of each step since the last reading, with the tokens and characters that all of them are spread over.
 
     Args:
         accelerator: adds up over processes.
@@ -67,19 +70,10 @@ class LossWindow:
         return float(steps.sum())
 
     def read(self, step: int) -> dict[str, float]:
-        """The mean loss in its units, and an empty window again; nothing if there were no tokens."""
-        nats = self.nats(step)
-        tokens, characters = self.tokens, self.characters
+        """The metrics of the mean loss since the last reading, {} if there were no tokens. Waits for the device."""
+        total = LossSum(self.nats(step), self.tokens, self.characters)
         self.steps, self.tokens, self.characters = [], 0, 0
-        if not tokens:
-            return {}
-        loss, bits = nats / tokens, nats / math.log(2)
-        return {
-            "loss": loss,
-            "perplexity": math.exp(min(loss, 700.0)),
-            "bits_per_token": bits / tokens,
-            "bits_per_char": bits / max(characters, 1),
-        }
+        return total.metrics() if total.tokens else {}
 
     def state_dict(self) -> dict[str, Any]:
         """What ``load_state_dict`` takes: this process's part, to the bit."""
@@ -87,6 +81,30 @@ class LossWindow:
         return {"steps": steps, "tokens": self.tokens, "characters": self.characters}
 
     def load_state_dict(self, saved: dict[str, Any], device: torch.device) -> None:
-        """Go on with a window that ``state_dict`` gave."""
+        """Go on with what ``state_dict`` gave."""
         self.steps = [*saved["steps"].to(device)]
         self.tokens, self.characters = saved["tokens"], saved["characters"]
+
+
+class Throughput:
+    """Samples and tokens per second of training since the last reading.
+
+    Args:
+        progress: counts the samples, tokens and seconds.
+    """
+
+    def __init__(self, progress: Progress) -> None:
+        self.progress = progress
+        self._last = self._counts()
+
+    def read(self) -> dict[str, float]:
+        """The rates since the last call."""
+        last, self._last = self._last, self._counts()
+        samples, tokens, seconds = (now - before for now, before in zip(self._last, last, strict=True))
+        return {
+            "samples_per_second": samples / max(seconds, 1e-9),
+            "tokens_per_second": tokens / max(seconds, 1e-9),
+        }
+
+    def _counts(self) -> tuple[int, int, float]:
+        return self.progress.samples, self.progress.tokens, self.progress.seconds.get("train", 0.0)

@@ -50,8 +50,8 @@ def warmup_steps(train: TrainConfig, total_steps: int) -> int:
     return train.warmup_steps
 
 
-def build_schedule(train: TrainConfig, optimizer: Any, total_steps: int) -> Any:
-    """The learning-rate schedule, to be stepped once an optimizer step."""
+def build_scheduler(train: TrainConfig, optimizer: Any, warmup: int, total_steps: int) -> Any:
+    """The scheduler of the learning rate, to be stepped after each optimizer step; ``warmup`` in steps."""
     from transformers import get_scheduler
 
-    return get_scheduler(SCHEDULES[train.scheduler], optimizer, warmup_steps(train, total_steps), max(total_steps, 1))
+    return get_scheduler(SCHEDULES[train.scheduler], optimizer, warmup, max(total_steps, 1))

@@ -47,13 +47,13 @@ class Replicas:
         token_loss.to(self.device)
 
     def prepare(self, token_loss: nn.Module, optimizer: Any) -> tuple[nn.Module, Any]:
-        """The forward pass that trains, and what steps the optimizer."""
-        forward, stepper = self.accelerator.prepare(token_loss, optimizer)
-        return forward, stepper
+        """The module and the optimizer, wrapped as several processes or mixed precision need it."""
+        token_loss, optimizer = self.accelerator.prepare(token_loss, optimizer)
+        return token_loss, optimizer
 
-    def backward_pass(self, forward: nn.Module, last: bool) -> AbstractContextManager[Any]:
+    def backward_pass(self, token_loss: nn.Module, last: bool) -> AbstractContextManager[Any]:
         """For a part of an accumulated batch: gradients are added up over processes in the last one only."""
-        return contextlib.nullcontext() if last else self.accelerator.no_sync(forward)  # type: ignore[no-any-return]
+        return contextlib.nullcontext() if last else self.accelerator.no_sync(token_loss)  # type: ignore[no-any-return]
 
     def clip(self, parameters: list[nn.Parameter], limit: float | None) -> Tensor:
         """Clip the gradient's norm to ``limit`` if there is one; the norm before, on the device."""
@@ -108,8 +108,8 @@ class Shards(Replicas):
     def prepare(self, token_loss: nn.Module, optimizer: Any) -> tuple[nn.Module, Any]:
         return token_loss, optimizer
 
-    def backward_pass(self, forward: Any, last: bool) -> AbstractContextManager[Any]:
-        forward.set_requires_gradient_sync(last)
+    def backward_pass(self, token_loss: Any, last: bool) -> AbstractContextManager[Any]:
+        token_loss.set_requires_gradient_sync(last)
         return contextlib.nullcontext()
 
     def clip(self, parameters: list[nn.Parameter], limit: float | None) -> Tensor:
@@ -141,7 +141,7 @@ class Shards(Replicas):
         assert self._twin is not None
         layers = rosa.adapter_layers(self._twin).values()
         kept = {id(p) for layer in layers for p in layer.adapter_parameters().values()}
-        kept |= {id(layer.base.weight) for layer in layers if layer.freezes_rest}
+        kept |= {id(layer.base.weight) for layer in layers if layer.rewrites_base}
         filled = []
         for own, parameter in zip(self._twin.parameters(), model.parameters(), strict=True):
             if id(own) in kept or not kept:

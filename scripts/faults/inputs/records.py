@@ -32,8 +32,8 @@ HURT = Case("rosa", "e2e_nlg")  # the run that is damaged; another one beside it
 def spoil(path: Path, chance: random.Random) -> str:
     """Damage a file as bytes or, where it is JSON, in one of its values; what was done."""
     if path.suffix == ".json" and chance.random() < 0.6:
-        what, document = deranged(json.loads(path.read_text()), chance)
-        path.write_text(json.dumps(document))
+        what, document = deranged(json.loads(path.read_text(encoding="utf-8")), chance)
+        path.write_text(json.dumps(document), encoding="utf-8")
     else:
         what, content = damaged(path.read_bytes(), chance)
         path.write_bytes(content)
@@ -146,7 +146,7 @@ class Touch:
 
 
 def _edit(path: Path, **values: Any) -> None:
-    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+    path.write_text(json.dumps({**json.loads(path.read_text(encoding="utf-8")), **values}), encoding="utf-8")
 
 
 def _link(path: Path, target: Path) -> None:
@@ -210,16 +210,17 @@ def hostile(folder: Path, finished: Path, stopped: Path, data: Path, chance: ran
     """Each attack under each command; nothing outside may change, and nothing of it may run."""
     outside, runs = folder / "outside", folder / "runs"
     outside.mkdir()
-    (outside / "kept").write_text("kept")
+    (outside / "kept").write_text("kept", encoding="utf-8")
     words = overrides(HURT, data, runs)
 
     def nothing_ran(_result: Any, _printed: str) -> str | None:
         found = sorted(path.name for path in outside.iterdir())
-        return None if found == ["kept"] and (outside / "kept").read_text() == "kept" else f"outside now: {found}"
+        same = found == ["kept"] and (outside / "kept").read_bytes() == b"kept"
+        return None if same else f"outside now: {found}"
 
     def table() -> None:
         compile_results([runs])
-        text = next(runs.rglob("results.tex")).read_text() + next(runs.rglob("results.md")).read_text()
+        text = "".join(next(runs.rglob(f"results.{suffix}")).read_text(encoding="utf-8") for suffix in ("tex", "md"))
         assert "\x1b" not in text and "\\input{/" not in text and "<script>" not in text
 
     def draw() -> None:

@@ -40,7 +40,7 @@ def run_all(lab: Laboratory, count: int, seed: int, *, quick: bool = False) -> d
         ended = attempt(
             lambda d=done, m=make, f=folder, c=chance, n=number: _judge_all(d, m(f, c), n), folder, timeout=3000
         )
-        found = [json.loads(line) for line in done.read_text().splitlines()] if done.exists() else []
+        found = [json.loads(line) for line in done.read_text(encoding="utf-8").splitlines()] if done.exists() else []
         verdicts[name] = Counter(verdict for verdict, *_ in found)
         row.caused += len(found)
         for verdict, what, text in found:
@@ -53,7 +53,7 @@ def run_all(lab: Laboratory, count: int, seed: int, *, quick: bool = False) -> d
 
 
 def _judge_all(done: Path, inputs: Iterator[Input], count: int) -> int:
-    with done.open("w") as file:
+    with done.open("w", encoding="utf-8") as file:
         for _, item in zip(range(count), inputs, strict=False):
             verdict, text = judge(item)
             file.write(json.dumps([verdict, item.what[:200], "" if verdict in GOOD else text]) + "\n")

@@ -16,6 +16,7 @@ from utils.errors import UserError
 from utils.metrics import Metric, Scorer
 
 SAMPLES = 1000
+QUANTILES = (0.025, 0.975)  # bounds of the 95 % intervals
 BLOCK = 100  # samples drawn at a time, which bounds the memory
 
 
@@ -44,22 +45,6 @@ class Comparison:
     p_value: float
 
 
-def confidence_intervals(
-    predictions: Sequence[str],
-    references: Sequence[Sequence[str]],
-    sources: Sequence[str] | None = None,
-    names: Iterable[str] | None = None,
-    samples: int = SAMPLES,
-    level: float = 0.95,
-    seed: int = 0,
-) -> dict[str, Interval]:
-    """Percentile intervals of one system's scores. Raises UserError for a metric that is no sum over items."""
-    scorer = Scorer(references, sources, names)
-    return {
-        name: _interval(score, drawn, level) for name, score, drawn in _all_samples(scorer, predictions, samples, seed)
-    }
-
-
 def compare(
     first: Sequence[str],
     second: Sequence[str],
@@ -67,7 +52,6 @@ def compare(
     sources: Sequence[str] | None = None,
     names: Iterable[str] | None = None,
     samples: int = SAMPLES,
-    level: float = 0.95,
     seed: int = 0,
 ) -> dict[str, Comparison]:
     """Paired bootstrap test of two systems: both are scored on the same drawn test sets.
@@ -79,7 +63,6 @@ def compare(
         sources: what each text was made from, for metrics that need it.
         names: the scores wanted; None for the official five.
         samples: number of drawn test sets.
-        level: coverage of the intervals.
         seed: of the draws; the same seed gives the same result.
 
     Raises:
@@ -90,10 +73,10 @@ def compare(
     found = {}
     for (name, score, drawn), (_, other, other_drawn) in pairs:
         differences = drawn - other_drawn
-        low, high = np.quantile(differences, [(1 - level) / 2, (1 + level) / 2])
+        low, high = np.quantile(differences, QUANTILES)
         found[name] = Comparison(
-            _interval(score, drawn, level),
-            _interval(other, other_drawn, level),
+            _interval(score, drawn),
+            _interval(other, other_drawn),
             score - other,
             float(low),
             float(high),
@@ -107,8 +90,8 @@ def _p_value(difference: float, differences: np.ndarray) -> float:
     return float(min(1.0, 2 * (np.count_nonzero(against) + 1) / (len(differences) + 1)))
 
 
-def _interval(score: float, drawn: np.ndarray, level: float) -> Interval:
-    low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
+def _interval(score: float, drawn: np.ndarray) -> Interval:
+    low, high = np.quantile(drawn, QUANTILES)
     return Interval(score, float(low), float(high))
 
 

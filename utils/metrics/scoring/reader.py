@@ -18,6 +18,8 @@ from pathlib import Path
 
 from utils.errors import UserError
 from utils.io.files import read_text
+from utils.runs import Run
+from utils.runs.texts import one_line, read_texts
 
 SOURCE_COLUMNS = ("mr", "source", "src", "meaning_representation")
 TEXT_COLUMNS = ("ref", "reference", "output", "prediction", "system_output", "text", "target", "tgt", "sys")
@@ -60,6 +62,22 @@ def read_items(predictions: Path, references: Path, *, tables: bool = True) -> I
         if sources is None and rows and rows[0].source is not None:
             sources = [row.source or "" for row in rows]
     return Items(texts, groups, sources)
+
+
+def read_run(run: Run, split: str) -> Items:
+    """The texts of an evaluated run; the line files alone where another tool wrote them.
+
+    Raises:
+        UserError: a file is missing or damaged, or the line files and the JSON lines hold different texts.
+    """
+    if not run.raw_predictions(split).exists():
+        return read_items(run.predictions(split), run.references(split), tables=False)
+    answers = read_texts(run, split)
+    return Items(
+        [one_line(answer.prediction) for answer in answers],
+        [[one_line(text) for text in answer.references] for answer in answers],
+        [answer.source for answer in answers],
+    )
 
 
 def read_predictions(path: Path) -> list[str]:

@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from utils.data import SPLITS
+from utils.data import SPLITS, metrics_of
 from utils.errors import UserError, reason
-from utils.io.files import lock, read_bytes, read_json, remove_leftovers, sha256, write_json
-from utils.metrics import OFFICIAL, Scorer, applicable
-from utils.metrics.scoring.reader import read_items
+from utils.io.files import lock, read_json, remove_leftovers, sha256, write_json
+from utils.metrics import Scorer, applicable, main_scores, metrics
+from utils.metrics.scoring.reader import read_run
 from utils.processes.signals import never, stop_on_signals
 from utils.runs import Run, find_runs, finite
-
-PROMPT = re.compile(r"Input: (?P<source>.*) Output:", re.DOTALL)
+from utils.text import aligned
 
 
 @dataclass
@@ -58,50 +56,19 @@ class RunScorer:
         return outcomes
 
     def _score_split(self, run: Run, split: str) -> Outcome:
-        predictions, references = run.predictions(split), run.references(split)
-        items = read_items(predictions, references, tables=False)
-        sources = items.sources or read_sources(run.raw_predictions(split), len(items.predictions))
-        names = applicable(sources)
-        hashes = {"predictions_sha256": sha256(predictions), "references_sha256": sha256(references)}
+        items = read_run(run, split)
+        names = applicable(items.sources, metrics_of(run.record().get("dataset")))
+        files = {"predictions_sha256": run.predictions(split), "references_sha256": run.references(split)}
+        hashes = {key: sha256(path) for key, path in files.items()}
         part = _saved_scores(run).get(split)
         if not self.force and _is_current(part, names, hashes):
             return Outcome(run, split, "current", {name: part[name] for name in names})
-        key = (hashes["references_sha256"], names, None if sources is None else tuple(sources))
+        key = (hashes["references_sha256"], names, None if items.sources is None else tuple(items.sources))
         if self._scorer is None or self._key != key:
-            self._key, self._scorer = key, Scorer(items.references, sources, names, self.check)
+            self._key, self._scorer = key, Scorer(items.references, items.sources, names, self.check)
         scores = self._scorer.score(items.predictions)
         _write_scores(run, split, {**scores, "items": len(items.predictions), **hashes})
         return Outcome(run, split, "scored", scores)
-
-
-def read_sources(path: Path, items: int) -> list[str] | None:
-    """What each prediction was made from, out of the raw predictions; None where the file does not tell.
-
-    A line's ``source`` is used as it is; without one, the published prompt ``Input: {source} Output:`` is undone.
-    """
-    import json
-
-    if not path.exists():
-        return None
-    found = []
-    for number, line in enumerate(read_bytes(path).split(b"\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            entry = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise UserError(f"{path}, line {number} is not JSON: {error}. Run eval.py again.") from None
-        if not isinstance(entry, dict):
-            raise UserError(f"{path}, line {number} is not a JSON object. Run eval.py again.")
-        source = entry.get("source")
-        if source is None and (match := PROMPT.fullmatch(str(entry.get("prompt", "")).strip())):
-            source = match["source"]
-        if source is None:
-            return None
-        found.append(str(source))
-    if len(found) != items:
-        raise UserError(f"{path} has {len(found)} entries for {items} predictions. Run eval.py again.")
-    return found
 
 
 def _saved_scores(run: Run) -> dict[str, dict[str, float]]:
@@ -114,7 +81,7 @@ def _saved_scores(run: Run) -> dict[str, dict[str, float]]:
 
 def _write_scores(run: Run, split: str, entry: dict[str, Any]) -> None:
     """Put a split's scores beside those of others, also of those that another process has just written."""
-    held = run.path / ".score.lock"
+    held = run.lock_file("score")
     with lock(held, "scored"):
         try:
             remove_leftovers(run.scores_file)
@@ -145,16 +112,15 @@ def _waiting(run: Run) -> Outcome:
 def table(outcomes: Sequence[Outcome]) -> str:
     """The scores as an aligned text table, a row a run and split; names are relative to their common folder."""
     root = Path(os.path.commonpath([outcome.run.path.resolve().parent for outcome in outcomes]))
-    columns = [name for name in (*OFFICIAL, "SER") if any(name in outcome.scores for outcome in outcomes)]
+    main = [name for outcome in outcomes for name in main_scores(metrics_of(outcome.run.record().get("dataset")))]
+    columns = [name for name in dict.fromkeys(main) if any(name in outcome.scores for outcome in outcomes)]
+    decimals = [metrics()[name].decimals for name in columns]
     rows = [["run", "split", *columns, ""]]
     for outcome in outcomes:
-        values = [f"{outcome.scores[name]:.4f}" if name in outcome.scores else "-" for name in columns]
+        scores = [outcome.scores.get(name) for name in columns]
+        values = ["-" if x is None else f"{x:.{digits}f}" for x, digits in zip(scores, decimals, strict=True)]
         rows.append([str(outcome.run.path.resolve().relative_to(root)), outcome.split, *values, outcome.state])
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    aligned = [[cell.ljust(width) for cell, width in zip(row[:2], widths, strict=False)] for row in rows]
-    for cells, row in zip(aligned, rows, strict=True):
-        cells += [cell.rjust(width) for cell, width in zip(row[2:-1], widths[2:], strict=False)] + [row[-1]]
-    return "\n".join("  ".join(cells).rstrip() for cells in aligned)
+    return "\n".join(aligned(rows, right=range(2, 2 + len(columns))))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 import math
-import re
 from typing import Any
 
+from utils import text
 from utils.slurm.sweep.resources import resource_problems
 
 SWEEP_KEYS: dict[str, tuple[type, ...]] = {
@@ -35,7 +34,7 @@ _KINDS = {dict: "a mapping", list: "a list", str: "a text", int: "a whole number
 
 def slug(name: str) -> str:
     """A group's name as ids, file names and SLURM's job names contain it."""
-    return re.sub(r"[^A-Za-z0-9_+-]+", "-", name).strip("-")
+    return text.slug(name, r"[^A-Za-z0-9_+-]+")
 
 
 def names(value: Any) -> list[str]:
@@ -92,13 +91,11 @@ def _key_problems(node: dict[str, Any], known: dict[str, tuple[type, ...]], wher
     problems = []
     for key, value in node.items():
         if key not in known:
-            near = difflib.get_close_matches(key, known, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
-            problems.append(f"{where}{key} is not a key; {hint}")
+            problems.append(f"{where}{key} is not a key; {text.did_you_mean(key, known)}")
         elif not isinstance(value, known[key]) or (isinstance(value, bool) and bool not in known[key]):
             problems.append(f"{where}{key} must be {' or '.join(_KINDS[kind] for kind in known[key])}")
         elif key == "resources":
-            problems += [f"{where}resources.{text}" for text in resource_problems(value)]
+            problems += [f"{where}resources.{problem}" for problem in resource_problems(value)]
         elif key in _LEAST and value < _LEAST[key]:
             problems.append(f"{where}{key}={value} must be {_LEAST[key]} or more")
     return problems

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from typing import Any
 
 from utils.slurm.sweep.quoting import expand_environment
+from utils.text import did_you_mean
 
 _OPTIONS = """
     account acctg-freq batch bb bbf begin cluster-constraint comment constraint contiguous container
@@ -66,9 +66,7 @@ def resource_problems(resources: dict[str, Any]) -> list[str]:
         if key in OWN:
             problems.append(f"{given} is not for resources: {OWN[key]}")
         elif key not in OPTIONS:
-            near = difflib.get_close_matches(key, OPTIONS, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(sorted(OPTIONS))}"
-            problems.append(f"{given} is not an option of sbatch; {hint}")
+            problems.append(f"{given} is not an option of sbatch; {did_you_mean(key, sorted(OPTIONS))}")
         elif isinstance(value, (list, dict)):
             problems.append(f"{given} must be one value, not a {'list' if isinstance(value, list) else 'mapping'}")
         elif isinstance(value, str):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 import re
 import sys
 import warnings
@@ -15,11 +16,9 @@ from torch import nn
 
 from rosa.config import AdapterConfig
 from rosa.errors import AdapterError
-from rosa.layers import AdapterLayer, layer_shape
+from rosa.layers import AdapterLayer
 from rosa.methods import methods
-from rosa.resampling import SubspaceLayer, draw_subspaces
-from rosa.sharding import reshard, whole
-from rosa.subspace import resolve_rank
+from rosa.sharding import largest, reshard
 from rosa.targets import canonical_names, find_targets
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -36,15 +35,16 @@ def inject(model: Model, config: AdapterConfig, *, start: bool = True) -> Model:
 
     Args:
         model: any model with Linear or Conv1D layers. Load it in float32 and use autocast for speed: 16-bit weights
-            work (A and B are float32 then), but a resample or a merge rounds small changes away.
-        config: ``RosaConfig`` or ``LoraConfig``; the adapters keep a copy.
-        start: set A and B; False leaves that to ``start_adapters``, once the model lies where it trains (on a GPU,
-            sharded over processes).
+            work (what a method adds is float32 then), but a resample or a merge rounds small changes away.
+        config: a method's settings, such as ``RosaConfig`` or ``LoraConfig``; the adapters keep a copy.
+        start: set the adapters' parameters; False leaves that to ``start_adapters``, once the model lies where it
+            trains (on a GPU, sharded over processes).
 
     Raises:
         AdapterError: bad settings, no layer matches (the text lists those that exist), a target that cannot
-            be adapted (quantised, parametrised, sharded, of a class with another forward), a rank above a layer's
-            full rank, a weight that is not finite, a model of the library peft. The model is then untouched.
+            be adapted (quantised, parametrised, sharded, of a class with another forward), nothing to train, a rank
+            above a layer's full rank, a weight that is not finite, a model of the library peft. The model is then
+            untouched.
     """
     layers = build_layers(model, config)
     if start:
@@ -54,7 +54,9 @@ def inject(model: Model, config: AdapterConfig, *, start: bool = True) -> Model:
 
 
 def start_adapters(model: Model) -> Model:
-    """Set A and B of a model that was adapted with ``start=False``; of a sharded one every process calls it.
+    """Set the adapters' parameters of a model that was adapted with ``start=False``.
+
+    Of a sharded model every process calls it.
 
     Raises:
         AdapterError: a weight holds values that are not finite.
@@ -64,20 +66,13 @@ def start_adapters(model: Model) -> Model:
 
 
 def _start(layers: dict[str, AdapterLayer]) -> None:
-    with_values = {name: layer for name, layer in layers.items() if not layer.A.is_meta}  # none: good for counting
+    with_values = {name: layer for name, layer in layers.items() if not layer.base.weight.is_meta}  # else: to count
     for name, layer in with_values.items():
-        with whole(layer):
-            if not layer.base.weight.isfinite().all():
-                raise AdapterError(f"{name}: its weight holds values that are not finite")
-            layer.initialise()
-    drawn = [layer for layer in with_values.values() if isinstance(layer, SubspaceLayer)]
-    try:
-        draw_subspaces(drawn, 0)
-    except BaseException:  # out of memory, interrupted: put back what was split off
-        for layer in drawn:
-            with whole(layer):
-                layer.fold()
-        raise
+        if not math.isfinite(largest(layer.base.weight)):
+            raise AdapterError(f"{name}: its weight holds values that are not finite")
+    if with_values:
+        found = list(with_values.values())
+        type(found[0]).initialise_all(found)
 
 
 def build_layers(
@@ -110,17 +105,17 @@ def build_layers(
                 f"{name}: its weight is offloaded by accelerate. Take the model back to memory "
                 "(accelerate.hooks.remove_hook_from_submodules(model)), adapt it, and offload the adapted model."
             )
-        shape = layer_shape(module)
         try:
-            rank = resolve_rank(config.rank, *shape)
+            layers[name] = layer_class(plain[name], module, config).train(module.training)
         except ValueError as error:
-            raise AdapterError(
-                f"{name}: {error}. Ask for at most {min(shape)}, for a share of each (rank=0.05), or leave "
-                "this layer out by target_modules."
-            ) from None
-        layers[name] = layer_class(plain[name], module, rank, config).train(module.training)
+            raise AdapterError(f"{name}: {error}") from None
+    if not any(layer.adapter_parameters() for layer in layers.values()):
+        raise AdapterError(
+            f"{config.label or config.method} with bias={config.bias} has nothing to train: none of the "
+            f"{len(layers)} layers that it would adapt has a bias"
+        )
     in_16_bits = [layer for layer in layers.values() if layer.base.weight.dtype.itemsize < 4]
-    if any(isinstance(layer, SubspaceLayer) or layer.trains_bias for layer in in_16_bits):
+    if any(layer.rewrites_base or layer.trains_bias for layer in in_16_bits):
         warnings.warn(
             "adapting 16-bit weights: steps of trained biases and resamples round away small changes (rosa.resample "
             "returns how much); load the model in float32 (dtype=torch.float32) and train under autocast",
@@ -147,11 +142,11 @@ def install_layers(model: nn.Module, layers: dict[str, AdapterLayer]) -> None:
 
 @dataclass(frozen=True)
 class LayerCount:
-    """One adapted layer: its name, shape m x n, rank and number of trainable parameters."""
+    """One adapted layer: its name, shape m x n, rank (None without a pair) and number of trainable parameters."""
 
     name: str
     shape: tuple[int, int]
-    rank: int
+    rank: int | None
     trainable: int
 
 
@@ -167,7 +162,7 @@ class ParameterReport:
         rows = [f"{'layer':<40} {'shape':>13} {'rank':>5} {'trainable':>12}"] if self.layers else []
         for row in self.layers:
             shape = f"{row.shape[0]} x {row.shape[1]}"
-            rows.append(f"{row.name:<40} {shape:>13} {row.rank:>5} {row.trainable:>12,}")
+            rows.append(f"{row.name:<40} {shape:>13} {row.rank or '-':>5} {row.trainable:>12,}")
         share = self.trainable / self.total if self.total else 0.0
         rows.append(f"trainable {self.trainable:,} of {self.total:,} parameters ({share:.2%})")
         return "\n".join(rows)
@@ -178,12 +173,12 @@ def parameter_report(model: nn.Module) -> ParameterReport:
     layers = adapter_layers(model)
     rows = [
         LayerCount(
-            name, (layer.in_features, layer.out_features), layer.rank,
+            name, (layer.in_features, layer.out_features), getattr(layer, "rank", None),
             sum(p.numel() for p in layer.adapter_parameters().values()),
         )
         for name, layer in layers.items()
     ]  # fmt: skip
-    added = sum(layer.A.numel() + layer.B.numel() for layer in layers.values())
+    added = sum(p.numel() for layer in layers.values() for p in layer.own_parameters().values())
     return ParameterReport(
         rows,
         trainable=sum(p.numel() for p in model.parameters() if p.requires_grad),
@@ -192,9 +187,9 @@ def parameter_report(model: nn.Module) -> ParameterReport:
 
 
 def merge(model: Model) -> Model:
-    """Add every pair to its base weight; the adapters stay and cost nothing in the forward pass.
+    """Add what the adapters change to the base modules; the adapters stay and cost nothing in the forward pass.
 
-    A copy of each adapted weight is kept for ``unmerge``.
+    Copies of the weights and biases that change are kept for ``unmerge``.
     """
     for layer in layers_in_place(model).values():
         layer.merge()
@@ -225,7 +220,7 @@ def unwrap(model: Model) -> Model:
 def merged(model: Model) -> Iterator[Model]:
     """The model as a plain one for the length of a ``with`` block, to generate; then as it was, to the bit.
 
-    A copy of each adapted weight is kept meanwhile.
+    Copies of the weights and biases that change are kept meanwhile.
     """
     layers = layers_in_place(model)
     merged_before = {name for name, layer in layers.items() if layer.merged}

@@ -1,0 +1,78 @@
+"""(IA)³ (Liu et al. 2022, section 3.3): a learned scale per output, (x W + b) ⊙ l, or per input, (x ⊙ l) W + b.
+
+The paper scales keys, values and the inner activations of the MLP, which are the inputs of its second layer. Here each
+adapted layer scales its outputs, but the second layers of MLPs (``feedforward_modules``) scale their inputs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from rosa.config import AdapterConfig
+from rosa.layers import AdapterLayer
+from rosa.methods import register
+
+
+@dataclass
+class IA3Config(AdapterConfig):
+    """(IA)³'s settings, beside bias, target_modules and seed (``AdapterConfig``).
+
+    Attributes:
+        feedforward_modules: name endings of the layers whose inputs are scaled instead of their outputs; those that
+            a model lacks are passed over.
+    """
+
+    feedforward_modules: list[str] = field(
+        default_factory=lambda: ["mlp.c_proj", "down_proj", "fc2", "fc_out", "dense_4h_to_h", "wo"]
+    )
+
+    method: ClassVar[str] = "ia3"
+    label: ClassVar[str] = "(IA)³"
+    order: ClassVar[int] = 20
+    colour: ClassVar[str] = "#009E73"
+
+    def problems(self) -> list[str]:
+        """Everything wrong with these settings that can be told without a model."""
+        endings = self.feedforward_modules
+        right = isinstance(endings, list) and all(isinstance(ending, str) and ending for ending in endings)
+        wrong = [] if right else [f"feedforward_modules={endings} must be a list of name endings"]
+        return super().problems() + wrong
+
+
+@register(IA3Config)
+class IA3Layer(AdapterLayer):
+    """``scale`` is (m,) on the inputs or (n,) on the outputs, one at the start."""
+
+    config: IA3Config
+
+    def __init__(self, name: str, base: nn.Linear, config: IA3Config) -> None:
+        super().__init__(name, base, config)
+        self.on_input = any(f".{name}".endswith(f".{ending}") for ending in config.feedforward_modules)
+        self.scale = self.new_parameter(self.in_features if self.on_input else self.out_features)
+
+    def description(self) -> dict[str, object]:
+        return {**super().description(), "on_input": self.on_input}
+
+    @torch.no_grad()
+    def initialise(self) -> None:
+        self.scale.fill_(1)
+
+    def delta(self) -> Tensor:
+        change = self.scale - 1
+        return self.weight_mn * (change[:, None] if self.on_input else change)
+
+    def bias_delta(self) -> Tensor | None:
+        bias = self.base.bias
+        return None if self.on_input or bias is None else bias * (self.scale - 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.merged:
+            return self.base.forward(x)
+        if self.on_input:
+            return self.base.forward((x * self.scale).to(x.dtype))
+        out = self.base.forward(x)
+        return (out * self.scale).to(out.dtype)

@@ -1,0 +1,73 @@
+"""The texts of an evaluation: JSON lines that hold everything, and two line files for people and other tools."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+
+from utils.errors import UserError
+from utils.io.files import LARGEST, read_bytes, write_text
+from utils.io.records import read_json_lines
+from utils.runs.run import Run
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One item of an evaluation: what it was made from, what the model was given and wrote, and what people wrote."""
+
+    source: str
+    prompt: str
+    prediction: str
+    references: list[str]
+
+
+def one_line(text: str) -> str:
+    """The text with line breaks of any kind (Unicode's included) as blanks."""
+    return " ".join(text.splitlines()).strip()
+
+
+def write_texts(run: Run, split: str, answers: Sequence[Answer]) -> None:
+    """Write the three files: raw texts as JSON lines, predictions one per line, references in groups separated by
+    empty lines."""
+    lines = (json.dumps(asdict(answer), ensure_ascii=False) + "\n" for answer in answers)
+    write_text(run.raw_predictions(split), "".join(lines))
+    write_text(run.references(split), _reference_lines(answers))
+    write_text(run.predictions(split), _prediction_lines(answers))
+
+
+def read_texts(run: Run, split: str) -> list[Answer]:
+    """The answers of the JSON lines, which the line files must agree with: those are what people see.
+
+    Raises:
+        UserError: a file is missing or damaged, or a line file was changed.
+    """
+    raw = run.raw_predictions(split)
+    answers = [_answer(where, fields) for where, fields in read_json_lines(raw, LARGEST)]
+    expected = {run.predictions(split): _prediction_lines(answers), run.references(split): _reference_lines(answers)}
+    for path, text in expected.items():
+        try:
+            found = read_bytes(path)
+        except FileNotFoundError:
+            raise UserError(f"{path} does not exist. Run eval.py again.") from None
+        if found != text.encode("utf-8", "surrogatepass"):
+            raise UserError(f"{path} and {raw.name} hold different texts. Run eval.py again, which writes both.")
+    return answers
+
+
+def _answer(where: str, fields: dict[str, object]) -> Answer:
+    references = fields.get("references")
+    texts = [fields.get(name) for name in ("source", "prompt", "prediction")]
+    if not isinstance(references, list) or not all(isinstance(text, str) for text in [*texts, *references]):
+        raise UserError(f"{where} lacks source, prompt, prediction or references. Run eval.py again.")
+    if not references or not all(map(one_line, references)):
+        raise UserError(f"{where}: a reference is empty, or there is none")
+    return Answer(*map(str, texts), references)
+
+
+def _prediction_lines(answers: Iterable[Answer]) -> str:
+    return "".join(f"{one_line(answer.prediction)}\n" for answer in answers)
+
+
+def _reference_lines(answers: Iterable[Answer]) -> str:
+    return "\n".join("".join(f"{one_line(text)}\n" for text in answer.references) for answer in answers)

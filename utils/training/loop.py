@@ -1,0 +1,189 @@
+"""The training loop, top to bottom: indices → batch → loss → gradients → update → log; validate and save each epoch."""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from utils.log import log, progress, progress_bar
+from utils.models.token_loss import evaluate_losses
+from utils.processes.signals import Interrupted
+from utils.runs.provenance import peak_memory_mib
+from utils.tokens.batches import epoch_batches
+from utils.training.failures import not_finite
+from utils.training.resume import save, save_due
+from utils.training.samples import sample_texts
+from utils.training.training import Training
+
+
+def fit(training: Training) -> None:
+    """Train to the end: each epoch validates, saves, and only then (at the next one's start) resamples.
+
+    Raises:
+        Interrupted: a signal asked for a stop; every step that was made is in a checkpoint.
+    """
+    epochs, done = training.config.train.epochs, training.progress
+    training.token_loss.train()
+    if done.step == 0 and done.epoch == 0 and done.last is None:
+        validate(training)
+    with progress_bar(training.total_steps, done.step, main=training.processes.main) as bar:
+        while done.epoch < epochs:
+            training.stop.check(now=True)
+            if done.batch == 0 and done.epoch > 0 and training.resampler.after_epoch(done.epoch, epochs):
+                log_resample(training)
+            train_epoch(training, bar)
+            end_epoch(training)
+    if done.best is None:  # no epoch at all, or none since the best checkpoint was lost
+        done.best = done.last
+        save(training, best=True)
+
+
+def train_epoch(training: Training, bar: Any) -> None:
+    """The optimizer steps of the current epoch that are still to do, with logging, resamples and checkpoints."""
+    config, done = training.config, training.progress
+    lengths = [len(sample.ids) for sample in training.data.train.samples]
+    batches = epoch_batches(lengths, config.train.batch_size, config.train.sort_window, config.seed, done.epoch)
+    for number in range(done.batch, len(batches)):
+        indices, start = batches[number], time.perf_counter()
+        logs = (done.step + 1) % config.logging.print_freq == 0 or done.step + 1 == training.total_steps
+        rate = training.scheduler.get_last_lr()[0]
+        norm = train_step(training, indices, wants_norm=logs)
+        done.batch, done.step = number + 1, done.step + 1
+        done.samples += len(indices)
+        done.tokens += sum(lengths[i] for i in indices)
+        losses = training.meter.read(done.step) if logs else {}  # waits for the device, at logging points only
+        done.spend("train", start)
+        if losses:
+            log_step(training, losses, rate, norm, bar)
+        if training.resampler.after_step(done.step, training.total_steps):
+            log_resample(training)
+        bar.update()
+        try:
+            training.stop.check(now=done.batch == len(batches))
+        except Interrupted:
+            save(training, best=False)
+            raise
+        if save_due(training, logs) and done.batch < len(batches):
+            save(training, best=False)
+
+
+def train_step(training: Training, indices: list[int], wants_norm: bool) -> Tensor | None:
+    """One optimizer step on the samples ``indices``: the mean loss of their tokens, over all processes.
+
+    Returns the gradient's norm, on the device, if it is wanted or clipped by.
+    """
+    train, data, loss_on = training.config.train, training.data.train, training.collator.loss_on
+    tokens = sum(data.loss_tokens(i, loss_on) for i in indices)
+
+    # forward and backward: this process's share, micro-batch by micro-batch
+    processes, number = training.processes.count, training.processes.rank
+    share = indices[number::processes]
+    size = train.micro_batch_size or train.batch_size
+    # every process takes the same number of forward passes, an empty one if need be
+    parts, losses = math.ceil(math.ceil(len(indices) / processes) / size), []
+    for part in range(parts):
+        batch = training.collator(data, share[part * size : (part + 1) * size])
+        with training.placement.backward_pass(training.token_loss, last=part + 1 == parts):
+            nats, _ = training.token_loss(batch.input_ids, batch.positions, batch.labels)
+            # gradients are averaged over processes: times their number, it is the sum over all samples
+            training.accelerator.backward(nats * (processes / max(tokens, 1)))
+        losses.append(nats.detach())
+    nats = torch.stack(losses).sum()
+
+    # clip
+    norm = None
+    if train.max_grad_norm or wants_norm or train.skip_nonfinite:
+        norm = training.placement.clip(training.trained_parameters(), train.max_grad_norm)
+
+    # update, unless the loss or the gradient is not finite and such updates are to be left out
+    scaled = training.accelerator.scaler is not None
+    step = training.progress.step + 1
+    if train.skip_nonfinite and training.meter.rejects(nats, None if scaled else norm, step):
+        training.progress.skipped += 1
+        training.meter.add(torch.zeros_like(nats), 0, 0)
+    else:
+        training.meter.add(nats, tokens, sum(data.loss_characters(i, loss_on) for i in indices))
+        training.optimizer.step()
+    training.optimizer.zero_grad(set_to_none=True)
+    training.scheduler.step()
+    return norm
+
+
+def log_step(training: Training, losses: dict[str, float], rate: float, norm: Tensor | None, bar: Any) -> None:
+    """Write a logging point: losses since the last one, learning rate, gradient norm, speed, memory."""
+    values = {
+        **losses,
+        "lr": rate,
+        "grad_norm": float(norm) if norm is not None else 0.0,
+        **training.throughput.read(),
+        "peak_memory_mib": peak_memory_mib(training.device),
+    }
+    training.write("train", values)
+    bar.set_postfix(loss=f"{losses['loss']:.3f}", lr=f"{rate:.1e}")
+    progress(
+        f"step {training.progress.step}/{training.total_steps} epoch {training.epochs_done:.2f} "
+        f"loss {losses['loss']:.4f} lr {rate:.2e} {values['samples_per_second']:.1f} samples/s"
+    )
+
+
+def log_resample(training: Training) -> None:
+    """Write the resample that has just happened."""
+    done, resampler = training.progress, training.resampler
+    done.resamples = resampler.number
+    done.seconds["resample"] = done.seconds.get("resample", 0.0) + resampler.seconds
+    training.write("resample", {"number": done.resamples, "seconds": resampler.seconds})
+    log.info("resample %d at step %d took %.2f s", done.resamples, done.step, resampler.seconds)
+
+
+def end_epoch(training: Training) -> None:
+    """Validate and save."""
+    done = training.progress
+    before = done.epoch, done.batch
+    done.epoch, done.batch = done.epoch + 1, 0
+    try:
+        best = validate(training)
+    except Interrupted:
+        done.epoch, done.batch = before  # the epoch's steps are done: a resume begins with its validation
+        save(training, best=False)
+        raise
+    save(training, best)
+
+
+def validate(training: Training) -> bool:
+    """Losses on the validation data, and sample texts; True if the loss is the best so far.
+
+    Raises:
+        Interrupted: a signal asked for a stop; nothing was recorded, as if it had not begun.
+    """
+    train, done, start = training.config.train, training.progress, time.perf_counter()
+    values = evaluate_losses(
+        training.token_loss, training.data.validation, training.collator, train.micro_batch_size or train.batch_size,
+        training.processes, training.stop.check, "validation",
+    ).metrics(training.collator.loss_on)  # fmt: skip
+    if not math.isfinite(values["loss"]):
+        raise training.processes.same_error(not_finite("validation loss", values["loss"], done.step))
+    done.spend("validation", start)
+    sharded = training.placement.sharded  # the whole model is on no process
+    texts = [] if sharded else training.processes.decided_by_main(lambda: sample_texts(training))
+    if texts is None:
+        training.stop.check(now=True)
+    done.last = {"epoch": done.epoch, "step": done.step, **values}
+    best = done.epoch > 0 and (done.best is None or values["loss"] < done.best["loss"])
+    if best:
+        done.best = done.last
+    training.write("validation", values)
+    log.info(
+        "epoch %d/%d validation loss %.4f%s perplexity %.3f%s",
+        done.epoch, train.epochs, values["loss"],
+        " (target {loss_target:.4f}, all {loss_all:.4f})".format_map(values) if "loss_target" in values else "",
+        values["perplexity"], " *best*" if best else "",
+    )  # fmt: skip
+    for number, (prompt, text) in enumerate(texts or ()):
+        progress(f"sample: {prompt} -> {text}")
+        if training.metrics is not None:
+            training.metrics.text(f"sample/{number}", done.step, f"{prompt}\n\n**{text}**")
+    return best

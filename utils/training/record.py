@@ -1,0 +1,50 @@
+"""What a run's record (run.json) says of its training."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import rosa
+from utils.log import log
+from utils.runs.provenance import peak_memory_mib
+from utils.training.training import Training
+
+
+def description(training: Training) -> dict[str, Any]:
+    """What the record says of a training before it starts: method, parameters, data."""
+    report = rosa.parameter_report(training.model)
+    log.info("%s", report)
+    if training.metrics is not None and training.progress.last is None:
+        training.metrics.scalar("model/trainable_parameters", report.trainable)
+    adapter, data = training.config.adapter, training.data
+    return {
+        "rank": getattr(adapter, "rank", None),
+        "bias": None if adapter is None else "adapted" if adapter.trains_bias else "none",
+        "loss_on": training.collator.loss_on,
+        "parameters": {
+            "total": report.total,
+            "trainable": report.trainable,
+            "adapted_layers": len(report.layers),
+        },
+        "data_sha256": data.digests,
+        "data": {"train": data.train.describe(), "validation": data.validation.describe()},
+    }
+
+
+def current_progress(training: Training) -> dict[str, Any]:
+    """How far a training is: progress, timings, and its best and last validation."""
+    done = training.progress
+    seconds = max(done.seconds.get("train", 0.0), 1e-9)
+    return {
+        "progress": {"epoch": done.epoch, "step": done.step, "total_steps": training.total_steps},
+        "timings": {
+            **{f"{kind}_seconds": round(value, 3) for kind, value in done.seconds.items()},
+            "resamples": done.resamples,
+            "samples_per_second": round(done.samples / seconds, 2),
+            "tokens_per_second": round(done.tokens / seconds, 1),
+            "peak_memory_mib": round(peak_memory_mib(training.device), 1),
+        },
+        "skipped_updates": done.skipped,
+        "best": done.best,
+        "last": done.last,
+    }

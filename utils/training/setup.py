@@ -1,0 +1,107 @@
+"""From a configuration to a training that can start, or go on from its last checkpoint."""
+
+from __future__ import annotations
+
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import rosa
+from utils.config import Config
+from utils.log import log
+from utils.models import compilation
+from utils.models.loading import load_model, load_tokenizer
+from utils.models.token_loss import TokenLoss
+from utils.processes.signals import StopRequest
+from utils.runs import Run
+from utils.runs.checkpoint_files import Progress, load_weights
+from utils.runs.checkpoints import resume
+from utils.runs.digests import agree_on_data
+from utils.runs.metrics_writer import MetricsWriter
+from utils.tokens.batches import Collator
+from utils.training.data import check_lengths, load_training_data
+from utils.training.loss_meter import LossMeter, Throughput
+from utils.training.optimizers import build_optimizer, build_scheduler, warmup_steps
+from utils.training.placement import Replicas, build_placement
+from utils.training.resume import restore
+from utils.training.training import Training
+
+
+def set_up(config: Config, run: Run, stop: StopRequest) -> Training:
+    """Load data and model, adapt and place the model, build what trains it, and restore the newest checkpoint.
+
+    Raises:
+        UserError: the data, the model, the settings or the checkpoints do not fit.
+    """
+    train, processes = config.train, stop.processes
+    placement = build_placement(train, processes)
+    torch.manual_seed(config.seed)
+
+    # data and bare model
+    tokenizer = load_tokenizer(config.model.name)
+    data = load_training_data(config, tokenizer)
+    agree_on_data(run, data.digests, config.dataset, processes)
+    model = load_model(config.model.name, config.model.dropout)
+    check_lengths(data, model, config)
+    total_steps = math.ceil(len(data.train) / train.batch_size) * train.epochs
+    warmup = warmup_steps(train, total_steps)  # a wrong warm-up fails before the factorisation
+
+    # adapters, or the checkpoint's weights; on the device
+    found = processes.decided_by_main(lambda: resume(run))
+    checkpoint, progress = found or (None, Progress())
+    token_loss = _adapt(model, config, placement, checkpoint)
+
+    # what trains it
+    optimizer = build_optimizer(train, [p for p in model.parameters() if p.requires_grad], placement.device)
+    scheduler = build_scheduler(train, optimizer, warmup, total_steps)
+    resampler = rosa.Resampler(model, optimizer, config.adapter)
+    if train.gradient_checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    collator = Collator(tokenizer.pad_token_id, config.loss_on(), placement.device)
+    token_loss.checked(data.validation, collator)
+    if compilation.wanted(train.compile, placement.device):
+        token_loss.compile()
+    token_loss, optimizer = placement.prepare(token_loss, optimizer)
+
+    torch.manual_seed(config.seed + 1_000_003 * processes.rank)  # dropout differs by process
+    training = Training(
+        config=config,
+        run=run,
+        stop=stop,
+        placement=placement,
+        tokenizer=tokenizer,
+        data=data,
+        model=model,
+        token_loss=token_loss,
+        optimizer=optimizer,
+        scheduler=scheduler,
+        resampler=resampler,
+        collator=collator,
+        total_steps=total_steps,
+        progress=progress,
+        meter=LossMeter(placement.accelerator, processes.same_error),
+        throughput=Throughput(progress),
+    )
+    if checkpoint is not None:
+        restore(training, checkpoint)
+    if processes.main:
+        training.metrics = MetricsWriter(run, progress)
+    return training
+
+
+def _adapt(model: Any, config: Config, placement: Replicas, checkpoint: Path | None) -> Any:
+    """Bring the model to its start, or to its checkpoint's values, on the device; returned with its loss."""
+    adapter, start = config.adapter, time.perf_counter()
+    if checkpoint is not None:
+        load_weights(checkpoint, model)
+    elif adapter is not None:
+        rosa.inject(model, adapter, start=False)
+    token_loss = TokenLoss(model)
+    placement.place(token_loss)
+    if adapter is not None and checkpoint is None:
+        rosa.start_adapters(model)
+        log.info("adapted %d layers in %.1f s", len(rosa.adapter_layers(model)), time.perf_counter() - start)
+    return token_loss

@@ -1,0 +1,84 @@
+"""A training under way: what the loop works on, in one place."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+import rosa
+from utils.config import Config
+from utils.io.yaml_files import dotted
+from utils.processes.group import Processes
+from utils.processes.signals import StopRequest
+from utils.runs import Run
+from utils.runs.checkpoint_files import Progress
+from utils.runs.metrics_writer import MetricsWriter
+from utils.tokens.batches import Collator
+from utils.training.data import TrainingData
+from utils.training.loss_meter import LossMeter, Throughput
+from utils.training.placement import Replicas
+
+
+@dataclass
+class Training:
+    """The parts of a training and how far it is. ``set_up`` makes it, ``fit`` trains it."""
+
+    config: Config
+    run: Run
+    stop: StopRequest
+    placement: Replicas  # the model on one process or several
+    tokenizer: Any
+    data: TrainingData
+    model: Any  # adapted; without the wrappers of several processes
+    token_loss: Any  # the model with its loss, wrapped for several processes
+    optimizer: Any
+    scheduler: Any  # of the learning rate
+    resampler: rosa.Resampler
+    collator: Collator
+    total_steps: int  # optimizer steps of all epochs
+    progress: Progress
+    meter: LossMeter
+    throughput: Throughput
+    metrics: MetricsWriter | None = None  # the main process writes, the others have none
+    saved_at: float = field(default_factory=time.monotonic)  # seconds; of the last checkpoint
+
+    @property
+    def processes(self) -> Processes:
+        return self.stop.processes
+
+    @property
+    def accelerator(self) -> Any:
+        return self.placement.accelerator
+
+    @property
+    def device(self) -> torch.device:
+        return self.placement.device
+
+    @property
+    def epochs_done(self) -> float:
+        """Epochs done, as a decimal."""
+        steps = math.ceil(len(self.data.train) / self.config.train.batch_size)
+        return self.progress.epoch + self.progress.batch / max(steps, 1)
+
+    def trained_parameters(self) -> list[torch.nn.Parameter]:
+        """The parameters that the optimizer steps."""
+        return [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+
+    def write(self, split: str, values: dict[str, float]) -> None:
+        """Write a logging point of the current step."""
+        if self.metrics is not None:
+            self.metrics.write(split, self.progress.step, self.epochs_done, values)
+
+    def close(self) -> None:
+        """Write TensorBoard's table of runs and close the files."""
+        if self.metrics is None:
+            return
+        if self.progress.epoch == self.config.train.epochs and self.progress.best:
+            settings = dotted(dataclasses.asdict(self.config))
+            self.metrics.hyperparameters(settings, {k: v for k, v in self.progress.best.items() if k != "step"})
+        self.metrics.close()
