@@ -17,8 +17,8 @@ class Decoding:
 
     Attributes:
         num_beams: beams of the beam search; 1 is greedy.
-        length_penalty: exponent of the length that a beam's score is divided by.
-        no_repeat_ngram_size: no n-gram of this size occurs twice, prompt included (as published); 0: off.
+        length_penalty: a beam's score is divided by its length to this power.
+        no_repeat_ngram_size: no n-gram of this size occurs twice, the prompt included (as published); 0 turns this off.
         max_new_tokens: longest output, in tokens.
     """
 

@@ -1,4 +1,4 @@
-"""Text from prompts: batches padded on the left, sorted by length, results in the order of the prompts."""
+"""Generate text from prompts, in batches that are sorted by length and padded on the left."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ def generate_tokens(
     ``utils.generation.tree`` cannot serve.
 
     Args:
-        bar: show how far it is.
-        check: called after each batch, and by ``utils.generation.tree`` after each token; what it raises ends the work.
+        bar: show a progress bar.
+        check: called after each batch, and by ``utils.generation.tree`` after each token; an error it raises ends this.
 
     Raises:
         UserError: a prompt and max_new_tokens together exceed the model's positions.
@@ -111,15 +111,15 @@ def plain_generate(model: Any, inputs: Any, decoding: Decoding, eos: int, pad: i
 
 @contextlib.contextmanager
 def _inference(model: nn.Module) -> Iterator[None]:
-    """Without dropout and without what serves training alone."""
+    """Switch off dropout, and what only training needs."""
     training = model.training
     frozen = [parameter for parameter in model.parameters() if not parameter.requires_grad]
     set_stance = getattr(torch.compiler, "set_stance", None)  # since PyTorch 2.6
     model.eval()
     try:
-        for parameter in frozen:  # autocast converts a weight once, and not at each use, only if it could train
+        for parameter in frozen:  # autocast converts a weight once, instead of at each use, only if it is trainable
             parameter.requires_grad_(parameter.is_floating_point())
-        # blocks that were compiled for training would be compiled anew for a cache
+        # blocks that were compiled for training would be compiled again for a cache
         with set_stance("force_eager") if set_stance else contextlib.nullcontext():
             yield
     finally:

@@ -1,4 +1,4 @@
-"""Prompts that leave room for what is generated after them."""
+"""Shorten prompts so that they leave room for the text after them."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import Any
 
 
 def shorten(prompts: Sequence[str], tokenizer: Any, room: int | None) -> list[str]:
-    """Prompts of at most ``room`` tokens: longer ones lose their beginning, up to a blank where there is one.
+    """Cut prompts to at most ``room`` tokens. A longer prompt loses its beginning, if possible up to a blank.
 
-    The end stays, as it is what the text goes on from. None or no room: unchanged.
+    Its end stays, because the text continues from there. If ``room`` is None or not positive, nothing is cut.
     """
     if room is None or room < 1:
         return list(prompts)
@@ -23,7 +23,7 @@ def shorten(prompts: Sequence[str], tokenizer: Any, room: int | None) -> list[st
 def _end_of(prompt: str, tokenizer: Any, room: int) -> str:
     offsets = tokenizer(prompt, add_special_tokens=False, return_offsets_mapping=True, verbose=False)["offset_mapping"]
     end = prompt
-    for count in range(room, 0, -1):  # without its context the first word can take more tokens
+    for count in range(room, 0, -1):  # without its context the first word may need more tokens
         start = offsets[-count][0]
         blank = prompt.find(" ", start)
         end = prompt[blank + 1 :] if 0 <= blank < len(prompt) - 1 else prompt[start:]

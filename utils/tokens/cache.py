@@ -1,7 +1,7 @@
-"""Tokenised splits kept in the user's cache folder, found again by what they were made from.
+"""A cache of tokenised splits in the user's cache folder, looked up by a hash of what they were made from.
 
-Each start of a run, a resume, an evaluation and every run of a sweep needs the same tokens, which take seconds (E2E)
-to minutes (ELI5) to make and a fraction of a second to read.
+Every start, resume and evaluation of a run needs the same tokens. Making them takes seconds (E2E) to minutes (ELI5),
+reading them a fraction of a second.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from utils.io.files import cache_folder, write_bytes
 from utils.log import log
 from utils.tokens.encoding import Encoded, Sample
 
-VERSION = 1  # of how tokens are made and kept
-WORTH_KEEPING = 500_000  # characters; less is tokenised faster than a file is looked up and kept
-KEPT_DAYS = 30  # since a file was last used
+VERSION = 1  # of the way in which tokens are made and kept
+WORTH_KEEPING = 500_000  # characters; fewer are tokenised faster than a file is found and read
+KEPT_DAYS = 30  # days after the last use of a file
 
 
 def cached_encoding(
     units: Sequence[Sequence[Example]], tokenizer: Any, settings: dict[str, Any], build: Callable[[], Encoded]
 ) -> Encoded:
-    """What ``build`` gives for these texts, tokenizer and settings, from the cache where it is there.
+    """What ``build`` returns for these texts, this tokenizer and these settings, read from the cache if it is there.
 
-    A file that is damaged or cannot be written is no error: the tokens are made again.
+    A file that is damaged, or cannot be written, is no error: the tokens are made again.
 
     Args:
-        settings: whatever else decides about the result.
+        settings: whatever else changes the result.
     """
     size = sum(len(example.prompt) + len(example.target) for unit in units for example in unit)
     backend = getattr(tokenizer, "backend_tokenizer", None)
@@ -81,7 +81,7 @@ def _pack(encoded: Encoded) -> bytes:
 
 
 def _read(path: Path) -> Encoded | None:
-    """What ``_pack`` made, None where there is none or it is damaged (zip files carry checksums)."""
+    """The content of a cache file; None if it is missing or damaged (zip files have checksums)."""
     try:
         with np.load(path, allow_pickle=False) as arrays:
             ids, numbers, (cut, documents) = arrays["ids"], arrays["numbers"], arrays["counts"].tolist()

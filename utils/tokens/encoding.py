@@ -1,4 +1,4 @@
-"""From text to token ids: prompt and target apart, joined, and cut to fit."""
+"""Tokenise prompt and target apart, join them, and cut what is too long."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from utils.errors import UserError
 
 @dataclass(frozen=True)
 class Sample:
-    """A tokenised pair: prompt and target joined, and how many characters each loss is spread over.
+    """A tokenised pair: prompt and target joined, and the number of characters that each loss covers.
 
-    A block of a packed data set is one without a target of its own: all is target but the first token.
+    In packed data a sample is a block: every token after the first is a target.
     """
 
-    ids: Sequence[int]  # a list; of blocks a view of the split's int32 array
+    ids: Sequence[int]  # a list; for a block, a view of the split's int32 array
     prompt_length: int  # tokens; the first target token is predicted from position prompt_length - 1
     target_characters: int
     characters: int
@@ -25,9 +25,9 @@ class Sample:
 
 @dataclass(frozen=True)
 class Encoded:
-    """A tokenised split, and what was cut to fit.
+    """A tokenised split, and the number of samples that were cut (``cut``).
 
-    ``documents``: how many documents the blocks of a packed data set hold; None: the samples are pairs.
+    ``documents`` is the number of documents in the blocks of a packed data set; None if the samples are pairs.
     """
 
     samples: list[Sample]
@@ -38,12 +38,12 @@ class Encoded:
         return len(self.samples)
 
     def loss_tokens(self, index: int, loss_on: str) -> int:
-        """How many tokens of a sample carry loss."""
+        """The number of tokens of a sample that carry loss."""
         sample = self.samples[index]
         return len(sample.ids) - (sample.prompt_length if loss_on == "target" else 1)
 
     def loss_characters(self, index: int, loss_on: str) -> int:
-        """How many characters the loss of a sample is spread over."""
+        """The number of characters that the loss of a sample covers."""
         sample = self.samples[index]
         return sample.target_characters if loss_on == "target" else sample.characters
 
@@ -59,7 +59,7 @@ def encode(examples: Sequence[Example], tokenizer: Any, seq_len: int) -> Encoded
     """Tokenise prompts and targets apart, join them, end with eos; cut the target's end beyond ``seq_len``.
 
     Raises:
-        UserError: a prompt alone fills ``seq_len``, so that nothing of its target would be left.
+        UserError: a prompt alone fills ``seq_len``, so that nothing of its target is left.
     """
     if not examples:
         return Encoded([], 0)

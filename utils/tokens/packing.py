@@ -1,4 +1,4 @@
-"""Documents as one stream of tokens, cut into blocks: every token but the stream's first is predicted once."""
+"""Join documents into one stream of tokens and cut it into blocks, which predict every token but the first once."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from utils.errors import UserError
 from utils.tokens.cache import cached_encoding
 from utils.tokens.encoding import Encoded, Sample, encode
 
-CHUNK = 1000  # documents tokenised together: the tokenizer's own records are far larger than the ids
+CHUNK = 1000  # documents tokenised at a time, since the tokenizer's own records are far larger than the ids
 
 
 def encode_units(
     units: Sequence[Sequence[Example]], tokenizer: Any, *, packed: bool, seq_len: int, block_size: int
 ) -> Encoded:
-    """Tokenise documents (lists of examples of equal source) into blocks, or the examples one by one; once for all."""
+    """Tokenise documents (lists of examples of equal source) into blocks, or the examples one by one, with a cache."""
     if packed:
         settings, build = {"block_size": block_size}, lambda: pack(units, tokenizer, block_size)
     else:
@@ -30,16 +30,16 @@ def encode_units(
 def pack(documents: Sequence[Sequence[Example]], tokenizer: Any, block_size: int) -> Encoded:
     """Join documents into a stream and cut it into blocks of ``block_size`` tokens.
 
-    A document is the prompt of its examples, their targets and eos, tokenised apart as for generation. The
-    first token of a block has nothing before it to be predicted from, so that blocks share their border
-    token: it is the last label of one block and the first input of the next. With block_size 4::
+    A document is the prompt of its examples, their targets and eos, tokenised apart as for generation. The first token
+    of a block cannot be predicted, because no token comes before it. So neighbouring blocks share a token: it is the
+    last label of one block and the first input of the next. With block_size 4::
 
         stream   a b c d e f g h        block 1   a b c d      labels b c d
                                         block 2   d e f g      labels e f g
                                         block 3   g h          labels h       (kept, padded in its batch)
 
-    A block's characters are those of its labels: each character belongs to the first token that reaches its
-    end, eos has none. Over a whole split these are all characters but those of the very first token.
+    The characters of a block are those of its labels. Each character belongs to the first token that reaches its end;
+    eos has none. In a whole split these are all characters but those of the very first token.
 
     Raises:
         UserError: the tokenizer cannot tell which characters its tokens come from.

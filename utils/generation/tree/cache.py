@@ -1,4 +1,4 @@
-"""Keys and values of a batch of token trees, written in place and copied only when dead branches are thrown out."""
+"""The keys and values of a batch of token trees, written in place and copied only when dead branches are removed."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from transformers.cache_utils import Cache, CacheLayerMixin
 
 @dataclass
 class Span:
-    """Which columns the next forward pass writes and sees; one for all layers.
+    """The columns that the next forward pass writes and sees, the same for all layers.
 
     Attributes:
-        capacity: columns that the buffers have room for.
-        start: the first column to write, as many are filled.
-        width: columns handed to attention; those beyond what is filled hold no tokens and must be masked.
+        capacity: the number of columns in the buffers.
+        start: the first column to write, and so the number of filled ones.
+        width: the number of columns that attention gets; those that are not filled must be masked.
     """
 
     capacity: int
@@ -58,11 +58,11 @@ class TreeLayer(CacheLayerMixin):
         return self.span.width, 0
 
     def get_seq_length(self) -> int:
-        """Columns that are filled, which is not the number of positions: siblings share one."""
+        """The number of filled columns. It is not the number of positions, because siblings share one."""
         return self.span.start
 
     def get_max_length(self) -> int:
-        """Columns there is room for."""
+        """The number of columns in the buffers."""
         return self.span.capacity
 
     get_max_cache_shape = get_max_length  # its name in older transformers
@@ -77,7 +77,7 @@ class TreeCache(Cache):
         self._spare: Tensor | None = None
 
     def keep(self, index: Tensor, filled: int) -> None:
-        """Throw out all columns but some, of all items but some.
+        """Keep some items only, and some of their columns.
 
         Args:
             index: (items kept, new capacity), each a column of the present buffers counted through all items; those

@@ -1,12 +1,12 @@
-"""The likeliest next tokens of many beams, in little memory: a float32 copy of all logits never exists at once."""
+"""Find the likeliest next tokens of many beams without a float32 copy of all logits."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-BLOCK = 64  # tokens of which only the best is looked at first
-CHUNK = {"cpu": 2**21}  # logits taken at once: what stays in the processor's cache
+BLOCK = 64  # tokens, of which only the best is compared first
+CHUNK = {"cpu": 2**21}  # logits taken at a time: as many as the processor's cache holds
 CHUNK_ELSEWHERE = 2**27  # 512 MiB in float32
 
 
@@ -15,8 +15,8 @@ def likeliest(logits: Tensor, count: int, banned: Tensor | None) -> tuple[Tensor
 
     Args:
         logits: (items, beams, vocabulary); overwritten.
-        banned: (items, beams, any) tokens without a chance; one beyond the vocabulary bans nothing. The others keep
-            the probabilities that they have with them, as in transformers.
+        banned: (items, beams, any) tokens that must not come next; one beyond the vocabulary bans nothing. The
+            others keep their probabilities, as in transformers: these are not normalised again.
     """
     items, beams, vocabulary = logits.shape
     rows = max(CHUNK.get(logits.device.type, CHUNK_ELSEWHERE) // (beams * vocabulary), 1)

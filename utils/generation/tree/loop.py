@@ -1,10 +1,10 @@
 """Generate for a batch of prompts: one forward pass over the prompts, then one for each token of all beams.
 
 The beams of an item are branches of one tree of tokens. Its cache holds each token once, and a mask says which of them
-a beam descends from; when beams are dropped or doubled only the mask changes. Branches that died and items that are
-done are thrown out together, every few steps, which is also the only time that the host waits for the device.
+a beam descends from; when beams are dropped or doubled, only the mask changes. Every few steps, dead branches and
+finished items are removed together; only then does the host wait for the device.
 
-    columns   The | cat dog | sat ran | ...        a step adds one column for each beam
+    columns   The | cat dog | sat ran | ...        a step adds one column per beam
     beam 0     1     1   0     1   0                The cat sat
     beam 1     1     1   0     0   1                The cat ran
 """
@@ -21,13 +21,13 @@ from torch import Tensor
 from utils.generation.tree.cache import TreeCache
 from utils.generation.tree.search import Search
 
-STEPS = 8  # between two looks at what is done
+STEPS = 8  # between two checks for finished items
 GRAIN = 16  # attention sees a multiple of it in columns: few distinct shapes, and aligned masks
-SLACK = 1.5  # buffers this much larger than needed stay
+SLACK = 1.5  # a buffer that is larger than needed by up to this factor is kept
 
 
 class Trees:
-    """The model's side of a batch: its cache, and what each beam sees of it."""
+    """The model's side of a batch: its cache, and the columns that each beam sees."""
 
     def __init__(self, model: Any, prompts: Tensor, padding: Tensor, beams: int) -> None:
         """Prompts (items, prompt length), padded on the left with ``padding`` (items,) tokens."""
@@ -48,7 +48,7 @@ class Trees:
 
     @property
     def full(self) -> bool:
-        """Whether there is no room for another token of each beam."""
+        """Whether the cache has no room for another token per beam."""
         return self.cache.span.start + self.beams > self.cache.span.capacity
 
     def read_prompts(self) -> Tensor:
@@ -73,11 +73,11 @@ class Trees:
         return logits
 
     def live(self) -> Tensor:
-        """How many columns of each item some beam descends from."""
+        """The number of columns of each item from which a beam descends."""
         return self.sees.any(1).sum(1)
 
     def keep(self, items: Tensor, columns: int) -> None:
-        """Go on with these items, and in each with the columns that some beam sees, ``columns`` at most."""
+        """Keep these items only, and in each the columns that a beam sees, at most ``columns``."""
         span = self.cache.span
         needed = _round_up(columns) + STEPS * self.beams
         capacity = span.capacity if needed <= span.capacity <= SLACK * needed else needed
@@ -136,7 +136,7 @@ def decode(trees: Trees, search: Search, check: Callable[[], None]) -> Tensor:
 
 
 def look(trees: Trees, search: Search) -> tuple[list[int], list[int]]:
-    """Which items are open, and how many columns of each are live; the one place where the host waits."""
+    """The open items, and the number of live columns of each. Only here does the host wait for the device."""
     is_open, live = torch.stack((search.open.long(), trees.live())).tolist()
     return is_open, live
 

@@ -1,4 +1,4 @@
-"""Which tokens to go on with: greedy and beam search as transformers' ``generate`` does them, on the device alone."""
+"""Choose the next tokens: greedy and beam search as in transformers' ``generate``, on the device alone."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from torch import Tensor
 
 from utils.generation.tree.candidates import ban, likeliest
 
-NEVER = -1.0e9  # the score of what must not win; finite, as in transformers
+NEVER = -1.0e9  # the score of a beam that must not win; finite, as in transformers
 
 
 class Search(ABC):
-    """The state of a batch: what each beam has said, and which items are still open.
+    """The state of a batch: the tokens of each beam, and the items that are still open.
 
     Attributes:
         history: (items, beams, prompt + new tokens), prompts padded on the left.
-        open: (items,) bool; the result of an item that is not will not change any more.
+        open: (items,) bool; the result of a closed item does not change any more.
     """
 
     def __init__(self, prompts: Tensor, padding: Tensor, beams: int, ngram: int, new: int, eos: int, pad: int) -> None:
@@ -58,12 +58,12 @@ class Search(ABC):
         return ("padding", "history", "open")
 
     def keep(self, items: Tensor) -> None:
-        """Go on with these items alone."""
+        """Keep these items only."""
         for name in self.state():
             setattr(self, name, getattr(self, name).index_select(0, items))
 
     def _repeats(self, beams: int) -> Tensor | None:
-        """Tokens that would complete an n-gram which their beam has said before: (items, beams, any), see ``ban``."""
+        """Tokens that would complete an n-gram that their beam already has: (items, beams, any), see ``ban``."""
         end = self.prompt_length + self.length
         if not self.ngram or end < self.ngram:
             return None
@@ -79,7 +79,7 @@ class Greedy(Search):
     """The likeliest token at each step, until eos."""
 
     def advance(self, logits: Tensor) -> tuple[Tensor, Tensor]:
-        """See ``Search``; an item that has ended says padding."""
+        """See ``Search``; an item that has ended gets padding."""
         banned = self._repeats(1)
         tokens = (
             (logits if banned is None else ban(logits, banned)).argmax(-1).masked_fill_(~self.open[:, None], self.pad)
@@ -97,7 +97,7 @@ class Greedy(Search):
 class BeamSearch(Search):
     """Beam search with transformers' ``early_stopping=False``.
 
-    An item is closed once it has as many ended texts as beams and its best open beam, were it to end now, would not
+    An item is closed when it has as many ended texts as beams, and its best open beam, if it ended now, would not
     beat the worst of them.
     """
 

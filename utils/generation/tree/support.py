@@ -1,4 +1,4 @@
-"""Whether a model can be decoded as a tree: what its class says, and a trial against its plain forward pass."""
+"""Check whether a model can be decoded as a tree: by its class, and by a trial against its plain forward pass."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 from utils.generation.tree.loop import Trees
 from utils.models.attention import sees_all_before
 
-ROUNDINGS = 64  # by so many roundings of the largest logit may the trial differ
+ROUNDINGS = 64  # tolerance of the trial, in units of eps times the largest logit
 
 
 def why_not(model: Any, beams: int, ngram: int, prompt: int, new: int) -> str | None:
@@ -33,7 +33,7 @@ def why_not(model: Any, beams: int, ngram: int, prompt: int, new: int) -> str | 
         return "its vocabulary is so small that all candidates could be banned"
     try:
         found, expected = _trial(model)
-    except Exception as error:  # whatever a model of another kind may raise
+    except Exception as error:  # a model of another kind may raise anything
         return f"a trial ended with {type(error).__name__}: {str(error)[:100]}"
     device = found.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else model.dtype
@@ -44,7 +44,7 @@ def why_not(model: Any, beams: int, ngram: int, prompt: int, new: int) -> str | 
 
 @torch.no_grad()
 def _trial(model: Any) -> tuple[Tensor, Tensor]:
-    """The last logits of four short beams as a tree, through a cleared cache, and those of plain forward passes."""
+    """The last logits of four short beams: decoded as a tree with a cleared cache, and by plain forward passes."""
     prompts = torch.tensor([[0, 5, 3], [2, 4, 1]], device=model.device)  # the first begins with padding
     padding = torch.tensor([1, 0], device=model.device)
     tokens = torch.tensor([[[6, 7], [8, 9], [3, 5]], [[7, 6], [2, 8], [9, 4]]], device=model.device)
