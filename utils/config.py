@@ -33,12 +33,16 @@ OPTIMIZER_PARAMETERS = {
 
 @dataclass
 class ModelConfig:
+    """The base model."""
+
     name: str = "gpt2"
     dropout: float | None = option(None, minimum=0, maximum=1)
 
 
 @dataclass
 class DatasetConfig:
+    """The data set, and where its files are."""
+
     name: str = "e2e"
     path: str | None = None
     cache: str | None = None
@@ -50,6 +54,8 @@ class DatasetConfig:
 
 @dataclass
 class TrainConfig:
+    """How a run trains; ``configs/train.yaml`` has the units."""
+
     epochs: int = option(5, minimum=0)
     batch_size: int = option(128, minimum=1)
     micro_batch_size: int | None = option(None, minimum=1)
@@ -81,11 +87,15 @@ class TrainConfig:
 
 @dataclass
 class OutputConfig:
+    """Where runs go."""
+
     path: str = "runs"
 
 
 @dataclass
 class LoggingConfig:
+    """What is logged, and how often."""
+
     print_freq: int = option(50, minimum=1)
     samples: int = option(2, minimum=0)
 
@@ -185,7 +195,7 @@ def parse_config(given: DictConfig, *, saved: bool = False) -> Config:
         problem = f"{key} is empty: leave it out for its default" if empty else _set(typed, key, value)
         if problem:
             problems.append(problem)
-    config = OmegaConf.to_object(typed)  # keys that were refused keep their defaults here
+    config: Any = OmegaConf.to_object(typed)  # keys that were refused keep their defaults here
     problems += config_problems(config)
     if problems:
         raise UserError("the configuration has problems:\n" + "\n".join(f"  - {text}" for text in problems))
@@ -227,7 +237,8 @@ def _leaves(values: Any, typed: Any, prefix: str = "") -> list[tuple[str, Any]]:
 def _missing(given: Any, typed: DictConfig, prefix: str = "") -> list[str]:
     """What ``given`` lacks of the schema: Hydra deletes a section together with the other overrides of its keys."""
     found = []
-    for key, node in typed.items():
+    for name, node in typed.items():
+        key = str(name)
         if key not in given:
             found.append(deleted_key(f"{prefix}{key}"))
         elif isinstance(node, DictConfig) and isinstance(given[key], DictConfig):

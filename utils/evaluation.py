@@ -14,7 +14,8 @@ import rosa
 from utils.config import Config, load_config
 from utils.data import Example, digest, get_source, group_by_source
 from utils.errors import UserError, reason
-from utils.generation.generate import Decoding, generate
+from utils.generation.decoding import Decoding
+from utils.generation.generate import generate
 from utils.io.files import LARGEST, lock, sha256, sweep, write_json, write_text
 from utils.log import log, run_log
 from utils.processes.signals import never, stop_on_signals
@@ -254,7 +255,7 @@ def _measure(
 
 def write_predictions(run: Run, split: str, groups: list[list[Example]], texts: list[str]) -> None:
     """Raw texts as JSON lines; predictions a line each; references in groups separated by empty lines."""
-    raw = [
+    raw: list[dict[str, Any]] = [
         {
             "source": group[0].source,
             "prompt": group[0].prompt,

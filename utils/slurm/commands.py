@@ -31,6 +31,7 @@ def sending_problems(groups: list[Group]) -> list[str]:
 
 
 def print_scripts(sweep: Sweep, groups: list[Group], retry: bool) -> int:
+    """Print the batch scripts that sending would submit; nothing is sent."""
     state = State.load(sweep.state)
     statuses, messages = look(sweep, state, mend=False)
     if shutil.which("sbatch") is not None:
@@ -88,6 +89,7 @@ def _current(sweep: Sweep) -> tuple[list[JobStatus], list[str]]:
 
 
 def show(sweep: Sweep, only: list[str] | None, as_json: bool, every: float | None) -> int:
+    """Print the status of the jobs, once or again after each ``every`` seconds."""
     while True:
         statuses, messages = _current(sweep)
         shown = [status for status in statuses if not only or status.group in only]
@@ -101,6 +103,7 @@ def show(sweep: Sweep, only: list[str] | None, as_json: bool, every: float | Non
 
 
 def cancel(sweep: Sweep, only: list[str] | None) -> int:
+    """Cancel the sweep's jobs, or those of the groups and jobs ``only``."""
     count = 0
     if State.load(sweep.state).submissions:
         with changing(sweep.state) as state:
@@ -117,6 +120,7 @@ def cancel(sweep: Sweep, only: list[str] | None) -> int:
 
 
 def print_log(sweep: Sweep, name: str) -> int:
+    """Print what a job has printed."""
     statuses, messages = _current(sweep)
     _tell(messages)
     found = [s for s in statuses if name in (s.id, s.slurm_id)] or [s for s in statuses if s.id.startswith(name)]

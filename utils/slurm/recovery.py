@@ -68,12 +68,12 @@ def check_strangers(state: State) -> None:
     scripts = f"{state.folder / 'scripts'}/"
     state.taken = {name.rpartition(".")[2] for _, name, _, _ in rows}
     unknown = {
-        id.partition("_")[0]: name
-        for id, name, job_state, command in rows
+        job_id.partition("_")[0]: name
+        for job_id, name, job_state, command in rows
         if command.startswith(scripts) and name not in known and job_state not in ENDED
     }
     if unknown:
-        listed = ", ".join(f"{id} ({name})" for id, name in unknown.items())
+        listed = ", ".join(f"{job_id} ({name})" for job_id, name in unknown.items())
         raise UserError(
             f"SLURM has jobs of {state.folder} that its state does not know, since it was deleted or replaced: "
             f"{listed}. Sending could double them. Cancel them (scancel {' '.join(unknown)}), "

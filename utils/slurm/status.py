@@ -92,16 +92,16 @@ def survey(sweep: Sweep, state: State, listing: Listing) -> list[JobStatus]:
     accounting = {row.id: row for row in reversed(listing.accounting or [])}
     latest = state.latest()
     known = {job.id: job for job in sweep.jobs}
-    gone = [Job(id, item.group, "(not in the sweep file)", "", {}) for id, (item, _) in latest.items()
-            if id not in known]  # fmt: skip
+    gone = [Job(name, item.group, "(not in the sweep file)", "", {}) for name, (item, _) in latest.items()
+            if name not in known]  # fmt: skip
     statuses = []
     for job in [*known.values(), *gone]:
         status = JobStatus(job.id, job.group, job.label, "not sent")
         if job.id in latest:
             item, task = latest[job.id]
-            id = item.task_id(task) or ""
+            task_id = item.task_id(task) or ""
             rest = queue.get(item.slurm_id or "") if item.array else None
-            rows = (queue.get(id), accounting.get(id), rest)
+            rows = (queue.get(task_id), accounting.get(task_id), rest)
             _fill(status, state.folder, item, task, rows, listing.queue is not None)
             log = log_file(state.folder, item.token, task)
             status.log = str(log)
@@ -150,7 +150,7 @@ def _fill(
     row = queued if alive else accounted if accounted is not None and accounted.state in ENDED else queued
     if row is None and not asked:
         row = accounted
-    if alive or (row is not None and row.state not in ENDED):
+    if row is not None and (alive or row.state not in ENDED):
         item.seen.pop(key, None)  # it ended once and was put back into the queue
         status.state, status.note = _alive_state(row, marker)
         status.elapsed, status.code = row.elapsed, None

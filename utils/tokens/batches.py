@@ -28,10 +28,12 @@ class Batch:
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on ``device``."""
-        tensors = (self.input_ids, self.positions, self.labels, self.on_target)
-        if device.type == "cuda":  # from pageable memory the copy would wait for the work before it
-            tensors = tuple(tensor.pin_memory() for tensor in tensors)
-        return Batch(*(tensor.to(device, non_blocking=True) for tensor in tensors), self.samples)
+
+        def move(tensor: Tensor) -> Tensor:
+            pinned = tensor.pin_memory() if device.type == "cuda" else tensor  # else the copy waits for the work before
+            return pinned.to(device, non_blocking=True)
+
+        return Batch(move(self.input_ids), move(self.positions), move(self.labels), move(self.on_target), self.samples)
 
 
 def epoch_batches(lengths: Sequence[int], batch_size: int, window: int, seed: int, epoch: int) -> list[list[int]]:
@@ -78,10 +80,10 @@ def collate(encoded: Encoded, indices: Sequence[int], loss_on: str, pad_id: int,
         input_ids[columns < sizes] = np.concatenate([sample.ids for sample in chosen])
     first = np.maximum(prompts, 1) if loss_on == "target" else 1
     rows, labelled = np.nonzero((columns >= first) & (columns < sizes))
-    tensors = (
-        input_ids,
-        rows * width + labelled - 1,
-        input_ids[rows, labelled],
-        labelled >= prompts[rows, 0],
-    )
-    return Batch(*map(torch.from_numpy, tensors), len(chosen)).to(device)
+    return Batch(
+        torch.from_numpy(input_ids),
+        torch.from_numpy(rows * width + labelled - 1),
+        torch.from_numpy(input_ids[rows, labelled]),
+        torch.from_numpy(labelled >= prompts[rows, 0]),
+        len(chosen),
+    ).to(device)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 
 from utils.data import Example
@@ -20,7 +21,7 @@ class Sample:
     A block of a packed data set is one without a target of its own: all is target but the first token.
     """
 
-    ids: Sequence[int]  # a list; of blocks a view of the split's int32 array
+    ids: Sequence[int] | np.ndarray  # a list; of blocks a view of the split's int32 array
     prompt_length: int  # tokens; the first target token is predicted from position prompt_length - 1
     target_characters: int
     characters: int

@@ -64,7 +64,7 @@ class RunScorer:
         sources = items.sources or read_sources(run.raw_predictions(split), len(items.predictions))
         names = applicable(sources)
         hashes = {"predictions_sha256": sha256(predictions), "references_sha256": sha256(references)}
-        part = _saved_scores(run).get(split)
+        part = _saved_scores(run).get(split, {})
         if not self.force and _is_current(part, names, hashes):
             return Outcome(run, split, "current", {name: part[name] for name in names})
         key = (hashes["references_sha256"], names, None if sources is None else tuple(sources))

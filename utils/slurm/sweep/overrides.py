@@ -135,10 +135,10 @@ def _stand_in(key: str, present: Any) -> Any:
     return "from the environment"
 
 
-def _composed(choices: list[str]) -> DictConfig | str:
+def _composed(choices: Sequence[str]) -> DictConfig | str:
     """The configuration under a choice of config groups, or what is wrong with the choice."""
     try:
-        config = compose("train", overrides=choices)
+        config = compose("train", overrides=list(choices))
     except HydraException as error:
         return str(error).splitlines()[0]
     OmegaConf.set_struct(config, False)
