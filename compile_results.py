@@ -12,6 +12,7 @@ from utils.tables import FORMATS, compile_results
 
 
 def main() -> None:
+    """Write the tables, or compare two runs."""
     parser = argparse.ArgumentParser(description="Compile the tables of all runs, one per data set.")
     parser.add_argument("runs", nargs="*", metavar="RUNS", help="folders with runs (train.py's output.path)")
     parser.add_argument("--dataset", type=comma_list, default=[], metavar="NAME,...", help="only these data sets")

@@ -10,6 +10,7 @@ from utils.plots import draw_figures, plots
 
 
 def main() -> None:
+    """Draw the figures."""
     figures = "\n".join(f"  {plot.name:<20}{plot.about}" for plot in plots().values())
     parser = argparse.ArgumentParser(
         description="Draw the figures of all finished runs of one data set.",

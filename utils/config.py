@@ -34,12 +34,16 @@ OPTIMIZER_PARAMETERS = {
 
 @dataclass
 class ModelConfig:
+    """The base model."""
+
     name: str = "gpt2"
     dropout: float | None = option(None, minimum=0, maximum=1)
 
 
 @dataclass
 class DatasetConfig:
+    """The data set, and where its files are."""
+
     name: str = "e2e"
     path: str | None = None
     cache: str | None = None
@@ -51,6 +55,8 @@ class DatasetConfig:
 
 @dataclass
 class TrainConfig:
+    """How a run trains; ``configs/train.yaml`` has the units."""
+
     epochs: int = option(5, minimum=0)
     batch_size: int = option(128, minimum=1)
     micro_batch_size: int | None = option(None, minimum=1)
@@ -82,11 +88,15 @@ class TrainConfig:
 
 @dataclass
 class OutputConfig:
+    """Where runs go."""
+
     path: str = "runs"
 
 
 @dataclass
 class LoggingConfig:
+    """What is logged, and how often."""
+
     print_freq: int = option(50, minimum=1)
     samples: int = option(2, minimum=0)
 
@@ -146,7 +156,7 @@ def parse_config(given: DictConfig, *, saved: bool = False) -> Config:
             those of the methods' own keys (``fnmodel.<method>.*``) only when there are no others.
     """
     try:
-        values = OmegaConf.to_container(given, resolve=True)
+        values: Any = OmegaConf.to_container(given, resolve=True)
     except OmegaConfBaseException as error:
         raise UserError(f"the configuration cannot be resolved: {error}") from None
     shared = values
@@ -165,7 +175,7 @@ def _typed(values: dict[Any, Any], typed: DictConfig, saved: bool, check: Callab
         problem = f"{key} is empty: leave it out for its default" if empty else _set(typed, key, value)
         if problem:
             problems.append(problem)
-    config: Config = OmegaConf.to_object(typed)  # keys that were refused keep their defaults here
+    config: Any = OmegaConf.to_object(typed)  # keys that were refused keep their defaults here
     problems += check(config)
     if problems:
         raise UserError("the configuration has problems:\n" + "\n".join(f"  - {text}" for text in problems))
@@ -207,7 +217,8 @@ def _leaves(values: Any, typed: Any, prefix: str = "") -> list[tuple[str, Any]]:
 def _missing(given: Any, typed: DictConfig, prefix: str = "") -> list[str]:
     """What ``given`` lacks of the schema: Hydra deletes a section together with the other overrides of its keys."""
     found = []
-    for key, node in typed.items():
+    for name, node in typed.items():
+        key = str(name)
         if key not in given:
             found.append(deleted_key(f"{prefix}{key}"))
         elif isinstance(node, DictConfig) and isinstance(given[key], dict):

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 
-def _option(default: float, help: str, minimum: int | None = None) -> Any:
+def _option(default: float, about: str, minimum: int | None = None) -> Any:
     """A field with its lower bound, as ``rosa.config.option`` has it, and what eval.py's help says of it."""
-    return field(default=default, metadata={"minimum": minimum, "help": help})
+    return field(default=default, metadata={"minimum": minimum, "help": about})
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ def cached_array(name: str, origin: str, build: Callable[[], np.ndarray]) -> np.
     if found is not None:
         return found
     array = np.ascontiguousarray(build(), dtype="<u8")
-    content = memoryview(array).cast("B")
+    content = array.data.cast("B")
     header = json.dumps({"origin": origin, "shape": array.shape, "crc32": zlib.crc32(content)}).encode()
     array.flags.writeable = False
     try:
@@ -57,7 +57,7 @@ def _read(path: Path, origin: str) -> np.ndarray | None:
             return None
         shape = tuple(header["shape"])
         array = np.memmap(path, dtype="<u8", mode="r", offset=len(line), shape=shape)
-        sound = path.stat().st_size == len(line) + array.nbytes and zlib.crc32(array) == header["crc32"]
+        sound = path.stat().st_size == len(line) + array.nbytes and zlib.crc32(array.data) == header["crc32"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return array if sound else None

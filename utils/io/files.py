@@ -13,8 +13,9 @@ import secrets
 import socket
 import stat
 from collections.abc import Iterator
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO, TextIO
+from typing import Any, TextIO
 
 from utils.errors import UserError
 from utils.io.locks import link_lock
@@ -66,7 +67,7 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def open_regular(path: Path, largest: int | None = None) -> BinaryIO:
+def open_regular(path: Path, largest: int | None = None) -> BufferedReader:
     """Open ``path`` for reading if it is a file or a link to one. Reading a pipe or a device might never end.
 
     Raises:

@@ -26,7 +26,7 @@ _MERGE = "tag:yaml.org,2002:merge"
 class _Loader(yaml.SafeLoader):
     """SafeLoader with the scalars of YAML 1.2's core schema (no base-60 numbers, no yes/no, no dates)."""
 
-    yaml_implicit_resolvers: ClassVar[dict[str, list[tuple[str, re.Pattern[str]]]]] = {}
+    yaml_implicit_resolvers: ClassVar[dict[str, list[tuple[str, re.Pattern[str]]]]] = {}  # type: ignore[misc]
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
@@ -40,7 +40,7 @@ class _Loader(yaml.SafeLoader):
         if self._level >= DEEPEST:
             raise yaml.composer.ComposerError(None, None, f"nested deeper than {DEEPEST} levels", mark)
         self._level += 1
-        node = super().compose_node(parent, index)
+        node: Any = super().compose_node(parent, index)
         self._level -= 1
         if not alias:
             self._extents[node] = _extent(node, self._extents)

@@ -15,6 +15,7 @@ from utils.text import aligned
 
 
 def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
+    """Command line of ``python -m utils.metrics``."""
     parser = argparse.ArgumentParser(
         prog="python -m utils.metrics",
         description="Score a system's texts with BLEU, NIST, METEOR, ROUGE_L and CIDEr as the E2E challenge does. "

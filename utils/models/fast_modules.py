@@ -42,7 +42,7 @@ class BitDropout(nn.Dropout):
             return super().forward(x)
         words = torch.empty((x.numel() + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
         kept = words.view(torch.int16)[: x.numel()].view(x.shape) >= dropped - LEVELS // 2
-        return _Dropped.apply(x, kept, LEVELS / (LEVELS - dropped))  # type: ignore[no-any-return, no-untyped-call]
+        return _Dropped.apply(x, kept, LEVELS / (LEVELS - dropped))
 
 
 def use_faster_modules(model: nn.Module) -> None:

@@ -71,7 +71,7 @@ class _HeadLoss(torch.autograd.Function):
         return losses.sum(), losses
 
     @staticmethod
-    @torch.autograd.function.once_differentiable  # type: ignore[untyped-decorator]
+    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, upstream: Tensor, _: Any) -> tuple[Tensor | None, ...]:
         return (*(None if slope is None else slope * upstream for slope in ctx.saved_tensors), None, None, None)
 

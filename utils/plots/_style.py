@@ -206,7 +206,7 @@ def draw_points(axes: Axes, x: Sequence[float], of: Sequence[Statistic], text: s
     look_of |= {"markerfacecolor": "white", **({"linestyle": "none"} if len(x) == 1 else {})}
     deviations = [math.nan if statistic.std is None else statistic.std for statistic in of]
     means = [statistic.mean for statistic in of]
-    bars = {"capsize": 3.5, "capthick": 0.9, "elinewidth": 0.9, "barsabove": True}
+    bars: dict[str, Any] = {"capsize": 3.5, "capthick": 0.9, "elinewidth": 0.9, "barsabove": True}
     axes.errorbar(x, means, yerr=deviations, label=text, **bars, **look_of)
     return line_handle(text, **look_of)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -14,7 +15,7 @@ from utils.results.aggregate import Row
 
 _MEMORY, _TIME, _RESAMPLE = "peak_memory_mib", "train_seconds", "resample_seconds"
 _SEEN = 0.005  # share of a bar from which a part can be seen
-_HATCHED = {"facecolor": "white", "edgecolor": "#333333", "hatch": "//////", "linewidth": 0.5}
+_HATCHED: dict[str, Any] = {"facecolor": "white", "edgecolor": "#333333", "hatch": "//////", "linewidth": 0.5}
 
 
 @register("cost", "peak memory and training time by method and rank")

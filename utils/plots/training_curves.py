@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from matplotlib.figure import Figure
 
+from utils.metrics import LOWER
 from utils.plots import NothingToDraw, PlotData, register
 from utils.plots._curves import draw_curves
 from utils.plots._style import axis_label
-from utils.results.columns import LOSS_UNIT, LOWER
+from utils.results.columns import LOSS_UNIT
 
 STRETCHES = 50
 _FEW = 10  # points of a run below which logging more often is advised

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from matplotlib.figure import Figure
 
+from utils.metrics import LOWER
 from utils.plots import PlotData, register
 from utils.plots._curves import draw_curves
 from utils.plots._style import axis_label
-from utils.results.columns import LOSS_UNIT, LOWER
+from utils.results.columns import LOSS_UNIT
 
 # The validation quantity that goes with a final metric; others, such as BLEU, are not measured during training.
 _BY_METRIC = {

@@ -125,7 +125,7 @@ def shown_columns(dataset: str, mixed: bool) -> tuple[str, ...]:
     Losses on different tokens do not compare, so where runs trained on different ones (``mixed``) both kinds are
     shown for each.
     """
-    losses = ("val_loss", "test_perplexity")
+    losses: tuple[str, ...] = ("val_loss", "test_perplexity")
     if mixed:
         losses = tuple(f"{key}_{tokens}" for key in losses for tokens in ("target", "all"))
     return (*losses, *main_scores(metrics_of(dataset)), *_COST)

@@ -64,7 +64,7 @@ def _made(run: Result) -> dict[str, Any]:
     return dotted(record) | {f"evaluation.{key}": value for key, value in evaluation.items()}
 
 
-def _differing(sides: list[dict[str, Any]], wanted: Callable[[str], bool]) -> list[tuple[str, str, str]]:
+def _differing(sides: list[dict[str, Any]], wanted: Callable[[str], bool]) -> list[tuple[str, ...]]:
     """Key, A and B, for the wanted keys whose values differ as a reader would see them."""
     one, two = sides
     texts = [

@@ -24,12 +24,13 @@ def method_label(name: str) -> str:
 
 def method_order(name: str) -> float:
     """The method's place in tables and legends, ascending; unknown methods come last."""
-    return float(_presentation(name).get("order", "inf"))
+    return float(str(_presentation(name).get("order", "inf")))
 
 
 def method_colour(name: str) -> str | None:
     """#RRGGBB, or None for a method that leaves the choice to the figure."""
-    return _presentation(name).get("colour") or None
+    colour = _presentation(name).get("colour")
+    return str(colour) if colour else None
 
 
 def _presentation(name: str) -> dict[str, object]:

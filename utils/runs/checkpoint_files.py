@@ -49,7 +49,7 @@ class Progress:
             raise ValueError("its progress is not one of this version")
         for name, value in values.items():
             kind = dict if plain[name] is None and value is not None else type(plain[name])
-            if type(value) is not kind or (kind is int and value < 0):
+            if type(value) is not kind or (isinstance(value, int) and value < 0):
                 raise ValueError(f"its progress has {name}={value!r}")
         return cls(**values)
 

@@ -47,11 +47,11 @@ class MetricsWriter:
         self._file.write(json.dumps({"step": step, "epoch": round(epoch, 4), "split": split, **finite}) + "\n")
         self._file.flush()
         for name, value in values.items():
-            self._board.do(lambda board, name=name, value=value: board.add_scalar(f"{split}/{name}", value, step))
+            self.scalar(f"{split}/{name}", value, step)
 
-    def scalar(self, name: str, value: float) -> None:
-        """A number that belongs to the whole run, for TensorBoard."""
-        self._board.do(lambda board: board.add_scalar(name, value, 0))
+    def scalar(self, name: str, value: float, step: int = 0) -> None:
+        """A number for TensorBoard; at step 0 one that belongs to the whole run."""
+        self._board.do(lambda board: board.add_scalar(name, value, step))
 
     def text(self, name: str, step: int, text: str) -> None:
         """A text for TensorBoard."""

@@ -62,7 +62,8 @@ def _answer(where: str, fields: dict[str, object]) -> Answer:
         raise UserError(f"{where} lacks source, prompt, prediction or references. Run eval.py again.")
     if not references or not all(map(one_line, references)):
         raise UserError(f"{where}: a reference is empty, or there is none")
-    return Answer(*map(str, texts), references)
+    source, prompt, prediction = map(str, texts)
+    return Answer(source, prompt, prediction, references)
 
 
 def _prediction_lines(answers: Iterable[Answer]) -> str:

@@ -72,12 +72,12 @@ def check_unknown_jobs(ledger: Ledger) -> None:
     scripts = f"{ledger.folder / 'scripts'}/"
     ledger.taken = {name.rpartition(".")[2] for _, name, _, _ in rows}
     unknown = {
-        id.partition("_")[0]: name
-        for id, name, slurm_state, command in rows
+        job_id.partition("_")[0]: name
+        for job_id, name, slurm_state, command in rows
         if command.startswith(scripts) and name not in known and slurm_state not in ENDED
     }
     if unknown:
-        listed = ", ".join(f"{id} ({name})" for id, name in unknown.items())
+        listed = ", ".join(f"{job_id} ({name})" for job_id, name in unknown.items())
         raise UserError(
             f"SLURM has jobs of {ledger.folder} that its state does not know, since it was deleted or replaced: "
             f"{listed}. Sending could double them. Cancel them (scancel {' '.join(unknown)}), "

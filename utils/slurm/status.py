@@ -104,8 +104,8 @@ def job_statuses(sweep: Sweep, ledger: Ledger, listing: Listing) -> dict[str, Jo
     """
     latest = ledger.latest()
     jobs = {job.id: job for job in sweep.jobs}
-    for id, (submission, _) in latest.items():
-        jobs.setdefault(id, Job(id, submission.group, "(not in the sweep file)", "", {}))
+    for job_id, (submission, _) in latest.items():
+        jobs.setdefault(job_id, Job(job_id, submission.group, "(not in the sweep file)", "", {}))
     statuses = {}
     for job in jobs.values():
         status = statuses[job.id] = JobStatus(job.id, job.group, job.label, "not sent")
@@ -162,9 +162,9 @@ def _fill_from_slurm(
         submission.seen[task] = {name: getattr(status, name) for name in SEEN}
 
 
-def _row(listing: Listing, id: str) -> Row | None:
+def _row(listing: Listing, job_id: str) -> Row | None:
     """The row that counts: squeue's of a job that has not ended, else sacct's of one that has, else what there is."""
-    queued, accounted = listing.queued.get(id), listing.accounted.get(id)
+    queued, accounted = listing.queued.get(job_id), listing.accounted.get(job_id)
     if queued is not None and queued.slurm_state not in ENDED:
         return queued
     if accounted is not None and (accounted.slurm_state in ENDED or listing.queue is None):

@@ -59,7 +59,7 @@ def compile_results(
     if not any(table.rows for table in tables):
         listed = [*unreadable] if not tables else tables[0].listed
         raise UserError("no run has finished, so there is no table.\n" + _listing(listed))
-    written = []
+    written: list[Path] = []
     width = shutil.get_terminal_size((100, 24)).columns
     folders = {name: _folder(by_dataset[name], out, roots) for name in chosen}
     for table in tables:

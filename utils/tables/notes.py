@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from utils.metrics import NEITHER
 from utils.results.aggregate import Row
-from utils.results.columns import LOSS_UNIT, NEITHER, OWN_LOSS, Column
+from utils.results.columns import LOSS_UNIT, OWN_LOSS, Column
 from utils.results.methods import UNTRAINED
 from utils.results.read import plain, shown
 from utils.runs import finite

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 from utils.errors import UserError
+from utils.metrics import HIGHER
 from utils.results.aggregate import Row
-from utils.results.columns import HIGHER, Column
+from utils.results.columns import Column
 from utils.results.read import plain
 from utils.text import suggestions
 
@@ -28,12 +30,12 @@ def sort_rows(rows: list[Row], sort: str, known: dict[str, Column], settings: li
     if direction not in ("", "asc", "desc"):
         raise UserError(f"--sort: {plain(sort)!r} ends in neither :asc nor :desc")
     values: dict[str, Callable[[Row], Any]] = {
-        **{name: lambda row, name=name: _mean(row, name) for name in known},
+        **{name: partial(_mean, key=name) for name in known},
         "method": lambda row: row.first.method,
         "rank": lambda row: row.first.rank,
         "n": lambda row: len(row.results),
         "parameters": lambda row: row.parameters,
-        **{name: lambda row, name=name: row.settings.get(name) for name in settings},
+        **{name: partial(_setting, key=name) for name in settings},
     }
     check_name(key, values, "--sort")
     value = values[key]
@@ -44,6 +46,10 @@ def sort_rows(rows: list[Row], sort: str, known: dict[str, Column], settings: li
     rest = [row for row in rows if not isinstance(value(row), (int, float, str))]
     ordered = sorted(numbers, key=value, reverse=descending) + sorted(strings, key=value, reverse=descending) + rest
     return sorted(ordered, key=lambda row: row.first.model)
+
+
+def _setting(row: Row, key: str) -> Any:
+    return row.settings.get(key)
 
 
 def _mean(row: Row, key: str) -> float | None:

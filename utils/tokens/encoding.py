@@ -17,7 +17,7 @@ class Sample:
     In packed data a sample is a block: every token after the first is a target.
     """
 
-    ids: Sequence[int]  # a list; for a block, a view of the split's int32 array
+    ids: Any  # Sequence[int]: a list; for a block, a view of the split's int32 array
     prompt_length: int  # tokens; the first target token is predicted from position prompt_length - 1
     target_characters: int
     characters: int

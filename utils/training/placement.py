@@ -53,7 +53,7 @@ class Replicas:
 
     def backward_pass(self, token_loss: nn.Module, last: bool) -> AbstractContextManager[Any]:
         """For a part of an accumulated batch: gradients are added up over processes in the last one only."""
-        return contextlib.nullcontext() if last else self.accelerator.no_sync(token_loss)  # type: ignore[no-any-return]
+        return contextlib.nullcontext() if last else self.accelerator.no_sync(token_loss)
 
     def clip(self, parameters: list[nn.Parameter], limit: float | None) -> Tensor:
         """Clip the gradient's norm to ``limit`` if there is one; the norm before, on the device."""
@@ -96,7 +96,7 @@ class Shards(Replicas):
         from torch.distributed.device_mesh import init_device_mesh
         from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
-        model = token_loss.model
+        model: Any = token_loss.model
         self._twin = _on_meta(model)
         bf16 = self.precision == "bf16"
         policy = MixedPrecisionPolicy(torch.bfloat16, reduce_dtype=torch.float32) if bf16 else MixedPrecisionPolicy()

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from operator import itemgetter
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 BEAM = 40
 EXACT, STEM, SYNONYM, PARAPHRASE = range(4)  # the matchers
@@ -21,6 +21,8 @@ EXACT, STEM, SYNONYM, PARAPHRASE = range(4)  # the matchers
 # One integer orders partial alignments: coverage, then chunks, then distance.
 COVERAGE, CHUNK = 1 << 44, 1 << 24
 _ORDER = itemgetter(0)
+
+_Path = tuple[Any, ...]  # a partial alignment
 
 
 class Match(NamedTuple):
@@ -49,7 +51,7 @@ def align(size: int, reference_size: int, matches: Sequence[Match]) -> list[Matc
     """
     fixed, choices, taken = _split(size, reference_size, matches)
     # Each partial alignment: order, next reference word, used words, end of the open chunk (-1: none), matches.
-    paths: list[tuple] = [(0, 0, taken, -1, None)]
+    paths: list[_Path] = [(0, 0, taken, -1, None)]
     for position in range(reference_size):
         if position in fixed:
             match, gain = fixed[position]
@@ -79,7 +81,7 @@ def align(size: int, reference_size: int, matches: Sequence[Match]) -> list[Matc
     return found[::-1]
 
 
-def _extend(paths: list[tuple], position: int, choices: list[tuple[Match, int, int]]) -> list[tuple]:
+def _extend(paths: list[_Path], position: int, choices: list[tuple[Match, int, int]]) -> list[_Path]:
     extended = []
     for path in paths:
         order, following, used, chunk, chain = path

@@ -114,7 +114,7 @@ def _line_hashes(path: Path) -> Iterator[np.ndarray]:
 
 
 @functools.lru_cache(maxsize=2)
-def _powers(length: int) -> tuple[np.ndarray, np.ndarray]:
+def _powers(length: int) -> tuple[np.ndarray, ...]:
     inverse = np.uint64(pow(int(_BASE), -1, 1 << 64))
     with np.errstate(over="ignore"):
         return tuple(

@@ -69,19 +69,20 @@ def _meteor(java: str, predictions: Sequence[str], references: Sequence[Sequence
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, encoding="utf-8"
     ) as process:
-        assert process.stdin and process.stdout
+        stdin, stdout = process.stdin, process.stdout
+        assert stdin and stdout
 
         def ask(*fields: str) -> str:
-            print(" ||| ".join(fields), file=process.stdin, flush=True)
-            return process.stdout.readline().strip()
+            print(" ||| ".join(fields), file=stdin, flush=True)
+            return stdout.readline().strip()
 
         try:
             statistics = [ask("SCORE", *group, text) for group, text in zip(references, predictions, strict=True)]
             ask("EVAL", *statistics)
             # A line for each item, of which ask has read the first, then the score of them all.
             for _ in statistics[1:]:
-                process.stdout.readline()
-            return float(process.stdout.readline())
+                stdout.readline()
+            return float(stdout.readline())
         except (OSError, ValueError):
             raise UserError("the METEOR jar stopped; it needs 2 GB of memory") from None
         finally:

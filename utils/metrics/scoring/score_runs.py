@@ -60,7 +60,7 @@ class RunScorer:
         names = applicable(items.sources, metrics_of(run.record().get("dataset")))
         files = {"predictions_sha256": run.predictions(split), "references_sha256": run.references(split)}
         hashes = {key: sha256(path) for key, path in files.items()}
-        part = _saved_scores(run).get(split)
+        part = _saved_scores(run).get(split) or {}
         if not self.force and _is_current(part, names, hashes):
             return Outcome(run, split, "current", {name: part[name] for name in names})
         key = (hashes["references_sha256"], names, None if items.sources is None else tuple(items.sources))

@@ -54,8 +54,8 @@ def parse_queue(text: str) -> list[Row]:
             if seconds(elapsed) == 0 and state in ("FAILED", "CANCELLED"):
                 started = reason.startswith(_RAN)
             guess = start[:16].replace("T", " ") if state == "PENDING" and start not in _NO_TIME else ""
-            for id in expand_ids(ids):
-                row = Row(id, name, state, reason, seconds(elapsed), started, expected=guess, submitted=submitted)
+            for job_id in expand_ids(ids):
+                row = Row(job_id, name, state, reason, seconds(elapsed), started, expected=guess, submitted=submitted)
                 rows.append(row)
     return rows
 
@@ -70,10 +70,10 @@ def parse_accounting(text: str) -> list[Row]:
         ids, name, state, exit_code, elapsed, start, reason = fields
         reason, submitted = _split_time(reason)
         code, _, signal = exit_code.partition(":")
-        for id in expand_ids(ids):
+        for job_id in expand_ids(ids):
             rows.append(
                 Row(
-                    id,
+                    job_id,
                     name,
                     state.split(" ")[0].rstrip("+"),
                     "" if reason == "None" else reason,

@@ -90,10 +90,12 @@ def _count(group: dict[str, Any]) -> int:
 def _key_problems(node: dict[str, Any], known: dict[str, tuple[type, ...]], where: str) -> list[str]:
     problems = []
     for key, value in node.items():
+        kinds = known.get(key, ())
+        fits = isinstance(value, kinds) and (bool in kinds or not isinstance(value, bool))
         if key not in known:
             problems.append(f"{where}{key} is not a key; {text.did_you_mean(key, known)}")
-        elif not isinstance(value, known[key]) or (isinstance(value, bool) and bool not in known[key]):
-            problems.append(f"{where}{key} must be {' or '.join(_KINDS[kind] for kind in known[key])}")
+        elif not fits:
+            problems.append(f"{where}{key} must be {' or '.join(_KINDS[kind] for kind in kinds)}")
         elif key == "resources":
             problems += [f"{where}resources.{problem}" for problem in resource_problems(value)]
         elif key in _LEAST and value < _LEAST[key]:
