@@ -13,48 +13,9 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT
+from tests.contributing import example
 
-METHOD = '''
-"""x W + b + strength · s: a trained shift s (n,) of the outputs."""
-
-from dataclasses import dataclass
-from typing import ClassVar
-
-from torch import Tensor
-
-from rosa.config import AdapterConfig, option
-from rosa.layers import AdapterLayer
-from rosa.methods import register
-
-
-@dataclass
-class ShiftConfig(AdapterConfig):
-    strength: float = option(1.0, above=0)
-
-    method: ClassVar[str] = "shift"
-    label: ClassVar[str] = "Trained shift"
-    order: ClassVar[int] = 15
-    colour: ClassVar[str] = "#123456"
-
-
-@register(ShiftConfig)
-class ShiftLayer(AdapterLayer):
-    def __init__(self, name, base, config) -> None:
-        super().__init__(name, base, config)
-        if base.bias is None:
-            raise ValueError("it has no bias to shift")
-        self.s = self.new_parameter(self.out_features)
-
-    def initialise(self) -> None:
-        self.s.data.zero_()
-
-    def bias_delta(self) -> Tensor:
-        return self.s * self.config.strength
-
-    def forward(self, x: Tensor) -> Tensor:
-        out = self.base.forward(x)
-        return out if self.merged else out + self.bias_delta()
-'''
+METHOD = example("rosa/methods/shift.py")
 NODE = "  shift:\n    strength: 1.0           # the shift is multiplied by this\n"
 
 CHAIN = """

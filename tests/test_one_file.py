@@ -22,6 +22,7 @@ import utils.data
 import utils.metrics
 import utils.plots
 from tests.conftest import ROOT
+from tests.contributing import example
 from tests.records import csv_of, markdown_rows, row_of
 from utils.config import parse_config
 from utils.evaluation import Options, evaluate_runs
@@ -34,64 +35,7 @@ from utils.runs import Run, find_runs
 from utils.tables import compile_results
 from utils.training.launch import train_all
 
-DATA_SET = '''
-"""WebNLG (Gardent et al. 2017): texts that say sets of triples. CSV files with the columns triples and text."""
-
-from utils.data import DataSource, pair, register
-from utils.io.records import find_split, read_records
-
-
-@register
-class WebNLG(DataSource):
-    names = ("webnlg",)
-    needs_path = True
-    metrics = ("BLEU", "chrF", "length_ratio")
-
-    def load(self, split, path, cache):
-        rows = read_records(find_split(path, (f"{split}.csv",)), ("triples", "text"))
-        return [pair(row["triples"], row["text"], where) for where, row in rows]
-'''
-METRIC = '''
-"""chrF (Popović 2015), the F score of character n-grams, as sacrebleu computes it."""
-
-import numpy as np
-from sacrebleu.metrics.chrf import CHRF
-
-from utils.metrics import HIGHER, Metric, register
-
-
-@register
-class ChrF(Metric):
-    names = ("chrF",)
-    better = HIGHER
-    decimals = 2
-    note = "chrF from 0 to 100."
-
-    def statistics(self, predictions):
-        pairs = zip(predictions, self.references, strict=True)
-        found = [CHRF()._extract_corpus_statistics([text], [[one] for one in group])[0] for text, group in pairs]
-        return np.array(found, dtype=np.float64)
-
-    def aggregate(self, totals):
-        return {"chrF": CHRF()._compute_score_from_stats(totals.tolist()).score}
-'''
-FIGURE = '''
-"""The metric of each run as a bar."""
-
-from utils.plots import register
-from utils.plots._style import axis_label, new_axes
-
-
-@register("bars", "the metric of each row as a bar")
-def draw(data):
-    figure, (axes,) = new_axes()
-    rows = [row for row in data.rows if data.metric.key in row.statistics]
-    axes.bar([row.first.method for row in rows], [row.statistics[data.metric.key].mean for row in rows])
-    axes.set_ylabel(axis_label(data.metric.header, data.metric.unit, data.metric.better))
-    return figure
-'''
-FILES = ((utils.data, "_SOURCES", "webnlg", DATA_SET), (utils.metrics, "_METRICS", "chrf", METRIC),
-         (utils.plots, "_PLOTS", "bars", FIGURE))  # fmt: skip
+FILES = ((utils.data, "_SOURCES", "webnlg"), (utils.metrics, "_METRICS", "chrf"), (utils.plots, "_PLOTS", "bars"))
 LISTS = (utils.data.sources, utils.metrics.metrics, utils.plots.plots)
 
 HASHES = ("predictions_sha256", "references_sha256")
@@ -113,11 +57,12 @@ class Chain:
 def added(folder: Path) -> Iterator[None]:
     """A folder whose files stand beside those of each package, known for as long as the block lasts."""
     with pytest.MonkeyPatch.context() as patch:
-        for (package, registry, name, text), listed in zip(FILES, LISTS, strict=True):
+        for (package, registry, name), listed in zip(FILES, LISTS, strict=True):
             listed()  # registers what is there already, outside the copy
+            text = example(f"{package.__name__.replace('.', '/')}/{name}.py")
             _add(patch, package, registry, folder / package.__name__, name, text)
         yield
-    for package, _, name, _ in FILES:
+    for package, _, name in FILES:
         sys.modules.pop(f"{package.__name__}.{name}", None)
         vars(package).pop(name, None)
 
