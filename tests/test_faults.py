@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import random
@@ -103,6 +104,15 @@ def test_a_kill_before_the_last_prune_leaves_no_checkpoint_too_many(train: Any, 
     assert run.record()["status"] == "finished"
     # the last, the one before it, and that one's best
     assert sorted(int(path.name[5:]) for path in run.checkpoints.glob("step-*")) == [5, 8, 10]
+
+
+def test_a_disk_that_fails_while_a_start_is_undone_hides_no_error(train: Any, monkeypatch: Any) -> None:
+    def unlink(path: Path, missing_ok: bool = False) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+
+    monkeypatch.setattr(Path, "unlink", unlink)
+    with pytest.raises(UserError, match="warmup_steps=99"):
+        train("train.warmup_steps=99")
 
 
 @pytest.mark.parametrize("value", [HUGE, -HUGE, float("nan"), True, "1", None], ids=lambda value: str(value)[:5])
