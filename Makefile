@@ -25,21 +25,22 @@ demo: $(VENV)/.installed ## train, evaluate, score, tabulate and draw on the bun
 	bash scripts/demo.sh
 
 test: $(VENV)/.installed-dev ## the tests
-	python -m pytest -m "not slow and not slurm"
+	python -m pytest -m "not slow and not slurm and not faults"
 
 slow-test: $(VENV)/.installed-dev ## the tests marked slow
-	python -m pytest -m slow
+	python -m pytest -m "slow and not faults"
 
 slurm-test: $(VENV)/.installed-dev ## a sweep on a real one-node SLURM cluster (Debian, root)
 	bash scripts/slurm_up.sh --install
 	python -m pytest -m slurm tests/slurm
 
-# E2E_DIR and ELI5_DIR name the real data; without them the bundled texts stand in
-faults: $(VENV)/.installed ## every fault many times, under two hours: writes docs/faults.md
-	python -m scripts.faults $(if $(E2E_DIR),--e2e $(E2E_DIR)) $(if $(ELI5_DIR),--eli5 $(ELI5_DIR))
+FAULTS := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1 MPLBACKEND=Agg python -m pytest tests/faults
 
-faults-quick: $(VENV)/.installed ## a few of every fault
-	python -m scripts.faults --quick
+faults: $(VENV)/.installed-dev ## every fault many times, about half an hour: writes docs/faults.md
+	$(FAULTS) -m faults --times 6 --page docs/faults.md
+
+faults-quick: $(VENV)/.installed-dev ## a few of every fault
+	$(FAULTS) -m "faults and not slow"
 
 lint: $(VENV)/.installed-dev ## ruff and mypy
 	ruff check .

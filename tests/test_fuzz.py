@@ -7,6 +7,7 @@ prediction and reference files made of it have one item for each source, in orde
 from __future__ import annotations
 
 import csv
+import gzip
 import io
 import json
 import re
@@ -18,11 +19,13 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from scripts.faults.inputs.oracles import by_csv, by_json, first_bad_line
+from tests.mutations import changed, damaged
+from tests.oracles import by_csv, by_json, first_bad_line
 from tests.tokens.test_packing import TOKENIZER, stream_of
 from utils.data import Example, group_by_source
 from utils.data.e2e import E2E
 from utils.data.eli5 import ELI5
+from utils.data.pairs import Pairs
 from utils.errors import UserError
 from utils.evaluation import write_predictions
 from utils.metrics.scoring.reader import read_items, read_run
@@ -40,9 +43,14 @@ PIECES = (
 TEXT = st.lists(st.sampled_from(PIECES) | st.text(st.characters(codec="utf-8"), max_size=4), max_size=6).map("".join)
 LONG = TEXT.map(lambda text: (text or "x") * 700)
 FEW = settings(deadline=None, max_examples=120)
+VALID = "".join(
+    f'"name[{name}], food[{food}]","{name}, with “{food}” food."\n' for name in "ABC" for food in ("Thai", "é")
+)
+QUESTIONS = [{"title": f"Why {n}?", "selftext": "", "answers": {"text": [f"So é {n}.", "No."]}} for n in range(4)]
+ARCHIVE = gzip.compress("".join(json.dumps(record) + "\n" for record in QUESTIONS).encode(), mtime=0)
 
 
-def load(source: E2E | ELI5, name: str, content: bytes) -> list[Example] | str:
+def load(source: E2E | ELI5 | Pairs, name: str, content: bytes) -> list[Example] | str:
     """The examples of a validation file with this content, or the one message that refuses it."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / name
@@ -111,6 +119,22 @@ def test_e2e_of_anything(text: str) -> None:
         check_e2e(content.encode())
 
 
+@FEW
+@given(damaged(f"mr,ref\n{VALID}".encode()).flatmap(lambda content: st.just(content) | damaged(content)))
+def test_e2e_of_a_damaged_file(content: bytes) -> None:
+    check_e2e(content)
+
+
+@FEW
+@given(damaged(f"prompt,target\n{VALID}".encode()))
+def test_own_data_of_a_damaged_file(content: bytes) -> None:
+    expected, found = by_csv(content, ("prompt", "target")), load(Pairs(), "validation.csv", content)
+    if isinstance(found, str):
+        assert expected is None, found
+    else:
+        assert [(item.source.strip(), item.reference) for item in found] == expected
+
+
 # -- ELI5 ----------------------------------------------------------------------------------------------------
 
 VALUES = TEXT | LONG | st.none() | st.integers() | st.lists(TEXT, max_size=2) | st.just("\ud83d")
@@ -157,6 +181,21 @@ def test_eli5_of_damage(text: str, damage: bytes, at: int, lost: int) -> None:
     content = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records).encode()
     check_eli5(content[:at] + damage + content[at + lost :])
     check_eli5(content + text.encode())
+
+
+@FEW
+@given(damaged(gzip.decompress(ARCHIVE)))
+def test_eli5_of_a_damaged_file(content: bytes) -> None:
+    check_eli5(content)
+
+
+@FEW
+@given(damaged(ARCHIVE))
+def test_eli5_of_a_damaged_archive(content: bytes) -> None:
+    found = load(ELI5(), "validation.jsonl.gz", content)
+    assert isinstance(found, str) or [(item.source, item.reference) for item in found] == by_json(
+        gzip.decompress(content)
+    )
 
 
 # -- what is made of it --------------------------------------------------------------------------------------
@@ -207,3 +246,17 @@ def test_any_text_becomes_tokens_or_is_refused(rows: list[tuple[str, str]], seq_
             encode(examples, TOKENIZER, seq_len)
     groups = group_by_source(examples)
     assert sum(len(s.ids) - 1 for s in pack(groups, TOKENIZER, 32).samples) == len(stream_of(groups)) - 1
+
+
+def test_damage_is_damage() -> None:
+    content, document, counts = ('mr,ref\n"name[A]","A é."\n' * 5).encode(), {"a": [1, {"b": None}], "c": "x"}, [0, 0]
+
+    @settings(FEW, max_examples=100, derandomize=True)
+    @given(st.data())
+    def test(data: Any) -> None:
+        counts[0] += data.draw(damaged(content)) != content
+        counts[1] += data.draw(changed(document)) != document
+
+    test()
+    assert min(counts) > 75, counts  # a swap of equal lines is no damage
+    assert document == {"a": [1, {"b": None}], "c": "x"}

@@ -82,7 +82,8 @@ def _outcome(run: Run, options: Options, check: Callable[[], None]) -> tuple[str
             return "skipped", f"training is {status}: run its training command again"
         print(f"{run.path}", flush=True)
         with lock(run.lock_file("eval"), "evaluated"):
-            remove_leftovers(run.eval_file, run.raw_predictions(split), run.references(split), run.predictions(split))
+            written = (run.raw_predictions(split), run.references(split), run.predictions(split))
+            remove_leftovers(run.record_file, run.eval_file, *written)
             return evaluate_run(run, options, check)
     except Exception as error:
         return "failed", _told(error, options)

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from scripts.faults.compare import differences, facts
 from tests.conftest import ROOT
+from tests.faults.compare import differences, facts
 from utils import evaluation
 from utils.evaluation import Options, evaluate_runs
 from utils.generation.generate import Decoding
@@ -75,7 +75,7 @@ def test_a_validation_that_was_stopped_is_repeated(
     assert [point["step"] for point in run.metrics("validation")] == [0][:step]
     assert run.last.exists() == (step > 0)
     train(*halves)
-    assert not differences(facts(whole), facts(run))
+    assert not differences(facts(whole.path), facts(run.path))
 
 
 @pytest.mark.parametrize(("owner", "name"), [(loop, "evaluate_losses"), (Training, "close")])

@@ -180,9 +180,9 @@ def _directory(run: Run) -> Iterator[None]:
             yield
         except BaseException:
             if new and not run.record_file.exists():
-                for file in (lock_file, run.log_file):
-                    file.unlink(missing_ok=True)
-                with contextlib.suppress(OSError):  # not empty: leave it
+                with contextlib.suppress(OSError):  # not empty, or its disk has failed: leave it, and tell of the error
+                    for file in (lock_file, run.log_file):
+                        file.unlink(missing_ok=True)
                     run.path.rmdir()
                     run.path.parent.rmdir()
             raise

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -109,8 +111,12 @@ def load_sweep(file: Path, further: Callable[[list[Group]], list[str]] = lambda 
     folder = Path()
     try:
         folder = Path(expand_environment(str(document.get("state", STATE)))).expanduser().absolute()
+        with contextlib.suppress(FileNotFoundError):  # it is made later
+            os.stat(f"{folder}/")
     except KeyError as error:
         problems.append(f"state={document['state']}: {error.args[0]} is not set in the environment")
+    except (OSError, ValueError, RuntimeError) as error:  # a file in its place, a name too long, NUL, ~nobody
+        problems.append(f"state={str(document['state'])[:100]!r} is no folder: {' '.join(str(error).split())[:100]}")
     if problems:
         raise UserError(f"{file} has problems:\n" + "\n".join(f"  - {text}" for text in problems))
     return Sweep(file, folder, tuple(groups))

@@ -1,1 +1,0 @@
-"""Cause every fault that a run can meet, many times, and count what is lost: ``python -m scripts.faults --help``."""
