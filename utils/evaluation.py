@@ -156,7 +156,7 @@ def _hashes(run: Run, split: str) -> dict[str, str | None]:
 
 
 def _evaluations(run: Run) -> dict[str, Any]:
-    """What is recorded; an unreadable record holds nothing that evaluating anew does not give."""
+    """Recorded evaluations by split. An unreadable eval.json counts as empty: evaluating again rebuilds it."""
     found = {}
     for split in ("validation", "test"):
         with contextlib.suppress(UserError):

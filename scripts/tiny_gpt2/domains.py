@@ -19,7 +19,7 @@ Values = Sequence[str] | Callable[[random.Random], str]
 
 @dataclass(frozen=True)
 class Slot:
-    """``keys``: names of the attribute; ``values``: their source; ``wordings``: a Fact, or one a value."""
+    """``keys``: names of the attribute; ``values``: their source; ``wordings``: a Fact, or one per value."""
 
     keys: tuple[str, ...]
     values: Values

@@ -1,6 +1,6 @@
 """Slot values for the pretraining text: word lists, and makers of names that no list could hold.
 
-Most names are invented anew for each text, so that a model must copy them from its input to say them.
+Most names are invented for each text again, so that a model must copy them from its input to say them.
 """
 
 from __future__ import annotations

@@ -83,7 +83,7 @@ def test_a_trainer_run_resamples_in_place(settings: dict[str, Any], due: list[in
     assert {name: (id(p), p.data_ptr()) for name, p in trainer.model.named_parameters()} == identity
     assert watch.resampled_after() == due
     expected, count = [], 0
-    for step in range(1, EPOCHS * STEPS_PER_EPOCH + 1):  # the state of A begins anew with each subspace
+    for step in range(1, EPOCHS * STEPS_PER_EPOCH + 1):  # the state of A begins again with each subspace
         count += 1
         expected.append(count)
         count = 0 if step in due else count

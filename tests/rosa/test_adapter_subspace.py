@@ -207,7 +207,7 @@ def test_adapted_layers_train_the_directions_that_the_sampling_names(method: str
         wanted = (s[chosen], s[chosen]) if split == "sqrt" else (s[chosen] ** 2, torch.ones_like(s[chosen]))
         for found, value in zip(scale, wanted, strict=True):
             torch.testing.assert_close(found, value, atol=1e-9, rtol=0)
-    assert len(starts) > 1 or method != "window"  # a window is drawn for each layer anew
+    assert len(starts) > 1 or method != "window"  # each layer draws a window of its own
 
 
 @pytest.mark.parametrize("split", FACTOR_SPLITS)

@@ -104,7 +104,7 @@ def test_a_group_is_held_back_while_one_it_waits_for_has_failed(two: Path, slurm
     slurm.end(2, None, "FAILED", "1:0")
     slurm.set(3, reason="DependencyNeverSatisfied")
     assert "it waits for train" in run("--retry", "--only", "table").out
-    assert slurm.calls("scancel") == [], "what is not sent anew is left alone"
+    assert slurm.calls("scancel") == [], "what is not sent again is left alone"
 
 
 def test_a_refusal_stops_in_slurms_own_words_and_is_no_job(

@@ -27,7 +27,7 @@ LOWER, NEITHER, HIGHER = -1, 0, 1
 class Metric(ABC):
     """One metric, bound to the references of one test set, so that their work is done once for many systems.
 
-    Every metric is written as numbers an item that are added up over the test set and turned into scores at
+    Every metric is written as numbers per item that are added up over the test set and turned into scores at
     the end. That is all a bootstrap needs to score thousands of resampled test sets without scoring a text twice.
     """
 

@@ -25,7 +25,7 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "references", type=Path, help="groups separated by empty lines, without any one per line, or a table"
     )
-    parser.add_argument("--sources", type=Path, help="the input of each text, one a line (for the slot error rate)")
+    parser.add_argument("--sources", type=Path, help="the input of each text, one per line (for the slot error rate)")
     parser.add_argument("--metrics", help="comma-separated score names, or 'all'; default: the official five")
     parser.add_argument(
         "--engine", choices=("python", "java"), default="python", help="java: METEOR, ROUGE_L and CIDEr by the jars"

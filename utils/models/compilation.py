@@ -28,7 +28,7 @@ def compile_blocks(model: nn.Module, backend: str | Callable[..., Any] = "induct
 
     Block by block and not as a whole, because equal blocks share one graph, which compiles in the time of a single
     block. Lengths and batch sizes are symbols in it, and parameters are its inputs, so that neither a batch of
-    another length nor a resample compiles anew. Names in the state dict stay.
+    another length nor a resample compiles again. Names in the state dict stay.
     """
     found = blocks(model)
     for block in found:

@@ -24,9 +24,9 @@ class _Dropped(torch.autograd.Function):
         return torch.where(kept, x, 0.0).mul_(scale)
 
     @staticmethod
-    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, None, None]:
         (kept,) = ctx.saved_tensors
-        return torch.where(kept, upstream, 0.0).mul_(ctx.scale), None, None
+        return torch.where(kept, grad_output, 0.0).mul_(ctx.scale), None, None
 
 
 class BitDropout(nn.Dropout):

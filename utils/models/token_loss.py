@@ -48,7 +48,7 @@ class _HeadLoss(torch.autograd.Function):
         hidden, w, b = hidden.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
         needs = [grad and needed for needed in ctx.needs_input_grad[:3]]
         losses = torch.empty(len(labels), device=hidden.device)
-        slopes = (
+        grads = (
             torch.empty_like(hidden) if needs[0] else None,
             torch.zeros_like(weight, dtype=torch.float32) if needs[1] else None,  # chunks add up in full precision
             torch.zeros_like(bias, dtype=torch.float32) if bias is not None and needs[2] else None,
@@ -57,23 +57,28 @@ class _HeadLoss(torch.autograd.Function):
         with full_precision(hidden.device):
             for start in range(0, len(labels), rows):
                 part = slice(start, start + rows)
-                losses[part], slope = chunk_loss(F.linear(hidden[part], w, b), labels[part])
+                losses[part], grad_logits = chunk_loss(F.linear(hidden[part], w, b), labels[part])
                 if any(needs):
-                    slope.scatter_(1, labels[part, None], torch.expm1(-losses[part, None]).to(dtype))
-                if slopes[0] is not None:
-                    torch.mm(slope, w, out=slopes[0][part])
-                if slopes[1] is not None:
-                    slopes[1].add_(slope.T @ hidden[part])
-                if slopes[2] is not None:
-                    slopes[2].add_(slope.sum(0, dtype=torch.float32))
-        ctx.save_for_backward(*slopes)
+                    grad_logits.scatter_(1, labels[part, None], torch.expm1(-losses[part, None]).to(dtype))
+                if grads[0] is not None:
+                    torch.mm(grad_logits, w, out=grads[0][part])
+                if grads[1] is not None:
+                    grads[1].add_(grad_logits.T @ hidden[part])
+                if grads[2] is not None:
+                    grads[2].add_(grad_logits.sum(0, dtype=torch.float32))
+        ctx.save_for_backward(*grads)
         ctx.mark_non_differentiable(losses)
         return losses.sum(), losses
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, upstream: Tensor, _: Any) -> tuple[Tensor | None, ...]:
-        return (*(None if slope is None else slope * upstream for slope in ctx.saved_tensors), None, None, None)
+    def backward(ctx: Any, grad_output: Tensor, _: Any) -> tuple[Tensor | None, ...]:
+        return (
+            *(None if grad_logits is None else grad_logits * grad_output for grad_logits in ctx.saved_tensors),
+            None,
+            None,
+            None,
+        )
 
 
 def head_loss(

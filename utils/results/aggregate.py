@@ -92,7 +92,7 @@ def _blocks(settings: dict[str, Any]) -> set[str]:
 
 
 def rows_of(results: Iterable[Result]) -> tuple[list[Row], list[Listed]]:
-    """Finished runs by group, one run a seed, in table order; and the runs that would count a seed twice.
+    """Finished runs by group, one run per seed, in table order; and the runs that would count a seed twice.
 
     Runs of one group whose predictions were decoded differently are different rows. A run without an
     evaluation goes with the group's most common decoding, as its training does not depend on it.

@@ -51,7 +51,7 @@ def cached_encoding(
         write_bytes(path, _pack(encoded))
         _drop_unused(path.parent)
     except OSError as error:
-        log.warning("%s cannot be written (%s): tokens are made anew each time", path, error.strerror)
+        log.warning("%s cannot be written (%s): the texts are tokenised again each time", path, error.strerror)
     return encoded
 
 

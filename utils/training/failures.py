@@ -36,7 +36,7 @@ def optimizer_tensors(optimizer: Any) -> Iterable[torch.Tensor]:
 
 
 def advice(error: Exception, train: TrainConfig, folder: Path, step: int | None) -> str | None:
-    """What to say of an error that the user can mend, None for any other.
+    """What to say of an error that the user can fix, None for any other.
 
     Args:
         folder: the run's.
@@ -50,7 +50,7 @@ def advice(error: Exception, train: TrainConfig, folder: Path, step: int | None)
         )
     if isinstance(error, OSError) and error.errno is not None:
         where = error.filename or folder
-        return f"{where}: {error.strerror}. The last checkpoint is kept: mend this, then run the same command again."
+        return f"{where}: {error.strerror}. The last checkpoint is kept: fix this, then run the same command again."
     return None
 
 

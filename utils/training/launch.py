@@ -190,7 +190,7 @@ def _directory(run: Run) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _explained(config: Config, run: Run, step: Callable[[], int | None]) -> Iterator[None]:
-    """Turn what a user can mend (memory, disk) into a UserError that says how."""
+    """Turn what a user can fix (memory, disk) into a UserError that says how."""
     try:
         yield
     except Exception as error:

@@ -114,7 +114,7 @@ def _all_samples(
 
 
 def _draw(metric: Metric, statistics: np.ndarray, samples: int, seed: int) -> list[dict[str, float]]:
-    generator = np.random.default_rng(seed)  # anew for each metric and system, so that all see the same test sets
+    generator = np.random.default_rng(seed)  # the same for each metric and system: all see the same test sets
     items = len(statistics)
     drawn = []
     for start in range(0, samples, BLOCK):

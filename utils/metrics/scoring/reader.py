@@ -150,7 +150,7 @@ def _delimiter(path: Path, lines: list[str]) -> str | None:
         raise UserError(
             f"{path}, line 1: a table needs a header with a source column ({', '.join(SOURCE_COLUMNS)}) "
             f"and a text column ({', '.join(TEXT_COLUMNS)}); found {header[:80]!r}. "
-            "Rename the columns, or give the texts alone as a .txt file, one a line."
+            "Rename the columns, or give the texts alone as a .txt file, one per line."
         )
     return None
 

@@ -74,7 +74,7 @@ class RunScorer:
 def _saved_scores(run: Run) -> dict[str, dict[str, float]]:
     try:
         saved = read_json(run.scores_file) if run.scores_file.exists() else {}
-    except UserError:  # an unreadable file holds nothing that scoring anew does not give
+    except UserError:  # an unreadable file counts as empty: scoring again rebuilds it
         saved = {}
     return {split: saved[split] for split in SPLITS if split in saved} if isinstance(saved, dict) else {}
 
@@ -110,7 +110,7 @@ def _waiting(run: Run) -> Outcome:
 
 
 def table(outcomes: Sequence[Outcome]) -> str:
-    """The scores as an aligned text table, a row a run and split; names are relative to their common folder."""
+    """The scores as an aligned text table, a row per run and split; names are relative to their common folder."""
     root = Path(os.path.commonpath([outcome.run.path.resolve().parent for outcome in outcomes]))
     main = [name for outcome in outcomes for name in main_scores(metrics_of(outcome.run.record().get("dataset")))]
     columns = [name for name in dict.fromkeys(main) if any(name in outcome.scores for outcome in outcomes)]
@@ -127,7 +127,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """``eval.sh RUNS [RUNS ...]``: score all runs; 1 when a run could not be scored, 0 otherwise."""
     parser = argparse.ArgumentParser(prog="eval.sh", description="Score every run that has predictions.")
     parser.add_argument("runs", nargs="+", metavar="RUNS", help="folder with runs, or a run itself")
-    parser.add_argument("--force", action="store_true", help="score anew even where scores.json is current")
+    parser.add_argument("--force", action="store_true", help="score again even where scores.json is current")
     arguments = parser.parse_args(argv)
     found = find_runs(arguments.runs)
     outcomes: list[Outcome] = []
