@@ -33,7 +33,7 @@ Run = Callable[..., SimpleNamespace]
         ("paralleljobs: [echo]", ["--local", "-1"], "--local takes a number of jobs at a time"),
         ("paralleljobs: [echo]", ["--logs", "x"], "--logs x: no jobs have this name or number: -s lists the jobs"),
         ("paralleljobs: [echo]", ["--logs", "jobs."], "is not sent and has printed nothing yet"),
-        ("state: jobs.yaml/x\nparalleljobs: [echo]", [], "cannot be made"),
+        ("state: jobs.yaml/x\nparalleljobs: [echo]", [], "state='jobs.yaml/x' is no folder"),
     ],
 )
 def test_bad_input(

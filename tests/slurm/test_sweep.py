@@ -132,7 +132,7 @@ def test_the_state_folder_follows_the_environment(project: Path, monkeypatch: py
         ("state: $NO_RUNS/x\nparalleljobs: [echo]", "state=$NO_RUNS/x: NO_RUNS is not set in the environment"),
         ("state: /dev/null\nparalleljobs: [echo]", "state='/dev/null' is no folder"),
         (f"state: {'x' * 5000}\nparalleljobs: [echo]", "File name too long"),
-        ('state: "a\\0b"\nparalleljobs: [echo]', "is no folder: embedded null byte"),
+        ('state: "a\\0b"\nparalleljobs: [echo]', "state='a\\x00b' is no folder"),
         ("groups: [{name: a, command: b, resources: {time: 6h}}]", "group a: resources.time=6h is no time: write"),
         ("resources: {time: 2}\ngroups: [{name: a, command: b, save_before: 120}]", "group a: save_before=120 leaves"),
         ("groups: [{name: a, command: b, resources: {clusters: c}}]", "export SLURM_CLUSTERS"),
