@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from typing import Any
@@ -61,7 +62,8 @@ def test_hydras_errors_end_as_all_others(monkeypatch: pytest.MonkeyPatch, capsys
 
 def test_a_reader_of_the_help_may_stop_early() -> None:
     words = [sys.executable, "train.py", "--help"]
-    process = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    plain = {**os.environ, "PYTHONUNBUFFERED": ""}  # the text is then written at the end only
+    process = subprocess.Popen(words, cwd=ROOT, env=plain, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout is not None
     process.stdout.close()
     assert (process.communicate()[1], process.returncode) == ("", 141)

@@ -30,8 +30,10 @@ def hydra_errors_explained() -> Iterator[None]:
         return
     os.environ[RAW] = "1"
     try:
-        yield
-        sys.stdout.flush()  # what the help printed, while its reader's absence can still be handled
+        try:
+            yield
+        finally:
+            sys.stdout.flush()  # what the help printed, while its reader's absence can still be handled
     except BrokenPipeError:  # --help | head
         sys.exit(reader_is_gone())
     except Exception as error:
