@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import os
+import subprocess
 import sys
 import unicodedata
 
@@ -10,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.conftest import ROOT
 from utils.errors import UserError, printable, run_cli
 
 
@@ -54,3 +57,12 @@ def test_a_terminal_without_unicode_gets_every_line(monkeypatch: pytest.MonkeyPa
     sys.stdout.flush()
     assert raw.getvalue() == b"1.00 ? 0.10\n? ? 2\n"
     assert not end.value.code
+
+
+def test_a_command_whose_reader_has_left_ends_quietly() -> None:
+    plain = {**os.environ, "PYTHONUNBUFFERED": ""}  # the text is then written at the end only
+    words = [sys.executable, "compile_results.py", "--help"]
+    process = subprocess.Popen(words, cwd=ROOT, env=plain, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    process.stdout.close()
+    assert (process.communicate()[1], process.returncode) == ("", 141)

@@ -64,7 +64,10 @@ def run_cli(main: Callable[[], int | None]) -> None:
     """Run a command's ``main`` and exit: a UserError becomes one message on stderr and exit code 2."""
     print_anything()
     try:
-        code = main()
+        try:
+            code = main()
+        finally:
+            sys.stdout.flush()  # while its reader's absence can still be handled
     except UserError as error:
         print("\n".join(map(printable, f"error: {error}".split("\n"))), file=sys.stderr)
         code = 2
