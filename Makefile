@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+# PYTHON makes the environment; eval.sh reads a variable of that name too, and must take the environment's own.
+unexport PYTHON
 
 .DEFAULT_GOAL := help
 .PHONY: demo test slow-test slurm-test faults faults-quick lint bench clean help

@@ -225,3 +225,13 @@ def test_a_bad_reference_names_its_line(small_model: Path, small_e2e: Path, tmp_
             f"model.name={small_model}", f"dataset.path={tmp_path / 'data'}", f"output.path={tmp_path / 'runs'}"
         ), [])  # fmt: skip
     assert not list((tmp_path / "runs").iterdir())
+
+
+def test_the_interpreter_that_makes_the_environment_does_not_reach_eval_sh(tmp_path: Path) -> None:
+    """Both read PYTHON: `make PYTHON=python3.12 demo` scored by an interpreter without the requirements."""
+    probe = tmp_path / "Makefile"
+    probe.write_text(f'include {ROOT}/Makefile\nprobe:\n\t@echo "[$$PYTHON]"\n')
+    said = subprocess.run(
+        ["make", "-s", "-f", str(probe), "PYTHON=/usr/bin/other", "probe"], capture_output=True, text=True, check=True
+    )
+    assert said.stdout == "[]\n"
