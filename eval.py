@@ -32,7 +32,7 @@ def parse_arguments() -> argparse.Namespace:
         parser.add_argument(_flag(field.name), type=type(field.default), default=field.default, help=text)
     parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="(default: auto)")
     parser.add_argument(
-        "--precision", choices=("auto", "fp32", "bf16", "fp16"), default="auto", help="auto: bf16 on GPUs that have it"
+        "--precision", choices=("auto", "fp32", "bf16", "fp16"), default="auto", help="auto: as for train.py"
     )
     parser.add_argument("--dataset-path", help="local data in place of the run's own dataset.path")
     return parser.parse_args()

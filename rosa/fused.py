@@ -26,6 +26,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 RANK_MULTIPLE = 8  # matrix units take 16-bit rows of 16 bytes
+CACHED = 2**18  # numbers of a CPU's sum at a time: 1 MiB in float32
 
 
 def full_precision(device: torch.device) -> AbstractContextManager[Any]:
@@ -66,7 +67,7 @@ class _AdaptedProduct(torch.autograd.Function):
     def forward(
         ctx: Any, rows: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, summed: bool
     ) -> Tensor:
-        out = rows @ weight if bias is None else torch.addmm(bias, rows, weight)
+        out = F.linear(rows, weight.T, bias)  # on a CPU faster than addmm, which copies the bias into the output first
         low = None
         if not summed:
             low = rows.to(a.dtype) @ a
@@ -95,19 +96,37 @@ class _AdaptedProduct(torch.autograd.Function):
         return grad_rows, None, grad_bias, own_rows.T @ grad_low, low.T @ own_grad, None
 
 
-def adapted_product(x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor) -> Tensor:
+def _sum_into(out: Tensor, weight: Tensor, a: Tensor, b: Tensor) -> None:
+    """``out`` ← W + A B on a CPU: A B by its 16-bit units, the sum in float32, by rows that stay in the cache."""
+    if not weight.is_contiguous():  # the view (m, n) of a Linear's (n, m)
+        out, weight, a, b = out.T, weight.T, b.T, a.T
+    delta, rows = a.to(out.dtype) @ b.to(out.dtype), max(1, CACHED // weight.shape[1])
+    for start in range(0, len(weight), rows):
+        part = slice(start, start + rows)
+        out[part] = delta[part].float().add_(weight[part])
+
+
+def adapted_product(
+    x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, sum_out: Tensor | None = None
+) -> Tensor:
     """x W + (x A) B + bias, (..., n), in the type that a Linear of that W gives.
 
     Args:
         x: (..., m); without autocast of the type of W.
         weight: W (m, n), frozen: it gets no gradient.
         a, b: (m, R) and (R, n); they may be float32 beside a 16-bit W.
+        sum_out: memory for W + A B of the summed form on a CPU, (m, n) with the strides of W, in the product's type;
+            the backward pass reads it. None: new memory.
     """
     dtype, pair_dtype = compute_dtype(x), compute_dtype(a)
     summed = dtype != weight.dtype
     if summed:
         with torch.no_grad(), full_precision(x.device):
-            weight = torch.addmm(weight.to(a.dtype), a, b).to(dtype)
+            if sum_out is None:
+                weight = torch.addmm(weight.to(a.dtype), a, b).to(dtype)
+            else:
+                _sum_into(sum_out.data, weight, a, b)
+                weight = sum_out
     a, b = a.to(pair_dtype), b.to(pair_dtype)
     if x.is_cuda and pair_dtype.itemsize == 2 and (missing := -a.shape[1] % RANK_MULTIPLE):
         a, b = F.pad(a, (0, missing)), F.pad(b, (0, 0, 0, missing))

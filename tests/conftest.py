@@ -73,6 +73,7 @@ def train(small_model: Path, small_e2e: Path, tmp_path: Path) -> Callable[..., R
 
     def run(*overrides: str) -> Run:
         from utils.runs.digests import find_directory
+        from utils.runs.precision import settle_precision
 
         config = make_config(
             f"model.name={small_model}",
@@ -87,6 +88,6 @@ def train(small_model: Path, small_e2e: Path, tmp_path: Path) -> Callable[..., R
             *overrides,
         )
         train_all(config, list(overrides))
-        return Run(find_directory(config)[0])
+        return Run(find_directory(settle_precision(config, 64)[0])[0])
 
     return run

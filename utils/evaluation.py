@@ -206,14 +206,14 @@ def _measure(
     import torch
 
     from utils.generation.prompts import shorten
-    from utils.models.loading import load_model, load_tokenizer, max_positions
+    from utils.models.loading import load_model, load_tokenizer, max_positions, width
     from utils.models.token_loss import TokenLoss, evaluate_losses
     from utils.processes.devices import MIXED_DTYPE, resolve_device, resolve_precision
     from utils.tokens.batches import Collator
     from utils.tokens.packing import encode_units
 
     device = torch.device(resolve_device(options.device))
-    precision = resolve_precision(options.precision, device.type)
+    precision = resolve_precision(options.precision, device.type, width(config.model.name))
     tokenizer = load_tokenizer(config.model.name)
     model = load_model(config.model.name, config.model.dropout)
     vocabulary = model.config.get_text_config(decoder=True).vocab_size

@@ -6,12 +6,33 @@ compute them, and a tenth as they are here.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 LEVELS = 2**16  # of a probability; 0.1 becomes 6554 / 65536
+_INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes of an element
+
+
+def dropped_levels(p: float) -> int:
+    """The probability ``p`` as a number of ``LEVELS``."""
+    return round(p * LEVELS)
+
+
+def draw_kept(shape: Sequence[int], dropped: int) -> Tensor:
+    """Booleans of that shape on the CPU, False with probability ``dropped`` / ``LEVELS``, from 16 random bits each."""
+    count = math.prod(shape)
+    words = torch.empty((count + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
+    return words.view(torch.int16)[:count].view(shape) >= dropped - LEVELS // 2
+
+
+def keep_only(x: Tensor, kept: Tensor) -> Tensor:
+    """``x`` where ``kept`` and 0 elsewhere, by a bitwise "and", which takes a tenth of ``torch.where``'s time."""
+    integers = _INTEGERS[x.itemsize]
+    return (x.view(integers) & kept.to(integers).neg_()).view(x.dtype)
 
 
 class _Dropped(torch.autograd.Function):
@@ -21,12 +42,12 @@ class _Dropped(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, kept: Tensor, scale: float) -> Tensor:
         ctx.save_for_backward(kept)
         ctx.scale = scale
-        return torch.where(kept, x, 0.0).mul_(scale)
+        return keep_only(x, kept).mul_(scale)
 
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, None, None]:
         (kept,) = ctx.saved_tensors
-        return torch.where(kept, grad_output, 0.0).mul_(ctx.scale), None, None
+        return keep_only(grad_output, kept).mul_(ctx.scale), None, None
 
 
 class BitDropout(nn.Dropout):
@@ -36,13 +57,11 @@ class BitDropout(nn.Dropout):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        dropped = round(self.p * LEVELS)
+        dropped = dropped_levels(self.p)
         fast = x.device.type == "cpu" and x.is_floating_point() and 0 < dropped < LEVELS
         if not (self.training and fast) or self.inplace or torch.compiler.is_compiling():
             return super().forward(x)
-        words = torch.empty((x.numel() + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
-        kept = words.view(torch.int16)[: x.numel()].view(x.shape) >= dropped - LEVELS // 2
-        return _Dropped.apply(x, kept, LEVELS / (LEVELS - dropped))
+        return _Dropped.apply(x, draw_kept(x.shape, dropped), LEVELS / (LEVELS - dropped))
 
 
 def use_faster_modules(model: nn.Module) -> None:

@@ -111,6 +111,12 @@ def load_model_config(name: str, dropout: float | None = None) -> Any:
     return config
 
 
+def width(name: str) -> int | None:
+    """The model's hidden size, None if it names none."""
+    value = getattr(load_model_config(name).get_text_config(decoder=True), "hidden_size", None)
+    return value if isinstance(value, int) else None
+
+
 def check_adapter_fits(name: str, adapter: rosa.AdapterConfig | None) -> None:
     """Fail before any weight is read if the adapter does not fit the model's shapes.
 

@@ -22,13 +22,28 @@ from utils.tokens.batches import Batch, Collator, length_batches, target_labels
 from utils.tokens.encoding import Encoded
 
 CHUNK_LOGITS = 2**25  # logits that exist at a time: 128 MiB in float32, 667 positions of GPT-2's vocabulary
+CACHED_LOGITS = 2**18  # of those that a CPU's softmax reads at a time: 1 MiB in float32
 
 
 ChunkLoss = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 def cross_entropy_and_softmax(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Cross entropy (N,) in float32 and softmax (N, V) in the logits' type, of logits (N, V) and labels (N,)."""
+    """Cross entropy (N,) in float32 and softmax (N, V) in the logits' type, of logits (N, V) and labels (N,).
+
+    On a CPU it takes a few rows at a time, so that their float32 values stay in the cache, and overwrites ``logits``.
+    """
+    if logits.device.type != "cpu" or torch.compiler.is_compiling():
+        return _cross_entropy_and_softmax(logits, labels)
+    losses, rows = torch.empty(len(labels)), max(1, CACHED_LOGITS // logits.shape[1])
+    for start in range(0, len(labels), rows):
+        part = slice(start, start + rows)
+        losses[part], softmax = _cross_entropy_and_softmax(logits[part], labels[part])
+        logits[part] = softmax
+    return losses, logits
+
+
+def _cross_entropy_and_softmax(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     log_probabilities = F.log_softmax(logits, 1, dtype=torch.float32)
     losses = -log_probabilities.gather(1, labels[:, None]).squeeze(1)
     return losses, log_probabilities.exp_().to(logits.dtype)
@@ -59,7 +74,8 @@ class _HeadLoss(torch.autograd.Function):
                 part = slice(start, start + rows)
                 losses[part], grad_logits = chunk_loss(F.linear(hidden[part], w, b), labels[part])
                 if any(needs):
-                    grad_logits.scatter_(1, labels[part, None], torch.expm1(-losses[part, None]).to(dtype))
+                    wanted = torch.arange(len(grad_logits), device=labels.device), labels[part]
+                    grad_logits[wanted] = torch.expm1(-losses[part]).to(dtype)
                 if grads[0] is not None:
                     torch.mm(grad_logits, w, out=grads[0][part])
                 if grads[1] is not None:

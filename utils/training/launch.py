@@ -18,12 +18,13 @@ from utils.config import Config
 from utils.errors import UserError
 from utils.io.files import lock, own_folder, remove_leftovers, write_text
 from utils.log import log, run_log
-from utils.models.loading import check_adapter_fits
+from utils.models.loading import check_adapter_fits, width
 from utils.processes.devices import resolve_device
 from utils.processes.group import join, lost_process_is_said
 from utils.processes.signals import Interrupted, StopRequest, stop_on_signals
 from utils.runs import RUN_POINTER, Run, checkpoints
 from utils.runs.digests import find_directory, recorded_digests, refuse_other_data, training_digests
+from utils.runs.precision import settle_precision
 from utils.runs.provenance import git_commit, hardware, now, versions
 from utils.training.failures import advice
 from utils.training.loop import fit
@@ -48,13 +49,21 @@ def train_one(config: Config, overrides: list[str], stop: StopRequest) -> float 
     """Train one seed: resume an unfinished run, leave a finished one alone; its best validation loss."""
     processes = stop.processes
     with contextlib.ExitStack() as stack:
+        setting, precision = processes.decided_by_main(lambda: _precision(config))
+        config = dataclasses.replace(config, train=dataclasses.replace(config.train, precision=setting))
         path, group = processes.decided_by_main(lambda: find_directory(config))
         run = Run(path)
         finished = processes.decided_by_main(lambda: _open(config, run, stack))
         if finished:
             return (finished["best"] or {}).get("loss")
         stack.enter_context(run_log(run.log_file, processes.main))
-        return _train(config, run, group, overrides, stop)
+        return _train(config, precision, run, group, overrides, stop)
+
+
+def _precision(config: Config) -> tuple[str, str]:
+    """``train.precision`` as it identifies the run, and the precision in which it computes."""
+    config, precision = settle_precision(config, width(config.model.name))
+    return config.train.precision, precision
 
 
 def _open(config: Config, run: Run, stack: contextlib.ExitStack) -> dict[str, Any] | None:
@@ -74,11 +83,13 @@ def _open(config: Config, run: Run, stack: contextlib.ExitStack) -> dict[str, An
     return None
 
 
-def _train(config: Config, run: Run, group: str, overrides: list[str], stop: StopRequest) -> float | None:
+def _train(
+    config: Config, precision: str, run: Run, group: str, overrides: list[str], stop: StopRequest
+) -> float | None:
     """Train one seed in its locked directory; its best validation loss."""
-    log.info("run directory %s", run.path)
+    log.info("run directory %s, precision %s", run.path, precision)
     with _explained(config, run, lambda: None):
-        training = set_up(config, run, stop)
+        training = set_up(config, precision, run, stop)
         described = description(training)
         if stop.processes.main:
             _write_snapshots(config, run, overrides)

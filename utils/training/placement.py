@@ -24,13 +24,13 @@ from utils.processes.group import Processes
 IMPLEMENTATION = ("foreach", "fused", "capturable")  # of an optimizer's settings those that do not change the result
 
 
-def build_placement(train: TrainConfig, processes: Processes) -> Replicas:
-    """The placement that ``train.sharding`` asks for."""
+def build_placement(train: TrainConfig, precision: str, processes: Processes) -> Replicas:
+    """The placement that ``train.sharding`` asks for, computing in ``precision``: fp32, bf16 or fp16."""
     if train.sharding == "fsdp" and processes.count > 1:
-        return Shards(train, processes)
+        return Shards(train, precision, processes)
     if train.sharding == "fsdp":
         log.info("train.sharding=fsdp has no effect on a single process")
-    return Replicas(train)
+    return Replicas(train, precision)
 
 
 class Replicas:
@@ -38,8 +38,8 @@ class Replicas:
 
     sharded = False
 
-    def __init__(self, train: TrainConfig) -> None:
-        self.accelerator, self.precision = build_accelerator(train)
+    def __init__(self, train: TrainConfig, precision: str) -> None:
+        self.accelerator, self.precision = build_accelerator(train, precision), precision
         self.device: torch.device = self.accelerator.device
 
     def place(self, token_loss: nn.Module) -> None:
@@ -84,8 +84,8 @@ class Shards(Replicas):
 
     sharded = True
 
-    def __init__(self, train: TrainConfig, processes: Processes) -> None:
-        super().__init__(train)
+    def __init__(self, train: TrainConfig, precision: str, processes: Processes) -> None:
+        super().__init__(train, precision)
         if self.precision == "fp16":
             raise UserError("train.precision=fp16 does not go with train.sharding=fsdp: use bf16 or fp32")
         log.info("train.sharding=fsdp: no sample texts in validation, since they need the whole model")

@@ -30,14 +30,17 @@ from utils.training.resume import restore
 from utils.training.training import Training
 
 
-def set_up(config: Config, run: Run, stop: StopRequest) -> Training:
+def set_up(config: Config, precision: str, run: Run, stop: StopRequest) -> Training:
     """Load data and model, adapt and place the model, build what trains it, and restore the newest checkpoint.
+
+    Args:
+        precision: in which the model computes: fp32, bf16 or fp16.
 
     Raises:
         UserError: the data, the model, the settings or the checkpoints do not fit.
     """
     train, processes = config.train, stop.processes
-    placement = build_placement(train, processes)
+    placement = build_placement(train, precision, processes)
     torch.manual_seed(config.seed)
 
     # data and bare model

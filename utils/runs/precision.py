@@ -1,0 +1,42 @@
+"""In which precision a run computes: decided when it begins, part of its identity, and kept to its end."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+
+from utils.config import Config
+from utils.errors import UserError
+from utils.processes.devices import check_precision, resolve_device, resolve_precision
+from utils.runs.digests import find_directory
+from utils.runs.run import Run
+
+
+def settle_precision(config: Config, width: int | None) -> tuple[Config, str]:
+    """The settings that identify the run, and the precision in which it computes: fp32, bf16 or fp16.
+
+    ``train.precision=auto`` identifies a run that computes as auto did before it took bf16 on CPUs; where auto takes
+    bf16 on a CPU, the run is that of ``train.precision=bf16``. A run that exists goes on as it began, whichever of the
+    two it is and whatever this machine would choose.
+
+    Args:
+        width: the model's hidden size.
+
+    Raises:
+        UserError: this machine does not have the precision in which the run began.
+    """
+    train, device = config.train, resolve_device(config.train.device)
+    resolved = resolve_precision(train.precision, device, width)
+    if train.precision != "auto":
+        return config, resolved
+    explicit = dataclasses.replace(config, train=dataclasses.replace(train, precision="bf16"))
+    candidates = [config, explicit] if resolved == resolve_precision("auto", device) else [explicit, config]
+    for candidate in candidates:
+        run = Run(find_directory(candidate)[0])
+        if run.record_file.exists():
+            with contextlib.suppress(UserError):  # an unreadable record is refused where the run is opened
+                recorded = run.record().get("hardware", {}).get("precision", resolved)
+                check_precision(recorded, device, f"{run.path} began in it")
+                return candidate, recorded
+            return candidate, resolved
+    return candidates[0], resolved
