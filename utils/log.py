@@ -92,7 +92,7 @@ def progress_bar(total: int, start: int = 0, main: bool = True) -> tqdm:
     return tqdm(total=total, initial=start, unit="step", disable=not (main and sys.stderr.isatty()), dynamic_ncols=True)
 
 
-def watched(total: int, name: str, unit: str, main: bool = True) -> tqdm | _Lines:
+def work_bar(total: int, name: str, unit: str, main: bool = True) -> tqdm | _Lines:
     """How far something is that takes minutes, until it is done: a bar in a terminal, elsewhere a line each minute.
 
     Args:
@@ -105,11 +105,11 @@ def watched(total: int, name: str, unit: str, main: bool = True) -> tqdm | _Line
 
 
 class _Lines:
-    """The part of tqdm that ``watched`` needs, as lines in the log."""
+    """The part of tqdm that ``work_bar`` needs, as lines in the log."""
 
     def __init__(self, total: int, name: str, unit: str) -> None:
         self.total, self.name, self.unit, self.done = total, name, unit, 0
-        self.start = self.said = time.monotonic()
+        self.start = self.printed = time.monotonic()
 
     def __enter__(self) -> _Lines:
         return self
@@ -121,7 +121,7 @@ class _Lines:
         """Count more units as done."""
         self.done += count
         now = time.monotonic()
-        if now - self.said >= LINE_EVERY:
-            self.said = now
+        if now - self.printed >= LINE_EVERY:
+            self.printed = now
             left = tqdm.format_interval((now - self.start) / self.done * (self.total - self.done))
             log.info("%s: %s %d of %d, about %s left", self.name, self.unit, self.done, self.total, left)

@@ -171,7 +171,7 @@ def test_only_looks_read_from_the_device(monkeypatch: Any) -> None:
                     count = len(search.open)
                     return [1] * (count - 1) + [0], [30] * count  # one item ends at each look
 
-                patch.setattr(loop, "look", pretend)
+                patch.setattr(loop, "read_to_host", pretend)
                 assert tree_generate(model, inputs, decoding, 1, PAD).shape == (5, 30)
             assert 2 <= len(looks) <= 30 // loop.STEPS
             with pytest.raises(DataDependentOutputException):  # a look does read

@@ -24,8 +24,8 @@ BOUND = 30  # seconds after which nothing of a job may be left
 ACCELERATE = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", "--num_processes=2"]
 
 
-def ranks(launcher: int) -> list[int]:
-    """The process ids that a launcher started, by rank."""
+def worker_ids(launcher: int) -> list[int]:
+    """The process ids that a launcher started, by index."""
     return [int(child) for child in Path(f"/proc/{launcher}/task/{launcher}/children").read_text().split()]
 
 
@@ -40,9 +40,9 @@ def job(lab: Lab, name: str, *options: str) -> Iterator[tuple[subprocess.Popen[s
     )  # fmt: skip
     try:
         wait(lambda: sum(1 for path in (lab.folder / name).rglob("metrics.jsonl") for _ in path.open()) > before + 20)
-        yield process, ranks(process.pid)
+        yield process, worker_ids(process.pid)
     finally:
-        for number in (*ranks(process.pid), process.pid) if process.poll() is None else ():
+        for number in (*worker_ids(process.pid), process.pid) if process.poll() is None else ():
             os.kill(number, signal.SIGKILL)
 
 
@@ -75,13 +75,13 @@ def test_a_killed_process_ends_the_job_and_a_signal_to_the_launcher_saves(lab: L
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("rank", [0, 1])
-def test_a_signal_to_one_process_ends_all_with_the_documented_code(lab: Lab, rank: int) -> None:
-    with job(lab, f"signalled-{rank}") as (launcher, processes):
-        os.kill(processes[rank], signal.SIGUSR1)
+@pytest.mark.parametrize("index", [0, 1])
+def test_a_signal_to_one_process_ends_all_with_the_documented_code(lab: Lab, index: int) -> None:
+    with job(lab, f"signalled-{index}") as (launcher, processes):
+        os.kill(processes[index], signal.SIGUSR1)
         output, _ = launcher.communicate(timeout=BOUND)
     assert output.count("exitcode  : 75") == 2
-    assert lab.run(f"signalled-{rank}").record()["status"] == "interrupted"
+    assert lab.run(f"signalled-{index}").record()["status"] == "interrupted"
 
 
 @pytest.mark.slow
@@ -111,7 +111,7 @@ def test_control_c_saves_once(lab: Lab) -> None:
 @pytest.mark.slow
 def test_an_error_in_one_process_ends_the_job(lab: Lab) -> None:
     plan = lab.folder / "error"
-    plan.write_text(json.dumps([dataclasses.asdict(Job(lab.overrides("error"), happens="error", rank=1, step=3))]))
+    plan.write_text(json.dumps([dataclasses.asdict(Job(lab.overrides("error"), happens="error", index=1, step=3))]))
     start = time.monotonic()
     done = launched([*TORCHRUN, "-m", "tests.processes.worker", str(plan)])
     assert done.returncode != 0 and time.monotonic() - start < 2 * BOUND

@@ -61,17 +61,17 @@ def ends(lab: Lab) -> dict[str, list[End]]:
     jobs["again"] = jobs["two-rosa"]
     jobs["whole"] = Job(lab.overrides("whole", *DROPOUT))
     halves = lab.overrides("halves", *DROPOUT)
-    jobs["halves, stopped"] = Job(halves, happens="SIGUSR1", rank=1, step=7)
-    jobs["halves, validating"] = Job(halves, happens="SIGTERM", rank=1, step=12, where="validation")
-    jobs["halves, sampling"] = Job(halves, happens="SIGTERM", rank=0, step=12, where="samples")
+    jobs["halves, stopped"] = Job(halves, happens="SIGUSR1", index=1, step=7)
+    jobs["halves, validating"] = Job(halves, happens="SIGTERM", index=1, step=12, where="validation")
+    jobs["halves, sampling"] = Job(halves, happens="SIGTERM", index=0, step=12, where="samples")
     jobs["halves, resumed"] = Job(halves)
     grown = lab.overrides("grown", *METHODS["rosa"], "logging.print_freq=2")
-    assert worker.run(Job(grown, happens="SIGTERM", rank=0, step=7)).how == STOPPED
+    assert worker.run(Job(grown, happens="SIGTERM", index=0, step=7)).how == STOPPED
     jobs["grown, resumed"] = Job([*grown, "train.sharding=fsdp"])
     shrunk = lab.overrides("shrunk", *METHODS["rosa"], "logging.print_freq=2")
-    jobs["shrunk, stopped"] = Job([*shrunk, "train.sharding=fsdp"], happens="SIGTERM", rank=0, step=6)
+    jobs["shrunk, stopped"] = Job([*shrunk, "train.sharding=fsdp"], happens="SIGTERM", index=0, step=6)
     jobs["bf16"] = Job(lab.overrides("bf16", *METHODS["rosa"], "train.sharding=fsdp", "train.precision=bf16"))
-    jobs["nan"] = Job(lab.overrides("nan"), happens="nan", rank=1, step=2)
+    jobs["nan"] = Job(lab.overrides("nan"), happens="nan", index=1, step=2)
     jobs["locked"] = Job(lab.overrides("locked"))
     jobs["seeds"] = Job(lab.overrides("seeds", "runs=2", "train.epochs=1"))
     held = run_directory(make_config(*lab.overrides("locked")))

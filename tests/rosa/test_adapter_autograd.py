@@ -100,8 +100,8 @@ def test_a_gradient_penalty_trains(method: str, autocast: bool) -> None:
     def penalty(module: nn.Module) -> tuple[Tensor, ...]:
         with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
             out = module(x)
-        (slope,) = torch.autograd.grad(out.sum(), x, create_graph=True)
-        return torch.autograd.grad(slope.square().sum(), (layer.A, layer.B))
+        (gradient,) = torch.autograd.grad(out.sum(), x, create_graph=True)
+        return torch.autograd.grad(gradient.square().sum(), (layer.A, layer.B))
 
     found, expected = penalty(layer), penalty(plain)
     tolerance = dict(atol=0.03 * float(expected[0].abs().max()), rtol=0.03) if autocast else {}

@@ -135,7 +135,7 @@ def test_another_method_leaves_no_frozen_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("config", [ROSA, LORA], ids=["rosa", "lora"])
-def test_another_base_of_the_same_shapes_is_said(config: rosa.AdapterConfig, tmp_path: Path) -> None:
+def test_another_base_of_the_same_shapes_is_a_warning(config: rosa.AdapterConfig, tmp_path: Path) -> None:
     model = adapt("gpt2", config)
     model.config._name_or_path = "some/model"
     train_steps(model, make_optimizer(model))

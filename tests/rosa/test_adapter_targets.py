@@ -1,4 +1,4 @@
-"""Which modules are adapted: what would compute something else is refused by name, and what is left out is said."""
+"""Which modules are adapted: what would compute something else is refused by name, and what is left out is logged."""
 
 from __future__ import annotations
 
@@ -183,7 +183,7 @@ def test_a_tied_layer_that_was_asked_for_is_reported(targets: Any, caplog: pytes
     assert caplog.messages == ["not adapted: one.lm_head: it shares its weight with another module"]
 
 
-def test_experts_that_no_adapter_takes_are_said(caplog: pytest.LogCaptureFixture) -> None:
+def test_experts_that_no_adapter_takes_are_logged(caplog: pytest.LogCaptureFixture) -> None:
     settings = dict(vocab_size=61, hidden_size=24, intermediate_size=16, num_hidden_layers=2, num_local_experts=3)
     config = MixtralConfig(**settings, num_attention_heads=4, num_key_value_heads=2, bos_token_id=0, eos_token_id=0)
     with torch.device("meta"):

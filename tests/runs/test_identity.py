@@ -219,10 +219,10 @@ class Pair(Processes):
 
     theirs: ClassVar[list[str]] = []
 
-    def decided_by_main(self, decide: Callable[[], Any]) -> Any:
+    def run_on_main(self, decide: Callable[[], Any]) -> Any:
         return decide()
 
-    def gathered(self, value: Any) -> list[Any]:
+    def gather(self, value: Any) -> list[Any]:
         return [value, self.theirs]
 
 

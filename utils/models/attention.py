@@ -9,7 +9,7 @@ from typing import Any
 UNMASKED = "causal_sdpa"  # transformers builds no mask for an attention that it does not know
 
 
-def sees_all_before(config: Any, length: int) -> bool:
+def is_fully_causal(config: Any, length: int) -> bool:
     """Whether each position of ``length`` tokens attends to all before it: no sliding window or chunks cut it off."""
     text = config.get_text_config(decoder=True)
     window = getattr(text, "sliding_window", None)
@@ -30,7 +30,7 @@ def causal_attention(model: Any, length: int) -> Iterator[None]:
         length: tokens of the batch.
     """
     config = model.config
-    if config._attn_implementation != "sdpa" or not sees_all_before(config, length):
+    if config._attn_implementation != "sdpa" or not is_fully_causal(config, length):
         yield
         return
     from transformers import AttentionInterface

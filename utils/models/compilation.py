@@ -36,7 +36,7 @@ def compile_blocks(model: nn.Module, backend: str | Callable[..., Any] = "induct
     return len(found)
 
 
-def wanted(setting: bool | str, device: torch.device) -> bool:
+def should_compile(setting: bool | str, device: torch.device) -> bool:
     """``train.compile``: auto means where launching kernels costs more than compiling them, on CUDA.
 
     Where auto cannot compile, a warning says why.

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from rosa.fused import compute_dtype, full_precision
-from utils.log import log, watched
+from utils.log import log, work_bar
 from utils.models.attention import causal_attention
 from utils.models.compilation import compile_blocks
 from utils.processes.group import Processes
@@ -229,10 +229,10 @@ def evaluate_losses(
     collate, device = replace(collator, loss_on="all"), collator.device
     batches = length_batches([len(sample.ids) for sample in encoded.samples], batch_size)
     share = torch.zeros(math.ceil(len(batches) / processes.count), 2, dtype=torch.float64, device=device)
-    with watched(len(share), name, "batch", main=processes.main) as shown:
+    with work_bar(len(share), name, "batch", main=processes.main) as shown:
         for row in range(len(share)):
             # every process takes as many forward passes (sharded models meet in each), an empty one if need be
-            number = row * processes.count + processes.rank
+            number = row * processes.count + processes.index
             indices = batches[number] if number < len(batches) else []
             batch = collate(encoded, indices)
             _, losses = token_loss(batch.input_ids, batch.positions, batch.labels)
@@ -241,7 +241,7 @@ def evaluate_losses(
             shown.update()
             check()
     sums = torch.zeros(2, dtype=torch.float64)
-    for batch_sums in torch.stack(processes.gathered(share.cpu()), dim=1).flatten(0, 1):
+    for batch_sums in torch.stack(processes.gather(share.cpu()), dim=1).flatten(0, 1):
         sums += batch_sums
     token_loss.train(training)
     target, everything = (

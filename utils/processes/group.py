@@ -1,7 +1,7 @@
 """The processes of one job: which of them writes, how they agree, and how they end together.
 
 ``torchrun`` and ``accelerate launch`` start the processes, which all run the same code. The main process does what only
-one may do (files, locks), and ``decided_by_main`` gives the others its result. They communicate over the CPU (gloo), so
+one may do (files, locks), and ``run_on_main`` gives the others its result. They communicate over the CPU (gloo), so
 that an agreement never waits for a GPU.
 """
 
@@ -19,7 +19,7 @@ from utils.errors import UserError
 
 T = TypeVar("T")
 SIZES = ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE")  # torchrun's, and those of MPI
-PATIENCE = datetime.timedelta(minutes=30)  # for a process that is alive but busy, say with a long write
+TIMEOUT = datetime.timedelta(minutes=30)  # for a process that is alive but busy, say with a long write
 LOST = ("gloo", "nccl", "connection closed by peer", "connection reset by peer", "broken pipe")
 
 
@@ -32,21 +32,21 @@ class Processes:
     """This process among those of its job.
 
     Attributes:
-        rank: the index of this process; 0 is the main one.
+        index: the index of this process; 0 is the main one.
         count: the number of processes.
         control: the gloo group for agreements; None if there is one process.
     """
 
-    rank: int = 0
+    index: int = 0
     count: int = 1
     control: Any = None
 
     @property
     def main(self) -> bool:
         """Whether this is the process that writes."""
-        return self.rank == 0
+        return self.index == 0
 
-    def decided_by_main(self, decide: Callable[[], T]) -> T:
+    def run_on_main(self, decide: Callable[[], T]) -> T:
         """Call ``decide`` on the main process only, and return its result on all. All processes wait for it here.
 
         Raises:
@@ -74,7 +74,7 @@ class Processes:
         dist.broadcast_object_list(box, 0, group=self.control)
         return box[0]
 
-    def gathered(self, value: T) -> list[T]:
+    def gather(self, value: T) -> list[T]:
         """The ``value`` of every process by its index, on every process."""
         if self.count == 1:
             return [value]
@@ -119,8 +119,8 @@ def _connect(device: str) -> Processes:
     from accelerate import PartialState
 
     # without cpu=True each process of a CPU job believes that it is the only one
-    state = PartialState(cpu=device == "cpu", timeout=PATIENCE)
-    return Processes(state.process_index, state.num_processes, dist.new_group(backend="gloo", timeout=PATIENCE))
+    state = PartialState(cpu=device == "cpu", timeout=TIMEOUT)
+    return Processes(state.process_index, state.num_processes, dist.new_group(backend="gloo", timeout=TIMEOUT))
 
 
 def leave() -> None:
@@ -131,7 +131,7 @@ def leave() -> None:
 
 
 @contextlib.contextmanager
-def lost_process_is_said() -> Iterator[None]:
+def explain_lost_process() -> Iterator[None]:
     """Re-raise the communication error that follows another process's death as a UserError."""
     try:
         yield

@@ -45,17 +45,17 @@ class StopRequest:
         if self.processes.count == 1:
             self.check_here()
             return
-        self._read()
-        self._cast()
+        self._read_vote()
+        self._send_vote()
         if now:
-            self._read()
+            self._read_vote()
 
     def check_here(self) -> None:
         """Raise Interrupted if a signal came to this process. For work that it does alone."""
         if self.signal:
             raise Interrupted(self.signal)
 
-    def _cast(self) -> None:
+    def _send_vote(self) -> None:
         import torch
         import torch.distributed as dist
 
@@ -64,7 +64,7 @@ class StopRequest:
         work = dist.all_reduce(vote, dist.ReduceOp.MAX, group=self.processes.control, async_op=True)
         self._pending = (work, vote)
 
-    def _read(self) -> None:
+    def _read_vote(self) -> None:
         if self._pending is None:
             return
         work, vote = self._pending
@@ -114,7 +114,7 @@ def stop_on_signals(
         if processes.main:
             print(f"stopped by {interrupt}: run the same command again to go on", file=sys.stderr)
             _note_stop(str(interrupt))
-        processes.gathered(None)  # a launcher stops the other processes when the first one exits
+        processes.gather(None)  # a launcher stops the other processes when the first one exits
         if processes.count > 1:  # torchrun then sends SIGTERM, which must not change the others' exit codes
             before[signal.SIGTERM] = signal.SIG_IGN
         raise SystemExit(EXIT_INTERRUPTED) from None

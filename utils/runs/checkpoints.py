@@ -192,11 +192,11 @@ def resume(run: Run) -> tuple[Path, Progress] | None:
     """The ``newest`` checkpoint, made the one to go on from."""
     found = newest(run)
     if found is not None:
-        adopt(run, *found)
+        _continue_from(run, *found)
     return found
 
 
-def adopt(run: Run, folder: Path, progress: Progress) -> None:
+def _continue_from(run: Run, folder: Path, progress: Progress) -> None:
     """Make ``folder``, which training goes on from, the last one, and its best the best; drop what is damaged.
 
     Of the others the one before it is kept, as after ``save``: a kill can come between a save and its ``prune``.

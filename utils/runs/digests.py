@@ -70,9 +70,9 @@ def agree_on_data(run: Run, found: dict[str, str], dataset: DatasetConfig, proce
     Raises:
         UserError: the data are not those of the run's record, or of the main process.
     """
-    record = processes.decided_by_main(lambda: run.record() if run.record_file.exists() else {})
-    expected = processes.decided_by_main(lambda: found) | recorded_digests(record)
-    if others := sorted({split for part in processes.gathered(_others(expected, found)) for split in part}):
+    record = processes.run_on_main(lambda: run.record() if run.record_file.exists() else {})
+    expected = processes.run_on_main(lambda: found) | recorded_digests(record)
+    if others := sorted({split for part in processes.gather(_others(expected, found)) for split in part}):
         raise processes.same_error(_other_data(run, others, dataset))
 
 

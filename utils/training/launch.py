@@ -20,7 +20,7 @@ from utils.io.files import lock, own_folder, remove_leftovers, write_text
 from utils.log import log, run_log
 from utils.models.loading import check_adapter_fits
 from utils.processes.devices import resolve_device
-from utils.processes.group import join, lost_process_is_said
+from utils.processes.group import explain_lost_process, join
 from utils.processes.signals import Interrupted, StopRequest, stop_on_signals
 from utils.runs import RUN_POINTER, Run, checkpoints
 from utils.runs.digests import find_directory, recorded_digests, refuse_other_data, training_digests
@@ -37,7 +37,7 @@ def train_all(config: Config, overrides: list[str]) -> float | None:
     check_adapter_fits(config.model.name, config.adapter)
     processes = join(resolve_device(config.train.device))
     loss = None
-    with stop_on_signals(processes) as stop, lost_process_is_said():
+    with stop_on_signals(processes) as stop, explain_lost_process():
         for seed in range(config.seed, config.seed + config.runs):
             stop.check(now=True)
             loss = train_one(dataclasses.replace(config, seed=seed, runs=1), overrides, stop)
@@ -48,9 +48,9 @@ def train_one(config: Config, overrides: list[str], stop: StopRequest) -> float 
     """Train one seed: resume an unfinished run, leave a finished one alone; its best validation loss."""
     processes = stop.processes
     with contextlib.ExitStack() as stack:
-        path, group = processes.decided_by_main(lambda: find_directory(config))
+        path, group = processes.run_on_main(lambda: find_directory(config))
         run = Run(path)
-        finished = processes.decided_by_main(lambda: _open(config, run, stack))
+        finished = processes.run_on_main(lambda: _open(config, run, stack))
         if finished:
             return (finished["best"] or {}).get("loss")
         stack.enter_context(run_log(run.log_file, processes.main))
@@ -115,7 +115,7 @@ def _fit(training: Training) -> None:
     """Train to the end; note in the record why it ended before."""
     try:
         with _explained(training.config, training.run, lambda: training.progress.step):
-            with lost_process_is_said():
+            with explain_lost_process():
                 fit(training)
             training.close()
     except Interrupted as interrupt:

@@ -80,7 +80,7 @@ def train_step(training: Training, indices: list[int], wants_norm: bool) -> Tens
     tokens = sum(data.loss_tokens(i, loss_on) for i in indices)
 
     # forward and backward: this process's share, micro-batch by micro-batch
-    processes, number = training.processes.count, training.processes.rank
+    processes, number = training.processes.count, training.processes.index
     share = indices[number::processes]
     size = train.micro_batch_size or train.batch_size
     # every process takes the same number of forward passes, an empty one if need be
@@ -168,7 +168,7 @@ def validate(training: Training) -> bool:
         raise training.processes.same_error(not_finite("validation loss", values["loss"], done.step))
     done.spend("validation", start)
     sharded = training.placement.sharded  # the whole model is on no process
-    texts = [] if sharded else training.processes.decided_by_main(lambda: sample_texts(training))
+    texts = [] if sharded else training.processes.run_on_main(lambda: sample_texts(training))
     if texts is None:
         training.stop.check(now=True)
     done.last = {"epoch": done.epoch, "step": done.step, **values}

@@ -42,7 +42,7 @@ class Replicas:
         self.accelerator, self.precision = build_accelerator(train)
         self.device: torch.device = self.accelerator.device
 
-    def place(self, token_loss: nn.Module) -> None:
+    def distribute(self, token_loss: nn.Module) -> None:
         """Move the model to where it trains; its parameters are final from here on."""
         token_loss.to(self.device)
 
@@ -74,7 +74,7 @@ class Replicas:
         optimizer.load_state_dict({**state, "param_groups": groups})
 
     @contextlib.contextmanager
-    def portable(self, model: nn.Module) -> Iterator[nn.Module]:
+    def full_model(self, model: nn.Module) -> Iterator[nn.Module]:
         """The model with all values that a checkpoint holds, for the main process to save."""
         yield model
 
@@ -92,7 +92,7 @@ class Shards(Replicas):
         self.processes = processes
         self._twin: nn.Module | None = None
 
-    def place(self, token_loss: nn.Module) -> None:
+    def distribute(self, token_loss: nn.Module) -> None:
         from torch.distributed.device_mesh import init_device_mesh
         from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
@@ -133,7 +133,7 @@ class Shards(Replicas):
         super().load_optimizer_state(optimizer, {**state, "state": own})
 
     @contextlib.contextmanager
-    def portable(self, model: nn.Module) -> Iterator[nn.Module]:
+    def full_model(self, model: nn.Module) -> Iterator[nn.Module]:
         """A copy on the CPU of the main process, gathered one parameter after another; on the others without values.
 
         What a checkpoint of the method leaves out (the base model of adapters) is left out here too.

@@ -26,7 +26,7 @@ def save(training: Training, best: bool) -> None:
     start = time.perf_counter()
     _check_finite(training)
     state = training_state(training)
-    with training.placement.portable(training.model) as model:
+    with training.placement.full_model(training.model) as model:
 
         def write() -> int:
             if training.metrics is not None:
@@ -35,7 +35,7 @@ def save(training: Training, best: bool) -> None:
             training.run.update_record(**current_progress(training))
             return size
 
-        size = training.processes.decided_by_main(write)
+        size = training.processes.run_on_main(write)
     seconds = training.progress.spend("checkpoint", start)
     progress(f"checkpoint of step {training.progress.step}: {size / 2**20:.1f} MiB in {seconds:.2f} s")
     training.saved_at = time.monotonic()
@@ -70,7 +70,7 @@ def training_state(training: Training) -> dict[str, Any]:
         "optimizer": training.placement.optimizer_state(training.optimizer),
         "schedule": training.scheduler.state_dict(),
         "scaler": scaler.state_dict() if scaler is not None else None,
-        "processes": training.processes.gathered({"generators": generators, "window": training.meter.state_dict()}),
+        "processes": training.processes.gather({"generators": generators, "window": training.meter.state_dict()}),
     }
 
 
@@ -89,7 +89,7 @@ def restore(training: Training, checkpoint: Path) -> None:
 
 def _restore_process(training: Training, saved: list[dict[str, Any]]) -> None:
     """Restore the generators and the part of the loss that this process had; without one it begins with no loss."""
-    number, count = training.processes.rank, training.processes.count
+    number, count = training.processes.index, training.processes.count
     if len(saved) != count:
         log.info("saved by %d processes, going on with %d: equal up to rounding, and dropout", len(saved), count)
         steps = sum(process["window"]["steps"] for process in saved)

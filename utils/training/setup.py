@@ -31,7 +31,7 @@ from utils.training.training import Training
 
 
 def set_up(config: Config, run: Run, stop: StopRequest) -> Training:
-    """Load data and model, adapt and place the model, build what trains it, and restore the newest checkpoint.
+    """Load data and model, adapt the model and distribute it, build what trains it, and restore the newest checkpoint.
 
     Raises:
         UserError: the data, the model, the settings or the checkpoints do not fit.
@@ -50,7 +50,7 @@ def set_up(config: Config, run: Run, stop: StopRequest) -> Training:
     warmup = warmup_steps(train, total_steps)  # a wrong warm-up fails before the factorisation
 
     # adapters, or the checkpoint's weights; on the device
-    found = processes.decided_by_main(lambda: resume(run))
+    found = processes.run_on_main(lambda: resume(run))
     checkpoint, progress = found or (None, Progress())
     token_loss = _adapt(model, config, placement, checkpoint)
 
@@ -62,11 +62,11 @@ def set_up(config: Config, run: Run, stop: StopRequest) -> Training:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     collator = Collator(tokenizer.pad_token_id, config.loss_on(), placement.device)
     token_loss.checked(data.validation, collator)
-    if compilation.wanted(train.compile, placement.device):
+    if compilation.should_compile(train.compile, placement.device):
         token_loss.compile()
     token_loss, optimizer = placement.prepare(token_loss, optimizer)
 
-    torch.manual_seed(config.seed + 1_000_003 * processes.rank)  # dropout differs by process
+    torch.manual_seed(config.seed + 1_000_003 * processes.index)  # dropout differs by process
     training = Training(
         config=config,
         run=run,
@@ -100,7 +100,7 @@ def _adapt(model: Any, config: Config, placement: Replicas, checkpoint: Path | N
     elif adapter is not None:
         rosa.inject(model, adapter, start=False)
     token_loss = TokenLoss(model)
-    placement.place(token_loss)
+    placement.distribute(token_loss)
     if adapter is not None and checkpoint is None:
         rosa.start_adapters(model)
         log.info("adapted %d layers in %.1f s", len(rosa.adapter_layers(model)), time.perf_counter() - start)
