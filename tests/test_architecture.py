@@ -18,6 +18,7 @@ ROOMS = [
     "data",
     "tokens",
     "fnmodel",
+    "schema",
     "config",
     "command_line",
     "processes",
