@@ -1,4 +1,4 @@
-"""From a configuration to a training that can start, or go on from its last checkpoint."""
+"""From a configuration to a training that can start, or resume from its last checkpoint."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from utils.training.training import Training
 
 
 def set_up(config: Config, run: Run, stop: StopRequest) -> Training:
-    """Load data and model, adapt the model and distribute it, build what trains it, and restore the newest checkpoint.
+    """Load data and model, adapt and distribute the model, build the optimizer, and restore the newest checkpoint.
 
     Raises:
         UserError: the data, the model, the settings or the checkpoints do not fit.
@@ -49,12 +49,12 @@ def set_up(config: Config, run: Run, stop: StopRequest) -> Training:
     total_steps = math.ceil(len(data.train) / train.batch_size) * train.epochs
     warmup = warmup_steps(train, total_steps)  # a wrong warm-up fails before the factorisation
 
-    # adapters, or the checkpoint's weights; on the device
+    # adapters or the checkpoint's weights, on the device
     found = processes.run_on_main(lambda: resume(run))
     checkpoint, progress = found or (None, Progress())
     token_loss = _adapt(model, config, placement, checkpoint)
 
-    # what trains it
+    # optimizer, scheduler, resampler, batches
     optimizer = build_optimizer(train, [p for p in model.parameters() if p.requires_grad], placement.device)
     scheduler = build_scheduler(train, optimizer, warmup, total_steps)
     resampler = rosa.Resampler(model, optimizer, config.adapter)
@@ -93,7 +93,7 @@ def set_up(config: Config, run: Run, stop: StopRequest) -> Training:
 
 
 def _adapt(model: Any, config: Config, placement: Replicas, checkpoint: Path | None) -> Any:
-    """Bring the model to its start, or to its checkpoint's values, on the device; returned with its loss."""
+    """Adapt the model, or load its checkpoint, and distribute it. Returns the model with its loss."""
     adapter, start = config.adapter, time.perf_counter()
     if checkpoint is not None:
         load_weights(checkpoint, model)
