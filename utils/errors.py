@@ -15,6 +15,14 @@ def short_reason(error: BaseException, width: int = 400) -> str:
     return textwrap.shorten(str(error), width, placeholder=" ...")
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out, on a GPU or on the CPU, for which PyTorch and safetensors have no error class."""
+    texts = ("DefaultCPUAllocator", "not enough memory", "out of memory", "Cannot allocate memory")
+    return isinstance(error, MemoryError) or (
+        not isinstance(error, UserError) and any(text in str(error) for text in texts)
+    )
+
+
 class UserError(Exception):
     """Something the user can fix: the text names the key or file at fault and the way out."""
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors import SafetensorError
 
 from tests.training.reading import only_run, points, weights
 from utils.errors import UserError
 from utils.processes.signals import EXIT_INTERRUPTED
+from utils.runs import checkpoints
 from utils.training import loop
 
 METHODS = ("rosa", "lora", "none", "ia3", "bitfit")
@@ -85,3 +88,25 @@ def _fail_at_epoch(epoch: int) -> Any:
         return original(training)
 
     return validate
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        OSError(errno.ENOMEM, "Cannot allocate memory"),
+        SafetensorError("Error while serializing: I/O error: Cannot allocate memory (os error 12)"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory"),
+    ],
+)
+def test_no_memory_for_a_checkpoint_is_not_a_full_disk(
+    train: Any, monkeypatch: Any, tmp_path: Path, error: Any
+) -> None:
+    def save(*_: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(checkpoints.torch, "save", save)
+    with pytest.raises(UserError, match="out of memory while the checkpoint of step 5 is written") as caught:
+        train("train.epochs=1")
+    assert "disk" not in str(caught.value) and "make room" not in str(caught.value)
+    assert not list(only_run(tmp_path).checkpoints.iterdir())

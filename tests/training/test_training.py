@@ -86,11 +86,12 @@ def test_accumulation_changes_nothing(train: Any, tmp_path: Path) -> None:
     assert torch.allclose(torch.tensor(losses[0]), torch.tensor(losses[1]), atol=1e-5)
 
 
-def test_gradient_checkpointing_changes_nothing(train: Any, tmp_path: Path) -> None:
+def test_gradient_checkpointing_changes_nothing(train: Any, tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
     losses = [
         points(train(f"train.gradient_checkpointing={on}", f"output.path={tmp_path / on}"), "train", "loss")
         for on in ("true", "false")
     ]
+    assert not [warning for warning in recwarn if "checkpointing" in str(warning.message)]
     assert torch.allclose(torch.tensor(losses[0]), torch.tensor(losses[1]), atol=1e-5)
 
 

@@ -111,6 +111,13 @@ def load_model_config(name: str, dropout: float | None = None) -> Any:
     return config
 
 
+def recompute_activations(model: Any) -> None:
+    """Let the backward pass compute the activations of each block again: less memory, more time."""
+    # transformers has renamed the method and warns of the old name
+    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+    enable({"use_reentrant": False})
+
+
 def check_adapter_fits(name: str, adapter: rosa.AdapterConfig | None) -> None:
     """Fail before any weight is read if the adapter does not fit the model's shapes.
 

@@ -25,7 +25,7 @@ from safetensors.torch import save_model
 
 import rosa
 from rosa.files import FROZEN_FILE
-from utils.errors import UserError, short_reason
+from utils.errors import UserError, is_out_of_memory, short_reason
 from utils.io.files import own_folder, read_object, sha256, sync, write_json
 from utils.log import log
 from utils.runs.checkpoint_files import MODEL_FILE, STATE_FILE, SUMMARY, Progress, checksum, verify
@@ -79,9 +79,14 @@ def _writing(run: Run, step: int) -> Iterator[tuple[Path, Path]]:
     try:
         temporary.mkdir()
         yield folder, temporary
-    except (OSError, RuntimeError, SafetensorError, rosa.AdapterError) as error:
+    except (OSError, RuntimeError, MemoryError, SafetensorError, rosa.AdapterError) as error:
         free = shutil.disk_usage(run.path).free / 2**20
         _remove(temporary)
+        if is_out_of_memory(error):
+            raise UserError(
+                f"out of memory while the checkpoint of step {step} is written ({short_reason(error, 200)}). The one "
+                "before it is intact: free memory or use a machine with more, then run the same command again."
+            ) from None
         reason = "the disk is full" if free < 1 else short_reason(error, 200)
         raise UserError(
             f"the checkpoint of step {step} cannot be written below {run.checkpoints}: {reason} ({free:,.1f} MiB "

@@ -10,7 +10,7 @@ import torch
 
 import rosa
 from utils.config import TrainConfig
-from utils.errors import short_reason
+from utils.errors import is_out_of_memory, short_reason
 
 
 def not_finite(what: str, value: float, step: int) -> str:
@@ -52,15 +52,6 @@ def advice(error: Exception, train: TrainConfig, folder: Path, step: int | None)
         where = error.filename or folder
         return f"{where}: {error.strerror}. The last checkpoint is kept: fix this, then run the same command again."
     return None
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out, on the GPU or on the CPU (where PyTorch raises a plain RuntimeError)."""
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
-        return True
-    return isinstance(error, RuntimeError) and any(
-        text in str(error) for text in ("DefaultCPUAllocator", "not enough memory", "out of memory")
-    )
 
 
 def _out_of_memory(train: TrainConfig, step: int | None, error: Exception) -> str:

@@ -13,7 +13,7 @@ import rosa
 from utils.config import Config
 from utils.log import log
 from utils.models import compilation
-from utils.models.loading import load_model, load_tokenizer
+from utils.models.loading import load_model, load_tokenizer, recompute_activations
 from utils.models.token_loss import TokenLoss
 from utils.processes.signals import StopRequest
 from utils.runs import Run
@@ -59,7 +59,7 @@ def set_up(config: Config, run: Run, stop: StopRequest) -> Training:
     scheduler = build_scheduler(train, optimizer, warmup, total_steps)
     resampler = rosa.Resampler(model, optimizer, config.adapter)
     if train.gradient_checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        recompute_activations(model)
     collator = Collator(tokenizer.pad_token_id, config.loss_on(), placement.device)
     token_loss.checked(data.validation, collator)
     if compilation.should_compile(train.compile, placement.device):
