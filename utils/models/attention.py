@@ -10,20 +10,20 @@ UNMASKED = "causal_sdpa"  # transformers builds no mask for an attention that it
 
 
 def is_fully_causal(config: Any, length: int) -> bool:
-    """Whether each position of ``length`` tokens attends to all before it: no sliding window or chunks cut it off."""
+    """Whether each of ``length`` positions attends to all before it, with no limit by a sliding window or chunks."""
     text = config.get_text_config(decoder=True)
     window = getattr(text, "sliding_window", None)
     one_kind = "sliding_attention" if window and getattr(text, "use_sliding_window", True) else "full_attention"
-    kinds = set(getattr(text, "layer_types", None) or [one_kind])  # Mistral names a window and no kinds of layers
+    kinds = set(getattr(text, "layer_types", None) or [one_kind])  # Mistral has a window and no layer_types
     return kinds <= {"full_attention"} or (kinds <= {"full_attention", "sliding_attention"} and length <= (window or 0))
 
 
 @contextlib.contextmanager
 def causal_attention(model: Any, length: int) -> Iterator[None]:
-    """Let SDPA attend causally by its own flag, without a mask; other attention implementations stay as they are.
+    """Let SDPA attend causally by its own flag, without a mask. Other attention implementations are left alone.
 
-    Without it transformers looks into the positions for packed sequences at each forward pass, which waits for the
-    device. With padding on the right no real token can see any.
+    Otherwise transformers searches the positions for packed sequences in each forward pass, which waits for the device.
+    No mask is needed: padding is on the right, so that no real token attends to it.
 
     Args:
         model: a causal language model; its configuration is changed for the length of the ``with`` block.
