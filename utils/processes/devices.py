@@ -1,4 +1,4 @@
-"""Device and precision, and the Accelerator for them."""
+"""The device, the precision, and the Accelerator for them."""
 
 from __future__ import annotations
 
