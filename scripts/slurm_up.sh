@@ -148,4 +148,5 @@ wait_for munged munge -S "$B/munge/munge.socket" -n; say "munged up"
 go slurmctld slurmctld -D
 wait_for slurmctld scontrol ping;  say "slurmctld up"
 go slurmd slurmd -D
+# shellcheck disable=SC2016 # the inner shell expands it, at each try
 wait_for slurmd bash -c '[ "$(sinfo -h -o %t)" = idle ]'; say "slurmd up, node idle: export SLURM_CONF=$B/slurm.conf"
