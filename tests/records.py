@@ -171,7 +171,7 @@ def _write_test(run: Path, loss: float, seed: int, evaluation: dict[str, Any], s
 
 
 def file_name(text: str) -> str:
-    """``text`` without the characters that a file's name cannot hold in this locale."""
+    """``text`` without the characters that file names in this locale cannot have."""
     encoding = sys.getfilesystemencoding()
     return text.encode(encoding, "ignore").decode(encoding)
 
@@ -188,7 +188,7 @@ def row_of(frame: pd.DataFrame, **wanted: object) -> pd.Series:
 
 
 def markdown_rows(runs: Path, dataset: str = "e2e_nlg") -> list[dict[str, str]]:
-    """The rows of the first Markdown table by header, which goes without its arrow."""
+    """The rows of the first Markdown table, as mappings from the header without its arrow."""
     lines = (runs / dataset / "results.md").read_text(encoding="utf-8").split("\n\n")[1].splitlines()
     cells = [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines]
     header = [cell.rstrip(" ↑↓") for cell in cells[0]]

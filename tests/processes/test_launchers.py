@@ -1,4 +1,4 @@
-"""The launchers' own commands: who leaves how when a process is killed or the job is told to stop."""
+"""The launchers' own commands: exit codes when a process is killed or the job gets a signal."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.conftest import ROOT
 from tests.processes.conftest import ENVIRONMENT, TORCHRUN, Lab, launched
 from tests.processes.worker import Job
 
-BOUND = 30  # seconds after which nothing of a job may be left
+BOUND = 30  # seconds after which no process of a job may be left
 ACCELERATE = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", "--num_processes=2"]
 
 
@@ -31,7 +31,7 @@ def worker_ids(launcher: int) -> list[int]:
 
 @contextmanager
 def job(lab: Lab, name: str, *options: str) -> Iterator[tuple[subprocess.Popen[str], list[int]]]:
-    """A torchrun of a training that would take hours, once it has trained some steps; killed in the end."""
+    """A torchrun of a long training, which has trained some steps. It is killed at the end of the block."""
     command = [*TORCHRUN, *options, "train.py", *lab.overrides(name, "train.epochs=100000")]
     before = sum(1 for path in (lab.folder / name).rglob("metrics.jsonl") for _ in path.open())
     process = subprocess.Popen(
@@ -66,7 +66,7 @@ def test_a_killed_process_ends_the_job_and_a_signal_to_the_launcher_saves(lab: L
     with job(lab, "killed") as (launcher, processes):
         launcher.send_signal(signal.SIGTERM)
         output, _ = launcher.communicate(timeout=BOUND)
-    assert launcher.returncode != 0  # 1 by torchrun's own rule, whatever its processes leave with
+    assert launcher.returncode != 0  # torchrun exits with 1, whatever the exit codes of its processes
     assert not any(Path(f"/proc/{number}").exists() for number in processes)
     assert run.record()["status"] == "interrupted"
     log = run.log_file.read_text()
@@ -99,7 +99,7 @@ def test_the_main_process_may_be_the_one_that_is_killed(lab: Lab) -> None:
 
 @pytest.mark.slow
 def test_control_c_saves_once(lab: Lab) -> None:
-    """The terminal sends it to all, and torchrun passes it on: each process gets it twice."""
+    """The terminal sends it to all processes and torchrun passes it on, so that each process gets it twice."""
     with job(lab, "interrupted") as (launcher, _):
         os.killpg(launcher.pid, signal.SIGINT)
         launcher.communicate(timeout=BOUND)

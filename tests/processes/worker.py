@@ -1,4 +1,4 @@
-"""What each process of a test's torchrun does: trainings one after another, and a note of how each ended.
+"""The code of each process of a test's torchrun: it runs trainings one after another and notes how each ended.
 
 ``torchrun --nproc_per_node=2 -m tests.processes.worker PLAN`` reads PLAN, a list of jobs, and writes PLAN.<index>.
 """
@@ -32,7 +32,7 @@ INDEX = int(os.environ.get("RANK", "0"))
 class Job:
     """A training, and what happens to the process ``index`` as it begins its optimizer step ``step`` (from 1).
 
-    ``where``: or the validation after that step, or the sample texts of this validation.
+    ``where`` moves the moment to the validation after that step, or to the sample texts of this validation.
     """
 
     overrides: list[str]
@@ -48,11 +48,11 @@ class End:
 
     how: str
     values: dict[str, str] = field(default_factory=dict)  # parameter -> hash of this process's values, whole
-    share: float = 0.0  # of the parameters and the optimizer's state, what lies on this process
+    share: float = 0.0  # part of the parameters and the optimizer's state that this process holds
 
 
 def run(job: Job) -> End:
-    """Train; what it raised, and the model's values at the end."""
+    """Train. Returns what training raised, and the model's values at the end."""
     end = End("finished")
     name = {"step": "train_step", "validation": "validate", "samples": "sample_texts"}[job.where]
     original, close = getattr(loop, name), Training.close

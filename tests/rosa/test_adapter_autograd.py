@@ -1,4 +1,4 @@
-"""Derivatives beyond one backward pass (torch.func, second derivatives, batches of them), and what is kept."""
+"""Derivatives beyond one backward pass (torch.func, second derivatives), and the tensors kept for the backward pass."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def test_first_and_second_derivatives_by_differences(shape: tuple[int, ...]) -> 
 @pytest.mark.parametrize("autocast", [False, True])
 @pytest.mark.parametrize("method", METHODS)
 def test_a_gradient_penalty_trains(method: str, autocast: bool) -> None:
-    """The gradient by the inputs depends on A and B, also where what comes after the layer needs no gradient."""
+    """The gradient by the inputs depends on A and B, also if the operations after the layer need no gradient."""
     layer, plain = make(method, torch.float32)
     x = torch.randn(5, 4, requires_grad=True)
 
@@ -110,7 +110,7 @@ def test_a_gradient_penalty_trains(method: str, autocast: bool) -> None:
 
 
 def kept(model: Any, run: Callable[[], Tensor]) -> set[tuple[torch.dtype, int]]:
-    """Type and size of each tensor that ``run`` saves for the backward pass and that is no parameter's."""
+    """Dtype and size of each tensor, except parameters, that ``run`` saves for the backward pass."""
     own = {p.untyped_storage().data_ptr() for p in model.parameters()}
     found: dict[int, tuple[torch.dtype, int]] = {}
 

@@ -22,7 +22,7 @@ METHODS = ("rosa", "lora", "none", "ia3", "bitfit")
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("stop_at", [3, 5, 8])
 def test_resumed_equals_undisturbed(train: Any, monkeypatch: Any, tmp_path: Path, method: str, stop_at: int) -> None:
-    """Stopped within an epoch, at an epoch's last step, and after a resample; dropout 0.1 is on."""
+    """Stops within an epoch, at an epoch's last step, and after a resample; dropout is 0.1."""
     whole = train(f"fnmodel.name={method}", f"output.path={tmp_path / 'whole'}")
     original = loop.train_step
 

@@ -35,7 +35,7 @@ def test_a_run_learns_and_records(train: Any, method: str) -> None:
 
 
 def test_best_checkpoint_has_the_best_validation_loss(train: Any, small_e2e: Path) -> None:
-    """The loss measured from the best checkpoint's files is the one recorded, plain logits over every position."""
+    """The loss of the best checkpoint's files, from plain logits at every position, is the recorded one."""
     from utils.data.e2e import E2E
 
     run = train("fnmodel.name=rosa", "train.lr=1e-2")
@@ -74,7 +74,7 @@ def test_finished_run_is_left_alone(train: Any, capsys: Any) -> None:
 
 
 def test_accumulation_changes_nothing(train: Any, tmp_path: Path) -> None:
-    """Micro-batches weigh every token alike, whatever their lengths; without dropout the losses agree."""
+    """Micro-batches of any length weigh every token equally: without dropout the losses agree."""
     losses = [
         points(
             train("model.dropout=0", f"train.micro_batch_size={size}", f"output.path={tmp_path / size}"),
