@@ -80,7 +80,7 @@ TOLERANCE = 1e-5
 
 
 def short_vectors(weights: Sequence[Tensor]) -> Tensor:
-    """Singular vectors of the shorter side of each weight, as columns, in rising order: (len, q, q) float64.
+    """Singular vectors of the shorter side of each weight, as columns, by rising singular value: (len, q, q) float64.
 
     They are the eigenvectors of the Gram matrix of the shorter side, W Wᵀ (m ≤ n) or Wᵀ W. This costs a fraction
     of a full SVD. A Gram matrix keeps half of the digits, so it is computed in float64.

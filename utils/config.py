@@ -19,7 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from rosa.config import AdapterConfig, LowRankConfig, option, option_problems
 from rosa.methods import method_names, methods
-from utils.data import DataSource, get_source
+from utils.data import DataSource, Example, get_source
 from utils.errors import UserError
 from utils.fnmodel import FnModelConfig, fnmodel_type
 from utils.io.yaml_files import read_yaml
@@ -166,6 +166,17 @@ class Config:
         given = dataclasses.asdict(self.fnmodel.params) | dataclasses.asdict(getattr(self.fnmodel, name))
         known = {f.name for f in dataclasses.fields(method)}  # not every method has a rank
         return method(**{key: value for key, value in given.items() if key in known}, seed=self.seed)
+
+    def load(self, split: str, *, keep: bool = False) -> list[Example]:
+        """The examples of a split. With ``keep`` the next call returns the same list without reading it again.
+
+        Raises:
+            UserError: the data cannot be loaded.
+        """
+        kept = self.__dict__.setdefault("_kept", {})
+        if split not in kept:
+            kept[split] = self.source.load(split, self.dataset.folder(), self.dataset.cache)
+        return kept[split] if keep else kept.pop(split)
 
     def loss_on(self) -> str:
         """Which tokens carry loss: target or all; the data set's own choice where the key is null."""

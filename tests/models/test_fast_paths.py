@@ -19,7 +19,7 @@ from tests.rosa.cases import FAMILIES, make_model
 from utils.errors import UserError
 from utils.models import compilation
 from utils.models import loading as models
-from utils.models.compilation import compile_blocks, wanted
+from utils.models.compilation import compile_blocks, should_compile
 from utils.models.fast_modules import BitDropout
 from utils.models.loading import load_model
 from utils.models.token_loss import TokenLoss
@@ -172,14 +172,14 @@ def test_compilation_says_what_is_missing(monkeypatch: pytest.MonkeyPatch, caplo
     monkeypatch.setattr(compilation.importlib.util, "find_spec", lambda name: name in found or None)
     monkeypatch.delenv("CC", raising=False)
     monkeypatch.delenv("CXX", raising=False)
-    assert not wanted("auto", cpu) and not wanted(False, cpu) and not wanted(False, cuda)
+    assert not should_compile("auto", cpu) and not should_compile(False, cpu) and not should_compile(False, cuda)
     assert not caplog.messages
     for device, needed in (
         (cuda, "the C compiler gcc or clang"), (cuda, "the package triton"), (cpu, r"the C\+\+ compiler (g|clang)\+\+")
     ):  # fmt: skip
         with pytest.raises(UserError, match=rf"train\.compile=true needs {needed}.* on {device.type}: install it"):
-            wanted(True, device)
-        assert not wanted("auto", device)
+            should_compile(True, device)
+        assert not should_compile("auto", device)
         found.clear()
     assert [text.partition(", without ")[2] for text in caplog.messages] == [
         "the C compiler gcc or clang", "the package triton",
@@ -187,7 +187,7 @@ def test_compilation_says_what_is_missing(monkeypatch: pytest.MonkeyPatch, caplo
     found |= {"triton", "gcc-14", "clang++-18"}
     monkeypatch.setenv("CC", "gcc-14")
     monkeypatch.setenv("CXX", "clang++-18")
-    assert wanted("auto", cuda) and wanted(True, cuda) and wanted(True, cpu)
+    assert should_compile("auto", cuda) and should_compile(True, cuda) and should_compile(True, cpu)
 
 
 def refused_without_compiler(train: Callable[..., Run]) -> None:

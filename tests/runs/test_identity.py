@@ -14,6 +14,7 @@ import pytest
 from tests.conftest import make_config
 from tests.records import csv_of, write_run
 from utils.data import digest, pair
+from utils.data.pairs import Pairs
 from utils.errors import UserError
 from utils.evaluation import Options, evaluate_run
 from utils.generation.generate import Decoding
@@ -112,6 +113,18 @@ def test_own_data_are_part_of_a_runs_identity(train: Any, tmp_path: Path) -> Non
     assert first.record()["data_sha256"]["validation"] != second.record()["data_sha256"]["validation"]
     shutil.copytree(a, tmp_path / "moved")
     assert train(*own(tmp_path / "moved")).path == first.path
+
+
+def test_own_data_are_read_once_at_a_start(train: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    load, reads = Pairs.load, []
+
+    def counting(source: Pairs, split: str, *arguments: Any) -> Any:
+        reads.append(split)
+        return load(source, split, *arguments)
+
+    monkeypatch.setattr(Pairs, "load", counting)
+    train(*own(pairs(tmp_path / "a")))
+    assert reads == 2 * ["train", "validation"]  # to train, and then by the fixture, which finds the directory
 
 
 @pytest.mark.parametrize("recorded", ["none", "other"])

@@ -37,7 +37,7 @@ def compile_blocks(model: nn.Module, backend: str | Callable[..., Any] = "induct
 
 
 def should_compile(setting: bool | str, device: torch.device) -> bool:
-    """Whether to compile by ``train.compile``. Auto compiles on CUDA, where launching kernels costs most.
+    """Whether to compile, by ``train.compile``. Auto: on CUDA, where launching kernels costs more than compiling them.
 
     If auto cannot compile, a warning says why.
 

@@ -22,13 +22,12 @@ TRAINING = ("train", "validation")
 
 
 def training_digests(config: Config) -> dict[str, str]:
-    """The digests of the two splits that training reads.
+    """The digests of the two splits that training reads. ``config`` keeps their examples for the training itself.
 
     Raises:
         UserError: the data cannot be loaded.
     """
-    source, dataset = config.source, config.dataset
-    return {split: digest(source.load(split, dataset.folder(), dataset.cache)) for split in TRAINING}
+    return {split: digest(config.load(split, keep=True)) for split in TRAINING}
 
 
 def recorded_digests(record: dict[str, Any]) -> dict[str, str]:

@@ -35,7 +35,7 @@ def load_training_data(config: Config, tokenizer: Any) -> TrainingData:
         UserError: the data cannot be loaded or do not fit ``train.seq_len``.
     """
     source, train = config.source, config.train
-    examples = {split: source.load(split, config.dataset.folder(), config.dataset.cache) for split in TRAINING}
+    examples = {split: config.load(split) for split in TRAINING}
     units = {split: training_units(source, part) for split, part in examples.items()}
     units["train"] = _share(units["train"], train.fraction, "fraction", config.seed)
     units["validation"] = _share(units["validation"], train.validation_fraction, "validation_fraction", config.seed)
