@@ -91,7 +91,7 @@ def _restore_process(training: Training, saved: list[dict[str, Any]]) -> None:
     """Restore this process's generators and loss. If the number of processes changed, the main one gets all loss."""
     number, count = training.processes.index, training.processes.count
     if len(saved) != count:
-        log.info("saved by %d processes, resumed by %d: results differ by rounding and dropout", len(saved), count)
+        log.info("saved by %d processes, going on with %d: results differ by rounding and dropout", len(saved), count)
         steps = sum(process["window"]["steps"] for process in saved)
         steps = steps if training.processes.main else torch.zeros_like(steps)
         meter = {**saved[0]["window"], "steps": steps}
