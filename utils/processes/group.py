@@ -110,8 +110,8 @@ def _connect(device: str) -> Processes:
     if all(int(os.environ.get(name, "1")) <= 1 for name in SIZES):
         if "ACCELERATE_USE_CPU" in os.environ and "MASTER_PORT" in os.environ:
             print(
-                "warning: without MPI, accelerate launch starts a single process on CPUs and ignores --num_processes: "
-                "use torchrun --nproc_per_node=N for more. The result is the same",
+                "warning: accelerate launch starts one process on CPUs, also with --num_processes, unless MPI is set "
+                "up: use torchrun --nproc_per_node=N for more. The result is the same",
                 file=sys.stderr,
             )
         return Processes()
