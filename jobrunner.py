@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Submit a sweep to SLURM, or run it here, and tell how each job is doing: ``python jobrunner.py --help``."""
+"""Submit a sweep to SLURM, or run it here, and show the status of each job: ``python jobrunner.py --help``."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from utils.slurm.sweep.file import load_sweep
 
 EPILOG = """\
 examples:
-  python jobrunner.py --fn jobs.yaml             send what was not sent yet
-  python jobrunner.py --fn jobs.yaml --retry     and what failed, was stopped or ran out of time
-  python jobrunner.py -s --watch                 how it goes, until nothing is left to wait for
+  python jobrunner.py --fn jobs.yaml             send the jobs that were not sent yet
+  python jobrunner.py --fn jobs.yaml --retry     also those that failed, were stopped or ran out of time
+  python jobrunner.py -s --watch                 the status, again and again until all jobs have ended
   python jobrunner.py --fn jobs.yaml --local 2   the same jobs on this machine, two at a time
 """
 
@@ -22,7 +22,7 @@ examples:
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     result = argparse.ArgumentParser(
-        description="Submit a sweep to SLURM, or run it on this machine, and tell how each job is doing.",
+        description="Submit a sweep to SLURM, or run it on this machine, and show the status of each job.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -35,7 +35,7 @@ def parser() -> argparse.ArgumentParser:
     action.add_argument(
         "--local", type=int, nargs="?", const=0, metavar="N", help="run here, N at a time (one per GPU, at least one)"
     )
-    result.add_argument("--retry", action="store_true", help="also send what failed, was stopped or ran out of time")
+    result.add_argument("--retry", action="store_true", help="also send jobs that failed, stopped or ran out of time")
     result.add_argument("--only", action="append", metavar="GROUP", help="this group only; may be repeated")
     result.add_argument("--json", action="store_true", help="with -s: as JSON")
     result.add_argument(

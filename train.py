@@ -9,7 +9,7 @@ from omegaconf import DictConfig
 
 @hydra.main(version_base="1.3", config_path="configs", config_name="train")
 def main(given: DictConfig) -> float | None:
-    """Check the configuration and train; Hydra's multirun gets the best validation loss."""
+    """Check the configuration and train. Returns the best validation loss, for Hydra's multirun."""
     import sys
 
     from hydra.core.hydra_config import HydraConfig

@@ -97,6 +97,7 @@ def _model(row: Row) -> tuple[Any, Callable[[Any], Any], float]:
 
     import rosa
     from utils.models.fast_modules import use_faster_modules
+    from utils.models.loading import recompute_activations
     from utils.models.token_loss import TokenLoss
 
     torch.manual_seed(0)
@@ -117,7 +118,7 @@ def _model(row: Row) -> tuple[Any, Callable[[Any], Any], float]:
         rosa.inject(model, config)
     seconds = time.perf_counter() - start
     if row.checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        recompute_activations(model)
     model.train()
     compiled = row.device == "cuda" and row.method != "plain"
     if row.method in ("plain", "peft"):

@@ -4,8 +4,8 @@ A folder holds ``adapter_config.json`` (method, settings, shape of each layer, t
 ``adapter.safetensors`` (the method's own parameters, such as A and B, and trained biases) and, for methods that change
 the base weight, ``frozen.safetensors`` (ROSA's W_f). The base model itself is not saved. Nothing is ever unpickled.
 
-``adapter.safetensors`` has two marks in its metadata (``rosa.fingerprint``), of the layers' description and of the
-frozen weights that its parameters belong to. Files from before there were marks have none and are read without a check.
+The metadata of ``adapter.safetensors`` has two marks (``rosa.fingerprint``): of the layers' description, and of the
+frozen weights to which its parameters belong. Files from before there were marks are read without this check.
 """
 
 from __future__ import annotations
@@ -51,16 +51,17 @@ from rosa.targets import canonical_names
 
 
 def save_adapter(model: nn.Module, folder: str | Path, *, frozen: bool = True) -> None:
-    """Write the adapter of ``model`` to ``folder`` (made if missing); of a sharded model every process calls it.
+    """Write the adapter of ``model`` to ``folder``, which is made if missing.
 
-    A kill leaves the folder as it was, or as a set of files that ``load_adapter`` refuses.
+    Every process of a sharded model must call it. A kill leaves the folder as it was, or with files that
+    ``load_adapter`` refuses.
 
     Args:
-        frozen: also write the changed base weights, for methods that have them; False when the folder has them from
-            an earlier save: they change only at a resample.
+        frozen: also write the changed base weights, for methods that have them. They change only at a resample: if the
+            folder has them from an earlier save, give False.
 
     Raises:
-        AdapterError: no adapters; or ``frozen=False``, and the folder's frozen weights are not the model's.
+        AdapterError: no adapters; or ``frozen=False``, and the folder's frozen weights are not those of the model.
     """
     layers = adapter_layers(model)
     if not layers:
@@ -100,22 +101,22 @@ def _write(
         files = {folder / FROZEN_FILE: lambda path: write_tensors(path, rest, frozen=marks["frozen"]), **files}
     replace_files(files)
     if not rest:
-        (folder / FROZEN_FILE).unlink(missing_ok=True)  # of a method that was saved here before
+        (folder / FROZEN_FILE).unlink(missing_ok=True)  # left by another method's adapter
 
 
 def load_adapter(model: Model, folder: str | Path, *, trainable: bool = True) -> Model:
     """Load an adapter saved by ``save_adapter`` into its base model, in place; adapters are injected if missing.
 
-    The folder may come from anywhere. A regular expression in its settings is not run: its layers are those the file
-    lists.
+    The folder is not trusted. A regular expression in its settings is not run: the file lists the layers.
 
     Args:
-        model: a sharded one has adapters already (``inject`` with ``start=False`` before ``fully_shard``).
-        trainable: False freezes the adapters, to use them only.
+        model: the base model, or one with the same adapters. A sharded model must have them already (``inject`` with
+            ``start=False`` before ``fully_shard``).
+        trainable: False freezes the adapters, for use without training.
 
     Raises:
         AdapterError: a file is missing or damaged, was made for another model or other settings, or the files are of
-            different saves. The values of the model are then untouched.
+            different saves. The values of the model are not changed then.
     """
     folder = Path(folder)
     description = read_description(folder)
@@ -153,8 +154,8 @@ def load_adapter(model: Model, folder: str | Path, *, trainable: bool = True) ->
 def export(model: Any, folder: str | Path) -> None:
     """Save as a plain model: adapters merged, loadable by ``from_pretrained`` without this library.
 
-    The weights from before the merge wait in an unnamed file in ``folder``, not in memory, and come back to the bit. Of
-    a sharded model every process calls this; the first one gathers the whole model on its CPU.
+    The weights from before the merge are kept in an unnamed file in ``folder``, not in memory, and restored to the bit.
+    Every process of a sharded model must call this; the first one gathers the whole model on its CPU.
     """
     layers = layers_in_place(model)
     if any(is_sharded(layer.base.weight) for layer in layers.values()):
@@ -169,7 +170,7 @@ def export(model: Any, folder: str | Path) -> None:
 
 @contextlib.contextmanager
 def _merged_in_place(layers: Iterable[AdapterLayer], folder: Path) -> Iterator[None]:
-    """Layers merged, and their weights and biases of before on the disk for the length of a ``with`` block."""
+    """Merge the layers for the length of a ``with`` block; their weights and biases of before are kept on the disk."""
     changing = [layer for layer in layers if not layer.merged]
     with tempfile.TemporaryFile(dir=folder) as file:
         for layer in changing:
@@ -195,7 +196,7 @@ def _bytes(tensor: Tensor) -> Any:
 
 
 def adapter_tensors(layers: Mapping[str, AdapterLayer]) -> dict[str, Tensor]:
-    """The own parameters and trained biases of each layer, by name; their own storage, unless merged."""
+    """The own parameters and trained biases of each layer, by name. They share the model's storage, unless merged."""
     return {
         f"{name}.{key.removeprefix('base.')}": layer.unmerged_bias if key == "base.bias" else parameter.detach()
         for name, layer in layers.items()
@@ -204,12 +205,12 @@ def adapter_tensors(layers: Mapping[str, AdapterLayer]) -> dict[str, Tensor]:
 
 
 def frozen_tensors(layers: Mapping[str, AdapterLayer]) -> dict[str, Tensor]:
-    """The base weights, as stored, of the layers whose method changes them."""
+    """The base weights, as stored, of layers whose method changes them."""
     return {f"{name}.weight": layer.unmerged_weight for name, layer in layers.items() if layer.rewrites_base}
 
 
 def _whole(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors; sharded ones gathered one after another, for the first process only and on its CPU."""
+    """The tensors; sharded ones gathered one after another, with values on the first process only, on its CPU."""
     found: dict[int, Tensor] = {}
     for tensor in tensors.values():
         if is_sharded(tensor) and id(tensor) not in found:
@@ -220,7 +221,7 @@ def _whole(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def adapter_config(description: Mapping[str, Any]) -> AdapterConfig:
-    """The method's settings from the content of ``adapter_config.json``."""
+    """The method's settings in the content of ``adapter_config.json``."""
     method = description["method"]
     if method not in methods():
         raise AdapterError(f"method {method!r:.50} of the saved adapter is not known here: {', '.join(methods())}")
@@ -231,7 +232,7 @@ def adapter_config(description: Mapping[str, Any]) -> AdapterConfig:
 
 
 def _build(model: nn.Module, description: Mapping[str, Any]) -> dict[str, AdapterLayer]:
-    """New layers as the file says."""
+    """New layers as the file describes them."""
     config = adapter_config(description)
     return build_layers(model, config, description["layers"] if isinstance(config.target_modules, str) else None)
 

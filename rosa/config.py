@@ -1,6 +1,6 @@
-"""What the settings of all methods share, and the check of settings that ``utils.config`` uses too.
+"""The settings that all methods share, and the check of settings, which ``utils.config`` uses too.
 
-Nothing here needs torch, so that a misspelt setting is refused before torch is imported, which takes seconds.
+Nothing here needs torch: a misspelt setting is refused before torch is imported, which takes seconds.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def option(
 
 
 def option_problems(options: Any, prefix: str = "") -> list[str]:
-    """What is wrong with the values of a dataclass of ``option`` fields, one sentence a field."""
+    """Everything wrong with the values of a dataclass of ``option`` fields, one sentence per field."""
     problems = []
     for field in dataclasses.fields(options):
         value, limits = getattr(options, field.name), field.metadata
@@ -67,14 +67,14 @@ def check_rank(rank: int | float) -> None:
 
 @dataclass
 class AdapterConfig:
-    """What every method knows, and how the method is presented.
+    """The settings that every method has, and the name, order and colour under which results show it.
 
     Attributes:
         bias: whether the biases of adapted layers train: ``adapted``, ``none``, or ``auto``, the published
             choice of the method.
         target_modules: which layers to adapt: a regular expression for the whole module name, or a list (or tuple, or
             set) of name endings. None: every Linear and Conv1D inside the model's blocks.
-        seed: of every random choice that the adapters make.
+        seed: the seed of every random choice of the adapters.
     """
 
     bias: Literal["auto", "adapted", "none"] = option("auto", choices=("auto", "adapted", "none"))
@@ -83,10 +83,10 @@ class AdapterConfig:
 
     method: ClassVar[str] = ""  # its name, which is that of its file
     published_bias: ClassVar[str] = "none"
-    # How tables and figures present the method. Plain values in each class: they are read without importing it.
-    label: ClassVar[str] = ""  # as papers write it
+    # For tables and figures. Give plain values in each class: they are read without importing it.
+    label: ClassVar[str] = ""  # as papers write the name
     order: ClassVar[int] = 100  # ascending, from left to right or top to bottom
-    colour: ClassVar[str] = ""  # #RRGGBB; "": one of those that are left
+    colour: ClassVar[str] = ""  # #RRGGBB; "": a colour that no other method has
 
     def __post_init__(self) -> None:
         if isinstance(self.target_modules, (set, frozenset)):
@@ -100,7 +100,7 @@ class AdapterConfig:
         return (self.published_bias if self.bias == "auto" else self.bias) == "adapted"
 
     def problems(self) -> list[str]:
-        """Everything wrong with these settings that can be told without a model."""
+        """Everything wrong with these settings that can be found without a model."""
         found = option_problems(self)
         targets = self.target_modules
         if isinstance(targets, list) and not (targets and all(isinstance(name, str) for name in targets)):
@@ -112,16 +112,16 @@ class AdapterConfig:
 
 @dataclass
 class LowRankConfig(AdapterConfig):
-    """What the methods with a pair A, B know besides.
+    """The settings of methods with a pair A, B.
 
     Attributes:
-        rank: an int is the rank R itself; a float in (0, 1] a share of q = min(m, n) of each layer.
+        rank: an int is the rank R itself; a float in (0, 1] is a share of q = min(m, n) of each layer.
     """
 
     rank: int | float = 0.05
 
     def problems(self) -> list[str]:
-        """Everything wrong with these settings that can be told without a model."""
+        """Everything wrong with these settings that can be found without a model."""
         found = super().problems()
         try:
             check_rank(self.rank)

@@ -1,5 +1,5 @@
-"""The one error that this library raises for what a user can change."""
+"""The error that this library raises for everything that a user can fix."""
 
 
 class AdapterError(ValueError):
-    """The adapter's settings or files do not fit the model; the text says which layer or key, and what would."""
+    """The adapter's settings or files do not fit the model. The text names the layer or key, and what would fit."""

@@ -1,4 +1,4 @@
-"""How an adapter's files are written and read: beside their place and renamed, and never trusted."""
+"""An adapter's files: written under a temporary name and renamed; read without trusting their content."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ DTYPES = ("F16", "BF16", "F32", "F64")  # as safetensors names them
 
 
 def replace_files(writers: Mapping[Path, Callable[[Path], object]]) -> None:
-    """Write each file under a temporary name, then give all of them their own."""
+    """Write each file under a temporary name, then rename all of them."""
     temporary = {path: path.with_name(f".{path.name}.tmp") for path in writers}
     try:
         for path, write in writers.items():
@@ -37,13 +37,13 @@ def replace_files(writers: Mapping[Path, Callable[[Path], object]]) -> None:
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], **marks: str) -> None:
-    """Write a safetensors file with ``marks`` as its metadata: one entry, because the order of several is random."""
+    """Write a safetensors file with ``marks`` in one metadata entry: several entries have a random order."""
     metadata = {"marks": json.dumps(marks, sort_keys=True)} if marks else None
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path, metadata=metadata)
 
 
 def read_marks(file: Any) -> dict[str, str]:
-    """The marks of an open safetensors file; none where it was written before there were marks."""
+    """The marks of an open safetensors file; {} for a file from before there were marks."""
     marks = json.loads((file.metadata() or {}).get("marks", "{}"))
     if not isinstance(marks, dict):
         raise TypeError("its marks are not an object")
@@ -51,10 +51,10 @@ def read_marks(file: Any) -> dict[str, str]:
 
 
 def read_description(folder: Path) -> dict[str, Any]:
-    """The content of ``adapter_config.json``: method, config, layers, and base where it is recorded.
+    """The content of ``adapter_config.json``: method, config, layers, and base (may be empty).
 
     Raises:
-        AdapterError: the file is missing, damaged, of another format, or one of the library peft.
+        AdapterError: the file is missing, damaged, of another format, or from the library peft.
     """
     path = folder / CONFIG_FILE
     try:
@@ -96,7 +96,7 @@ def _is_flat(part: object) -> bool:
 
 
 def read_tensors(path: Path, expected: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The tensors of a file, in the types of ``expected``, and its marks.
+    """The tensors of a file, in the dtypes of ``expected``, and its marks.
 
     Raises:
         AdapterError: the file is missing or damaged, has other names, shapes or kinds of numbers than ``expected``, or
@@ -122,7 +122,7 @@ def read_tensors(path: Path, expected: Mapping[str, Tensor]) -> tuple[dict[str, 
             marks = read_marks(file)
     except AdapterError:
         raise
-    except Exception as error:  # whatever a damaged file makes the reader raise
+    except Exception as error:  # a damaged file can make the reader raise anything
         raise AdapterError(f"{path} is missing or damaged: {error!s:.200}") from None
     for name, tensor in values.items():
         if not largest(tensor) < torch.inf:

@@ -1,6 +1,6 @@
-"""Marks by which files and models are known again, so that those of two moments are not taken for one.
+"""Fingerprints ("marks") of files and models, to notice when they are not of the same moment.
 
-A mark hashes checksums of values' bits. It finds an accident, not an attack.
+A mark is a hash of checksums of the values' bits. It finds an accident, not an attack.
 """
 
 from __future__ import annotations
@@ -22,24 +22,24 @@ from rosa.files import read_marks
 from rosa.layers import AdapterLayer
 from rosa.sharding import is_sharded
 
-SAMPLES = 16  # at least so many values of each parameter of the base model decide whether it is the same
+SAMPLES = 16  # values of each parameter of the base model that are compared, at least
 
 
 def layers_mark(description: Mapping[str, Any]) -> str:
-    """A hash of what a saved adapter must agree with: its method and its layers."""
+    """A hash of a saved adapter's method and layers, which the model must share."""
     text = json.dumps([description["method"], description["layers"]], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def values_mark(tensors: Mapping[str, Tensor]) -> str:
-    """A hash of the values' bits: of one checksum a tensor, the same on every device."""
+    """A hash of the values' bits, from one checksum per tensor; the same on every device."""
     digest = hashlib.sha256()
     for name in sorted(tensors):
         flat = tensors[name].detach().reshape(-1).contiguous()
         size = flat.element_size()
         if flat.storage_offset() * size % 8:
             flat = flat.clone()
-        total = flat.view(torch.uint8 if flat.numel() * size % 8 else torch.int64).sum()  # wraps, as integers do
+        total = flat.view(torch.uint8 if flat.numel() * size % 8 else torch.int64).sum()  # integers wrap on overflow
         digest.update(f"{flat.dtype} {flat.numel()} {int(total)};".encode())
     return digest.hexdigest()[:16]
 
@@ -56,14 +56,14 @@ def frozen_mark(path: Path) -> str | None:
         with safe_open(path, framework="pt") as file:
             recorded = read_marks(file).get("frozen")
             return recorded or values_mark({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
-    except Exception as error:  # whatever a damaged file makes the reader raise
+    except Exception as error:  # a damaged file can make the reader raise anything
         raise AdapterError(f"{path} is damaged: {error!s:.200}") from None
 
 
 def base_description(model: nn.Module, layers: Mapping[str, AdapterLayer]) -> dict[str, Any]:
-    """What an adapter's base model is known by: its name, and the size and some values of what the adapter leaves out.
+    """An adapter's base model: its name, and the size and some values of the parameters that the adapter leaves out.
 
-    ``values`` is None where the model has none of its own here (on meta, sharded).
+    ``values`` is None if this process does not have all values (on meta, sharded).
     """
     own = {id(p) for layer in layers.values() for p in layer.adapter_parameters().values()}
     own |= {id(layer.base.weight) for layer in layers.values() if layer.rewrites_base}
@@ -83,9 +83,9 @@ def base_description(model: nn.Module, layers: Mapping[str, AdapterLayer]) -> di
 
 
 def check_base(saved: Mapping[str, Any], here: Mapping[str, Any]) -> None:
-    """Warn where the rest of the model is not what the adapter was saved with.
+    """Warn if the rest of the model is not that with which the adapter was saved.
 
-    Values are compared where both are of one type: others differ by rounding.
+    Values are compared only between equal dtypes: other values differ by rounding.
     """
     comparable = saved.get("dtype") == here["dtype"] and None not in (saved.get("values"), here["values"])
     keys = ("parameters", "values") if comparable else ("parameters",)

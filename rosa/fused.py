@@ -1,17 +1,18 @@
-"""The product x W + (x A) B + b with few kernels, and a backward pass that makes no gradient of W.
+"""The product x W + (x A) B + b in few kernels. Its backward pass computes no gradient of W.
 
-Two forms, equal but for rounding; T inputs of size m, n outputs, rank R:
+There are two forms, equal up to rounding. For T inputs of size m, n outputs and rank R:
 
     split     y = x W + (x A) B        T R (m + n) multiplications beside x W, added into its result
-    summed    y = x (W + A B)          m R n, whatever T, and one product for x
+    summed    y = x (W + A B)          m R n, for any T, and one product for x
 
-Under autocast a float32 W must be cast in each step anyway, so that W + A B costs one pass over it, which the cast
-does. In full precision it would cost a second copy of W, hence the split form there.
+Under autocast a float32 W is cast in each step anyway. The sum takes the place of the cast, so it costs no further pass
+over W. Without autocast the sum would be a second copy of W, so the split form is used.
 
-W + A B is summed in float32 and rounded once, with an error as large as that of casting W alone. A pair far below that
-error (LoRA's first steps) drowns in it, but is whole on average, whereas two outputs in bfloat16 that are added lose
-it: of a pair whose output is 1e-4 (1e-3) of that of W, one product gives 1.0 (1.0) times the pair and noise 14 (2.6)
-times as large, two products and their sum give 0.07 (0.54) times the pair. Hence the summed form for LoRA too.
+W + A B is summed in float32 and rounded once. The error is as large as that of casting W alone. A pair far below that
+error (LoRA's first steps) is noisy in it, but right on average. Adding two outputs in bfloat16 loses such a pair
+instead. Measured with a pair whose output is 1e-4 (1e-3) of that of W: one product gives 1.0 (1.0) times the pair, with
+noise 14 (2.6) times as large; two products and their sum give 0.07 (0.54) times the pair. So LoRA uses the summed form
+too.
 """
 
 from __future__ import annotations
@@ -30,12 +31,12 @@ CACHED = 2**18  # numbers of a CPU's sum at a time: 1 MiB in float32
 
 
 def full_precision(device: torch.device) -> AbstractContextManager[Any]:
-    """Switches autocast off: what is written into weights must not pass through bfloat16."""
+    """Switch autocast off: values that are written into weights must not pass through bfloat16."""
     return contextlib.nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)
 
 
 def compute_dtype(x: Tensor) -> torch.dtype:
-    """What products with ``x`` are computed in: autocast's type where it is on (not for float64), else its own."""
+    """The dtype of products with ``x``: autocast's if it is on and ``x`` is not float64, else that of ``x``."""
     device = x.device.type
     if device != "meta" and x.is_floating_point() and x.dtype != torch.float64 and torch.is_autocast_enabled(device):
         return torch.get_autocast_dtype(device)
@@ -43,24 +44,24 @@ def compute_dtype(x: Tensor) -> torch.dtype:
 
 
 def is_transformed() -> bool:
-    """Whether ``torch.func`` (vmap, grad, jvp) or forward-mode differentiation is at work.
+    """Whether ``torch.func`` (vmap, grad, jvp) or forward-mode differentiation is active.
 
-    They differentiate and batch plain operations; a function with its own backward pass is closed to them.
+    They need plain operations: they cannot look into a function with its own backward pass.
     """
     return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
 
 
 def _plus_product(total: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    """total + a b, in the type of ``total``: into ``total`` where all have that type, else rounded once."""
+    """total + a b in the dtype of ``total``: written into ``total`` if all have that dtype, else rounded once."""
     if total.dtype == a.dtype:
         return total.addmm_(a, b)
     return torch.addmm(total.to(a.dtype), a, b).to(total.dtype)
 
 
 class _AdaptedProduct(torch.autograd.Function):
-    """rows W + (rows A) B + b, where W is frozen; ``summed``: W is W + A B already.
+    """rows W + (rows A) B + b with a frozen W. If ``summed``, the given weight is W + A B already.
 
-    A and B may be float32 beside 16-bit rows, W and output: what they add is then computed in float32.
+    A and B may be float32 while rows, W and output have 16 bits: their product is then computed in float32.
     """
 
     @staticmethod
@@ -80,7 +81,7 @@ class _AdaptedProduct(torch.autograd.Function):
         rows, weight, a, b, low = ctx.saved_tensors
         summed = low is None
         own_rows, own_grad = rows.to(a.dtype), grad_output.to(a.dtype)
-        if torch.is_grad_enabled() and not torch.compiler.is_compiling():  # to be differentiated again, by A and B too
+        if torch.is_grad_enabled() and not torch.compiler.is_compiling():  # for second derivatives, by A and B too
             low = None
             if summed:
                 weight = weight + (a @ b - (a @ b).detach())
@@ -109,12 +110,12 @@ def _sum_into(out: Tensor, weight: Tensor, a: Tensor, b: Tensor) -> None:
 def adapted_product(
     x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, sum_out: Tensor | None = None
 ) -> Tensor:
-    """x W + (x A) B + bias, (..., n), in the type that a Linear of that W gives.
+    """x W + (x A) B + bias, (..., n), in the dtype that a Linear with this W returns.
 
     Args:
-        x: (..., m); without autocast of the type of W.
+        x: (..., m); without autocast it has the dtype of W.
         weight: W (m, n), frozen: it gets no gradient.
-        a, b: (m, R) and (R, n); they may be float32 beside a 16-bit W.
+        a, b: (m, R) and (R, n); they may be float32 while W has 16 bits.
         sum_out: memory for W + A B of the summed form on a CPU, (m, n) with the strides of W, in the product's type;
             the backward pass reads it. None: new memory.
     """
@@ -133,4 +134,4 @@ def adapted_product(
     bias = None if bias is None else bias.to(dtype)
     rows = x.reshape(-1, x.shape[-1]).to(dtype)
     out: Tensor = _AdaptedProduct.apply(rows, weight, bias, a, b, summed)  # type: ignore[no-untyped-call]
-    return out.view(*x.shape[:-1], out.shape[-1])  # here and not in the function, whose outputs allow writing in place
+    return out.view(*x.shape[:-1], out.shape[-1])  # not inside the function: a view from there must not be written into

@@ -1,4 +1,4 @@
-"""Wrap a model's layers in adapters, freeze the rest, say what trains; merge and take the adapters out again."""
+"""Wrap a model's layers in adapters, freeze the rest, count parameters; merge and remove the adapters."""
 
 from __future__ import annotations
 
@@ -31,20 +31,20 @@ def adapter_layers(model: nn.Module) -> dict[str, AdapterLayer]:
 
 
 def inject(model: Model, config: AdapterConfig, *, start: bool = True) -> Model:
-    """Adapt ``model`` in place and return it: wrap the target layers, freeze all but the adapters' parameters.
+    """Adapt ``model`` in place and return it: wrap the target layers, freeze everything but the adapters' parameters.
 
     Args:
-        model: any model with Linear or Conv1D layers. Load it in float32 and use autocast for speed: 16-bit weights
-            work (what a method adds is float32 then), but a resample or a merge rounds small changes away.
+        model: any model with Linear or Conv1D layers. Load it in float32 and use autocast for speed. 16-bit weights
+            work (the parameters that a method adds are float32), but a resample or a merge rounds small changes away.
         config: a method's settings, such as ``RosaConfig`` or ``LoraConfig``; the adapters keep a copy.
-        start: set the adapters' parameters; False leaves that to ``start_adapters``, once the model lies where it
-            trains (on a GPU, sharded over processes).
+        start: set the adapters' parameters. If False, call ``start_adapters`` once the model is on its device (a GPU,
+            or sharded over processes).
 
     Raises:
         AdapterError: bad settings, no layer matches (the text lists those that exist), a target that cannot
             be adapted (quantised, parametrised, sharded, of a class with another forward), nothing to train, a rank
-            above a layer's full rank, a weight that is not finite, a model of the library peft. The model is then
-            untouched.
+            above a layer's full rank, a weight that is not finite, a model of the library peft. The model is not
+            changed then.
     """
     layers = build_layers(model, config)
     if start:
@@ -56,7 +56,7 @@ def inject(model: Model, config: AdapterConfig, *, start: bool = True) -> Model:
 def start_adapters(model: Model) -> Model:
     """Set the adapters' parameters of a model that was adapted with ``start=False``.
 
-    Of a sharded model every process calls it.
+    Every process of a sharded model must call it.
 
     Raises:
         AdapterError: a weight holds values that are not finite.
@@ -66,7 +66,7 @@ def start_adapters(model: Model) -> Model:
 
 
 def _start(layers: dict[str, AdapterLayer]) -> None:
-    with_values = {name: layer for name, layer in layers.items() if not layer.base.weight.is_meta}  # else: to count
+    with_values = {name: layer for name, layer in layers.items() if not layer.base.weight.is_meta}  # meta: for counts
     for name, layer in with_values.items():
         if not math.isfinite(largest(layer.base.weight)):
             raise AdapterError(f"{name}: its weight holds values that are not finite")
@@ -81,7 +81,7 @@ def build_layers(
     """The adapter layers that ``config`` asks for, by module name, without values; the model is not changed.
 
     Args:
-        names: adapt the layers of these canonical names, whatever ``config.target_modules`` says.
+        names: canonical names of the layers to adapt, instead of ``config.target_modules``.
 
     Raises:
         AdapterError: see ``inject``.
@@ -95,7 +95,7 @@ def build_layers(
         raise AdapterError("this model has adapters already: unwrap it first (rosa.unwrap)")
     if _has_peft_adapters(model):
         raise AdapterError("this model has adapters of the library peft: merge them first (merge_and_unload)")
-    config = dataclasses.replace(config)  # what the caller changes later must not change the model
+    config = dataclasses.replace(config)  # a later change by the caller must not reach the model
     layer_class = methods()[config.method][1]
     plain, layers = canonical_names(model), {}
     targets = config.target_modules if names is None else "|".join(map(re.escape, names))
@@ -112,12 +112,12 @@ def build_layers(
     if not any(layer.adapter_parameters() for layer in layers.values()):
         raise AdapterError(
             f"{config.label or config.method} with bias={config.bias} has nothing to train: none of the "
-            f"{len(layers)} layers that it would adapt has a bias"
+            f"{len(layers)} layers to adapt has a bias"
         )
     in_16_bits = [layer for layer in layers.values() if layer.base.weight.dtype.itemsize < 4]
     if any(layer.rewrites_base or layer.trains_bias for layer in in_16_bits):
         warnings.warn(
-            "adapting 16-bit weights: steps of trained biases and resamples round away small changes (rosa.resample "
+            "adapting 16-bit weights: updates of trained biases and resamples round small changes away (rosa.resample "
             "returns how much); load the model in float32 (dtype=torch.float32) and train under autocast",
             stacklevel=3,
         )
@@ -125,14 +125,14 @@ def build_layers(
 
 
 def _has_peft_adapters(model: nn.Module) -> bool:
-    """Whether ``model`` is or holds what the library peft makes; asked only where that is imported."""
+    """Whether ``model`` is or contains a model or layer of the library peft. Does not import it."""
     peft, tuners = sys.modules.get("peft"), sys.modules.get("peft.tuners.tuners_utils")
     kinds = [getattr(peft, "PeftModel", None), getattr(tuners, "BaseTunerLayer", None)]
     return any(isinstance(module, kind) for kind in kinds if kind is not None for module in model.modules())
 
 
 def install_layers(model: nn.Module, layers: dict[str, AdapterLayer]) -> None:
-    """Put ``layers`` in the place of the modules they wrap, and freeze everything but their own parameters."""
+    """Replace the wrapped modules by ``layers``, and freeze everything but the adapters' parameters."""
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     for name, layer in layers.items():
@@ -152,7 +152,7 @@ class LayerCount:
 
 @dataclass(frozen=True)
 class ParameterReport:
-    """What trains. ``total`` counts the base model without adapters; ``layers`` is empty for a plain model."""
+    """Parameter counts. ``total`` is that of the base model without adapters; ``layers`` is empty for a plain model."""
 
     layers: list[LayerCount]
     trainable: int
@@ -187,9 +187,9 @@ def parameter_report(model: nn.Module) -> ParameterReport:
 
 
 def merge(model: Model) -> Model:
-    """Add what the adapters change to the base modules; the adapters stay and cost nothing in the forward pass.
+    """Add the adapters' changes to the base modules. The adapters stay, and the forward pass costs nothing more.
 
-    Copies of the weights and biases that change are kept for ``unmerge``.
+    Copies of the changed weights and biases are kept for ``unmerge``.
     """
     for layer in layers_in_place(model).values():
         layer.merge()
@@ -204,10 +204,10 @@ def unmerge(model: Model) -> Model:
 
 
 def unwrap(model: Model) -> Model:
-    """Merge for good and put the base modules back: a plain model that knows nothing of adapters.
+    """Merge for good and put the base modules back: a plain model without adapters.
 
-    No weight is copied. What the adapters trained is frozen now, biases included, as the base weights have been since
-    ``inject``; ``model.requires_grad_(True)`` trains everything.
+    No weight is copied. All parameters are frozen afterwards, also the biases that trained;
+    ``model.requires_grad_(True)`` trains everything.
     """
     for name, layer in layers_in_place(model).items():
         layer.merge(keep=False)
@@ -218,9 +218,9 @@ def unwrap(model: Model) -> Model:
 
 @contextlib.contextmanager
 def merged(model: Model) -> Iterator[Model]:
-    """The model as a plain one for the length of a ``with`` block, to generate; then as it was, to the bit.
+    """The model as a plain one for the length of a ``with`` block, to generate. Afterwards it is as before, to the bit.
 
-    Copies of the weights and biases that change are kept meanwhile.
+    Copies of the changed weights and biases are kept meanwhile.
     """
     layers = layers_in_place(model)
     merged_before = {name for name, layer in layers.items() if layer.merged}
@@ -237,7 +237,7 @@ def merged(model: Model) -> Iterator[Model]:
 
 @contextlib.contextmanager
 def without_adapters(model: nn.Module) -> Iterator[None]:
-    """The base modules, with the weights that they have, in their own places for the length of a ``with`` block."""
+    """For the length of a ``with`` block the base modules, with their present weights, replace the adapter layers."""
     layers = layers_in_place(model)
     try:
         for name, layer in layers.items():
@@ -249,6 +249,6 @@ def without_adapters(model: nn.Module) -> Iterator[None]:
 
 
 def layers_in_place(model: nn.Module) -> dict[str, AdapterLayer]:
-    """The adapted layers by module name, their parameters ready to be written (sharded, not gathered for a pass)."""
+    """The adapted layers by module name, resharded: values written into gathered parameters would be lost."""
     reshard(model)
     return {name: m for name, m in model.named_modules() if isinstance(m, AdapterLayer)}

@@ -1,4 +1,4 @@
-"""The adapter layer: a base module, and what a method adds to it.
+"""The adapter layer: a base module and the parameters that a method adds to it.
 
 ``AdapterLayer`` is the contract of every method. ``LowRankLayer`` is the part that methods with a pair share:
 
@@ -26,8 +26,8 @@ from rosa.fused import adapted_product, compute_dtype, full_precision, is_transf
 from rosa.sharding import whole
 from rosa.subspace import resolve_rank
 
-OWN_FORWARDS = (nn.Linear.forward, Conv1D.forward)  # what the fused product stands for
-# Where a module keeps its hooks. The dictionaries are shared, not copied: what is registered or removed later counts.
+OWN_FORWARDS = (nn.Linear.forward, Conv1D.forward)  # those that the fused product can replace
+# The dictionaries of a module's hooks. They are shared, not copied, so that hooks registered or removed later count.
 HOOKS = (
     "_forward_pre_hooks",
     "_forward_pre_hooks_with_kwargs",
@@ -52,14 +52,14 @@ def product(a: Tensor, b: Tensor) -> Tensor:
 
 
 class AdapterLayer(nn.Module, ABC):
-    """A wrapped Linear or Conv1D, x W + b. Subclasses add parameters and say how these begin and enter the output.
+    """A wrapped Linear or Conv1D, x W + b. Subclasses add parameters, initialise them and compute the output.
 
-    Making one changes nothing and leaves its parameters unset; ``initialise`` sets them (or a checkpoint does).
-    ``new_parameter`` makes them.
+    ``__init__`` makes parameters (by ``new_parameter``) without values and leaves the base module unchanged.
+    ``initialise`` or a checkpoint gives them values.
 
     Hooks of the base module are hooks of this layer, whether they were registered before or after: they see the whole
-    layer's inputs and outputs. A ``forward`` that another library has put in the place of the base module's own
-    (accelerate's offload) is called, at the cost of the fused product.
+    layer's inputs and outputs. If another library has replaced the base module's ``forward`` (accelerate's offload),
+    that one is called, and the fused product is not used.
 
     Args:
         name: the module's name in its model; with the seed it decides every random choice.
@@ -97,10 +97,10 @@ class AdapterLayer(nn.Module, ABC):
 
     @property
     def weight(self) -> Tensor:
-        """The merged weight, with the shape and type of the base module's, for models that read a weight.
+        """The merged weight in the shape and dtype of the base module's, for models that read ``layer.weight``.
 
-        Gradients reach the layer's own parameters through it. It is computed at each read, unless merged. Of a sharded
-        layer it is whole in a forward pass, where the parameters are, and sharded like them elsewhere.
+        Gradients reach the layer's own parameters through it. It is computed at each read, unless merged. In a sharded
+        layer it is like the parameters: whole during a forward pass, sharded otherwise.
         """
         weight, delta = self.base.weight, None if self.merged else self.delta()
         if delta is None:
@@ -109,18 +109,18 @@ class AdapterLayer(nn.Module, ABC):
 
     @property
     def bias(self) -> Tensor | None:
-        """The merged bias, (n,), likewise; None where the base module has none."""
+        """The merged bias, (n,), see ``weight``; None if the base module has none."""
         bias, delta = self.base.bias, None if self.merged else self.bias_delta()
         return bias if delta is None else (bias + delta).to(bias.dtype)
 
     @property
     def unmerged_weight(self) -> Tensor:
-        """The base weight as it is stored, detached, and without ``delta`` even while merged."""
+        """The base weight as it is stored, detached; without ``delta`` even while merged."""
         return (self._unmerged or {}).get("weight", self.base.weight.detach())
 
     @property
     def unmerged_bias(self) -> Tensor:
-        """The base bias, detached, and without ``bias_delta`` even while merged."""
+        """The base bias, detached; without ``bias_delta`` even while merged."""
         return (self._unmerged or {}).get("bias", self.base.bias.detach())
 
     @property
@@ -131,15 +131,15 @@ class AdapterLayer(nn.Module, ABC):
 
     @property
     def merged(self) -> bool:
-        """Whether ``delta`` and ``bias_delta`` are at present part of the base module."""
+        """Whether the base module contains ``delta`` and ``bias_delta`` now."""
         return self._unmerged is not None
 
     def own_parameters(self) -> dict[str, nn.Parameter]:
-        """What the method adds to the base module, by name within the layer. All of it trains."""
+        """The parameters that the method adds to the base module, by name within the layer. All of them train."""
         return dict(self.named_parameters(recurse=False))
 
     def adapter_parameters(self) -> dict[str, nn.Parameter]:
-        """What trains in this layer, by name within the layer. Everything else is frozen."""
+        """The parameters of this layer that train, by name within the layer. All others are frozen."""
         return self.own_parameters() | ({"base.bias": self.base.bias} if self.trains_bias else {})
 
     def train_adapter(self, trains: bool) -> None:
@@ -148,34 +148,34 @@ class AdapterLayer(nn.Module, ABC):
             parameter.requires_grad_(trains)
 
     def description(self) -> dict[str, Any]:
-        """What a saved adapter must agree with to be loaded here, as JSON values."""
+        """The properties that a saved adapter must share with this layer to be loaded, as JSON values."""
         return {"in": self.in_features, "out": self.out_features, "bias": self.trains_bias}
 
     @classmethod
     def initialise_all(cls, layers: Sequence[Self]) -> None:
-        """``initialise`` all layers of a model; methods that begin with a joint computation override this."""
+        """``initialise`` all layers of a model. Methods that compute all starting values together override this."""
         for layer in layers:
             with whole(layer):
                 layer.initialise()
 
     @abstractmethod
     def initialise(self) -> None:
-        """Set the own parameters to their start, without changing the function that the layer computes."""
+        """Set the own parameters to their starting values. The layer computes the same function as before."""
 
     def on_load(self) -> None:
-        """The own parameters were loaded: training goes on from here."""
+        """Called after the own parameters were loaded."""
 
     def delta(self) -> Tensor | None:
-        """What a merge adds to the base weight, (m, n), to the precision of a merge; None: nothing."""
+        """The change (m, n) that a merge adds to the base weight, in the precision of ``product``; None: no change."""
         return None
 
     def bias_delta(self) -> Tensor | None:
-        """What a merge adds to the base bias, (n,); None: nothing, always so where there is no bias."""
+        """The change (n,) that a merge adds to the base bias; None: no change, or no bias."""
         return None
 
     @abstractmethod
     def forward(self, x: Tensor) -> Tensor:
-        """(..., m) to (..., n); while merged, what the base module alone gives."""
+        """(..., m) to (..., n). While merged, the base module alone computes it."""
 
     @torch.no_grad()
     def merge(self, *, keep: bool = True) -> None:
@@ -184,7 +184,7 @@ class AdapterLayer(nn.Module, ABC):
         Copies of both are kept, because subtracting again would not restore their last bits.
 
         Args:
-            keep: False keeps no copy and has no undo: the layer is to be taken out of its model.
+            keep: False keeps no copies, so that ``unmerge`` cannot follow. For a layer that is removed next.
         """
         if self.merged:
             return
@@ -214,11 +214,11 @@ class AdapterLayer(nn.Module, ABC):
 
 
 class LowRankLayer(AdapterLayer):
-    """x W + scale · (x A) B + b with a pair A (m, R), B (R, n). Subclasses say how A and B begin.
+    """x W + scale · (x A) B + b with a pair A (m, R), B (R, n). Subclasses initialise A and B.
 
     Attributes:
         rank: R, 1 to min(m, n), from the settings' rank or ratio.
-        scale: of A B.
+        scale: the factor of A B.
     """
 
     config: LowRankConfig
@@ -243,10 +243,10 @@ class LowRankLayer(AdapterLayer):
 
     @property
     def weight(self) -> Tensor:
-        """W + scale · A B; see ``AdapterLayer``. Gradients reach W too, where it trains.
+        """W + scale · A B; see ``AdapterLayer``. Gradients reach W too, if it trains. LoRA's dropout has no part in it.
 
-        T5 asks for a type in each forward pass, which costs nothing measurable in training and a sixth of a decoding
-        step, unless merged. LoRA's dropout acts on inputs and is not in it.
+        T5 reads the dtype of its weights in each forward pass, and so computes this. The cost cannot be measured in
+        training. It is a sixth of a decoding step, unless merged.
         """
         weight = self.base.weight
         if self.merged:
@@ -271,7 +271,7 @@ class LowRankLayer(AdapterLayer):
         return adapted_product(x, self.weight_mn, self.base.bias, self.A, b, self._sum_out(x))
 
     def apart(self, x: Tensor, dropout: nn.Module | None = None) -> Tensor:
-        """The base module's own product and, in the pair's type, the pair's; ``dropout`` acts on the pair's inputs."""
+        """The base module's output plus the pair's, in the pair's dtype; ``dropout`` acts on the pair's input."""
         out = self.base.forward(x)
         own = x.to(self.A.dtype)
         low = ((own if dropout is None else dropout(own)) @ self.A) @ self.B
@@ -296,13 +296,13 @@ class LowRankLayer(AdapterLayer):
         return self._sum
 
     def _fuses(self, x: Tensor) -> bool:
-        """Whether the fused product gives what the base module would, and every gradient that is wanted."""
+        """Whether the fused product gives the base module's result here, and all gradients that are needed."""
         base = self.base
         return (
             type(base).forward in OWN_FORWARDS
             and "forward" not in vars(base)
             and not base.weight.requires_grad
-            and compute_dtype(x) == compute_dtype(base.weight)  # Linear says what is wrong otherwise
+            and compute_dtype(x) == compute_dtype(base.weight)  # else Linear raises its own clear error
             and torch.promote_types(self.A.dtype, base.weight.dtype) == self.A.dtype
             and not is_transformed()
         )

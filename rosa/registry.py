@@ -1,4 +1,4 @@
-"""A registry of named things, each of which is one file in a package's folder and registers itself when imported."""
+"""A registry of named things. Each is one file in a package's folder and registers itself when it is imported."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ class Registry(Generic[T]):
     """Things of one kind by name: adaptation methods, data sets, metrics, figures.
 
     Args:
-        package: the package whose folder holds one file per thing, ``__name__`` in its ``__init__``. Sub-packages and
+        package: the package whose folder has one file per thing (``__name__`` in its ``__init__``). Sub-packages and
             files that begin with an underscore are shared parts and register nothing.
-        kind: what one of them is called in messages.
+        kind: the word for one thing in messages.
     """
 
     def __init__(self, package: str, kind: str) -> None:

@@ -1,11 +1,11 @@
-"""When a model's subspaces are resampled, and what that does to the optimizer.
+"""When a model's subspaces are resampled, and what a resample does to the optimizer's state.
 
-A resample writes the parameters in place. What keeps copies of them must be dealt with by the caller:
+A resample writes the parameters in place. The caller must handle everything that keeps copies of them:
 
 - An optimizer with master copies of its own (DeepSpeed, apex's O2) writes the old A and B back in its next step. Let it
   hold the parameters themselves: float32 weights under autocast.
-- An average of parameters over steps (``AveragedModel``, EMA) has no meaning across a resample, since A and B belong to
-  another subspace after it. Begin a new average, or average ``rosa.merged`` weights.
+- An average of parameters over steps (``AveragedModel``, EMA) has no meaning across a resample, because A and B belong
+  to another subspace afterwards. Begin a new average, or average ``rosa.merged`` weights.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ def resample(model: nn.Module, number: int, optimizer: Any | None = None) -> flo
 
     Args:
         model: an adapted model; parameters are written in place and keep their identity.
-        number: with the seed and the layer's name it decides the directions, so count it up and save it.
-        optimizer: its state of A and B is dropped, since moments belong to the old subspace; biases keep
-            theirs, and so do the step size and its schedule. Gradients of A and B are dropped likewise.
+        number: decides the directions, with the seed and the layer's name. Increase it by one each time, and save it.
+        optimizer: loses its state of A and B, because moments belong to the old subspace. It keeps the state of biases,
+            the step size and the schedule. Gradients of A and B are dropped too.
 
     Returns:
-        The share of what training changed since the last resample (or since an adapter was loaded) that was lost where
-        weights were rounded to 16 bits, in Frobenius norms over all such layers: a warning says so above a tenth,
-        infinity means that nothing was trained. None where no weight has 16 bits.
+        How much of the training since the last resample (or since an adapter was loaded) was lost by rounding to 16
+        bits: a ratio of Frobenius norms over all layers whose weights have 16 bits. Above a tenth it is a warning.
+        Infinity means that nothing was trained. None if no weight has 16 bits.
 
     Raises:
         AdapterError: no adapters, a number that is not a whole number from 1, or values that are not finite; nothing
@@ -76,21 +76,21 @@ def _rounding_lost(layers: list[SubspaceLayer]) -> float | None:
 
 
 class Resampler:
-    """Resamples at the end of the epochs or steps that the method's settings name.
+    """Resamples after the epochs or steps that the method's settings name.
 
-    Call ``after_step`` after each optimizer step and ``after_epoch`` after each epoch (once it is validated and
-    saved). Methods without a schedule (LoRA) are fine: nothing happens.
+    Call ``after_step`` after each optimizer step and ``after_epoch`` after each epoch, once it is validated and saved.
+    For methods without a schedule (LoRA) nothing happens.
 
     Args:
         model: an adapted model.
-        optimizer: what trains it; its state of A and B is dropped at a resample unless the settings keep it. It must
-            step the parameters themselves, not master copies of its own.
-        config: the settings that the model was adapted with; None for a model without adapters.
+        optimizer: the optimizer of the model. A resample drops its state of A and B unless the settings keep it. It
+            must update the parameters themselves, not master copies of its own.
+        config: the settings with which the model was adapted; None for a model without adapters.
 
     Attributes:
-        number: how many resamples there were; save it, and set it at a resume.
-        seconds: how long the last one took.
-        rounding_lost: what the last one returned, see ``resample``.
+        number: the number of resamples so far; save it, and set it at a resume.
+        seconds: the duration of the last one.
+        rounding_lost: the result of the last one, see ``resample``.
 
     Raises:
         AdapterError: the model's adapters are of another method than ``config``, or it has none.

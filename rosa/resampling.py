@@ -1,7 +1,7 @@
-"""Resample the subspaces of many layers at once: on a CPU a thread for each layer at work, on a GPU in batches.
+"""Resample the subspaces of many layers at once: on a CPU with one thread per layer, on a GPU in batches.
 
-One eigendecomposition keeps neither two cores nor a GPU busy, as half of it is matrix times vector. Many at a time
-do. On a CPU each runs on one core, so the result is the same to the bit for any number of threads.
+A single eigendecomposition keeps neither two cores nor a GPU busy, because half of it is matrix times vector. Several
+at a time do. On a CPU each runs on one core, so that the result is the same to the bit for any number of threads.
 """
 
 from __future__ import annotations
@@ -26,21 +26,20 @@ Result = TypeVar("Result")
 Pair = tuple[Tensor, Tensor]
 
 IN_THREADS = ("cpu", "mps")  # mps has no float64: its layers are factorised on the CPU
-# Bounds of the memory beside the model, in float64 numbers; a single layer may take more.
-CPU_NUMBERS = 2**27  # 1 GiB over all threads; GPT-2 small takes 42 MiB a thread
-BATCH_NUMBERS = (
-    2**24
-)  # 128 MiB a batch's Gram matrices: 28 layers of GPT-2 small; eigenvectors and work space: 3 times that
+# Limits of the memory used beside the model, in float64 numbers; a single layer may take more.
+CPU_NUMBERS = 2**27  # 1 GiB over all threads; GPT-2 small takes 42 MiB per thread
+# 128 MiB for the Gram matrices of a batch, 28 layers of GPT-2 small. Eigenvectors and work space take 3 times that.
+BATCH_NUMBERS = 2**24
 
 
 class SubspaceLayer(LowRankLayer):
     """An adapter layer whose pair can be merged into the weight and sampled again.
 
-    ``initialise`` sets the pair to zero; ``initialise_all`` samples subspace 0 of all layers together after it.
+    ``initialise`` sets the pair to zero; ``initialise_all`` does that and then samples subspace 0 of all layers.
 
     Attributes:
-        rounding: of a weight stored in 16 bits: the Frobenius norms of what rounding changed at the last resample,
-            and of what training had changed since the one (or the loading of an adapter) before; else None.
+        rounding: for a weight stored in 16 bits, two Frobenius norms of the last resample: of the change by rounding,
+            and of the change by training since the resample before (or since an adapter was loaded). Else None.
     """
 
     rounding: tuple[float, float] | None = None
@@ -48,15 +47,15 @@ class SubspaceLayer(LowRankLayer):
     @property
     @abstractmethod
     def merged_mn(self) -> Tensor:
-        """The weight (m, n) that is factorised between ``merge_pair`` and ``set_factors``, in float32 at least."""
+        """The weight (m, n) to factorise, between ``merge_pair`` and ``set_factors``; at least float32."""
 
     @abstractmethod
     def merge_pair(self) -> None:
-        """W ← W + A B in place, and A = B = 0: the function stays, here and if what follows fails."""
+        """W ← W + A B and A = B = 0, in place. The function stays the same, also if a later step fails."""
 
     @abstractmethod
     def sample(self, number: int, vectors: Tensor) -> Pair:
-        """The pair of subspace ``number``, of a layer whose pair is merged; nothing is written.
+        """The pair of subspace ``number``, for a layer whose pair is merged. Writes nothing.
 
         Args:
             vectors: ``rosa.subspace.short_vectors`` of ``merged_mn``, (q, q).
@@ -64,14 +63,14 @@ class SubspaceLayer(LowRankLayer):
 
     @abstractmethod
     def set_factors(self, a: Tensor, b: Tensor) -> None:
-        """A, B ← a, b and W ← W − A B, in place: the function stays."""
+        """A, B ← a, b and W ← W − A B, in place. The function stays the same."""
 
     @classmethod
     def initialise_all(cls, layers: Sequence[Self]) -> None:
         super().initialise_all(layers)
         try:
             resample_layers(layers, 0)
-        except BaseException:  # out of memory, interrupted: put back what was split off
+        except BaseException:  # out of memory, interrupted: restore the base weights
             for layer in layers:
                 with whole(layer):
                     layer.merge_pair()
@@ -80,9 +79,9 @@ class SubspaceLayer(LowRankLayer):
 
 @torch.no_grad()
 def resample_layers(layers: Sequence[SubspaceLayer], number: int) -> None:
-    """Merge the pair of each layer and sample subspace ``number``; parameters are written in place.
+    """Merge the pair of each layer and sample subspace ``number``, in place.
 
-    Layers that are sharded over processes are gathered and resampled one after another, by every process.
+    Every process gathers and resamples sharded layers, one after another.
 
     Raises:
         RuntimeError: a layer is merged; nothing is written then.
@@ -100,7 +99,7 @@ def resample_layers(layers: Sequence[SubspaceLayer], number: int) -> None:
 
 
 def check_finite(layers: Iterable[LowRankLayer]) -> None:
-    """Raise AdapterError, which names the layer, unless W, A, B and W + A B are finite in each; nothing is written."""
+    """Raise AdapterError with the layer's name unless W, A, B and W + A B are finite in every layer."""
     for layer in layers:
         parts = {"weight": layer.base.weight, "A": layer.A, "B": layer.B}
         sizes = {name: largest(values) for name, values in parts.items()}
@@ -133,7 +132,7 @@ def _with_merged_pairs(groups: Iterable[list[SubspaceLayer]]) -> Iterator[list[S
 
 
 def _batches(layers: Sequence[SubspaceLayer]) -> list[list[SubspaceLayer]]:
-    """Layers of one device and one q, as many as ``BATCH_NUMBERS`` allows."""
+    """Groups of layers with the same device and q, as large as ``BATCH_NUMBERS`` allows."""
     alike: dict[tuple[torch.device, int], list[SubspaceLayer]] = defaultdict(list)
     for layer in layers:
         alike[layer.base.weight.device, _short_side(layer)].append(layer)
@@ -149,15 +148,15 @@ def _short_side(layer: AdapterLayer) -> int:
 
 
 def _workers(layers: Sequence[AdapterLayer]) -> int:
-    """How many CPU threads factorise at a time."""
+    """The number of CPU threads that factorise at the same time."""
     needed = max((layer.base.weight.numel() + 5 * _short_side(layer) ** 2 for layer in layers), default=1)
     return max(1, min(torch.get_num_threads(), CPU_NUMBERS // needed))
 
 
 def _in_order(function: Callable[[Item], Result], items: Iterable[Item], workers: int) -> Iterator[tuple[Item, Result]]:
-    """Each item with ``function(item)``, in order; up to ``workers`` are computed and one more waits.
+    """Map ``function`` over ``items`` in a thread pool. Yields (item, result) in order; workers + 1 are in flight.
 
-    Items are taken, and results given, in the caller's thread, so that collective operations keep their order.
+    The caller's thread takes the items and yields the results, so that collective operations keep their order.
     """
     if workers == 1:
         for item in items:
@@ -166,7 +165,7 @@ def _in_order(function: Callable[[Item], Result], items: Iterable[Item], workers
     threads = torch.get_num_threads()
     share = max(1, threads // workers)
     pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(share,))
-    torch.set_num_threads(share)  # this thread's own small products must not wait for cores that the workers hold
+    torch.set_num_threads(share)  # small products of this thread must not wait for the workers' cores
     try:
         waiting: deque[tuple[Item, Future[Result]]] = deque()
         for item in items:

@@ -1,7 +1,7 @@
-"""Layers whose parameters PyTorch's FSDP2 (``fully_shard``) has split over processes, whole for a moment.
+"""Layers whose parameters PyTorch's FSDP2 (``fully_shard``) has split over processes.
 
-What an adapter does to its weight (split, merge, resample) needs all of it. One layer at a time is gathered, on every
-process, so that a model may be larger than a device.
+Splitting, merging and resampling need the whole weight. Every process gathers one layer at a time, so that a model may
+be larger than a device.
 """
 
 from __future__ import annotations
@@ -19,30 +19,30 @@ from rosa.errors import AdapterError
 
 
 def is_sharded(tensor: Tensor) -> bool:
-    """Whether each process holds a part of ``tensor`` only (a DTensor)."""
+    """Whether each process holds only a part of ``tensor`` (a DTensor)."""
     return hasattr(tensor, "full_tensor")
 
 
 def gather(tensor: Tensor) -> Tensor:
-    """All of a tensor, detached; of a sharded one by communication, in which every process must take part."""
+    """The whole tensor, detached. If it is sharded, every process must call this."""
     values: Any = tensor.detach()
     return values.full_tensor() if is_sharded(tensor) else values  # type: ignore[no-any-return]
 
 
 def largest(tensor: Tensor) -> float:
-    """The largest absolute value, NaN where one is; of a sharded tensor every process asks. Waits for the device."""
+    """The largest absolute value; NaN if one is NaN. Waits for the device; see ``gather`` for sharded tensors."""
     return float(torch.linalg.vector_norm(gather(tensor), math.inf))
 
 
 def reshard(model: nn.Module) -> None:
-    """Drop what ``fully_shard`` has gathered for a pass: values written into that copy would be lost."""
+    """Drop parameters that ``fully_shard`` gathered for a forward pass: values written into them would be lost."""
     for module in model.modules():
         if callable(drop := getattr(module, "reshard", None)) and callable(getattr(module, "unshard", None)):
             drop()
 
 
 def on_first_process(write: Callable[[], None]) -> None:
-    """Call ``write`` on the first process only; the others wait, and fail where it failed.
+    """Call ``write`` on the first process only. The others wait, and fail if it fails.
 
     Raises:
         AdapterError: on the other processes, with the first one's message.
@@ -62,7 +62,7 @@ def on_first_process(write: Callable[[], None]) -> None:
 
 
 def shard_like(values: Tensor, model: Any) -> Tensor:
-    """This process's part of ``values``, as a tensor that is sharded like ``model``; nothing is communicated."""
+    """This process's part of ``values`` as a tensor that is sharded like ``model``. Does not communicate."""
     from torch.distributed.tensor import distribute_tensor
 
     return distribute_tensor(
@@ -72,10 +72,10 @@ def shard_like(values: Tensor, model: Any) -> Tensor:
 
 @contextlib.contextmanager
 def whole(layer: nn.Module) -> Iterator[None]:
-    """A layer with whole parameters for the length of a ``with`` block; then each process keeps its part of them.
+    """Give a layer its whole parameters for the length of a ``with`` block; then each process keeps its part of them.
 
-    Every process must enter, and write the same. The sharded parameters keep their identity; an error in the block
-    leaves them as they were. A layer that is not sharded is left alone.
+    Every process must enter the block and write the same values. The sharded parameters keep their identity, and an
+    error in the block leaves them as they were. Does nothing for a layer that is not sharded.
     """
     sharded = [
         (module, name, parameter)

@@ -24,8 +24,8 @@ FACTOR_SPLITS = ("sqrt", "left")
 def resolve_rank(rank: int | float, m: int, n: int) -> int:
     """The rank R of an (m, n) layer: an int is R itself, a ratio is floor(ratio · q), at least 1.
 
-    The ratio counts as the decimal it is written as, so that 0.29 of 100 is 29, though 0.29 * 100 < 29 in
-    binary. The ratio 1.0 is the full rank q, the int 1 is rank one.
+    The ratio is read as the decimal that was written: 0.29 of 100 is 29, though 0.29 * 100 < 29 in binary. The ratio
+    1.0 is the full rank q, the int 1 is rank one.
 
     Raises:
         ValueError: not a rank (see ``check_rank``), or above q.
@@ -40,15 +40,15 @@ def resolve_rank(rank: int | float, m: int, n: int) -> int:
 
 
 def layer_generator(seed: int, number: int, name: str) -> torch.Generator:
-    """A CPU generator that depends on (seed, resample number, layer name) alone.
+    """A CPU generator that depends only on seed, resample number and layer name.
 
-    The choice is then the same on every process, after a resume, and whatever the order of layers.
+    So the choice is the same on every process, after a resume, and for any order of the layers.
     """
     return seeded_generator(seed, number, name)
 
 
 def seeded_generator(*parts: object) -> torch.Generator:
-    """A CPU generator whose seed is a hash of ``parts``, written with slashes between them."""
+    """A CPU generator whose seed is a hash of ``parts``, joined by slashes."""
     digest = hashlib.sha256("/".join(map(str, parts)).encode()).digest()
     return torch.Generator("cpu").manual_seed(int.from_bytes(digest[:8], "little") >> 1)
 
@@ -61,7 +61,7 @@ def choose_directions(q: int, rank: int, method: str, generator: torch.Generator
         rank: how many to choose, 1 to q.
         method: ``random``, every direction equally likely, without replacement; ``window``, a random block of
             neighbours; ``top`` or ``bottom``, the largest or the smallest singular values.
-        generator: a CPU generator; drawn from for ``random`` and ``window``.
+        generator: a CPU generator, which ``random`` and ``window`` use.
     """
     if method == "random":
         return torch.randperm(q, generator=generator, device="cpu")[:rank].sort().values
@@ -74,16 +74,16 @@ def choose_directions(q: int, rank: int, method: str, generator: torch.Generator
     return torch.arange(start, start + rank, device="cpu")
 
 
-# What singular vectors from a Gram matrix may be off by, relative to their singular value: W v = s u, within this.
-# Met down to singular values of some 1e-6 of the largest.
+# The largest relative error of singular vectors from a Gram matrix: |W v − s u| / s. Vectors meet it whose singular
+# value is above about 1e-6 of the largest.
 TOLERANCE = 1e-5
 
 
 def short_vectors(weights: Sequence[Tensor]) -> Tensor:
-    """Singular vectors of the shorter side of each weight, as columns, singular values rising: (len, q, q) float64.
+    """Singular vectors of the shorter side of each weight, as columns, by rising singular value: (len, q, q) float64.
 
-    They are the eigenvectors of the Gram matrix of the shorter side, W Wᵀ (m ≤ n) or Wᵀ W, which costs a fraction
-    of a full SVD. Squaring halves the digits, hence float64.
+    They are the eigenvectors of the Gram matrix of the shorter side, W Wᵀ (m ≤ n) or Wᵀ W. This costs a fraction
+    of a full SVD. A Gram matrix keeps half of the digits, so it is computed in float64.
 
     Args:
         weights: (m, n) each, with equal q = min(m, n), on one device.
@@ -96,11 +96,12 @@ def short_vectors(weights: Sequence[Tensor]) -> Tensor:
 def singular_triplets(weight: Tensor, indices: Tensor, vectors: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
     """U_I (m, R), S_I (R,) and V_Iᵀ (R, n) of W (m, n), in float64.
 
-    Weights whose chosen directions a Gram matrix cannot tell (dead units, pruned or zero weights) take a full SVD.
+    A full SVD is computed if the Gram matrix does not separate the chosen directions (dead units, pruned or zero
+    weights).
 
     Args:
         indices: R directions; 0 belongs to the largest singular value.
-        vectors: ``short_vectors([weight])[0]``, where many weights were factorised at once.
+        vectors: ``short_vectors([weight])[0]``, if it is known already.
     """
     wide = _wide(weight)
     vectors = short_vectors([weight])[0] if vectors is None else vectors
@@ -131,14 +132,14 @@ def factor_pair(weight: Tensor, indices: Tensor, split: str, vectors: Tensor | N
 
 
 def _wide(weight: Tensor) -> Tensor:
-    """W, or Wᵀ where that is wider, in float64; on the CPU if the device (mps) has no float64."""
+    """W, or Wᵀ if that is wider, in float64; on the CPU if the device (mps) has no float64."""
     weight = weight.detach()
     wide = (weight.cpu() if weight.device.type == "mps" else weight).double()
     return wide if weight.shape[0] <= weight.shape[1] else wide.T
 
 
 def _scaled(wide: Tensor, dtype: torch.dtype) -> Tensor:
-    """W, or where its squares could overflow a multiple of it, which has the same singular vectors."""
+    """W, or a multiple of it if its squares could overflow: the singular vectors are the same."""
     if dtype != torch.float64:
         return wide
     largest = wide.abs().max()
@@ -146,7 +147,7 @@ def _scaled(wide: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def _gram(wide: Tensor) -> Tensor:
-    """W Wᵀ of W (q, n): the lower triangle, which ``eigh`` reads; blocks above it are left out and zero."""
+    """The lower triangle of W Wᵀ for W (q, n), which is all that ``eigh`` reads. Blocks above it are zero."""
     q = wide.shape[0]
     gram = wide.new_zeros(q, q)
     step = -(-q // 4)  # four blocks of columns: 5/8 of the full product
@@ -159,10 +160,10 @@ def _gram(wide: Tensor) -> Tensor:
 def _are_singular(wide: Tensor, short: Tensor, values: Tensor, long: Tensor) -> bool:
     """Whether these (q, R), (R,), (R, n) are singular triplets of W (q, n), given that shortᵀ W = values · long.
 
-    What is left to check is W longᵀ = short · values, here on one sum over all directions, each divided by its
-    value so that the small ones count as much. Waits for the device.
+    It remains to check that W longᵀ = short · values. This is done for one sum over all directions, each divided by its
+    value, so that small singular values count as much. Waits for the device.
     """
     residual = wide @ (long.T @ (1 / values)) - short.sum(1)
     overlap = short.T @ short
     overlap.diagonal().sub_(1)
-    return bool(torch.maximum(residual.abs().max(), overlap.abs().max()) <= TOLERANCE)  # not a number: False
+    return bool(torch.maximum(residual.abs().max(), overlap.abs().max()) <= TOLERANCE)  # False for NaN

@@ -1,4 +1,4 @@
-"""Which modules of a model are adapted, under which names, and why others cannot be."""
+"""Which modules of a model are adapted, by which names, and why others cannot be."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ COMPUTED = (
     'torch.nn.utils.parametrize.remove_parametrizations(layer, "weight"), or remove_weight_norm and the like for hooks'
 )
 SHARDED = (
-    "the model is sharded already: adapt it before, rosa.inject(model, config, start=False), then fully_shard, then "
+    "the model is sharded already: first adapt it, rosa.inject(model, config, start=False), then fully_shard, then "
     "rosa.start_adapters(model) or rosa.load_adapter"
 )
 
@@ -42,7 +42,7 @@ SHARDED = (
 def canonical_names(model: nn.Module) -> dict[str, str]:
     """Each module's name, and that name without the wrappers of DDP (``module``) and torch.compile (``_orig_mod``).
 
-    A wrapper has no other child, so that a model's own module of such a name keeps it beside others.
+    A wrapper has a single child. A model's own module of such a name has siblings and keeps its name.
     """
     modules, names = dict(model.named_modules()), {"": ""}
     for name in modules:
@@ -56,18 +56,17 @@ def canonical_names(model: nn.Module) -> dict[str, str]:
 def find_targets(model: nn.Module, target_modules: str | Collection[str] | None) -> dict[str, nn.Linear]:
     """The Linear and Conv1D modules to adapt, by name.
 
-    What is left out, though it was asked for or lies in the blocks, is logged, unless the model is on meta (and read
-    for its shapes only).
+    A warning is logged for each target that is left out, unless the model is on meta, where only shapes are read.
 
     Args:
-        target_modules: a regular expression that must match the whole name (the caller's own: nothing bounds the time
-            that matching takes); name endings; None for all inside the blocks (the members of a ModuleList). A layer
-            that shares its weight with another module (GPT-2's lm_head and its embedding) is never adapted, and the
-            output head only when asked.
+        target_modules: a regular expression that must match the whole name (it must be trusted: its run time is not
+            bounded); name endings; None for all inside the blocks (the members of a ModuleList). A layer that shares
+            its weight with another module (GPT-2's lm_head and its embedding) is never adapted. The output head is
+            adapted only if it is named.
 
     Raises:
-        AdapterError: a target, or one of the endings, matches nothing; a layer that was asked for cannot be adapted, or
-            one in the blocks is quantised, parametrised or sharded.
+        AdapterError: a target, or one of the endings, matches nothing; a named layer cannot be adapted, or one in the
+            blocks is quantised, parametrised or sharded.
     """
     candidates = {name: m for name, m in model.named_modules() if name and _is_candidate(m)}
     owners = Counter(id(p) for _, p in model.named_parameters(remove_duplicate=False))
@@ -109,7 +108,7 @@ def find_targets(model: nn.Module, target_modules: str | Collection[str] | None)
 
 
 def obstacle(module: nn.Module) -> str | None:
-    """Why a Linear or Conv1D cannot be adapted, and what to do about it; None if it can."""
+    """Why a Linear or Conv1D cannot be adapted, and what to do then; None if it can."""
     weight = getattr(module, "weight", None)
     if weight is None or torch.nn.parameter.is_lazy(weight):
         packed = getattr(module, "qweight", None) is not None
@@ -130,17 +129,17 @@ def obstacle(module: nn.Module) -> str | None:
 def has_own_forward(module: nn.Module) -> bool:
     """Whether a Linear or Conv1D computes something else than x W + b.
 
-    A class that only writes the same product in another way (Falcon's) is an ordinary layer.
+    False for a class that computes the same product by other code (Falcon's).
     """
     replaced = vars(module).get("forward")
-    if replaced is not None and not hasattr(module, "_hf_hook"):  # accelerate's hooks are another matter
+    if replaced is not None and not hasattr(module, "_hf_hook"):  # accelerate's hooks are allowed
         return getattr(replaced, "__func__", None) is not type(module).forward
     return not _is_plain_product(type(module).forward, isinstance(module, nn.Linear))
 
 
 @functools.cache
 def _is_plain_product(forward: Callable[..., Any], transposed: bool) -> bool:
-    """Whether a forward method gives x W + b for an object that has a weight and a bias and nothing else."""
+    """Whether a forward method computes x W + b on an object that has only a weight and a bias."""
     if forward in (nn.Linear.forward, Conv1D.forward):
         return True
     x = torch.tensor([[[1.0, -2.0]]], device="cpu")
@@ -152,13 +151,13 @@ def _is_plain_product(forward: Callable[..., Any], transposed: bool) -> bool:
         try:
             if not torch.equal(forward(layer, x), x @ weight if bias is None else x @ weight + bias):
                 return False
-        except Exception:  # it takes more than a weight and a bias, whatever that is
+        except Exception:  # it uses more than a weight and a bias
             return False
     return True
 
 
 def _is_candidate(module: nn.Module) -> bool:
-    """A Linear, a Conv1D, or what stands for one in a quantised model (GPTQ's and AWQ's layers)."""
+    """Whether this is a Linear, a Conv1D, or its replacement in a quantised model (GPTQ's and AWQ's layers)."""
     return isinstance(module, (nn.Linear, Conv1D)) or isinstance(getattr(module, "qweight", None), Tensor)
 
 
@@ -175,7 +174,7 @@ def _output_head(model: nn.Module) -> Any:
 def _matches(
     plain: dict[str, str], candidates: Iterable[str], target_modules: str | Collection[str]
 ) -> dict[str, list[str]]:
-    """What each target matches."""
+    """The names that each target matches."""
     if not isinstance(target_modules, str):
         return {end: [n for n in candidates if f".{plain[n]}".endswith(f".{end}")] for end in target_modules}
     try:
@@ -207,7 +206,7 @@ def _stacked(model: nn.Module) -> list[str]:
 
 
 def summary(names: Iterable[str]) -> str:
-    """Names with the numbers of repeated blocks folded: ``h.{0..11}.attn.c_attn``."""
+    """Names on one line, with one entry for all repeated blocks: ``h.{0..11}.attn.c_attn``."""
     numbers: dict[str, list[int]] = defaultdict(list)
     for name in names:
         first = re.search(r"(?<=\.)\d+(?=\.)", name)

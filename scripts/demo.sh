@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The main job on the bundled model and data: train, evaluate, score, tabulate, draw. No downloads of either.
+# The whole way on the bundled model and data, without downloads: train, evaluate, score, tabulate, draw.
 #   make demo        (or, in an environment with requirements.txt: bash scripts/demo.sh [OUTPUT])
 set -euo pipefail
 cd "$(dirname "$0")/.."

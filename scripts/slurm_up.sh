@@ -34,7 +34,7 @@ if [ ${#need[@]} -gt 0 ]; then
   [ "$(id -u)" = 0 ] || { echo "slurm_up: not installed: $wanted; only root can install them" >&2; exit 1; }
   export DEBIAN_FRONTEND=noninteractive
   apt=(apt-get -qq -o DPkg::Lock::Timeout=300 -o Acquire::Retries=3)
-  # stale lists of one source among several are no reason to stop: whether the packages come is what counts
+  # go on if the lists of some source are stale: what counts is whether the packages can be installed
   "${apt[@]}" update >/dev/null || echo "slurm_up: apt-get update failed" >&2
   "${apt[@]}" install -y --no-install-recommends "${need[@]}" >/dev/null || { echo "slurm_up: cannot install $wanted" >&2; exit 1; }
   missing
@@ -43,13 +43,13 @@ if [ ${#need[@]} -gt 0 ]; then
 fi
 [ "${1:-}" = --install ] && exit 0
 
-# 2. clean start: stop what an earlier run left, forget its state
+# 2. clean start: stop the daemons of an earlier run, delete its state
 SLURM_DEV_DIR=$B bash "$HERE/slurm_down.sh" >/dev/null
 rm -rf "$B"; mkdir -p "$B"/{pid,log,state,spool,munge}; chmod 755 "$B" "$B/munge"
 
 # 3. configuration
 H=$(uname -n); H=${H%%.*}
-# NoInAddrAny binds to the address that the host name resolves to: asked for only when that is a loopback address
+# NoInAddrAny binds to the address to which the host name resolves: used only if that is a loopback address
 case $(getent ahostsv4 "$(uname -n)" | awk 'NR==1{print $1}') in 127.*) LO=1;; *) LO=; echo "slurm_up: host name is not on loopback, slurm daemons listen on 0.0.0.0" >&2;; esac
 umask 022
 cat > "$B/slurm.conf" <<E
@@ -148,4 +148,5 @@ wait_for munged munge -S "$B/munge/munge.socket" -n; say "munged up"
 go slurmctld slurmctld -D
 wait_for slurmctld scontrol ping;  say "slurmctld up"
 go slurmd slurmd -D
+# shellcheck disable=SC2016 # the inner shell expands it, at each try
 wait_for slurmd bash -c '[ "$(sinfo -h -o %t)" = idle ]'; say "slurmd up, node idle: export SLURM_CONF=$B/slurm.conf"

@@ -18,11 +18,11 @@ from utils.runs import Run
 from utils.training.launch import train_all
 
 ROOT = Path(__file__).parent.parent
-torch.set_num_threads(1)  # equal results from run to run, and no fight over two cores
+torch.set_num_threads(1)  # equal results in each run, and no contention for two cores
 
 
 def data_folder(variable: str) -> Path:
-    """A folder of outside data named by an environment variable; skips the test where it is not set."""
+    """A folder of data named by an environment variable. Skips the test if that is not set."""
     if not os.environ.get(variable):
         pytest.skip(f"{variable} is not set: it names a folder of data that the repository does not hold")
     return Path(os.environ[variable])
@@ -62,14 +62,14 @@ def small_e2e(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def make_config(*overrides: str) -> Config:
-    """The configuration that these command-line overrides give."""
+    """The configuration with these overrides of the command line."""
     with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
         return parse_config(compose("train", overrides=list(overrides)))
 
 
 @pytest.fixture
 def train(small_model: Path, small_e2e: Path, tmp_path: Path) -> Callable[..., Run]:
-    """Train the small model on the small data with more overrides; the run."""
+    """A function that trains the small model on the small data with further overrides, and returns the run."""
 
     def run(*overrides: str) -> Run:
         from utils.runs.digests import find_directory

@@ -1,5 +1,4 @@
-"""Run folders for tests of tables and figures: the files that training, evaluation and scoring would write; and
-readers of the tables that are made of them."""
+"""Run folders for tests of tables and figures, as training, evaluation and scoring write them; readers of tables."""
 
 from __future__ import annotations
 
@@ -38,8 +37,8 @@ def write_run(
     """Write one run below ``folder`` and return its directory.
 
     Args:
-        loss: the best validation loss; perplexities are its exponential.
-        scores, evaluation: values merged into the full ones; pass ``{"absent": True}`` to leave the file out.
+        loss: the best validation loss, in nats per token; perplexities are its exponential.
+        scores, evaluation: values merged into the defaults; ``{"absent": True}`` writes no file.
         config: dotted keys that differ from the defaults.
         record: keys of run.json to replace.
         validation: the loss after each epoch; by default it falls to ``loss``.
@@ -64,6 +63,21 @@ def write_run(
     variant = hashlib.sha256(json.dumps([science, seed, status, record], default=str).encode()).hexdigest()[:8]
     run = folder / dataset / f"label-{variant}"
     run.mkdir(parents=True)
+    (run / "config.yaml").write_text(yaml.safe_dump(_nested(settings)), encoding="utf-8")
+    own = {
+        "status": status, "dataset": dataset, "model": model, "method": method, "rank": rank, "seed": seed,
+        "group": group,
+    }  # fmt: skip
+    content = {**_record(method, rank, seed, status, loss, epochs), **own, **(record or {})}
+    (run / "run.json").write_text(json.dumps(content), encoding="utf-8")
+    _write_metrics(run, validation or [loss + 0.5 / (epoch + 1) ** 2 for epoch in range(1, epochs + 1)])
+    if status == "finished":
+        _write_test(run, loss, seed, evaluation or {}, scores or {})
+    return run
+
+
+def _nested(settings: dict[str, Any]) -> dict[str, Any]:
+    """Dotted keys as mappings in mappings."""
     nested: dict[str, Any] = {}
     for key, value in settings.items():
         node = nested
@@ -71,29 +85,24 @@ def write_run(
         for parent in parents:
             node = node.setdefault(parent, {})
         node[last] = value
-    (run / "config.yaml").write_text(yaml.safe_dump(nested), encoding="utf-8")
+    return nested
 
-    ppl = math.exp(loss)
+
+def _record(method: str, rank: float | None, seed: int, status: str, loss: float, epochs: int) -> dict[str, Any]:
+    """The fields of run.json that follow from the settings."""
     steps = 100 * epochs
     best = {
         "epoch": epochs,
         "step": steps,
         "loss": loss,
-        "perplexity": ppl,
+        "perplexity": math.exp(loss),
         "loss_target": loss,
         "loss_all": 1.5 * loss,
     }
     trainable = 124_000_000 if method == "none" else PARAMETERS.get(rank, 1_000_000)
-    content: dict[str, Any] = {
+    return {
         "format": 1,
-        "status": status,
-        "dataset": dataset,
-        "model": model,
-        "method": method,
-        "rank": rank,
         "bias": {"rosa": "adapted", "lora": "none"}.get(method),
-        "seed": seed,
-        "group": group,
         "started": "2026-01-01T00:00:00",
         "finished": "2026-01-01T00:10:00" if status == "finished" else None,
         "hardware": {"device": "cpu", "name": "a CPU", "processes": 1, "precision": "fp32"},
@@ -112,13 +121,7 @@ def write_run(
         "last": best,
         "loss_on": "target",
         "error": None,
-        **(record or {}),
     }
-    (run / "run.json").write_text(json.dumps(content), encoding="utf-8")
-    _write_metrics(run, validation or [loss + 0.5 / (epoch + 1) ** 2 for epoch in range(1, epochs + 1)])
-    if status == "finished":
-        _write_test(run, loss, seed, evaluation or {}, scores or {})
-    return run
 
 
 def _write_metrics(run: Path, validation: list[float]) -> None:
@@ -168,7 +171,7 @@ def _write_test(run: Path, loss: float, seed: int, evaluation: dict[str, Any], s
 
 
 def file_name(text: str) -> str:
-    """``text`` without the characters that a file's name cannot hold in this locale."""
+    """``text`` without the characters that file names in this locale cannot have."""
     encoding = sys.getfilesystemencoding()
     return text.encode(encoding, "ignore").decode(encoding)
 
@@ -185,7 +188,7 @@ def row_of(frame: pd.DataFrame, **wanted: object) -> pd.Series:
 
 
 def markdown_rows(runs: Path, dataset: str = "e2e_nlg") -> list[dict[str, str]]:
-    """The rows of the first Markdown table by header, which goes without its arrow."""
+    """The rows of the first Markdown table, as mappings from the header without its arrow."""
     lines = (runs / dataset / "results.md").read_text(encoding="utf-8").split("\n\n")[1].splitlines()
     cells = [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines]
     header = [cell.rstrip(" ↑↓") for cell in cells[0]]

@@ -18,6 +18,7 @@ ROOMS = [
     "data",
     "tokens",
     "fnmodel",
+    "schema",
     "config",
     "command_line",
     "processes",
@@ -37,14 +38,9 @@ OF_ROSA = {"torch", "transformers", "safetensors", "peft"}  # peft in integratio
 
 # Lines that a file, an entry and a function have at most.
 FILE, TEST_FILE, ENTRY, FUNCTION = 300, 400, 80, 60
-LARGE_FILES = {"scripts/tiny_gpt2/domains.py": "data: the words of a grammar"}
 # What was too long when the limits came, with its lines. An entry may only get smaller, and goes when it fits.
 LONG_FILES: dict[str, int] = {}
-LONG_FUNCTIONS = {
-    "rosa/integrations/peft.py to_peft_lora": 69,
-    "tests/records.py write_run": 101,
-    "tests/slurm/test_real_cluster.py test_a_sweep_from_submission_to_table": 113,
-}
+LONG_FUNCTIONS: dict[str, int] = {}
 REASON = "long because"  # begins the reason in the docstring of a function above the limit
 
 
@@ -121,7 +117,7 @@ def test_files_are_short() -> None:
     long = {}
     for path in [*sources("rosa", "utils", "scripts", "benchmarks", "tests"), *scripts]:
         name, lines = str(path.relative_to(ROOT)), len(path.read_text(encoding="utf-8").splitlines())
-        if lines > (TEST_FILE if name.startswith("tests/") else FILE) and name not in LARGE_FILES:
+        if lines > (TEST_FILE if name.startswith("tests/") else FILE):
             long[name] = lines
     only_shrinks(long, LONG_FILES)
 

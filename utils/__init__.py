@@ -2,5 +2,5 @@
 
 Above: ``training``, ``evaluation.py``, ``tables``, ``plots`` and ``slurm``, which the commands call. Below them:
 ``generation``, ``metrics``, ``results``, ``models``, ``tokens``, ``runs``, ``processes``, ``data``. On the ground:
-``config.py`` (every key, typed), ``io``, ``log.py`` and ``errors.py``.
+``config.py`` (every key, typed), ``schema.py``, ``io``, ``log.py`` and ``errors.py``.
 """

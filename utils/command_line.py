@@ -1,4 +1,4 @@
-"""What Hydra refuses before ``main`` begins, in one message that says what to type instead."""
+"""Hydra's errors before ``main`` begins, as one message that says what to type instead."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf.errors import OmegaConfBaseException
 
-from utils.config import deleted_key, shared_schema, unknown_key
+from utils.config import shared_schema
 from utils.errors import reader_is_gone
+from utils.schema import deleted_key, unknown_key
 from utils.text import suggestions
 
 RAW = "HYDRA_FULL_ERROR"  # makes Hydra raise its errors; without it, it prints them and exits
@@ -21,9 +22,9 @@ RAW = "HYDRA_FULL_ERROR"  # makes Hydra raise its errors; without it, it prints 
 
 @contextlib.contextmanager
 def hydra_errors_explained() -> Iterator[None]:
-    """Around the call of Hydra's ``main``: its errors become one message on stderr and exit code 2, as all others.
+    """A context for the call of Hydra's ``main``. Its errors become one message on stderr and exit code 2.
 
-    Who sets HYDRA_FULL_ERROR gets the traceback.
+    If HYDRA_FULL_ERROR is set, there is a traceback instead.
     """
     if RAW in os.environ:
         yield
@@ -33,12 +34,12 @@ def hydra_errors_explained() -> Iterator[None]:
         try:
             yield
         finally:
-            sys.stdout.flush()  # what the help printed, while its reader's absence can still be handled
+            sys.stdout.flush()  # the help, here where a BrokenPipeError can be handled
     except BrokenPipeError:  # --help | head
         sys.exit(reader_is_gone())
     except Exception as error:
         if HydraConfig.initialized() and not isinstance(error, HydraException):
-            raise  # the training began: this is an error of our own
+            raise  # the training has begun: this is not Hydra's error
         print(f"error: {explain(error)}", file=sys.stderr)
         sys.exit(2)
     finally:
@@ -46,7 +47,7 @@ def hydra_errors_explained() -> Iterator[None]:
 
 
 def explain(error: Exception) -> str:
-    """What was wrong on the command line, and what to type instead."""
+    """The message for an error on the command line, and what to type instead."""
     cause = error.__cause__
     if isinstance(error, OverrideParseException):
         return _unreadable(error.override)

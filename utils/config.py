@@ -1,8 +1,8 @@
 """The configuration as typed objects, and the one check that reports every problem at once.
 
-``configs/train.yaml`` is the page people read: every key, its default, unit and allowed values. Here the same
-keys have types and limits; a test holds the two together. The check has two stages, because what only one adaptation
-method knows stands in that method's file, which imports torch: all other keys are checked first.
+``configs/train.yaml`` is the page for people: every key, its default, unit and allowed values. Here the same keys have
+types and limits; a test compares the two. The check has two stages: the settings of a single adaptation method are
+declared in that method's file, which imports torch, so all other keys are checked first.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from omegaconf.errors import OmegaConfBaseException
 
 from rosa.config import AdapterConfig, LowRankConfig, option, option_problems
 from rosa.methods import method_names, methods
-from utils.data import DataSource, get_source
+from utils.data import DataSource, Example, get_source
 from utils.errors import UserError
 from utils.fnmodel import FnModelConfig, fnmodel_type
 from utils.io.yaml_files import read_yaml
-from utils.text import did_you_mean
+from utils.schema import leaves, missing_keys, set_key
 
 OPTIMIZER_PARAMETERS = {
     "adamw": ("weight_decay", "betas", "eps"),
@@ -37,7 +37,9 @@ class ModelConfig:
     """The base model."""
 
     name: str = "gpt2"
+    """A hub name, a local folder, or ``tiny`` (bundled)."""
     dropout: float | None = option(None, minimum=0, maximum=1)
+    """Probability of every dropout of the model; None: the model's own."""
 
 
 @dataclass
@@ -45,8 +47,11 @@ class DatasetConfig:
     """The data set, and where its files are."""
 
     name: str = "e2e"
+    """The name of a data set, or another of its names."""
     path: str | None = None
+    """Local folder with a file for each split; None: the hub."""
     cache: str | None = None
+    """The hub's cache folder; None: its default."""
 
     def folder(self) -> Path | None:
         """``path`` as a Path, None where it is not set."""
@@ -55,35 +60,62 @@ class DatasetConfig:
 
 @dataclass
 class TrainConfig:
-    """How a run trains; ``configs/train.yaml`` has the units."""
+    """How a run trains."""
 
     epochs: int = option(5, minimum=0)
+    """Passes over the training data; 0 records the untrained model."""
     batch_size: int = option(128, minimum=1)
+    """Samples per optimizer step, over all processes."""
     micro_batch_size: int | None = option(None, minimum=1)
+    """Samples per forward pass and process; None: the whole batch at once."""
     lr: float = option(1e-3, above=0)
+    """Peak learning rate."""
     optimizer: str = option("adamw", choices=tuple(OPTIMIZER_PARAMETERS))
+    """Which optimizer; the next four keys are its parameters."""
     weight_decay: float | None = option(None, minimum=0)
+    """None: 0.01 for adamw, else 0."""
     betas: list[float] | None = None
+    """Two numbers in [0, 1); None: PyTorch's."""
     eps: float | None = option(None, above=0)
+    """Added to the denominator of an update; None: PyTorch's."""
     momentum: float | None = option(None, minimum=0)
+    """Of sgd; None: 0."""
     scheduler: str = option("linear", choices=("linear", "cosine", "constant", "none"))
+    """Course of the learning rate after the warm-up."""
     warmup_steps: int | None = option(None, minimum=0)
+    """Optimizer steps; None: 500, or a tenth of a run that has no more than 500."""
     max_grad_norm: float | None = option(None, above=0)
+    """The gradient is clipped to this norm; None: no clipping."""
     loss_on: str | None = option(None, choices=("target", "all"))
+    """Tokens that carry loss; None: the data set's own choice."""
     fraction: float = option(1.0, above=0, maximum=1)
+    """Share of the training pairs or documents, chosen by the seed."""
     validation_fraction: float = option(1.0, above=0, maximum=1)
+    """Share of the validation pairs or documents, chosen by the seed."""
     seq_len: int = option(512, minimum=2)
+    """Tokens per sample at most; longer samples lose the end of their target."""
     block_size: int = option(128, minimum=2)
+    """Tokens per block of packed data sets."""
     sort_window: int = option(50, minimum=0)
+    """Batches sorted by length together; 0: random batches."""
     precision: str = option("auto", choices=("auto", "fp32", "bf16", "fp16"))
+    """The dtype of matrix products; auto: chosen by the device."""
     gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, more time."""
     device: str = option("auto", choices=("auto", "cpu", "cuda", "mps"))
+    """Where to train; auto: a GPU if there is one."""
     compile: bool | str = option("auto", choices=("auto", True, False))
+    """torch.compile of the model's blocks; auto: on CUDA."""
     sharding: str = option("none", choices=("none", "fsdp"))
+    """With several processes: a whole model on each, or a part of it."""
     save_every: int | None = option(None, minimum=1)
+    """Optimizer steps between checkpoints within an epoch; None: at each epoch's end only."""
     save_minutes: float | None = option(None, above=0)
+    """Minutes between checkpoints, besides those; None: none by the clock."""
     keep_last: bool = True
+    """Keep the last checkpoint once the run is finished; the best one always stays."""
     skip_nonfinite: bool = False
+    """Leave out updates that are NaN or infinite, and count them; False: stop there."""
 
 
 @dataclass
@@ -91,6 +123,7 @@ class OutputConfig:
     """Where runs go."""
 
     path: str = "runs"
+    """Folder of all runs."""
 
 
 @dataclass
@@ -98,7 +131,9 @@ class LoggingConfig:
     """What is logged, and how often."""
 
     print_freq: int = option(50, minimum=1)
+    """Optimizer steps between logging points."""
     samples: int = option(2, minimum=0)
+    """Validation prompts to show a generated text for, each epoch."""
 
 
 @dataclass
@@ -106,7 +141,9 @@ class Config:
     """Every setting of a training run."""
 
     seed: int = option(0, minimum=0)
+    """Decides the order of the data, dropout, and what an adapter chooses at random."""
     runs: int = option(1, minimum=1)
+    """Number of seeds to train, a directory each: seed, seed + 1, ..."""
     model: ModelConfig = field(default_factory=ModelConfig)
     dataset: DatasetConfig = field(default_factory=DatasetConfig)
     fnmodel: Any = field(default_factory=lambda: fnmodel_type()())
@@ -127,8 +164,25 @@ class Config:
             return None
         method = methods()[name][0]
         given = dataclasses.asdict(self.fnmodel.params) | dataclasses.asdict(getattr(self.fnmodel, name))
-        known = {f.name for f in dataclasses.fields(method)}  # a method without a rank leaves it out
+        known = {f.name for f in dataclasses.fields(method)}  # not every method has a rank
         return method(**{key: value for key, value in given.items() if key in known}, seed=self.seed)
+
+    def load(self, split: str, *, keep: bool = False) -> list[Example]:
+        """The examples of a split. With ``keep`` the next call returns the same list without reading it again.
+
+        Raises:
+            UserError: the data cannot be loaded.
+        """
+        kept = self.__dict__.setdefault("_kept", {})
+        if split not in kept:
+            kept[split] = self.source.load(split, self.dataset.folder(), self.dataset.cache)
+        return kept[split] if keep else kept.pop(split)
+
+    def with_precision(self, precision: str) -> Config:
+        """These settings with that ``train.precision``; data that were kept stay so."""
+        other = dataclasses.replace(self, train=dataclasses.replace(self.train, precision=precision))
+        other.__dict__["_kept"] = self.__dict__.setdefault("_kept", {})
+        return other
 
     def loss_on(self) -> str:
         """Which tokens carry loss: target or all; the data set's own choice where the key is null."""
@@ -149,11 +203,11 @@ def parse_config(given: DictConfig, *, saved: bool = False) -> Config:
     """``given`` as a Config.
 
     Args:
-        saved: of an earlier run, which may lack keys that came later; else ``given`` has every key.
+        saved: whether it is of an earlier run, which may lack keys that were added later; else every key is required.
 
     Raises:
-        UserError: unknown or missing keys, wrong types, values that are not allowed; all of them in one message, but
-            those of the methods' own keys (``fnmodel.<method>.*``) only when there are no others.
+        UserError: unknown or missing keys, wrong types, values that are not allowed. One message has them all; the
+            methods' own keys (``fnmodel.<method>.*``) are checked only when the others are right.
     """
     try:
         values: Any = OmegaConf.to_container(given, resolve=True)
@@ -168,11 +222,11 @@ def parse_config(given: DictConfig, *, saved: bool = False) -> Config:
 
 
 def _typed(values: dict[Any, Any], typed: DictConfig, saved: bool, check: Callable[[Config], list[str]]) -> Config:
-    """``values`` in the place of the defaults in ``typed``. Raises UserError with all problems, ``check``'s too."""
-    problems = [] if saved else _missing(values, typed)
-    for key, value in _leaves(values, typed):
+    """The defaults in ``typed``, overridden by ``values``. Raises UserError with all problems, ``check``'s included."""
+    problems = [] if saved else missing_keys(values, typed)
+    for key, value in leaves(values, typed):
         empty = isinstance(value, str) and not value.strip() and not saved
-        problem = f"{key} is empty: leave it out for its default" if empty else _set(typed, key, value)
+        problem = f"{key} is empty: leave it out for its default" if empty else set_key(typed, key, value)
         if problem:
             problems.append(problem)
     config: Any = OmegaConf.to_object(typed)  # keys that were refused keep their defaults here
@@ -183,7 +237,7 @@ def _typed(values: dict[Any, Any], typed: DictConfig, saved: bool, check: Callab
 
 
 def load_config(path: Path) -> Config:
-    """The saved configuration of a run, whose values are plain: they cannot refer to this machine's environment.
+    """The saved configuration of a run. Its values are plain: none refers to the environment of this machine.
 
     Raises:
         UserError: the file is missing or is not the configuration of a run.
@@ -201,60 +255,8 @@ def load_config(path: Path) -> Config:
         raise UserError(f"{path}: {error}") from None
 
 
-def _leaves(values: Any, typed: Any, prefix: str = "") -> list[tuple[str, Any]]:
-    """(dotted key, value) pairs; a mapping is descended into only where the schema has a node too."""
-    found = []
-    for key, value in values.items():
-        name = f"{prefix}{key}"
-        node = typed.get(key) if isinstance(typed, DictConfig) and key in typed else None
-        if isinstance(value, dict) and isinstance(node, DictConfig):
-            found += _leaves(value, node, f"{name}.")
-        else:
-            found.append((name, value))
-    return found
-
-
-def _missing(given: Any, typed: DictConfig, prefix: str = "") -> list[str]:
-    """What ``given`` lacks of the schema: Hydra deletes a section together with the other overrides of its keys."""
-    found = []
-    for name, node in typed.items():
-        key = str(name)
-        if key not in given:
-            found.append(deleted_key(f"{prefix}{key}"))
-        elif isinstance(node, DictConfig) and isinstance(given[key], dict):
-            found += _missing(given[key], node, f"{prefix}{key}.")
-    return found
-
-
-def _set(typed: DictConfig, key: str, value: Any) -> str | None:
-    """Set one key of the typed configuration; what is wrong with it, or None."""
-    parent, _, name = key.rpartition(".")
-    node = OmegaConf.select(typed, parent) if parent else typed
-    if name not in node:
-        return unknown_key(key, [str(known) for known in node])
-    if isinstance(node[name], DictConfig) and not isinstance(value, dict):
-        return f"{key}={value} must be a group of keys ({', '.join(map(str, node[name]))})"
-    try:
-        OmegaConf.update(typed, key, value)
-    except OverflowError:
-        return f"{key} is a number beyond all floats"
-    except OmegaConfBaseException as error:
-        return f"{key}={value}: {str(error).splitlines()[0]}"
-    return None
-
-
-def deleted_key(key: str) -> str:
-    """What to say of a key that was there and is not."""
-    return f"{key} is missing: ~{key} deletes it together with its overrides; leave that out"
-
-
-def unknown_key(key: str, known: list[str]) -> str:
-    """What to say of a dotted key that is none, where its group has the keys ``known``."""
-    return f"{key} is not a key; {did_you_mean(key.rpartition('.')[2], known)}"
-
-
 def config_problems(config: Config) -> list[str]:
-    """What is wrong with the values, the methods' own keys aside; reads neither data nor a model."""
+    """Everything wrong with the values, except for the methods' own keys. Reads neither data nor a model."""
     problems = option_problems(config)
     for name in ("model", "dataset", "train", "output", "logging", "fnmodel"):
         problems += option_problems(getattr(config, name), f"{name}.")
@@ -273,7 +275,7 @@ def config_problems(config: Config) -> list[str]:
 
 
 def method_problems(config: Config) -> list[str]:
-    """What is wrong with the methods' own keys, and with what the chosen method makes of the shared ones."""
+    """Everything wrong with the methods' own keys, and with the shared ones as the chosen method reads them."""
     problems = []
     for name in method_names():
         problems += option_problems(getattr(config.fnmodel, name), f"fnmodel.{name}.")

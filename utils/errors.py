@@ -1,4 +1,4 @@
-"""The one exception whose text is meant for the person at the command line, and how texts are shown there."""
+"""The exception whose text is for the person at the command line, and how a command prints and exits."""
 
 from __future__ import annotations
 
@@ -11,19 +11,27 @@ from collections.abc import Callable
 
 
 def short_reason(error: BaseException, width: int = 400) -> str:
-    """An error's text on one line, cut after a whole word where it is longer than ``width`` characters."""
+    """An error's text on one line, cut after a whole word if it is longer than ``width`` characters."""
     return textwrap.shorten(str(error), width, placeholder=" ...")
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out, on a GPU or on the CPU, for which PyTorch and safetensors have no error class."""
+    texts = ("DefaultCPUAllocator", "not enough memory", "out of memory", "Cannot allocate memory")
+    return isinstance(error, MemoryError) or (
+        not isinstance(error, UserError) and any(text in str(error) for text in texts)
+    )
+
+
 class UserError(Exception):
-    """Something the user can fix: the text names the key or file at fault and the way out."""
+    """An error that the user can fix. The text names the key or file at fault and the way out."""
 
 
 def printable(text: object) -> str:
-    """``text`` on one line, with an escape such as ``\\x1b`` in place of each character that a terminal could act on.
+    """``text`` on one line, with an escape such as ``\\x1b`` for each character that could control a terminal.
 
-    These are control and format characters, line breaks, surrogates, and what has no character assigned. Names of
-    files, fields of records and generated texts pass through here before they are shown. Spaces of all kinds stay.
+    These are control and format characters, line breaks, surrogates, and unassigned code points. Spaces of all kinds
+    stay. Names of files, fields of records and generated texts pass through here before they are shown.
     """
     return "".join(
         char if char.isprintable() or unicodedata.category(char) == "Zs" else char.encode("unicode_escape").decode()
@@ -32,7 +40,7 @@ def printable(text: object) -> str:
 
 
 def reason(error: Exception) -> str:
-    """What went wrong, in one line of a report on several runs."""
+    """The reason of an error, for one line of a report on several runs."""
     if isinstance(error, UserError):
         return str(error)
     if isinstance(error, OSError) and error.strerror:
@@ -41,17 +49,17 @@ def reason(error: Exception) -> str:
 
 
 def print_anything() -> None:
-    """Let stdout take every text: what its encoding lacks (in the locale POSIX all but ASCII) becomes a ``?``.
+    """Let stdout print every text: a ``?`` replaces what its encoding lacks (all but ASCII in the locale POSIX).
 
-    stderr is so by itself, with escapes; in a table a single character keeps the columns in place.
+    A single character keeps the columns of a table aligned. stderr prints escapes by default.
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")
 
 
 def reader_is_gone() -> int:
-    """The exit code where whoever reads stdout has seen enough (``| head``): a shell's for SIGPIPE; no more output."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it flushes
+    """Discard all further output: the reader of stdout has left (``| head``). Returns the shell's code for SIGPIPE."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python's last flush fails
     return 141
 
 
@@ -61,13 +69,13 @@ def comma_list(text: str) -> list[str]:
 
 
 def run_cli(main: Callable[[], int | None]) -> None:
-    """Run a command's ``main`` and exit: a UserError becomes one message on stderr and exit code 2."""
+    """Run a command's ``main`` and exit. A UserError becomes one message on stderr and exit code 2."""
     print_anything()
     try:
         try:
             code = main()
         finally:
-            sys.stdout.flush()  # while its reader's absence can still be handled
+            sys.stdout.flush()  # here, where a BrokenPipeError can be handled
     except UserError as error:
         print("\n".join(map(printable, f"error: {error}".split("\n"))), file=sys.stderr)
         code = 2

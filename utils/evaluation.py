@@ -12,7 +12,7 @@ from typing import Any
 import rosa
 from utils.config import Config, load_config
 from utils.data import Example, digest, get_source, group_by_source
-from utils.errors import UserError, reason
+from utils.errors import UserError, is_out_of_memory, reason
 from utils.generation.generate import Decoding, generate
 from utils.io.files import LARGEST, lock, remove_leftovers, sha256, write_json
 from utils.log import log, run_log
@@ -22,7 +22,6 @@ from utils.runs.checkpoint_files import checkpoint_hash, load_weights, verify
 from utils.runs.digests import TRAINING, recorded_digests, refuse_other_data
 from utils.runs.identity import group_hash
 from utils.runs.texts import Answer, write_texts
-from utils.training.failures import is_out_of_memory
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from rosa.methods import method_names, methods
 
 
 def _node(name: str, fields: list[tuple[str, Any, dataclasses.Field[Any]]]) -> type:
-    """A dataclass of ``fields``; unions with containers become Any and literals str, which OmegaConf cannot type."""
+    """A dataclass of ``fields``. OmegaConf has no literals and unions with containers: they become str and Any."""
 
     def simple(annotation: Any) -> Any:
         if typing.get_origin(annotation) is typing.Literal:
@@ -37,13 +37,13 @@ def _typed_fields(config: type) -> list[tuple[str, Any, dataclasses.Field[Any]]]
     return [(f.name, hints[f.name], f) for f in dataclasses.fields(config)]
 
 
-SHARED = [row for row in _typed_fields(LowRankConfig) if row[0] != "seed"]  # the run's seed is the adapter's
+SHARED = [row for row in _typed_fields(LowRankConfig) if row[0] != "seed"]  # the adapter gets the run's seed
 Params: Any = _node("Params", SHARED)
 
 
 @dataclass
 class FnModelConfig:
-    """What all methods share. ``fnmodel_type`` adds a node per method, with what only that method knows."""
+    """The keys that all methods share. ``fnmodel_type`` adds a node for each method, with its own keys."""
 
     name: str = option("rosa", choices=("none", *method_names()))
     params: Params = field(default_factory=Params)
@@ -51,7 +51,7 @@ class FnModelConfig:
 
 @functools.cache
 def fnmodel_type() -> Any:
-    """``FnModelConfig`` with the methods' own nodes. Imports the methods, hence torch."""
+    """``FnModelConfig`` with the methods' own nodes. Imports the methods, and so torch."""
     shared = {f.name for f in dataclasses.fields(LowRankConfig)}
     nodes = {
         name: _node(f"{name}_options", [row for row in _typed_fields(config) if row[0] not in shared])

@@ -1,6 +1,6 @@
-"""What a command says: lines and progress bars in a terminal, plain lines elsewhere and in train.log.
+"""The messages of a command: lines and progress bars in a terminal, plain lines elsewhere and in train.log.
 
-A terminal or a train.log that cannot be written does not end a training: it says so once and goes on.
+If a terminal or train.log cannot be written, there is one warning and training goes on.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ log = logging.getLogger("rosa.run")
 
 FORMAT = logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%d %H:%M:%S")
 
-LINE_EVERY = 60.0  # seconds between lines that stand in for a progress bar
+LINE_EVERY = 60.0  # seconds between lines that replace a progress bar
 
 
 class _AboveBar(logging.Handler):
-    """Writes records to stderr without tearing a progress bar; with a bar, progress lines stay in the file."""
+    """Writes records to stderr, above a progress bar. If there is a bar, ``progress`` lines go to the file only."""
 
     def emit(self, record: logging.LogRecord) -> None:
         with contextlib.suppress(OSError, ValueError):  # a closed pipe or a full disk behind stderr
@@ -35,7 +35,7 @@ class _AboveBar(logging.Handler):
 
 
 class _File(logging.StreamHandler[TextIO]):
-    """Writes records to train.log for as long as that is possible."""
+    """Writes records to train.log until that fails."""
 
     def __init__(self, path: Path) -> None:
         descriptor = open_in_place(path)
@@ -60,12 +60,12 @@ def run_log(file: Path | None, main: bool = True) -> Iterator[None]:
 
     Args:
         file: the run's train.log; None for the terminal alone.
-        main: whether this is the process that writes; the others stay silent.
+        main: whether this is the process that writes; the others print nothing.
     """
     handlers: list[logging.Handler] = [_AboveBar()] if main else []
     log.setLevel(logging.INFO if main else logging.CRITICAL)
     log.propagate = False
-    log.disabled = False  # Hydra disables all loggers that there are when it begins a job of a multirun
+    log.disabled = False  # Hydra disables all existing loggers when a job of a multirun begins
     for handler in handlers:
         log.addHandler(handler)
     try:
@@ -83,21 +83,22 @@ def run_log(file: Path | None, main: bool = True) -> Iterator[None]:
 
 
 def progress(text: str) -> None:
-    """A line for the log that a terminal shows as its progress bar instead."""
+    """Log a line of progress. A terminal shows its progress bar instead."""
     log.info(text, extra={"progress": True})
 
 
 def progress_bar(total: int, start: int = 0, main: bool = True) -> tqdm:
-    """A bar of training steps on stderr if that is a terminal, else nothing: training has lines of its own."""
+    """A bar of training steps on stderr if that is a terminal. Elsewhere nothing: training logs its own lines."""
     return tqdm(total=total, initial=start, unit="step", disable=not (main and sys.stderr.isatty()), dynamic_ncols=True)
 
 
-def watched(total: int, name: str, unit: str, main: bool = True) -> tqdm | _Lines:
-    """How far something is that takes minutes, until it is done: a bar in a terminal, elsewhere a line each minute.
+def work_bar(total: int, name: str, unit: str, main: bool = True) -> tqdm | _Lines:
+    """The progress of work that takes minutes: a bar in a terminal, elsewhere a line each minute.
 
     Args:
-        total: number of units; ``update`` of the result counts them.
-        main: whether this is the process that writes; the others stay silent.
+        total: number of units. Call ``update`` of the result to count them.
+        name, unit: the title of the work, and the name of one unit.
+        main: whether this is the process that writes; the others print nothing.
     """
     if main and not sys.stderr.isatty():
         return _Lines(total, name, unit)
@@ -105,11 +106,11 @@ def watched(total: int, name: str, unit: str, main: bool = True) -> tqdm | _Line
 
 
 class _Lines:
-    """The part of tqdm that ``watched`` needs, as lines in the log."""
+    """The methods of tqdm that ``work_bar`` needs, with lines in the log instead of a bar."""
 
     def __init__(self, total: int, name: str, unit: str) -> None:
         self.total, self.name, self.unit, self.done = total, name, unit, 0
-        self.start = self.said = time.monotonic()
+        self.start = self.printed = time.monotonic()
 
     def __enter__(self) -> _Lines:
         return self
@@ -121,7 +122,7 @@ class _Lines:
         """Count more units as done."""
         self.done += count
         now = time.monotonic()
-        if now - self.said >= LINE_EVERY:
-            self.said = now
+        if now - self.printed >= LINE_EVERY:
+            self.printed = now
             left = tqdm.format_interval((now - self.start) / self.done * (self.total - self.done))
             log.info("%s: %s %d of %d, about %s left", self.name, self.unit, self.done, self.total, left)

@@ -8,26 +8,26 @@ from collections.abc import Collection, Iterable, Sequence
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
-    """The one of ``known`` that ``name`` is most like, None where none is near."""
+    """The most similar of ``known``; None if none is similar."""
     return next(iter(difflib.get_close_matches(name, list(known), n=1)), None)
 
 
 def did_you_mean(name: str, known: Collection[str]) -> str:
-    """The nearest of the known names, or all of them where none is near, to end a sentence about an unknown one."""
+    """The end of a sentence about an unknown name: the nearest known one, or all of them if none is near."""
     near = nearest(name, known)
     return f"did you mean {near}?" if near else f"known: {', '.join(known) or 'none'}"
 
 
 def suggestions(name: str, known: Collection[str]) -> str:
-    """Sentences for an unknown name where the known ones are few: the nearest, if one is near, and all of them."""
+    """Sentences about an unknown name, if few are known: the nearest one, if one is near, and all of them."""
     near = nearest(name, known)
     return (f"Did you mean {near}? " if near else "") + f"Known: {', '.join(known)}"
 
 
 def slug(name: str, unsafe: str = r"[^\w.-]+") -> str:
-    """``name`` as part of a file name: dashes in place of what ``unsafe`` matches, no dot or dash at either end.
+    """``name`` as part of a file name: a dash replaces each match of ``unsafe``, and no dot or dash is at either end.
 
-    The result is empty where nothing else is left.
+    The result may be empty.
     """
     return re.sub(unsafe, "-", name).strip(".-")
 
@@ -48,6 +48,6 @@ def justified(texts: Sequence[str], right: bool = False) -> list[str]:
 
 
 def aligned(rows: Sequence[Sequence[str]], right: Collection[int] = ()) -> list[str]:
-    """The lines of a table whose columns stand below each other, those with the indices ``right`` to the right."""
+    """The lines of a table with aligned columns; those with the indices ``right`` are aligned to the right."""
     columns = [justified(column, i in right) for i, column in enumerate(zip(*rows, strict=True))]
     return ["  ".join(cells).rstrip() for cells in zip(*columns, strict=True)]

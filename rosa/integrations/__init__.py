@@ -1,1 +1,1 @@
-"""Bridges to other libraries, imported only when asked for: ``trainer`` (transformers' Trainer) and ``peft``."""
+"""Bridges to other libraries: ``trainer`` (transformers' Trainer) and ``peft``. Nothing here is imported by default."""

@@ -1,7 +1,7 @@
-"""What an adapter has learned as a standard LoRA adapter of the ``peft`` library.
+"""Save what an adapter has learned as a standard LoRA adapter of the ``peft`` library.
 
-After K factorisations ROSA's change of a weight, W_K − W_0, has a rank of at most 2 R K: each trained pair less
-the pair it began as. Where that is small, two factors of W_K − W_0 take less room than the weight itself.
+After K factorisations ROSA's change of a weight, W_K − W_0, has a rank of at most 2 R K: it is the sum of each trained
+pair minus the pair as it was sampled. If that rank is small, two factors of W_K − W_0 take less room than the weight.
 Needs the package ``peft``.
 """
 
@@ -38,16 +38,16 @@ class _Change:
 def to_peft_lora(model: nn.Module, base: nn.Module | Mapping[str, Tensor], folder: str | Path) -> int:
     """Write the change since the pretrained weights as a LoRA adapter that ``PeftModel.from_pretrained`` loads.
 
-    Each layer gets the numerical rank r of its own change, found by SVD in float64; what is dropped is
-    rounding of the weights' own precision. Trained biases become the biases of PEFT's B (``lora_bias``). Where only
-    some adapted layers have a bias, PEFT cannot merge that; the file then holds the trained biases themselves
+    Each layer gets the numerical rank r of its own change, found by SVD in float64. Singular values below the rounding
+    of the weights' dtype are dropped. Trained biases become the biases of PEFT's B (``lora_bias``). PEFT cannot merge
+    those if only some adapted layers have a bias. Then the file holds the trained biases themselves
     (``bias="lora_only"``), which PEFT loads into the base model.
 
     Args:
         model: an adapted model, merged or not; it is not changed.
-        base: the pretrained model (plain) or its state dict; ROSA writes into the weights of ``model``, so they
-            have to be read again, ``from_pretrained`` with the same dtype.
-        folder: where to write, made if missing; two files, ``adapter_config.json`` and the weights.
+        base: the pretrained model (plain) or its state dict. ROSA writes into the weights of ``model``, so they must be
+            read again, by ``from_pretrained`` with the same dtype.
+        folder: where to write two files, ``adapter_config.json`` and the weights; made if missing.
 
     Returns:
         The largest rank of all layers.
@@ -60,18 +60,7 @@ def to_peft_lora(model: nn.Module, base: nn.Module | Mapping[str, Tensor], folde
         from peft import LoraConfig as PeftLoraConfig
     except ImportError:
         raise AdapterError("to_peft_lora needs the package peft (pip install peft)") from None
-    adapted = adapter_layers(model)
-    if not adapted:
-        raise AdapterError("this model has no adapters to convert")
-    layers = {name: layer for name, layer in adapted.items() if isinstance(layer, LowRankLayer)}
-    if len(layers) < len(adapted):
-        raise AdapterError("these adapters have no pair A, B: save the plain model instead (rosa.export)")
-    if isinstance(base, nn.Module):
-        if adapter_layers(base):
-            raise AdapterError("base has adapters itself: give the pretrained model as from_pretrained loads it")
-        base = base.state_dict()
-    unwrapped = {".".join(part for part in key.split(".") if part not in WRAPPERS): key for key in base}
-    pretrained = {**{plain: base[key] for plain, key in unwrapped.items()}, **base}
+    layers, pretrained = _layers(model), _pretrained_values(base)
     changes = {name: _change(name, layer, pretrained) for name, layer in layers.items()}
 
     pairs = sum(change.a.numel() + change.b.numel() for change in changes.values())
@@ -83,7 +72,7 @@ def to_peft_lora(model: nn.Module, base: nn.Module | Mapping[str, Tensor], folde
             f"themselves take {whole:,}. Save the plain model instead: rosa.export(model, folder)."
         )
     biases = {name for name, change in changes.items() if change.bias is not None}
-    added = biases == changes.keys()  # else the biases are replaced
+    added = biases == changes.keys()  # False: the trained biases replace those of the base
     ranks = {f"^{re.escape(name)}": change.a.shape[1] for name, change in changes.items()}
     below = {pattern: r for pattern, r in ranks.items() if r < rank}
     config = PeftLoraConfig(
@@ -106,6 +95,27 @@ def to_peft_lora(model: nn.Module, base: nn.Module | Mapping[str, Tensor], folde
     return rank
 
 
+def _layers(model: nn.Module) -> dict[str, LowRankLayer]:
+    """The adapted layers by name. Raises AdapterError unless all have a pair."""
+    adapted = adapter_layers(model)
+    if not adapted:
+        raise AdapterError("this model has no adapters to convert")
+    layers = {name: layer for name, layer in adapted.items() if isinstance(layer, LowRankLayer)}
+    if len(layers) < len(adapted):
+        raise AdapterError("these adapters have no pair A, B: save the plain model instead (rosa.export)")
+    return layers
+
+
+def _pretrained_values(base: nn.Module | Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of the pretrained model by name, with and without the wrappers of DDP and torch.compile."""
+    if isinstance(base, nn.Module):
+        if adapter_layers(base):
+            raise AdapterError("base has adapters itself: give the pretrained model as from_pretrained loads it")
+        base = base.state_dict()
+    unwrapped = {".".join(part for part in key.split(".") if part not in WRAPPERS): key for key in base}
+    return {**{plain: base[key] for plain, key in unwrapped.items()}, **base}
+
+
 @torch.no_grad()
 def _change(name: str, layer: LowRankLayer, pretrained: Mapping[str, Tensor]) -> _Change:
     """W_K − W_0 (m, n) as A B with √S on both sides, cut to its numerical rank (at least 1)."""
@@ -124,11 +134,11 @@ def _change(name: str, layer: LowRankLayer, pretrained: Mapping[str, Tensor]) ->
 
 
 def _rounding(weight: Tensor, dtype: torch.dtype) -> float:
-    """A bound of the singular values that rounding alone leaves in W_K − W_0.
+    """A bound of the singular values of W_K − W_0 that come from rounding alone.
 
-    Every resample rounds each number to within ε/2 of its size, as noise: a random (m, n) matrix of deviation σ
-    has singular values up to σ (√m + √n). The factor 2 leaves room for some tens of resamples, whose noise
-    adds up as a square root.
+    Every resample rounds each number to within ε/2 of its size. That is noise, and a random (m, n) matrix of standard
+    deviation σ has singular values up to σ (√m + √n). The factor 2 leaves room for tens of resamples, whose noise grows
+    with the square root of their number.
     """
     m, n = weight.shape
     deviation = torch.finfo(dtype).eps * float(weight.square().mean().sqrt())
@@ -148,10 +158,10 @@ def _pretrained(key: str, like: Tensor, pretrained: Mapping[str, Tensor]) -> Ten
 
 
 def _peft_tensors(changes: Mapping[str, _Change], layers: Mapping[str, LowRankLayer], added: bool) -> dict[str, Tensor]:
-    """The pairs as PEFT keeps them, as weights of two Linear modules: A as (r, m), B as (n, r).
+    """The pairs as PEFT stores them, as weights of two Linear modules: A as (r, m), B as (n, r).
 
     Args:
-        added: whether a bias's change is added by B, or the layer's own bias replaced.
+        added: whether B adds the change of the bias; else the trained bias replaces that of the base.
     """
     tensors = {}
     for name, change in changes.items():
@@ -165,9 +175,9 @@ def _peft_tensors(changes: Mapping[str, _Change], layers: Mapping[str, LowRankLa
 
 
 def _task(model: Any) -> str | None:
-    """PEFT's name of the task, which decides how its AutoPeftModel classes load the base.
+    """PEFT's name of the task, by which its AutoPeftModel classes choose how to load the base.
 
-    None where PEFT's class for the task does not take the model's inputs (Whisper's are no tokens).
+    None if PEFT's class for the task does not take the model's inputs (Whisper's are not tokens).
     """
     if not (hasattr(model, "can_generate") and model.can_generate()) or model.main_input_name != "input_ids":
         return None

@@ -21,16 +21,15 @@ from rosa.resampler import Resampler
 class ResampleCallback(TrainerCallback):  # type: ignore[misc]  # transformers is not type-checked here
     """Resample when ``config`` says so, and never after the last epoch or step.
 
-    The new subspace is sampled when the next epoch or step begins, so that the Trainer has evaluated and saved
-    before. A run that continues from any of its checkpoints (``resume_from_checkpoint``) therefore draws on
-    where it stopped.
+    The new subspace is sampled when the next epoch or step begins, after the Trainer has evaluated and saved. A run
+    that continues from any of its checkpoints (``resume_from_checkpoint``) therefore samples the same subspaces.
 
     Args:
-        config: the settings that the model was adapted with. LoRA has no schedule: nothing happens then. Settings of
+        config: the settings with which the model was adapted. LoRA has no schedule: nothing happens then. Settings of
             another method than the model's are an ``AdapterError`` when training begins.
 
     Attributes:
-        resampler: the ``rosa.Resampler`` at work, None before training.
+        resampler: the ``rosa.Resampler`` in use, None before training.
     """
 
     def __init__(self, config: AdapterConfig) -> None:
@@ -48,15 +47,15 @@ class ResampleCallback(TrainerCallback):  # type: ignore[misc]  # transformers i
     ) -> None:
         assert model is not None  # the Trainer always gives it
         self.resampler = Resampler(model, optimizer, self.config)
-        # Where a run goes on, epochs and steps that are complete had their resample, but for the very last one.
+        # On a resume, every complete epoch or step had its resample, except the last one.
         begun = {"step": state.global_step, "epoch": math.ceil(state.epoch or 0)}.get(self.resampler.level, 0)
         self.resampler.number = max(begun - 1, 0) // self.resampler.every
 
     def on_epoch_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        complete = state.epoch or 0
-        if self.resampler is not None and complete > 0 and complete == int(complete):  # else a run goes on within it
+        complete = state.epoch or 0  # not whole if a run resumes within an epoch
+        if self.resampler is not None and complete > 0 and complete == int(complete):
             self.resampler.after_epoch(int(complete), math.ceil(state.num_train_epochs))
 
     def on_step_begin(

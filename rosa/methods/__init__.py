@@ -1,9 +1,9 @@
 """Adaptation methods: one file each in this folder, registered by name.
 
-A new method is a new file here, named as the method: a dataclass of settings derived from ``AdapterConfig``
-(``LowRankConfig`` with a rank), and under ``@register(ItsConfig)`` a subclass of ``AdapterLayer`` (``LowRankLayer``
-with a pair). Its own settings get a node in ``configs/train.yaml``. Nothing else knows it by name: tables and figures
-take its label, order and colour from its settings class.
+A new method is a new file here, with the method's name. It defines a dataclass of settings derived from
+``AdapterConfig`` (``LowRankConfig`` for a method with a rank) and, under ``@register(ItsConfig)``, a subclass of
+``AdapterLayer`` (``LowRankLayer`` for a method with a pair). Its own settings get a node in ``configs/train.yaml``.
+Nothing else knows it by name: tables and figures take its label, order and colour from its settings class.
 """
 
 from __future__ import annotations
@@ -47,10 +47,10 @@ def method_names() -> list[str]:
 
 @functools.cache
 def presentation(name: str) -> dict[str, Any]:
-    """``label``, ``order`` and ``colour`` of a method, as far as its settings class has them; {} for an unknown name.
+    """``label``, ``order`` and ``colour`` of a method, if its settings class has them; {} for an unknown name.
 
-    They are read from the text of the method's file, because an import would take torch's seconds, and a table needs
-    nothing else of the method.
+    They are read from the text of the method's file: importing it would import torch, which takes seconds, and a table
+    needs nothing else of the method.
     """
     spec = importlib.util.find_spec(f"{__name__}.{name}") if name in method_names() else None
     if spec is None or spec.origin is None:

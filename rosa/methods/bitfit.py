@@ -1,4 +1,4 @@
-"""BitFit (Ben Zaken et al. 2022, section 3): x W + b, of which the bias alone trains, in the adapted layers."""
+"""BitFit (Ben Zaken et al. 2022, section 3): x W + b in the adapted layers, of which only the bias b trains."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class BitFitConfig(AdapterConfig):
     colour: ClassVar[str] = "#CC79A7"
 
     def problems(self) -> list[str]:
-        """Everything wrong with these settings that can be told without a model."""
+        """Everything wrong with these settings that can be found without a model."""
         wrong = ["bias=none leaves BitFit nothing to train"] if self.bias == "none" else []
         return super().problems() + wrong
 

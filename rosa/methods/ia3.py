@@ -22,8 +22,8 @@ class IA3Config(AdapterConfig):
     """(IA)³'s settings, beside bias, target_modules and seed (``AdapterConfig``).
 
     Attributes:
-        feedforward_modules: name endings of the layers whose inputs are scaled instead of their outputs; those that
-            a model lacks are passed over.
+        feedforward_modules: name endings of the layers whose inputs are scaled instead of their outputs. Endings that
+            match nothing are ignored.
     """
 
     feedforward_modules: list[str] = field(
@@ -36,7 +36,7 @@ class IA3Config(AdapterConfig):
     colour: ClassVar[str] = "#009E73"
 
     def problems(self) -> list[str]:
-        """Everything wrong with these settings that can be told without a model."""
+        """Everything wrong with these settings that can be found without a model."""
         endings = self.feedforward_modules
         right = isinstance(endings, list) and all(isinstance(ending, str) and ending for ending in endings)
         wrong = [] if right else [f"feedforward_modules={endings} must be a list of name endings"]
@@ -45,7 +45,7 @@ class IA3Config(AdapterConfig):
 
 @register(IA3Config)
 class IA3Layer(AdapterLayer):
-    """``scale`` is (m,) on the inputs or (n,) on the outputs, one at the start."""
+    """The base module with a ``scale``, (m,) on its inputs or (n,) on its outputs, which starts as 1."""
 
     config: IA3Config
 

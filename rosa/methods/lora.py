@@ -20,8 +20,8 @@ class LoraConfig(LowRankConfig):
     """LoRA's settings, beside bias, target_modules, seed (``AdapterConfig``) and rank (``LowRankConfig``).
 
     Attributes:
-        alpha: the pair is scaled by alpha / R; None: alpha = R in each layer, so the scale is 1.
-        dropout: probability of dropping an input of A in training.
+        alpha: the pair is scaled by alpha / R; None: alpha = R in each layer, so that the scale is 1.
+        dropout: probability, in [0, 1], of dropping an input of A in training.
     """
 
     alpha: float | None = option(None, above=0)
@@ -36,7 +36,7 @@ class LoraConfig(LowRankConfig):
 
 @register(LoraConfig)
 class LoraLayer(LowRankLayer):
-    """A uniform in ±1/√m (Kaiming with a = √5 over the m inputs, as in the authors' and PEFT's code), B zero."""
+    """A starts uniform in ±1/√m (Kaiming with a = √5 over the m inputs, as in the authors' and PEFT's code), B zero."""
 
     config: LoraConfig
 

@@ -1,8 +1,8 @@
-"""ROSA (Hameed and Rabusseau 2023): x W_f + (x A) B + b over a subspace that is sampled again and again.
+"""ROSA (Hameed and Rabusseau 2023): x W_f + (x A) B + b, where A and B train a subspace that is sampled repeatedly.
 
-A and B are R singular directions of W, W_f = W − A B is fixed. At a resample the pair goes back into the
-weight, W ← W_f + A B, and another subspace becomes trainable: the rank of the change is not bounded by R.
-The base module's own weight holds W_f, so the adapted layer stores one weight, as a LoRA layer does.
+A and B are made of R singular directions of W, and W_f = W − A B is fixed. A resample merges the pair into the weight,
+W ← W_f + A B, and makes another subspace trainable, so that the rank of the total change is not bounded by R.
+The base module's own weight holds W_f, so that the adapted layer stores one weight, as a LoRA layer does.
 """
 
 from __future__ import annotations
@@ -32,8 +32,9 @@ class RosaConfig(LowRankConfig):
         sample_method: which singular directions train: random, window (a random block of neighbours), top
             or bottom.
         factor_split: sqrt (√S on both sides) or left (U S | Vᵀ).
-        level, every: sample a new subspace each ``every`` epochs or optimizer steps, or never.
-        optimizer_state: what becomes of the optimizer's state of A and B at a resample: reset or keep.
+        level: the unit of ``every``: epoch, step (of the optimizer), or never, for no resample at all.
+        every: the number of epochs or optimizer steps between resamples.
+        optimizer_state: whether a resample resets or keeps the optimizer's state of A and B: reset or keep.
     """
 
     sample_method: Literal["random", "window", "top", "bottom"] = option("random", choices=SAMPLE_METHODS)
@@ -51,9 +52,9 @@ class RosaConfig(LowRankConfig):
 
 @register(RosaConfig)
 class RosaLayer(SubspaceLayer):
-    """The base weight is W_f; another subspace is sampled without changing the function.
+    """A layer whose base weight is W_f. A resample does not change the function that it computes.
 
-    Everything is written in place, so that optimizers, DDP and compiled graphs keep their parameters.
+    All values are written in place, so that optimizers, DDP and compiled graphs keep their parameters.
     """
 
     rewrites_base: ClassVar[bool] = True
@@ -62,10 +63,10 @@ class RosaLayer(SubspaceLayer):
 
     def __init__(self, name: str, base: nn.Linear, config: RosaConfig) -> None:
         super().__init__(name, base, config)
-        # Where the stored W has 16 bits:
+        # Used only if the stored W has 16 bits:
         self._exact: Tensor | None = None  # W in float32, between merge_pair and set_factors
         self._start: tuple[Tensor, Tensor] | None = None  # A and B as they were sampled, on the CPU
-        self._change = math.nan  # of A B by training, Frobenius norm
+        self._change = math.nan  # Frobenius norm of the change of A B by training
 
     @property
     def _is_rounded(self) -> bool:
@@ -106,9 +107,9 @@ class RosaLayer(SubspaceLayer):
     def set_factors(self, a: Tensor, b: Tensor) -> None:
         """A, B ← a, b and W_f = W − A B.
 
-        W_f is formed from the rounded A and B: whatever error the factorisation has, the function stays. A W_f that
-        is stored in 16 bits is rounded once, and ``rounding`` says what that changed. With several processes the first
-        one's vectors are sent to the others, because two machines may choose the same directions with other signs.
+        W_f is formed from the rounded A and B, so that an error of the factorisation does not change the function. A
+        W_f that is stored in 16 bits is rounded once, and ``rounding`` records by how much. With several processes the
+        first one sends its A and B to the others, because two machines may find singular vectors of other signs.
         """
         self.A.copy_(a)
         self.B.copy_(b)

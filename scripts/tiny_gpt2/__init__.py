@@ -1,4 +1,5 @@
-"""How the bundled model, assets/tiny-gpt2, was made: ``build.py`` trains it on texts about anything but restaurants.
+"""How the bundled model, assets/tiny-gpt2, was made: ``build.py`` trains it on texts that never mention restaurants.
 
-``corpus.py`` makes the documents, from the domains of ``domains.py`` and the words of ``values.py``.
+``corpus.py`` makes the documents from the domains in ``domains.py``, which have slots (``slots.py``) and values
+(``values.py``).
 """

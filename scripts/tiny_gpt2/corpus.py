@@ -1,4 +1,4 @@
-"""Documents for pretraining: data in many layouts, each followed by a text that says it."""
+"""Documents for pretraining: data in many layouts, each followed by a text that describes them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from scripts.tiny_gpt2 import values as make
-from scripts.tiny_gpt2.domains import DOMAINS, Domain, Slot
+from scripts.tiny_gpt2.domains import DOMAINS
+from scripts.tiny_gpt2.slots import Domain, Slot
 from utils.data._sentences import Fact, Subject, capital, describe
 
 # Before and after the data; the text follows with one blank.
@@ -40,11 +41,11 @@ def _recital(rng: random.Random) -> Document:
     keys = [key for domain in DOMAINS for slot in domain.slots for key in slot.keys]
     pairs = [(key, rng.choice(makers)(rng)) for key in rng.sample(keys, rng.randint(1, 4))]
     before, after = rng.choice(FRAMES)
-    said = [value for _, value in pairs]
+    names = [value for _, value in pairs]
     if rng.random() < 0.5:
-        rng.shuffle(said)
+        rng.shuffle(names)
     form = rng.choice((", ", " and ", "; "))
-    return Document(f"{before}{_layout(pairs, rng)}{after}", f" {form.join(said)}.")
+    return Document(f"{before}{_layout(pairs, rng)}{after}", f" {form.join(names)}.")
 
 
 def _document(rng: random.Random) -> Document:
@@ -62,7 +63,7 @@ def _document(rng: random.Random) -> Document:
     if rng.random() < 0.08:
         return Document("", text)
     kind = rng.random()
-    if kind < 0.3:  # the noun stands in the data, too
+    if kind < 0.3:  # the noun is in the data too
         noun = next((noun for noun in domain.nouns if f" {noun}" in text), None)
         if noun:
             pairs.insert(1, (rng.choice(("type", "kind", "isA")), noun))

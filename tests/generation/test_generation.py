@@ -1,4 +1,4 @@
-"""Our decoding gives the texts of transformers' ``generate``, prompt by prompt, and reads nothing between its looks."""
+"""Our decoding gives the texts of transformers' ``generate``, and reads from the device only now and then."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def test_the_longest_output(new: int) -> None:
 
 
 @pytest.mark.parametrize("steps", [1, 3, 50])
-def test_the_interval_between_looks_changes_nothing(steps: int, monkeypatch: Any) -> None:
+def test_the_interval_between_reads_changes_nothing(steps: int, monkeypatch: Any) -> None:
     model, rows, decoding = make("gpt2"), prompts(6), Decoding(4, 0.8, 4, 24)
     eos = ending(model)
     with torch.no_grad():
@@ -156,25 +156,25 @@ def test_items_that_are_done_are_computed_no_more(monkeypatch: Any) -> None:
     assert max(capacity for _, capacity in shapes) < 12 + 60 + 4 * loop.STEPS * 2
 
 
-def test_only_looks_read_from_the_device(monkeypatch: Any) -> None:
-    """Fake tensors hold no numbers, so that whatever reads one raises: the loop runs on them between its looks."""
+def test_only_one_function_reads_from_the_device(monkeypatch: Any) -> None:
+    """Reading a fake tensor raises. With the one function that reads replaced, the loop runs on fake tensors."""
     with torch.no_grad(), FakeTensorMode():
         model = make("gpt2")
         inputs = {"input_ids": torch.zeros(5, 9, dtype=torch.long), "attention_mask": torch.ones(5, 9)}
         for beams in (1, 4):
             decoding = Decoding(beams, 0.8, 4, 30)
             with monkeypatch.context() as patch:
-                looks = []
+                reads = []
 
-                def pretend(trees: Any, search: Any, looks: list[int] = looks) -> tuple[list[int], list[int]]:
-                    looks.append(search.length)
+                def pretend(trees: Any, search: Any, reads: list[int] = reads) -> tuple[list[int], list[int]]:
+                    reads.append(search.length)
                     count = len(search.open)
-                    return [1] * (count - 1) + [0], [30] * count  # one item ends at each look
+                    return [1] * (count - 1) + [0], [30] * count  # one item ends at each read
 
-                patch.setattr(loop, "look", pretend)
+                patch.setattr(loop, "read_to_host", pretend)
                 assert tree_generate(model, inputs, decoding, 1, PAD).shape == (5, 30)
-            assert 2 <= len(looks) <= 30 // loop.STEPS
-            with pytest.raises(DataDependentOutputException):  # a look does read
+            assert 2 <= len(reads) <= 30 // loop.STEPS
+            with pytest.raises(DataDependentOutputException):  # the real function does read
                 tree_generate(model, inputs, decoding, 1, PAD)
 
 

@@ -1,4 +1,4 @@
-"""Every fast path against the plain one: products, activations, compiled blocks, and no waiting for the device."""
+"""Every fast path equals the plain one: products, activations, compiled blocks. None waits for the device."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.rosa.cases import FAMILIES, make_model
 from utils.errors import UserError
 from utils.models import compilation
 from utils.models import loading as models
-from utils.models.compilation import compile_blocks, wanted
+from utils.models.compilation import compile_blocks, should_compile
 from utils.models.fast_modules import BitDropout
 from utils.models.loading import load_model
 from utils.models.token_loss import TokenLoss
@@ -97,7 +97,8 @@ def test_faster_modules_compute_the_same(small_model: Path, monkeypatch: pytest.
 @pytest.mark.parametrize("p", [0.1, 0.5, 0.99])
 @pytest.mark.parametrize("shape", [(400, 501), (1, 3, 7)])
 def test_dropout_by_bits(shape: tuple[int, ...], p: float) -> None:
-    """Kept with probability 1 - p (within 5 standard deviations), scaled to an exact mean, the gradient likewise."""
+    """Elements are kept with probability 1 - p (within 5 standard deviations) and scaled to an exact mean, and so are
+    their gradients."""
     dropout = BitDropout(p).train()
     torch.manual_seed(1)
     x = torch.rand(*shape, dtype=torch.float64).add_(1).requires_grad_()
@@ -115,7 +116,7 @@ def test_dropout_by_bits(shape: tuple[int, ...], p: float) -> None:
 
 
 def test_neighbours_are_dropped_independently() -> None:
-    """Four elements share a 64-bit draw; whether two of them fall together is still chance."""
+    """Four elements share a 64-bit random number, but are dropped independently."""
     torch.manual_seed(2)
     kept = (BitDropout(0.3).train()(torch.ones(4_000_000)) != 0).view(-1, 4).double()
     correlations = torch.corrcoef(kept.T) - torch.eye(4)
@@ -131,7 +132,7 @@ def test_dropout_of_nothing_and_of_all(p: float) -> None:
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_neither_lengths_nor_resamples_compile_again(family: str, method: str) -> None:
-    """Graphs are captured as in real compilation, and run without code generation, which takes minutes."""
+    """Graphs are captured as in real compilation, but run without code generation, which takes minutes."""
     torch._dynamo.reset()
     model = make_model(family)
     config = {"rosa": rosa.RosaConfig(rank=3), "lora": rosa.LoraConfig(rank=3), "none": None}[method]
@@ -171,14 +172,14 @@ def test_compilation_says_what_is_missing(monkeypatch: pytest.MonkeyPatch, caplo
     monkeypatch.setattr(compilation.importlib.util, "find_spec", lambda name: name in found or None)
     monkeypatch.delenv("CC", raising=False)
     monkeypatch.delenv("CXX", raising=False)
-    assert not wanted("auto", cpu) and not wanted(False, cpu) and not wanted(False, cuda)
+    assert not should_compile("auto", cpu) and not should_compile(False, cpu) and not should_compile(False, cuda)
     assert not caplog.messages
     for device, needed in (
         (cuda, "the C compiler gcc or clang"), (cuda, "the package triton"), (cpu, r"the C\+\+ compiler (g|clang)\+\+")
     ):  # fmt: skip
         with pytest.raises(UserError, match=rf"train\.compile=true needs {needed}.* on {device.type}: install it"):
-            wanted(True, device)
-        assert not wanted("auto", device)
+            should_compile(True, device)
+        assert not should_compile("auto", device)
         found.clear()
     assert [text.partition(", without ")[2] for text in caplog.messages] == [
         "the C compiler gcc or clang", "the package triton",
@@ -186,7 +187,7 @@ def test_compilation_says_what_is_missing(monkeypatch: pytest.MonkeyPatch, caplo
     found |= {"triton", "gcc-14", "clang++-18"}
     monkeypatch.setenv("CC", "gcc-14")
     monkeypatch.setenv("CXX", "clang++-18")
-    assert wanted("auto", cuda) and wanted(True, cuda) and wanted(True, cpu)
+    assert should_compile("auto", cuda) and should_compile(True, cuda) and should_compile(True, cpu)
 
 
 def refused_without_compiler(train: Callable[..., Run]) -> None:
@@ -203,8 +204,8 @@ def test_compiled_training_without_a_compiler(train: Callable[..., Run], monkeyp
 def test_compiled_training_gives_the_losses_of_plain_training(
     train: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Another value of train.compile continues the same run. The counting backend stands for the blocks' code
-    generator; the loss of a chunk is really compiled, so that a machine without a compiler can only refuse."""
+    """Another value of train.compile continues the same run. A counting backend replaces the blocks' code generator.
+    The loss of a chunk is really compiled, so that a machine without a compiler can only refuse."""
     if compilation._missing(torch.device("cpu")):
         return refused_without_compiler(train)
     counter = torch._dynamo.testing.CompileCounterWithBackend("eager")
@@ -220,7 +221,7 @@ def test_compiled_training_gives_the_losses_of_plain_training(
 
 
 class Waits(TorchDispatchMode):
-    """Notes operations that need a value on the host, for which a GPU would have to finish all before."""
+    """Notes operations that need a value on the host, for which the host would wait for a GPU."""
 
     NAMES = ("_local_scalar_dense", "nonzero", "equal", "is_nonzero", "masked_select", "_unique2", "allclose")
 

@@ -159,7 +159,7 @@ def test_auto_takes_bf16_and_a_run_keeps_its_precision(
 
 
 def test_a_resume_keeps_the_precision(
-    train: Callable[..., Run], has_bf16: Callable[[bool], None], monkeypatch: pytest.MonkeyPatch
+    train: Callable[..., Run], has_bf16: Callable[[bool], None], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """It also goes on to the same bits as a run that was not interrupted."""
 
@@ -176,7 +176,7 @@ def test_a_resume_keeps_the_precision(
     has_bf16(False)
     run = train("train.epochs=2")
     assert precision_of(run) == "bf16"
-    whole = train("train.epochs=2", "train.precision=bf16", "output.path=elsewhere")
+    whole = train("train.epochs=2", "train.precision=bf16", f"output.path={tmp_path / 'whole'}")
     assert run.record()["last"] == whole.record()["last"]
 
 

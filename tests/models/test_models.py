@@ -1,4 +1,4 @@
-"""Model folders: what is wrong with them is said before anything trains."""
+"""Model folders: what is wrong with them is reported before anything trains."""
 
 from __future__ import annotations
 

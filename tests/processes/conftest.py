@@ -42,12 +42,12 @@ class Lab:
         return run
 
     def together(self, plan: str, jobs: Sequence[Job], command: Sequence[str] = TORCHRUN) -> list[list[End]]:
-        """How each of ``jobs`` ended, by rank, when two processes ran them one after another."""
+        """How each of ``jobs`` ended, by index, when two processes ran them one after another."""
         path = self.folder / plan
         path.write_text(json.dumps([dataclasses.asdict(job) for job in jobs]))
         done = launched([*command, "-m", "tests.processes.worker", str(path)])
         assert done.returncode == 0, done.stderr[-5000:]
-        ends = [[End(**end) for end in json.loads(Path(f"{path}.{rank}").read_text())] for rank in (0, 1)]
+        ends = [[End(**end) for end in json.loads(Path(f"{path}.{index}").read_text())] for index in (0, 1)]
         return [list(pair) for pair in zip(*ends, strict=True)]
 
 

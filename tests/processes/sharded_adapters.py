@@ -1,4 +1,4 @@
-"""What each of two processes does in ``test_sharded_adapters``: adapters of ``fully_shard``ed models, saved and loaded.
+"""The code of each process in ``test_sharded_adapters``: adapters of ``fully_shard``ed models are saved and loaded.
 
 ``torchrun --nproc_per_node=2 -m tests.processes.sharded_adapters FOLDER``; an error in either ends both.
 """
@@ -45,7 +45,7 @@ def check(family: str, config: rosa.AdapterConfig, folder: Path) -> None:
     model = rosa.start_adapters(sharded(family, config))
     train_steps(model, make_optimizer(model))
     rosa.resample(model, 1)
-    expected = logits(model)  # after it the outermost group lies whole on each process
+    expected = logits(model)  # leaves the outermost group gathered on each process
     rosa.save_adapter(model, folder)
     dist.barrier()
     whole = rosa.load_adapter(make_model(family), folder)
@@ -68,7 +68,7 @@ def check(family: str, config: rosa.AdapterConfig, folder: Path) -> None:
         rosa.save_adapter(model, folder, frozen=False)
         rosa.resample(model, 2)
         with pytest.raises(rosa.AdapterError, match="frozen=True"):
-            rosa.save_adapter(model, folder, frozen=False)  # known to both processes, though one writes
+            rosa.save_adapter(model, folder, frozen=False)  # raised on both processes, though only one writes
         layer = list(rosa.adapter_layers(model).values())[-1]
         torch.nn.init.constant_(layer.B, torch.nan)
         before = values(model)

@@ -1,4 +1,4 @@
-"""The launchers' own commands: who leaves how when a process is killed or the job is told to stop."""
+"""The launchers' own commands: exit codes when a process is killed or the job gets a signal."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from tests.conftest import ROOT
 from tests.processes.conftest import ENVIRONMENT, TORCHRUN, Lab, launched
 from tests.processes.worker import Job
 
-BOUND = 30  # seconds after which nothing of a job may be left
+BOUND = 30  # seconds after which no process of a job may be left
 ACCELERATE = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", "--num_processes=2"]
 
 
-def ranks(launcher: int) -> list[int]:
-    """The process ids that a launcher started, by rank."""
+def worker_ids(launcher: int) -> list[int]:
+    """The process ids that a launcher started, by index."""
     return [int(child) for child in Path(f"/proc/{launcher}/task/{launcher}/children").read_text().split()]
 
 
 @contextmanager
 def job(lab: Lab, name: str, *options: str) -> Iterator[tuple[subprocess.Popen[str], list[int]]]:
-    """A torchrun of a training that would take hours, once it has trained some steps; killed in the end."""
+    """A torchrun of a long training, which has trained some steps. It is killed at the end of the block."""
     command = [*TORCHRUN, *options, "train.py", *lab.overrides(name, "train.epochs=100000")]
     before = sum(1 for path in (lab.folder / name).rglob("metrics.jsonl") for _ in path.open())
     process = subprocess.Popen(
@@ -40,9 +40,9 @@ def job(lab: Lab, name: str, *options: str) -> Iterator[tuple[subprocess.Popen[s
     )  # fmt: skip
     try:
         wait(lambda: sum(1 for path in (lab.folder / name).rglob("metrics.jsonl") for _ in path.open()) > before + 20)
-        yield process, ranks(process.pid)
+        yield process, worker_ids(process.pid)
     finally:
-        for number in (*ranks(process.pid), process.pid) if process.poll() is None else ():
+        for number in (*worker_ids(process.pid), process.pid) if process.poll() is None else ():
             os.kill(number, signal.SIGKILL)
 
 
@@ -66,7 +66,7 @@ def test_a_killed_process_ends_the_job_and_a_signal_to_the_launcher_saves(lab: L
     with job(lab, "killed") as (launcher, processes):
         launcher.send_signal(signal.SIGTERM)
         output, _ = launcher.communicate(timeout=BOUND)
-    assert launcher.returncode != 0  # 1 by torchrun's own rule, whatever its processes leave with
+    assert launcher.returncode != 0  # torchrun exits with 1, whatever the exit codes of its processes
     assert not any(Path(f"/proc/{number}").exists() for number in processes)
     assert run.record()["status"] == "interrupted"
     log = run.log_file.read_text()
@@ -75,13 +75,13 @@ def test_a_killed_process_ends_the_job_and_a_signal_to_the_launcher_saves(lab: L
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("rank", [0, 1])
-def test_a_signal_to_one_process_ends_all_with_the_documented_code(lab: Lab, rank: int) -> None:
-    with job(lab, f"signalled-{rank}") as (launcher, processes):
-        os.kill(processes[rank], signal.SIGUSR1)
+@pytest.mark.parametrize("index", [0, 1])
+def test_a_signal_to_one_process_ends_all_with_the_documented_code(lab: Lab, index: int) -> None:
+    with job(lab, f"signalled-{index}") as (launcher, processes):
+        os.kill(processes[index], signal.SIGUSR1)
         output, _ = launcher.communicate(timeout=BOUND)
     assert output.count("exitcode  : 75") == 2
-    assert lab.run(f"signalled-{rank}").record()["status"] == "interrupted"
+    assert lab.run(f"signalled-{index}").record()["status"] == "interrupted"
 
 
 @pytest.mark.slow
@@ -99,7 +99,7 @@ def test_the_main_process_may_be_the_one_that_is_killed(lab: Lab) -> None:
 
 @pytest.mark.slow
 def test_control_c_saves_once(lab: Lab) -> None:
-    """The terminal sends it to all, and torchrun passes it on: each process gets it twice."""
+    """The terminal sends it to all processes and torchrun passes it on, so that each process gets it twice."""
     with job(lab, "interrupted") as (launcher, _):
         os.killpg(launcher.pid, signal.SIGINT)
         launcher.communicate(timeout=BOUND)
@@ -111,7 +111,7 @@ def test_control_c_saves_once(lab: Lab) -> None:
 @pytest.mark.slow
 def test_an_error_in_one_process_ends_the_job(lab: Lab) -> None:
     plan = lab.folder / "error"
-    plan.write_text(json.dumps([dataclasses.asdict(Job(lab.overrides("error"), happens="error", rank=1, step=3))]))
+    plan.write_text(json.dumps([dataclasses.asdict(Job(lab.overrides("error"), happens="error", index=1, step=3))]))
     start = time.monotonic()
     done = launched([*TORCHRUN, "-m", "tests.processes.worker", str(plan)])
     assert done.returncode != 0 and time.monotonic() - start < 2 * BOUND

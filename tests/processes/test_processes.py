@@ -1,4 +1,4 @@
-"""Two processes (CPU, gloo) against one: the same losses and parameters, one writer, one end for all."""
+"""Two processes (CPU, gloo) and one give the same losses and parameters; one process writes, all end together."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from utils.processes.signals import EXIT_INTERRUPTED
 from utils.runs import Run, find_runs
 from utils.runs.identity import run_directory
 
-METHODS = {  # SGD, unlike Adam, shows a gradient that is off by a factor
+METHODS = {  # SGD, unlike Adam, shows a gradient that is wrong by a factor
     "none": ("fnmodel.name=none", "train.optimizer=sgd", "train.lr=0.3"),
     "lora": ("fnmodel.name=lora", "train.lr=2e-2", "train.max_grad_norm=0.1", "logging.samples=1"),
     "rosa": (
@@ -53,7 +53,7 @@ def points(run: Run, split: str, *names: str) -> list[list[float]]:
 
 @pytest.fixture(scope="module")
 def ends(lab: Lab) -> dict[str, list[End]]:
-    """How each job ended on both processes; jobs of one name in a list are the same training, run again."""
+    """How each job ended on both processes. Jobs in a list run the same training several times."""
     jobs = {f"two-{method}": Job(lab.overrides(f"two-{method}", *more, "train.micro_batch_size=2"))
             for method, more in METHODS.items()}  # fmt: skip
     jobs |= {f"sharded-{method}": Job(lab.overrides(f"sharded-{method}", *more, *SHARDED[method]))
@@ -61,17 +61,17 @@ def ends(lab: Lab) -> dict[str, list[End]]:
     jobs["again"] = jobs["two-rosa"]
     jobs["whole"] = Job(lab.overrides("whole", *DROPOUT))
     halves = lab.overrides("halves", *DROPOUT)
-    jobs["halves, stopped"] = Job(halves, happens="SIGUSR1", rank=1, step=7)
-    jobs["halves, validating"] = Job(halves, happens="SIGTERM", rank=1, step=12, where="validation")
-    jobs["halves, sampling"] = Job(halves, happens="SIGTERM", rank=0, step=12, where="samples")
+    jobs["halves, stopped"] = Job(halves, happens="SIGUSR1", index=1, step=7)
+    jobs["halves, validating"] = Job(halves, happens="SIGTERM", index=1, step=12, where="validation")
+    jobs["halves, sampling"] = Job(halves, happens="SIGTERM", index=0, step=12, where="samples")
     jobs["halves, resumed"] = Job(halves)
     grown = lab.overrides("grown", *METHODS["rosa"], "logging.print_freq=2")
-    assert worker.run(Job(grown, happens="SIGTERM", rank=0, step=7)).how == STOPPED
+    assert worker.run(Job(grown, happens="SIGTERM", index=0, step=7)).how == STOPPED
     jobs["grown, resumed"] = Job([*grown, "train.sharding=fsdp"])
     shrunk = lab.overrides("shrunk", *METHODS["rosa"], "logging.print_freq=2")
-    jobs["shrunk, stopped"] = Job([*shrunk, "train.sharding=fsdp"], happens="SIGTERM", rank=0, step=6)
+    jobs["shrunk, stopped"] = Job([*shrunk, "train.sharding=fsdp"], happens="SIGTERM", index=0, step=6)
     jobs["bf16"] = Job(lab.overrides("bf16", *METHODS["rosa"], "train.sharding=fsdp", "train.precision=bf16"))
-    jobs["nan"] = Job(lab.overrides("nan"), happens="nan", rank=1, step=2)
+    jobs["nan"] = Job(lab.overrides("nan"), happens="nan", index=1, step=2)
     jobs["locked"] = Job(lab.overrides("locked"))
     jobs["seeds"] = Job(lab.overrides("seeds", "runs=2", "train.epochs=1"))
     held = run_directory(make_config(*lab.overrides("locked")))
@@ -94,11 +94,9 @@ def alone(lab: Lab, name: str, *overrides: str) -> Run:
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("placement", ["two", "sharded"])
 def test_two_processes_equal_one(lab: Lab, ends: Any, single: Any, placement: str, method: str) -> None:
-    """Every logged loss and gradient norm, validation and the parameters.
+    """Compares every logged loss and gradient norm, the validation losses, the parameters and the files.
 
-    Batches of 13 samples, the last of 5, in parts of 2: shares differ, and a process has passes without any sample.
-
-    The files of a sharded run are those of any other: same names, same tensors.
+    Batches have 13 samples, the last one 5, in micro-batches of 2: shares differ, and some passes have no sample.
     """
     assert [end.how for end in ends[f"{placement}-{method}"]] == ["finished"] * 2
     one, two = single(method), lab.run(f"{placement}-{method}")
@@ -109,12 +107,12 @@ def test_two_processes_equal_one(lab: Lab, ends: Any, single: Any, placement: st
     assert points(one, "resample", "step", "number") == points(two, "resample", "step", "number")
     torch.testing.assert_close(weights(two), weights(one), rtol=1e-4, atol=1e-5)
     moved = points(one, "validation", "loss")
-    assert moved[-1][0] < moved[0][0] - 0.03  # so that equality says something
+    assert moved[-1][0] < moved[0][0] - 0.03  # else equality would prove nothing
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_both_processes_hold_the_same_values(ends: Any, method: str) -> None:
-    """To the bit, W_f, A and B after resamples included."""
+    """W_f, A and B are the same to the bit, also after resamples."""
     first, second = ends[f"two-{method}"]
     assert first.values and first.values == second.values
     assert first.share == second.share == 1
@@ -143,9 +141,9 @@ def test_a_finished_run_is_left_alone_by_both(ends: Any) -> None:
 
 
 def test_a_signal_to_one_process_stops_both_and_the_resume_is_exact(lab: Lab, ends: Any) -> None:
-    """In training, in a validation and in its sample texts, which the main process alone makes.
+    """The signal comes in training, in a validation, or while the main process generates sample texts.
 
-    Dropout is on: each process's own random numbers go on where they were, and so does the open logging window.
+    Dropout is on: each process resumes its own random numbers, and the losses since the last logging point.
     """
     for name in ("stopped", "validating", "sampling"):
         assert [end.how for end in ends[f"halves, {name}"]] == [STOPPED] * 2
@@ -199,7 +197,7 @@ def test_several_seeds_in_one_job(lab: Lab, ends: Any) -> None:
 
 
 def test_sharded_training_in_bfloat16(lab: Lab, ends: Any, single: Any) -> None:
-    """Near the float32 run, and not it; the weights that are kept stay float32."""
+    """The losses are close to those in float32, but not equal; the stored weights stay float32."""
     assert [end.how for end in ends["bf16"]] == ["finished"] * 2
     run, full = lab.run("bf16"), single("rosa")
     losses, expected = (torch.tensor(points(r, "train", "loss")) for r in (run, full))

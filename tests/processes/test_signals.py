@@ -1,4 +1,4 @@
-"""Signals that ask for a stop: acknowledged at once, obeyed within a batch, and nothing is lost or done twice."""
+"""Signals that ask to stop are acknowledged at once and obeyed within a batch; nothing is lost or done twice."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ from utils.training.training import Training
 
 @contextlib.contextmanager
 def stopped_at(owner: Any, name: str, call: int) -> Iterator[list[int]]:
-    """Send this process SIGTERM when ``owner.name`` is called for the ``call``-th time; its code must be 75.
+    """Send this process SIGTERM when ``owner.name`` is called for the ``call``-th time. The exit code must be 75.
 
-    Gives a list of the calls' numbers.
+    Yields a list that gets the number of each call.
     """
     original, calls = getattr(owner, name), []
 
@@ -60,7 +60,7 @@ def stopped_at(owner: Any, name: str, call: int) -> Iterator[list[int]]:
 def test_a_validation_that_was_stopped_is_repeated(
     train: Any, tmp_path: Path, capfd: Any, owner: Any, name: str, call: int, step: int
 ) -> None:
-    """In the first one, in that of an epoch and in its sample texts; a resume gives the same to the bit."""
+    """The stop comes in the first validation, in that of an epoch, or in its sample texts. A resume is exact."""
     overrides = ("train.epochs=2", "logging.samples=1")
     whole = train(*overrides)
     capfd.readouterr()
@@ -68,8 +68,8 @@ def test_a_validation_that_was_stopped_is_repeated(
     with stopped_at(owner, name, call) as calls:
         train(*halves)
     (run,) = find_runs([tmp_path / "halves"])
-    said = capfd.readouterr().err
-    assert "SIGTERM: stopping after this batch" in said and "run the same command again" in said
+    stderr = capfd.readouterr().err
+    assert "SIGTERM: stopping after this batch" in stderr and "run the same command again" in stderr
     assert len(calls) == call
     assert run.record()["status"] == "interrupted" and run.record()["progress"]["step"] == step
     assert [point["step"] for point in run.metrics("validation")] == [0][:step]
@@ -99,7 +99,7 @@ def test_a_stop_ends_a_validation_after_a_batch(train: Any, tmp_path: Path) -> N
 
 def test_a_second_interrupt_does_not_wait(monkeypatch: Any) -> None:
     monkeypatch.setattr(signals, "SAME_PRESS", -1.0)
-    before = signal.getsignal(signal.SIGINT)  # ignored where a shell started the tests in the background
+    before = signal.getsignal(signal.SIGINT)  # ignored if a shell started the tests in the background
     with pytest.raises(KeyboardInterrupt), stop_on_signals() as stop:
         os.kill(os.getpid(), signal.SIGINT)
         assert stop.signal == "SIGINT"
@@ -108,7 +108,7 @@ def test_a_second_interrupt_does_not_wait(monkeypatch: Any) -> None:
 
 
 def test_a_run_is_finished_before_its_last_checkpoint_goes(train: Any, monkeypatch: Any, tmp_path: Path) -> None:
-    """A kill between the two: the next command removes what was left, and trains nothing."""
+    """After a kill between the two, the next command removes the checkpoint and trains nothing."""
     overrides = ("train.epochs=2", "train.keep_last=false", "train.lr=1e-9", "train.save_every=3")
 
     def killed(_run: Run) -> None:
@@ -146,7 +146,7 @@ def test_an_evaluation_that_was_stopped_keeps_the_finished_runs(roots: list[str]
     assert "1 of 2 runs are evaluated" in capsys.readouterr().out
     assert first.evaluation() and not second.eval_file.exists() and not list(second.path.glob("test_*"))
     before = first.eval_file.stat().st_mtime_ns
-    with stopped_at(Trees, "step", call=3) as steps:  # within a batch, and sooner
+    with stopped_at(Trees, "step", call=3) as steps:  # within a batch
         evaluate_runs(roots, FAST)
     assert len(steps) == 3
     assert evaluate_runs(roots, FAST) == 0
@@ -207,28 +207,28 @@ def stopped_command(place: str, words: list[str], send: Callable[[int, int], Non
     try:
         assert any(line == "paused\n" for line in process.stdout), process.stderr.read()
         send(process.pid, signal.SIGUSR1)
-        said = ""
-        while "SIGUSR1: stopping after this" not in said:  # at once: it is still paused
+        stderr = ""
+        while "SIGUSR1: stopping after this" not in stderr:  # at once: it is still paused
             line = process.stderr.readline()
-            assert line, said
-            said += line
+            assert line, stderr
+            stderr += line
         _, rest = process.communicate("\n" * 99, timeout=60)
     finally:
         process.kill()
-    assert process.returncode == EXIT_INTERRUPTED, said + rest
-    assert "Traceback" not in said + rest
-    return said + rest
+    assert process.returncode == EXIT_INTERRUPTED, stderr + rest
+    assert "Traceback" not in stderr + rest
+    return stderr + rest
 
 
 def test_train_takes_a_signal_from_outside(small_model: Path, small_e2e: Path, tmp_path: Path) -> None:
-    said = stopped_command(
+    stderr = stopped_command(
         "utils.models.token_loss:TokenLoss.checked",
         ["train.py", f"model.name={small_model}", f"dataset.path={small_e2e}", f"output.path={tmp_path}", "runs=2"],
         os.kill,
     )
     (run,) = find_runs([tmp_path])
     assert run.record()["status"] == "interrupted"
-    assert "interrupted by SIGUSR1 at step 0" in run.log_file.read_text() and "run the same command again" in said
+    assert "interrupted by SIGUSR1 at step 0" in run.log_file.read_text() and "run the same command again" in stderr
 
 
 def test_eval_takes_a_signal_from_outside(train: Any) -> None:
@@ -238,7 +238,7 @@ def test_eval_takes_a_signal_from_outside(train: Any) -> None:
 
 
 def test_scoring_takes_a_signal_to_all_its_processes(tmp_path: Path) -> None:
-    """The workers go on until the one that gives them work has decided, and end with it."""
+    """The workers go on until the process that gives them work stops, and end with it."""
     (tmp_path / "run").mkdir()
     run = Run(tmp_path / "run")
     run.update_record(status="finished")

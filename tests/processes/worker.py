@@ -1,6 +1,6 @@
-"""What each process of a test's torchrun does: trainings one after another, and a note of how each ended.
+"""The code of each process of a test's torchrun: it runs trainings one after another and notes how each ended.
 
-``torchrun --nproc_per_node=2 -m tests.processes.worker PLAN`` reads PLAN, a list of jobs, and writes PLAN.<rank>.
+``torchrun --nproc_per_node=2 -m tests.processes.worker PLAN`` reads PLAN, a list of jobs, and writes PLAN.<index>.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ from utils.training.failures import optimizer_tensors
 from utils.training.launch import train_all
 from utils.training.training import Training
 
-RANK = int(os.environ.get("RANK", "0"))
+INDEX = int(os.environ.get("RANK", "0"))
 
 
 @dataclass
 class Job:
-    """A training, and what happens to the process ``rank`` as it begins its optimizer step ``step`` (from 1).
+    """A training, and what happens to the process ``index`` as it begins its optimizer step ``step`` (from 1).
 
-    ``where``: or the validation after that step, or the sample texts of this validation.
+    ``where`` moves the moment to the validation after that step, or to the sample texts of this validation.
     """
 
     overrides: list[str]
     happens: str | None = None  # the name of a signal; nan: a parameter becomes NaN; error: an exception
-    rank: int = 1
+    index: int = 1
     step: int = 0
     where: str = "step"  # step, validation or samples
 
@@ -48,18 +48,18 @@ class End:
 
     how: str
     values: dict[str, str] = field(default_factory=dict)  # parameter -> hash of this process's values, whole
-    share: float = 0.0  # of the parameters and the optimizer's state, what lies on this process
+    share: float = 0.0  # part of the parameters and the optimizer's state that this process holds
 
 
 def run(job: Job) -> End:
-    """Train; what it raised, and the model's values at the end."""
+    """Train. Returns what training raised, and the model's values at the end."""
     end = End("finished")
     name = {"step": "train_step", "validation": "validate", "samples": "sample_texts"}[job.where]
     original, close = getattr(loop, name), Training.close
 
     def planted(training: Training, *arguments: Any, **options: Any) -> Any:
         now = training.progress.step + (job.where == "step")
-        if job.happens and (training.processes.rank, now) == (job.rank, job.step):
+        if job.happens and (training.processes.index, now) == (job.index, job.step):
             if job.happens == "nan":
                 with torch.no_grad():
                     training.trained_parameters()[0].fill_(torch.nan)
@@ -94,7 +94,7 @@ def run(job: Job) -> End:
 def main(plan: Path) -> None:
     torch.set_num_threads(1)
     ends = [dataclasses.asdict(run(Job(**job))) for job in json.loads(plan.read_text())]
-    Path(f"{plan}.{RANK}").write_text(json.dumps(ends))
+    Path(f"{plan}.{INDEX}").write_text(json.dumps(ends))
 
 
 if __name__ == "__main__":

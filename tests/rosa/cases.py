@@ -1,4 +1,4 @@
-"""The table of adapter settings that the generic tests run through, two tiny model families, and helpers."""
+"""The table of adapter settings for the generic tests, two tiny model families, and helpers."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def make_optimizer(model: nn.Module, lr: float = 1e-2) -> torch.optim.Optimizer:
 
 
 def train_steps(model: Any, optimizer: torch.optim.Optimizer, steps: int = 3, *, autocast: bool = False) -> list[float]:
-    """Some steps on one batch, the forward pass in bfloat16 if asked for; the loss before each."""
+    """Some steps on one batch, with a forward pass in bfloat16 if asked for. Returns the loss before each step."""
     batch, losses = tokens(), []
     model.train()
     for _ in range(steps):
@@ -130,7 +130,7 @@ def digests(model: nn.Module) -> dict[str, str]:
 
 
 def blocks_weights(model: nn.Module) -> dict[str, Tensor]:
-    """A copy of each weight that the default targets adapt, as (m, n) in float64, of a model without adapters."""
+    """A copy of each weight of the default targets in a model without adapters, as (m, n) in float64."""
     return {
         name: (module.weight.T if isinstance(module, nn.Linear) else module.weight).detach().double().clone()
         for name, module in model.named_modules()

@@ -1,4 +1,4 @@
-"""Derivatives beyond one backward pass (torch.func, second derivatives, batches of them), and what is kept."""
+"""Derivatives beyond one backward pass (torch.func, second derivatives), and the tensors kept for the backward pass."""
 
 from __future__ import annotations
 
@@ -93,15 +93,15 @@ def test_first_and_second_derivatives_by_differences(shape: tuple[int, ...]) -> 
 @pytest.mark.parametrize("autocast", [False, True])
 @pytest.mark.parametrize("method", METHODS)
 def test_a_gradient_penalty_trains(method: str, autocast: bool) -> None:
-    """The gradient by the inputs depends on A and B, also where what comes after the layer needs no gradient."""
+    """The gradient by the inputs depends on A and B, also if the operations after the layer need no gradient."""
     layer, plain = make(method, torch.float32)
     x = torch.randn(5, 4, requires_grad=True)
 
     def penalty(module: nn.Module) -> tuple[Tensor, ...]:
         with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
             out = module(x)
-        (slope,) = torch.autograd.grad(out.sum(), x, create_graph=True)
-        return torch.autograd.grad(slope.square().sum(), (layer.A, layer.B))
+        (gradient,) = torch.autograd.grad(out.sum(), x, create_graph=True)
+        return torch.autograd.grad(gradient.square().sum(), (layer.A, layer.B))
 
     found, expected = penalty(layer), penalty(plain)
     tolerance = dict(atol=0.03 * float(expected[0].abs().max()), rtol=0.03) if autocast else {}
@@ -110,7 +110,7 @@ def test_a_gradient_penalty_trains(method: str, autocast: bool) -> None:
 
 
 def kept(model: Any, run: Callable[[], Tensor]) -> set[tuple[torch.dtype, int]]:
-    """Type and size of each tensor that ``run`` saves for the backward pass and that is no parameter's."""
+    """Dtype and size of each tensor, except parameters, that ``run`` saves for the backward pass."""
     own = {p.untyped_storage().data_ptr() for p in model.parameters()}
     found: dict[int, tuple[torch.dtype, int]] = {}
 

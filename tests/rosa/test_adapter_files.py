@@ -1,4 +1,4 @@
-"""Adapter files: what is saved comes back under another seed, and what does not fit is refused whole."""
+"""Adapter files: a saved adapter loads under another seed, and one that does not fit changes nothing."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def saved_model(config: rosa.AdapterConfig, folder: Path, family: str = "gpt2") 
 def test_loading_gives_the_saved_function_under_another_seed(case: Case, family: str, tmp_path: Path) -> None:
     model = saved_model(case.config, tmp_path, family)
     expected, base = logits(model), make_model(family)
-    assert (logits(base) - expected).abs().max() > 0.05  # else the rest would prove nothing
+    assert (logits(base) - expected).abs().max() > 0.05  # else the test would prove nothing
 
     torch.manual_seed(99)
     loaded = rosa.load_adapter(make_model(family), tmp_path)  # into the plain base
@@ -178,7 +178,7 @@ def test_damaged_files_are_refused_and_leave_the_model_untouched(damage: str, tm
     spoil(tmp_path)
     for model in (make_model("gpt2"), adapt("gpt2", config)):
         adapted, before = len(rosa.adapter_layers(model)), digests(model)
-        # Adapters that are there already make the file's own settings irrelevant.
+        # If the model has adapters already, the file's settings are not used.
         if adapted and damage in ("unknown setting", "bad setting"):
             continue
         expected = "the model has rosa adapters" if adapted and damage == "unknown method" else text

@@ -1,4 +1,4 @@
-"""Wrapping: the function stays, only the declared parameters train, and what cannot be adapted is refused."""
+"""Injection: the function stays the same, only the declared parameters train, other layers are refused."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ def test_the_tied_head_is_never_adapted() -> None:
         assert not isinstance(model.lm_head, AdapterLayer)
     untied = make_model("llama")
     assert "lm_head" not in rosa.adapter_layers(rosa.inject(untied, rosa.LoraConfig(rank=2)))
-    untied = make_model("llama")  # asked for by name, an untied head is a layer like others
+    untied = make_model("llama")  # if named, an untied head is an ordinary layer
     rosa.inject(untied, rosa.LoraConfig(rank=2, target_modules=["lm_head"]))
     assert set(rosa.adapter_layers(untied)) == {"lm_head"}
 
@@ -185,7 +185,7 @@ def test_bad_settings_are_named_before_the_model_is_touched(settings: dict[str, 
 
 
 def test_the_types_of_settings_are_their_allowed_values() -> None:
-    """What a type checker refuses is what ``inject`` refuses."""
+    """A type checker refuses the same values as ``inject``."""
     found = 0
     for config, _ in rosa.methods.methods().values():
         hints = typing.get_type_hints(config)
@@ -243,7 +243,7 @@ def test_an_interrupted_injection_restores_the_weights(monkeypatch: pytest.Monke
 
 
 def test_sixteen_bit_weights_warn() -> None:
-    """Where they are rounded again and again; LoRA leaves them as they are."""
+    """ROSA rounds them at each resample; LoRA does not change them."""
     with pytest.warns(UserWarning, match="float32"):
         adapt("llama", rosa.RosaConfig(rank=2), dtype=torch.bfloat16)
     with warnings.catch_warnings():
@@ -253,7 +253,7 @@ def test_sixteen_bit_weights_warn() -> None:
 
 def test_names_do_not_depend_on_wrappers() -> None:
     plain, wrapped = make_model("gpt2"), nn.Module()
-    wrapped.module = nn.Module()  # what DDP and torch.compile make of a model's names
+    wrapped.module = nn.Module()  # the names under DDP and torch.compile
     wrapped.module._orig_mod = make_model("gpt2")
     for model, targets in ((plain, None), (wrapped, r"transformer\.h\.\d\..*")):
         rosa.inject(model, rosa.RosaConfig(rank=3, target_modules=targets))
@@ -265,12 +265,12 @@ def test_names_do_not_depend_on_wrappers() -> None:
 
 def test_every_method_file_registers_one_method_with_documented_keys_and_a_case() -> None:
     registered = rosa.methods.methods()
-    assert list(registered) == method_names()  # a method is named as its file is
+    assert list(registered) == method_names()  # a method has the name of its file
     for name, (config, layer) in registered.items():
         assert config.__module__ == layer.__module__ == f"rosa.methods.{name}" and config.method == name
     documented = yaml.safe_load((ROOT / "configs" / "train.yaml").read_text(encoding="utf-8"))["fnmodel"]
     common = {field.name for field in dataclasses.fields(rosa.LowRankConfig)}
-    assert set(documented["params"]) == common - {"seed"}  # the run's seed is the adapter's
+    assert set(documented["params"]) == common - {"seed"}  # the adapter gets the run's seed
     for name, (config, _) in registered.items():
         assert set(documented[name]) == {field.name for field in dataclasses.fields(config)} - common
     assert {case.config.method for case in CASES} == set(registered)

@@ -16,7 +16,7 @@ EPOCHS, STEPS_PER_EPOCH = 3, 4
 
 
 class Rows(Dataset[dict[str, Any]]):
-    """16 fixed rows of tokens: 4 batches of 4 an epoch."""
+    """16 fixed rows of tokens: 4 batches of 4 per epoch."""
 
     def __len__(self) -> int:
         return 4 * STEPS_PER_EPOCH
@@ -63,7 +63,7 @@ def watcher() -> Any:
             self.optimizer_steps.append(int(optimizer.state[layer.A]["step"]))
 
         def resampled_after(self) -> list[int]:
-            """The optimizer steps between whose end and the next step's beginning A was written."""
+            """The optimizer steps after which A was written, before the next step began."""
             pairs = zip(self.after_step, self.before_step[1:], strict=False)
             return [step for step, (a, b) in enumerate(pairs, 1) if not torch.equal(a, b)]
 
@@ -83,7 +83,7 @@ def test_a_trainer_run_resamples_in_place(settings: dict[str, Any], due: list[in
     assert {name: (id(p), p.data_ptr()) for name, p in trainer.model.named_parameters()} == identity
     assert watch.resampled_after() == due
     expected, count = [], 0
-    for step in range(1, EPOCHS * STEPS_PER_EPOCH + 1):  # the state of A begins again with each subspace
+    for step in range(1, EPOCHS * STEPS_PER_EPOCH + 1):  # the optimizer state of A is new for each subspace
         count += 1
         expected.append(count)
         count = 0 if step in due else count
@@ -98,7 +98,7 @@ def test_a_trainer_run_resamples_in_place(settings: dict[str, Any], due: list[in
 @pytest.mark.parametrize(
     ("settings", "stop"),
     [
-        (dict(level="epoch"), 4),  # at the end of an epoch, its resample still to come
+        (dict(level="epoch"), 4),  # at the end of an epoch, before its resample
         (dict(level="epoch"), 6),  # within one
         (dict(level="step", every=3), 6),
         (dict(level="step", every=3), 7),

@@ -1,4 +1,4 @@
-"""Values that are not finite, and settings or models that a resample does not fit, are errors that change nothing."""
+"""Values that are not finite, and unfit settings or models, are errors of a resample that change nothing."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_a_pair_whose_product_overflows_is_named() -> None:
 @pytest.mark.parametrize("scale", [1e160, 1e250, 1e-200])
 @pytest.mark.parametrize("split", ["sqrt", "left"])
 def test_float64_weights_of_any_size_are_factorised(scale: float, split: str) -> None:
-    """Numbers whose squares float64 cannot hold: the function stays, and A B has the singular values of W."""
+    """The squares of the numbers overflow float64: the function stays the same, and A B has singular values of W."""
     torch.manual_seed(0)
     weight = torch.randn(7, 5, dtype=torch.float64) * scale
     model = nn.Module()

@@ -1,4 +1,4 @@
-"""Merge, unmerge, unwrap and export: one function in every form, and the bits come back."""
+"""Merge, unmerge, unwrap and export compute the same function, and unmerge restores every bit."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from tests.rosa.cases import (
 
 
 def trained_model(case: Case, family: str, dtype: torch.dtype = torch.float32) -> Any:
-    """An adapted model after some steps, and a resample where the method has one."""
+    """An adapted model after some steps, and a resample if the method has one."""
     model = adapt(family, case.config, dtype)
     optimizer = make_optimizer(model)
     train_steps(model, optimizer)
@@ -50,7 +50,7 @@ def test_merged_unmerged_and_unwrapped_compute_the_same(case: Case, family: str)
         assert rosa.merge(model) is model
         torch.testing.assert_close(logits(model), before, atol=tolerance, rtol=0)
         merged = digests(model)
-        assert (merged != bits) == (case.config.method != "bitfit")  # whose base module has it all already
+        assert (merged != bits) == (case.config.method != "bitfit")  # whose change is in the base module already
         assert digests(rosa.merge(model)) == merged  # a second merge changes nothing
         assert digests(rosa.unmerge(model)) == bits
         assert digests(rosa.unmerge(model)) == bits
@@ -67,7 +67,7 @@ def test_merged_unmerged_and_unwrapped_compute_the_same(case: Case, family: str)
 
 
 class NewStorages(TorchDispatchMode):
-    """The most bytes at a time of tensors that were made in the ``with`` block and still lived."""
+    """The peak size, in bytes, of the living tensors that were made in the ``with`` block."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -95,7 +95,7 @@ def test_merging_for_good_needs_room_for_one_layer_only(name: str, action: str, 
     expected, bits = logits(model), digests(model)
     with NewStorages() as new, rosa.merged(model):
         pass
-    assert new.peak > 20 * largest  # so that the measure says something
+    assert new.peak > 20 * largest  # else the measurement would prove nothing
     with NewStorages() as new:
         rosa.unwrap(model) if action == "unwrap" else rosa.export(model, tmp_path)
     assert new.peak < 4 * largest

@@ -1,4 +1,4 @@
-"""Adapter files of different moments, models and methods are not taken for one adapter."""
+"""Adapter files from different moments, models or methods are not loaded as one adapter."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ROSA, LORA = rosa.RosaConfig(rank=3), rosa.LoraConfig(rank=3, bias="adapted")
 
 
 class KillError(BaseException):
-    """What a kill is to the code that it stops."""
+    """Stands for a kill: no handler of errors catches it."""
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -63,7 +63,7 @@ def test_a_save_without_the_frozen_weights_after_a_resample_is_refused(tmp_path:
 def test_a_kill_at_any_write_is_never_taken_for_an_adapter(
     config: rosa.AdapterConfig, stop: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The folder loads as the old adapter or the new one, or is refused."""
+    """The folder then loads as the old or the new adapter, or is refused."""
     model = adapt("gpt2", config)
     rosa.save_adapter(model, tmp_path)
     known = [digests(model)]
@@ -86,7 +86,7 @@ def test_a_kill_at_any_write_is_never_taken_for_an_adapter(
         patch.setattr(rosa.files, "save_file", counted(save_file))
         patch.setattr(Path, "write_text", counted(Path.write_text))
         patch.setattr(Path, "replace", counted(Path.replace))
-        patch.setattr(Path, "unlink", lambda *_, **__: None)  # a kill tidies nothing
+        patch.setattr(Path, "unlink", lambda *_, **__: None)  # a kill removes no temporary files
         try:
             rosa.save_adapter(model, tmp_path)
         except KillError:
@@ -94,7 +94,7 @@ def test_a_kill_at_any_write_is_never_taken_for_an_adapter(
     try:
         assert digests(rosa.load_adapter(make_model("gpt2"), tmp_path)) in known
     except rosa.AdapterError as error:
-        assert "two different" in str(error) and stop > 3 - (config is LORA)  # only where files were exchanged
+        assert "two different" in str(error) and stop > 3 - (config is LORA)  # only while files are replaced
     rosa.save_adapter(model, tmp_path)
     assert digests(rosa.load_adapter(make_model("gpt2"), tmp_path)) == known[1]
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
@@ -120,7 +120,7 @@ def test_files_from_before_there_were_marks_load(tmp_path: Path) -> None:
     (tmp_path / CONFIG_FILE).write_text(json.dumps(description))
     loaded = rosa.load_adapter(make_model("gpt2"), tmp_path)
     assert digests(loaded) == digests(model)
-    train_steps(loaded, make_optimizer(loaded))  # a run of before goes on: A and B with a mark, W_f without
+    train_steps(loaded, make_optimizer(loaded))  # a run of an earlier version goes on: A and B with a mark, W_f without
     rosa.save_adapter(loaded, tmp_path, frozen=False)
     assert digests(rosa.load_adapter(make_model("gpt2"), tmp_path)) == digests(loaded)
     rosa.resample(loaded, 1)
@@ -135,7 +135,7 @@ def test_another_method_leaves_no_frozen_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("config", [ROSA, LORA], ids=["rosa", "lora"])
-def test_another_base_of_the_same_shapes_is_said(config: rosa.AdapterConfig, tmp_path: Path) -> None:
+def test_another_base_of_the_same_shapes_is_a_warning(config: rosa.AdapterConfig, tmp_path: Path) -> None:
     model = adapt("gpt2", config)
     model.config._name_or_path = "some/model"
     train_steps(model, make_optimizer(model))
@@ -145,7 +145,7 @@ def test_another_base_of_the_same_shapes_is_said(config: rosa.AdapterConfig, tmp
         warnings.simplefilter("error")
         rosa.load_adapter(make_model("gpt2"), tmp_path)
         rosa.load_adapter(model, tmp_path)
-        rosa.load_adapter(make_model("gpt2", dtype=torch.float64), tmp_path)  # rounding is no other base
+        rosa.load_adapter(make_model("gpt2", dtype=torch.float64), tmp_path)  # a rounded base is the same base
     for other in (make_model("gpt2", seed=1), make_model("gpt2", vocab_size=62)):
         with pytest.warns(UserWarning, match=r"another base model \(some/model\)"):
             rosa.load_adapter(other, tmp_path)
@@ -173,7 +173,7 @@ def test_weights_that_are_views_save(config: rosa.AdapterConfig, view: str, tmp_
 
 
 def test_a_hostile_expression_is_not_run(tmp_path: Path) -> None:
-    """Matching it would not end: the layers are those that the file lists."""
+    """Matching it would take forever. The layers are those that the file lists."""
     config = rosa.LoraConfig(rank=3, target_modules=r".*c_fc")
     model = adapt("gpt2", config)
     rosa.save_adapter(model, tmp_path)

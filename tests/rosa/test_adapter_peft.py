@@ -1,4 +1,4 @@
-"""What was learned as a LoRA adapter of PEFT, with PEFT itself as the reader."""
+"""The learned change as a LoRA adapter of PEFT, loaded by PEFT itself."""
 
 from __future__ import annotations
 

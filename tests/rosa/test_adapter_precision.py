@@ -1,4 +1,4 @@
-"""Types: 16-bit weights with float32 pairs, and what autocast and wrong types do, as PEFT and ``nn.Linear`` have it."""
+"""Dtypes: 16-bit weights with float32 pairs, autocast and wrong dtypes, compared with PEFT and ``nn.Linear``."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_lora_on_a_bfloat16_base_is_pefts(family: str, dropout: float, autocast:
             other = getattr(others[name], f"lora_{key}")["default"].weight.grad.T
             assert grad.dtype == torch.float32
             assert (grad - other).norm() < 0.05 * other.norm()
-    assert (found.float() - exact).norm() < 1.1 * (wanted.float() - exact).norm() + 1e-6  # as near to the truth
+    assert (found.float() - exact).norm() < 1.1 * (wanted.float() - exact).norm() + 1e-6  # as close to the exact result
 
 
 @pytest.mark.parametrize("dtype", HALVES)
@@ -105,7 +105,7 @@ def test_a_resample_rounds_once_and_says_what_that_lost(family: str, dtype: torc
     after = [effective(layer) for layer in layers]
     for layer, old, new in zip(layers, before, after, strict=True):
         half_ulp = torch.finfo(dtype).eps / 2 * layer.weight_mn.double().abs()
-        assert ((new - old).abs() <= half_ulp + 1e-6).all()  # a weight that is rounded twice is off by more
+        assert ((new - old).abs() <= half_ulp + 1e-6).all()  # rounding a weight twice gives a larger error
     assert lost == pytest.approx(distance(after, before) / distance(before, start), rel=1e-3)
     assert 0.001 < lost < 0.1
 
@@ -137,7 +137,7 @@ def test_a_loaded_adapter_counts_from_what_was_loaded(tmp_path: Any) -> None:
 
 
 def outcome(layer: nn.Module, x: Tensor, autocast: bool) -> Any:
-    """The type of the output, or the kind of error."""
+    """The dtype of the output, or the kind of error."""
     try:
         with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
             return layer(x).dtype

@@ -1,4 +1,4 @@
-"""Models that do not just call layers: they read ``weight``, hook a module, write into its output or offload it."""
+"""Models that do more than call layers: they read ``weight``, hook a module, write into its output or offload it."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_a_model_that_reads_a_weight_keeps_its_function_and_trains_every_pair(ma
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.dim() == 2 and make is not t5:
-                parameter.mul_(5)  # the weights of a fresh model are so small that an error would hide
+                parameter.mul_(5)  # the weights of a fresh model are too small to show an error
     before = output(model, inputs).detach()
     targets = ["out_proj"] if make is siglip else None
     config = dataclasses.replace(METHODS[method], target_modules=targets)
@@ -133,7 +133,7 @@ def test_outputs_may_be_written_into(method: str, shape: tuple[int, ...]) -> Non
 
 @pytest.mark.parametrize("method", METHODS)
 def test_hooks_of_the_base_see_and_change_what_the_layer_does(method: str) -> None:
-    """Registered before the injection or after it, on the base module or the layer: each runs once a call."""
+    """Hooks registered before or after the injection, on the base module or the layer, run once per call."""
     torch.manual_seed(2)
     model = nn.Module()
     model.layers = nn.ModuleList([nn.Linear(6, 4)])
@@ -158,7 +158,7 @@ def test_hooks_of_the_base_see_and_change_what_the_layer_does(method: str) -> No
             torch.testing.assert_close(out, plain, atol=1e-5, rtol=0)
 
     check(2, calls=1)
-    base.weight.requires_grad_()  # not by the fused product
+    base.weight.requires_grad_()  # so that the fused product is not used
     check(2, calls=1)
     base.weight.requires_grad_(False)
     with rosa.merged(model):
@@ -209,7 +209,7 @@ def test_an_offloaded_model_is_refused_with_the_way_out() -> None:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_forward_of_its_own_is_called(method: str) -> None:
-    """A module's, as accelerate puts it there, and a subclass's."""
+    """A replaced forward of a module, as by accelerate, and that of a subclass."""
 
     class Doubled(nn.Linear):
         def forward(self, x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Resampling: the function stays, parameters keep their identity, and the optimizer goes on as set."""
+"""Resampling: the function stays the same, parameters keep their identity, the optimizer its settings."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_a_resample_leaves_the_function_unchanged(case: Case, family: str) -> No
             torch.testing.assert_close(logits(model), before, atol=tolerance, rtol=0)
             assert any(not torch.equal(layer.A, pairs[name]) for name, layer in rosa.adapter_layers(model).items())
             assert losses[-1] < losses[0]
-        assert (logits(model) - start).abs().max() > 0.1  # what was trained stayed in the model
+        assert (logits(model) - start).abs().max() > 0.1  # the model keeps what it learned
 
 
 @pytest.mark.parametrize("optimizer_state", ["reset", "keep"])
@@ -76,7 +76,7 @@ def test_parameters_groups_and_the_schedule_stay_and_state_is_as_set(optimizer_s
     resampler = rosa.Resampler(model, optimizer, config)
     assert resampler.after_epoch(1, 2) and resampler.number == 1 and resampler.seconds > 0
 
-    for parameter in trained(model):  # a gradient of the old subspace means nothing in the new one
+    for parameter in trained(model):  # a gradient of the old subspace has no meaning in the new one
         assert (parameter.grad is None) == any(parameter is p for p in pairs)
     assert {name: (id(p), p.data_ptr()) for name, p in model.named_parameters()} == identity
     assert {name: p.requires_grad for name, p in model.named_parameters()} == flags
@@ -96,7 +96,7 @@ def test_parameters_groups_and_the_schedule_stay_and_state_is_as_set(optimizer_s
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_new_pair_is_made_of_the_trained_weight(family: str) -> None:
-    """Not of the pretrained one: the directions of W_f + A B as training left it."""
+    """The directions are those of W_f + A B after training, not of the pretrained weight."""
     config = rosa.RosaConfig(rank=3, sample_method="top")
     model = adapt(family, config, torch.float64)
     train_steps(model, make_optimizer(model, lr=0.05), steps=5)
@@ -155,7 +155,7 @@ def test_a_merged_model_is_not_resampled() -> None:
 
 
 def wide_model(layers: int = 6, m: int = 256, n: int = 512) -> nn.Module:
-    """Layers large enough that products and factorisations use several threads where they may."""
+    """Layers so large that products and factorisations use several threads if they may."""
     torch.manual_seed(3)
     model = nn.Module()
     model.blocks = nn.ModuleList(nn.Linear(m, n) if i % 2 else nn.Linear(n, m) for i in range(layers))
@@ -183,7 +183,7 @@ def test_a_resample_repeats_to_the_bit_whatever_the_number_of_threads() -> None:
 
 
 def test_batches_give_the_same_as_layers_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The way of a GPU, here on the CPU, whose solver takes the matrices of a batch in turn."""
+    """The code for GPUs, here on the CPU, whose solver factorises the matrices of a batch one after another."""
     reference, sizes = resampled(2), []
 
     def counted(weights: list[torch.Tensor]) -> torch.Tensor:
@@ -205,7 +205,7 @@ def test_layers_at_work_and_the_memory_they_take_are_bounded(monkeypatch: pytest
         nonlocal taken
         for item in range(20):
             taken += 1
-            assert taken - given <= 4  # three at work and one that waits
+            assert taken - given <= 4  # three are computed and one waits
             yield item
 
     def work(item: int) -> int:
@@ -249,7 +249,7 @@ print(*peaks)
 
 def test_memory_does_not_grow_with_the_number_of_layers() -> None:
     done = subprocess.run([sys.executable, "-c", MEMORY], cwd=ROOT, capture_output=True, text=True, check=True)
-    growth = int(done.stdout.split()[-1])  # KiB that 24 layers take beyond what 4 have taken and freed
+    growth = int(done.stdout.split()[-1])  # KiB that 24 layers need beyond the peak of 4
     one = 8 * (1024 * 256 + 5 * 256**2) / 1024  # one layer's working set: 24 at a time would take 108 MiB
     assert growth < 4 * one
 

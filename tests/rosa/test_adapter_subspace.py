@@ -1,71 +1,23 @@
-"""The mathematics: ranks, which directions are drawn and how often, and that A B is made of them."""
+"""The mathematics: which directions are sampled and how often, and that A B is made of them."""
 
 from __future__ import annotations
 
-import math
-import re
-from fractions import Fraction
 from typing import Any
 
 import pytest
 import torch
-from hypothesis import example, given
-from hypothesis import strategies as st
 from torch import Tensor
 
 import rosa
-from rosa.config import check_rank
 from rosa.subspace import (
     FACTOR_SPLITS,
     SAMPLE_METHODS,
     choose_directions,
     factor_pair,
     layer_generator,
-    resolve_rank,
     short_vectors,
 )
 from tests.rosa.cases import FAMILIES, adapt, blocks_weights, make_model
-
-SIZE = st.integers(1, 5000)
-
-
-@given(st.integers(1, 6000), SIZE, SIZE)
-def test_an_int_is_the_rank_itself_or_an_error(rank: int, m: int, n: int) -> None:
-    if rank <= min(m, n):
-        assert resolve_rank(rank, m, n) == rank
-    else:
-        with pytest.raises(ValueError, match=re.escape(f"rank={rank} is above {min(m, n)}")):
-            resolve_rank(rank, m, n)
-
-
-@given(st.integers(1, 10_000), SIZE, SIZE)
-@example(2900, 100, 100)  # 0.29 * 100 is 28.999999999999996
-def test_a_ratio_is_floored_in_decimals(ten_thousandths: int, m: int, n: int) -> None:
-    rank = resolve_rank(ten_thousandths / 10_000, m, n)
-    assert rank == max(1, math.floor(Fraction(ten_thousandths, 10_000) * min(m, n)))
-
-
-@given(st.floats(min_value=0, max_value=1, exclude_min=True), SIZE, SIZE)
-def test_every_ratio_gives_a_legal_rank(ratio: float, m: int, n: int) -> None:
-    rank = resolve_rank(ratio, m, n)
-    assert type(rank) is int and 1 <= rank <= min(m, n) and rank == resolve_rank(ratio, n, m)
-
-
-@given(st.one_of(st.integers(max_value=0), st.floats(max_value=0), st.floats(min_value=1, exclude_min=True)))
-@example(float("nan"))
-@example(float("inf"))
-def test_what_is_no_rank_is_refused(rank: int | float) -> None:
-    with pytest.raises(ValueError, match="rank="):
-        check_rank(rank)
-
-
-def test_rank_examples() -> None:
-    assert resolve_rank(1, 768, 3072) == 1 and resolve_rank(1.0, 768, 3072) == 768
-    assert resolve_rank(0.29, 100, 100) == 29 and resolve_rank(0.0125, 768, 768) == 9
-    assert resolve_rank(1e-9, 768, 768) == 1
-    for bad in ("8", None, True, [8]):
-        with pytest.raises(ValueError, match="rank="):
-            check_rank(bad)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("method", SAMPLE_METHODS)
@@ -129,14 +81,14 @@ def test_the_choice_depends_on_seed_number_and_name_only() -> None:
     reference = choice()
     torch.manual_seed(123)
     torch.rand(3)
-    assert choice() == reference  # the global generator plays no part
+    assert choice() == reference  # the global generator is not used
     others = [choice(seed=1), choice(number=1), choice(name="h.1.c_fc"), choice(seed=1, number=1)]
     assert all(other != reference for other in others)
     assert len({tuple(other) for other in others}) == len(others)
 
 
 def test_the_choice_is_the_one_of_earlier_versions() -> None:
-    """A run of another version or machine resumes with the same subspaces only while these stay."""
+    """A run of another version or machine resumes with the same subspaces only if these numbers stay the same."""
     chosen = choose_directions(768, 4, "random", layer_generator(7, 2, "transformer.h.3.mlp.c_fc"))
     assert chosen.tolist() == PINNED
 
@@ -197,7 +149,7 @@ def test_adapted_layers_train_the_directions_that_the_sampling_names(method: str
     for name, layer in layers.items():
         u, s, vt = torch.linalg.svd(weights[name], full_matrices=False)
         q = len(s)
-        inside = (u.T @ layer.A).norm(dim=1) > 1e-8 * s[0]  # which left vectors A is made of
+        inside = (u.T @ layer.A).norm(dim=1) > 1e-8 * s[0]  # the left vectors in the span of A
         chosen = inside.nonzero().flatten().tolist()
         starts.add(chosen[0])
         first = {"top": 0, "bottom": q - rank}.get(method, chosen[0])
@@ -207,7 +159,7 @@ def test_adapted_layers_train_the_directions_that_the_sampling_names(method: str
         wanted = (s[chosen], s[chosen]) if split == "sqrt" else (s[chosen] ** 2, torch.ones_like(s[chosen]))
         for found, value in zip(scale, wanted, strict=True):
             torch.testing.assert_close(found, value, atol=1e-9, rtol=0)
-    assert len(starts) > 1 or method != "window"  # each layer draws a window of its own
+    assert len(starts) > 1 or method != "window"  # each layer has its own window
 
 
 @pytest.mark.parametrize("split", FACTOR_SPLITS)
@@ -229,7 +181,7 @@ def test_rank_deficient_weights(m: int, n: int, split: str) -> None:
     weight = matrix(m, n, [2.0, 1.0, 0.5])
     a, b = factor_pair(weight, torch.arange(10), split)
     torch.testing.assert_close(a @ b, weight, atol=1e-10, rtol=0)
-    a, b = factor_pair(weight, torch.tensor([4, 8, 9]), split)  # directions of the null space alone
+    a, b = factor_pair(weight, torch.tensor([4, 8, 9]), split)  # directions of the null space only
     assert a.isfinite().all() and b.isfinite().all()
     torch.testing.assert_close(a @ b, torch.zeros(m, n, dtype=torch.float64), atol=1e-10, rtol=0)
     u, _, vt = torch.linalg.svd(weight)
@@ -248,7 +200,7 @@ def decaying(m: int, n: int, orders: int = 4) -> Tensor:
 
 
 def largest_sine(found: Tensor, exact: Tensor) -> float:
-    """Of the principal angles between the spans of the columns of ``found`` and orthonormal ones, ``exact``."""
+    """Sines of the principal angles between the column spans of ``found`` and of ``exact``, which is orthonormal."""
     basis = torch.linalg.qr(found.double()).Q
     return float(torch.linalg.matrix_norm(basis - exact @ (exact.T @ basis), 2))
 
@@ -256,7 +208,8 @@ def largest_sine(found: Tensor, exact: Tensor) -> float:
 @pytest.mark.parametrize("method", ["random", "top", "bottom"])
 @pytest.mark.parametrize(("m", "n"), [(192, 320), (320, 192), (192, 192)])
 def test_subspaces_are_those_of_a_float64_svd(m: int, n: int, method: str) -> None:
-    """Sines of the largest principal angle to 1e-5, over four orders of magnitude; a float32 SVD is further off."""
+    """The sine of the largest principal angle is below 1e-5, over four orders of magnitude; that of a float32 SVD is
+    larger."""
     weight = decaying(m, n)
     u, s, vt = torch.linalg.svd(weight.double(), full_matrices=False)
     indices = choose_directions(192, 19, method, layer_generator(0, 0, "h.0.c_fc"))
@@ -289,7 +242,7 @@ def test_a_full_svd_is_taken_only_where_the_gram_matrix_does_not_tell(monkeypatc
         calls.append(args)
         return svd(*args, **kwargs)
 
-    weight = matrix(30, 40, [2.0 * 0.8**i for i in range(20)])  # ten directions without a value
+    weight = matrix(30, 40, [2.0 * 0.8**i for i in range(20)])  # ten singular values are zero
     u, s, vt = svd(weight, full_matrices=False)
     monkeypatch.setattr(torch.linalg, "svd", counted)
     live, dead = torch.tensor([0, 5, 19]), torch.tensor([0, 5, 25])
@@ -298,7 +251,7 @@ def test_a_full_svd_is_taken_only_where_the_gram_matrix_does_not_tell(monkeypatc
         assert len(calls) == expected
         torch.testing.assert_close(a @ b, (u[:, indices] * s[indices]) @ vt[indices], atol=1e-10, rtol=0)
 
-    # A solver that returns nonsense is noticed, be it a basis of other directions or no basis at all.
+    # A wrong result of the solver is noticed, whether it is a basis of other directions or no basis at all.
     other = torch.linalg.qr(torch.randn(30, 30, dtype=torch.float64)).Q
     for wrong in (other, short_vectors([weight])[0] * 1.001, torch.full((30, 30), float("nan"), dtype=torch.float64)):
         a, b = factor_pair(weight, live, "sqrt", wrong)

@@ -1,4 +1,4 @@
-"""Which modules are adapted: what would compute something else is refused by name, and what is left out is said."""
+"""Which modules are adapted. Others are refused by name, or left out with a warning."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ CONFIGS = [rosa.RosaConfig(rank=2), rosa.LoraConfig(rank=2)]
 
 
 class Doubled(nn.Linear):
-    """What adapting would silently turn into an ordinary Linear."""
+    """A Linear with a forward of its own, which an adapter would ignore."""
 
     def forward(self, x: Tensor) -> Tensor:
         return 2 * super().forward(x)
@@ -61,7 +61,7 @@ class Inner(Tensor):
 
 
 def blocks(*layers: nn.Module, **named: nn.Module) -> nn.Module:
-    """A model with ``layers`` in its blocks; ``named`` go beside an ordinary Linear in one block more."""
+    """A model with ``layers`` in its blocks, and a further block of an ordinary Linear and ``named``."""
     model = nn.Module()
     model.layers = nn.ModuleList(layers)
     if named:
@@ -83,7 +83,7 @@ def wrapped_weight() -> nn.Linear:
 
 
 class Packed(nn.Module):
-    """As GPTQ's and AWQ's layers: no Linear, and integers in place of a weight."""
+    """Like the layers of GPTQ and AWQ: not a Linear, and with integers instead of a weight."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -102,7 +102,7 @@ QUANTISED = {
 @pytest.mark.parametrize("kind", QUANTISED)
 def test_quantised_weights_are_refused_by_name(kind: str, config: rosa.AdapterConfig) -> None:
     text = r"layers\.\w+(\.odd)? cannot be adapted: its weight \(.*\) is quantised, not supported: dequantise"
-    for model in (blocks(odd=QUANTISED[kind]()), blocks(QUANTISED[kind]())):  # also where nothing else would match
+    for model in (blocks(odd=QUANTISED[kind]()), blocks(QUANTISED[kind]())):  # also if nothing else matches
         with pytest.raises(rosa.AdapterError, match=text):
             rosa.inject(model, config)
         assert not rosa.adapter_layers(model)
@@ -183,7 +183,7 @@ def test_a_tied_layer_that_was_asked_for_is_reported(targets: Any, caplog: pytes
     assert caplog.messages == ["not adapted: one.lm_head: it shares its weight with another module"]
 
 
-def test_experts_that_no_adapter_takes_are_said(caplog: pytest.LogCaptureFixture) -> None:
+def test_experts_that_no_adapter_takes_are_logged(caplog: pytest.LogCaptureFixture) -> None:
     settings = dict(vocab_size=61, hidden_size=24, intermediate_size=16, num_hidden_layers=2, num_local_experts=3)
     config = MixtralConfig(**settings, num_attention_heads=4, num_key_value_heads=2, bos_token_id=0, eos_token_id=0)
     with torch.device("meta"):

@@ -1,4 +1,4 @@
-"""Methods without a pair A, B: (IA)³ as PEFT computes it, BitFit as training of the biases alone."""
+"""Methods without a pair A, B: (IA)³ equals PEFT's, BitFit equals training of the biases only."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ import rosa
 from tests.conftest import ROOT
 from tests.rosa.cases import adapt, digests, logits, make_model, make_optimizer, tokens, train_steps
 
-PEFT_TARGETS = {  # PEFT's own: what it adapts, and of these the layers whose inputs are scaled
+PEFT_TARGETS = {  # PEFT's own: the layers that it adapts, and those of them whose inputs are scaled
     "gpt2": (["c_attn", "mlp.c_proj"], ["mlp.c_proj"]),
     "llama": (["k_proj", "v_proj", "down_proj"], ["down_proj"]),
 }
 
 
 def set_scales(model: Any) -> None:
-    """Scales that are not one, as training makes them."""
+    """Set the scales to values other than one, as after training."""
     generator = torch.Generator().manual_seed(3)
     for layer in rosa.adapter_layers(model).values():
         layer.scale.data.normal_(1, 0.3, generator=generator)
@@ -64,7 +64,7 @@ def test_the_report_counts_the_scales_of_the_bundled_model(inner: list[str], cou
 
 
 def test_a_saved_merged_model_keeps_the_bias_from_before_the_merge(tmp_path: Path) -> None:
-    """A bias that trains and is scaled: the merge writes into it."""
+    """The merge writes into a bias that trains and is scaled."""
     model = adapt("gpt2", rosa.IA3Config(bias="adapted"))
     train_steps(model, make_optimizer(model))
     before, expected = digests(model), logits(model)

@@ -1,4 +1,4 @@
-"""What makes two runs the same run: settings that came later, a share of the validation split, and the data."""
+"""The identity of a run: settings of later versions, a share of the validation split, and the data."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import pytest
 from tests.conftest import make_config
 from tests.records import csv_of, write_run
 from utils.data import digest, pair
+from utils.data.pairs import Pairs
 from utils.errors import UserError
 from utils.evaluation import Options, evaluate_run
 from utils.generation.generate import Decoding
@@ -28,7 +29,7 @@ from utils.training import loop
 
 
 def test_keys_that_came_later_change_a_hash_only_off_their_default() -> None:
-    """The names of runs that exist: they are found again."""
+    """These are names of existing runs, which are found again."""
     before = {
         (): "gpt2-rosa-r0.05-s0-b6209cdb",
         ("fnmodel.name=lora", "seed=3"): "gpt2-lora-r0.05-s3-7ff7de18",
@@ -47,7 +48,7 @@ def test_settings_without_effect_neither_name_another_run_nor_tell_rows_apart(tm
         "train.keep_last": False, "train.skip_nonfinite": True, "dataset.path": "x", "dataset.cache": "x",
         "runs": 3, "logging.samples": 0,
     }  # fmt: skip
-    assert len(others) == len(WITHOUT_EFFECT) - 1  # all but the place of the output, which is the directory's own
+    assert len(others) == len(WITHOUT_EFFECT) - 1  # output.path is part of the directory
     changed = make_config(*(f"{key}={value}" for key, value in others.items()))
     assert run_directory(changed) == run_directory(make_config())
     folders = [write_run(tmp_path, seed=0), write_run(tmp_path, seed=1, config={**others, "output.path": "elsewhere"})]
@@ -56,7 +57,7 @@ def test_settings_without_effect_neither_name_another_run_nor_tell_rows_apart(tm
 
 
 def test_a_share_of_the_validation_split(train: Any) -> None:
-    """Chosen by the seed, counted in the record, and a run of its own."""
+    """It is chosen by the seed, counted in the record, and makes another run."""
     whole, part, other = (train("train.epochs=0", *more) for more in (
         (), ("train.validation_fraction=0.5",), ("train.validation_fraction=0.5", "seed=1")
     ))  # fmt: skip
@@ -69,7 +70,7 @@ def test_a_share_of_the_validation_split(train: Any) -> None:
 
 @pytest.mark.parametrize("epochs", [0, 5])
 def test_losses_on_a_share_stand_apart_in_tables(tmp_path: Path, epochs: int) -> None:
-    """Also from those of runs of before, whose configurations do not have the key, and of untrained models."""
+    """Also from losses of untrained models and of runs of earlier versions, whose configurations lack the key."""
     write_run(tmp_path, method="none", epochs=epochs, loss=1.0)
     write_run(tmp_path, method="none", epochs=epochs, loss=2.0, config={"train.validation_fraction": 0.1})
     compile_results([str(tmp_path)])
@@ -81,7 +82,7 @@ def test_losses_on_a_share_stand_apart_in_tables(tmp_path: Path, epochs: int) ->
 
 
 def pairs(folder: Path, **changes: str) -> Path:
-    """Own data: nine pairs a split; ``changes`` name a split whose last target is another one."""
+    """A folder of nine pairs per split. ``changes`` maps a split to another last target."""
     folder.mkdir()
     for split in ("train", "validation", "test"):
         targets = [f"{i} is {split}" for i in range(8)] + [changes.get(split, "the end")]
@@ -91,7 +92,7 @@ def pairs(folder: Path, **changes: str) -> Path:
 
 
 def copy_with(folder: Path, to: Path, name: str, old: str, new: str) -> Path:
-    """A copy of a data folder in which a text of one file is another one."""
+    """A copy of a data folder with a text of one file replaced."""
     shutil.copytree(folder, to)
     text = (to / name).read_text(encoding="utf-8")
     assert old in text
@@ -114,9 +115,21 @@ def test_own_data_are_part_of_a_runs_identity(train: Any, tmp_path: Path) -> Non
     assert train(*own(tmp_path / "moved")).path == first.path
 
 
+def test_own_data_are_read_once_at_a_start(train: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    load, reads = Pairs.load, []
+
+    def counting(source: Pairs, split: str, *arguments: Any) -> Any:
+        reads.append(split)
+        return load(source, split, *arguments)
+
+    monkeypatch.setattr(Pairs, "load", counting)
+    train(*own(pairs(tmp_path / "a")))
+    assert reads == 2 * ["train", "validation"]  # to train, and then by the fixture, which finds the directory
+
+
 @pytest.mark.parametrize("recorded", ["none", "other"])
 def test_a_run_of_own_data_of_before_is_found_again(train: Any, tmp_path: Path, recorded: str) -> None:
-    """Its hash lacks the data: it is the same run unless its record names other data."""
+    """Its hash does not include the data: it is the same run unless its record has digests of other data."""
     config = make_config(*own(pairs(tmp_path / "a")), f"output.path={tmp_path / 'runs'}")
     old = run_directory(config)
     old.mkdir(parents=True)
@@ -164,7 +177,7 @@ def test_a_resume_goes_on_with_the_same_data_only(
     with pytest.raises(UserError, match="its train data are not what"):
         train(f"dataset.path={other}")
     record = run.record()
-    del record["data_sha256"]  # as a record of before
+    del record["data_sha256"]  # like a record of an earlier version
     run.record_file.write_text(json.dumps(record))
     assert train().record()["data_sha256"] == before
 
@@ -215,14 +228,14 @@ def test_digests_tell_where_texts_end() -> None:
 
 
 class Pair(Processes):
-    """The main process of two, where the other one read ``theirs``."""
+    """The main process of two, of which the other one gathers ``theirs``."""
 
     theirs: ClassVar[list[str]] = []
 
-    def decided_by_main(self, decide: Callable[[], Any]) -> Any:
+    def run_on_main(self, decide: Callable[[], Any]) -> Any:
         return decide()
 
-    def gathered(self, value: Any) -> list[Any]:
+    def gather(self, value: Any) -> list[Any]:
         return [value, self.theirs]
 
 

@@ -1,4 +1,4 @@
-"""The files of a run's directory: logging points with line numbers, and places that nothing else names."""
+"""The files of a run's directory, and errors in logging points with line numbers."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_logging_points_by_split_and_what_is_no_point_named_with_its_line(tmp_pa
 
 
 def test_the_files_of_a_run_lie_in_its_directory(tmp_path: Path) -> None:
-    """The names are those of runs that exist."""
+    """The names are those of existing runs."""
     run = Run(tmp_path)
     assert [run.lock_file(work).name for work in ("train", "eval", "score")] == [
         ".train.lock",

@@ -131,8 +131,26 @@ def evidence() -> str:
 
 
 def test_a_sweep_from_submission_to_table(cluster: str, project: Path) -> None:
+    submit_all_but_the_refused()
+    wait_for_the_failed()
+    long = cancel_one()
+    limited = wait_for_both_requeued()
+    wait_for_the_rest(limited)
+    for name in ("one", "two"):
+        assert re.fullmatch(r"saved at step \d+ and resumed", (project / name).read_text())
+    assert [job["slurm_id"] for job in statuses("--only", "limited")] == limited
+    if cluster == "no accounting":
+        time.sleep(25)
+        assert subprocess.run(["squeue", "--noheader", "--states=all"], capture_output=True).stdout.count(b"\n") < 10
+    check_that_nothing_is_sent_again()
+    check_what_is_recorded()
+    retry_with_the_data(project, long)
+    check_the_tables()
+
+
+def submit_all_but_the_refused() -> None:
     sent = jobrunner("--fn", "jobs.yaml")
-    # The last group is refused: the others are on their way, and it is no job.
+    # SLURM refuses the last group: it is no job, and the others are submitted.
     assert sent.returncode == 2
     assert "sbatch refused group large:" in sent.stderr
     assert "Memory specification can not be satisfied" in sent.stderr
@@ -147,22 +165,29 @@ def test_a_sweep_from_submission_to_table(cluster: str, project: Path) -> None:
     real = [name.partition(".")[0] for name in set(listed.stdout.split()) if not name.startswith("large.")]
     assert len(real) == len(set(real)), "a group was sent twice"
 
-    # One fails for want of its data, so that what waits for it never can start.
+
+def wait_for_the_failed() -> None:
+    """One job fails because its data are missing, so that the job that waits for it never starts."""
     wait_for(lambda: states()["own"] == ["failed"])
     assert statuses("--only", "own")[0]["code"] == 2
     assert "own data" in statuses("--only", "own")[0]["note"]
     wait_for(lambda: states()["own again"] == ["never"])
     assert "own data" in jobrunner("--logs", "own.").stdout
 
-    # One is cancelled in the middle, and saves.
+
+def cancel_one() -> dict[str, Any]:
+    """Cancel a job while it trains: it saves. Returns its status."""
     wait_for(lambda: (statuses("--only", "long")[0]["epoch"] or 0) >= 1)
     assert jobrunner("--cancel", "--only", "long").returncode == 0
     wait_for(lambda: states()["long"] == ["cancelled"])
     (long,) = statuses("--only", "long")
     record = json.loads((Path(long["run"]) / "run.json").read_text())
     assert record["status"] == "interrupted" and 1 <= long["epoch"] < 24 and long["code"] == 75
+    return long
 
-    # Two, an array, are warned of their time limit, and go back to the queue by themselves.
+
+def wait_for_both_requeued() -> list[str]:
+    """The jobs of an array are warned of their time limit and go back to the queue. Returns their SLURM numbers."""
     limited = [job["slurm_id"] for job in statuses("--only", "limited")]
     requeued: set[str] = set()  # not at the same time, where the second one starts late
 
@@ -171,8 +196,11 @@ def test_a_sweep_from_submission_to_table(cluster: str, project: Path) -> None:
         return requeued == set(limited)
 
     wait_for(both_requeued)
+    return limited
 
-    # The rest comes to its end: one by its time limit.
+
+def wait_for_the_rest(limited: list[str]) -> None:
+    """All others end, one of them by its time limit."""
     back: dict[str, float] = {}
 
     def ended() -> bool:
@@ -187,12 +215,10 @@ def test_a_sweep_from_submission_to_table(cluster: str, project: Path) -> None:
         return ended == [["done"] * 2, ["timeout"], ["done"] * 2, ["done"]]
 
     wait_for(ended)
-    for name in ("one", "two"):
-        assert re.fullmatch(r"saved at step \d+ and resumed", (project / name).read_text())
-    assert [job["slurm_id"] for job in statuses("--only", "limited")] == limited
-    if cluster == "no accounting":
-        time.sleep(25)
-        assert subprocess.run(["squeue", "--noheader", "--states=all"], capture_output=True).stdout.count(b"\n") < 10
+
+
+def check_that_nothing_is_sent_again() -> None:
+    """Neither after the end nor without the ledger."""
     first = {
         "lora and rosa": ["done"] * 4,
         "full": ["done"] * 2,
@@ -201,7 +227,7 @@ def test_a_sweep_from_submission_to_table(cluster: str, project: Path) -> None:
         "long": ["cancelled"],
         "stuck": ["timeout"],
         "limited": ["done"] * 2,
-        "plain": ["done"],  # the warning came, and it does not listen
+        "plain": ["done"],  # it ignored the warning
         "large": ["refused"],
     }
     assert states() == first
@@ -210,6 +236,9 @@ def test_a_sweep_from_submission_to_table(cluster: str, project: Path) -> None:
     Path(os.environ["RUNS"], ".jobs/state.json").unlink()
     assert jobrunner("--fn", "jobs.yaml").stdout == ""
     assert states() == first
+
+
+def check_what_is_recorded() -> None:
     for job in statuses():
         assert (job["code"] == 0) == (job["state"] == "done")
         if job["state"] == "done":
@@ -217,7 +246,9 @@ def test_a_sweep_from_submission_to_table(cluster: str, project: Path) -> None:
         if job["state"] == "done" and job["group"] not in ("limited", "plain"):
             assert job["epoch"] == 1 and job["loss"] > 0 and Path(job["run"]).is_dir()
 
-    # What is missing comes, what was wrong goes, and a retry finishes the rest from where it was.
+
+def retry_with_the_data(project: Path, long: dict[str, Any]) -> None:
+    """Once the missing data are there, a retry finishes the failed and the cancelled jobs from where they were."""
     (project / "own data").mkdir()
     for split in ("train", "validation", "test"):
         rows = "".join(f"prompt {number},target {number}\n" for number in range(16))
@@ -235,6 +266,8 @@ def test_a_sweep_from_submission_to_table(cluster: str, project: Path) -> None:
     assert steps == sorted(set(steps)), "it went on from its checkpoint, and repeated nothing"
     assert "\nall: 1 timeout, 12 done\n" in jobrunner("-s").stdout
 
+
+def check_the_tables() -> None:
     runs = os.environ["RUNS"]
     table = subprocess.run([sys.executable, "compile_results.py", runs], capture_output=True, text=True)
     assert table.returncode == 0, table.stderr

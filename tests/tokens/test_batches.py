@@ -1,4 +1,4 @@
-"""Batches: padding, and which positions and labels carry loss."""
+"""Batches: order, padding, and which positions and labels carry loss."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from utils.tokens.batches import Collator, target_labels
+from utils.tokens.batches import Collator, epoch_batches, target_labels
 from utils.tokens.encoding import Encoded, Sample
 
 PAD = 0
@@ -46,3 +46,19 @@ def test_a_batch_of_no_samples_has_an_input_and_no_loss() -> None:
     batch = Collator(PAD, "all")(Encoded([], 0), [])
     assert batch.input_ids.tolist() == [[PAD]]
     assert len(batch.positions) == len(batch.labels) == len(target_labels(Encoded([], 0), [], CPU)) == 0
+
+
+def test_batches_are_a_partition_of_little_padding() -> None:
+    lengths = torch.randint(5, 120, (1003,), generator=torch.Generator().manual_seed(0)).tolist()
+    sorted_batches = epoch_batches(lengths, 16, 50, seed=1, epoch=0)
+    random_batches = epoch_batches(lengths, 16, 0, seed=1, epoch=0)
+
+    def padded(batches: list[list[int]]) -> int:
+        return sum(len(batch) * max(lengths[i] for i in batch) for batch in batches)
+
+    for batches in (sorted_batches, random_batches):
+        assert sorted(i for batch in batches for i in batch) == list(range(1003))
+        assert sorted(map(len, batches), reverse=True)[:-1] == [16] * 62
+    assert padded(sorted_batches) < 1.1 * sum(lengths) < padded(random_batches)
+    assert epoch_batches(lengths, 16, 50, 1, 0) == sorted_batches
+    assert epoch_batches(lengths, 16, 50, 1, 1) != sorted_batches != epoch_batches(lengths, 16, 50, 2, 0)

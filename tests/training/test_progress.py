@@ -1,4 +1,4 @@
-"""What a user sees of work that takes minutes: bars with the time left in a terminal, a line now and then in a file."""
+"""The progress of long work: bars with the time left in a terminal, lines at intervals in a file."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ FAST = Options(decoding=Decoding(num_beams=1, max_new_tokens=4), device="cpu", b
 
 
 class Terminal(io.StringIO):
-    """Text that counts as a terminal."""
+    """A text stream that says that it is a terminal."""
 
     def isatty(self) -> bool:
         return True
@@ -38,6 +38,6 @@ def test_a_file_gets_a_line_at_intervals(train: Any, monkeypatch: Any, capsys: A
     assert run.log_file.read_text().count("validation: batch 1 of 2, about 00:") == 2
     capsys.readouterr()
     assert evaluate_runs([str(run.path)], FAST) == 0
-    said = capsys.readouterr().err
-    assert "losses: batch 2 of 3, about 00:" in said and "texts: text 3 of 3, about 00:00 left" in said
-    assert "\r" not in said
+    stderr = capsys.readouterr().err
+    assert "losses: batch 2 of 3, about 00:" in stderr and "texts: text 3 of 3, about 00:00 left" in stderr
+    assert "\r" not in stderr

@@ -1,4 +1,4 @@
-"""Training: what is written, what resumes, what the schedule and the losses are."""
+"""Training: what a run writes, learning-rate schedules, and losses."""
 
 from __future__ import annotations
 
@@ -8,39 +8,15 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
 import rosa
-from utils.data import pair
+from tests.training.reading import points
 from utils.errors import UserError
 from utils.models.loading import load_model, load_tokenizer
-from utils.models.token_loss import TokenLoss
-from utils.processes.signals import EXIT_INTERRUPTED
-from utils.runs import Run, find_runs
 from utils.runs.checkpoint_files import load_weights
-from utils.tokens.batches import Collator, epoch_batches
-from utils.tokens.encoding import encode
 from utils.training import launch, loop
 
 METHODS = ("rosa", "lora", "none")
-
-
-def weights(folder: Path) -> dict[str, torch.Tensor]:
-    """Every tensor that a checkpoint holds."""
-    found: dict[str, torch.Tensor] = {}
-    for path in sorted(folder.glob("*.safetensors")):
-        found |= {f"{path.name}/{name}": value for name, value in load_file(path).items()}
-    return found
-
-
-def points(run: Run, split: str, *names: str) -> list[tuple[Any, ...]]:
-    return [tuple(point[name] for name in names) for point in run.metrics(split)]
-
-
-def only_run(folder: Path) -> Run:
-    """The one run below ``folder``."""
-    (run,) = find_runs([folder])
-    return run
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -59,7 +35,7 @@ def test_a_run_learns_and_records(train: Any, method: str) -> None:
 
 
 def test_best_checkpoint_has_the_best_validation_loss(train: Any, small_e2e: Path) -> None:
-    """The loss measured from the best checkpoint's files is the one recorded, plain logits over every position."""
+    """The loss of the best checkpoint's files, from plain logits at every position, is the recorded one."""
     from utils.data.e2e import E2E
 
     run = train("fnmodel.name=rosa", "train.lr=1e-2")
@@ -89,77 +65,6 @@ def test_learning_rate_of_rosa_is_that_of_lora(train: Any) -> None:
     assert traces[0][-1][1] < 1e-3 / 10
 
 
-@pytest.mark.parametrize("method", (*METHODS, "ia3", "bitfit"))
-@pytest.mark.parametrize("stop_at", [3, 5, 8])
-def test_resumed_equals_undisturbed(train: Any, monkeypatch: Any, tmp_path: Path, method: str, stop_at: int) -> None:
-    """Stopped within an epoch, at an epoch's last step, and after a resample; dropout 0.1 is on."""
-    whole = train(f"fnmodel.name={method}", f"output.path={tmp_path / 'whole'}")
-    original = loop.train_step
-
-    def stopping(training: Any, *arguments: Any, **options: Any) -> Any:
-        result = original(training, *arguments, **options)
-        if training.progress.step + 1 == stop_at:
-            training.stop.signal = "SIGTERM"
-        return result
-
-    overrides = (f"fnmodel.name={method}", f"output.path={tmp_path / 'halves'}")
-    monkeypatch.setattr(loop, "train_step", stopping)
-    with pytest.raises(SystemExit) as stopped:
-        train(*overrides)
-    assert stopped.value.code == EXIT_INTERRUPTED
-    monkeypatch.setattr(loop, "train_step", original)
-    halves = train(*overrides)
-
-    assert halves.record()["status"] == "finished"
-    first, second = weights(whole.last), weights(halves.last)
-    assert first.keys() == second.keys()
-    assert all(torch.equal(first[name], second[name]) for name in first)
-    for split, names in (("train", ("step", "loss", "lr")), ("validation", ("step", "loss")), ("resample", ("step",))):
-        assert points(whole, split, *names) == points(halves, split, *names)
-
-
-def test_a_damaged_checkpoint_is_passed_over_and_named(train: Any, monkeypatch: Any, tmp_path: Path) -> None:
-    with monkeypatch.context() as patch:
-        patch.setattr(loop, "validate", _fail_at_epoch(3))
-        with pytest.raises(RuntimeError):
-            train("train.save_every=1")
-    run = only_run(tmp_path)
-    assert run.record()["status"] == "failed"
-    damaged = run.last / "adapter.safetensors"
-    content = bytearray(damaged.read_bytes())
-    content[-1] ^= 1
-    damaged.write_bytes(content)
-    resumed = train("train.save_every=1")
-    assert "adapter.safetensors is damaged" in resumed.log_file.read_text()
-    assert "resumed from" in resumed.log_file.read_text()
-    assert resumed.record()["status"] == "finished"
-
-
-def test_without_one_complete_checkpoint_a_run_refuses_to_start_over(
-    train: Any, monkeypatch: Any, tmp_path: Path
-) -> None:
-    with monkeypatch.context() as patch:
-        patch.setattr(loop, "validate", _fail_at_epoch(2))
-        with pytest.raises(RuntimeError):
-            train()
-    run = only_run(tmp_path)
-    for path in run.checkpoints.glob("step-*/state.pt"):
-        path.unlink()
-    with pytest.raises(UserError, match=r"no checkpoint .* is complete"):
-        train()
-
-
-def _fail_at_epoch(epoch: int) -> Any:
-    original = loop.validate
-
-    def validate(training: Any) -> bool:
-        if training.progress.epoch == epoch:
-            raise RuntimeError("planted")
-        return original(training)
-
-    return validate
-
-
 def test_finished_run_is_left_alone(train: Any, capsys: Any) -> None:
     run = train("train.epochs=1")
     before = {path: path.stat().st_mtime_ns for path in run.path.rglob("*")}
@@ -169,7 +74,7 @@ def test_finished_run_is_left_alone(train: Any, capsys: Any) -> None:
 
 
 def test_accumulation_changes_nothing(train: Any, tmp_path: Path) -> None:
-    """Micro-batches weigh every token alike, whatever their lengths; without dropout the losses agree."""
+    """Micro-batches of any length weigh every token equally: without dropout the losses agree."""
     losses = [
         points(
             train("model.dropout=0", f"train.micro_batch_size={size}", f"output.path={tmp_path / size}"),
@@ -181,11 +86,12 @@ def test_accumulation_changes_nothing(train: Any, tmp_path: Path) -> None:
     assert torch.allclose(torch.tensor(losses[0]), torch.tensor(losses[1]), atol=1e-5)
 
 
-def test_gradient_checkpointing_changes_nothing(train: Any, tmp_path: Path) -> None:
+def test_gradient_checkpointing_changes_nothing(train: Any, tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
     losses = [
         points(train(f"train.gradient_checkpointing={on}", f"output.path={tmp_path / on}"), "train", "loss")
         for on in ("true", "false")
     ]
+    assert not [warning for warning in recwarn if "checkpointing" in str(warning.message)]
     assert torch.allclose(torch.tensor(losses[0]), torch.tensor(losses[1]), atol=1e-5)
 
 
@@ -263,81 +169,6 @@ def test_run_pointer(train: Any, monkeypatch: Any, tmp_path: Path) -> None:
     monkeypatch.setenv(launch.RUN_POINTER, str(tmp_path / "pointer"))
     run = train("train.epochs=1")
     assert (tmp_path / "pointer").read_text().splitlines() == [str(run.path.resolve())]
-
-
-def test_batches_are_a_partition_of_little_padding() -> None:
-    lengths = torch.randint(5, 120, (1003,), generator=torch.Generator().manual_seed(0)).tolist()
-    sorted_batches = epoch_batches(lengths, 16, 50, seed=1, epoch=0)
-    random_batches = epoch_batches(lengths, 16, 0, seed=1, epoch=0)
-
-    def padded(batches: list[list[int]]) -> int:
-        return sum(len(batch) * max(lengths[i] for i in batch) for batch in batches)
-
-    for batches in (sorted_batches, random_batches):
-        assert sorted(i for batch in batches for i in batch) == list(range(1003))
-        assert sorted(map(len, batches), reverse=True)[:-1] == [16] * 62
-    assert padded(sorted_batches) < 1.1 * sum(lengths) < padded(random_batches)
-    assert epoch_batches(lengths, 16, 50, 1, 0) == sorted_batches
-    assert epoch_batches(lengths, 16, 50, 1, 1) != sorted_batches != epoch_batches(lengths, 16, 50, 2, 0)
-
-
-@pytest.mark.parametrize("loss_on", ["target", "all"])
-def test_loss_and_gradients_equal_the_plain_way(small_model: Path, loss_on: str) -> None:
-    """Head at labelled positions, no mask, batched: against one sample at a time through the model's own forward."""
-    model = load_model(str(small_model), dropout=0.0)
-    tokenizer = load_tokenizer(str(small_model))
-    examples = [pair("name[A]", "A is a pub."), pair("name[The Long Hall], area[riverside]", "By the river: é, £20.")]
-    encoded = encode(examples, tokenizer, 200)
-    rosa.inject(model, rosa.RosaConfig(rank=4))
-    batch = Collator(tokenizer.pad_token_id, loss_on)(encoded, [0, 1])
-    token_loss = TokenLoss(model)
-    assert token_loss.check(batch)
-    total, losses = token_loss(batch.input_ids, batch.positions, batch.labels)
-    loss = total / len(losses)
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    gradients = torch.autograd.grad(loss, parameters)
-
-    nats, tokens = torch.zeros(()), 0
-    for sample in encoded.samples:
-        labels = torch.tensor([sample.ids]).clone()
-        if loss_on == "target":
-            labels[0, : sample.prompt_length] = -100
-        count = int((labels[0, 1:] != -100).sum())
-        nats = nats + model(input_ids=torch.tensor([sample.ids]), labels=labels).loss * count
-        tokens += count
-    expected = torch.autograd.grad(nats / tokens, parameters)
-    assert loss.item() == pytest.approx((nats / tokens).item(), abs=1e-5)
-    assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(gradients, expected, strict=True))
-
-
-def test_a_head_that_is_more_than_linear_takes_the_plain_way(small_model: Path) -> None:
-    model = load_model(str(small_model))
-    tokenizer = load_tokenizer(str(small_model))
-    encoded = encode([pair("name[A]", "A is a pub.")], tokenizer, 99)
-    batch = Collator(tokenizer.pad_token_id, "all")(encoded, [0])
-    token_loss = TokenLoss(model)
-    assert token_loss.check(batch)
-    original = model.forward
-
-    def scaled(**inputs: Any) -> Any:
-        output = original(**inputs)
-        output.logits = 3 * output.logits
-        return output
-
-    model.forward = scaled
-    assert not token_loss.check(batch)
-
-
-def test_long_samples_are_cut_and_counted(small_model: Path) -> None:
-    tokenizer = load_tokenizer(str(small_model))
-    examples = [pair("name[A]", "A is a pub. " * 20), pair("name[A]", "A.")]
-    encoded = encode(examples, tokenizer, 30)
-    assert encoded.cut == 1
-    assert len(encoded.samples[0].ids) == 30
-    prompt = tokenizer(examples[0].prompt)["input_ids"]
-    assert encoded.samples[0].ids == (prompt + tokenizer(examples[0].target)["input_ids"])[:30]
-    with pytest.raises(UserError, match="no room for the target"):
-        encode(examples, tokenizer, 5)
 
 
 @pytest.mark.parametrize("method", METHODS)

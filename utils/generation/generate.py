@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from utils.errors import UserError
 from utils.generation.decoding import Decoding as Decoding
-from utils.log import log, watched
+from utils.log import log, work_bar
 from utils.models.loading import max_positions
 from utils.processes.signals import never
 from utils.tokens.batches import length_batches
@@ -60,7 +60,7 @@ def generate_tokens(
             f"positions: lower --max-new-tokens to at most {max(limit - longest, 0)}"
         )
     found: list[list[int]] = [[]] * len(encoded)
-    with _inference(model), watched(len(encoded), "texts", "text", main=bar) as shown:
+    with _inference(model), work_bar(len(encoded), "texts", "text", main=bar) as shown:
         reason = why_not(model, decoding.num_beams, decoding.no_repeat_ngram_size, longest, decoding.max_new_tokens)
         if reason:
             log.info("generating by transformers' own generate, which is slower: for ours, %s", reason)

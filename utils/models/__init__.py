@@ -1,6 +1,6 @@
-"""Models as they are trained: loading, the loss, and what makes both fast.
+"""Models for training and generation: loading, the loss, and faster ways to compute the same.
 
-``loading.py`` loads model and tokenizer and checks them; ``token_loss.py`` computes the head where there is a loss;
+``loading.py`` loads model and tokenizer and checks them; ``token_loss.py`` computes the loss at labelled positions;
 ``attention.py``, ``compilation.py`` and ``fast_modules.py`` speed up a model without changing what it computes.
 Imports io, log, processes and tokens.
 """

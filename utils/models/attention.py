@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -17,41 +18,49 @@ PLAIN_OPTIONS = ("dropout", "scaling", "is_causal", "position_ids", "cache_posit
 UNMASKED = "causal_sdpa"  # transformers builds no mask for an attention that it does not know
 
 
-def sees_all_before(config: Any, length: int) -> bool:
-    """Whether each position of ``length`` tokens attends to all before it: no sliding window or chunks cut it off."""
+def is_fully_causal(config: Any, length: int) -> bool:
+    """Whether each of ``length`` positions attends to all before it, with no limit by a sliding window or chunks."""
     text = config.get_text_config(decoder=True)
     window = getattr(text, "sliding_window", None)
     one_kind = "sliding_attention" if window and getattr(text, "use_sliding_window", True) else "full_attention"
-    kinds = set(getattr(text, "layer_types", None) or [one_kind])  # Mistral names a window and no kinds of layers
+    kinds = set(getattr(text, "layer_types", None) or [one_kind])  # Mistral has a window and no layer_types
     return kinds <= {"full_attention"} or (kinds <= {"full_attention", "sliding_attention"} and length <= (window or 0))
 
 
 @contextlib.contextmanager
 def causal_attention(model: Any, length: int) -> Iterator[None]:
-    """Let SDPA attend causally by its own flag, without a mask; other attention implementations stay as they are.
+    """Let SDPA attend causally by its own flag, without a mask. Other attention implementations are left alone.
 
-    Without it transformers looks into the positions for packed sequences at each forward pass, which waits for the
-    device. With padding on the right no real token can see any.
+    Otherwise transformers searches the positions for packed sequences in each forward pass, which waits for the device.
+    No mask is needed: padding is on the right, so that no real token attends to it.
 
     Args:
         model: a causal language model; its configuration is changed for the length of the ``with`` block.
         length: tokens of the batch.
     """
     config = model.config
-    if config._attn_implementation != "sdpa" or not sees_all_before(config, length):
+    if config._attn_implementation != "sdpa" or not is_fully_causal(config, length):
         yield
         return
     from transformers import AttentionInterface
-    from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-    # recomputed activations come from what the configuration names outside of this block, which is SDPA
-    recomputed = any(getattr(module, "gradient_checkpointing", False) for module in model.modules())
-    AttentionInterface.register(UNMASKED, sdpa_attention_forward if recomputed else _unmasked_attention)
-    config._attn_implementation = UNMASKED
+    AttentionInterface.register(UNMASKED, _unmasked_attention)
+    with _implementation(config, UNMASKED):
+        yield
+
+
+def same_attention(model: Any) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+    """Contexts of a forward pass and of its recomputation, which comes after ``causal_attention`` has ended."""
+    return contextlib.nullcontext(), _implementation(model.config, model.config._attn_implementation)
+
+
+@contextlib.contextmanager
+def _implementation(config: Any, name: str) -> Iterator[None]:
+    before, config._attn_implementation = config._attn_implementation, name
     try:
         yield
     finally:
-        config._attn_implementation = "sdpa"
+        config._attn_implementation = before
 
 
 def _unmasked_attention(

@@ -1,4 +1,4 @@
-"""torch.compile over a model's blocks: one graph for all of them, whatever the length of a batch."""
+"""torch.compile of a model's blocks: one graph for all blocks and all batch shapes."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ def blocks(model: nn.Module) -> list[nn.Module]:
 
 
 def compile_blocks(model: nn.Module, backend: str | Callable[..., Any] = "inductor") -> int:
-    """Compile each block in place, to run at its next call; how many there are.
+    """Compile each block in place, at its next call. Returns the number of blocks.
 
-    Block by block and not as a whole, because equal blocks share one graph, which compiles in the time of a single
-    block. Lengths and batch sizes are symbols in it, and parameters are its inputs, so that neither a batch of
-    another length nor a resample compiles again. Names in the state dict stay.
+    Equal blocks share one graph, so that compiling all takes the time of one. Lengths and batch sizes are symbols in
+    the graph and parameters are its inputs: neither another batch shape nor a resample compiles again. Names in the
+    state dict stay.
     """
     found = blocks(model)
     for block in found:
@@ -36,13 +36,13 @@ def compile_blocks(model: nn.Module, backend: str | Callable[..., Any] = "induct
     return len(found)
 
 
-def wanted(setting: bool | str, device: torch.device) -> bool:
-    """``train.compile``: auto means where launching kernels costs more than compiling them, on CUDA.
+def should_compile(setting: bool | str, device: torch.device) -> bool:
+    """Whether to compile, by ``train.compile``. Auto: on CUDA, where launching kernels costs more than compiling them.
 
-    Where auto cannot compile, a warning says why.
+    If auto cannot compile, a warning says why.
 
     Raises:
-        UserError: true, where what compiles is not installed.
+        UserError: for true, if the compiler is not installed.
     """
     if setting is False or (setting == "auto" and device.type != "cuda"):
         return False
@@ -55,7 +55,7 @@ def wanted(setting: bool | str, device: torch.device) -> bool:
 
 
 def _missing(device: torch.device) -> str | None:
-    """What torch.compile lacks here to write code for ``device``: the compiler that it would call, or Triton."""
+    """The compiler or package that torch.compile needs for ``device`` and lacks here; None if it lacks nothing."""
     if device.type != "cuda":
         compiler = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
         return None if shutil.which(compiler) else f"the C++ compiler {compiler} (or another one, named by CXX)"

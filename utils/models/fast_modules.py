@@ -1,7 +1,7 @@
-"""Faster modules for what models compute element by element: the same functions in fewer passes over memory.
+"""Faster modules for elementwise functions: the same results in fewer passes over memory.
 
-On two CPU cores GPT-2's activation and dropout take a quarter of a training step as transformers and PyTorch
-compute them, and a tenth as they are here.
+On two CPU cores GPT-2's activation and dropout take a quarter of a training step in transformers and PyTorch, and a
+tenth here.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-LEVELS = 2**16  # of a probability; 0.1 becomes 6554 / 65536
+LEVELS = 2**16  # a probability is rounded to 1 / LEVELS: 0.1 becomes 6554 / 65536
 _INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes of an element
 
 
@@ -36,7 +36,7 @@ def keep_only(x: Tensor, kept: Tensor) -> Tensor:
 
 
 class _Dropped(torch.autograd.Function):
-    """x · kept · scale; only the mask is kept for the backward pass."""
+    """x · kept · scale. Only the mask ``kept`` is saved for the backward pass."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, kept: Tensor, scale: float) -> Tensor:
@@ -51,9 +51,9 @@ class _Dropped(torch.autograd.Function):
 
 
 class BitDropout(nn.Dropout):
-    """Dropout by 16 random bits an element on a CPU, where a Bernoulli draw takes ten times as long; else PyTorch's.
+    """Dropout by 16 random bits per element on a CPU, ten times as fast as Bernoulli samples. Elsewhere PyTorch's.
 
-    The probability is rounded to 1 / 65536 and the scale made to fit it, so that the mean stays exact.
+    The probability is rounded to 1 / 65536 and the scale follows it, so that the mean stays exact.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -65,7 +65,7 @@ class BitDropout(nn.Dropout):
 
 
 def use_faster_modules(model: nn.Module) -> None:
-    """Replace, in place, GPT-2's GELU by the one kernel PyTorch has for its formula, and dropout by ``BitDropout``."""
+    """Replace, in place, GPT-2's GELU by PyTorch's one kernel for the same formula, and dropout by ``BitDropout``."""
     from transformers.activations import GELUTanh, NewGELUActivation
 
     for module in list(model.modules()):

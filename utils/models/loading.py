@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import rosa
 from rosa.injection import build_layers
 from utils.errors import UserError, short_reason
 from utils.io.hub import WAYS_OUT
+from utils.models.attention import same_attention
 from utils.models.fast_modules import use_faster_modules
 from utils.text import nearest
 
@@ -23,7 +25,7 @@ TOKENIZER_HINT = (
 
 
 def model_source(name: str) -> str:
-    """Where ``from_pretrained`` finds the model. Raises UserError for a path that is no model folder."""
+    """The name or path for ``from_pretrained``. Raises UserError for a path that is not a model folder."""
     if name in BUNDLED:
         return str(BUNDLED[name])
     path = Path(name).expanduser()
@@ -38,9 +40,9 @@ def model_source(name: str) -> str:
 
 
 def load_tokenizer(name: str) -> Any:
-    """The tokenizer; padding goes to the left, as generation in batches needs, with eos where there is no pad.
+    """The tokenizer. It pads on the left, as generation in batches needs, and with eos if it has no padding token.
 
-    A special token that a text spells out, such as ``<|endoftext|>``, is text there: data cannot end a text early.
+    A special token in a text, such as ``<|endoftext|>``, is tokenised as plain text: data cannot end a text early.
     """
     from transformers import AutoTokenizer
 
@@ -61,7 +63,7 @@ def _check_vocabulary(tokenizer: Any, name: str) -> None:
             '"eos_token" in its tokenizer_config.json'
         )
     added = tokenizer.added_tokens_decoder
-    if not set(tokenizer.get_vocab().values()) - set(added):  # what transformers makes of no files
+    if not set(tokenizer.get_vocab().values()) - set(added):  # transformers makes such a one if files are missing
         raise UserError(f"model.name={name} has no tokenizer, or one without tokens. {TOKENIZER_HINT}")
     special = {token for token, content in added.items() if content.special}  # never made from a text
     largest = max({tokenizer.eos_token_id, *tokenizer.get_vocab().values()} - (special - {tokenizer.eos_token_id}))
@@ -83,8 +85,8 @@ def load_model(name: str, dropout: float | None = None) -> Any:
     from transformers import AutoModelForCausalLM
 
     config = load_model_config(name, dropout)
-    # A padding id makes models look for padding in each batch, which waits for the device; ours is on the right
-    # of causal sequences, where nothing sees it, and generation is told its own.
+    # With a padding id, models search each batch for padding, which waits for the device. Here padding is on the right,
+    # where no token attends to it, and generation gets its padding id by itself.
     config.pad_token_id = None
     model = _from_pretrained(
         AutoModelForCausalLM, name, "model", config=config, dtype=torch.float32, use_safetensors=True
@@ -117,8 +119,15 @@ def width(name: str) -> int | None:
     return value if isinstance(value, int) else None
 
 
+def recompute_activations(model: Any) -> None:
+    """Let the backward pass compute the activations of each block again: less memory, more time."""
+    # transformers has renamed the method and warns of the old name
+    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+    enable({"use_reentrant": False, "context_fn": functools.partial(same_attention, model)})
+
+
 def check_adapter_fits(name: str, adapter: rosa.AdapterConfig | None) -> None:
-    """Fail before any weight is read if the adapter does not fit the model's shapes.
+    """Check that the adapter fits the model's shapes, before any weight is read.
 
     Raises:
         UserError: a rank above a layer's full rank, targets that match nothing.
@@ -136,7 +145,7 @@ def check_adapter_fits(name: str, adapter: rosa.AdapterConfig | None) -> None:
 
 
 def max_positions(model: Any) -> int | None:
-    """The longest sequence the model takes, None if it names none."""
+    """The longest sequence that the model takes, in tokens; None if its configuration names none."""
     value = getattr(model.config, "max_position_embeddings", None)
     return int(value) if value else None
 

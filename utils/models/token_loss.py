@@ -1,4 +1,4 @@
-"""Next-token loss with the output head computed only where there is a label, some hundred positions at a time."""
+"""Next-token loss. The output head is computed at labelled positions only, some hundred at a time."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from rosa.fused import compute_dtype, full_precision
-from utils.log import log, watched
+from utils.log import log, work_bar
 from utils.models.attention import causal_attention
 from utils.models.compilation import compile_blocks
 from utils.processes.group import Processes
@@ -21,7 +21,7 @@ from utils.processes.signals import never
 from utils.tokens.batches import Batch, Collator, length_batches, target_labels
 from utils.tokens.encoding import Encoded
 
-CHUNK_LOGITS = 2**25  # logits that exist at a time: 128 MiB in float32, 667 positions of GPT-2's vocabulary
+CHUNK_LOGITS = 2**25  # logits in memory at a time: 128 MiB in float32, 667 positions of GPT-2's vocabulary
 CACHED_LOGITS = 2**18  # of those that a CPU's softmax reads at a time: 1 MiB in float32
 
 
@@ -50,9 +50,9 @@ def _cross_entropy_and_softmax(logits: Tensor, labels: Tensor) -> tuple[Tensor, 
 
 
 class _HeadLoss(torch.autograd.Function):
-    """Cross entropy of a linear head, chunk by chunk, its gradient made while a chunk's logits are at hand.
+    """Cross entropy of a linear head, chunk by chunk. The forward pass computes the gradient of each chunk too.
 
-    d loss / d logits = softmax(logits) − onehot(label), so that logits need not be kept, nor made twice.
+    d loss / d logits = softmax(logits) − onehot(label), so that logits are neither kept nor computed twice.
     """
 
     @staticmethod
@@ -100,13 +100,13 @@ class _HeadLoss(torch.autograd.Function):
 def head_loss(
     head: Any, hidden: Tensor, labels: Tensor, chunk_loss: ChunkLoss = cross_entropy_and_softmax
 ) -> tuple[Tensor, Tensor]:
-    """Cross entropy in nats of ``labels`` (N,) from the last hidden states (N, d): the sum, and each (N,), float32.
+    """Cross entropy in nats of ``labels`` (N,) from the last hidden states (N, d): the sum, and each (N,), in float32.
 
     Only the sum carries gradients. The logits (N, V) never exist as a whole, neither here nor in the backward pass.
 
     Args:
-        head: the model's output embeddings. A plain Linear takes the fused way; anything else (an adapted head) is
-            computed twice, forward and again in the backward pass.
+        head: the model's output embeddings. A plain Linear computes its gradients in the forward pass. Any other head
+            (an adapted one) is computed again in the backward pass.
         chunk_loss: ``cross_entropy_and_softmax``, compiled or not.
     """
     if type(head) is nn.Linear:
@@ -124,9 +124,9 @@ def head_loss(
 class TokenLoss(nn.Module):
     """Cross entropy in nats of the labelled positions of a causal language model.
 
-    The vocabulary's logits dominate memory and much of the time; here they exist for labelled positions only, and
-    for a chunk of those at a time. Models whose head is more than a linear map of the last hidden state (scaled or
-    capped logits) are recognised by ``check`` and take the plain way.
+    Logits take most of the memory and much of the time. Here they are computed for labelled positions only, and for a
+    chunk of those at a time. ``check`` finds models whose head is more than a linear map of the last hidden state
+    (scaled or capped logits). Their logits are computed at every position.
     """
 
     def __init__(self, model: Any) -> None:
@@ -136,12 +136,12 @@ class TokenLoss(nn.Module):
         self.chunk_loss: ChunkLoss = cross_entropy_and_softmax
 
     def forward(self, input_ids: Tensor, positions: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """The summed loss, which carries gradients, and each position's (N,), which do not; float32.
+        """The summed loss, with gradients, and the loss of each position (N,), without; float32.
 
         Args:
             input_ids: (B, T), padded on the right.
-            positions: (N,) into B * T.
-            labels: (N,).
+            positions: (N,), indices into the flattened B · T axis.
+            labels: (N,), token ids.
         """
         with causal_attention(self.model, input_ids.shape[1]):
             if self.head_only:
@@ -153,13 +153,13 @@ class TokenLoss(nn.Module):
         return losses.sum(), losses.detach()
 
     def compile(self) -> TokenLoss:  # type: ignore[override]
-        """Itself, with the model's blocks and the loss of a chunk compiled."""
+        """Compile the model's blocks and the loss of a chunk. Returns itself."""
         compile_blocks(self.model)
         self.chunk_loss = torch.compile(cross_entropy_and_softmax, dynamic=True)
         return self
 
     def checked(self, encoded: Encoded, collator: Collator) -> TokenLoss:
-        """Itself, after a ``check`` on the first samples of ``encoded``."""
+        """Run ``check`` on the first samples of ``encoded``. Returns itself."""
         collate = replace(collator, loss_on="all")
         if not self.check(collate(encoded, range(min(2, len(encoded))))):
             log.info("this model's head is not a plain linear map: logits are computed at every position")
@@ -167,7 +167,10 @@ class TokenLoss(nn.Module):
 
     @torch.no_grad()
     def check(self, batch: Batch) -> bool:
-        """Compare both ways on ``batch`` and keep the fast one only if they agree; True if they do."""
+        """Compute the loss of ``batch`` with the head alone and with the whole model. Use the head alone if they agree.
+
+        Returns whether they agree.
+        """
         training = self.model.training
         self.model.eval()
         self.head_only = False
@@ -183,13 +186,13 @@ class TokenLoss(nn.Module):
 
 
 def _rows(values: Tensor, positions: Tensor) -> Tensor:
-    """Those of (B, T, d) that ``positions`` into B * T name, (N, d)."""
+    """The rows of ``values`` (B, T, d) at ``positions``, indices into the flattened B · T axis: (N, d)."""
     return values.flatten(0, 1).index_select(0, positions)
 
 
 @dataclass(frozen=True)
 class LossSum:
-    """A summed negative log likelihood in nats, and how many tokens and characters it is spread over."""
+    """A summed negative log likelihood in nats, and the number of tokens and characters that it covers."""
 
     nats: float
     tokens: int
@@ -214,7 +217,7 @@ class Losses:
     all: LossSum
 
     def metrics(self, loss_on: str) -> dict[str, float]:
-        """Each quantity under the name that says what it is; ``loss`` and ``perplexity`` are ``loss_on``'s."""
+        """Every metric by name, such as ``loss_target``; ``loss`` and ``perplexity`` are those of ``loss_on``."""
         sums = {"all": self.all} if self.target is None else {"target": self.target, "all": self.all}
         values = {f"{name}_{kind}": value for kind, part in sums.items() for name, value in part.metrics().items()}
         return {"loss": values[f"loss_{loss_on}"], "perplexity": values[f"perplexity_{loss_on}"], **values}
@@ -232,23 +235,23 @@ def evaluate_losses(
 ) -> Losses:
     """Losses of all samples of ``encoded`` in evaluation mode, in batches of similar length.
 
-    Each of several processes takes a share of the batches, and all get the same sums, added in the order of the
-    batches: the number of processes does not change a bit.
+    Each process takes a share of the batches. All get the same sums, added in the order of the batches, so that the
+    result is the same to the bit for any number of processes.
 
     Args:
-        collator: pads the batches; all tokens carry loss here, whatever its ``loss_on``.
-        check: called after each batch, on all processes alike; what it raises ends the evaluation.
-        name: what the progress bar calls it.
+        collator: pads the batches. Its ``loss_on`` is ignored: all tokens carry loss here.
+        check: called after each batch, on every process. An exception from it ends the evaluation.
+        name: the title of the progress bar.
     """
     training = token_loss.training
     token_loss.eval()
     collate, device = replace(collator, loss_on="all"), collator.device
     batches = length_batches([len(sample.ids) for sample in encoded.samples], batch_size)
     share = torch.zeros(math.ceil(len(batches) / processes.count), 2, dtype=torch.float64, device=device)
-    with watched(len(share), name, "batch", main=processes.main) as shown:
+    with work_bar(len(share), name, "batch", main=processes.main) as shown:
         for row in range(len(share)):
-            # every process takes as many forward passes (sharded models meet in each), an empty one if need be
-            number = row * processes.count + processes.rank
+            # every process makes the same number of forward passes, because shards are gathered in each
+            number = row * processes.count + processes.index
             indices = batches[number] if number < len(batches) else []
             batch = collate(encoded, indices)
             _, losses = token_loss(batch.input_ids, batch.positions, batch.labels)
@@ -257,7 +260,7 @@ def evaluate_losses(
             shown.update()
             check()
     sums = torch.zeros(2, dtype=torch.float64)
-    for batch_sums in torch.stack(processes.gathered(share.cpu()), dim=1).flatten(0, 1):
+    for batch_sums in torch.stack(processes.gather(share.cpu()), dim=1).flatten(0, 1):
         sums += batch_sums
     token_loss.train(training)
     target, everything = (

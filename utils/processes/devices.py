@@ -1,4 +1,4 @@
-"""Device and precision, and the Accelerator for them."""
+"""The device, the precision, and the Accelerator for them."""
 
 from __future__ import annotations
 
@@ -73,8 +73,8 @@ def build_accelerator(train: TrainConfig, precision: str) -> Any:
     from accelerate.state import AcceleratorState
 
     device = resolve_device(train.device)
-    AcceleratorState._reset_state()  # another run in this process may have had another precision
-    # the buffers are masks and tables that never change, which DDP would otherwise broadcast in each forward pass
+    AcceleratorState._reset_state()  # an earlier run in this process may have set another precision
+    # the buffers are masks and tables that never change: DDP need not broadcast them in each forward pass
     ddp = DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)
     cpu = device == "cpu"
     return Accelerator(cpu=cpu, mixed_precision=MIXED_PRECISION[precision], kwargs_handlers=[ddp])

@@ -1,8 +1,8 @@
 """The processes of one job: which of them writes, how they agree, and how they end together.
 
-``torchrun`` and ``accelerate launch`` start the processes, which all run the same code. The main process does what only
-one may do (files, locks), and ``decided_by_main`` gives the others its result. They communicate over the CPU (gloo), so
-that an agreement never waits for a GPU.
+``torchrun`` and ``accelerate launch`` start the processes, which all run the same code. Only the main process writes
+files and takes locks; ``run_on_main`` sends its results to the others. They communicate over the CPU (gloo), so that an
+agreement never waits for a GPU.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from utils.errors import UserError
 
 T = TypeVar("T")
 SIZES = ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE")  # torchrun's, and those of MPI
-PATIENCE = datetime.timedelta(minutes=30)  # for a process that is alive but busy, say with a long write
+TIMEOUT = datetime.timedelta(minutes=30)  # a process may be alive but busy, say with a long write
 LOST = ("gloo", "nccl", "connection closed by peer", "connection reset by peer", "broken pipe")
 
 
 class EchoedError(UserError):
-    """The main process's error, raised on the other processes to end them. Only the main process prints it."""
+    """The main process's error, raised on the other processes to end them. They do not print it."""
 
 
 @dataclass(frozen=True)
@@ -32,25 +32,25 @@ class Processes:
     """This process among those of its job.
 
     Attributes:
-        rank: the index of this process; 0 is the main one.
+        index: the index of this process; 0 is the main one.
         count: the number of processes.
         control: the gloo group for agreements; None if there is one process.
     """
 
-    rank: int = 0
+    index: int = 0
     count: int = 1
     control: Any = None
 
     @property
     def main(self) -> bool:
         """Whether this is the process that writes."""
-        return self.rank == 0
+        return self.index == 0
 
-    def decided_by_main(self, decide: Callable[[], T]) -> T:
-        """Call ``decide`` on the main process only, and return its result on all. All processes wait for it here.
+    def run_on_main(self, decide: Callable[[], T]) -> T:
+        """Call ``decide`` on the main process only, and return its result on all processes, which wait for it.
 
         Raises:
-            EchoedError: ``decide`` raised, on the other processes; the main one raises the error itself.
+            EchoedError: ``decide`` raised an error. The main process raises the error itself.
         """
         if self.count == 1:
             return decide()
@@ -74,8 +74,8 @@ class Processes:
         dist.broadcast_object_list(box, 0, group=self.control)
         return box[0]
 
-    def gathered(self, value: T) -> list[T]:
-        """The ``value`` of every process by its index, on every process."""
+    def gather(self, value: T) -> list[T]:
+        """The values of all processes, in order of their indices, on every process."""
         if self.count == 1:
             return [value]
         import torch.distributed as dist
@@ -85,7 +85,7 @@ class Processes:
         return values
 
     def same_error(self, text: str) -> UserError:
-        """The error for a problem that every process finds at the same place; only the main process prints it."""
+        """The error for a problem that all processes find at the same time. Only the main process prints it."""
         return UserError(text) if self.main else EchoedError(text)
 
 
@@ -93,10 +93,10 @@ _joined: Processes | None = None
 
 
 def join(device: str) -> Processes:
-    """Connect to the other processes of this job; a second call returns the same object.
+    """Connect to the other processes of this job. A second call returns the same object.
 
     Args:
-        device: ``train.device`` resolved: cpu, cuda or mps.
+        device: the resolved ``train.device``: cpu, cuda or mps.
     """
     global _joined
     if _joined is None:
@@ -110,28 +110,28 @@ def _connect(device: str) -> Processes:
     if all(int(os.environ.get(name, "1")) <= 1 for name in SIZES):
         if "ACCELERATE_USE_CPU" in os.environ and "MASTER_PORT" in os.environ:
             print(
-                "warning: accelerate launch starts one process on CPUs, whatever --num_processes says, unless MPI is "
-                "set up: take torchrun --nproc_per_node=N for more. The result is the same",
+                "warning: accelerate launch starts one process on CPUs, also with --num_processes, unless MPI is set "
+                "up: use torchrun --nproc_per_node=N for more. The result is the same",
                 file=sys.stderr,
             )
         return Processes()
     import torch.distributed as dist
     from accelerate import PartialState
 
-    # without cpu=True each process of a CPU job believes that it is the only one
-    state = PartialState(cpu=device == "cpu", timeout=PATIENCE)
-    return Processes(state.process_index, state.num_processes, dist.new_group(backend="gloo", timeout=PATIENCE))
+    # without cpu=True each process of a CPU job works as if it were the only one
+    state = PartialState(cpu=device == "cpu", timeout=TIMEOUT)
+    return Processes(state.process_index, state.num_processes, dist.new_group(backend="gloo", timeout=TIMEOUT))
 
 
 def leave() -> None:
-    """Disconnect from the other processes when all is done; not after a failure, when they may be gone."""
-    dist = sys.modules.get("torch.distributed")  # if it was never imported, nothing was joined
+    """Disconnect from the other processes after success. After a failure they may be gone already."""
+    dist = sys.modules.get("torch.distributed")  # None: nothing was joined
     if dist is not None and dist.is_available() and dist.is_initialized():
         dist.destroy_process_group()
 
 
 @contextlib.contextmanager
-def lost_process_is_said() -> Iterator[None]:
+def explain_lost_process() -> Iterator[None]:
     """Re-raise the communication error that follows another process's death as a UserError."""
     try:
         yield
@@ -141,7 +141,7 @@ def lost_process_is_said() -> Iterator[None]:
         several = _joined is not None and _joined.count > 1
         if several and (isinstance(error, dist.DistError) or any(word in str(error).lower() for word in LOST)):
             raise UserError(
-                "another process of this job ended or cannot be reached; why stands in its own output. The checkpoints "
-                "up to here are kept: run the same command again to go on"
+                "another process of this job ended or cannot be reached; its own output says why. The checkpoints "
+                "so far are kept: run the same command again to go on"
             ) from None
         raise

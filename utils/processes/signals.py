@@ -1,4 +1,4 @@
-"""Requests to stop: the command saves, exits with code 75, and goes on from there when it is called again."""
+"""Requests to stop: the command saves and exits with code 75. The same command then goes on from there."""
 
 from __future__ import annotations
 
@@ -13,22 +13,21 @@ from typing import Any
 from utils.processes.group import Processes
 
 EXIT_INTERRUPTED = 75  # EX_TEMPFAIL: the command stopped and saved; the same command goes on
-# names a file that is written at such a stop, since a launcher of several processes does not pass on their exit code
+# Names a file that a stopped command writes, because launchers of several processes do not pass on their exit code.
 STOPPED_NOTE = "ROSA_STOPPED_NOTE"
-SAME_PRESS = 1.0  # seconds: torchrun passes on a Ctrl-C that its processes have already got from the terminal
+SAME_PRESS = 1.0  # seconds; with torchrun one Ctrl-C arrives twice: from the terminal and from torchrun
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 
 
 class Interrupted(BaseException):
-    """A signal asked to stop. Not an ``Exception``: nothing failed, and no handler of errors may catch it."""
+    """A signal asked to stop. It is not an ``Exception``, so that no handler of errors catches it."""
 
 
 class StopRequest:
     """Whether a signal has asked to stop, with the same answer on every process.
 
-    A signal may reach only one process, or two of them at different moments. Each call of ``check`` sends a vote to the
-    others in the background, over the CPU, and the next call reads the result, so that no process waits for another one
-    or for a device.
+    A signal may reach a single process, or several at different moments. Each ``check`` sends a vote to the others in
+    the background, over the CPU, and the next one reads the result. So no process waits for another or for a device.
     """
 
     def __init__(self, processes: Processes = Processes()) -> None:  # noqa: B008 (immutable)
@@ -40,22 +39,22 @@ class StopRequest:
         """Raise Interrupted on all processes or on none. Every process calls this after each batch.
 
         Args:
-            now: also wait for the votes of this call, because what follows takes long (the end of an epoch).
+            now: wait for the votes of this call too. For use before long work, such as the end of an epoch.
         """
         if self.processes.count == 1:
             self.check_here()
             return
-        self._read()
-        self._cast()
+        self._read_vote()
+        self._send_vote()
         if now:
-            self._read()
+            self._read_vote()
 
     def check_here(self) -> None:
-        """Raise Interrupted if a signal came to this process. For work that it does alone."""
+        """Raise Interrupted if this process got a signal. For work of a single process."""
         if self.signal:
             raise Interrupted(self.signal)
 
-    def _cast(self) -> None:
+    def _send_vote(self) -> None:
         import torch
         import torch.distributed as dist
 
@@ -64,7 +63,7 @@ class StopRequest:
         work = dist.all_reduce(vote, dist.ReduceOp.MAX, group=self.processes.control, async_op=True)
         self._pending = (work, vote)
 
-    def _read(self) -> None:
+    def _read_vote(self) -> None:
         if self._pending is None:
             return
         work, vote = self._pending
@@ -85,11 +84,11 @@ def stop_on_signals(
 ) -> Iterator[StopRequest]:
     """Turn SIGTERM, SIGUSR1 (SLURM's warning) and a first Ctrl-C into a request to stop; a second Ctrl-C interrupts.
 
-    A message acknowledges the request at once. ``Interrupted`` that leaves the ``with`` block ends the command.
+    A message acknowledges the request at once. An ``Interrupted`` that leaves the ``with`` block ends the command.
 
     Args:
         processes: the processes of this job.
-        unit: what is completed before the stop, for that message.
+        unit: names, in that message, the work that is completed before the stop.
 
     Raises:
         SystemExit: with ``EXIT_INTERRUPTED``, on all processes.
@@ -114,7 +113,7 @@ def stop_on_signals(
         if processes.main:
             print(f"stopped by {interrupt}: run the same command again to go on", file=sys.stderr)
             _note_stop(str(interrupt))
-        processes.gathered(None)  # a launcher stops the other processes when the first one exits
+        processes.gather(None)  # a launcher stops the other processes when the first one exits
         if processes.count > 1:  # torchrun then sends SIGTERM, which must not change the others' exit codes
             before[signal.SIGTERM] = signal.SIG_IGN
         raise SystemExit(EXIT_INTERRUPTED) from None
@@ -124,7 +123,7 @@ def stop_on_signals(
 
 
 def _note_stop(name: str) -> None:
-    """Tell a job runner that this command stopped and can go on."""
+    """Note, for the job runner, that this command stopped and can go on."""
     path = os.environ.get(STOPPED_NOTE)
     if path:
         with contextlib.suppress(OSError), open(path, "w", encoding="utf-8") as file:
@@ -132,7 +131,7 @@ def _note_stop(name: str) -> None:
 
 
 def _acknowledge(name: str, unit: str) -> None:
-    """Print that a signal came; from its handler, so without ``sys.stderr``, which may be in the middle of a write."""
+    """Print that a signal came. A handler must not use ``sys.stderr``, which may be in the middle of a write."""
     again = "; Ctrl-C again stops at once" if name == "SIGINT" else ""
     line = f"{name}: stopping after this {unit}{again}\n"
     with contextlib.suppress(OSError):

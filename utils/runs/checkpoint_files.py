@@ -1,4 +1,4 @@
-"""The files of one checkpoint: what it records of the training's progress, verified and read."""
+"""The files of one checkpoint: the training's progress, and how files are verified and read."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SUMMARY = "state.json"
 
 @dataclass
 class Progress:
-    """Where a training stands. ``step`` counts optimizer steps; ``batch`` those within the epoch under way."""
+    """The progress of a training. ``step`` counts optimizer steps; ``batch`` those within the current epoch."""
 
     epoch: int = 0
     batch: int = 0
@@ -43,7 +43,7 @@ class Progress:
 
     @classmethod
     def read(cls, values: Any) -> Progress:
-        """The progress that ``asdict`` made. Raises ValueError for anything else."""
+        """The progress from its ``asdict``. Raises ValueError for any other value."""
         plain = asdict(cls())
         if not isinstance(values, dict) or not values.keys() <= plain.keys():
             raise ValueError("its progress is not one of this version")
@@ -54,22 +54,22 @@ class Progress:
         return cls(**values)
 
     def spend(self, kind: str, start: float) -> float:
-        """Add the time since ``start`` (``time.perf_counter``) to the seconds of ``kind``; the seconds added."""
+        """Add the seconds since ``start`` (``time.perf_counter``) to those of ``kind``, and return them."""
         seconds = time.perf_counter() - start
         self.seconds[kind] = self.seconds.get(kind, 0.0) + seconds
         return seconds
 
 
 def checksum(summary: dict[str, Any]) -> str:
-    """Of a summary's own content, without the checksum itself."""
+    """The checksum of a summary's content, which does not include the checksum."""
     return hashlib.sha256(json.dumps(summary, sort_keys=True).encode()).hexdigest()
 
 
 def checkpoint_hash(folder: Path) -> str:
-    """One hash for a checkpoint's model: that of its summary, which holds the hashes of its files.
+    """One hash for a checkpoint: that of its summary, which holds the hashes of its files.
 
     Raises:
-        UserError: it is not there.
+        UserError: the checkpoint does not exist.
     """
     try:
         return sha256(folder / SUMMARY, LARGEST_RECORD)
@@ -81,10 +81,10 @@ def checkpoint_hash(folder: Path) -> str:
 
 
 def verify(folder: Path) -> dict[str, Any]:
-    """The summary of a checkpoint whose files are all there with the right content.
+    """The summary of a checkpoint, once all of its files are found and match their hashes.
 
     Raises:
-        UserError: names the missing or damaged file.
+        UserError: a file is missing or damaged; the text names it.
     """
     summary = read_object(folder / SUMMARY)
     expected, hashes = summary.pop("checksum", None), summary.get("sha256")
@@ -100,10 +100,10 @@ def verify(folder: Path) -> dict[str, Any]:
 
 
 def load_weights(folder: Path, model: Any) -> None:
-    """Load a checkpoint's model values, in place; an adapter is injected where the model has none.
+    """Load a checkpoint's weights into ``model``, in place. Adapters are injected if it has none.
 
     Raises:
-        UserError: the checkpoint is of another model, or a file is damaged.
+        UserError: the checkpoint is from another model, or a file is damaged.
     """
     try:
         if (folder / MODEL_FILE).exists():
@@ -116,7 +116,7 @@ def load_weights(folder: Path, model: Any) -> None:
 
 
 def load_state(folder: Path) -> dict[str, Any]:
-    """The state of optimizer, schedule and generators. Raises UserError for a file that holds more than values."""
+    """The state of optimizer, schedule and generators. Raises UserError for a file with other objects than values."""
     path = folder / STATE_FILE
     try:
         value = torch.load(path, map_location="cpu", weights_only=True)

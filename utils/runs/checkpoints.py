@@ -1,12 +1,12 @@
-"""Checkpoints of a run: complete folders that appear by a rename, and pointers to the best and the last.
+"""Checkpoints of a run: folders that are renamed once they are complete, and pointers to the best and the last.
 
     checkpoints/step-00000329/   adapter files (or model.safetensors for full fine-tuning), state.pt, state.json
     checkpoints/best, last       links to such folders
 
-``last`` moves on only when the new folder is on the disk with all its files; the generation before it is kept, so
-that a damaged file costs one interval, not the run. Each folder's state.json names the best one as of then, so that
-one rename decides everything. ROSA's W_f changes only at a resample: it is written twice for each, and
-later checkpoints link to the file that the generation before them does not use.
+``last`` moves only when the new folder is on the disk with all its files. The checkpoint before it is kept, so that a
+damaged file costs one interval, not the run. Each folder's state.json names the best checkpoint of that time, so that a
+single rename decides everything. ROSA's W_f changes only at a resample. It is written twice after each resample; later
+checkpoints link to the copy that the checkpoint before them does not use.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from safetensors.torch import save_model
 
 import rosa
 from rosa.files import FROZEN_FILE
-from utils.errors import UserError, short_reason
+from utils.errors import UserError, is_out_of_memory, short_reason
 from utils.io.files import own_folder, read_object, sha256, sync, write_json
 from utils.log import log
 from utils.runs.checkpoint_files import MODEL_FILE, STATE_FILE, SUMMARY, Progress, checksum, verify
@@ -33,16 +33,17 @@ from utils.runs.run import Run
 
 
 def save(run: Run, model: Any, progress: Progress, state: dict[str, Any], best: bool) -> int:
-    """Write a checkpoint, make it ``last`` (and ``best``), and remove generations that nothing needs.
+    """Write a checkpoint, make it ``last`` (and ``best``), and remove checkpoints that nothing needs.
 
     Args:
         model: the model without DDP or compile wrappers.
-        state: what ``torch.load(weights_only=True)`` can read: optimizer, schedule, scaler, generators.
+        state: optimizer, schedule, scaler and generators, as values that ``torch.load(weights_only=True)`` can read.
 
-    Returns: its size in bytes, shared files left out.
+    Returns:
+        Its size in bytes, without linked files.
 
     Raises:
-        UserError: it cannot be written. The checkpoint before it is untouched then.
+        UserError: it cannot be written. The checkpoint before it is not changed then.
     """
     with _writing(run, progress.step) as (folder, temporary):
         previous, known_best = _target(run.last), _target(run.best)
@@ -70,7 +71,7 @@ def save(run: Run, model: Any, progress: Progress, state: dict[str, Any], best: 
 
 @contextlib.contextmanager
 def _writing(run: Run, step: int) -> Iterator[tuple[Path, Path]]:
-    """The folder to be and the one to write; an error removes the latter and becomes a UserError."""
+    """The checkpoint's final folder and the temporary one to write. An error removes the latter, as a UserError."""
     folder, number = own_folder(run.checkpoints) / f"step-{step:08d}", 1
     while folder.exists():  # a step is saved twice when a run is stopped right after a resume
         folder, number = run.checkpoints / f"step-{step:08d}-{number}", number + 1
@@ -79,9 +80,14 @@ def _writing(run: Run, step: int) -> Iterator[tuple[Path, Path]]:
     try:
         temporary.mkdir()
         yield folder, temporary
-    except (OSError, RuntimeError, SafetensorError, rosa.AdapterError) as error:
+    except (OSError, RuntimeError, MemoryError, SafetensorError, rosa.AdapterError) as error:
         free = shutil.disk_usage(run.path).free / 2**20
         _remove(temporary)
+        if is_out_of_memory(error):
+            raise UserError(
+                f"out of memory while the checkpoint of step {step} is written ({short_reason(error, 200)}). The one "
+                "before it is intact: free memory or use a machine with more, then run the same command again."
+            ) from None
         reason = "the disk is full" if free < 1 else short_reason(error, 200)
         raise UserError(
             f"the checkpoint of step {step} cannot be written below {run.checkpoints}: {reason} ({free:,.1f} MiB "
@@ -90,12 +96,15 @@ def _writing(run: Run, step: int) -> Iterator[tuple[Path, Path]]:
 
 
 def _share_frozen(run: Run, previous: Path | None, folder: Path, resamples: int) -> dict[str, str] | None:
-    """Link a W_f of the same resample into ``folder`` that ``previous`` does not use: its hash, None without one.
+    """Link a W_f of the same resample, which ``previous`` does not use, into ``folder``.
 
-    Two generations never share a file, so that no damage to one file can take both.
+    Two consecutive checkpoints never share a file, so that one damaged file cannot spoil both.
+
+    Returns:
+        The file's name and hash; None if there is no such W_f.
     """
     for other in _folders(run):
-        with contextlib.suppress(UserError, OSError, KeyError, TypeError):  # no hard links here, or not one of ours
+        with contextlib.suppress(UserError, OSError, KeyError, TypeError):  # no hard links here, or a foreign folder
             frozen, summary = other / FROZEN_FILE, read_object(other / SUMMARY)
             if summary["progress"]["resamples"] != resamples or not frozen.is_file():
                 continue
@@ -118,7 +127,7 @@ def _folders(run: Run) -> list[Path]:
 
 
 def _target(pointer: Path) -> Path | None:
-    """The checkpoint folder a pointer names, None if it names none inside its own folder."""
+    """The checkpoint folder to which a pointer leads; None if that is not in the pointer's own folder."""
     if not pointer.exists():
         return None
     target = pointer.resolve()
@@ -126,7 +135,7 @@ def _target(pointer: Path) -> Path | None:
 
 
 def _point(pointer: Path, folder: Path) -> None:
-    """Make ``pointer`` name ``folder``, atomically."""
+    """Let ``pointer`` lead to ``folder``, atomically."""
     temporary = pointer.with_name(f".{pointer.name}")
     _remove(temporary)
     temporary.symlink_to(folder.name)
@@ -151,7 +160,7 @@ def prune(run: Run, keep: Path | None = None) -> None:
 
 
 def _best_of(run: Run, folder: Path) -> Path | None:
-    """The folder that was the best when ``folder`` was written."""
+    """The folder that was the best one when ``folder`` was written."""
     try:
         name = read_object(folder / SUMMARY)["best"]
     except (UserError, KeyError):
@@ -167,10 +176,10 @@ def drop_last(run: Run) -> None:
 
 
 def newest(run: Run) -> tuple[Path, Progress] | None:
-    """The newest complete checkpoint, None if the run has none yet; a damaged one is named and passed over.
+    """The newest complete checkpoint; None if the run has none yet. A warning names each damaged one that is skipped.
 
     Raises:
-        UserError: there are checkpoints, but not one is complete: never silently from scratch.
+        UserError: there are checkpoints, but none is complete. Training must not start from scratch silently.
     """
     if not run.checkpoints.is_dir():
         return None
@@ -189,20 +198,20 @@ def newest(run: Run) -> tuple[Path, Progress] | None:
 
 
 def resume(run: Run) -> tuple[Path, Progress] | None:
-    """The ``newest`` checkpoint, made the one to go on from."""
+    """The ``newest`` checkpoint, which becomes the last one."""
     found = newest(run)
     if found is not None:
-        adopt(run, *found)
+        _continue_from(run, *found)
     return found
 
 
-def adopt(run: Run, folder: Path, progress: Progress) -> None:
-    """Make ``folder``, which training goes on from, the last one, and its best the best; drop what is damaged.
+def _continue_from(run: Run, folder: Path, progress: Progress) -> None:
+    """Make ``folder`` the last checkpoint, and the best one of its time the best. Remove damaged ones.
 
-    Of the others the one before it is kept, as after ``save``: a kill can come between a save and its ``prune``.
+    The checkpoint before ``folder`` is kept, all others are pruned: a kill may have come between a save and its prune.
 
     Raises:
-        UserError: the best checkpoint is damaged, and with it a part of the result.
+        UserError: the best checkpoint is damaged, which is a part of the result.
     """
     own_folder(run.checkpoints)
     best = _best_of(run, folder)

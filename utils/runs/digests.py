@@ -1,8 +1,8 @@
-"""Which data a run read: a digest of each split in its record, and the refusal of other data.
+"""The data of a run: its record has a digest of each split, and other data are refused.
 
-``run.json`` has them under ``data_sha256``: train and validation from the start of training on, test from the first
-evaluation on. They are of the examples as loaded, whole and in order, wherever they came from. Records of before have
-none, and are taken as they are; a resume adds them.
+``run.json`` has the digests under ``data_sha256``: train and validation from the start of training on, test from the
+first evaluation on. A digest is that of all loaded examples in order, from a file or the hub. Records of earlier
+versions have none: their data are not compared, and a resume adds the digests.
 """
 
 from __future__ import annotations
@@ -22,26 +22,25 @@ TRAINING = ("train", "validation")
 
 
 def training_digests(config: Config) -> dict[str, str]:
-    """The digests of the two splits that training reads.
+    """The digests of the two splits that training reads. ``config`` keeps their examples for the training itself.
 
     Raises:
-        UserError: the data cannot be had.
+        UserError: the data cannot be loaded.
     """
-    source, dataset = config.source, config.dataset
-    return {split: digest(source.load(split, dataset.folder(), dataset.cache)) for split in TRAINING}
+    return {split: digest(config.load(split, keep=True)) for split in TRAINING}
 
 
 def recorded_digests(record: dict[str, Any]) -> dict[str, str]:
-    """The digests in a run's record, as far as there are any."""
+    """The digests in a run's record; {} if it has none."""
     found = record.get("data_sha256")
     return found if isinstance(found, dict) else {}
 
 
 def find_directory(config: Config) -> tuple[Path, str]:
-    """The directory and the group hash of the run of these settings.
+    """The directory and the group hash of the run with these settings.
 
-    Where the path is all that names the data, their digests are part of both. A run of before, made without them, is
-    found again unless its record says that it read other data.
+    If only a path names the data, their digests are part of both. A run of an earlier version, without digests in its
+    directory's hash, is found again unless its record says that it read other data.
     """
     before = run_directory(config)
     if not config.source.needs_path:
@@ -54,25 +53,25 @@ def find_directory(config: Config) -> tuple[Path, str]:
 
 
 def _others(recorded: dict[str, str], found: dict[str, str]) -> list[str]:
-    """The splits whose recorded digest is another one than that of what was found."""
+    """The splits whose recorded digest differs from that of the data found."""
     return [split for split, value in found.items() if recorded.get(split, value) != value]
 
 
 def refuse_other_data(run: Run, recorded: dict[str, str], found: dict[str, str], dataset: DatasetConfig) -> None:
-    """Raise UserError where data that were found are not those of the run's record."""
+    """Raise UserError if the data found are not those of the run's record."""
     if others := _others(recorded, found):
         raise UserError(_other_data(run, others, dataset))
 
 
 def agree_on_data(run: Run, found: dict[str, str], dataset: DatasetConfig, processes: Processes) -> None:
-    """The same at the start or resume of a training, whose processes must also have read the same data.
+    """Compare the data of every process with those of the main process and of the run's record.
 
     Raises:
-        UserError: the data are not those of the run's record, or of the main process.
+        UserError: the data of a process differ.
     """
-    record = processes.decided_by_main(lambda: run.record() if run.record_file.exists() else {})
-    expected = processes.decided_by_main(lambda: found) | recorded_digests(record)
-    if others := sorted({split for part in processes.gathered(_others(expected, found)) for split in part}):
+    record = processes.run_on_main(lambda: run.record() if run.record_file.exists() else {})
+    expected = processes.run_on_main(lambda: found) | recorded_digests(record)
+    if others := sorted({split for part in processes.gather(_others(expected, found)) for split in part}):
         raise processes.same_error(_other_data(run, others, dataset))
 
 

@@ -1,4 +1,4 @@
-"""What makes two runs the same run: the settings that change its result, and the directory named after them."""
+"""The identity of a run: the settings that change its result, and the directory that is named after them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rosa.methods import method_names
 from utils.config import Config, TrainConfig
 from utils.text import slug
 
-# Groups and keys that change how a run is carried out, not its result: another value continues the same run.
+# Groups and keys that do not change the result of a run: with another value the same run continues.
 WITHOUT_EFFECT = (
     "runs",
     "output",
@@ -28,18 +28,18 @@ WITHOUT_EFFECT = (
     "train.save_every",
     "train.save_minutes",
     "train.keep_last",
-    "train.skip_nonfinite",  # decides about steps that otherwise end the run
+    "train.skip_nonfinite",  # matters only at steps that otherwise end the run
 )
 
-# Keys that came after the first runs: at the default they are not hashed, so that runs of before are found again.
+# Keys of later versions. Their default is not hashed, so that runs of earlier versions are found again.
 LATER = {"train.validation_fraction": TrainConfig.validation_fraction}
 
 
 def science(config: Config, data: dict[str, str] | None = None) -> dict[str, Any]:
-    """The settings that change the result, as plain values; aliases resolved, what the method ignores left out.
+    """The settings that change the result, as plain values, with aliases resolved and without keys that have no effect.
 
     Args:
-        data: digests of the data, where nothing else in the settings says which they are.
+        data: digests of the data, if no other setting identifies them.
     """
     values = dataclasses.asdict(config)
     for key in WITHOUT_EFFECT:
@@ -80,7 +80,7 @@ def _digest(values: dict[str, Any]) -> str:
 
 
 def group_hash(config: Config, data: dict[str, str] | None = None) -> str:
-    """The hash shared by runs that differ in their seed only."""
+    """The hash that runs share if only their seeds differ."""
     values = science(config, data)
     del values["seed"]
     return _digest(values)

@@ -1,7 +1,7 @@
 """metrics.jsonl and TensorBoard: the logging points of a run.
 
-metrics.jsonl is a part of the result: where it cannot be written, training stops. TensorBoard shows the same to people:
-where it cannot be written, training says so once and goes on.
+metrics.jsonl is a part of the result: training stops if it cannot be written. TensorBoard shows the same to people: if
+its files cannot be written, there is one warning and training goes on.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from utils.runs.run import Run
 class MetricsWriter:
     """Logging points to metrics.jsonl and, under the same names, to TensorBoard.
 
-    A resume takes both back to where they were at the checkpoint, so that no point is lost or appears twice.
+    A resume truncates both to their size at the checkpoint, so that no point is lost or appears twice.
     """
 
     def __init__(self, run: Run, progress: Any) -> None:
-        """``progress``: of the checkpoint that training goes on from (``Progress``)."""
+        """``progress`` is that of the checkpoint from which training resumes (``Progress``)."""
         position: int = progress.metrics_position
         self._file = os.fdopen(open_in_place(run.metrics_file), "r+", encoding="utf-8")
         size = self._file.seek(0, os.SEEK_END)
@@ -36,7 +36,7 @@ class MetricsWriter:
         self._board = _Board(run, progress.board, progress.step)
 
     def note_positions(self, progress: Any) -> None:
-        """Put what is written so far, all of it on disk, into ``progress``."""
+        """Write everything to the disk, and put the files' sizes into ``progress``."""
         self._file.flush()
         os.fsync(self._file.fileno())
         progress.metrics_position, progress.board = self._file.seek(0, os.SEEK_END), self._board.sizes()
@@ -50,7 +50,7 @@ class MetricsWriter:
             self.scalar(f"{split}/{name}", value, step)
 
     def scalar(self, name: str, value: float, step: int = 0) -> None:
-        """A number for TensorBoard; at step 0 one that belongs to the whole run."""
+        """A number for TensorBoard; at step 0 for one that belongs to the whole run."""
         self._board.do(lambda board: board.add_scalar(name, value, step))
 
     def text(self, name: str, step: int, text: str) -> None:
@@ -83,21 +83,21 @@ class _Board:
                     os.truncate(path, min(sizes[path.name], path.stat().st_size))
                 else:
                     path.unlink()
-            # a TensorBoard that is running has read on: it drops the steps that come again
+            # a running TensorBoard may have read the steps that are repeated now: purge_step makes it drop them
             self._writer = SummaryWriter(str(run.path), purge_step=step + 1 if step else None)
         except Exception as error:
             self._give_up(error)
 
     def do(self, act: Callable[[Any], Any]) -> None:
-        """Do something with TensorBoard's writer, if there still is one."""
+        """Call ``act`` with TensorBoard's writer, unless an earlier call failed."""
         try:
             if self._writer is not None:
                 act(self._writer)
-        except Exception as error:  # its own errors or the system's: what people look at must not end a training
+        except Exception as error:  # of any kind: a display must not end a training
             self._give_up(error)
 
     def sizes(self) -> dict[str, int]:
-        """Bytes of each file, with all that was written so far."""
+        """The size in bytes of each file, with everything flushed."""
         self.do(lambda board: board.flush())
         return {path.name: path.stat().st_size for path in self._run.board_files() if path.is_file()}
 
@@ -107,6 +107,6 @@ class _Board:
 
 
 def _quiet_writer(failed: threading.ExceptHookArgs) -> None:
-    """TensorBoard's writing thread hands its error to the next call, which reports it: no traceback besides."""
+    """Print no traceback for TensorBoard's writing thread: the next call raises its error, which is reported."""
     if type(failed.thread).__name__ != "_AsyncWriterThread":
         threading.__excepthook__(failed)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 
 from utils.config import Config
 from utils.errors import UserError
@@ -25,11 +24,11 @@ def settle_precision(config: Config, width: int | None) -> tuple[Config, str]:
     Raises:
         UserError: this machine does not have the precision in which the run began.
     """
-    train, device = config.train, resolve_device(config.train.device)
-    resolved = resolve_precision(train.precision, device, width)
-    if train.precision != "auto":
+    device = resolve_device(config.train.device)
+    resolved = resolve_precision(config.train.precision, device, width)
+    if config.train.precision != "auto":
         return config, resolved
-    explicit = dataclasses.replace(config, train=dataclasses.replace(train, precision="bf16"))
+    explicit = config.with_precision("bf16")
     candidates = [config, explicit] if resolved == resolve_precision("auto", device) else [explicit, config]
     for candidate in candidates:
         run = Run(find_directory(candidate)[0])

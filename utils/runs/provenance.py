@@ -1,4 +1,4 @@
-"""Where a number comes from: versions, code, machine."""
+"""Where a result comes from: versions, code, machine."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def now() -> str:
 
 
 def versions() -> dict[str, str]:
-    """Python and the packages that decide a result; what is not installed is left out."""
+    """The versions of Python and of the installed packages that influence a result."""
     found = {"python": platform.python_version()}
     for name in PACKAGES:
         try:

@@ -1,20 +1,20 @@
-"""A run's directory: the only place that knows which files a run has and how runs are found.
+"""A run's directory. Only this module knows which files a run has and how runs are found.
 
-What a checkpoint's folder holds, ``utils.runs.checkpoints`` knows.
+Only ``utils.runs.checkpoints`` knows the files of a checkpoint.
 
 Layout of ``RUNS/<dataset>/<label>-<hash>/``::
 
     config.yaml            the resolved configuration
-    .hydra/overrides.yaml  what was typed
+    .hydra/overrides.yaml  the overrides of the command line
     run.json               the record: status, versions, hardware, parameter counts, timings, best metrics
-    metrics.jsonl          one object a logging point: step, epoch, split and the values
+    metrics.jsonl          one object per logging point: step, epoch, split and the values
     events.out.tfevents.*  TensorBoard
     train.log              the log as plain lines
     checkpoints/           best and last
     <split>_predictions.txt, <split>_predictions.jsonl, <split>_references.txt   written by eval.py
     eval.json              per split: loss, perplexity, decoding, limit, checkpoint hash
     scores.json            per split: the scores and the hash of the predictions they belong to
-    .<work>.lock           held by the process that trains, evaluates or scores the run
+    .<work>.lock           locked by the process that trains, evaluates or scores the run
 
 Directory names are labels for people. Everything is read from the files.
 """
@@ -61,7 +61,7 @@ class Run:
         return self.path / "metrics.jsonl"
 
     def board_files(self) -> list[Path]:
-        """TensorBoard's files that are there, in order of name."""
+        """TensorBoard's files, in order of name."""
         return sorted(self.path.glob("events.out.tfevents.*"))
 
     @property
@@ -105,14 +105,14 @@ class Run:
         return self.path / f".{work}.lock"
 
     def record(self) -> dict[str, Any]:
-        """The content of run.json. Raises UserError when it is missing or not a record."""
+        """The content of run.json. Raises UserError if it is missing or not a record."""
         record = read_object(self.record_file)
         if record.get("status") not in STATUSES:
             raise UserError(f"{self.record_file} is not a run's record: it has no valid 'status'")
         return record
 
     def update_record(self, **fields: Any) -> dict[str, Any]:
-        """Merge ``fields`` into run.json (created when missing) and return the new record."""
+        """Merge ``fields`` into run.json, which is made if missing. Returns the new record."""
         record = read_object(self.record_file) if self.record_file.exists() else {}
         record.update(fields)
         write_json(self.record_file, record)
@@ -130,11 +130,11 @@ class Run:
         return [point for point in points if split is None or point["split"] == split]
 
     def evaluation(self, split: str = "test") -> dict[str, Any] | None:
-        """What eval.py recorded for ``split``, or None."""
+        """The record of eval.py for ``split``, or None."""
         return self._part(self.eval_file, split)
 
     def scores(self, split: str = "test") -> dict[str, Any] | None:
-        """What eval.sh recorded for ``split``, or None."""
+        """The record of eval.sh for ``split``, or None."""
         return self._part(self.scores_file, split)
 
     @staticmethod
@@ -146,7 +146,7 @@ class Run:
 
 
 def finite(value: Any) -> float | None:
-    """``value`` when it is a number that a float can hold, else None."""
+    """``value`` if it is a finite number within the range of floats, else None."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None
     try:
@@ -156,16 +156,17 @@ def finite(value: Any) -> float | None:
 
 
 def find_runs(roots: Iterable[str | Path]) -> list[Run]:
-    """Every run at or below ``roots``, in path order; a directory is a run when it holds a record.
+    """Every run at or below ``roots``, in path order. A directory is a run if it holds a record.
 
-    Raises UserError for a root that does not exist and when no run is found at all.
+    Raises:
+        UserError: a root does not exist, or there is no run at all.
     """
     found: dict[Path, Run] = {}
     names = [str(root) for root in roots]
     for root in names:
         if not Path(root).is_dir():
             raise UserError(f"{root} is not a folder. Give the folder that train.py wrote to (its output.path).")
-        waiting = [root]  # and not os.walk, which before Python 3.12 calls itself for each level
+        waiting = [root]  # not os.walk, which is recursive before Python 3.12
         while waiting:
             folder = waiting.pop()
             try:

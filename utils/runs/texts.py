@@ -1,4 +1,4 @@
-"""The texts of an evaluation: JSON lines that hold everything, and two line files for people and other tools."""
+"""The texts of an evaluation: JSON lines with everything, and two line files for people and other tools."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from utils.runs.run import Run
 
 @dataclass(frozen=True)
 class Answer:
-    """One item of an evaluation: what it was made from, what the model was given and wrote, and what people wrote."""
+    """One item of an evaluation: its source, the model's prompt and prediction, and references by people."""
 
     source: str
     prompt: str
@@ -37,7 +37,7 @@ def write_texts(run: Run, split: str, answers: Sequence[Answer]) -> None:
 
 
 def read_texts(run: Run, split: str) -> list[Answer]:
-    """The answers of the JSON lines, which the line files must agree with: those are what people see.
+    """The answers in the JSON lines. The line files must have the same texts, because people read those.
 
     Raises:
         UserError: a file is missing or damaged, or a line file was changed.

@@ -1,4 +1,4 @@
-"""The data of a training run: both splits loaded, a part of each chosen, tokenised, and checked against the model."""
+"""The data of a training run: load both splits, choose a part of each, tokenise it, and check it against the model."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from utils.tokens.packing import encode_units
 
 @dataclass(frozen=True)
 class TrainingData:
-    """The tokenised splits, the validation split's distinct prompts in file order, and digests of both as loaded."""
+    """The tokenised splits, the distinct prompts of the validation split in file order, and digests of both splits."""
 
     train: Encoded
     validation: Encoded
@@ -29,13 +29,13 @@ class TrainingData:
 
 
 def load_training_data(config: Config, tokenizer: Any) -> TrainingData:
-    """Load and tokenise the training and validation splits; the test split is not touched.
+    """Load and tokenise the training and validation splits, never the test split.
 
     Raises:
-        UserError: the data cannot be had or does not fit ``train.seq_len``.
+        UserError: the data cannot be loaded or do not fit ``train.seq_len``.
     """
     source, train = config.source, config.train
-    examples = {split: source.load(split, config.dataset.folder(), config.dataset.cache) for split in TRAINING}
+    examples = {split: config.load(split) for split in TRAINING}
     units = {split: training_units(source, part) for split, part in examples.items()}
     units["train"] = _share(units["train"], train.fraction, "fraction", config.seed)
     units["validation"] = _share(units["validation"], train.validation_fraction, "validation_fraction", config.seed)
@@ -59,7 +59,11 @@ def load_training_data(config: Config, tokenizer: Any) -> TrainingData:
 
 
 def _share(units: list[Any], fraction: float, key: str, seed: int) -> list[Any]:
-    """That fraction of ``units``, at least one, chosen by the seed, in their order."""
+    """A fraction of ``units``, at least one of them, chosen by the seed and in their order.
+
+    Args:
+        key: its name, which goes into the seed.
+    """
     count = max(1, round(fraction * len(units)))
     if count == len(units):
         return units
@@ -68,9 +72,9 @@ def _share(units: list[Any], fraction: float, key: str, seed: int) -> list[Any]:
 
 
 def check_lengths(data: TrainingData, model: Any, config: Config) -> None:
-    """Raise UserError, with the key to set, if a sample is longer than the model's positions, or may be by a setting.
+    """Raise UserError, with the key to set, if a sample or the setting is longer than the model's positions.
 
-    The default of the setting is no promise, so that a model of fewer positions trains on short samples as it is.
+    The setting's default is not checked, so that a model of few positions trains on short samples without a setting.
     """
     limit = max_positions(model)
     longest = max(part.describe()["longest"] for part in (data.train, data.validation))

@@ -1,4 +1,4 @@
-"""What ends a training with advice: numbers that are not finite, and memory that is not there."""
+"""Errors of a training that the user can fix, with advice: not finite, out of memory, a full disk."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import torch
 
 import rosa
 from utils.config import TrainConfig
-from utils.errors import short_reason
+from utils.errors import is_out_of_memory, short_reason
 
 
 def not_finite(what: str, value: float, step: int) -> str:
-    """What to say of a loss or weight that became NaN or infinite at ``step``."""
+    """The message for a loss or weight that became NaN or infinite at ``step``."""
     return (
         f"the {what} is {value} at step {step}: lower train.lr, set train.max_grad_norm=1, or use "
         "train.precision=fp32. The checkpoints before it are kept: the same command with train.skip_nonfinite=true "
@@ -23,28 +23,28 @@ def not_finite(what: str, value: float, step: int) -> str:
 
 
 def non_finite_tensors(tensors: Iterable[Any]) -> torch.Tensor:
-    """How many of the floating-point tensors hold a NaN or an infinity, as a tensor on their device, unread."""
+    """The number of floating-point tensors that hold a NaN or an infinity, as a tensor on their device."""
     local = [tensor.to_local() if hasattr(tensor, "to_local") else tensor for tensor in tensors]
     bad = [~tensor.isfinite().all() for tensor in local if tensor.is_floating_point()]
     return torch.stack(bad).sum() if bad else torch.zeros((), dtype=torch.long)
 
 
 def optimizer_tensors(optimizer: Any) -> Iterable[torch.Tensor]:
-    """Every tensor of an optimizer's state that lies where its parameter does."""
+    """Every tensor of an optimizer's state that is on the device of its parameter."""
     for parameter, values in optimizer.state.items():
         yield from (v for v in values.values() if isinstance(v, torch.Tensor) and v.device == parameter.device)
 
 
 def advice(error: Exception, train: TrainConfig, folder: Path, step: int | None) -> str | None:
-    """What to say of an error that the user can fix, None for any other.
+    """The message for an error that the user can fix; None for any other.
 
     Args:
         folder: the run's.
-        step: how many optimizer steps are done; None while the model is still being loaded.
+        step: the number of optimizer steps done; None while the model is still being loaded.
     """
     if is_out_of_memory(error):
         return _out_of_memory(train, step, error)
-    if isinstance(error, rosa.AdapterError) and step is not None:  # of a resample
+    if isinstance(error, rosa.AdapterError) and step is not None:  # from a resample
         return (
             f"{error}, at step {step}: lower train.lr or set train.max_grad_norm=1. The checkpoints before it are kept."
         )
@@ -52,15 +52,6 @@ def advice(error: Exception, train: TrainConfig, folder: Path, step: int | None)
         where = error.filename or folder
         return f"{where}: {error.strerror}. The last checkpoint is kept: fix this, then run the same command again."
     return None
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory was missing, on the GPU or on the CPU (where PyTorch raises a plain RuntimeError)."""
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
-        return True
-    return isinstance(error, RuntimeError) and any(
-        text in str(error) for text in ("DefaultCPUAllocator", "not enough memory", "out of memory")
-    )
 
 
 def _out_of_memory(train: TrainConfig, step: int | None, error: Exception) -> str:

@@ -1,4 +1,4 @@
-"""From a configuration to finished runs: directories, locks, records, and what becomes of a failure."""
+"""From a configuration to finished runs: directories, locks, records, and failures."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from utils.io.files import lock, own_folder, remove_leftovers, write_text
 from utils.log import log, run_log
 from utils.models.loading import check_adapter_fits, width
 from utils.processes.devices import resolve_device
-from utils.processes.group import join, lost_process_is_said
+from utils.processes.group import explain_lost_process, join
 from utils.processes.signals import Interrupted, StopRequest, stop_on_signals
 from utils.runs import RUN_POINTER, Run, checkpoints
 from utils.runs.digests import find_directory, recorded_digests, refuse_other_data, training_digests
@@ -34,11 +34,11 @@ from utils.training.training import Training
 
 
 def train_all(config: Config, overrides: list[str]) -> float | None:
-    """Train ``config.runs`` seeds, one directory each; the best validation loss of the last."""
+    """Train ``config.runs`` seeds, one directory each. Returns the best validation loss of the last one."""
     check_adapter_fits(config.model.name, config.adapter)
     processes = join(resolve_device(config.train.device))
     loss = None
-    with stop_on_signals(processes) as stop, lost_process_is_said():
+    with stop_on_signals(processes) as stop, explain_lost_process():
         for seed in range(config.seed, config.seed + config.runs):
             stop.check(now=True)
             loss = train_one(dataclasses.replace(config, seed=seed, runs=1), overrides, stop)
@@ -46,14 +46,14 @@ def train_all(config: Config, overrides: list[str]) -> float | None:
 
 
 def train_one(config: Config, overrides: list[str], stop: StopRequest) -> float | None:
-    """Train one seed: resume an unfinished run, leave a finished one alone; its best validation loss."""
+    """Train one seed: resume an unfinished run, skip a finished one. Returns its best validation loss."""
     processes = stop.processes
     with contextlib.ExitStack() as stack:
-        setting, precision = processes.decided_by_main(lambda: _precision(config))
-        config = dataclasses.replace(config, train=dataclasses.replace(config.train, precision=setting))
-        path, group = processes.decided_by_main(lambda: find_directory(config))
+        setting, precision = processes.run_on_main(lambda: _precision(config))
+        config = config.with_precision(setting)
+        path, group = processes.run_on_main(lambda: find_directory(config))
         run = Run(path)
-        finished = processes.decided_by_main(lambda: _open(config, run, stack))
+        finished = processes.run_on_main(lambda: _open(config, run, stack))
         if finished:
             return (finished["best"] or {}).get("loss")
         stack.enter_context(run_log(run.log_file, processes.main))
@@ -67,16 +67,16 @@ def _precision(config: Config) -> tuple[str, str]:
 
 
 def _open(config: Config, run: Run, stack: contextlib.ExitStack) -> dict[str, Any] | None:
-    """The record of a finished run; else None, with the run's directory made and locked until ``stack`` closes."""
+    """The record of a finished run. Else None, and the run's directory is made and locked until ``stack`` closes."""
     _point_to(run)
     record = _record(run)
     if record["status"] == "finished":
         recorded = recorded_digests(record)
-        if recorded and config.dataset.path:  # from the hub, they are not loaded for this
+        if recorded and config.dataset.path:  # data from the hub are not loaded only to be compared
             refuse_other_data(run, recorded, training_digests(config), config.dataset)
         unknown = "" if recorded else " (its record, of an earlier version, does not say on which data)"
         print(f"{run.path} is finished already{unknown}; remove the folder to train again", file=sys.stderr)
-        with contextlib.suppress(OSError):  # what a kill left; a folder that cannot be written is finished all the same
+        with contextlib.suppress(OSError):  # a kill may have left it; a read-only folder is finished all the same
             _drop_last(config, run)
         return record
     stack.enter_context(_directory(run))
@@ -86,7 +86,7 @@ def _open(config: Config, run: Run, stack: contextlib.ExitStack) -> dict[str, An
 def _train(
     config: Config, precision: str, run: Run, group: str, overrides: list[str], stop: StopRequest
 ) -> float | None:
-    """Train one seed in its locked directory; its best validation loss."""
+    """Train one seed in its locked directory. Returns its best validation loss."""
     log.info("run directory %s, precision %s", run.path, precision)
     with _explained(config, run, lambda: None):
         training = set_up(config, precision, run, stop)
@@ -96,14 +96,14 @@ def _train(
     _note(training, **_start(training, group), **described, **current_progress(training))
     _fit(training)
     _note(training, status="finished", finished=now(), **current_progress(training))
-    if stop.processes.main:  # only now: a kill before the record says so would leave an unfinished run without its last
+    if stop.processes.main:  # only now: before the record says finished, a killed run would need it to resume
         _drop_last(config, run)
     log.info("finished: %s", run.path)
     return (training.progress.best or {}).get("loss")
 
 
 def _start(training: Training, group: str) -> dict[str, Any]:
-    """What the record says when a training starts or goes on; ``started`` is when it first did."""
+    """The record's fields when a training starts or resumes; ``started`` is the time of the first start."""
     config, run = training.config, training.run
     return {
         "format": 1,
@@ -123,10 +123,10 @@ def _start(training: Training, group: str) -> dict[str, Any]:
 
 
 def _fit(training: Training) -> None:
-    """Train to the end; note in the record why it ended before."""
+    """Train to the end. If training stops before, write the reason into the record."""
     try:
         with _explained(training.config, training.run, lambda: training.progress.step):
-            with lost_process_is_said():
+            with explain_lost_process():
                 fit(training)
             training.close()
     except Interrupted as interrupt:
@@ -153,18 +153,18 @@ def _note(training: Training, **fields: Any) -> None:
 
 
 def _note_failure(training: Training, text: str) -> None:
-    with contextlib.suppress(UserError):  # what it says was said already: the disk that failed holds the record too
+    with contextlib.suppress(UserError):  # the record is on the same disk that failed, and that error is shown already
         _note(training, status="failed", error=text)
 
 
 def _drop_last(config: Config, run: Run) -> None:
-    """Remove a finished run's last checkpoint where ``train.keep_last`` does not want it."""
+    """Remove a finished run's last checkpoint unless ``train.keep_last`` is set."""
     if not config.train.keep_last:
         checkpoints.drop_last(run)
 
 
 def _record(run: Run) -> dict[str, Any]:
-    """The run's record; of a new run one that says so."""
+    """The run's record; for a new run one with the status ``new``."""
     if not run.record_file.exists():
         return {"status": "new"}
     try:
@@ -175,12 +175,12 @@ def _record(run: Run) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _directory(run: Run) -> Iterator[None]:
-    """Make the run's directory and lock it; take it away again if nothing came of it."""
+    """Make the run's directory and lock it. If training fails before the first record, remove it again."""
     new = not run.path.exists()
     lock_file = run.lock_file("train")
     try:
         run.path.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=run.path).close()  # whether the folder can be written
+        tempfile.TemporaryFile(dir=run.path).close()  # raises if the folder cannot be written
         locked = contextlib.ExitStack()
         locked.enter_context(lock(lock_file, "trained"))
     except OSError as error:
@@ -191,7 +191,7 @@ def _directory(run: Run) -> Iterator[None]:
             yield
         except BaseException:
             if new and not run.record_file.exists():
-                with contextlib.suppress(OSError):  # not empty, or its disk has failed: leave it, and tell of the error
+                with contextlib.suppress(OSError):  # not empty, or its disk has failed
                     for file in (lock_file, run.log_file):
                         file.unlink(missing_ok=True)
                     run.path.rmdir()
@@ -201,7 +201,7 @@ def _directory(run: Run) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _explained(config: Config, run: Run, step: Callable[[], int | None]) -> Iterator[None]:
-    """Turn what a user can fix (memory, disk) into a UserError that says how."""
+    """Turn an error that the user can fix (memory, disk) into a UserError with advice."""
     try:
         yield
     except Exception as error:
@@ -211,7 +211,7 @@ def _explained(config: Config, run: Run, step: Callable[[], int | None]) -> Iter
 
 
 def _write_snapshots(config: Config, run: Run, overrides: list[str]) -> None:
-    """The resolved configuration, and what was typed, as Hydra users expect it."""
+    """Write the resolved configuration and the overrides of the command line, as Hydra does."""
     write_text(run.config_file, OmegaConf.to_yaml(OmegaConf.create(dataclasses.asdict(config))))
     own_folder(run.overrides_file.parent)
     write_text(run.overrides_file, OmegaConf.to_yaml(OmegaConf.create(overrides)))

@@ -21,10 +21,10 @@ from utils.training.training import Training
 
 
 def fit(training: Training) -> None:
-    """Train to the end: each epoch validates, saves, and only then (at the next one's start) resamples.
+    """Train to the end. Each epoch validates and saves; a resample follows at the start of the next epoch.
 
     Raises:
-        Interrupted: a signal asked for a stop; every step that was made is in a checkpoint.
+        Interrupted: a signal asked to stop. A checkpoint has every step that was made.
     """
     epochs, done = training.config.train.epochs, training.progress
     training.token_loss.train()
@@ -37,13 +37,13 @@ def fit(training: Training) -> None:
                 log_resample(training)
             train_epoch(training, bar)
             end_epoch(training)
-    if done.best is None:  # no epoch at all, or none since the best checkpoint was lost
+    if done.best is None:  # no epoch ran at all, or none since the best checkpoint was lost
         done.best = done.last
         save(training, best=True)
 
 
 def train_epoch(training: Training, bar: Any) -> None:
-    """The optimizer steps of the current epoch that are still to do, with logging, resamples and checkpoints."""
+    """The remaining optimizer steps of the current epoch, with logging, resamples and checkpoints."""
     config, done = training.config, training.progress
     lengths = [len(sample.ids) for sample in training.data.train.samples]
     batches = epoch_batches(lengths, config.train.batch_size, config.train.sort_window, config.seed, done.epoch)
@@ -72,24 +72,25 @@ def train_epoch(training: Training, bar: Any) -> None:
 
 
 def train_step(training: Training, indices: list[int], wants_norm: bool) -> Tensor | None:
-    """One optimizer step on the samples ``indices``: the mean loss of their tokens, over all processes.
+    """One optimizer step on the samples ``indices``. The loss is the mean over their tokens on all processes.
 
-    Returns the gradient's norm, on the device, if it is wanted or clipped by.
+    Returns:
+        The gradient's norm, on the device; None if neither ``wants_norm`` nor a setting needs it.
     """
     train, data, loss_on = training.config.train, training.data.train, training.collator.loss_on
     tokens = sum(data.loss_tokens(i, loss_on) for i in indices)
 
     # forward and backward: this process's share, micro-batch by micro-batch
-    processes, number = training.processes.count, training.processes.rank
+    processes, number = training.processes.count, training.processes.index
     share = indices[number::processes]
     size = train.micro_batch_size or train.batch_size
-    # every process takes the same number of forward passes, an empty one if need be
+    # every process makes the same number of forward passes, some of them without samples
     parts, losses = math.ceil(math.ceil(len(indices) / processes) / size), []
     for part in range(parts):
         batch = training.collator(data, share[part * size : (part + 1) * size])
         with training.placement.backward_pass(training.token_loss, last=part + 1 == parts):
             nats, _ = training.token_loss(batch.input_ids, batch.positions, batch.labels)
-            # gradients are averaged over processes: times their number, it is the sum over all samples
+            # the processes' gradients are averaged: times their number, they are the sum over all samples
             training.accelerator.backward(nats * (processes / max(tokens, 1)))
         losses.append(nats.detach())
     nats = torch.stack(losses).sum()
@@ -99,7 +100,7 @@ def train_step(training: Training, indices: list[int], wants_norm: bool) -> Tens
     if train.max_grad_norm or wants_norm or train.skip_nonfinite:
         norm = training.placement.clip(training.trained_parameters(), train.max_grad_norm)
 
-    # update, unless the loss or the gradient is not finite and such updates are to be left out
+    # update, unless the loss or gradient is not finite and train.skip_nonfinite is set
     scaled = training.accelerator.scaler is not None
     step = training.progress.step + 1
     if train.skip_nonfinite and training.meter.rejects(nats, None if scaled else norm, step):
@@ -147,17 +148,17 @@ def end_epoch(training: Training) -> None:
     try:
         best = validate(training)
     except Interrupted:
-        done.epoch, done.batch = before  # the epoch's steps are done: a resume begins with its validation
+        done.epoch, done.batch = before  # a resume begins with this validation
         save(training, best=False)
         raise
     save(training, best)
 
 
 def validate(training: Training) -> bool:
-    """Losses on the validation data, and sample texts; True if the loss is the best so far.
+    """Compute losses on the validation data and sample texts. Returns True if the loss is the best so far.
 
     Raises:
-        Interrupted: a signal asked for a stop; nothing was recorded, as if it had not begun.
+        Interrupted: a signal asked to stop. Nothing of this validation is recorded then.
     """
     train, done, start = training.config.train, training.progress, time.perf_counter()
     values = evaluate_losses(
@@ -167,8 +168,8 @@ def validate(training: Training) -> bool:
     if not math.isfinite(values["loss"]):
         raise training.processes.same_error(not_finite("validation loss", values["loss"], done.step))
     done.spend("validation", start)
-    sharded = training.placement.sharded  # the whole model is on no process
-    texts = [] if sharded else training.processes.decided_by_main(lambda: sample_texts(training))
+    sharded = training.placement.sharded  # no process has the whole model
+    texts = [] if sharded else training.processes.run_on_main(lambda: sample_texts(training))
     if texts is None:
         training.stop.check(now=True)
     done.last = {"epoch": done.epoch, "step": done.step, **values}

@@ -1,6 +1,6 @@
 """The training loss and speed between logging points.
 
-The loss accumulates on the device. Reading it waits for the device, and raises if any step was not finite.
+The loss accumulates on the device. Reading it waits for the device, and raises if the loss of any step is not finite.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from utils.models.token_loss import LossSum
 from utils.runs.checkpoint_files import Progress
 from utils.training.failures import not_finite
 
-SKIPPED_IN_A_ROW = 10  # updates left out one after another before a run gives up
+SKIPPED_IN_A_ROW = 10  # this many left-out updates in a row end a run
 
 
 class LossMeter:
-    """The loss of each step since the last reading, with the tokens and characters that all of them are spread over.
+    """The loss of each step since the last reading, and the number of tokens and characters that it covers.
 
     Args:
-        accelerator: adds up over processes.
+        accelerator: adds up over the processes.
         error: makes the error that every process raises.
     """
 
@@ -34,7 +34,7 @@ class LossMeter:
         self.tokens = self.characters = self.skipped_in_a_row = 0
 
     def add(self, nats: Tensor, tokens: int, characters: int) -> None:
-        """Note a step: this process's nats, and what those of all processes are spread over."""
+        """Add a step: this process's nats, and the tokens and characters of all processes."""
         self.steps.append(nats)
         self.tokens, self.characters = self.tokens + tokens, self.characters + characters
 
@@ -42,23 +42,23 @@ class LossMeter:
         """Whether a step's loss or gradient is not finite on any process; waits for the device.
 
         Args:
-            norm: of the gradient; None where something else looks after it (the scaler of fp16).
+            norm: the gradient's; None if something else checks it (the scaler of fp16).
         """
         finite = torch.stack([nats.float(), *([] if norm is None else [norm.float()])]).isfinite().all()
         if float(self.accelerator.reduce((~finite).float(), "sum")) == 0:
             self.skipped_in_a_row = 0
             return False
         self.skipped_in_a_row += 1
-        log.warning("step %d: loss or gradient are not finite, the update is left out", step)
+        log.warning("step %d: the loss or the gradient is not finite, the update is left out", step)
         if self.skipped_in_a_row >= SKIPPED_IN_A_ROW:
-            raise self.error(f"{SKIPPED_IN_A_ROW} updates in a row up to step {step} were not finite: lower train.lr")
+            raise self.error(f"{SKIPPED_IN_A_ROW} updates in a row, up to step {step}, were not finite: lower train.lr")
         return True
 
     def nats(self, step: int) -> float:
-        """The sum over steps and processes up to ``step``; waits for the device.
+        """The sum over all steps up to ``step`` and all processes. Waits for the device.
 
         Raises:
-            UserError: one of them is not finite; names its step.
+            UserError: the loss of a step is not finite; the text has its number.
         """
         if not self.steps:
             return 0.0
@@ -70,18 +70,18 @@ class LossMeter:
         return float(steps.sum())
 
     def read(self, step: int) -> dict[str, float]:
-        """The metrics of the mean loss since the last reading, {} if there were no tokens. Waits for the device."""
+        """The metrics of the mean loss since the last reading; {} if there were no tokens. Waits for the device."""
         total = LossSum(self.nats(step), self.tokens, self.characters)
         self.steps, self.tokens, self.characters = [], 0, 0
         return total.metrics() if total.tokens else {}
 
     def state_dict(self) -> dict[str, Any]:
-        """What ``load_state_dict`` takes: this process's part, to the bit."""
+        """This process's part, exact to the bit."""
         steps = torch.stack(self.steps).cpu() if self.steps else torch.zeros(0)
         return {"steps": steps, "tokens": self.tokens, "characters": self.characters}
 
     def load_state_dict(self, saved: dict[str, Any], device: torch.device) -> None:
-        """Go on with what ``state_dict`` gave."""
+        """Continue from a ``state_dict``."""
         self.steps = [*saved["steps"].to(device)]
         self.tokens, self.characters = saved["tokens"], saved["characters"]
 

@@ -18,7 +18,7 @@ SCHEDULES = {"linear": "linear", "cosine": "cosine", "constant": "constant_with_
 
 
 def build_optimizer(train: TrainConfig, parameters: Iterable[nn.Parameter], device: torch.device) -> Any:
-    """The optimizer with the parameters it takes; PyTorch's defaults where a key is null."""
+    """The optimizer that ``train`` describes. Where a key is null, PyTorch's default is used."""
     options = {
         name: getattr(train, name) for name in OPTIMIZER_PARAMETERS[train.optimizer] if getattr(train, name) is not None
     }
@@ -33,10 +33,10 @@ def build_optimizer(train: TrainConfig, parameters: Iterable[nn.Parameter], devi
 
 
 def warmup_steps(train: TrainConfig, total_steps: int) -> int:
-    """Warm-up in optimizer steps: 500 by default, or a tenth of a run that has no more steps than that.
+    """Warm-up in optimizer steps: 500 by default, or a tenth of the run if that has no more than 500.
 
     Raises:
-        UserError: a given warm-up that is as long as the run or longer, so that the peak is never reached.
+        UserError: the given warm-up is not shorter than the run, so that the peak is never reached.
     """
     if train.scheduler == "none" or total_steps == 0:
         return 0
@@ -51,7 +51,7 @@ def warmup_steps(train: TrainConfig, total_steps: int) -> int:
 
 
 def build_scheduler(train: TrainConfig, optimizer: Any, warmup: int, total_steps: int) -> Any:
-    """The scheduler of the learning rate, to be stepped after each optimizer step; ``warmup`` in steps."""
+    """The scheduler of the learning rate. Step it after each optimizer step; ``warmup`` is in steps."""
     from transformers import get_scheduler
 
     return get_scheduler(SCHEDULES[train.scheduler], optimizer, warmup, max(total_steps, 1))

@@ -1,4 +1,4 @@
-"""How a model lies on the processes of a job: whole on each (accelerate, DDP), or in shards (PyTorch's FSDP2)."""
+"""A model on the processes of a job: whole on each (accelerate, DDP), or in shards (PyTorch's FSDP2)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from utils.models.compilation import blocks
 from utils.processes.devices import build_accelerator
 from utils.processes.group import Processes
 
-IMPLEMENTATION = ("foreach", "fused", "capturable")  # of an optimizer's settings those that do not change the result
+IMPLEMENTATION = ("foreach", "fused", "capturable")  # optimizer settings that select an implementation
 
 
 def build_placement(train: TrainConfig, precision: str, processes: Processes) -> Replicas:
@@ -42,31 +42,31 @@ class Replicas:
         self.accelerator, self.precision = build_accelerator(train, precision), precision
         self.device: torch.device = self.accelerator.device
 
-    def place(self, token_loss: nn.Module) -> None:
-        """Move the model to where it trains; its parameters are final from here on."""
+    def distribute(self, token_loss: nn.Module) -> None:
+        """Move the model to its device. Afterwards its parameters keep their identity."""
         token_loss.to(self.device)
 
     def prepare(self, token_loss: nn.Module, optimizer: Any) -> tuple[nn.Module, Any]:
-        """The module and the optimizer, wrapped as several processes or mixed precision need it."""
+        """The module and the optimizer, wrapped for several processes and mixed precision."""
         token_loss, optimizer = self.accelerator.prepare(token_loss, optimizer)
         return token_loss, optimizer
 
     def backward_pass(self, token_loss: nn.Module, last: bool) -> AbstractContextManager[Any]:
-        """For a part of an accumulated batch: gradients are added up over processes in the last one only."""
+        """The context of the passes of a micro-batch. Only in the last one do processes add up their gradients."""
         return contextlib.nullcontext() if last else self.accelerator.no_sync(token_loss)
 
     def clip(self, parameters: list[nn.Parameter], limit: float | None) -> Tensor:
-        """Clip the gradient's norm to ``limit`` if there is one; the norm before, on the device."""
+        """Clip the gradient's norm to ``limit``, if there is one. Returns the norm before, on the device."""
         norm: Tensor = self.accelerator.clip_grad_norm_(parameters, limit or math.inf)
         return norm
 
     def optimizer_state(self, optimizer: Any) -> dict[str, Any]:
-        """The optimizer's state as one process would have it."""
+        """The optimizer's state as a single process has it."""
         state: dict[str, Any] = optimizer.state_dict()
         return state
 
     def load_optimizer_state(self, optimizer: Any, state: dict[str, Any]) -> None:
-        """Take over what ``optimizer_state`` gave, of this placement or another; how it is computed stays."""
+        """Load the ``optimizer_state`` of this or another placement. This optimizer keeps its implementation."""
         groups = [
             {**saved, **{key: own[key] for key in IMPLEMENTATION if key in own}}
             for saved, own in zip(state["param_groups"], optimizer.param_groups, strict=True)
@@ -74,8 +74,8 @@ class Replicas:
         optimizer.load_state_dict({**state, "param_groups": groups})
 
     @contextlib.contextmanager
-    def portable(self, model: nn.Module) -> Iterator[nn.Module]:
-        """The model with all values that a checkpoint holds, for the main process to save."""
+    def full_model(self, model: nn.Module) -> Iterator[nn.Module]:
+        """The model with all values of a checkpoint, for the main process to save."""
         yield model
 
 
@@ -92,7 +92,7 @@ class Shards(Replicas):
         self.processes = processes
         self._twin: nn.Module | None = None
 
-    def place(self, token_loss: nn.Module) -> None:
+    def distribute(self, token_loss: nn.Module) -> None:
         from torch.distributed.device_mesh import init_device_mesh
         from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
@@ -102,7 +102,7 @@ class Shards(Replicas):
         policy = MixedPrecisionPolicy(torch.bfloat16, reduce_dtype=torch.float32) if bf16 else MixedPrecisionPolicy()
         mesh = init_device_mesh(self.device.type, (self.processes.count,))
         for module in (*blocks(model), token_loss):
-            # the outermost group too is split again after the forward pass: whoever writes into parameters finds shards
+            # the outermost group too: code that writes into parameters after a forward pass must find shards
             fully_shard(module, mesh=mesh, reshard_after_forward=True, mp_policy=policy)
 
     def prepare(self, token_loss: nn.Module, optimizer: Any) -> tuple[nn.Module, Any]:
@@ -133,10 +133,11 @@ class Shards(Replicas):
         super().load_optimizer_state(optimizer, {**state, "state": own})
 
     @contextlib.contextmanager
-    def portable(self, model: nn.Module) -> Iterator[nn.Module]:
-        """A copy on the CPU of the main process, gathered one parameter after another; on the others without values.
+    def full_model(self, model: nn.Module) -> Iterator[nn.Module]:
+        """A copy of the model on the CPU of the main process, gathered parameter by parameter.
 
-        What a checkpoint of the method leaves out (the base model of adapters) is left out here too.
+        On the other processes it has no values. Nor do parameters that a checkpoint leaves out (an adapter's base
+        model).
         """
         assert self._twin is not None
         layers = rosa.adapter_layers(self._twin).values()

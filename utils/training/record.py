@@ -1,4 +1,4 @@
-"""What a run's record (run.json) says of its training."""
+"""The fields of a run's record (run.json) that describe its training."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from utils.training.training import Training
 
 
 def description(training: Training) -> dict[str, Any]:
-    """What the record says of a training before it starts: method, parameters, data."""
+    """The fields that are known before training starts: method, parameters, data."""
     report = rosa.parameter_report(training.model)
     log.info("%s", report)
     if training.metrics is not None and training.progress.last is None:
@@ -32,7 +32,7 @@ def description(training: Training) -> dict[str, Any]:
 
 
 def current_progress(training: Training) -> dict[str, Any]:
-    """How far a training is: progress, timings, and its best and last validation."""
+    """The fields that change as training goes on: progress, timings, and the best and last validation."""
     done = training.progress
     seconds = max(done.seconds.get("train", 0.0), 1e-9)
     return {

@@ -1,4 +1,4 @@
-"""What a checkpoint holds of a training besides the weights: saved, and restored to the bit."""
+"""Save a training in a checkpoint, and restore it to the bit: everything besides the weights."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from utils.training.training import Training
 
 
 def save(training: Training, best: bool) -> None:
-    """Save everything a resume needs; the main process writes, the others wait for it.
+    """Save everything that a resume needs. The main process writes, the others wait for it.
 
     Raises:
-        UserError: it cannot be written, or something in it is not finite: whatever is saved is good.
+        UserError: it cannot be written, or something in it is not finite. So every checkpoint is finite.
     """
     start = time.perf_counter()
     _check_finite(training)
     state = training_state(training)
-    with training.placement.portable(training.model) as model:
+    with training.placement.full_model(training.model) as model:
 
         def write() -> int:
             if training.metrics is not None:
@@ -35,14 +35,14 @@ def save(training: Training, best: bool) -> None:
             training.run.update_record(**current_progress(training))
             return size
 
-        size = training.processes.decided_by_main(write)
+        size = training.processes.run_on_main(write)
     seconds = training.progress.spend("checkpoint", start)
     progress(f"checkpoint of step {training.progress.step}: {size / 2**20:.1f} MiB in {seconds:.2f} s")
     training.saved_at = time.monotonic()
 
 
 def save_due(training: Training, logging_point: bool) -> bool:
-    """Whether a checkpoint is due by steps or by the clock, on which processes agree at logging points only."""
+    """Whether a checkpoint is due, by steps or by the clock. Processes agree on the clock at logging points only."""
     train, waited = training.config.train, time.monotonic() - training.saved_at
     late = train.save_minutes is not None and waited >= 60 * train.save_minutes
     if train.save_minutes is not None and training.processes.count > 1:
@@ -52,7 +52,7 @@ def save_due(training: Training, logging_point: bool) -> bool:
 
 
 def _check_finite(training: Training) -> None:
-    """Raise UserError, on all processes alike, if a loss, a weight or the optimizer's state is not finite."""
+    """Raise UserError, on every process, if a loss, a weight or the optimizer's state is not finite."""
     step = training.progress.step
     training.meter.nats(step)
     bad = non_finite_tensors([*training.trained_parameters(), *optimizer_tensors(training.optimizer)])
@@ -61,7 +61,7 @@ def _check_finite(training: Training) -> None:
 
 
 def training_state(training: Training) -> dict[str, Any]:
-    """The content of a checkpoint's state.pt: optimizer, scheduler, scaler, and of each process generators and loss."""
+    """The content of state.pt: optimizer, scheduler, scaler, and the generators and loss meter of each process."""
     generators = [torch.get_rng_state()]
     if training.device.type == "cuda":
         generators.append(torch.cuda.get_rng_state(training.device))
@@ -70,12 +70,12 @@ def training_state(training: Training) -> dict[str, Any]:
         "optimizer": training.placement.optimizer_state(training.optimizer),
         "schedule": training.scheduler.state_dict(),
         "scaler": scaler.state_dict() if scaler is not None else None,
-        "processes": training.processes.gathered({"generators": generators, "window": training.meter.state_dict()}),
+        "processes": training.processes.gather({"generators": generators, "window": training.meter.state_dict()}),
     }
 
 
 def restore(training: Training, checkpoint: Path) -> None:
-    """Bring all but the weights to where ``checkpoint`` was saved."""
+    """Restore everything but the weights from ``checkpoint``."""
     state, scaler = load_state(checkpoint), training.accelerator.scaler
     training.placement.load_optimizer_state(training.optimizer, state["optimizer"])
     training.scheduler.load_state_dict(state["schedule"])
@@ -88,10 +88,10 @@ def restore(training: Training, checkpoint: Path) -> None:
 
 
 def _restore_process(training: Training, saved: list[dict[str, Any]]) -> None:
-    """Restore the generators and the part of the loss that this process had; without one it begins with no loss."""
-    number, count = training.processes.rank, training.processes.count
+    """Restore this process's generators and loss. If the number of processes changed, the main one gets all loss."""
+    number, count = training.processes.index, training.processes.count
     if len(saved) != count:
-        log.info("saved by %d processes, going on with %d: equal up to rounding, and dropout", len(saved), count)
+        log.info("saved by %d processes, going on with %d: results differ by rounding and dropout", len(saved), count)
         steps = sum(process["window"]["steps"] for process in saved)
         steps = steps if training.processes.main else torch.zeros_like(steps)
         meter = {**saved[0]["window"], "steps": steps}

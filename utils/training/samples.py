@@ -1,4 +1,4 @@
-"""Sample texts: what the model writes for a few prompts of the validation split."""
+"""Sample texts that the model generates for a few prompts of the validation split."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def sample_texts(training: Training) -> list[tuple[str, str]] | None:
     room = min(64, limit - max((sample.prompt_length for sample in data.samples), default=0))
     if not chosen or room < 1:
         return []
-    chosen = shorten(chosen, training.tokenizer, limit - room)  # blocks say nothing of the prompts' lengths
+    chosen = shorten(chosen, training.tokenizer, limit - room)  # of packed data, prompt lengths are not known
     decoding = Decoding(num_beams=1, no_repeat_ngram_size=0, max_new_tokens=room)
     check = training.stop.check_here
     try:

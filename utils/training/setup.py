@@ -1,4 +1,4 @@
-"""From a configuration to a training that can start, or go on from its last checkpoint."""
+"""From a configuration to a training that can start, or resume from its last checkpoint."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import rosa
 from utils.config import Config
 from utils.log import log
 from utils.models import compilation
-from utils.models.loading import load_model, load_tokenizer
+from utils.models.loading import load_model, load_tokenizer, recompute_activations
 from utils.models.token_loss import TokenLoss
 from utils.processes.signals import StopRequest
 from utils.runs import Run
@@ -31,7 +31,7 @@ from utils.training.training import Training
 
 
 def set_up(config: Config, precision: str, run: Run, stop: StopRequest) -> Training:
-    """Load data and model, adapt and place the model, build what trains it, and restore the newest checkpoint.
+    """Load data and model, adapt and distribute the model, build the optimizer, and restore the newest checkpoint.
 
     Args:
         precision: in which the model computes: fp32, bf16 or fp16.
@@ -52,24 +52,24 @@ def set_up(config: Config, precision: str, run: Run, stop: StopRequest) -> Train
     total_steps = math.ceil(len(data.train) / train.batch_size) * train.epochs
     warmup = warmup_steps(train, total_steps)  # a wrong warm-up fails before the factorisation
 
-    # adapters, or the checkpoint's weights; on the device
-    found = processes.decided_by_main(lambda: resume(run))
+    # adapters or the checkpoint's weights, on the device
+    found = processes.run_on_main(lambda: resume(run))
     checkpoint, progress = found or (None, Progress())
     token_loss = _adapt(model, config, placement, checkpoint)
 
-    # what trains it
+    # optimizer, scheduler, resampler, batches
     optimizer = build_optimizer(train, [p for p in model.parameters() if p.requires_grad], placement.device)
     scheduler = build_scheduler(train, optimizer, warmup, total_steps)
     resampler = rosa.Resampler(model, optimizer, config.adapter)
     if train.gradient_checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        recompute_activations(model)
     collator = Collator(tokenizer.pad_token_id, config.loss_on(), placement.device)
     token_loss.checked(data.validation, collator)
-    if compilation.wanted(train.compile, placement.device):
+    if compilation.should_compile(train.compile, placement.device):
         token_loss.compile()
     token_loss, optimizer = placement.prepare(token_loss, optimizer)
 
-    torch.manual_seed(config.seed + 1_000_003 * processes.rank)  # dropout differs by process
+    torch.manual_seed(config.seed + 1_000_003 * processes.index)  # dropout differs by process
     training = Training(
         config=config,
         run=run,
@@ -96,14 +96,14 @@ def set_up(config: Config, precision: str, run: Run, stop: StopRequest) -> Train
 
 
 def _adapt(model: Any, config: Config, placement: Replicas, checkpoint: Path | None) -> Any:
-    """Bring the model to its start, or to its checkpoint's values, on the device; returned with its loss."""
+    """Adapt the model, or load its checkpoint, and distribute it. Returns the model with its loss."""
     adapter, start = config.adapter, time.perf_counter()
     if checkpoint is not None:
         load_weights(checkpoint, model)
     elif adapter is not None:
         rosa.inject(model, adapter, start=False)
     token_loss = TokenLoss(model)
-    placement.place(token_loss)
+    placement.distribute(token_loss)
     if adapter is not None and checkpoint is None:
         rosa.start_adapters(model)
         log.info("adapted %d layers in %.1f s", len(rosa.adapter_layers(model)), time.perf_counter() - start)

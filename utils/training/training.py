@@ -1,4 +1,4 @@
-"""A training under way: what the loop works on, in one place."""
+"""The state of a training: everything that the loop works on."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from utils.training.placement import Replicas
 
 @dataclass
 class Training:
-    """The parts of a training and how far it is. ``set_up`` makes it, ``fit`` trains it."""
+    """The parts of a training and its progress. ``set_up`` makes it, ``fit`` trains it."""
 
     config: Config
     run: Run
@@ -44,8 +44,8 @@ class Training:
     progress: Progress
     meter: LossMeter
     throughput: Throughput
-    metrics: MetricsWriter | None = None  # the main process writes, the others have none
-    saved_at: float = field(default_factory=time.monotonic)  # seconds; of the last checkpoint
+    metrics: MetricsWriter | None = None  # None on all processes but the main one
+    saved_at: float = field(default_factory=time.monotonic)  # time of the last checkpoint, in seconds
 
     @property
     def processes(self) -> Processes:
@@ -61,12 +61,12 @@ class Training:
 
     @property
     def epochs_done(self) -> float:
-        """Epochs done, as a decimal."""
+        """Epochs done, with a fraction for the current one."""
         steps = math.ceil(len(self.data.train) / self.config.train.batch_size)
         return self.progress.epoch + self.progress.batch / max(steps, 1)
 
     def trained_parameters(self) -> list[torch.nn.Parameter]:
-        """The parameters that the optimizer steps."""
+        """The parameters that the optimizer updates."""
         return [parameter for parameter in self.model.parameters() if parameter.requires_grad]
 
     def write(self, split: str, values: dict[str, float]) -> None:

@@ -117,7 +117,7 @@ def decode(trees: Trees, search: Search, check: Callable[[], None]) -> Tensor:
         check()
         trees.follow(parents)
         if trees.full:
-            is_open, live = look(trees, search)
+            is_open, live = read_to_host(trees, search)
             going_on = [row for row, flag in enumerate(is_open) if flag]
             if len(going_on) < len(numbers):
                 results[torch.tensor(numbers, device=results.device)] = search.result()
@@ -135,7 +135,7 @@ def decode(trees: Trees, search: Search, check: Callable[[], None]) -> Tensor:
     return results
 
 
-def look(trees: Trees, search: Search) -> tuple[list[int], list[int]]:
+def read_to_host(trees: Trees, search: Search) -> tuple[list[int], list[int]]:
     """The open items, and the number of live columns of each. Only here does the host wait for the device."""
     is_open, live = torch.stack((search.open.long(), trees.live())).tolist()
     return is_open, live

@@ -67,12 +67,12 @@ class Search(ABC):
         end = self.prompt_length + self.length
         if not self.ngram or end < self.ngram:
             return None
-        said = self.history[:, :beams, :end]
-        windows = said.unfold(-1, self.ngram, 1)  # (items, beams, windows, ngram)
-        begun = said[:, :, None, end + 1 - self.ngram :]
-        start = torch.arange(windows.shape[2], device=said.device)
+        written = self.history[:, :beams, :end]
+        windows = written.unfold(-1, self.ngram, 1)  # (items, beams, windows, ngram)
+        begun = written[:, :, None, end + 1 - self.ngram :]
+        start = torch.arange(windows.shape[2], device=written.device)
         repeats = (windows[..., :-1] == begun).all(-1) & (start >= self.padding[:, None])[:, None]
-        return windows[..., -1].where(repeats, torch.iinfo(said.dtype).max)
+        return windows[..., -1].where(repeats, torch.iinfo(written.dtype).max)
 
 
 class Greedy(Search):

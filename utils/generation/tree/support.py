@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from utils.generation.tree.loop import Trees
-from utils.models.attention import sees_all_before
+from utils.models.attention import is_fully_causal
 
 ROUNDINGS = 64  # tolerance of the trial, in units of eps times the largest logit
 
@@ -26,7 +26,7 @@ def why_not(model: Any, beams: int, ngram: int, prompt: int, new: int) -> str | 
         return "its forward pass takes no mask and positions"
     if not getattr(model, "_supports_attention_backend", False) or config._attn_implementation not in ("sdpa", "eager"):
         return f"its {config._attn_implementation} attention may not take a mask of ours"
-    if not sees_all_before(config, prompt + new):
+    if not is_fully_causal(config, prompt + new):
         return "its attention is not over all tokens"
     banned = prompt + new if ngram else 0
     if config.get_text_config(decoder=True).vocab_size < 2 * beams + banned:
@@ -59,6 +59,6 @@ def _trial(model: Any) -> tuple[Tensor, Tensor]:
     expected = []
     for item in range(2):
         prompt = prompts[item, padding[item] :].expand(2, -1)
-        said = torch.stack((tokens[item, 0, parents[item]], tokens[item, 1], tokens[item, 2]), 1)
-        expected.append(model(input_ids=torch.cat((prompt, said), 1), use_cache=False).logits[:, -1])
+        written = torch.stack((tokens[item, 0, parents[item]], tokens[item, 1], tokens[item, 2]), 1)
+        expected.append(model(input_ids=torch.cat((prompt, written), 1), use_cache=False).logits[:, -1])
     return found.float(), torch.stack(expected).float()

@@ -1,0 +1,112 @@
+"""Checkpoints: a resumed training equals an undisturbed one, and damage is found."""
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors import SafetensorError
+
+from tests.training.reading import only_run, points, weights
+from utils.errors import UserError
+from utils.processes.signals import EXIT_INTERRUPTED
+from utils.runs import checkpoints
+from utils.training import loop
+
+METHODS = ("rosa", "lora", "none", "ia3", "bitfit")
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("stop_at", [3, 5, 8])
+def test_resumed_equals_undisturbed(train: Any, monkeypatch: Any, tmp_path: Path, method: str, stop_at: int) -> None:
+    """Stops within an epoch, at an epoch's last step, and after a resample; dropout is 0.1."""
+    whole = train(f"fnmodel.name={method}", f"output.path={tmp_path / 'whole'}")
+    original = loop.train_step
+
+    def stopping(training: Any, *arguments: Any, **options: Any) -> Any:
+        result = original(training, *arguments, **options)
+        if training.progress.step + 1 == stop_at:
+            training.stop.signal = "SIGTERM"
+        return result
+
+    overrides = (f"fnmodel.name={method}", f"output.path={tmp_path / 'halves'}")
+    monkeypatch.setattr(loop, "train_step", stopping)
+    with pytest.raises(SystemExit) as stopped:
+        train(*overrides)
+    assert stopped.value.code == EXIT_INTERRUPTED
+    monkeypatch.setattr(loop, "train_step", original)
+    halves = train(*overrides)
+
+    assert halves.record()["status"] == "finished"
+    first, second = weights(whole.last), weights(halves.last)
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    for split, names in (("train", ("step", "loss", "lr")), ("validation", ("step", "loss")), ("resample", ("step",))):
+        assert points(whole, split, *names) == points(halves, split, *names)
+
+
+def test_a_damaged_checkpoint_is_passed_over_and_named(train: Any, monkeypatch: Any, tmp_path: Path) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "validate", _fail_at_epoch(3))
+        with pytest.raises(RuntimeError):
+            train("train.save_every=1")
+    run = only_run(tmp_path)
+    assert run.record()["status"] == "failed"
+    damaged = run.last / "adapter.safetensors"
+    content = bytearray(damaged.read_bytes())
+    content[-1] ^= 1
+    damaged.write_bytes(content)
+    resumed = train("train.save_every=1")
+    assert "adapter.safetensors is damaged" in resumed.log_file.read_text()
+    assert "resumed from" in resumed.log_file.read_text()
+    assert resumed.record()["status"] == "finished"
+
+
+def test_without_one_complete_checkpoint_a_run_refuses_to_start_over(
+    train: Any, monkeypatch: Any, tmp_path: Path
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "validate", _fail_at_epoch(2))
+        with pytest.raises(RuntimeError):
+            train()
+    run = only_run(tmp_path)
+    for path in run.checkpoints.glob("step-*/state.pt"):
+        path.unlink()
+    with pytest.raises(UserError, match=r"no checkpoint .* is complete"):
+        train()
+
+
+def _fail_at_epoch(epoch: int) -> Any:
+    original = loop.validate
+
+    def validate(training: Any) -> bool:
+        if training.progress.epoch == epoch:
+            raise RuntimeError("planted")
+        return original(training)
+
+    return validate
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        OSError(errno.ENOMEM, "Cannot allocate memory"),
+        SafetensorError("Error while serializing: I/O error: Cannot allocate memory (os error 12)"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory"),
+    ],
+)
+def test_no_memory_for_a_checkpoint_is_not_a_full_disk(
+    train: Any, monkeypatch: Any, tmp_path: Path, error: Any
+) -> None:
+    def save(*_: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(checkpoints.torch, "save", save)
+    with pytest.raises(UserError, match="out of memory while the checkpoint of step 5 is written") as caught:
+        train("train.epochs=1")
+    assert "disk" not in str(caught.value) and "make room" not in str(caught.value)
+    assert not list(only_run(tmp_path).checkpoints.iterdir())
