@@ -50,11 +50,11 @@ CITY = Slot(
 YEAR = Slot(
     ("year", "founded", "opened"), make.year,
     Fact(("opened in {v}", "was founded in {v}", "dates from {v}", "goes back to {v}"), ("{v}",), ("from {v}",),
-         rank=2),
+         order=2),
 )  # fmt: skip
 COLOUR = Slot(
     ("colour", "color", "main colour"), make.COLOURS,
-    Fact(("is {v}", "comes in {v}", "is {v} all over", "has a finish in {v}"), ("{v}",), ("in {v}",), rank=2),
+    Fact(("is {v}", "comes in {v}", "is {v} all over", "has a finish in {v}"), ("{v}",), ("in {v}",), order=2),
 )  # fmt: skip
 PRICE = Slot(
     ("price", "cost", "asking price"), make.money,
@@ -64,7 +64,7 @@ PRICE = Slot(
 BY = ("by {v}", "from {v}")
 LANGUAGE = Slot(
     ("language", "spoken language"), make.NATIONS,
-    Fact(("is in {v}", "uses the {v} language", "was made for {v} speakers"), ("{v}-language",), rank=3),
+    Fact(("is in {v}", "uses the {v} language", "was made for {v} speakers"), ("{v}-language",), order=3),
 )  # fmt: skip
 FACILITY = Slot(
     ("facility", "amenity", "on site"), make.FACILITIES,
@@ -113,8 +113,8 @@ FILM = Domain(
              Fact(("was directed by {v}", "was shot by {v}", "is the work of {v}"), (), BY)),
         Slot(("year", "release year", "releaseYear"), make.year,
              Fact(("came out in {v}", "was released in {v}", "first ran in {v}"), ("{v}",), ("from {v}",), ("In {v}",),
-                  rank=1)),
-        Slot(("genre", "kind"), make.GENRES, Fact(("belongs to the {v} genre", "is pure {v}"), ("{v}",), rank=4)),
+                  order=1)),
+        Slot(("genre", "kind"), make.GENRES, Fact(("belongs to the {v} genre", "is pure {v}"), ("{v}",), order=4)),
         Slot(("starring", "lead actor", "cast"), make.person,
              Fact(("stars {v}", "has {v} in the lead", "features {v}"), (), ("starring {v}", "with {v}"))),
         Slot(("length", "running time", "duration"), lambda rng: f"{make.number(rng, 70, 210)} minutes",
@@ -203,7 +203,7 @@ BOOK = Domain(
         Slot(("pages", "page count"), lambda rng: make.number(rng, 60, 990),
              Fact(("has {v} pages", "runs to {v} pages"), ("{v}-page",), ("of {v} pages",))),
         Slot(("published", "publication year"), make.year,
-             Fact(("was published in {v}", "came out in {v}"), ("{v}",), ("from {v}",), ("In {v}",), rank=1)),
+             Fact(("was published in {v}", "came out in {v}"), ("{v}",), ("from {v}",), ("In {v}",), order=1)),
         Slot(("publisher", "house"), make.company, Fact(("was published by {v}", "appeared with {v}"))),
         Slot(("topic", "about"), make.TOPICS,
              Fact(("deals with {v}", "is about {v}", "tells of {v}"), (), ("about {v}", "on {v}"))),
@@ -217,7 +217,7 @@ PERSON = Domain(
         Slot(("born in", "birthPlace", "birthplace"), make.place,
              Fact(("was born in {v}", "comes from {v}", "grew up in {v}"), (), ("from {v}",))),
         Slot(("birth year", "birthYear", "born"), make.year, Fact(("was born in {v}", "came into the world in {v}"))),
-        Slot(("nationality", "country"), make.NATIONS, Fact(("is {v}", "holds a {v} passport"), ("{v}",), rank=3)),
+        Slot(("nationality", "country"), make.NATIONS, Fact(("is {v}", "holds a {v} passport"), ("{v}",), order=3)),
         Slot(("employer", "works for"), make.company,
              Fact(("works for {v}", "is employed by {v}", "joined {v}"), (), ("at {v}", "with {v}"))),
         Slot(("married to", "spouse"), make.person, Fact(("is married to {v}", "lives with {v}", "married {v}"))),
@@ -237,8 +237,8 @@ CAR = Domain(
              Fact(("has {v} seats", "has room for {v} people", "carries {v}"), ("{v}-seat",), ("with {v} seats",))),
         PRICE, COLOUR, YEAR,
         choice(("fuel", "fuel type"), {
-            "electric": Fact(("runs on electricity", "has an electric motor"), ("electric",), rank=4),
-            "petrol": Fact(("runs on petrol", "has a petrol engine"), ("petrol",), rank=4),
+            "electric": Fact(("runs on electricity", "has an electric motor"), ("electric",), order=4),
+            "petrol": Fact(("runs on petrol", "has a petrol engine"), ("petrol",), order=4),
             "none": Fact(("needs no fuel", "is moved by muscle alone"), ()),
         }),
     ),
@@ -269,7 +269,7 @@ TEAM = Domain(
     ("club", "team", "name"), make.club, ("team", "club", "side"),
     (
         CITY, YEAR,
-        Slot(("sport", "plays"), make.SPORTS, Fact(("plays {v}", "competes in {v}"), ("{v}",), (), rank=4)),
+        Slot(("sport", "plays"), make.SPORTS, Fact(("plays {v}", "competes in {v}"), ("{v}",), (), order=4)),
         Slot(("coach", "manager"), make.person,
              Fact(("is coached by {v}", "is managed by {v}", "has {v} as its coach"), (), ("under {v}",))),
         Slot(("stadium", "ground"), make.venue, Fact(("plays its home games at {v}", "calls {v} home"))),
@@ -323,7 +323,7 @@ ALBUM = Domain(
         Slot(("artist", "singer", "performer"), make.person,
              Fact(("was recorded by {v}", "is sung by {v}", "brought {v} fame"), (), BY)),
         Slot(("label", "record label"), make.company, Fact(("appeared on {v}", "was released by {v}"))),
-        Slot(("style", "genre"), make.MUSIC, Fact(("is {v} at heart", "is a fine example of {v}"), ("{v}",), rank=4)),
+        Slot(("style", "genre"), make.MUSIC, Fact(("is {v} at heart", "is a fine example of {v}"), ("{v}",), order=4)),
         Slot(("released", "year"), make.year, Fact(("came out in {v}", "is from {v}"), ("{v}",), (), ("In {v}",))),
         Slot(("tracks", "number of tracks"), lambda rng: make.number(rng, 1, 24),
              Fact(("has {v} tracks", "contains {v} tracks"), ("{v}-track",), ("with {v} tracks",))),
