@@ -16,7 +16,7 @@ from rosa.registry import Registry
 from utils.errors import UserError, printable
 from utils.plots._data import NothingToDraw, PlotData, load
 from utils.plots._style import save, style
-from utils.results.read import plain
+from utils.results.read import printable_line
 from utils.text import slug
 
 __all__ = ["NothingToDraw", "Plot", "PlotData", "draw_figures", "plots", "register"]
@@ -72,7 +72,7 @@ def draw_figures(
     known = plots()
     for name in only:
         if name not in known:
-            raise UserError(f"--only: no figure is named {plain(name)!r}. Known: {', '.join(known)}")
+            raise UserError(f"--only: no figure is named {printable_line(name)!r}. Known: {', '.join(known)}")
     chosen = list(dict.fromkeys(only)) or list(known)
     every_model = load(folder, metric)
     out = Path(folder) / "figures" if out is None else out

@@ -17,7 +17,7 @@ from utils.plots._style import (
     legend,
     legend_title,
     line_handle,
-    look,
+    method_style,
     new_axes,
     plain_log,
     rank_marker,
@@ -48,17 +48,17 @@ def draw_curves(data: PlotData, split: str, key: str, ylabel: str, bins: int | N
     if not found:
         raise NothingToDraw(f"no finished run of {data.model} has {split} points with {key!r} in its metrics.jsonl")
     ranks = ranks_of(row for row, _ in found)
-    drawn = [(row, _without_start(curve), _look(data.methods, ranks, row)) for row, curve in found]
+    drawn = [(row, _without_start(curve), _line_style(data.methods, ranks, row)) for row, curve in found]
     groups: dict[str, list[Any]] = {}
-    for row, _, look_of in drawn:
-        groups.setdefault(row.first.method, []).append(line_handle(row_label(ranks, row, 16), **look_of))
+    for row, _, line_style in drawn:
+        groups.setdefault(row.first.method, []).append(line_handle(row_label(ranks, row, 16), **line_style))
     handles, columns = arrange(list(groups.values()))
     figure, (axes,) = new_axes(2.5 + 0.15 * math.ceil(len(handles) / columns))
-    for row, curve, look_of in drawn:
+    for row, curve, line_style in drawn:
         every = 1 if len(curve.x) <= _FEW else len(curve.x) // 8
-        axes.plot(curve.x, curve.mean, label=row_label(ranks, row), markevery=every, **look_of)
+        axes.plot(curve.x, curve.mean, label=row_label(ranks, row), markevery=every, **line_style)
         if curve.std:
-            axes.fill_between(curve.x, *_band(curve), color=look_of["color"], alpha=BAND, linewidth=0)
+            axes.fill_between(curve.x, *_band(curve), color=line_style["color"], alpha=BAND, linewidth=0)
     curves = [curve for _, curve, _ in drawn]
     notes = [_start(found), _focus(axes, curves)]
     axes.set_xlabel("\n".join(["epoch", *filter(None, notes)]))
@@ -70,8 +70,8 @@ def draw_curves(data: PlotData, split: str, key: str, ylabel: str, bins: int | N
     return figure
 
 
-def _look(methods: list[str], ranks: list[int | float], row: Row) -> dict[str, Any]:
-    colour, dashes, marker = look(methods, row.first.method)
+def _line_style(methods: list[str], ranks: list[int | float], row: Row) -> dict[str, Any]:
+    colour, dashes, marker = method_style(methods, row.first.method)
     if row.first.rank is not None and len(ranks) > 1:
         colour, marker = rank_shade(colour, ranks, row.first.rank), rank_marker(ranks, row.first.rank)
     return {"color": colour, "linestyle": dashes, "marker": marker, "markersize": 3.2}

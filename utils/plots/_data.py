@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from utils.errors import UserError
-from utils.results.aggregate import Row, fill, rows_of
-from utils.results.columns import OWN_LOSS, Column, known_columns, mixed_losses
+from utils.results.aggregate import Row, compute_statistics, rows_of
+from utils.results.columns import OWN_LOSS, Column, all_columns, mixed_losses
 from utils.results.methods import UNTRAINED, method_label
-from utils.results.read import Result, one_limit, plain, read_results, shown
+from utils.results.read import Result, as_typed, keep_one_limit, printable_line, read_results
 from utils.runs import finite
 from utils.tables.order import check_name
 
@@ -58,14 +58,15 @@ class PlotData:
         choices: dict[tuple[str, str], list[Row]] = defaultdict(list)
         for row in self.rows:
             if row.first.method != UNTRAINED:
-                choices[row.first.method, shown(row.first.rank)].append(row)
+                choices[row.first.method, as_typed(row.first.rank)].append(row)
         picked = []
         for (method, rank), rows in choices.items():
             best = min(rows, key=lambda row: (row.settings.get(SAMPLE_METHOD, "random") != "random", _loss(row)))
             picked.append(best)
             if len(rows) > 1:
                 name = " ".join([method_label(method), *([] if rank == "null" else [f"rank {rank}"])])
-                self.note(f"{self.model}: {name} has {len(rows)} settings; shown but in sampling: {_told(best, rows)}")
+                chosen = _differing_settings(best, rows)
+                self.note(f"{self.model}: {name} has {len(rows)} settings; all figures but sampling show {chosen}")
         return sorted(picked, key=lambda row: (self.methods.index(row.first.method), rank_order(row.first.rank)))
 
     def note(self, text: str) -> None:
@@ -102,9 +103,9 @@ def _loss(row: Row) -> float:
     return statistic.mean if statistic else float("inf")
 
 
-def _told(best: Row, rows: list[Row]) -> str:
-    keys = [key for key in best.settings if len({shown(row.settings.get(key)) for row in rows}) > 1]
-    return ", ".join(f"{key}={shown(best.settings[key])}" for key in keys) or f"group {best.first.group[:8]}"
+def _differing_settings(best: Row, rows: list[Row]) -> str:
+    keys = [key for key in best.settings if len({as_typed(row.settings.get(key)) for row in rows}) > 1]
+    return ", ".join(f"{key}={as_typed(best.settings[key])}" for key in keys) or f"group {best.first.group[:8]}"
 
 
 def _points(result: Result, split: str, key: str, data: PlotData) -> dict[float, float]:
@@ -112,7 +113,7 @@ def _points(result: Result, split: str, key: str, data: PlotData) -> dict[float,
     try:
         points = run.metrics(split)
     except UserError as error:
-        data.note(plain(error))
+        data.note(printable_line(error))
         return {}
     by_x = {}
     for point in points:
@@ -147,16 +148,16 @@ def load(folder: str | Path, metric: str | None = None) -> list[PlotData]:
         raise UserError(
             f"{folder} holds runs of several data sets ({', '.join(datasets)}): give the folder of one with --fn"
         )
-    finished, limit_note = one_limit([result for result in results if result.finished])
+    finished, limit_note = keep_one_limit([result for result in results if result.finished])
     left_out = [f"{r.run.path}: {'; '.join(r.problems)}" for r in results if not r.finished]
     left_out += [f"{listed.run.path}: {listed.reason}" for listed in unreadable]
     if not finished:
         lines = "\n".join(f"  {line}" for line in left_out)
         raise UserError(f"no run under {folder} has finished, so there is nothing to draw.\n{lines}")
-    known = known_columns(finished)
+    known = all_columns(finished)
     mixed = mixed_losses(finished)
     rows, repeated = rows_of(finished)
-    fill(rows, known.values())
+    compute_statistics(rows, known.values())
     left_out += [f"{listed.run.path}: {listed.reason}" for listed in repeated]
     column = _metric(metric, known, rows, mixed)
     notes = [limit_note] if limit_note and not column.key.startswith("val") else []

@@ -26,7 +26,7 @@ from utils.io.files import write_bytes
 from utils.plots._data import rank_order
 from utils.results.aggregate import Row, Statistic
 from utils.results.methods import method_colour, method_label
-from utils.results.read import shown
+from utils.results.read import as_typed
 from utils.text import human
 
 WIDTH = 3.4  # inches: one column of a two-column page
@@ -85,7 +85,7 @@ def new_axes(height: float = 2.5, columns: int = 1, **kwargs: Any) -> tuple[Figu
     return figure, list(figure.subplots(1, columns, squeeze=False, **kwargs)[0])
 
 
-def look(names: Sequence[str], name: str) -> tuple[str, Any, str]:
+def method_style(names: Sequence[str], name: str) -> tuple[str, Any, str]:
     """Colour, line style and marker of ``name``, one of ``names``: a method's own colour, else one that is left."""
     own = {other: method_colour(other) for other in (*names, name, "none")}
     if (colour := own[name]) is not None:
@@ -107,7 +107,7 @@ def cut(text: str, length: int) -> str:
 
 def ranks_of(rows: Iterable[Row]) -> list[int | float]:
     """The different ranks of ``rows`` in order: ratios first, then ranks proper."""
-    ranks = {shown(row.first.rank): row.first.rank for row in rows if row.first.rank is not None}
+    ranks = {as_typed(row.first.rank): row.first.rank for row in rows if row.first.rank is not None}
     return sorted(ranks.values(), key=rank_order)
 
 
@@ -120,7 +120,7 @@ def rank_name(ranks: Sequence[int | float]) -> str:
 def rank_text(ranks: Sequence[int | float], rank: int | float) -> str:
     """``rank`` as a number that is not taken for the other kind where ``ranks`` are of both."""
     both = len({type(other) for other in ranks}) > 1
-    return f"R={rank}" if both and isinstance(rank, int) else shown(rank)
+    return f"R={rank}" if both and isinstance(rank, int) else as_typed(rank)
 
 
 def row_label(ranks: Sequence[int | float], row: Row, length: int = 22) -> str:
@@ -131,12 +131,12 @@ def row_label(ranks: Sequence[int | float], row: Row, length: int = 22) -> str:
 
 def rank_marker(ranks: Sequence[int | float], rank: int | float) -> str:
     """A marker for each of the first eight ``ranks``."""
-    return _RANK_MARKERS[[shown(other) for other in ranks].index(shown(rank)) % len(_RANK_MARKERS)]
+    return _RANK_MARKERS[[as_typed(other) for other in ranks].index(as_typed(rank)) % len(_RANK_MARKERS)]
 
 
 def rank_shade(colour: str, ranks: Sequence[int | float], rank: int | float) -> str:
     """``colour`` for the only rank; of several the first is darkest, so that the order survives in grey."""
-    place = [shown(other) for other in ranks].index(shown(rank))
+    place = [as_typed(other) for other in ranks].index(as_typed(rank))
     return blend(colour, 0.8 * place / (len(ranks) - 1) - 0.4) if len(ranks) > 1 else colour
 
 
@@ -177,7 +177,7 @@ def _legend_width(handles: Sequence[Any], columns: int) -> float:
 def legend_title(ranks: Sequence[int | float], what: str, counts: Iterable[int]) -> str:
     """A legend's title: the kind of the ranks, or the only rank, and what ``what`` (band, bars) stands for, where any
     of the ``counts`` of seeds is above one."""
-    parts = [rank_name(ranks) + (f" {shown(ranks[0])}" if len(ranks) == 1 else "")] if ranks else []
+    parts = [rank_name(ranks) + (f" {as_typed(ranks[0])}" if len(ranks) == 1 else "")] if ranks else []
     several = sorted({n for n in counts if n > 1})
     if several:
         n = f"{several[0]}" if len(several) == 1 else f"{several[0]}–{several[-1]}"
@@ -198,17 +198,17 @@ def line_handle(text: str, **kwargs: Any) -> Line2D:
     return Line2D([], [], label=text, **kwargs)
 
 
-def draw_points(axes: Axes, x: Sequence[float], of: Sequence[Statistic], text: str, **look_of: Any) -> Line2D:
+def draw_points(axes: Axes, x: Sequence[float], of: Sequence[Statistic], text: str, **line_style: Any) -> Line2D:
     """Means with one standard deviation, joined where there are several; returns the legend entry.
 
     The deviations are drawn over the markers and their caps are wider, so that small ones are seen too.
     """
-    look_of |= {"markerfacecolor": "white", **({"linestyle": "none"} if len(x) == 1 else {})}
+    line_style |= {"markerfacecolor": "white", **({"linestyle": "none"} if len(x) == 1 else {})}
     deviations = [math.nan if statistic.std is None else statistic.std for statistic in of]
     means = [statistic.mean for statistic in of]
     bars: dict[str, Any] = {"capsize": 3.5, "capthick": 0.9, "elinewidth": 0.9, "barsabove": True}
-    axes.errorbar(x, means, yerr=deviations, label=text, **bars, **look_of)
-    return line_handle(text, **look_of)
+    axes.errorbar(x, means, yerr=deviations, label=text, **bars, **line_style)
+    return line_handle(text, **line_style)
 
 
 def plain_log(axis: Any) -> None:

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from utils.plots import NothingToDraw, PlotData, register
-from utils.plots._style import blend, legend, legend_title, look, new_axes, ranks_of, row_label
+from utils.plots._style import blend, legend, legend_title, method_style, new_axes, ranks_of, row_label
 from utils.results.aggregate import Row
 
 _MEMORY, _TIME, _RESAMPLE = "peak_memory_mib", "train_seconds", "resample_seconds"
@@ -53,7 +53,7 @@ def _draw_bar(axis: Axes, place: int, row: Row, key: str, scale: float, methods:
     if statistic is None:
         axis.text(0, place, " not recorded", va="center", fontsize=6)
         return 0.0
-    colour = look(methods, row.first.method)[0]
+    colour = method_style(methods, row.first.method)[0]
     length, deviation = statistic.mean / scale, (statistic.std or 0.0) / scale
     resampling = _resampling(row) / scale if key == _TIME else 0.0
     axis.barh(place, length, height=0.7, color=blend(colour, 0.55), edgecolor=colour, linewidth=0.8)

@@ -16,7 +16,7 @@ from utils.plots._style import (
     legend,
     legend_title,
     line_handle,
-    look,
+    method_style,
     new_axes,
     ranks_of,
 )
@@ -37,7 +37,7 @@ def draw(data: PlotData) -> Figure:
     handles = []
     for method in methods:
         mine = sorted((row for row in adapters if row.first.method == method), key=lambda row: row.parameters or 0)
-        colour, dashes, marker = look(data.methods, method)
+        colour, dashes, marker = method_style(data.methods, method)
         counts = [row.parameters or 1 for row in mine]
         statistics = [row.statistics[key] for row in mine]
         text = label(method)
@@ -59,7 +59,7 @@ def draw(data: PlotData) -> Figure:
 
 def _full_line(axes: Axes, full: Row, key: str) -> Line2D:
     statistic = full.statistics[key]
-    colour, dashes, _ = look([], "none")
+    colour, dashes, _ = method_style([], "none")
     text = label("none")
     axes.axhline(statistic.mean, color=colour, linestyle=dashes, linewidth=1.0, label=text)
     if statistic.std:
