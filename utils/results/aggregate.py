@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from utils.metrics import NEITHER
 from utils.results.columns import Column
 from utils.results.methods import UNTRAINED, method_order
 from utils.results.read import Omission, Result, as_typed
@@ -172,7 +173,7 @@ def best_rows(rows: list[Row], column: Column) -> set[int]:
     """Indices of the trained rows with the best printed value in ``column``; empty if all rows have it."""
     trained = [(i, row) for i, row in enumerate(rows) if row.first.method != UNTRAINED]
     means = {i: row.statistics[column.key].mean for i, row in trained if column.key in row.statistics}
-    if column.better == 0 or not means:
+    if column.better == NEITHER or not means:
         return set()
     best = max(means.values(), key=lambda mean: mean * column.better)
     equal = {i for i, mean in means.items() if column.text(mean) == column.text(best)}
