@@ -215,7 +215,7 @@ def test_train_evaluate_and_tabulate(
     caplog.clear()
     monkeypatch.setattr(logging.getLogger("rosa.run"), "propagate", True)  # training turned it off
     assert evaluate_run(run, options)[1].startswith("7 items (3 with texts), loss")
-    assert "1 of 3 questions lose their beginning to fit the model" in caplog.text
+    assert "1 of 3 questions are cut at the beginning to fit the model" in caplog.text
     found = run.evaluation()
     assert found is not None
     assert (found["limit"], found["items"], found["predictions"]) == (None, 7, 3)
