@@ -10,14 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import utils.metrics as package
+import utils.metrics
 from utils.errors import UserError
 from utils.io import array_cache
 from utils.metrics import OFFICIAL, metrics, register
 from utils.metrics.meteor15 import resources
 from utils.metrics.meteor15.phrases import PhraseTable
 
-FOLDER = Path(package.__file__).parent
+FOLDER = Path(utils.metrics.__file__).parent
 
 
 def test_every_file_in_the_folder_is_a_metric() -> None:
@@ -31,7 +31,7 @@ def test_every_file_in_the_folder_is_a_metric() -> None:
 def test_a_name_belongs_to_one_metric() -> None:
     assert "BLEU" in metrics()  # imports the metrics if no other test has
     with pytest.raises(ValueError, match="two scores are named 'BLEU'"):
-        register(type("Other", (package.Metric,), {"names": ("BLEU",)}))
+        register(type("Other", (utils.metrics.Metric,), {"names": ("BLEU",)}))
 
 
 def test_importing_the_package_loads_nothing_heavy() -> None:

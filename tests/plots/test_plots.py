@@ -11,8 +11,8 @@ import matplotlib as mpl
 import pytest
 from matplotlib.figure import Figure
 
+import utils.plots
 from tests.records import write_run
-from utils import plots as package
 from utils.errors import UserError
 from utils.plots import NothingToDraw, draw_figures, plots
 from utils.plots._data import load_plot_data
@@ -50,7 +50,7 @@ def texts(figure: Figure) -> list[str]:
 
 
 def test_every_file_in_the_folder_is_a_registered_and_documented_figure() -> None:
-    files = {path.stem for path in Path(package.__file__).parent.glob("*.py") if not path.stem.startswith("_")}
+    files = {path.stem for path in Path(utils.plots.__file__).parent.glob("*.py") if not path.stem.startswith("_")}
     assert files == set(plots())
     done = subprocess.run(
         [sys.executable, "figures.py", "--help"], cwd=ROOT, capture_output=True, text=True, timeout=60

@@ -67,7 +67,7 @@ class Metric(ABC):
         """The scores by name, from statistics summed over all items, shape (statistics,)."""
 
     def score(self, predictions: Sequence[str]) -> dict[str, float]:
-        """The scores of one system's predictions, one text for each item."""
+        """The scores of one system's predictions, one text per item."""
         return self.aggregate(self.statistics(predictions).sum(axis=0))
 
 

@@ -94,10 +94,12 @@ def _blocks(settings: dict[str, Any]) -> set[str]:
 
 
 def rows_of(results: Iterable[Result]) -> tuple[list[Row], list[Omission]]:
-    """The rows of finished runs in table order, one run per seed, and the runs left out because their seed is there.
+    """Group finished runs into rows.
 
     Runs of one group with different decoding are different rows. A run without an evaluation belongs to the row with
     the group's most common decoding, because its training does not depend on it.
+
+    Returns: the rows in table order, and the runs left out of them because another run has the same seed.
     """
     groups: dict[str, list[Result]] = defaultdict(list)
     for result in results:

@@ -65,7 +65,7 @@ def _recorded(run: Result) -> dict[str, Any]:
 
 
 def _differing(sides: list[dict[str, Any]], wanted: Callable[[str], bool]) -> list[tuple[str, ...]]:
-    """Rows of key, A and B, under a header, for the wanted keys whose printed values differ; empty without any."""
+    """Rows of key, A and B, under a header, for the wanted keys whose printed values differ; [] if there are none."""
     one, two = sides
     texts = [
         (printable(key), *(_text(side[key]) if key in side else "–" for side in sides))

@@ -82,7 +82,7 @@ class Result:
 
     @property
     def group(self) -> str:
-        """The same for runs that differ in the seed only. A run without a recorded group is its own group."""
+        """A hash that is the same for runs that differ in the seed only. If it is not recorded, a hash of the path."""
         own_group = hashlib.sha256(os.fsencode(self.run.path)).hexdigest()
         return printable_line(self.record.get("group") or own_group)
 
@@ -204,9 +204,10 @@ def _unfinished(record: dict[str, Any]) -> str:
 
 
 def keep_one_limit(results: list[Result]) -> tuple[list[Result], str | None]:
-    """Remove the test results of all limits but one, because results on different items are not comparable.
+    """Keep the test results of one limit only, because results on different items are not comparable.
 
-    Keeps evaluations without a limit, or without any of these the most common limit, which the returned note names.
+    Evaluations on all items are kept. If there are none, those with the most common limit are kept, and the returned
+    note names the limit.
     """
     limits = Counter(result.limit for result in results if result.evaluation)
     if not limits:
