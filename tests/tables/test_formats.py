@@ -34,9 +34,7 @@ def test_the_terminal_table_fits_the_width_and_has_all_columns(tmp_path: Path) -
         blocks = [block.splitlines() for block in main.split("\n\n")]
         rows = [[line.split() for line in block[-4:]] for block in blocks]
         assert all([row[0] for row in block] == ["full", "LoRA", "ROSA", "ROSA"] for block in rows)
-        assert all(
-            "bottom" in block[2] and "random" in block[3] for block in rows
-        )  # in every block
+        assert all("bottom" in block[2] and "random" in block[3] for block in rows)  # in every block
         assert "params" in main and main.count("params") == main.count("biases") == 1
         assert "0.5000±.0000*" in main and "1.0000±.1414" in main
 

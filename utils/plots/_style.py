@@ -172,9 +172,7 @@ def _legend_width(handles: Sequence[Any], columns: int) -> float:
     """The approximate width of a legend, in inches."""
     texts = [str(entry.get_label()) for entry in handles]
     em = _RC["legend.fontsize"] / 72
-    rows, longer = divmod(
-        len(texts), max(columns, 1)
-    )  # the first columns have one entry more
+    rows, longer = divmod(len(texts), max(columns, 1))  # the first columns have one entry more
     starts = [rows * i + min(i, longer) for i in range(columns + 1)]
     widths = [max(map(len, texts[i:j]), default=0) * 0.55 * em for i, j in itertools.pairwise(starts)]
     return sum(widths) + len(widths) * (_RC["legend.handlelength"] + 0.8) * em + (len(widths) - 1) * em
