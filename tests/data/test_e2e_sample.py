@@ -1,7 +1,6 @@
 """The bundled data set of restaurants and the bundled tiny base model.
 
-``read`` recovers the meaning representation from a text. It is written from the meaning of English phrases, not from
-the grammar.
+``read`` recovers the meaning representation from a text, by English phrases and without the grammar.
 """
 
 from __future__ import annotations
@@ -267,8 +266,7 @@ def test_every_example_fits_the_positions(tiny, data):
 
 
 def test_references_can_be_generated_under_the_published_decoding(tiny, data):
-    # The published decoding forbids to repeat a 4-gram, also one of the prompt. A name of four tokens or more could
-    # not be copied.
+    # The published decoding forbids to repeat a 4-gram, also one of the prompt, such as a name of four tokens.
     tokenizer = tiny[0]
     for example in (example for examples in data.values() for example in examples):
         prompt, target = tokenizer([example.prompt, example.target])["input_ids"]
