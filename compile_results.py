@@ -1,4 +1,4 @@
-"""Tables of all runs: ``python compile_results.py RUNS``. One per data set, as CSV, Markdown and LaTeX."""
+"""Tables of all runs, one per data set, as CSV, Markdown and LaTeX: ``python compile_results.py RUNS``."""
 
 from __future__ import annotations
 
@@ -17,33 +17,39 @@ def main() -> None:
     parser.add_argument("runs", nargs="*", metavar="RUNS", help="folders with runs (train.py's output.path)")
     parser.add_argument("--dataset", type=comma_list, default=[], metavar="NAME,...", help="only these data sets")
     parser.add_argument(
-        "--columns", type=comma_list, metavar="KEY,...", help="measured columns in this order (a wrong one lists all)"
+        "--columns",
+        type=comma_list,
+        metavar="KEY,...",
+        help="measured columns in this order (an unknown one lists all)",
     )
     parser.add_argument(
         "--sort",
         metavar="KEY[:asc|:desc]",
-        help="a column (the best first), method, rank, parameters or n; default: untrained, full fine-tuning, LoRA, "
-        "ROSA, other methods, and of each those with the fewest trainable parameters first",
+        help="a column (best first), method, rank, parameters or n; default: by method (untrained, full fine-tuning, "
+        "LoRA, ROSA, others), then by trainable parameters",
     )
     parser.add_argument(
         "--format",
         type=comma_list,
         default=list(FORMATS),
         metavar="F,...",
-        help=f"of {','.join(FORMATS)} (default: all)",
+        help=f"{', '.join(FORMATS)} (default: all)",
     )
     parser.add_argument(
         "--baseline",
         default="none",
         metavar="METHOD",
-        help="differences are taken to this method: none (full fine-tuning, the default), untrained, rosa or another; "
-        "of a method with ranks, to the same rank only",
+        help="the method whose results are subtracted in differences: none (full fine-tuning, the default), untrained, "
+        "rosa or another; a method with ranks is compared at the same rank only",
     )
     parser.add_argument("--out", type=Path, metavar="DIR", help="write to DIR/<dataset>/ (default: beside the runs)")
     parser.add_argument(
-        "--compare", nargs=2, metavar=("RUN_A", "RUN_B"), help="two runs' test scores with a paired bootstrap test"
+        "--compare",
+        nargs=2,
+        metavar=("RUN_A", "RUN_B"),
+        help="test scores of two runs with a paired bootstrap test",
     )
-    parser.add_argument("--diff", nargs=2, metavar=("RUN_A", "RUN_B"), help="which settings of two runs differ")
+    parser.add_argument("--diff", nargs=2, metavar=("RUN_A", "RUN_B"), help="settings that differ between two runs")
     args = parser.parse_args()
     if sum(map(bool, (args.runs, args.compare, args.diff))) != 1:
         parser.error("give RUNS for tables, --compare RUN_A RUN_B, or --diff RUN_A RUN_B")

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Generate predictions and references for every finished run under one or several folders."""
+"""Evaluate every finished run under one or several folders: losses, predictions and references."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ def parse_arguments() -> argparse.Namespace:
         epilog="Written beside each run: <split>_predictions.txt and .jsonl, <split>_references.txt, eval.json. "
         "Then score them: bash eval.sh RUNS",
     )
-    parser.add_argument("runs", nargs="+", help="folders that hold runs, or runs themselves")
+    parser.add_argument("runs", nargs="+", help="folders with runs, or runs")
     parser.add_argument("--split", choices=("test", "validation"), default="test", help="(default: test)")
-    parser.add_argument("--limit", type=int, help="the first N items only; never taken for finished work")
+    parser.add_argument("--limit", type=int, help="evaluate only the first N items (not a complete evaluation)")
     parser.add_argument("--batch-size", type=int, help="prompts generated together (default: 64, on a GPU 128)")
-    parser.add_argument("--force", action="store_true", help="evaluate again what is finished")
+    parser.add_argument("--force", action="store_true", help="evaluate again even if the evaluation is current")
     for field in dataclasses.fields(Decoding):
         text = f"{field.metadata['help']} (default: {field.default})"
         parser.add_argument(_flag(field.name), type=type(field.default), default=field.default, help=text)
@@ -34,12 +34,12 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--precision", choices=("auto", "fp32", "bf16", "fp16"), default="auto", help="auto: as for train.py"
     )
-    parser.add_argument("--dataset-path", help="local data in place of the run's own dataset.path")
+    parser.add_argument("--dataset-path", help="local data that replaces the run's dataset.path")
     return parser.parse_args()
 
 
 def main() -> int:
-    """Evaluate; 0 if no run failed."""
+    """Evaluate. Returns 0 if no run failed."""
     arguments = parse_arguments()
     values = vars(arguments)
     least = {field.name: field.metadata["minimum"] for field in dataclasses.fields(Decoding)}

@@ -18,13 +18,13 @@ def main() -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--fn", required=True, metavar="DIR", help="the data set's runs, such as RUNS/e2e_nlg")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="where to write (default: <fn>/figures)")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="the folder of the figures (default: <fn>/figures)")
     parser.add_argument("--only", type=comma_list, default=[], metavar="NAME,...", help="only these figures")
     parser.add_argument(
         "--metric",
         metavar="KEY",
-        help="a column of compile_results.py, such as BLEU (default: test_perplexity, else val_loss); "
-        "its files carry its name",
+        help="a column of compile_results.py, such as BLEU (default: test_perplexity, "
+        "or val_loss if no run is evaluated); file names then end in it",
     )
     args = parser.parse_args()
     draw_figures(args.fn, args.out, args.only, args.metric)

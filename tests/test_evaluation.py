@@ -1,4 +1,4 @@
-"""Evaluation: batched equals one by one, finished work is skipped, one failure does not stop the others."""
+"""Evaluation of runs: files and losses, current evaluations, failures, and generated texts."""
 
 from __future__ import annotations
 
@@ -45,14 +45,14 @@ def test_all_finished_runs_are_evaluated(roots: list[str], small_e2e: Path) -> N
         assert evaluation["perplexity"] == pytest.approx(torch.tensor(evaluation["loss"]).exp().item(), rel=1e-5)
 
 
-def test_the_validation_split_gives_the_loss_that_training_saw(roots: list[str]) -> None:
+def test_the_validation_split_has_the_loss_that_training_recorded(roots: list[str]) -> None:
     assert evaluate_runs(roots, Options(split="validation", decoding=SHORT, device="cpu")) == 0
     for run in find_runs(roots):
         assert run.evaluation("validation")["loss"] == pytest.approx(run.record()["best"]["loss"], abs=1e-5)
         assert run.evaluation("test") is None
 
 
-def test_finished_work_is_skipped_and_other_work_is_not(roots: list[str], capsys: Any) -> None:
+def test_only_current_evaluations_are_skipped(roots: list[str], capsys: Any) -> None:
     def outcomes(options: Options) -> list[str]:
         assert evaluate_runs(roots, options) == 0
         table = capsys.readouterr().out.split("status     run\n")[1]
@@ -66,7 +66,7 @@ def test_finished_work_is_skipped_and_other_work_is_not(roots: list[str], capsys
     assert outcomes(Options(decoding=SHORT, device="cpu", force=True)) == ["evaluated"] * 3
     assert outcomes(Options(decoding=Decoding(num_beams=1, max_new_tokens=8), device="cpu")) == ["evaluated"] * 3
     assert outcomes(Options(decoding=SHORT, device="cpu", limit=1)) == ["evaluated"] * 3
-    assert outcomes(FAST) == ["evaluated"] * 3  # one item was not the whole test split
+    assert outcomes(FAST) == ["evaluated"] * 3  # the previous call evaluated one item only
 
 
 def test_one_failure_does_not_stop_the_others(roots: list[str], capsys: Any) -> None:
@@ -82,7 +82,7 @@ def test_one_failure_does_not_stop_the_others(roots: list[str], capsys: Any) -> 
     assert "1 of 3 runs are evaluated" in printed.out
 
 
-def test_one_evaluation_at_a_time(train: Any, capsys: Any) -> None:
+def test_a_run_that_another_process_evaluates_is_refused(train: Any, capsys: Any) -> None:
     run = train("train.epochs=1")
     with lock(run.path / ".eval.lock", "evaluated"):
         assert evaluate_runs([str(run.path)], FAST) == 1
@@ -97,15 +97,15 @@ def test_a_checkpoint_of_another_model_is_refused(train: Any, capsys: Any) -> No
     assert "does not fit this model" in capsys.readouterr().err
 
 
-def test_roots_that_hold_nothing(tmp_path: Path) -> None:
+def test_missing_and_empty_folders_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is not a folder"):
         evaluate_runs([str(tmp_path / "nowhere")], FAST)
     with pytest.raises(UserError, match="no runs under"):
         evaluate_runs([str(tmp_path)], FAST)
 
 
-def test_a_copied_results_folder_is_evaluated_where_it_lies(roots: list[str], tmp_path: Path) -> None:
-    """Links become folders in many copies; a run is found by its record, not by where it was trained."""
+def test_a_copied_folder_of_runs_can_be_evaluated(roots: list[str], tmp_path: Path) -> None:
+    """A copy may have folders instead of links. A run is found by its record, not by its original path."""
     shutil.copytree(roots[0], tmp_path / "elsewhere", symlinks=False)
     assert evaluate_runs([str(tmp_path / "elsewhere")], FAST) == 0
 
@@ -144,9 +144,9 @@ def test_generation_beyond_the_positions_is_refused(small_model: Path) -> None:
         generate(model, tokenizer, ["Input: name[A] Output:"], Decoding(max_new_tokens=250), 1)
 
 
-def test_more_beams_than_the_vocabulary_has_are_refused_at_once(train: Any, monkeypatch: Any) -> None:
+def test_more_beams_than_tokens_in_the_vocabulary_are_refused_at_once(train: Any, monkeypatch: Any) -> None:
     run = train("train.epochs=1")
-    monkeypatch.setattr("utils.models.token_loss.evaluate_losses", None)  # is not come to
+    monkeypatch.setattr("utils.models.token_loss.evaluate_losses", None)  # must not be called
     with pytest.raises(UserError, match=r"--num-beams 1000000 is above 2000, the size of the model's vocabulary"):
         evaluate_run(run, dataclasses.replace(FAST, decoding=Decoding(num_beams=10**6)))
 
@@ -162,7 +162,7 @@ def test_merged_generation_equals_adapted_generation(train: Any) -> None:
     assert generate(rosa.unwrap(model), tokenizer, ["Input: name[A] Output:"], SHORT, 1) == adapted
 
 
-def test_duplicated_sources_out_of_order_are_one_item(train: Any, small_e2e: Path, tmp_path: Path) -> None:
+def test_examples_with_the_same_source_are_one_item(train: Any, small_e2e: Path, tmp_path: Path) -> None:
     run = train("train.epochs=1")
     data = tmp_path / "data"
     shutil.copytree(small_e2e, data)

@@ -33,8 +33,8 @@ for command in json.loads(sys.argv[1]):
             runpy.run_path(command[0], run_name="__main__")
     except SystemExit as end:
         assert not end.code, command
-from utils.plots._style import look
-assert look(["rosa", "shift"], "shift")[0] == "#123456"
+from utils.plots._style import method_style
+assert method_style(["rosa", "shift"], "shift")[0] == "#123456"
 """
 
 

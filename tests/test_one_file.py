@@ -29,7 +29,7 @@ from utils.evaluation import Options, evaluate_runs
 from utils.generation.generate import Decoding
 from utils.metrics.scoring.score_runs import main as score_runs
 from utils.plots import draw_figures, plots
-from utils.plots._data import load
+from utils.plots._data import load_plot_data
 from utils.results.compare import compare_runs
 from utils.runs import Run, find_runs
 from utils.tables import compile_results
@@ -148,7 +148,7 @@ def test_a_metric_is_shown_of_each_data_set_that_lists_none(chain: Chain) -> Non
 
 def test_an_axis_says_which_way_a_metric_is_better(chain: Chain) -> None:
     for figure in ("parameters", "bars"):
-        drawn = plots()[figure].draw(load(chain.runs / "webnlg", "chrF")[0])
+        drawn = plots()[figure].draw(load_plot_data(chain.runs / "webnlg", "chrF")[0])
         assert drawn.axes[0].get_ylabel() == "chrF (higher is better)"
 
 

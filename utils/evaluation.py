@@ -1,4 +1,4 @@
-"""Evaluate finished runs: loss and perplexity of a split, predictions and references beside the run."""
+"""Evaluates finished runs: computes loss and perplexity on a split and writes predictions and references."""
 
 from __future__ import annotations
 
@@ -26,16 +26,17 @@ from utils.runs.texts import Answer, write_texts
 
 @dataclass(frozen=True)
 class Options:
-    """What to evaluate and how.
+    """The options of eval.py.
 
     Attributes:
         split: test or validation.
-        limit: the first so many items (prompts with their references) only; None: the losses of all, and texts
-            for all or for as many as the data set's ``generate_limit``.
-        batch_size: prompts generated together; None: what suits the device, see ``batch``.
-        force: evaluate again what is finished.
-        device, precision: as for training; ``auto`` picks.
-        dataset_path: in place of the path the run was trained with.
+        limit: evaluate only this many items (prompts with their references), the first ones. None: losses on all items,
+            and texts for all or for the first ``generate_limit`` of the data set.
+        batch_size: prompts generated together; None: see ``batch``.
+        force: evaluate again even if the evaluation is current.
+        decoding: how texts are generated.
+        device, precision: as for training; ``auto`` chooses.
+        dataset_path: replaces the path that the run was trained with.
     """
 
     split: str = "test"
@@ -48,10 +49,10 @@ class Options:
     dataset_path: str | None = None
 
     def batch(self) -> int:
-        """Prompts generated together: 64, on a GPU 128, which is kept waiting by fewer.
+        """The number of prompts generated together. The default is 64, on a GPU 128, because fewer leave it idle.
 
-        With 10 beams a prompt of E2E takes some 20 MB for GPT-2 small in float32, three quarters of it keys and
-        values: about 200 tokens, its own and those of the beams where they differ. The rest are logits.
+        With 10 beams, GPT-2 small in float32 needs about 20 MB per E2E prompt. Three quarters are keys and values of
+        about 200 tokens (the prompt, and those parts of the beams that differ), the rest are logits.
         """
         from utils.processes.devices import resolve_device
 
@@ -59,7 +60,10 @@ class Options:
 
 
 def evaluate_runs(roots: Sequence[str], options: Options) -> int:
-    """Evaluate every finished run under ``roots``, print a summary; 1 if one failed or none is evaluated, else 0."""
+    """Evaluate every finished run under ``roots`` and print a summary.
+
+    Returns: the exit code: 1 if a run failed or no run is evaluated, otherwise 0.
+    """
     outcomes: list[tuple[Run, str, str]] = []
     runs = find_runs(roots)
     with run_log(None), stop_on_signals() as stop:
@@ -68,12 +72,12 @@ def evaluate_runs(roots: Sequence[str], options: Options) -> int:
                 stop.check()
                 outcomes.append((run, *_outcome(run, options, stop.check)))
         finally:
-            done = _print_summary(outcomes, len(runs), options.split)
-    return 1 if done == 0 or any(outcome == "failed" for _, outcome, _ in outcomes) else 0
+            evaluated = _print_summary(outcomes, len(runs), options.split)
+    return 1 if evaluated == 0 or any(outcome == "failed" for _, outcome, _ in outcomes) else 0
 
 
 def _outcome(run: Run, options: Options, check: Callable[[], None]) -> tuple[str, str]:
-    """What becomes of one run, with a line about it; one run's error must not stop the others."""
+    """Evaluate one run and return its status with a line about it. An error does not stop the other runs."""
     split = options.split
     try:
         status = run.record()["status"]
@@ -85,31 +89,31 @@ def _outcome(run: Run, options: Options, check: Callable[[], None]) -> tuple[str
             remove_leftovers(run.record_file, run.eval_file, *written)
             return evaluate_run(run, options, check)
     except Exception as error:
-        return "failed", _told(error, options)
+        return "failed", _failure(error, options)
 
 
 def _print_summary(outcomes: Sequence[tuple[Run, str, str]], runs: int, split: str) -> int:
-    """Print what became of each run; how many of all ``runs`` are evaluated."""
+    """Print the outcome of each run. Returns the number of evaluated runs."""
     print(f"\n{'status':<10} run")
     for run, outcome, detail in outcomes:
         print(f"{outcome:<10} {run.path}: {detail}", file=sys.stderr if outcome == "failed" else sys.stdout)
-    done = sum(outcome in ("evaluated", "current") for _, outcome, _ in outcomes)
-    print(f"{done} of {runs} runs are evaluated on {split}")
-    return done
+    evaluated = sum(outcome in ("evaluated", "current") for _, outcome, _ in outcomes)
+    print(f"{evaluated} of {runs} runs are evaluated on {split}")
+    return evaluated
 
 
-def _told(error: Exception, options: Options) -> str:
+def _failure(error: Exception, options: Options) -> str:
     if is_out_of_memory(error):
         return f"out of memory: give a lower --batch-size than {options.batch()}, or fewer --num-beams"
     return reason(error)
 
 
 def evaluate_run(run: Run, options: Options, check: Callable[[], None] = never) -> tuple[str, str]:
-    """Evaluate one run: what happened (evaluated or current) and a line about it.
+    """Evaluate one run. Returns its status (evaluated or current) and a line about it.
 
-    ``check`` is called often, before anything is written; what it raises ends the evaluation.
+    ``check`` is called often, before anything is written. An exception that it raises stops the evaluation.
     """
-    wanted = {
+    conditions = {
         "split": options.split,
         "limit": options.limit,
         "decoding": dataclasses.asdict(options.decoding),
@@ -117,14 +121,14 @@ def evaluate_run(run: Run, options: Options, check: Callable[[], None] = never) 
     }
     config = load_config(run.config_file)
     check_settings(run, config)
-    current = not options.force and is_current(run, options.split, wanted)
+    current = not options.force and is_current(run, options.split, conditions)
     if not current or options.dataset_path:
         examples = load_examples(run, config, options)
     if current:
         return "current", "nothing to do (--force evaluates again)"
     verify(run.best)
     groups = group_by_source(examples)[: options.limit]
-    result = {**wanted, "items": len(groups), **_measure(run, config, groups, options, check)}
+    result = {**conditions, "items": len(groups), **_measure(run, config, groups, options, check)}
     result |= _hashes(run, options.split)
     evaluations = _evaluations(run)
     write_json(run.eval_file, {**evaluations, options.split: result})
@@ -135,17 +139,20 @@ def evaluate_run(run: Run, options: Options, check: Callable[[], None] = never) 
     )
 
 
-def is_current(run: Run, split: str, wanted: dict[str, Any]) -> bool:
-    """Whether the recorded evaluation is of this checkpoint, decoding and limit, and its files are untouched."""
+def is_current(run: Run, split: str, conditions: dict[str, Any]) -> bool:
+    """Whether the recorded evaluation has the same checkpoint, decoding and limit, and unchanged files."""
     recorded = _evaluations(run).get(split, {})
-    if any(recorded.get(key) != value for key, value in wanted.items()):
+    if any(recorded.get(key) != value for key, value in conditions.items()):
         return False
     hashes = _hashes(run, split)
     return None not in hashes.values() and all(recorded.get(key) == value for key, value in hashes.items())
 
 
 def _hashes(run: Run, split: str) -> dict[str, str | None]:
-    """Of the three files that an evaluation writes, which a kill between two of them would leave of different ones."""
+    """SHA-256 of the three files that an evaluation writes, None for a missing file.
+
+    They are compared together, because a kill between two writes leaves files of different evaluations.
+    """
     files = {
         "predictions_sha256": run.predictions(split),
         "raw_predictions_sha256": run.raw_predictions(split),
@@ -156,17 +163,17 @@ def _hashes(run: Run, split: str) -> dict[str, str | None]:
 
 def _evaluations(run: Run) -> dict[str, Any]:
     """Recorded evaluations by split. An unreadable eval.json counts as empty: evaluating again rebuilds it."""
-    found = {}
+    evaluations = {}
     for split in ("validation", "test"):
         with contextlib.suppress(UserError):
-            found[split] = run.evaluation(split)
-    return {split: value for split, value in found.items() if value}
+            evaluations[split] = run.evaluation(split)
+    return {split: value for split, value in evaluations.items() if value}
 
 
 def check_settings(run: Run, config: Config) -> None:
-    """Raise UserError where the saved configuration is not the one that the run's record is of.
+    """Raise UserError if the saved configuration is not the one that the run was trained with.
 
-    ``model.name`` may be another one: the folder may have moved, and a checkpoint does not fit another model.
+    ``model.name`` may differ, because the model's folder may have moved. A checkpoint does not load into another model.
     """
     record = run.record()
     config = dataclasses.replace(
@@ -177,31 +184,31 @@ def check_settings(run: Run, config: Config) -> None:
     if record.get("group") not in groups or record.get("seed") not in (None, config.seed):
         raise UserError(
             f"{run.config_file} was changed after the training: its settings are not those of {run.record_file.name}. "
-            f"Put it back (what was typed is in {run.overrides_file}), or remove the folder and train with "
-            "the other settings"
+            f"Restore it (the overrides given on the command line are in {run.overrides_file}), or remove the folder "
+            "and train with the new settings"
         )
 
 
 def load_examples(run: Run, config: Config, options: Options) -> list[Example]:
-    """The split's examples; their digest is noted in the record with the first evaluation on the test split.
+    """The examples of the split. The first evaluation on the test split records their digest.
 
     Raises:
-        UserError: they cannot be had, or are not those of the run's record.
+        UserError: the data is missing or malformed, or is not the data in the run's record.
     """
     dataset = dataclasses.replace(config.dataset, path=options.dataset_path or config.dataset.path)
     examples = get_source(dataset.name).load(options.split, dataset.folder(), dataset.cache)
-    recorded, found = recorded_digests(run.record()), {options.split: digest(examples)}
+    recorded, current = recorded_digests(run.record()), {options.split: digest(examples)}
     if options.split in TRAINING or options.split in _evaluations(run):
-        refuse_other_data(run, recorded, found, dataset)
+        refuse_other_data(run, recorded, current, dataset)
     if options.split not in TRAINING:
-        run.update_record(data_sha256=recorded | found)
+        run.update_record(data_sha256=recorded | current)
     return examples
 
 
 def _measure(
     run: Run, config: Config, groups: list[list[Example]], options: Options, check: Callable[[], None]
 ) -> dict[str, Any]:
-    """Losses and predictions of the run's best checkpoint; writes the prediction and reference files."""
+    """Compute the losses of the run's best checkpoint, and write its predictions and their references."""
     import torch
 
     from utils.generation.prompts import shorten
@@ -218,8 +225,8 @@ def _measure(
     vocabulary = model.config.get_text_config(decoder=True).vocab_size
     if options.decoding.num_beams > vocabulary:
         raise UserError(
-            f"--num-beams {options.decoding.num_beams} is above {vocabulary}, the size of the model's vocabulary: the "
-            "first token has no more candidates"
+            f"--num-beams {options.decoding.num_beams} is above {vocabulary}, the size of the model's vocabulary, "
+            "which is the number of candidates for the first token"
         )
     load_weights(run.best, model)
     model = rosa.unwrap(model).to(device).eval()
@@ -230,29 +237,29 @@ def _measure(
     encoded = encode_units(
         groups, tokenizer, packed=source.packed, seq_len=config.train.seq_len, block_size=config.train.block_size
     )
-    asked = groups if options.limit is not None else groups[: source.generate_limit]
-    prompts = [group[0].prompt for group in asked]
+    chosen = groups if options.limit is not None else groups[: source.generate_limit]
+    prompts = [group[0].prompt for group in chosen]
     limit = max_positions(model)
-    if source.packed and limit is not None:  # a meaning representation is never cut: generate refuses
+    if source.packed and limit is not None:  # other prompts are never cut: generate raises if they are too long
         prompts = shorten(prompts, tokenizer, limit - options.decoding.max_new_tokens)
-        cut = sum(prompt != group[0].prompt for prompt, group in zip(prompts, asked, strict=True))
+        cut = sum(prompt != group[0].prompt for prompt, group in zip(prompts, chosen, strict=True))
         if cut:
-            log.warning("%d of %d questions lose their beginning to fit the model", cut, len(asked))
+            log.warning("%d of %d questions are cut at the beginning to fit the model", cut, len(chosen))
     collator = Collator(tokenizer.pad_token_id, "all", device)
     with context:
         token_loss = TokenLoss(model).checked(encoded, collator)
         losses = evaluate_losses(token_loss, encoded, collator, options.batch(), check=check)
         texts = generate(model, tokenizer, prompts, options.decoding, options.batch(), bar=True, check=check)
-    answered = [
+    as_prompted = [
         [dataclasses.replace(example, prompt=prompt) for example in group]
-        for group, prompt in zip(asked, prompts, strict=True)
+        for group, prompt in zip(chosen, prompts, strict=True)
     ]
-    write_predictions(run, options.split, answered, texts)
+    write_predictions(run, options.split, as_prompted, texts)
     return {**losses.metrics(config.loss_on()), "predictions": len(texts), "precision": precision}
 
 
 def write_predictions(run: Run, split: str, groups: list[list[Example]], texts: list[str]) -> None:
-    """Write the generated ``texts``, one for each group of examples that are its references."""
+    """Write the generated ``texts``, one per group of examples. The group has the references of the text."""
     answers = [
         Answer(group[0].source, group[0].prompt, text, [example.reference for example in group])
         for group, text in zip(groups, texts, strict=True)

@@ -45,11 +45,11 @@ CITY = Slot(
 YEAR = Slot(
     ("year", "founded", "opened"), make.year,
     Fact(("opened in {v}", "was founded in {v}", "dates from {v}", "goes back to {v}"), ("{v}",), ("from {v}",),
-         rank=2),
+         order=2),
 )  # fmt: skip
 COLOUR = Slot(
     ("colour", "color", "main colour"), make.COLOURS,
-    Fact(("is {v}", "comes in {v}", "is {v} all over", "has a finish in {v}"), ("{v}",), ("in {v}",), rank=2),
+    Fact(("is {v}", "comes in {v}", "is {v} all over", "has a finish in {v}"), ("{v}",), ("in {v}",), order=2),
 )  # fmt: skip
 PRICE = Slot(
     ("price", "cost", "asking price"), make.money,
@@ -59,7 +59,7 @@ PRICE = Slot(
 BY = ("by {v}", "from {v}")
 LANGUAGE = Slot(
     ("language", "spoken language"), make.NATIONS,
-    Fact(("is in {v}", "uses the {v} language", "was made for {v} speakers"), ("{v}-language",), rank=3),
+    Fact(("is in {v}", "uses the {v} language", "was made for {v} speakers"), ("{v}-language",), order=3),
 )  # fmt: skip
 FACILITY = Slot(
     ("facility", "amenity", "on site"), make.FACILITIES,

@@ -1,4 +1,4 @@
-"""Data: E2E's files and hub cache, own files, strict reading, grouping by source."""
+"""E2E files and hub cache, the user's own files, strict reading, grouping by source."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_bom_crlf_quotes_and_newlines_inside_fields_are_read(tmp_path: Path) -> 
     assert example.reference == 'One\nline, "two".'
 
 
-def test_missing_places_are_named(tmp_path: Path) -> None:
+def test_missing_folders_and_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="does not exist"):
         E2E().load("train", tmp_path / "nowhere", None)
     with pytest.raises(UserError, match=r"holds none of trainset\.csv"):
@@ -73,7 +73,7 @@ def test_missing_places_are_named(tmp_path: Path) -> None:
         E2E().load("train", tmp_path / "trainset.csv", None)
 
 
-def test_no_network_names_two_ways_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_network_the_error_gives_two_ways_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("datasets.load_dataset", _unreachable)
     with pytest.raises(UserError, match=r"(?s)dataset\.path.*e2e_sample"):
         E2E().load("train", None, str(tmp_path))
@@ -84,7 +84,7 @@ def _unreachable(*_arguments: object, **_options: object) -> None:
 
 
 def test_a_filled_cache_works_offline(tmp_path: Path) -> None:
-    """A cache as the hub's parquet conversion leaves it, read in a process that is offline."""
+    """An offline process reads a cache like the one that the hub's parquet conversion leaves."""
     import os
     import subprocess
     import sys
@@ -98,7 +98,7 @@ def test_a_filled_cache_works_offline(tmp_path: Path) -> None:
         cache_dir=str(tmp_path / "cache"), dataset_name="e2e_nlg", hash="0" * 40,
         data_files={"test": [str(tmp_path / "test.parquet")]},
     ).download_and_prepare()  # fmt: skip
-    # a repository's own files get its name, and a configuration name without a hash of local paths
+    # files from the hub are cached under the repository's name and a configuration name without a hash
     folder = (tmp_path / "cache" / "e2e_nlg").rename(tmp_path / "cache" / "tuetschek___e2e_nlg")
     next(folder.glob("default-*")).rename(folder / "default")
     code = (
@@ -141,7 +141,7 @@ def test_bad_json_lines(tmp_path: Path, line: str, message: str) -> None:
         Pairs().load("test", tmp_path, None)
 
 
-def test_every_file_in_the_folder_is_one_registered_data_set() -> None:
+def test_every_file_in_the_folder_registers_a_data_set() -> None:
     import pkgutil
 
     import utils.data
@@ -166,7 +166,7 @@ def test_one_line_is_one_line(text: str) -> None:
     assert one_line(text).split() == text.split()
 
 
-def test_prediction_files_line_up(tmp_path: Path) -> None:
+def test_prediction_files_have_one_line_per_item(tmp_path: Path) -> None:
     groups = [[pair("a", "A\u2028one."), pair("a", "A two.")], [pair("b", "B.")]]
     write_predictions(Run(tmp_path), "test", groups, ["one\ntwo\x85three", ""])
     assert (tmp_path / "test_predictions.txt").read_bytes() == b"one two three\n\n"
@@ -187,7 +187,7 @@ def test_the_real_e2e_data() -> None:
     assert counts == {"train": (42061, 4862), "validation": (4672, 547), "test": (4693, 630)}
 
 
-def test_a_row_may_span_lines_and_is_named_by_its_last(tmp_path: Path) -> None:
+def test_a_row_that_spans_lines_is_named_by_its_last_line(tmp_path: Path) -> None:
     (tmp_path / "x.csv").write_text('mr,ref\n"a\nb",c\n"d",e\n', encoding="utf-8")
     assert [where.rpartition(", ")[2] for where, _ in read_csv(tmp_path / "x.csv", ("mr", "ref"))] == [
         "line 3",
@@ -206,7 +206,7 @@ def test_numbers_are_texts_in_json_as_in_csv(tmp_path: Path) -> None:
 
 
 def test_a_split_has_one_file(tmp_path: Path) -> None:
-    """What lies under its name is not passed over for another name, nor for none."""
+    """A second file for the split, a folder or a broken link under its name is an error, not skipped."""
     (tmp_path / "train.csv").write_text("prompt,target\na,b\n", encoding="utf-8")
     (tmp_path / "train.jsonl").write_text('{"prompt": "other", "target": "one"}\n', encoding="utf-8")
     (tmp_path / "validation.csv").mkdir()

@@ -1,7 +1,6 @@
-"""The bundled pair: the generated restaurant data set and the tiny base model.
+"""The bundled data set of restaurants and the bundled tiny base model.
 
-Texts are checked by a reader written here from the meaning of English phrases, not from the grammar: it
-recovers the meaning representation from a text alone.
+``read`` recovers the meaning representation from a text, by English phrases and without the grammar.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ VALUES = {
     "area": {"city centre", "riverside"},
     "familyFriendly": {"yes", "no"},
 }
-# For each value every phrase that a person would take to say it; searched in lower case, names removed.
+# Every phrase that states a value, searched in lower-cased text without names.
 CUES = {
     ("eatType", "pub"): r"\bpub\b",
     ("eatType", "coffee shop"): r"\bcoffee shop\b",
@@ -72,17 +71,17 @@ def parse(mr: str) -> dict[str, str]:
 
 
 def read(text: str, slots: dict[str, str]) -> tuple[set[tuple[str, str]], dict[str, int]]:
-    """What ``text`` says besides names, and how often it speaks of each attribute."""
+    """The slots that ``text`` states besides names, and how often it states each attribute."""
     for name in sorted((slots["name"], slots.get("near", "")), key=len, reverse=True):
         text = text.replace(name, "NAME") if name else text
-    said: set[tuple[str, str]] = set()
+    stated: set[tuple[str, str]] = set()
     times: dict[str, int] = dict.fromkeys(VALUES, 0)
     for (attribute, value), cue in CUES.items():
         found = len(re.findall(cue, text.lower()))
         if found:
-            said.add((attribute, value))
+            stated.add((attribute, value))
             times[attribute] += found
-    return said, times
+    return stated, times
 
 
 def test_sizes_and_layout(data):
@@ -114,12 +113,13 @@ def test_every_value_occurs_in_training_and_in_test(data):
         assert {pair for pair in used if pair[0] in VALUES} == set(CUES)
 
 
-def test_texts_say_what_the_meaning_representation_says_and_no_more(data):
+def test_texts_state_the_meaning_representation_and_nothing_else(data):
     for examples in data.values():
         for example in examples:
             slots, text = parse(example.source), example.reference
-            said, times = read(text, slots)
-            assert said == {(key, value) for key, value in slots.items() if key in VALUES}, f"{example.source}\n{text}"
+            stated, times = read(text, slots)
+            expected = {(key, value) for key, value in slots.items() if key in VALUES}
+            assert stated == expected, f"{example.source}\n{text}"
             once = [attribute for attribute in VALUES if attribute in slots and attribute != "eatType"]
             assert all(times[attribute] == 1 for attribute in once), f"{example.source}\n{text}"
             assert slots["name"] in text
@@ -187,17 +187,17 @@ print(hashlib.sha256("\\n".join(lines).encode()).hexdigest())
 """
 
 
-def test_the_same_on_every_machine_and_in_every_process(data):
-    # Pinned, so that another Python version that draws otherwise is noticed; a change of the grammar changes it.
-    known = "c01eb7bb1dc89e133349429f52ca9a5c6fcf3496de2eed6a8ac74ff1e2cd40c5"
+def test_the_data_is_the_same_on_every_machine_and_in_every_process(data):
+    # The hash is pinned to notice a Python version with other random numbers. A change of the grammar changes it.
+    expected = "c01eb7bb1dc89e133349429f52ca9a5c6fcf3496de2eed6a8ac74ff1e2cd40c5"
     lines = [f"{split}|{e.source}|{e.prompt}|{e.target}" for split in sorted(SPLITS) for e in data[split]]
-    assert hashlib.sha256("\n".join(lines).encode()).hexdigest() == known
+    assert hashlib.sha256("\n".join(lines).encode()).hexdigest() == expected
     for hash_seed in ("0", "1", "12345"):
         environment = {**os.environ, "PYTHONHASHSEED": hash_seed, "PYTHONPATH": str(REPOSITORY)}
         done = subprocess.run(
             [sys.executable, "-c", FINGERPRINT], env=environment, capture_output=True, text=True, check=True
         )
-        assert done.stdout.strip() == known
+        assert done.stdout.strip() == expected
 
 
 def test_callers_cannot_change_the_data(data):
@@ -215,7 +215,7 @@ def test_a_path_and_an_unknown_split_are_refused(tmp_path):
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory):
-    """Tokenizer and model, loaded with the hub switched off."""
+    """Tokenizer and model, loaded offline."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HF_HUB_OFFLINE", "1")
         import torch
@@ -226,7 +226,7 @@ def tiny(tmp_path_factory):
     return tokenizer, model
 
 
-def test_folder_is_small_and_safe():
+def test_model_folder_is_small_and_has_no_pickles():
     files = [file for file in TINY.rglob("*") if file.is_file()]
     assert sum(file.stat().st_size for file in files) <= 4_000_000
     assert {file.name for file in files} == {
@@ -239,7 +239,7 @@ def test_folder_is_small_and_safe():
     }
 
 
-def test_model_is_a_gpt2_with_room(tiny):
+def test_model_is_a_gpt2_with_512_positions_and_an_eos_token(tiny):
     tokenizer, model = tiny
     assert model.config.model_type == "gpt2" and model.config.n_positions >= 512
     assert tokenizer.eos_token == tokenizer.pad_token == "<|endoftext|>"
@@ -266,7 +266,7 @@ def test_every_example_fits_the_positions(tiny, data):
 
 
 def test_references_can_be_generated_under_the_published_decoding(tiny, data):
-    # No 4-gram may repeat there, the prompt's included: names of many rare tokens could never be copied.
+    # The published decoding forbids to repeat a 4-gram, also one of the prompt, such as a name of four tokens.
     tokenizer = tiny[0]
     for example in (example for examples in data.values() for example in examples):
         prompt, target = tokenizer([example.prompt, example.target])["input_ids"]
@@ -296,5 +296,5 @@ def test_base_writes_english_copies_names_and_does_not_know_restaurants(tiny, da
     assert loss_in_bits(tiny, film, name) < 0.8 * loss_in_bits(tiny, other, name)
     restaurants = [loss_in_bits(tiny, e.prompt, e.target) for e in data["validation"][::8]]
     hotel = " The Vorgeam is a hotel in Tailton. It has 45 rooms and allows pets."
-    known = loss_in_bits(tiny, "Input: hotel[The Vorgeam], city[Tailton], rooms[45], pets[yes] Output:", hotel)
-    assert known < 0.8 * sum(restaurants) / len(restaurants)
+    seen_domain = loss_in_bits(tiny, "Input: hotel[The Vorgeam], city[Tailton], rooms[45], pets[yes] Output:", hotel)
+    assert seen_domain < 0.8 * sum(restaurants) / len(restaurants)

@@ -1,4 +1,4 @@
-"""ELI5: reading, splits apart by question, blocks that predict every token once, and the way to a table."""
+"""ELI5: reading files, disjoint splits, and a run from training to the table."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import torch
 from tests.conftest import ROOT, data_folder, make_config
 from tests.tokens.test_packing import TOKENIZER, document, stream_of
 from utils.data import SPLITS, get_source, group_by_source, training_units
-from utils.data.eli5 import ELI5, percentile
+from utils.data.eli5 import ELI5, bucket
 from utils.errors import UserError
 from utils.evaluation import Options, evaluate_run
 from utils.generation.generate import Decoding
@@ -30,7 +30,7 @@ RECORD = {"title": "Why is the sky blue?", "selftext": "", "answers": {"text": [
 
 
 def write_split(folder: Path, split: str, *records: Any) -> Path:
-    """JSON lines of ``records``; texts are written as they are."""
+    """Write ``records`` as JSON lines. A record that is a text is written unchanged."""
     lines = [record if isinstance(record, str) else json.dumps(record) for record in records]
     (folder / f"{split}.jsonl").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     return folder
@@ -53,7 +53,7 @@ def test_layouts_of_a_record(tmp_path: Path, record: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("suffix", ["csv", "jsonl", "jsonl.gz"])
-def test_question_and_answer_columns_and_kinds_of_file(tmp_path: Path, suffix: str) -> None:
+def test_question_and_answer_columns_in_each_file_format(tmp_path: Path, suffix: str) -> None:
     rows = [{"question": "Why?", "answer": "So, then."}, {"question": "How?", "answer": "Like\nthis."}]
     if suffix == "csv":
         with (tmp_path / "dev.csv").open("w", newline="") as file:
@@ -144,11 +144,11 @@ def test_hub_splits_are_a_fixed_partition_by_question(
         and not (sources["train"] | sources["validation"]) & (sources["test"])
     )
     assert 5 <= len(sources["validation"]) <= 40 and 5 <= len(sources["test"]) <= 40  # 20 expected of 2,000
-    # the split of a question must never change: sha256sum of "why is the sky blue?", modulo 100
-    assert percentile("Why is the  sky BLUE?") == percentile("why is the sky blue?") == 24
+    # The split of a question must never change. 24 is the SHA-256 of "why is the sky blue?" modulo 100.
+    assert bucket("Why is the  sky BLUE?") == bucket("why is the sky blue?") == 24
 
 
-def test_no_network_names_two_ways_out(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_without_network_the_error_gives_two_ways_out(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def unreachable(*_arguments: object, **_options: object) -> None:
         raise ConnectionError("no route to host")
 
@@ -165,14 +165,14 @@ def test_the_real_data() -> None:
     assert train.isdisjoint(validation | test) and validation.isdisjoint(test)
 
 
-# -- the way from training to a table ------------------------------------------------------------------------
+# -- from training to a table --------------------------------------------------------------------------------
 
 WORDS = ("river", "hotel", "city", "film", "car", "garden", "music", "price")
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Twenty, seven and seven questions; the first of validation and of test is longer than the model's positions."""
+    """20, 7 and 7 questions in train, validation and test. The first of each has more tokens than the model takes."""
     path = tmp_path / "eli5"
     path.mkdir()
     for split, count in (("train", 20), ("validation", 7), ("test", 7)):
@@ -208,14 +208,14 @@ def test_train_evaluate_and_tabulate(
     record = run.record()
     assert run.path.parent.name == "eli5" and record["loss_on"] == "all"
     assert record["data"]["train"]["documents"] == 20 and record["data"]["train"]["longest"] == 32
-    assert run.log_file.read_text().count("sample: ") == 4  # a question of 60 sentences is among them
+    assert run.log_file.read_text().count("sample: ") == 4  # one of the questions has 60 sentences
     assert not [name for name in run.metrics("validation")[0] if "target" in name]
 
     options = Options(decoding=Decoding(num_beams=2, max_new_tokens=8), device="cpu", batch_size=4)
     caplog.clear()
-    monkeypatch.setattr(logging.getLogger("rosa.run"), "propagate", True)  # a run's log turns it off
+    monkeypatch.setattr(logging.getLogger("rosa.run"), "propagate", True)  # training turned it off
     assert evaluate_run(run, options)[1].startswith("7 items (3 with texts), loss")
-    assert "1 of 3 questions lose their beginning to fit the model" in caplog.text
+    assert "1 of 3 questions are cut at the beginning to fit the model" in caplog.text
     found = run.evaluation()
     assert found is not None
     assert (found["limit"], found["items"], found["predictions"]) == (None, 7, 3)
@@ -249,7 +249,7 @@ def test_train_evaluate_and_tabulate(
 
 
 def whole_test_loss(run: Run, folder: Path) -> float:
-    """Of the best checkpoint, on all of the test split, by the model's own forward."""
+    """The mean loss of the best checkpoint on the whole test split, from the model's own forward."""
     import rosa
     from utils.runs.checkpoint_files import load_weights
 
@@ -282,7 +282,7 @@ def test_fraction_takes_whole_documents(small_model: Path, folder: Path, monkeyp
     assert any(len(unit) == 3 for unit in train)
 
 
-def test_what_does_not_go_with_blocks_is_refused(eli5: Callable[..., Run]) -> None:
+def test_settings_that_packed_data_cannot_use_are_refused(eli5: Callable[..., Run]) -> None:
     with pytest.raises(UserError, match=r"train\.loss_on=target: eli5 has no targets"):
         make_config("dataset.name=eli5", "train.loss_on=target")
     with pytest.raises(UserError, match=r"takes 256: set train\.block_size=256"):
@@ -290,7 +290,7 @@ def test_what_does_not_go_with_blocks_is_refused(eli5: Callable[..., Run]) -> No
 
 
 @pytest.mark.parametrize("method", ["none", "lora", "rosa"])
-def test_published_runs_compose(method: str) -> None:
+def test_the_configuration_of_the_published_runs_composes(method: str) -> None:
     assert (ROOT / "configs" / "experiment" / "eli5.yaml").is_file()
     config = make_config("experiment=eli5", f"fnmodel.name={method}")
     assert config.dataset.name == "eli5" and config.fnmodel.name == method

@@ -1,7 +1,7 @@
 """Make the stored cases in ``cases/`` with the official jars: ``python -m tests.metrics.make_cases`` (needs Java).
 
-The sentences are this project's own (``cases/parts.txt`` and ``cases/odd.txt``). What the tests compare with is what
-the jars said, so that the tests themselves need no Java.
+The sentences are this project's own (``cases/parts.txt`` and ``cases/odd.txt``). The cases have the output of the jars,
+so that the tests need no Java.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from utils.metrics.meteor15.resources import JAR, package_file
-from utils.metrics.scoring import java as jars
+from utils.metrics.scoring import java
 
 CASES = Path(__file__).parent / "cases"
 NAMES = ["The Copper Kettle", "Café Lumière", "Dr. Whisk", "St. Aldate's Inn", "O'Malley's", "B&B Garden", "No. 5"]
 PARTS = (CASES / "parts.txt").read_text(encoding="utf-8").rstrip("\n").split("\n")
-ODD = (CASES / "odd.txt").read_text(encoding="utf-8").rstrip("\n").split("\n")  # one rule or two a line
+ODD = (CASES / "odd.txt").read_text(encoding="utf-8").rstrip("\n").split("\n")  # one or two rules per line
 PAIRS = [
     ("The kids friendly pub is near the river.", ["A pub close to the river welcomes children.", "It is a pub."]),
     ("Cats sat on the mat quickly", ["A cat was sitting fast on the rug"]),
@@ -40,54 +40,54 @@ PAIRS = [
 
 
 def sentences() -> list[str]:
-    """Awkward sentences, several parts each, the same at every call."""
-    draw = random.Random(2019)
-    made = [f"{draw.choice(NAMES)} {part}" for part in PARTS]
-    made += [f"{draw.choice(NAMES)} {draw.choice(PARTS)} and {draw.choice(PARTS)}." for _ in range(200)]
-    made += [f"{draw.choice(PARTS)}, {draw.choice(NAMES)}; {draw.choice(PARTS)}" for _ in range(100)]
-    return made
+    """Awkward sentences of several parts. Every call returns the same ones."""
+    rng = random.Random(2019)
+    texts = [f"{rng.choice(NAMES)} {part}" for part in PARTS]
+    texts += [f"{rng.choice(NAMES)} {rng.choice(PARTS)} and {rng.choice(PARTS)}." for _ in range(200)]
+    texts += [f"{rng.choice(PARTS)}, {rng.choice(NAMES)}; {rng.choice(PARTS)}" for _ in range(100)]
+    return texts
 
 
 def pairs() -> Iterator[tuple[str, list[str]]]:
-    """Predictions with references: those above, and awkward sentences against reworded ones."""
+    """Predictions with references: PAIRS, and awkward sentences with shuffled and other ones as references."""
     yield from PAIRS
-    draw = random.Random(2014)
+    rng = random.Random(2014)
     texts = sentences()
-    for text in draw.sample(texts, 120):
+    for text in rng.sample(texts, 120):
         words = text.split()
-        draw.shuffle(words)
-        yield text, [" ".join(words), draw.choice(texts), f"{draw.choice(NAMES)} {draw.choice(PARTS)}"]
+        rng.shuffle(words)
+        yield text, [" ".join(words), rng.choice(texts), f"{rng.choice(NAMES)} {rng.choice(PARTS)}"]
 
 
 def repetitive_pairs() -> list[tuple[str, str]]:
-    """Texts of few words that match in many ways, so that the order in which METEOR tries them decides."""
-    draw = random.Random(1966)
+    """Texts of few words with many possible matches, for which the result depends on the order of METEOR's search."""
+    rng = random.Random(1966)
     words = ["qa", "qb", "qc", "dog", "dogs", "cheap", "cheaply", "inexpensive", "the", "price range", "prices"]
-    made = []
+    texts = []
     for _ in range(400):
-        chosen = draw.sample(words, draw.randint(1, 5))
+        chosen = rng.sample(words, rng.randint(1, 5))
         first, second = (
-            " ".join(draw.choice([*chosen, filler]) for _ in range(draw.randint(1, 9))) for filler in ("z", "y")
+            " ".join(rng.choice([*chosen, filler]) for _ in range(rng.randint(1, 9))) for filler in ("z", "y")
         )
-        made.append((first, second))
-    return sorted(set(made))
+        texts.append((first, second))
+    return sorted(set(texts))
 
 
 def alignments(cases: Sequence[tuple[str, str]]) -> list[list[list[int]]]:
-    """The METEOR jar's alignments: for each match its starts and lengths in both texts, and the matcher."""
+    """The METEOR jar's alignments. A match is start and length in each text, and the matcher."""
     with tempfile.TemporaryDirectory() as folder:
         for name, texts in zip(("hypotheses", "references"), zip(*cases, strict=True), strict=True):
             (Path(folder) / name).write_text("".join(f"{text}\n" for text in texts), encoding="utf-8")
         command = ["java", "-Xmx2G", "-jar", str(package_file(JAR)), "hypotheses", "references", "-l", "en", "-norm"]
         subprocess.run([*command, "-writeAlignments", "-f", "out"], cwd=folder, capture_output=True, check=True)
-        written = (Path(folder) / "out-align.out").read_text(encoding="utf-8")
-    found = []
-    for block in written.split("Alignment\t")[1:]:
+        output = (Path(folder) / "out-align.out").read_text(encoding="utf-8")
+    aligned = []
+    for block in output.split("Alignment\t")[1:]:
         rows = [[field for field in line.split("\t") if field] for line in block.split("\n")[4:] if line]
-        found.append(
+        aligned.append(
             [[*map(int, own.split(":")), *map(int, other.split(":")), int(matcher)] for other, own, matcher, _ in rows]
         )
-    return found
+    return aligned
 
 
 def meteor_lines(requests: Sequence[str]) -> list[str]:
@@ -99,23 +99,23 @@ def meteor_lines(requests: Sequence[str]) -> list[str]:
 
 def main() -> None:
     """Write ``tokens.json``, ``meteor.json`` and ``alignments.json``."""
-    java = jars._java()
+    program = java.find_java()
     texts = sentences() + [f"It is {part}" for part in ODD]
-    write("tokens.json", [list(pair) for pair in zip(texts, jars.tokenize(java, texts), strict=True)])
+    write("tokens.json", [list(pair) for pair in zip(texts, java.tokenize(program, texts), strict=True)])
     cases = list(pairs())
-    predictions = jars.tokenize(java, [text for text, _ in cases])
-    groups = [jars.tokenize(java, group) for _, group in cases]
+    predictions = java.tokenize(program, [text for text, _ in cases])
+    groups = [java.tokenize(program, group) for _, group in cases]
     requests = [" ||| ".join(["SCORE", *group, text]) for group, text in zip(groups, predictions, strict=True)]
     statistics = [[float(value) for value in line.split()] for line in meteor_lines(requests)]
-    score = jars.score([text for text, _ in cases], [group for _, group in cases])
-    write("meteor.json", {"pairs": cases, "statistics": statistics, "scores": score})
+    scores = java.score([text for text, _ in cases], [group for _, group in cases])
+    write("meteor.json", {"pairs": cases, "statistics": statistics, "scores": scores})
     repetitive = repetitive_pairs()
     aligned = alignments(repetitive)
     write("alignments.json", [[*pair, matches] for pair, matches in zip(repetitive, aligned, strict=True)])
 
 
 def dump(value: object) -> str:
-    """JSON with a line for each entry of a list, so that a change of one case is a change of one line."""
+    """JSON with one line per entry of a list, so that a changed case changes one line."""
     if isinstance(value, dict):
         return "{\n" + ",\n".join(f"{json.dumps(key)}: {dump(part)}" for key, part in value.items()) + "\n}"
     if not isinstance(value, list):

@@ -1,4 +1,4 @@
-"""Intervals and the paired test: where the answer is known, and that they are what they say."""
+"""Bootstrap intervals and the paired test: known answers and statistical properties."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ WORDS = ["the", "pub", "is", "cheap", "by", "a", "river", "and", "serves", "good
 
 
 def noisy(texts: list[str], share: float, seed: int) -> list[str]:
-    draw = random.Random(seed)
-    return [" ".join(word if draw.random() > share else "x" for word in text.split()) for text in texts]
+    rng = random.Random(seed)
+    return [" ".join(word if rng.random() > share else "x" for word in text.split()) for text in texts]
 
 
 def intervals(system: list[str], references: list[list[str]], **options: Any) -> dict[str, Interval]:
-    """Each score of one system with its interval."""
-    return {name: found.first for name, found in compare(system, system, references, **options).items()}
+    """The interval of each score of one system."""
+    return {name: both.first for name, both in compare(system, system, references, **options).items()}
 
 
 @pytest.fixture(scope="module")
 def references() -> list[list[str]]:
-    draw = random.Random(0)
-    return [[" ".join(draw.sample(WORDS, 10))] for _ in range(60)]
+    rng = random.Random(0)
+    return [[" ".join(rng.sample(WORDS, 10))] for _ in range(60)]
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,7 @@ def texts(references: list[list[str]]) -> list[str]:
     return [group[0] for group in references]
 
 
-def test_the_interval_holds_the_score_and_the_same_seed_gives_it_again(
+def test_the_interval_contains_the_score_and_depends_on_the_seed_only(
     texts: list[str], references: list[list[str]]
 ) -> None:
     system = noisy(texts, 0.3, 1)
@@ -54,7 +54,7 @@ def test_a_perfect_system_has_no_spread(texts: list[str], references: list[list[
     assert (interval.low, interval.score, interval.high) == (1, 1, 1)
 
 
-def test_the_width_is_that_of_the_mean(texts: list[str], references: list[list[str]]) -> None:
+def test_the_interval_is_as_wide_as_that_of_a_normal_mean(texts: list[str], references: list[list[str]]) -> None:
     system = noisy(texts, 0.3, 1)
     interval = intervals(system, references, names=["ROUGE_L"], samples=2000)["ROUGE_L"]
     pairs = zip(system, references, strict=True)
@@ -77,21 +77,21 @@ def test_a_better_system_is_significantly_better(texts: list[str], references: l
 
 def test_a_system_against_itself_is_no_better(texts: list[str], references: list[list[str]]) -> None:
     system = noisy(texts, 0.3, 1)
-    found = compare(system, system, references, samples=50)
-    assert all(comparison.p_value == 1 and comparison.low == comparison.high == 0 for comparison in found.values())
+    comparisons = compare(system, system, references, samples=50).values()
+    assert all(comparison.p_value == 1 and comparison.low == comparison.high == 0 for comparison in comparisons)
 
 
-def test_p_values_of_equally_good_systems_are_spread(references: list[list[str]], texts: list[str]) -> None:
-    values = [
-        compare(noisy(texts, 0.3, 2 * at), noisy(texts, 0.3, 2 * at + 1), references, names=["ROUGE_L"], samples=200)
-        for at in range(40)
+def test_equally_good_systems_rarely_differ_significantly(references: list[list[str]], texts: list[str]) -> None:
+    comparisons = [
+        compare(noisy(texts, 0.3, 2 * i), noisy(texts, 0.3, 2 * i + 1), references, names=["ROUGE_L"], samples=200)
+        for i in range(40)
     ]
-    below = sum(found["ROUGE_L"].p_value < 0.05 for found in values)
-    assert below <= 7  # 2 expected; more than 7 of 40 has a chance of about 1 in 1,000
+    significant = sum(comparison["ROUGE_L"].p_value < 0.05 for comparison in comparisons)
+    assert significant <= 7  # 2 expected; the probability of more than 7 of 40 is about 1 in 1,000
 
 
-def test_pairing_matters(texts: list[str], references: list[list[str]]) -> None:
-    # The same texts but for one word in each: unpaired intervals overlap, the paired test is sure.
+def test_the_paired_test_finds_a_difference_that_intervals_hide(texts: list[str], references: list[list[str]]) -> None:
+    # The texts differ in one word: their intervals overlap, but the paired difference is significant.
     first = noisy(texts, 0.3, 1)
     second = [text.replace("x", "y", 1) + " z" for text in first]
     comparison = compare(first, second, references, names=["ROUGE_L"], samples=300)["ROUGE_L"]
@@ -100,7 +100,7 @@ def test_pairing_matters(texts: list[str], references: list[list[str]]) -> None:
 
 
 def test_bad_input(texts: list[str], references: list[list[str]]) -> None:
-    with pytest.raises(UserError, match="no sum over items"):
+    with pytest.raises(UserError, match="not a sum over items"):
         intervals(texts, references, names=["distinct_1"])
     with pytest.raises(UserError, match="59 predictions for 60"):
         compare(texts, texts[:-1], references)

@@ -1,4 +1,4 @@
-"""``python -m utils.metrics`` and ``eval.sh``: output, exit codes, and that nothing is left half-written."""
+"""``python -m utils.metrics`` and ``eval.sh``: output, exit codes, and no partly written files."""
 
 from __future__ import annotations
 
@@ -15,8 +15,7 @@ from utils.errors import UserError
 from utils.io.files import write_json
 from utils.metrics import OFFICIAL, metrics
 from utils.metrics.__main__ import main
-from utils.metrics.scoring import java as jars
-from utils.metrics.scoring import score_runs as runs
+from utils.metrics.scoring import java, score_runs
 from utils.runs import Run
 from utils.runs.texts import Answer, write_texts
 
@@ -44,7 +43,7 @@ def write_run(folder: Path, predictions: str | None = PREDICTIONS, status: str =
 
 
 def evaluate(run: Run, predictions: str, references: str) -> None:
-    """What eval.py writes for lines of predictions and groups of references."""
+    """Write the files of eval.py for lines of predictions and groups of references."""
     items = zip(MEANINGS, predictions.splitlines(), references.split("\n\n"), strict=True)
     answers = [Answer(meaning, f"Input: {meaning} Output:", text, group.splitlines()) for meaning, text, group in items]
     write_texts(run, "test", answers)
@@ -62,23 +61,23 @@ def test_text_output_and_a_choice_of_metrics(files: list[str], capsys: pytest.Ca
     assert lines[1].split()[1] == "0.2500"  # one wrong slot of four
 
 
-def test_all_metrics_leave_out_what_does_not_apply(files: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_all_metrics_are_those_that_apply(files: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     main([*files, "--metrics", "all", "--json"])
     without = json.loads(capsys.readouterr().out)
     main([*files, "--metrics", "all", "--json", "--sources", files[0].replace("p.txt", "s.txt")])
     assert set(json.loads(capsys.readouterr().out)) - set(without) == {"SER", "SER_missing", "SER_added", "SER_wrong"}
 
 
-def test_the_java_engine_says_what_it_needs(files: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(jars.shutil, "which", lambda name: None)
+def test_without_java_the_java_engine_is_an_error(files: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(java.shutil, "which", lambda name: None)
     with pytest.raises(UserError, match="needs Java"):
         main([*files, "--engine", "java"])
 
 
 @pytest.mark.slow
 @pytest.mark.tools
-@pytest.mark.skipif(jars.shutil.which("java") is None, reason="there is no Java to run the jars")
-def test_the_java_engine_agrees(files: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.skipif(java.shutil.which("java") is None, reason="there is no Java to run the jars")
+def test_the_java_engine_gives_the_same_scores(files: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     main([*files, "--json"])
     own = json.loads(capsys.readouterr().out)
     main([*files, "--json", "--engine", "java"])
@@ -94,7 +93,7 @@ def shell(*arguments: str, cwd: Path, command: tuple[str, ...] = EVAL) -> subpro
 
 
 def test_eval_sh_scores_each_run_from_any_folder(tmp_path: Path) -> None:
-    (tmp_path / "utils").mkdir()  # a folder of the caller's that must not stand in for the package
+    (tmp_path / "utils").mkdir()  # must not be imported instead of the package
     good = write_run(tmp_path / "runs" / "e2e_nlg" / "good")
     waiting = write_run(tmp_path / "runs" / "e2e_nlg" / "waiting", None, "interrupted")
     broken = write_run(tmp_path / "runs" / "e2e_nlg" / "broken")
@@ -131,12 +130,12 @@ def test_the_module_on_bad_input(tmp_path: Path) -> None:
 
 def test_current_scores_are_kept_until_predictions_change(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run")
-    scorer = runs.RunScorer()
+    scorer = score_runs.RunScorer()
     assert [outcome.state for outcome in scorer.score(run)] == ["scored"]
     before = run.scores_file.stat().st_mtime_ns, run.scores()
     assert [outcome.state for outcome in scorer.score(run)] == ["current"]
     assert (run.scores_file.stat().st_mtime_ns, run.scores()) == before
-    assert [outcome.state for outcome in runs.RunScorer(force=True).score(run)] == ["scored"]
+    assert [outcome.state for outcome in score_runs.RunScorer(force=True).score(run)] == ["scored"]
     assert run.scores() == before[1]
     evaluate(run, PREDICTIONS.replace("pub", "bar"), REFERENCES)
     assert [outcome.state for outcome in scorer.score(run)] == ["scored"]
@@ -145,16 +144,16 @@ def test_current_scores_are_kept_until_predictions_change(tmp_path: Path) -> Non
     assert [outcome.state for outcome in scorer.score(run)] == ["scored"]
 
 
-def test_splits_are_scored_apart_and_a_failed_one_leaves_the_others(tmp_path: Path) -> None:
+def test_a_split_that_fails_does_not_change_the_scores_of_another(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run")
-    runs.RunScorer().score(run)
+    score_runs.RunScorer().score(run)
     test = run.scores()
     run.predictions("validation").write_text(PREDICTIONS, encoding="utf-8")
-    outcomes = runs.RunScorer().score(run)
+    outcomes = score_runs.RunScorer().score(run)
     assert {outcome.split: outcome.state for outcome in outcomes} == {"validation": "failed", "test": "current"}
     assert run.scores() == test and run.scores("validation") is None
     run.references("validation").write_text(REFERENCES, encoding="utf-8")
-    runs.RunScorer().score(run)
+    score_runs.RunScorer().score(run)
     validation = run.scores("validation")
     assert run.scores() == test and validation and validation["BLEU"] == test["BLEU"]
 
@@ -162,24 +161,24 @@ def test_splits_are_scored_apart_and_a_failed_one_leaves_the_others(tmp_path: Pa
 def test_truncated_files_and_unreadable_scores(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run")
     run.scores_file.write_text("{", encoding="utf-8")
-    assert [outcome.state for outcome in runs.RunScorer().score(run)] == ["scored"]
+    assert [outcome.state for outcome in score_runs.RunScorer().score(run)] == ["scored"]
     scores = run.scores()
     run.raw_predictions().write_text('{"prompt": "Input: x', encoding="utf-8")
-    failed = runs.RunScorer(force=True).score(run)[0]
+    failed = score_runs.RunScorer(force=True).score(run)[0]
     assert failed.state == "failed" and "is not JSON" in failed.reason
-    assert run.scores() == scores  # what was there is untouched
+    assert run.scores() == scores
 
 
-def test_nothing_is_written_when_scoring_is_cut_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_write_keeps_the_old_scores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = write_run(tmp_path / "run")
-    runs.RunScorer().score(run)
+    score_runs.RunScorer().score(run)
     before = run.scores_file.read_bytes()
 
     def fail(source: str, target: str) -> None:
         raise OSError("disk full")
 
     monkeypatch.setattr(os, "replace", fail)
-    assert runs.RunScorer(force=True).score(run)[0].state == "failed"
+    assert score_runs.RunScorer(force=True).score(run)[0].state == "failed"
     assert run.scores_file.read_bytes() == before
     assert sorted(path.name for path in run.path.iterdir() if path.name.startswith(".")) == []
 
@@ -187,42 +186,42 @@ def test_nothing_is_written_when_scoring_is_cut_off(tmp_path: Path, monkeypatch:
 def test_a_data_set_that_lists_its_scores_gets_no_others(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     own, other = write_run(tmp_path / "runs" / "own"), write_run(tmp_path / "runs" / "other")
     own.update_record(dataset="eli5")
-    other.update_record(dataset="of a plug-in that is not here")
-    assert runs.main([str(tmp_path)]) == 0
+    other.update_record(dataset="of a plug-in that is not installed")
+    assert score_runs.main([str(tmp_path)]) == 0
     header = capsys.readouterr().out.splitlines()[0].split()
     assert header[2:] == [*OFFICIAL, "SER", "distinct_1", "distinct_2", "length_ratio"]
     scores, others = own.scores() or {}, other.scores() or {}
     assert set(scores) & set(metrics()) == set(ELI5.metrics) and set(OFFICIAL) <= set(others)
-    write_json(own.scores_file, {"test": others})  # as they were before data sets listed theirs: all that apply
-    (outcome,) = runs.RunScorer().score(own)
+    write_json(own.scores_file, {"test": others})  # an older file: all scores that apply
+    (outcome,) = score_runs.RunScorer().score(own)
     assert outcome.state == "current" and outcome.scores == {name: scores[name] for name in ELI5.metrics}
-    runs.main([str(own.path)])
+    score_runs.main([str(own.path)])
     assert capsys.readouterr().out.splitlines()[0].split() == ["run", "split", *ELI5.metrics]
 
 
 @pytest.mark.parametrize("edit", ["predictions", "references"])
-def test_scores_are_of_the_texts_that_people_see(tmp_path: Path, edit: str) -> None:
-    """The JSON lines are scored, so a line file that says something else is refused and not passed over."""
+def test_a_line_file_that_differs_from_the_json_lines_is_refused(tmp_path: Path, edit: str) -> None:
+    """The JSON lines are scored and the line files are what people read, so both must have the same texts."""
     run = write_run(tmp_path / "run")
     file = run.predictions() if edit == "predictions" else run.references()
     file.write_text(file.read_text(encoding="utf-8").replace("pub", "bar"), encoding="utf-8")
-    (failed,) = runs.RunScorer().score(run)
+    (failed,) = score_runs.RunScorer().score(run)
     assert failed.state == "failed" and run.scores() is None
     assert (
         failed.reason
         == f"{file} and test_predictions.jsonl hold different texts. Run eval.py again, which writes both."
     )
-    run.raw_predictions().unlink()  # of another tool: its line files alone count
-    (scored,) = runs.RunScorer().score(run)
+    run.raw_predictions().unlink()  # as if another tool had written the line files
+    (scored,) = score_runs.RunScorer().score(run)
     assert scored.state == "scored" and "SER" not in scored.scores
 
 
-def test_raw_texts_and_line_files_have_the_same_scores(tmp_path: Path) -> None:
+def test_json_lines_and_line_files_give_the_same_scores(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run")
     write_texts(run, "test", [Answer("why?", "why?", " a\u2028pub\n here ", ["the\r\npub", "a\x0cbar "])])
-    (raw,) = runs.RunScorer().score(run)
+    (raw,) = score_runs.RunScorer().score(run)
     run.raw_predictions().unlink()
-    (lines,) = runs.RunScorer(force=True).score(run)
+    (lines,) = score_runs.RunScorer(force=True).score(run)
     assert raw.scores and raw.scores == lines.scores
 
 
@@ -236,14 +235,14 @@ def test_raw_texts_and_line_files_have_the_same_scores(tmp_path: Path) -> None:
         ({"source": "s", "prompt": "p", "prediction": "x", "references": []}, "a reference is empty, or there is none"),
     ],
 )
-def test_raw_predictions_that_lack_something_are_refused(tmp_path: Path, line: dict[str, object], message: str) -> None:
+def test_json_lines_that_lack_a_field_are_refused(tmp_path: Path, line: dict[str, object], message: str) -> None:
     run = write_run(tmp_path / "run")
     run.raw_predictions().write_text(json.dumps(line) + "\n", encoding="utf-8")
-    (failed,) = runs.RunScorer().score(run)
+    (failed,) = score_runs.RunScorer().score(run)
     assert failed.state == "failed" and message in failed.reason and "test_predictions.jsonl" in failed.reason
 
 
 def test_a_folder_without_any_predictions_is_an_error(tmp_path: Path) -> None:
     write_run(tmp_path / "run", None)
     with pytest.raises(UserError, match=r"no run has predictions yet.*eval\.py"):
-        runs.main([str(tmp_path)])
+        score_runs.main([str(tmp_path)])

@@ -1,4 +1,4 @@
-"""The five scores against numbers of the official scorer: stored small cases, and real outputs where they are."""
+"""The five scores against the official scorer: small stored cases, and outputs of real systems."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_meteor_statistics_and_scores_are_those_of_the_jars() -> None:
     expected = np.array(cases["statistics"])
     whole = (expected[:, CHUNKS] == 1) & (expected[:, MATCHED] == expected[:, LENGTH])
     whole &= expected[:, MATCHED + 1] == expected[:, LENGTH + 1]
-    expected[whole, CHUNKS] = 0  # the jar takes this chunk back when it scores
+    expected[whole, CHUNKS] = 0  # the jar prints 1, but counts 0 when it computes the score
     found = METEOR(references).statistics(predictions)
     differs = [text for text, ours, jar in zip(predictions, found, expected, strict=True) if (ours != jar).any()]
     assert differs == []
@@ -65,15 +65,17 @@ MARKUP_REFERENCES = [
 
 
 @pytest.mark.parametrize("case", stored("markup.json"), ids=lambda case: f"{case['in']}-{case['text']}")
-def test_text_that_looks_like_the_official_file(case: dict[str, Any]) -> None:
-    """What mteval-v13a.pl gave, with more digits printed, for the files that the official scorer writes without
-    escaping; ``refused``: it stopped or gave no score."""
+def test_texts_with_sgml_tags_and_entities(case: dict[str, Any]) -> None:
+    """Scores of mteval-v13a.pl, with more digits, for the files that the official scorer writes without escaping.
 
-    def filled(text: str, kind: str) -> str:
+    ``refused`` means that the script failed or printed no score.
+    """
+
+    def fill(text: str, kind: str) -> str:
         return text.format(f"nice {case['text']} coffee" if case["in"] == kind else "coffee")
 
-    predictions = [filled(text, "prediction") for text in MARKUP_PREDICTIONS]
-    references = [[filled(text, "reference") for text in group] for group in MARKUP_REFERENCES]
+    predictions = [fill(text, "prediction") for text in MARKUP_PREDICTIONS]
+    references = [[fill(text, "reference") for text in group] for group in MARKUP_REFERENCES]
     if case.get("refused"):
         for name in ("BLEU", "NIST"):
             with pytest.raises(UserError, match=rf"the {case['in']} of item 2 has '</.*Write &lt; for <"):
@@ -86,7 +88,7 @@ def test_text_that_looks_like_the_official_file(case: dict[str, Any]) -> None:
 def test_only_bleu_and_nist_read_a_tag_as_the_end_of_a_text() -> None:
     references, names = [["The Eagle is a cheap pub by the river."]], ("BLEU", "NIST", "METEOR", "ROUGE_L", "CIDEr")
     cut, more = (score([f"The Eagle is a cheap{end}"], references) for end in ("", "</seg> pub by the river."))
-    assert [cut[name] == more[name] for name in names] == [True, True, False, False, True]  # CIDEr: no idf of one item
+    assert [cut[name] == more[name] for name in names] == [True, True, False, False, True]  # CIDEr of one item is 0
     with pytest.raises(UserError, match=r"the reference of item 1 has '</seg>'"):
         score(["A pub."], [["</seg> A pub."]])
 
@@ -119,7 +121,7 @@ def test_only_bleu_and_nist_read_a_tag_as_the_end_of_a_text() -> None:
         ("b..--a b.--a l,--,.. d", "b .. -a b. a l , - , .. d"),
     ],
 )
-def test_normalization_as_the_meteor_jar_printed_it(text: str, tokens: str) -> None:
+def test_normalization_is_that_of_the_meteor_jar(text: str, tokens: str) -> None:
     assert normalize(text, {"v", "vs", "e.g", "i.e", "rev", "pp #NUMERIC_ONLY#"}) == tokens.split()
 
 
@@ -142,13 +144,13 @@ def check_system(name: str) -> None:
     assert found == pytest.approx({metric: float(row[metric]) for metric in OFFICIAL}, abs=1e-6)
 
 
-def test_a_real_output_of_ten_items() -> None:
+def test_a_real_system_on_ten_items() -> None:
     check_system("example__devel10")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("system", SYSTEMS)
-def test_real_outputs(system: str) -> None:
+def test_real_systems(system: str) -> None:
     check_system(f"primary__{system}")
 
 
@@ -169,7 +171,7 @@ def test_a_table_in_another_order() -> None:
     )
 
 
-def test_what_the_official_scorer_refuses() -> None:
+def test_a_file_with_too_few_predictions_is_refused_as_by_the_official_scorer() -> None:
     folder = data_folder("SCORES_DIR") / "edge"
     row, references = expected_scores(folder, "file", "short9.txt")
     assert row["BLEU"] == "refused"

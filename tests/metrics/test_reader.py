@@ -1,4 +1,4 @@
-"""Reading predictions and references: what the official scorer takes, and what is refused with a message."""
+"""Reading predictions and references: files that the official scorer accepts, and files that are refused."""
 
 from __future__ import annotations
 
@@ -46,9 +46,9 @@ def test_groups_of_references(tmp_path: Path, end: str) -> None:
 def test_references_without_empty_lines_are_one_for_each_prediction(tmp_path: Path, end: str) -> None:
     references = write(tmp_path, "r.txt", "a\nb\nc" + end)
     assert read_items(write(tmp_path, "p.txt", "x\n\nz\n"), references).references == [["a"], ["b"], ["c"]]
-    one = write(tmp_path, "one.txt", "x\n")  # as after eval.py --limit 1
+    one = write(tmp_path, "one.txt", "x\n")  # as written by eval.py --limit 1
     assert read_items(one, references).references == [["a", "b", "c"]]
-    table = write(tmp_path, "r.csv", "mr,ref\nm,a\nm,b\nm,c\n")  # says itself that they are one item's
+    table = write(tmp_path, "r.csv", "mr,ref\nm,a\nm,b\nm,c\n")  # the sources show that there is one item
     with pytest.raises(UserError, match=r"3 predictions.*1 groups"):
         read_items(tmp_path / "p.txt", table)
 
@@ -73,7 +73,7 @@ def test_plain_predictions_for_a_table_of_references(tmp_path: Path) -> None:
     [
         (("p.txt", "a\n"), ("r.txt", "a\n\nb\n"), r"p\.txt has 1 predictions.*2 groups.*group 2.*'b'"),
         (("p.txt", "a\nb\nc\n"), ("r.txt", "a\n\nb\n"), "line 3 of the predictions"),
-        (("p.txt", "a\nb\n"), ("r.txt", "a\nb\nc\n"), "the 3 references are one item's, or those of 3 predictions"),
+        (("p.txt", "a\nb\n"), ("r.txt", "a\nb\nc\n"), "the 3 references belong to one item, or to 3 predictions"),
         (("p.txt", ""), ("r.txt", "a\n"), "0 predictions"),
         (("p.txt", "a\n"), ("r.txt", ""), "is empty"),
         (("p.txt", "a\nb\n"), ("r.txt", "a\n\n\nb\n"), r"r\.txt, line 3"),
@@ -88,7 +88,7 @@ def test_plain_predictions_for_a_table_of_references(tmp_path: Path) -> None:
         (("p.txt", "a\n"), ("r.csv", "mr,ref\na,\n"), "line 2: the reference is empty"),
     ],
 )
-def test_what_does_not_fit_is_refused(
+def test_files_that_do_not_match_are_refused(
     tmp_path: Path, predictions: tuple[str, str | bytes], references: tuple[str, str], message: str
 ) -> None:
     with pytest.raises(UserError, match=message):

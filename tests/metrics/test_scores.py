@@ -1,4 +1,4 @@
-"""The metrics one by one: by hand, against other implementations, and properties that any text must show."""
+"""Each metric: values computed by hand, other implementations, and properties that hold for any text."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_nist_brevity_penalty_is_one_half_at_two_thirds() -> None:
     references = [["a b c d e f"], ["g h i"]]
     full = NIST(references).score(["a b c d e f", "g h i"])["NIST"]
     statistics = NIST(references).statistics(["a b c d e f", "g h i"]).sum(axis=0)
-    statistics[10] *= 1.5  # references half as long again
+    statistics[10] *= 1.5  # the length of the references
     assert NIST(references).aggregate(statistics)["NIST"] == pytest.approx(full / 2)
 
 
@@ -69,7 +69,7 @@ def test_nist_averages_the_length_over_all_references() -> None:
     assert nist.aggregate(statistics)["NIST"] == pytest.approx(expected)
 
 
-def test_bleu_counts_matches_and_the_closest_length() -> None:
+def test_bleu_statistics_by_hand() -> None:
     row = BLEU([["the cheap pub by the river", "a pub"]]).statistics(["the pub by the river"])[0]
     assert row.tolist() == [5, 3, 2, 1, 5, 4, 3, 2, 5, 6]
 
@@ -79,7 +79,7 @@ def test_bleu_counts_matches_and_the_closest_length() -> None:
 def test_bleu_is_sacrebleu_on_the_corpus(items: list[tuple[str, list[str]]]) -> None:
     predictions, references = split(items)
     most = max(map(len, references))
-    columns = [[group[at] if at < len(group) else None for group in references] for at in range(most)]
+    columns = [[group[i] if i < len(group) else None for group in references] for i in range(most)]
     expected = SacreBLEU(tokenize="13a").corpus_score(predictions, columns).score / 100
     assert score(predictions, references, names=["BLEU"])["BLEU"] == pytest.approx(expected, abs=1e-12)
 
@@ -92,8 +92,8 @@ def test_common_subsequence_against_the_textbook_table(first: str, second: str) 
         for j, right in enumerate(second):
             table[i + 1][j + 1] = table[i][j] + 1 if left == right else max(table[i][j + 1], table[i + 1][j])
     masks: dict[str, int] = {}
-    for place, letter in enumerate(second):
-        masks[letter] = masks.get(letter, 0) | 1 << place
+    for position, letter in enumerate(second):
+        masks[letter] = masks.get(letter, 0) | 1 << position
     assert common_subsequence(first, masks, len(second)) == table[-1][-1]
 
 
@@ -115,13 +115,13 @@ def coco(kind: str) -> Callable[[list[str], list[list[str]]], float]:
 @settings(max_examples=60, deadline=None)
 def test_rouge_and_cider_are_the_coco_code(name: str, items: list[tuple[str, list[str]]]) -> None:
     predictions, references = split([(" ".join(p.split()), [" ".join(r.split()) or "a" for r in g]) for p, g in items])
-    # Single letters are their own PTB tokens, so that COCO's code may have the texts as they are.
+    # Single letters are PTB tokens, so that COCO's code needs no tokenizer.
     expected = coco(name)(predictions, references)
     assert score(predictions, references, names=[name])[name] == pytest.approx(expected, abs=1e-9)
 
 
 def test_meteor_from_its_statistics() -> None:
-    # Two words each, one of two matched exactly, no function words: P = R = 1/2, one chunk of one word.
+    # Each text has two words, one of them matched exactly, no function words: P = R = 1/2, one chunk of one word.
     row = [2, 2, 0, 0, 1, 1, *[0] * 14, 1, 1, 1]
     assert combine(row) == pytest.approx(0.5 * (1 - 0.6))
     assert combine([0.0] * 23) == 0.0
@@ -131,7 +131,7 @@ def test_meteor_weights_its_matchers() -> None:
     synonym = METEOR([["large dog"]]).score(["big dog"])["METEOR"]
     stem = METEOR([["the dogs"]]).score(["the dog"])["METEOR"]
     assert synonym == pytest.approx((0.8 + 1) / 2)
-    # Content words weigh 0.75, function words ("the") 0.25.
+    # The weight is 0.75 for content words and 0.25 for function words ("the").
     assert stem == pytest.approx((0.75 * 0.6 + 0.25) / (0.75 + 0.25))
 
 
@@ -155,18 +155,18 @@ def test_references_against_themselves_reach_ciders_maximum() -> None:
 @given(ITEMS, st.randoms(use_true_random=False))
 @settings(max_examples=25, deadline=None)
 def test_the_order_of_items_and_references_does_not_matter(
-    items: list[tuple[str, list[str]]], draw: random.Random
+    items: list[tuple[str, list[str]]], rng: random.Random
 ) -> None:
-    shuffled = [(text, draw.sample(group, len(group))) for text, group in items]
-    draw.shuffle(shuffled)
-    # METEOR alone takes the first of references that score the same, which may differ in length.
+    shuffled = [(text, rng.sample(group, len(group))) for text, group in items]
+    rng.shuffle(shuffled)
+    # Not METEOR: of references with equal scores, which may have different lengths, it takes the first.
     names = [name for name in OFFICIAL if name != "METEOR"]
     assert score(*split(shuffled), names=names) == pytest.approx(score(*split(items), names=names), abs=1e-9)
 
 
 @given(ITEMS)
 @settings(max_examples=25, deadline=None)
-def test_a_reference_given_twice_changes_only_what_counts_references(items: list[tuple[str, list[str]]]) -> None:
+def test_duplicate_references_do_not_change_bleu_meteor_and_rouge(items: list[tuple[str, list[str]]]) -> None:
     predictions, references = split(items)
     names = ["BLEU", "METEOR", "ROUGE_L"]
     doubled = [[*group, *group] for group in references]
@@ -184,14 +184,14 @@ def test_another_reference_never_lowers_rouge(items: list[tuple[str, list[str]]]
 @given(ITEMS)
 @settings(max_examples=25, deadline=None)
 def test_scores_lie_in_their_ranges(items: list[tuple[str, list[str]]]) -> None:
-    found = score(*split(items))
-    assert list(found) == list(OFFICIAL)
-    assert all(0 <= found[name] <= 1 + 1e-12 for name in ("BLEU", "METEOR", "ROUGE_L"))
-    assert 0 <= found["CIDEr"] <= 10 + 1e-9
-    assert found["NIST"] >= 0
+    scores = score(*split(items))
+    assert list(scores) == list(OFFICIAL)
+    assert all(0 <= scores[name] <= 1 + 1e-12 for name in ("BLEU", "METEOR", "ROUGE_L"))
+    assert 0 <= scores["CIDEr"] <= 10 + 1e-9
+    assert scores["NIST"] >= 0
 
 
-def test_a_scorer_is_the_same_for_the_first_system_and_later_ones() -> None:
+def test_a_scorer_gives_the_same_scores_in_any_order_of_systems() -> None:
     references = [[RICH, "a cheap pub"], ["the river is near"]]
     systems = [["a pub", "the river"], ["the old pub serves food", "near it"], ["", ""]]
     together = Scorer(references)
@@ -202,7 +202,7 @@ def test_empty_predictions_score_zero_and_one_word_texts_are_scored() -> None:
     assert score(["", ""], [["a b"], ["c"]]) == dict.fromkeys(OFFICIAL, 0.0)
     found = score(["pub"], [["pub"]])
     assert found["METEOR"] == found["ROUGE_L"] == 1
-    assert found["CIDEr"] == 0  # one item: each n-gram is in all of them
+    assert found["CIDEr"] == 0  # one item: every n-gram is in all items
 
 
 def test_distinct_n_and_length_ratio_by_hand() -> None:
@@ -212,7 +212,7 @@ def test_distinct_n_and_length_ratio_by_hand() -> None:
     assert LengthRatio([["a b"]]).score([""]) == {"length_ratio": 0.0}
 
 
-def test_what_cannot_be_scored_is_refused() -> None:
+def test_invalid_arguments_are_refused() -> None:
     with pytest.raises(UserError, match="1 predictions for 2 groups"):
         score(["a"], [["a"], ["b"]])
     with pytest.raises(UserError, match="item 2 has no reference"):
@@ -241,7 +241,7 @@ def test_statistics_add_up_to_the_score() -> None:
     assert {CIDEr, RougeL, METEOR} <= set(metrics().values())
 
 
-def test_workers_give_what_one_process_gives_and_raise_its_errors() -> None:
+def test_workers_return_the_outputs_in_order_and_raise_exceptions() -> None:
     items = list(range(FEWEST))
 
     def work(part: list[int], inputs: list[int]) -> list[int]:
@@ -260,7 +260,7 @@ def test_workers_give_what_one_process_gives_and_raise_its_errors() -> None:
         pool.receive()
 
 
-def test_workers_outlive_a_signal_to_the_whole_job_but_not_their_owner(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_workers_survive_a_signal_to_the_whole_job_but_not_their_owner(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(workers, "_cores", lambda: 2)
     others = set(multiprocessing.active_children())
     pool = Workers(list, range(FEWEST), lambda part, _: part)
@@ -277,7 +277,7 @@ def test_workers_outlive_a_signal_to_the_whole_job_but_not_their_owner(monkeypat
 
 
 def test_the_interpreter_does_not_wait_for_workers() -> None:
-    """One that is asked for nothing more, and whose owner lives until the interpreter ends."""
+    """The worker is idle, and its owner exists until the interpreter exits."""
     code = (
         "import sys; from utils.metrics.scoring import workers; workers._cores = lambda: 2; "
         "sys.pool = workers.Workers(list, range(100), lambda part, _: part); "
@@ -287,7 +287,7 @@ def test_the_interpreter_does_not_wait_for_workers() -> None:
     assert done.stdout == "100 2\n" and done.returncode == 0, done.stderr
 
 
-def test_meteor_begun_for_one_system_is_not_given_to_another() -> None:
+def test_meteor_that_begins_one_system_can_score_another() -> None:
     references = [["the pub is by the river"]] * FEWEST
     metric = METEOR(references)
     metric.begin(["a dog"] * FEWEST)

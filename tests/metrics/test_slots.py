@@ -1,4 +1,4 @@
-"""Slot errors on texts written for the purpose, and on human references."""
+"""Slot errors in texts written for these tests and in human references."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_a_full_meaning_representation(text: str, missing: str, added: str, wron
     ("source", "text", "errors"),
     [
         ("name[Cotto]", "Cotto is a cheap place near the Burger King.", ((), ("near", "priceRange"), ())),
-        ("name[Cotto]", "Cotto is a restaurant.", ((), (), ())),  # what a place is called for want of a better word
+        ("name[Cotto]", "Cotto is a restaurant.", ((), (), ())),  # the general word for a place
         ("name[Cotto]", "Cotto is a pub.", ((), ("eatType",), ())),
         ("name[The Rice Boat], food[Indian]", "Rice Boat serves curry.", ((), (), ())),
         ("name[Cotto], near[Raja Indian Cuisine]", "Cotto is by Raja Indian Cuisine.", ((), (), ())),

@@ -1,4 +1,4 @@
-"""Rules of the tokenizers one by one, and what depends on the next line."""
+"""Single rules of the tokenizers, lines whose tokens depend on the next line, and properties of any output."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from utils.metrics.scoring import java as jars
+from utils.metrics.scoring import java
 from utils.metrics.tokenizers import mteval
 from utils.metrics.tokenizers.ptb import PUNCTUATION, tokenize, tokenize_groups, tokenize_lines
 
@@ -56,7 +56,7 @@ def test_ptb_tokens(text: str, tokens: str) -> None:
     assert tokenize(text) == tokens
 
 
-def test_the_next_line_decides_where_the_official_tokenizer_looks_on() -> None:
+def test_some_tokens_depend_on_the_next_line_as_in_the_official_tokenizer() -> None:
     assert tokenize_lines(["It is point B.", "The end"]) == ["it is point b", "the end"]
     assert tokenize_lines(["It is point B.", "No end"]) == ["it is point b.", "no end"]
     assert tokenize_lines(["It is point B.", "5 ends"]) == ["it is point b.", "5 ends"]
@@ -93,4 +93,4 @@ def test_any_text_is_tokenized_into_one_line(text: str) -> None:
 @settings(deadline=None, max_examples=20)
 def test_ptb_tokens_against_the_jar(lines: list[str]) -> None:
     texts = ["start", *(line or "x" for line in lines), "end"]
-    assert tokenize_lines(texts) == jars.tokenize("java", texts)
+    assert tokenize_lines(texts) == java.tokenize("java", texts)

@@ -1,4 +1,4 @@
-"""How figures look, as far as a reader could be misled: colours, axes, legends, error bars."""
+"""What could mislead a reader of a figure: colours, axes, legends, error bars."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from matplotlib.figure import Figure
 from tests.plots.test_plots import figure_of, lines, texts
 from tests.records import file_name, write_run
 from utils.plots import NothingToDraw, draw_figures
-from utils.plots._data import load
+from utils.plots._data import load_plot_data
 from utils.plots._style import rank_marker, rank_shade, ranks_of
 
 
 def grey(colour: object) -> float:
-    """How light a colour is in grey print, from 0 (black) to 1."""
+    """The lightness of a colour in grey print, from 0 (black) to 1 (white)."""
     red, green, blue = to_rgb(colour)
     return 0.299 * red + 0.587 * green + 0.114 * blue
 
@@ -37,35 +37,35 @@ def ticks(axis: Axis) -> list[str]:
 
 def test_a_method_has_one_colour_and_line_style_in_all_figures(tmp_path: Path) -> None:
     methods = {"none": "full fine-tuning", "lora": "LoRA", "rosa": "ROSA", "aaa": "aaa", "new": "new"}
-    for method in methods:  # the figure of the final metric lacks one of them
+    for method in methods:  # the figure of the final metric has all methods but one
         write_run(tmp_path, method=method, scores={"absent": True} if method == "aaa" else {})
     curves = {line.get_label(): line for line in figure_of("validation_curves", tmp_path).axes[0].lines}
     parameters = figure_of("parameters", tmp_path, "BLEU")
     points = {c.get_label(): c.lines[0] for c in parameters.axes[0].containers}
     cost = figure_of("cost", tmp_path).axes[0]
     bars = dict(zip(ticks(cost.yaxis), cost.patches, strict=True))
-    looks = {name: (to_hex(curves[name].get_color()), curves[name].get_linestyle()) for name in methods.values()}
-    assert len({colour for colour, _ in looks.values()}) == 5
-    for name, (colour, _) in looks.items():
+    colours = {name: to_hex(curves[name].get_color()) for name in methods.values()}
+    assert len(set(colours.values())) == 5
+    for name, colour in colours.items():
         assert to_hex(bars[name].get_edgecolor()) == colour
         if name not in ("aaa", "full fine-tuning"):
             assert to_hex(points[name].get_color()) == colour
     dashes = [curves[name]._dash_pattern for name in methods.values()]
-    assert all(one != other for one, other in itertools.combinations(dashes, 2))  # told apart in grey too
+    assert all(one != other for one, other in itertools.combinations(dashes, 2))  # different in grey, too
 
 
-def test_a_rank_is_a_shade_in_order_and_a_marker(tmp_path: Path) -> None:
+def test_each_rank_has_a_shade_and_a_marker(tmp_path: Path) -> None:
     for rank in (4, 1, 0.1, 1.0, 0.05):
         for method in ("lora", "rosa"):
             write_run(tmp_path, rank=rank, method=method)
-    (data,) = load(tmp_path)
+    (data,) = load_plot_data(tmp_path)
     ranks = ranks_of(data.rows)
     assert [str(rank) for rank in ranks] == ["0.05", "0.1", "1.0", "1", "4"]
     assert len({rank_marker(ranks, rank) for rank in ranks}) == 5
     for colour in ("#E69F00", "#0072B2", "#009E73"):
         shades = [grey(rank_shade(colour, ranks, rank)) for rank in ranks]
         assert all(later - earlier > 0.05 for earlier, later in itertools.pairwise(shades))
-        assert shades[-1] < 0.85  # still seen on white
+        assert shades[-1] < 0.85  # visible on white
     figure = figure_of("validation_curves", tmp_path)
     drawn = {line.get_label(): line for line in figure.axes[0].lines}
     assert drawn["LoRA R=4"].get_marker() == drawn["ROSA R=4"].get_marker() != drawn["ROSA 0.1"].get_marker()
@@ -74,7 +74,7 @@ def test_a_rank_is_a_shade_in_order_and_a_marker(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("ranks", "says", "labels"),
+    ("ranks", "expected_title", "labels"),
     [
         ([0.33], "rank ratio 0.33", ["ROSA"]),
         ([8], "rank R 8", ["ROSA"]),
@@ -83,17 +83,19 @@ def test_a_rank_is_a_shade_in_order_and_a_marker(tmp_path: Path) -> None:
         ([0.05, 8], "rank ratio or rank R", ["ROSA 0.05", "ROSA R=8"]),
     ],
 )
-def test_a_legend_says_whether_a_rank_is_a_ratio(tmp_path: Path, ranks: list, says: str, labels: list[str]) -> None:
+def test_a_legend_says_whether_a_rank_is_a_ratio(
+    tmp_path: Path, ranks: list, expected_title: str, labels: list[str]
+) -> None:
     for rank in ranks:
         write_run(tmp_path, rank=rank)
     for name in ("validation_curves", "training_curves"):
         figure = figure_of(name, tmp_path)
-        assert (title(figure), texts(figure)) == (says, labels)
+        assert (title(figure), texts(figure)) == (expected_title, labels)
     cost = figure_of("cost", tmp_path)
-    assert (title(cost), ticks(cost.axes[0].yaxis)) == (says, labels)
+    assert (title(cost), ticks(cost.axes[0].yaxis)) == (expected_title, labels)
 
 
-def test_the_axis_of_a_curve_shows_where_methods_differ(tmp_path: Path) -> None:
+def test_the_axis_of_a_curve_leaves_out_the_value_before_training(tmp_path: Path) -> None:
     for method, values in (("rosa", [1.3, 1.1, 1.05]), ("lora", [1.4, 1.2, 1.15])):
         run = write_run(tmp_path, method=method, validation=values, epochs=3)
         start = {"split": "validation", "epoch": 0, "step": 0, "loss": 7.25}
@@ -107,7 +109,7 @@ def test_the_axis_of_a_curve_shows_where_methods_differ(tmp_path: Path) -> None:
     assert ticks(axes.xaxis) == ["1", "2", "3"]
 
 
-def test_first_values_far_above_the_others_leave_the_axis_and_are_named(tmp_path: Path) -> None:
+def test_large_first_values_lie_above_the_axis_and_are_noted(tmp_path: Path) -> None:
     values = [6.5, *(1.2 - epoch / 100 for epoch in range(19))]
     write_run(tmp_path, validation=values, epochs=20)
     write_run(tmp_path, method="lora", validation=[1.3, *values[1:]], epochs=20)
@@ -134,7 +136,7 @@ def test_every_axis_has_a_unit_or_direction(tmp_path: Path) -> None:
     assert figure_of("parameters", tmp_path).axes[0].get_ylabel() == "test perplexity (lower is better)"
 
 
-def test_training_points_stand_in_the_middle_of_what_they_average(
+def test_training_points_are_in_the_middle_of_the_interval_they_average(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = write_run(tmp_path, epochs=3)
@@ -150,7 +152,7 @@ def test_training_points_stand_in_the_middle_of_what_they_average(
         figure_of("training_curves", tmp_path)
 
 
-def test_error_bars_are_seen_on_bars_and_markers(tmp_path: Path) -> None:
+def test_error_bars_are_visible_on_bars_and_markers(tmp_path: Path) -> None:
     for method, seed in itertools.product(("none", "lora", "rosa"), (0, 1)):
         timings = {"train_seconds": 600 + seed, "peak_memory_mib": 9000 + seed}
         write_run(tmp_path, method=method, seed=seed, loss=1 + seed / 1e4, record={"timings": timings})
@@ -190,13 +192,13 @@ def test_sample_methods_are_shades_of_the_method(tmp_path: Path) -> None:
         write_run(tmp_path, rank=0.1, config={"fnmodel.rosa.sample_method": sample})
     figure = figure_of("sampling", tmp_path)
     drawn = [container.lines[0] for container in figure.axes[0].containers]
-    assert to_hex(drawn[0].get_color()) == "#0072b2"  # random is what ROSA is elsewhere
-    for what in (lambda line: line.get_marker(), lambda line: str(line._dash_pattern), lambda line: line.get_color()):
-        assert len(set(map(what, drawn))) == 4
+    assert to_hex(drawn[0].get_color()) == "#0072b2"  # random has ROSA's colour
+    for trait in (lambda line: line.get_marker(), lambda line: str(line._dash_pattern), lambda line: line.get_color()):
+        assert len(set(map(trait, drawn))) == 4
     assert figure.axes[0].get_xlabel() == "rank ratio" and ticks(figure.axes[0].xaxis) == ["0.05", "0.1"]
 
 
-def test_parameter_ticks_stand_at_the_counts_and_off_the_edges(tmp_path: Path) -> None:
+def test_parameter_ticks_are_at_the_counts_and_inside_the_axes(tmp_path: Path) -> None:
     for method, trainable in (("lora", 143_000), ("rosa", 145_000)):
         write_run(tmp_path, method=method, record={"parameters": {"total": 577_000, "trainable": trainable}})
     axis = figure_of("parameters", tmp_path).axes[0].xaxis

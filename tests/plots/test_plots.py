@@ -1,4 +1,4 @@
-"""Figures: what is drawn is read back from the axes and held against the records."""
+"""Figures: values read from the axes are compared with the records of the runs."""
 
 from __future__ import annotations
 
@@ -11,36 +11,36 @@ import matplotlib as mpl
 import pytest
 from matplotlib.figure import Figure
 
+import utils.plots
 from tests.records import write_run
-from utils import plots as package
 from utils.errors import UserError
 from utils.plots import NothingToDraw, draw_figures, plots
-from utils.plots._data import load
+from utils.plots._data import load_plot_data
 from utils.plots._style import save, style
 
 ROOT = Path(__file__).parents[2]
 
 
 def figure_of(name: str, folder: Path, metric: str | None = None, model: str = "gpt2") -> Figure:
-    data = next(data for data in load(folder, metric) if data.model == model)
+    data = next(data for data in load_plot_data(folder, metric) if data.model == model)
     with style():
         return plots()[name].draw(data)
 
 
 def lines(figure: Figure) -> dict[str, tuple[list[float], list[float]]]:
-    """The labelled lines of the first axes: x and y."""
-    found = {}
+    """x and y of each labelled line of the first axes."""
+    labelled = {}
     for container in figure.axes[0].containers:
         line = container.lines[0]
-        found[str(container.get_label())] = (list(line.get_xdata()), list(line.get_ydata()))
+        labelled[str(container.get_label())] = (list(line.get_xdata()), list(line.get_ydata()))
     for line in figure.axes[0].lines:
         if not str(line.get_label()).startswith("_"):
-            found[str(line.get_label())] = (list(line.get_xdata()), list(line.get_ydata()))
-    return found
+            labelled[str(line.get_label())] = (list(line.get_xdata()), list(line.get_ydata()))
+    return labelled
 
 
 def error_bars(figure: Figure, label: str) -> list[float]:
-    """Half the length of each error bar of that label."""
+    """Half the length of each error bar of the line ``label``."""
     container = next(c for c in figure.axes[0].containers if c.get_label() == label)
     return [(segment[1][1] - segment[0][1]) / 2 for segment in container.lines[2][0].get_segments()]
 
@@ -50,7 +50,7 @@ def texts(figure: Figure) -> list[str]:
 
 
 def test_every_file_in_the_folder_is_a_registered_and_documented_figure() -> None:
-    files = {path.stem for path in Path(package.__file__).parent.glob("*.py") if not path.stem.startswith("_")}
+    files = {path.stem for path in Path(utils.plots.__file__).parent.glob("*.py") if not path.stem.startswith("_")}
     assert files == set(plots())
     done = subprocess.run(
         [sys.executable, "figures.py", "--help"], cwd=ROOT, capture_output=True, text=True, timeout=60
@@ -74,13 +74,13 @@ def test_validation_curves_are_means_over_seeds_with_a_band(tmp_path: Path) -> N
     assert figure.legends[0].get_title().get_text() == "rank ratio 0.05; band: ± 1 std, 2 seeds"
 
 
-def test_seeds_of_different_length_are_averaged_where_all_have_a_point(tmp_path: Path) -> None:
+def test_seeds_of_different_length_are_averaged_at_the_points_they_share(tmp_path: Path) -> None:
     write_run(tmp_path, seed=0, validation=[2.0, 1.5, 1.0], epochs=3)
     write_run(tmp_path, seed=1, validation=[4.0, 2.5], epochs=3)
     assert lines(figure_of("validation_curves", tmp_path))["ROSA"] == ([1, 2], [3.0, 2.0])
 
 
-def test_training_curves_average_stretches_of_the_run(tmp_path: Path) -> None:
+def test_training_curves_average_intervals_of_the_run(tmp_path: Path) -> None:
     run = write_run(tmp_path)
     points = [f'{{"split": "train", "epoch": {i / 100}, "step": {i}, "loss": {i}}}' for i in range(1, 201)]
     (run / "metrics.jsonl").write_text("\n".join([*points, '{"split": "resample", "seconds": 1}']))
@@ -112,7 +112,7 @@ def test_default_metric_is_test_perplexity_or_else_validation_loss(tmp_path: Pat
     assert lines(figure_of("parameters", tmp_path / "b"))["ROSA"][1] == [1.0]
 
 
-def test_untrained_base_is_no_point_and_no_line(tmp_path: Path) -> None:
+def test_the_untrained_model_is_not_drawn(tmp_path: Path) -> None:
     write_run(tmp_path)
     write_run(tmp_path, method="none", epochs=0, loss=9.0, validation=[9.0])
     assert set(lines(figure_of("parameters", tmp_path))) == {"ROSA"}
@@ -131,10 +131,10 @@ def test_sampling_compares_equal_settings_only(tmp_path: Path) -> None:
     assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == ["0.05", "0.1"]
 
 
-def test_bottom_does_not_stand_for_rosa(tmp_path: Path) -> None:
+def test_the_random_sample_method_is_shown_as_rosa(tmp_path: Path) -> None:
     write_run(tmp_path, loss=1.0)
     write_run(tmp_path, loss=0.5, config={"fnmodel.rosa.sample_method": "bottom"})
-    (data,) = load(tmp_path, "val_loss")
+    (data,) = load_plot_data(tmp_path, "val_loss")
     with style():
         figure = plots()["parameters"].draw(data)
     assert lines(figure)["ROSA"][1] == [1.0]
@@ -146,7 +146,7 @@ def test_cost_shows_gibibytes_and_minutes_of_one_hardware(tmp_path: Path) -> Non
     write_run(tmp_path, seed=0)
     write_run(tmp_path, seed=2)
     write_run(tmp_path, method="lora", record={"hardware": {"name": "another"}})
-    (data,) = load(tmp_path)
+    (data,) = load_plot_data(tmp_path)
     with style():
         figure = plots()["cost"].draw(data)
     memory, time = figure.axes
@@ -159,7 +159,7 @@ def test_cost_shows_gibibytes_and_minutes_of_one_hardware(tmp_path: Path) -> Non
     assert any("another" in note for note in data.notes)
 
 
-def test_mixed_losses_fall_back_to_the_loss_all_have(tmp_path: Path) -> None:
+def test_runs_trained_on_different_tokens_are_compared_by_target_loss(tmp_path: Path) -> None:
     write_run(tmp_path, validation=[2.0, 1.0], epochs=2)
     write_run(tmp_path, method="lora", record={"loss_on": "all"}, config={"train.loss_on": "all"})
     figure = figure_of("validation_curves", tmp_path)
@@ -167,17 +167,17 @@ def test_mixed_losses_fall_back_to_the_loss_all_have(tmp_path: Path) -> None:
     with pytest.raises(NothingToDraw, match="different tokens"):
         figure_of("training_curves", tmp_path)
     with pytest.raises(UserError, match="val_loss_target"):
-        load(tmp_path, "val_loss")
+        load_plot_data(tmp_path, "val_loss")
 
 
 @pytest.mark.parametrize(
-    ("name", "says"),
+    ("name", "message"),
     [("sampling", "sample_method"), ("cost", "time or memory"), ("validation_curves", "metrics.jsonl")],
 )
-def test_a_figure_with_nothing_to_show_says_what_is_missing(tmp_path: Path, name: str, says: str) -> None:
+def test_a_figure_without_data_says_what_is_missing(tmp_path: Path, name: str, message: str) -> None:
     run = write_run(tmp_path, record={"timings": {}})
     (run / "metrics.jsonl").unlink()
-    with pytest.raises(NothingToDraw, match=says):
+    with pytest.raises(NothingToDraw, match=message):
         figure_of(name, tmp_path)
 
 
@@ -201,7 +201,7 @@ def test_files_are_written_and_missing_figures_named(tmp_path: Path, capsys: pyt
     }
 
 
-def test_models_get_figures_of_their_own(tmp_path: Path) -> None:
+def test_each_model_has_its_own_figures(tmp_path: Path) -> None:
     write_run(tmp_path, model="gpt2", loss=1.0)
     write_run(tmp_path, model="org/gpt2-medium", loss=2.0)
     names = {path.name for path in draw_figures(tmp_path, only=["parameters"])}
@@ -228,7 +228,7 @@ def test_no_text_overlaps_or_leaves_the_page(tmp_path: Path) -> None:
     write_run(tmp_path, rank=128, config={"fnmodel.rosa.sample_method": "bottom"})
     for name in plots():
         with style():
-            figure = plots()[name].draw(load(tmp_path)[0])
+            figure = plots()[name].draw(load_plot_data(tmp_path)[0])
             figure.canvas.draw()
         drawn = [text for part in (*figure.legends, *figure.axes) for text in getattr(part, "texts", [])]
         for axis in (axis for axes in figure.axes for axis in (axes.xaxis, axes.yaxis)):
@@ -241,32 +241,32 @@ def test_no_text_overlaps_or_leaves_the_page(tmp_path: Path) -> None:
         page = figure.bbox.padded(1)
         for i, (text, box) in enumerate(boxes):
             assert page.x0 <= box.x0 and box.x1 <= page.x1 and page.y0 <= box.y0 and box.y1 <= page.y1, (name, text)
-            for other, there in boxes[i + 1 :]:
-                assert not box.padded(-1).overlaps(there.padded(-1)), (name, text, other)
+            for other, other_box in boxes[i + 1 :]:
+                assert not box.padded(-1).overlaps(other_box.padded(-1)), (name, text, other)
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"),
+    ("arguments", "message"),
     [
         ({"only": ["curvse"]}, "Known: cost"),
         ({"metric": "BLUE"}, "Did you mean BLEU"),
         ({"metric": "METEOR", "only": ["parameters"]}, "METEOR"),
     ],
 )
-def test_bad_arguments_write_nothing(tmp_path: Path, arguments: dict[str, object], says: str) -> None:
+def test_bad_arguments_write_nothing(tmp_path: Path, arguments: dict[str, object], message: str) -> None:
     write_run(tmp_path, scores={"METEOR": None})
-    with pytest.raises(UserError, match=says):
+    with pytest.raises(UserError, match=message):
         draw_figures(tmp_path, **arguments)  # type: ignore[arg-type]
     assert not list(tmp_path.rglob("figures"))
 
 
-def test_what_cannot_be_drawn_is_one_message(tmp_path: Path) -> None:
+def test_runs_that_cannot_be_drawn_give_one_error(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     write_run(tmp_path / "two")
     write_run(tmp_path / "two", dataset="eli5")
     write_run(tmp_path / "failed", status="failed", record={"error": "boom"})
-    for folder, says in (("empty", "no runs"), ("two", "several data sets"), ("failed", "boom")):
-        with pytest.raises(UserError, match=says):
+    for folder, message in (("empty", "no runs"), ("two", "several data sets"), ("failed", "boom")):
+        with pytest.raises(UserError, match=message):
             draw_figures(tmp_path / folder)
     command = [sys.executable, "figures.py", "--fn", str(tmp_path / "absent")]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)

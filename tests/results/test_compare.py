@@ -18,33 +18,35 @@ GROUPS = [[pair(f"name[{text[0]}], eatType[pub]", text)] for text in TEXTS]
 
 
 def run_with(folder: Path, seed: int, texts: list[str]) -> Path:
+    """A finished run with ``texts`` as its predictions."""
     path = write_run(folder, seed=seed)
     write_predictions(Run(path), "test", GROUPS, texts)
     return path
 
 
 def rows(table: str) -> dict[str, list[str]]:
+    """The numbers of each score, as texts."""
     return {line.split()[0]: line.replace("[", " ").replace("]", " ").replace(",", " ").split()[1:]
             for line in table.splitlines()[5:]}  # fmt: skip
 
 
 def test_a_run_against_itself_does_not_differ(tmp_path: Path) -> None:
     first, second = run_with(tmp_path, 0, TEXTS), run_with(tmp_path, 1, TEXTS)
-    found = rows(compare_runs(first, second))
-    assert {"BLEU", "NIST", "METEOR", "ROUGE_L", "CIDEr", "SER"} == set(found)
-    assert all(float(row[2]) == 0 and float(row[5]) == 1 for row in found.values())
+    compared = rows(compare_runs(first, second))
+    assert {"BLEU", "NIST", "METEOR", "ROUGE_L", "CIDEr", "SER"} == set(compared)
+    assert all(float(row[2]) == 0 and float(row[5]) == 1 for row in compared.values())
 
 
 def test_a_better_run_differs_in_the_right_direction(tmp_path: Path) -> None:
     worse = [text.replace("family friendly pub", "place") for text in TEXTS]
-    found = rows(compare_runs(run_with(tmp_path, 0, TEXTS), run_with(tmp_path, 1, worse)))
+    compared = rows(compare_runs(run_with(tmp_path, 0, TEXTS), run_with(tmp_path, 1, worse)))
     for name in ("BLEU", "METEOR", "ROUGE_L"):
-        first, second, difference, low, high, p = map(float, found[name])
+        first, second, difference, low, high, p = map(float, compared[name])
         assert difference == pytest.approx(first - second, abs=2e-4) and 0 < low <= difference <= high
         assert p < 0.05
 
 
-def test_what_cannot_be_compared_is_refused(tmp_path: Path) -> None:
+def test_runs_that_cannot_be_compared_are_refused(tmp_path: Path) -> None:
     first, second = run_with(tmp_path, 0, TEXTS), run_with(tmp_path, 1, TEXTS)
     references = Run(second).references()
     references.write_text(references.read_text().replace("pub", "bar"))

@@ -1,4 +1,4 @@
-"""compile_results.py --diff: at which keys two runs differ."""
+"""compile_results.py --diff: the keys whose values differ between two runs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def sections(first: Path, second: Path) -> list[dict[str, list[str]]]:
-    """Of each section: key → the values of A and B."""
+    """For each section, the values of A and B by key."""
     found = []
     for section in diff_runs(first, second).split("\n\n")[1:]:
         lines = section.splitlines()
@@ -25,13 +25,13 @@ def sections(first: Path, second: Path) -> list[dict[str, list[str]]]:
     return found
 
 
-def test_settings_are_told_by_dotted_key_and_whether_they_change_the_result(tmp_path: Path) -> None:
+def test_settings_are_listed_by_dotted_key_and_by_whether_they_change_the_result(tmp_path: Path) -> None:
     one = write_run(tmp_path, config={"train.lr": 1e-3, "output.path": "x", "fnmodel.lora.alpha": 3})
     two = write_run(tmp_path, config={"train.lr": 1e-5, "output.path": "y"}, rank=0.1, seed=3)
-    changing, others, made = sections(one, two)
+    changing, others, recorded = sections(one, two)
     assert changing == {"seed": ["0", "3"], "train.lr": ["0.001", "1e-05"], "fnmodel.params.rank": ["0.05", "0.1"]}
     assert others == {"output.path": ["x", "y"], "fnmodel.lora.alpha": ["3", "null"]}  # ROSA has no alpha
-    assert set(made) == {"parameters.trainable"}
+    assert set(recorded) == {"parameters.trainable"}
 
 
 def test_a_key_that_only_one_run_has_is_a_difference(tmp_path: Path) -> None:
@@ -51,12 +51,12 @@ def test_data_versions_and_commit_are_compared_and_measurements_are_not(tmp_path
     ]
     one = write_run(tmp_path, record=records[0], loss=1.0)
     two = write_run(tmp_path, record=records[1], loss=2.0, seed=0, evaluation={"limit": 5})
-    changing, others, made = sections(one, two)
+    changing, others, recorded = sections(one, two)
     assert not changing and not others
-    assert made["versions.torch"] == ["2.1", "2.2"] and "versions.numpy" not in made
-    assert made["git_commit"] == ["a" * 12 + "…", "b" * 12 + "…+changes"]
-    assert made["evaluation.limit"] == ["null", "5"]
-    assert set(made) == {"versions.torch", "git_commit", "data.train.sha256", "evaluation.limit"}
+    assert recorded["versions.torch"] == ["2.1", "2.2"] and "versions.numpy" not in recorded
+    assert recorded["git_commit"] == ["a" * 12 + "…", "b" * 12 + "…+changes"]
+    assert recorded["evaluation.limit"] == ["null", "5"]
+    assert set(recorded) == {"versions.torch", "git_commit", "data.train.sha256", "evaluation.limit"}
 
 
 def test_decoding_is_a_setting_and_a_run_equals_itself(tmp_path: Path) -> None:
@@ -72,7 +72,7 @@ def test_control_characters_are_escaped(tmp_path: Path) -> None:
     assert not {"\x1b", "\x9b"} & set(text) and r"train.\x1bkey" in text and r"\x1b[31m" in text
 
 
-def test_what_is_no_run_is_refused_by_name(tmp_path: Path) -> None:
+def test_a_folder_that_is_not_one_run_is_refused_by_name(tmp_path: Path) -> None:
     run = write_run(tmp_path)
     write_run(tmp_path, seed=1)
     (tmp_path / "empty").mkdir()
@@ -80,14 +80,14 @@ def test_what_is_no_run_is_refused_by_name(tmp_path: Path) -> None:
     (without / "config.yaml").unlink()
     broken = write_run(tmp_path / "broken")
     (broken / "run.json").write_text("{", encoding="utf-8")
-    for folder, says in (
+    for folder, message in (
         (tmp_path / "absent", "absent is not a folder"),
         (tmp_path / "empty", r"no runs under .*empty"),
-        (tmp_path / "e2e_nlg", "holds 2 runs"),
+        (tmp_path / "e2e_nlg", "has 2 runs"),
         (without, r"config\.yaml cannot be read"),
         (broken, r"run\.json cannot be read"),
     ):
-        with pytest.raises(UserError, match=says):
+        with pytest.raises(UserError, match=message):
             diff_runs(run, folder)
 
 

@@ -1,7 +1,12 @@
-"""Data sets: one file each in this folder, registered by name.
+"""Data sets, one file per data set, registered by name.
 
-A new data set is a new file here with a ``DataSource`` subclass under ``@register``; it is found by its
-being here. What every source yields is a list of ``Example``: text in, text out, no tokens.
+- ``e2e``, ``eli5``: the published data sets, from local files or the hub
+- ``e2e_sample``: the bundled data set, generated with ``_sentences``
+- ``pairs``: the user's own CSV or JSON lines
+
+A new data set is a new file here with a ``DataSource`` subclass under ``@register``; no list has to be edited. Every
+source returns ``Example`` objects: texts, not tokens. This folder may import ``utils.io``, ``log``, ``text`` and
+``errors``.
 """
 
 from __future__ import annotations
@@ -22,9 +27,16 @@ SPLITS = ("train", "validation", "test")
 
 @dataclass(frozen=True)
 class Example:
-    """One training pair. ``source`` is what the text was made from (E2E: the meaning representation);
-    examples of equal source are one item for generation, their ``reference`` texts its references.
-    ``where`` is the place in a local file that it was read from, for messages."""
+    """One training pair.
+
+    Attributes:
+        source: what the text describes or answers (E2E: the meaning representation). Generation treats all examples
+            with the same source as one item, whose references are their ``reference`` texts.
+        prompt: what the model reads.
+        target: what the model learns to write after the prompt.
+        reference: the target as metrics see it, without the leading blank.
+        where: file and line of a local file, for messages.
+    """
 
     source: str
     prompt: str
@@ -34,14 +46,14 @@ class Example:
 
 
 class DataSource(ABC):
-    """A data set. ``names``: the canonical name (its folder under the output path), then its aliases."""
+    """A data set and its defaults."""
 
-    names: ClassVar[tuple[str, ...]]
-    loss_on: ClassVar[str] = "target"  # which tokens carry loss when train.loss_on is null: target or all
-    packed: ClassVar[bool] = False  # True: documents joined and cut into blocks of train.block_size tokens
-    generate_limit: ClassVar[int | None] = None  # eval.py generates for the first so many items; None: for all
-    needs_path: ClassVar[bool] = False  # True: dataset.path has no default to fall back on
-    metrics: ClassVar[tuple[str, ...]] = ()  # its scores in the order of a table; empty: all that apply to its texts
+    names: ClassVar[tuple[str, ...]]  # the canonical name (its folder under the output path), then aliases
+    loss_on: ClassVar[str] = "target"  # the tokens that carry loss when train.loss_on is null: target or all
+    packed: ClassVar[bool] = False  # True: documents are joined and cut into blocks of train.block_size tokens
+    generate_limit: ClassVar[int | None] = None  # eval.py generates for this many items, the first ones; None: for all
+    needs_path: ClassVar[bool] = False  # True: the user must set dataset.path
+    metrics: ClassVar[tuple[str, ...]] = ()  # its scores in the order of a table's columns; empty: all that apply
 
     @abstractmethod
     def load(self, split: str, path: Path | None, cache: str | None) -> list[Example]:
@@ -53,7 +65,7 @@ class DataSource(ABC):
             cache: the hub's cache folder, None for its default.
 
         Raises:
-            UserError: the data cannot be had or is malformed; names file and line, and the way out.
+            UserError: the data is missing or malformed. The message names the file, the line and the way out.
         """
 
 
@@ -62,7 +74,7 @@ Source = TypeVar("Source", bound=type[DataSource])
 
 
 def register(source: Source) -> Source:
-    """Class decorator: make a data source known under each of its names."""
+    """Class decorator: register a data source under each of its names."""
     _SOURCES.add(source, *source.names)
     return source
 
@@ -73,7 +85,7 @@ def sources() -> dict[str, type[DataSource]]:
 
 
 def get_source(name: str) -> DataSource:
-    """The data source of that name. Raises UserError with the known names and the nearest one."""
+    """The data source called ``name``. Raises UserError that suggests the nearest known name."""
     known = sources()
     if name not in known:
         raise UserError(f"dataset.name={name} is not known. {suggestions(name, known)}")
@@ -81,13 +93,13 @@ def get_source(name: str) -> DataSource:
 
 
 def metrics_of(name: Any) -> tuple[str, ...]:
-    """The scores that the data set ``name`` lists; empty, which stands for all, also where it is not known here."""
+    """The scores that the data set ``name`` lists. Empty means all scores, also for an unknown data set."""
     source = sources().get(name) if isinstance(name, str) else None
     return source.metrics if source else ()
 
 
 def group_by_source(examples: Sequence[Example]) -> list[list[Example]]:
-    """Examples of equal source together, wherever they stand; sources in order of first appearance."""
+    """Group all examples with the same source. Groups are in the order in which their sources first appear."""
     groups: dict[str, list[Example]] = {}
     for example in examples:
         groups.setdefault(example.source, []).append(example)
@@ -96,28 +108,28 @@ def group_by_source(examples: Sequence[Example]) -> list[list[Example]]:
 
 def digest(examples: Iterable[Example]) -> str:
     """SHA-256 of the texts of ``examples`` in their order, hexadecimal."""
-    found = hashlib.sha256()
+    sha = hashlib.sha256()
     for example in examples:
-        add_texts(found, example.source, example.prompt, example.target, example.reference)
-    return found.hexdigest()
+        add_texts(sha, example.source, example.prompt, example.target, example.reference)
+    return sha.hexdigest()
 
 
-def add_texts(found: Any, *texts: str) -> None:
-    """Add texts to a hashlib object so that other texts, or the same ones cut elsewhere, give another digest."""
+def add_texts(sha: Any, *texts: str) -> None:
+    """Add texts to a hashlib object. Each text is preceded by its length, so ("ab", "c") and ("a", "bc") differ."""
     for text in texts:
         content = text.encode("utf-8", "surrogatepass")
-        found.update(len(content).to_bytes(8, "little") + content)
+        sha.update(len(content).to_bytes(8, "little") + content)
 
 
 def training_units(source: DataSource, examples: Sequence[Example]) -> list[list[Example]]:
-    """What ``train.fraction`` counts and never takes apart: the documents of a packed data set, else the pairs."""
+    """The units that ``train.fraction`` counts and never splits: documents of a packed data set, otherwise pairs."""
     return group_by_source(examples) if source.packed else [[example] for example in examples]
 
 
 def pair(source: str, reference: str, where: str = "") -> Example:
     """The published layout of a data-to-text pair: ``Input: {source} Output:`` and `` {reference}``.
 
-    Prompt and target are tokenised apart and joined, so that generation starts from exactly the tokens that
-    training saw; the target's leading blank belongs to its first word, as GPT-2's vocabulary wants it.
+    Prompt and target are tokenised separately and joined, so that generation starts from exactly the tokens that
+    training saw. The target starts with a blank because GPT-2's tokens include the blank before a word.
     """
     return Example(source, f"Input: {source} Output:", f" {reference}", reference, where)

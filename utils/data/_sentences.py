@@ -1,7 +1,7 @@
 """A small sentence planner: facts with several wordings each become one to four English sentences.
 
-Every fact given is said exactly once, so that a text is faithful to its facts by construction. What varies
-is the order, which facts share a sentence, the grammatical role of each fact and its words.
+A text states every given fact exactly once. The order of the facts, which of them share a sentence, the grammatical
+role of each and its wording are random.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from dataclasses import dataclass, replace
 
 @dataclass(frozen=True)
 class Fact:
-    """One fact and the ways to say it, by grammatical role. Only ``clauses`` must not be empty.
+    """One fact and its wordings, by grammatical role. Only ``clauses`` must not be empty.
 
     Attributes:
         clauses: verb phrases, third person singular: "serves French food".
         before: words before the noun: "riverside".
         after: phrases after the noun, true of it without a verb: "near the bridge".
         fronts: phrases that open a sentence, without the comma: "Near the bridge".
-        rank: place among the words before the noun; the highest stands next to it.
+        order: position among the words before the noun; the highest is next to the noun.
         mood: 1 praise, -1 blame, 0 neither; praise and blame in one sentence are joined by "but".
     """
 
@@ -29,7 +29,7 @@ class Fact:
     before: Sequence[str] = ()
     after: Sequence[str] = ()
     fronts: Sequence[str] = ()
-    rank: int = 0
+    order: int = 0
     mood: int = 0
 
     def fill(self, value: str) -> Fact:
@@ -52,9 +52,9 @@ class Subject:
     """What the text is about.
 
     Attributes:
-        name: as it stands in the text.
-        nouns: what kind of thing it is, most often one word.
-        vague: the nouns say nothing ("place"), so "X is a place" is no sentence to write.
+        name: its name, as the text writes it.
+        nouns: words for its kind: "pub".
+        vague: the nouns mean little ("place"), so that the text does not say "X is a place".
         pronoun: "It", "She" or "He".
         relative: "that" or "who".
         advice: imperatives that take the name: "Try", "Go to".
@@ -69,7 +69,7 @@ class Subject:
 
 
 def article(phrase: str) -> str:
-    """``phrase`` with the indefinite article that its first sound asks for."""
+    """``phrase`` after "a" or "an"."""
     vowel = re.match(r"(?!uni|use|one\b|one-|euro)([aeiou]|hour|hono|8|11\b|18\b)", phrase.lower())
     return f"{'an' if vowel else 'a'} {phrase}"
 
@@ -80,17 +80,17 @@ def capital(text: str) -> str:
 
 
 def join(items: Sequence[str]) -> str:
-    """``items`` as an English enumeration."""
+    """``items`` as an English list: "a, b and c"."""
     return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} and {items[-1]}"
 
 
 def describe(subject: Subject, facts: Sequence[Fact], rng: random.Random) -> str:
-    """One text about ``subject`` that says each of ``facts`` once; all choices are drawn from ``rng``."""
+    """One text about ``subject`` that states each of ``facts`` once; ``rng`` makes all choices."""
     left = list(facts)
     rng.shuffle(left)
     noun = rng.choice(subject.nouns)
     front = _take(left, "fronts", int(rng.random() < 0.25))
-    before = sorted(_take(left, "before", rng.choice((0, 1, 1, 2, 2))), key=lambda fact: fact.rank)
+    before = sorted(_take(left, "before", rng.choice((0, 1, 1, 2, 2))), key=lambda fact: fact.order)
     after = _take(left, "after", rng.choice((0, 1, 1, 2)))
     head = _before_noun(before, noun, rng)
     tail = [rng.choice(fact.after) for fact in after]
@@ -99,21 +99,21 @@ def describe(subject: Subject, facts: Sequence[Fact], rng: random.Random) -> str
     lead = f"{rng.choice(front[0].fronts)}, " if front else ""
     if subject.vague and not before and not after:
         if left:
-            sentences.append(f"{lead}{subject.name} {_clauses(_some(left, rng), rng)}")
+            sentences.append(f"{lead}{subject.name} {_clauses(_take_some(left, rng), rng)}")
         else:
             sentences.append(f"{lead}{article(noun)} called {subject.name} can be found")
     else:
         sentences.append(lead + _opening(subject, head, tail, left, bool(front), rng))
     references = [subject.pronoun, subject.pronoun, f"the {noun}", f"this {noun}", subject.name]
     while left:
-        fresh = [who for who in references if not sentences[-1].startswith(who)]
-        who = rng.choice(fresh)
-        sentences.append(f"{who} {_clauses(_some(left, rng), rng, also=rng.random() < 0.15)}")
+        unused = [reference for reference in references if not sentences[-1].startswith(reference)]
+        reference = rng.choice(unused)
+        sentences.append(f"{reference} {_clauses(_take_some(left, rng), rng, also=rng.random() < 0.15)}")
     return " ".join(capital(sentence) + "." for sentence in sentences)
 
 
 def _opening(subject: Subject, head: str, tail: list[str], left: list[Fact], fronted: bool, rng: random.Random) -> str:
-    """The sentence that names the subject and says what it is; may use up some of the facts ``left``."""
+    """The sentence that names the subject and its kind. It may remove some facts from ``left``."""
     phrase = " ".join([head, *tail])
     forms = ["is", "is", "there"]
     if left:
@@ -130,31 +130,31 @@ def _opening(subject: Subject, head: str, tail: list[str], left: list[Fact], fro
         called = rng.choice(("called", "named", "by the name of"))
         return " ".join([verb, article(head), called, name, *tail])
     if form == "inset":
-        return f"{name}, {article(phrase)}, {_clauses(_some(left, rng), rng)}"
+        return f"{name}, {article(phrase)}, {_clauses(_take_some(left, rng), rng)}"
     if form == "relative":
-        return f"{name} is {article(phrase)} {subject.relative} {_clauses(_some(left, rng), rng)}"
+        return f"{name} is {article(phrase)} {subject.relative} {_clauses(_take_some(left, rng), rng)}"
     if form == "apposition":
-        return f"{article(phrase)}, {name} {_clauses(_some(left, rng), rng)}"
+        return f"{article(phrase)}, {name} {_clauses(_take_some(left, rng), rng)}"
     if form == "wish":
         wish = rng.choice(("If you want", "If you are looking for", "For anyone who wants", "When you need"))
         return f"{wish} {article(phrase)}, {rng.choice(subject.advice).lower()} {name}"
     if form == "advice":
         return f"{rng.choice(subject.advice)} {name}, {article(phrase)}"
     if form == "late":
-        first = f"{name} {_clauses(_some(left, rng), rng)}"
+        first = f"{name} {_clauses(_take_some(left, rng), rng)}"
         return f"{first}. {subject.pronoun} is {article(phrase)}"
     return f"{name} is {article(phrase)}"
 
 
 def _take(facts: list[Fact], role: str, count: int) -> list[Fact]:
-    """Remove from ``facts`` and return the first ``count`` that have a wording for ``role``."""
+    """Remove and return the first ``count`` facts that have a wording for ``role``."""
     taken = [fact for fact in facts if getattr(fact, role)][:count]
     for fact in taken:
         facts.remove(fact)
     return taken
 
 
-def _some(facts: list[Fact], rng: random.Random) -> list[Fact]:
+def _take_some(facts: list[Fact], rng: random.Random) -> list[Fact]:
     """Remove and return one to three facts from the front of ``facts``."""
     count = min(len(facts), rng.choice((1, 2, 2, 3)))
     taken, facts[:] = facts[:count], facts[count:]
@@ -163,23 +163,23 @@ def _some(facts: list[Fact], rng: random.Random) -> list[Fact]:
 
 def _before_noun(facts: Sequence[Fact], noun: str, rng: random.Random) -> str:
     words = [rng.choice(fact.before) for fact in facts]
-    loose = len(facts) == 2 and facts[0].rank == facts[1].rank == 0  # two opinions take a comma
-    return f"{', '.join(words) if loose else ' '.join(words)} {noun}".strip()
+    opinions = len(facts) == 2 and facts[0].order == facts[1].order == 0  # two opinions are separated by a comma
+    return f"{', '.join(words) if opinions else ' '.join(words)} {noun}".strip()
 
 
 def _clauses(facts: Sequence[Fact], rng: random.Random, also: bool = False) -> str:
-    """Verb phrases joined into one; a verb that repeats may be left out ("is cheap and near the bridge")."""
+    """Join verb phrases; a repeated verb may be left out ("is cheap and near the bridge")."""
     moods = [fact.mood for fact in facts]
-    facts = sorted(facts, key=lambda fact: fact.mood == -moods[0] != 0)  # praise and blame not interleaved
+    facts = sorted(facts, key=lambda fact: fact.mood == -moods[0] != 0)  # praise and blame are not interleaved
     phrases = [rng.choice(fact.clauses) for fact in facts]
     opposed = len(facts) > 1 and facts[0].mood * facts[-1].mood == -1
-    said = list(phrases)
+    parts = list(phrases)
     if not opposed and rng.random() < 0.6:
         for verb in ("is ", "has "):
             if all(phrase.startswith(verb) for phrase in phrases):
-                said = [phrases[0], *(phrase[len(verb) :] for phrase in phrases[1:])]
+                parts = [phrases[0], *(phrase[len(verb) :] for phrase in phrases[1:])]
     if also:
-        said[0] = re.sub(r"^(is |will |)", r"\1also ", said[0])
+        parts[0] = re.sub(r"^(is |will |)", r"\1also ", parts[0])
     if opposed:
-        return f"{join(said[:-1])} but {said[-1]}"
-    return join(said)
+        return f"{join(parts[:-1])} but {parts[-1]}"
+    return join(parts)

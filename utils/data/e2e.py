@@ -25,6 +25,6 @@ class E2E(DataSource):
         if path is not None:
             rows = read_records(find_split(path, FILES[split]), ("mr", "ref"))
             return [pair(row["mr"].strip(), row["ref"].strip(), where) for where, row in rows]
-        # the repository's loading script no longer runs in datasets >= 4; its parquet conversion does
+        # datasets >= 4 no longer runs the repository's loading script, but reads its parquet conversion
         rows = hub.load_split("tuetschek/e2e_nlg", split, cache, revision="refs/convert/parquet")
         return [pair(row["meaning_representation"].strip(), row["human_reference"].strip()) for row in rows]

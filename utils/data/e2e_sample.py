@@ -1,9 +1,9 @@
-"""The bundled data set: restaurant descriptions from a grammar, over the ontology of the E2E challenge.
+"""The bundled data set: restaurant descriptions that a grammar generates from meaning representations (MRs).
 
-Meaning representations (MRs) have E2E's eight attributes, values and spelling; names, landmarks and every
-sentence are this project's own. Everything is drawn from a fixed seed: no file, no network, the same
-examples on every machine. A model that knows none of the wordings cannot score well here, and one that
-learned them still has names to copy and several right answers for each MR.
+An MR has the attributes and values of the E2E challenge; names, landmarks and sentences are this project's own.
+A fixed seed generates everything, so that the examples are the same on every machine, without files or network.
+The base model does not know the wordings and has to learn them. A trained model still has to copy names, and there
+are several correct texts for each MR.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from utils.data._sentences import Fact, Subject, describe
 from utils.errors import UserError
 
 SEED = 2023
-SIZES = {"train": 500, "validation": 60, "test": 60}  # number of MRs
-REFERENCES = 4  # number of different texts for each MR
+SIZES = {"train": 500, "validation": 60, "test": 60}  # MRs
+REFERENCES = 4  # different texts for each MR
 
-# Names of common words: a small vocabulary splits rare ones into many tokens, and the usual decoding rule
-# against repeated 4-grams, which counts the prompt, would then forbid to copy them.
+# Names consist of common words. A small vocabulary splits a rare word into many tokens, and the usual decoding
+# rule against repeated 4-grams, which includes the prompt, would forbid the model to copy it.
 NAMES = (
     "The Silver Swan", "The Sleepy Fox", "Garden House", "The Stone Table", "Summer Lane", "The Hidden Gate",
     "Golden Court", "The Wild Rose", "Mill Corner", "The Old Station", "The Merry Lion", "Bridge House",
@@ -51,14 +51,14 @@ FOOD = Fact(
              "specialises in {v} cooking", "cooks {v} food"),
     before=("{v}",),
     after=("with {v} food", "serving {v} dishes", "with {v} dishes on the menu"),
-    rank=4,
+    order=4,
 )  # fmt: skip
 FAST_FOOD = Fact(
     clauses=("serves fast food", "sells fast food", "has fast food on its menu", "is known for its fast food",
              "does fast food"),
     before=("fast food",),
     after=("serving fast food", "with a fast food menu"),
-    rank=4,
+    order=4,
 )  # fmt: skip
 NEAR = Fact(
     clauses=("is near {v}", "is close to {v}", "stands next to {v}", "is a short walk from {v}",
@@ -127,13 +127,13 @@ AREAS: Mapping[str, Fact] = {
         ("is in the city centre", "can be found in the city centre", "lies in the heart of the city",
          "is located in the centre of the city"),
         ("city centre",), ("in the city centre", "in the heart of the city", "in the centre of the city"),
-        ("In the city centre", "In the heart of the city"), rank=3,
+        ("In the city centre", "In the heart of the city"), order=3,
     ),
     "riverside": Fact(
         ("is by the river", "can be found on the riverside", "looks out over the river",
          "is located in the riverside area"),
         ("riverside",), ("by the river", "on the riverside", "on the banks of the river"),
-        ("By the river", "In the riverside area"), rank=3,
+        ("By the river", "In the riverside area"), order=3,
     ),
 }  # fmt: skip
 FAMILY: Mapping[str, Fact] = {
@@ -148,7 +148,7 @@ FAMILY: Mapping[str, Fact] = {
     ),
 }  # fmt: skip
 
-# Attribute -> (values, how often an MR has it); the order is the order in an MR.
+# Attribute -> (values, share of MRs that have it), in the order of an MR.
 ONTOLOGY: Mapping[str, tuple[tuple[str, ...], float]] = {
     "name": (NAMES, 1.0),
     "eatType": (tuple(EAT_TYPES), 0.65),
@@ -167,7 +167,7 @@ def write_mr(slots: Mapping[str, str]) -> str:
 
 
 def reference(slots: Mapping[str, str], rng: random.Random) -> str:
-    """One text that says every slot of an MR once."""
+    """One text that states every slot of an MR once."""
     facts = [_fact(name, value) for name, value in slots.items() if name not in ("name", "eatType")]
     nouns = EAT_TYPES[slots["eatType"]] if "eatType" in slots else NO_TYPE
     subject = Subject(slots["name"], nouns, vague="eatType" not in slots, advice=("Try", "Visit", "Go to"))
@@ -193,7 +193,7 @@ def _draw_slots(rng: random.Random) -> dict[str, str]:
 
 @lru_cache(maxsize=1)
 def _all_examples() -> dict[str, tuple[Example, ...]]:
-    """Every split, made in one go so that no MR can be drawn into two of them."""
+    """Every split. All are made together, so that no MR is in two of them."""
     rng = random.Random(SEED)
     seen: set[str] = set()
     examples = {}
@@ -215,7 +215,7 @@ def _all_examples() -> dict[str, tuple[Example, ...]]:
 
 @register
 class E2ESample(DataSource):
-    """2,000 training pairs over 500 MRs, and 240 over 60 each for validation and test."""
+    """2,000 training pairs (500 MRs with 4 texts); validation and test have 240 pairs (60 MRs) each."""
 
     names = ("e2e_sample",)
 
@@ -223,8 +223,8 @@ class E2ESample(DataSource):
         """See DataSource.load. Raises UserError when a path is given: this data set has no files."""
         if path is not None:
             raise UserError(
-                f"dataset.path={path} does not go with dataset.name=e2e_sample, which is generated and "
-                "reads no files. Leave dataset.path out, or name the data set that the files hold (dataset.name=e2e)."
+                f"dataset.path={path} does not go with dataset.name=e2e_sample, which is generated and reads no files. "
+                "Leave out dataset.path, or give the name of the data set in the files (dataset.name=e2e)."
             )
         if split not in SPLITS:
             raise UserError(f"split {split!r} is not known. Known: {', '.join(SPLITS)}")

@@ -16,28 +16,31 @@ from utils.log import log
 STEMS = {"train": ("train",), "validation": ("validation", "valid", "dev"), "test": ("test",)}
 FILES = {split: tuple(f"{stem}{suffix}" for stem in stems for suffix in SUFFIXES) for split, stems in STEMS.items()}
 SUBSTITUTE = "sentence-transformers/eli5"
-SHARES = {"validation": range(0, 1), "test": range(1, 2), "train": range(2, 100)}  # of the question's hash, in percent
+BUCKETS = {"validation": range(0, 1), "test": range(1, 2), "train": range(2, 100)}  # see ``bucket``
 
-Thread = tuple[str, list[str], str]  # a question, its answers, and where they stand
+Thread = tuple[str, list[str], str]  # question, answers, file and line
 
 
 @register
 class ELI5(DataSource):
-    """A folder with ``train``, ``validation`` and ``test`` files, or the hub's substitute.
+    """A folder with ``train``, ``validation`` and ``test`` files, or a substitute from the hub.
 
-    JSON lines (.jsonl, .jsonl.gz) have ``title``, perhaps ``selftext``, and ``answers.text``: a field of that
-    name or ``{"answers": {"text": [...]}}``. Files of any kind may have ``question`` and ``answer`` instead.
-    A question is the title and the selftext joined by a blank; each answer is an example of its own.
+    JSON lines (.jsonl, .jsonl.gz) have ``title``, optionally ``selftext``, and ``answers.text``: a field of that
+    name or ``{"answers": {"text": [...]}}``. JSON lines and CSV may have ``question`` and ``answer`` instead.
+    A question is the title and the selftext joined by a blank. Each answer is one example.
     """
 
     names = ("eli5",)
     loss_on = "all"
     packed = True
-    metrics = ("ROUGE_L", "distinct_1", "distinct_2", "length_ratio")  # n-gram matches say nothing of free answers
-    generate_limit = 100  # answers are long, and ten beams over a thousand of them take hours
+    metrics = ("ROUGE_L", "distinct_1", "distinct_2", "length_ratio")  # n-gram matches do not measure free answers
+    generate_limit = 100  # answers are long: a thousand of them with ten beams take hours
 
     def load(self, split: str, path: Path | None, cache: str | None) -> list[Example]:
-        """See DataSource.load. A question is in one split only: local splits keep what no earlier one has."""
+        """See DataSource.load. A question is in one split only: a local split leaves out questions of earlier splits.
+
+        The order is train, validation, test, so that training never reads the test file.
+        """
         threads = _from_hub(split, cache) if path is None else _from_folder(split, path)
         return [
             Example(question, question, f" {answer}", answer, where)
@@ -48,7 +51,6 @@ class ELI5(DataSource):
 
 def _from_folder(split: str, folder: Path) -> list[Thread]:
     threads = list(_read(find_split(folder, FILES[split])))
-    # the later split gives way, so that training never reads the test's file
     seen: set[str] = set()
     for earlier in SPLITS[: SPLITS.index(split)]:
         if any((folder / name).is_file() for name in FILES[earlier]):
@@ -66,11 +68,11 @@ def _from_hub(split: str, cache: str | None) -> list[Thread]:
     threads = [
         (question.strip(), [answer.strip()], "")
         for question, answer in zip(rows["question"][:], rows["answer"][:], strict=True)
-        if percentile(question) in SHARES[split] and question.strip() and answer.strip()
+        if bucket(question) in BUCKETS[split] and question.strip() and answer.strip()
     ]
     log.warning(
-        "the original ELI5 is withdrawn from the hub: this is its substitute %s, which has no splits; %d of its %d "
-        "pairs are %s, by a hash of the question",
+        "the original ELI5 is withdrawn from the hub: using its substitute %s. It has no splits; a hash of the "
+        "question assigns %d of its %d pairs to %s",
         SUBSTITUTE, len(threads), len(rows["question"]), split,
     )  # fmt: skip
     if not threads:
@@ -78,13 +80,13 @@ def _from_hub(split: str, cache: str | None) -> list[Thread]:
     return threads
 
 
-def percentile(question: str) -> int:
-    """Where a question falls among 0 ... 99: SHARES says which split that is. Depends on its text alone."""
+def bucket(question: str) -> int:
+    """A number from 0 to 99 from a hash of the question's text. BUCKETS maps it to a split."""
     return int(hashlib.sha256(_key(question).encode()).hexdigest(), 16) % 100
 
 
 def _key(question: str) -> str:
-    """What makes two questions the same: neither case nor white space."""
+    """The question without differences of case and white space. Two questions with the same key are one."""
     return " ".join(question.casefold().split())
 
 

@@ -1,4 +1,4 @@
-"""Your own data: CSV or JSON lines with the columns ``prompt`` and ``target``."""
+"""The user's own data: CSV or JSON lines with the columns ``prompt`` and ``target``."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from utils.io.records import SUFFIXES, find_split, read_records
 class Pairs(DataSource):
     """A folder with ``train``, ``validation`` and ``test`` as .csv, .jsonl or .jsonl.gz.
 
-    The model reads the prompt as it is, then the target after one blank. Lines of equal prompt are one item of
-    the test, with their targets as its references.
+    The model reads the prompt unchanged, then one blank and the target. Lines with the same prompt are one test item,
+    with their targets as its references.
     """
 
     names = ("pairs",)
     needs_path = True
 
     def load(self, split: str, path: Path | None, cache: str | None) -> list[Example]:
-        assert path is not None  # needs_path: the configuration was refused without it
+        assert path is not None  # needs_path: the configuration check refuses a missing path
         file = find_split(path, tuple(f"{split}{suffix}" for suffix in SUFFIXES))
         return [
             Example(row["prompt"], row["prompt"], f" {row['target'].strip()}", row["target"].strip(), where)

@@ -1,9 +1,11 @@
-"""Metrics of generated text: one file each in this folder, registered by the names of the scores it gives.
+"""Metrics of generated text, one file per metric, registered by the names of their scores.
 
-A new metric is a new file here with a ``Metric`` subclass under ``@register``; it is found by its being here. Tables,
-figures and comparisons take from the class what they have to know: label, decimals and which way is better.
-What metrics share lies in the folders: ``tokenizers``, ``meteor15`` and ``slots`` (parts of a metric) and ``scoring``
-(readers, run folders, bootstrap, the Java cross-check). Importing this package loads none of it.
+- ``tokenizers``, ``meteor15``, ``slots``: parts of the metrics
+- ``scoring``: reading files, scoring run folders, bootstrap, the cross-check with Java
+
+A new metric is a new file here with a ``Metric`` subclass under ``@register``; no list has to be edited. Tables,
+figures and comparisons read its label, decimals and better direction from the class. Importing this package imports no
+metric. It may import ``utils.data``, ``runs``, ``processes`` and ``io``.
 """
 
 from __future__ import annotations
@@ -25,19 +27,19 @@ LOWER, NEITHER, HIGHER = -1, 0, 1
 
 
 class Metric(ABC):
-    """One metric, bound to the references of one test set, so that their work is done once for many systems.
+    """One metric and the references of one test set. The references are processed once for any number of systems.
 
-    Every metric is written as numbers per item that are added up over the test set and turned into scores at
-    the end. That is all a bootstrap needs to score thousands of resampled test sets without scoring a text twice.
+    A metric computes statistics per item, and its scores from the sum of the statistics over all items. A bootstrap
+    can therefore score thousands of resampled test sets without processing a text twice.
     """
 
-    names: ClassVar[tuple[str, ...]]  # the scores it gives, its main one first
-    labels: ClassVar[tuple[str, ...]] = ()  # what tables call the first of them; the others go by their names
-    better: ClassVar[int] = NEITHER  # LOWER, HIGHER, or NEITHER for what only describes the texts
+    names: ClassVar[tuple[str, ...]]  # its scores, the main one first
+    labels: ClassVar[tuple[str, ...]] = ()  # table headings of the first scores; the others use their names
+    better: ClassVar[int] = NEITHER  # LOWER, HIGHER, or NEITHER for a score that only describes the texts
     decimals: ClassVar[int] = 4
     note: ClassVar[str] = ""  # a sentence for the caption of a table with the main score
-    additive: ClassVar[bool] = True  # False: the sum over items does not decide the score; no bootstrap
-    background: ClassVar[bool] = False  # True: other processes do its work, so it is made and begun before the others
+    additive: ClassVar[bool] = True  # False: the score is not a function of the sum over items; no bootstrap
+    background: ClassVar[bool] = False  # True: worker processes compute it, so it starts before the other metrics
 
     def __init__(self, references: Sequence[Sequence[str]], sources: Sequence[str] | None = None) -> None:
         self.references = references
@@ -45,16 +47,16 @@ class Metric(ABC):
 
     @classmethod
     def applies(cls, sources: Sequence[str] | None) -> bool:
-        """Whether the scores mean something for texts made from ``sources``; most metrics look at no source."""
+        """Whether the metric can score texts made from ``sources``. Most metrics do not read sources."""
         return True
 
     @classmethod
     def label(cls, name: str) -> str:
-        """What a table calls the score ``name``, one of ``names``."""
+        """The table heading of the score ``name``, one of ``names``."""
         return dict(zip(cls.names, cls.labels, strict=False)).get(name, name.replace("_", " "))
 
     def begin(self, predictions: Sequence[str]) -> None:  # noqa: B027
-        """Start on ``predictions``, whose ``statistics`` are asked for next, where that can run beside other work."""
+        """Start to compute the ``statistics`` of ``predictions`` in the background, if the metric can."""
 
     @abstractmethod
     def statistics(self, predictions: Sequence[str]) -> np.ndarray:
@@ -62,10 +64,10 @@ class Metric(ABC):
 
     @abstractmethod
     def aggregate(self, totals: np.ndarray) -> dict[str, float]:
-        """The scores, a value for each of ``names``, from statistics summed over items, shape (statistics,)."""
+        """The scores by name, from statistics summed over all items, shape (statistics,)."""
 
     def score(self, predictions: Sequence[str]) -> dict[str, float]:
-        """The scores of one system's predictions, one text for each item."""
+        """The scores of one system's predictions, one text per item."""
         return self.aggregate(self.statistics(predictions).sum(axis=0))
 
 
@@ -74,19 +76,19 @@ MetricType = TypeVar("MetricType", bound=type[Metric])
 
 
 def register(metric: MetricType) -> MetricType:
-    """Class decorator: make a metric known under each score it gives."""
+    """Class decorator: register a metric under each of its scores."""
     _METRICS.add(metric, *metric.names)
     return metric
 
 
 def metrics() -> dict[str, type[Metric]]:
     """Every registered metric by score name, the official ones first."""
-    found = _METRICS.all()
-    return {name: found[name] for name in (*OFFICIAL, *(name for name in found if name not in OFFICIAL))}
+    registered = _METRICS.all()
+    return {name: registered[name] for name in (*OFFICIAL, *(name for name in registered if name not in OFFICIAL))}
 
 
 def applicable(sources: Sequence[str] | None, names: Iterable[str] = ()) -> tuple[str, ...]:
-    """Of the scores ``names``, of all if it is empty, those that can be had for texts made from ``sources``.
+    """The scores in ``names`` that can be computed for texts made from ``sources``. Empty ``names`` means all scores.
 
     Raises UserError for an unknown name.
     """
@@ -94,10 +96,12 @@ def applicable(sources: Sequence[str] | None, names: Iterable[str] = ()) -> tupl
 
 
 def main_scores(names: Sequence[str] = ()) -> tuple[str, ...]:
-    """The scores to show of a data set that lists ``names``: those, or the main score of each metric that says which
-    way is better."""
-    found = metrics().items()
-    return tuple(names) or tuple(n for n, metric in found if metric.better != NEITHER and n == metric.names[0])
+    """The scores to show for a data set that lists ``names``.
+
+    If it lists none, the main score of each metric that has a better direction.
+    """
+    scores = metrics().items()
+    return tuple(names) or tuple(n for n, metric in scores if metric.better != NEITHER and n == metric.names[0])
 
 
 def _metric(name: str) -> type[Metric]:
@@ -108,7 +112,7 @@ def _metric(name: str) -> type[Metric]:
 
 
 class Scorer:
-    """Scores any number of systems against the same references; the references' work is done once."""
+    """Scores any number of systems against the same references, which are processed once."""
 
     def __init__(
         self,
@@ -117,16 +121,16 @@ class Scorer:
         names: Iterable[str] | None = None,
         check: Callable[[], None] = never,
     ) -> None:
-        """Bind metrics to a test set.
+        """Create the metrics for a test set.
 
         Args:
-            references: the reference texts of each item, at least one an item.
+            references: the reference texts of each item, at least one per item.
             sources: what each text was made from (E2E: the meaning representation), for metrics that need it.
-            names: the scores wanted; None for the official five.
-            check: called before each metric; what it raises ends the work.
+            names: the scores to compute; None for the official five.
+            check: called before each metric; an exception that it raises stops the scoring.
 
         Raises:
-            UserError: an unknown name, an item without references, or a number of sources that differs.
+            UserError: an unknown name, an item without references, or a different number of sources.
         """
         if not references:
             raise UserError("there are no references to score against")
@@ -139,7 +143,7 @@ class Scorer:
         known = {name: _metric(name) for name in self.names}
         for name in self.names:
             if not known[name].applies(sources):
-                raise UserError(f"{name} compares with inputs of another kind, or no sources were given")
+                raise UserError(f"{name} needs the sources of the texts, in a form that it can parse")
         self.items, self._check = len(references), check
         classes = sorted(dict.fromkeys(known[name] for name in self.names), key=lambda metric: not metric.background)
         self.metrics = []
@@ -148,20 +152,20 @@ class Scorer:
             self.metrics.append(metric(references, sources))
 
     def check(self, predictions: Sequence[str]) -> None:
-        """Raise UserError when there is not one prediction for each item."""
+        """Raise UserError unless there is one prediction per item."""
         if len(predictions) != self.items:
             raise UserError(f"{len(predictions)} predictions for {self.items} groups of references")
 
     def score(self, predictions: Sequence[str]) -> dict[str, float]:
-        """The scores of one system. Raises UserError when there is not one prediction for each item."""
+        """The scores of one system. Raises UserError unless there is one prediction per item."""
         self.check(predictions)
-        found: dict[str, float] = {}
+        scores: dict[str, float] = {}
         for metric in self.metrics:
             metric.begin(predictions)
         for metric in self.metrics:
             self._check()
-            found.update(metric.score(predictions))
-        return {name: float(found[name]) for name in self.names}
+            scores.update(metric.score(predictions))
+        return {name: float(scores[name]) for name in self.names}
 
 
 def score(
@@ -170,18 +174,18 @@ def score(
     sources: Sequence[str] | None = None,
     names: Iterable[str] | None = None,
 ) -> dict[str, float]:
-    """Score one system's output: the official five scores, or those of ``names``.
+    """Score one system's output with the official five scores or those in ``names``.
 
     Args:
-        predictions: one text for each item; an empty text is an empty prediction.
-        references: the reference texts of each item, at least one an item.
+        predictions: one text per item; an empty text is an empty prediction.
+        references: the reference texts of each item, at least one per item.
         sources: what each text was made from, for metrics that need it.
-        names: the scores wanted (``metrics()`` lists them); None for BLEU, NIST, METEOR, ROUGE_L and CIDEr.
+        names: the scores to compute (``metrics()`` lists them); None for BLEU, NIST, METEOR, ROUGE_L and CIDEr.
 
     Returns:
-        A value for each name. BLEU, METEOR and ROUGE_L lie in [0, 1], CIDEr in [0, 10], NIST has no bound.
+        The scores by name. BLEU, METEOR and ROUGE_L are in [0, 1], CIDEr in [0, 10], NIST has no upper bound.
 
     Raises:
-        UserError: counts that differ, an item without references, an unknown name.
+        UserError: different numbers of texts, an item without references, an unknown name.
     """
     return Scorer(references, sources, names).score(predictions)

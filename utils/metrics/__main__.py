@@ -19,11 +19,11 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m utils.metrics",
         description="Score a system's texts with BLEU, NIST, METEOR, ROUGE_L and CIDEr as the E2E challenge does. "
-        "With --runs as the first argument: score run folders (the same as eval.sh).",
+        "With --runs as the first argument it scores run folders, like eval.sh.",
     )
     parser.add_argument("predictions", type=Path, help="one text per line, or a TSV/CSV table with a source column")
     parser.add_argument(
-        "references", type=Path, help="groups separated by empty lines, without any one per line, or a table"
+        "references", type=Path, help="groups separated by empty lines; or one reference per line; or a table"
     )
     parser.add_argument("--sources", type=Path, help="the input of each text, one per line (for the slot error rate)")
     parser.add_argument("--metrics", help="comma-separated score names, or 'all'; default: the official five")
@@ -34,8 +34,8 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def _own(names: Sequence[str], engine: str) -> list[str]:
-    """The names that are scored here and not by the jars."""
+def _without_java(names: Sequence[str], engine: str) -> list[str]:
+    """The names that this project's code scores, not the jars."""
     from utils.metrics.scoring.java import NAMES
 
     return [name for name in names if engine == "python" or name not in NAMES]
@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         names = comma_list(arguments.metrics)
         if not names:
             raise UserError("--metrics names no score")
-    scores = Scorer(items.references, sources, _own(names, arguments.engine)).score(items.predictions)
+    scores = Scorer(items.references, sources, _without_java(names, arguments.engine)).score(items.predictions)
     if arguments.engine == "java":
         from utils.metrics.scoring.java import score as score_with_java
 

@@ -1,4 +1,4 @@
-"""CIDEr (Vedantam et al. 2015) as the COCO caption code computes it (there called CIDEr; in the paper CIDEr-D)."""
+"""CIDEr (Vedantam et al. 2015) as the COCO caption code computes it. The paper calls this variant CIDEr-D."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Ngram = tuple[str, ...]
 
 
 class _Vector:
-    """A text's n-grams weighted by tf-idf, with the norm for each n, and its length."""
+    """The tf-idf weights of a text's n-grams, their norm for each n, and the text's length."""
 
     def __init__(self, counts: list[Counter[Ngram]], frequencies: Counter[Ngram], log_items: float) -> None:
         self.weights = [
@@ -28,7 +28,7 @@ class _Vector:
             for part in counts
         ]
         self.norms = [math.sqrt(sum(weight * weight for weight in part.values())) for part in self.weights]
-        self.length = counts[1].total()  # the code's length counts bigrams
+        self.length = counts[1].total()  # COCO's code counts bigrams as the length
 
     def similarity(self, reference: _Vector) -> float:
         """The mean over n of the cosine with clipped weights, times the length penalty."""
@@ -46,8 +46,8 @@ class _Vector:
 class CIDEr(Metric):
     """Mean over items of the mean similarity to the references.
 
-    The idf of an n-gram counts the items whose references have it: log(items / items with it). A test set of one
-    item has idf 0 everywhere and scores 0.
+    The idf of an n-gram is log(items / items whose references have it). In a test set of one item every idf, and so
+    the score, is 0.
     """
 
     names = ("CIDEr",)
@@ -66,7 +66,7 @@ class CIDEr(Metric):
         return _Vector(counts, self._frequencies, self._log_items)
 
     def statistics(self, predictions: Sequence[str]) -> np.ndarray:
-        """Each item's own score and 1, so that sums give the mean: (items, 2)."""
+        """The score of each item, and 1, so that the sums give the mean: (items, 2)."""
         rows = []
         for line, group in zip(tokenize_lines(predictions), self._vectors, strict=True):
             vector = self._vector(count_ngrams(line.split(), ORDER))

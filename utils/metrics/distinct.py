@@ -1,4 +1,4 @@
-"""Distinct-n (Li et al. 2016): how much of the output is not repetition."""
+"""Distinct-n (Li et al. 2016): the share of different n-grams in the output."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ ORDERS = (1, 2)
 
 @register
 class Distinct(Metric):
-    """Different n-grams over all n-grams of all predictions together, on BLEU's tokens; 0 where there are none."""
+    """Different n-grams divided by all n-grams, over all predictions together, on BLEU's tokens; 0 without n-grams."""
 
     names = ("distinct_1", "distinct_2")
     additive = False
 
     def statistics(self, predictions: Sequence[str]) -> np.ndarray:
-        """For each order, the n-grams not met in an earlier item, and all n-grams: (items, 4)."""
+        """For each order, n-grams that no earlier item has, and all n-grams: (items, 4)."""
         seen: list[set[tuple[str, ...]]] = [set() for _ in ORDERS]
         rows = np.zeros((len(predictions), 2 * len(ORDERS)))
         for row, prediction in zip(rows, predictions, strict=True):

@@ -1,4 +1,4 @@
-"""How long a system's texts are, against the references."""
+"""Length of a system's texts relative to the references."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from utils.metrics.tokenizers.mteval import tokenize
 
 @register
 class LengthRatio(Metric):
-    """Tokens of the predictions over tokens of the references, each item's references counted by their mean."""
+    """Tokens of the predictions divided by tokens of the references. An item counts the mean of its references."""
 
     names = ("length_ratio",)
 

@@ -9,10 +9,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from utils.metrics import HIGHER, Metric, register
-from utils.metrics.tokenizers.mteval import as_read, count_ngrams, tokenize
+from utils.metrics.tokenizers.mteval import count_ngrams, read_as_sgml, tokenize
 
 ORDER = 5
-# The penalty is one half where a system writes two thirds of the references' average length.
+# The penalty is 0.5 when the predictions have two thirds of the references' average length.
 BETA = math.log(2) / math.log(1.5) ** 2
 
 Ngram = tuple[str, ...]
@@ -20,11 +20,11 @@ Ngram = tuple[str, ...]
 
 @register
 class NIST(Metric):
-    """N-gram matches weighted by how much an n-gram's last word tells after its first ones.
+    """N-gram matches, weighted by the information of an n-gram's last word given the words before it.
 
     With counts c over all references, the weight of w1 … wn is log2(c(w1 … wn-1) / c(w1 … wn)), and that of a
-    single word log2(tokens / c(w)). The challenge's edit: the length that short output is held against is the
-    average over all references, however many an item has.
+    single word is log2(tokens / c(w)). The challenge changed the brevity penalty: its reference length is the average
+    over all references, whatever their number per item.
     """
 
     names = ("NIST",)
@@ -33,13 +33,13 @@ class NIST(Metric):
     def __init__(self, references: Sequence[Sequence[str]], sources: Sequence[str] | None = None) -> None:
         super().__init__(references, sources)
         corpus: Counter[Ngram] = Counter()
-        self._clips: list[dict[Ngram, int]] = []  # for each item, the most any one reference has of an n-gram
-        self._lengths: list[tuple[int, int]] = []  # for each item, tokens and number of its references
+        self._clips: list[dict[Ngram, int]] = []  # per item: the largest count of an n-gram in one reference
+        self._lengths: list[tuple[int, int]] = []  # per item: tokens and number of its references
         for item, group in enumerate(references, 1):
             clip: dict[Ngram, int] = {}
             length = 0
             for text in group:
-                tokens = tokenize(as_read(text, "reference", item))
+                tokens = tokenize(read_as_sgml(text, "reference", item))
                 length += len(tokens)
                 for counts in count_ngrams(tokens, ORDER):
                     corpus.update(counts)
@@ -51,11 +51,11 @@ class NIST(Metric):
         self._weights = {ngram: math.log2(corpus[ngram[:-1]] / count) for ngram, count in corpus.items() if ngram}
 
     def statistics(self, predictions: Sequence[str]) -> np.ndarray:
-        """Matched weight and n-grams of each order, reference tokens, references, items: (items, 13)."""
+        """Matched weight of each order, n-grams of each order, reference tokens, references, 1: (items, 13)."""
         rows = np.zeros((len(predictions), 2 * ORDER + 3))
-        known = zip(self._clips, self._lengths, strict=True)
-        for item, (row, prediction, (clip, length)) in enumerate(zip(rows, predictions, known, strict=True), 1):
-            tokens = tokenize(as_read(prediction, "prediction", item))
+        bounds = zip(self._clips, self._lengths, strict=True)
+        for item, (row, prediction, (clip, length)) in enumerate(zip(rows, predictions, bounds, strict=True), 1):
+            tokens = tokenize(read_as_sgml(prediction, "prediction", item))
             for n, counts in enumerate(count_ngrams(tokens, ORDER)):
                 row[n] = math.fsum(
                     self._weights[ngram] * min(count, clip[ngram]) for ngram, count in counts.items() if ngram in clip

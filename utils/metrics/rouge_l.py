@@ -13,10 +13,9 @@ BETA = 1.2  # weight of recall against precision in the F-measure
 
 
 def common_subsequence(first: Sequence[str], masks: dict[str, int], size: int) -> int:
-    """Length of the longest common subsequence, computed on all of the second text at once.
+    """Length of the longest common subsequence, by the bit-parallel algorithm of Crochemore et al. (2001).
 
-    Crochemore et al. (2001): each bit of a word stands for a position of the second text, and one addition
-    carries a whole row of the usual table.
+    An integer has one bit per position of the second text. One addition computes a whole row of the usual table.
 
     Args:
         first: tokens of the first text.
@@ -32,12 +31,12 @@ def common_subsequence(first: Sequence[str], masks: dict[str, int], size: int) -
 
 
 def _tokens(line: str) -> list[str]:
-    return line.split(" ")  # so that an empty text is one empty token, which matches another empty text
+    return line.split(" ")  # an empty text becomes one empty token, which matches that of another empty text
 
 
 @register
 class RougeL(Metric):
-    """Mean over items of the F-measure of the best precision and the best recall among the references."""
+    """Mean over items of the F-measure. An item's precision and recall are the best ones over its references."""
 
     names = ("ROUGE_L",)
     labels = ("ROUGE-L",)
@@ -48,16 +47,16 @@ class RougeL(Metric):
         self._groups = [[_tokens(line) for line in group] for group in tokenize_groups(references)]
 
     def statistics(self, predictions: Sequence[str]) -> np.ndarray:
-        """Each item's own score and 1, so that sums give the mean: (items, 2)."""
+        """The score of each item, and 1, so that the sums give the mean: (items, 2)."""
         lines = tokenize_lines(predictions)
-        scores = [self._item(_tokens(line), group) for line, group in zip(lines, self._groups, strict=True)]
+        scores = [self._score_item(_tokens(line), group) for line, group in zip(lines, self._groups, strict=True)]
         return np.array([[score, 1.0] for score in scores])
 
     @staticmethod
-    def _item(prediction: list[str], references: list[list[str]]) -> float:
+    def _score_item(prediction: list[str], references: list[list[str]]) -> float:
         masks: dict[str, int] = {}
-        for place, token in enumerate(prediction):
-            masks[token] = masks.get(token, 0) | 1 << place
+        for position, token in enumerate(prediction):
+            masks[token] = masks.get(token, 0) | 1 << position
         common = [common_subsequence(reference, masks, len(prediction)) for reference in references]
         precision = max(common) / len(prediction)
         recall = max(length / len(reference) for length, reference in zip(common, references, strict=True))

@@ -1,4 +1,4 @@
-"""Slot error rate on E2E, in the manner of Dušek, Howcroft and Rieser (2019), "Semantic Noise Matters"."""
+"""Slot error rate on E2E, after Dušek, Howcroft and Rieser (2019), "Semantic Noise Matters"."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from utils.metrics.slots.mentions import compare
 
 @register
 class SlotErrorRate(Metric):
-    """Missing, added and wrong slots of all texts over the slots of all meaning representations.
+    """Missing, added and wrong slots of all texts, divided by the slots of all meaning representations.
 
-    SER is the sum of the three rates. It rests on patterns: people write what no pattern foresees, so even
-    their texts have a rate well above 0; compare systems with one another and with the references.
+    SER is the sum of the three rates. Patterns find the slots and miss some human wordings, so that the rate of
+    human references is well above 0. Compare systems with one another and with the references.
     """
 
     names = ("SER", "SER_missing", "SER_added", "SER_wrong")
@@ -36,7 +36,7 @@ class SlotErrorRate(Metric):
         return bool(sources) and all(parse(source) is not None for source in sources or ())
 
     def statistics(self, predictions: Sequence[str]) -> np.ndarray:
-        """Missing, added and wrong slots and the meaning representation's slots: (items, 4)."""
+        """Missing, added and wrong slots, and slots of the meaning representation: (items, 4)."""
         rows = []
         for meaning, text in zip(self._meanings, predictions, strict=True):
             assert meaning is not None

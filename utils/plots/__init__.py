@@ -1,7 +1,9 @@
-"""Figures: one file each in this folder, registered by name and found by its being here.
+"""Figures, one file per figure, registered by name.
 
-A new figure is a new file with a function under ``@register``: it takes ``PlotData`` and returns a matplotlib
-``Figure``, or raises ``NothingToDraw`` with what is missing. Files that begin with an underscore are shared parts.
+A new figure is a new file here with a function under ``@register``; no list has to be edited. The function takes
+``PlotData`` and returns a matplotlib ``Figure``, or raises ``NothingToDraw`` with the reason. Shared parts:
+``_data.py`` prepares rows and curves, ``_style.py`` sets colours, axes and legends, ``_curves.py`` draws curves over
+epochs. Imports utils.results, tables, metrics, runs and io.
 """
 
 from __future__ import annotations
@@ -14,9 +16,9 @@ from matplotlib.figure import Figure
 
 from rosa.registry import Registry
 from utils.errors import UserError, printable
-from utils.plots._data import NothingToDraw, PlotData, load
+from utils.plots._data import NothingToDraw, PlotData, load_plot_data
 from utils.plots._style import save, style
-from utils.results.read import plain
+from utils.results.read import printable_line
 from utils.text import slug
 
 __all__ = ["NothingToDraw", "Plot", "PlotData", "draw_figures", "plots", "register"]
@@ -26,10 +28,10 @@ Draw = Callable[[PlotData], Figure]
 
 @dataclass(frozen=True)
 class Plot:
-    """A registered figure: its name is the file's name, ``about`` the line for --help."""
+    """A registered figure."""
 
-    name: str
-    about: str
+    name: str  # also the beginning of its files' names
+    about: str  # a line for --help
     draw: Draw
 
 
@@ -37,7 +39,7 @@ _PLOTS: Registry[Plot] = Registry(__name__, "figure")
 
 
 def register(name: str, about: str) -> Callable[[Draw], Draw]:
-    """Decorator: make a function known as the figure ``name``."""
+    """Decorator: register a function as the figure ``name``."""
 
     def add(draw: Draw) -> Draw:
         _PLOTS.add(Plot(name, about, draw), name)
@@ -54,37 +56,35 @@ def plots() -> dict[str, Plot]:
 def draw_figures(
     folder: str | Path, out: Path | None = None, only: Sequence[str] = (), metric: str | None = None
 ) -> list[Path]:
-    """Draw the figures of one data set's runs as PNG and PDF, one set a model.
+    """Draw the figures of one data set's runs as PNG and PDF, one set of figures per model.
 
     Args:
-        folder: holds the runs of one data set.
-        out: where the files go; None for ``<folder>/figures``.
+        folder: has the runs of one data set.
+        out: the folder of the files; None for ``<folder>/figures``.
         only: names of the figures to draw; empty for all.
         metric: a column of compile_results.py for the figures of a final metric; None for the test perplexity, or
-            the validation loss where nothing is evaluated.
+            the validation loss if no run is evaluated.
 
-    Returns: the files written. Figures with nothing to show are named on the terminal with what is missing.
+    Returns: the files written. For a figure that cannot be drawn, the terminal shows the reason.
 
     Raises:
-        UserError: no such folder, no runs, runs of several data sets, an unknown figure or metric, a folder that
-            cannot be written, or nothing to draw at all.
+        UserError: a missing folder, no runs, runs of several data sets, an unknown figure or metric, a folder that
+            cannot be written, or no figure that can be drawn.
     """
     known = plots()
     for name in only:
         if name not in known:
-            raise UserError(f"--only: no figure is named {plain(name)!r}. Known: {', '.join(known)}")
+            raise UserError(f"--only: no figure is named {printable_line(name)!r}. Known: {', '.join(known)}")
     chosen = list(dict.fromkeys(only)) or list(known)
-    every_model = load(folder, metric)
+    models = load_plot_data(folder, metric)
     out = Path(folder) / "figures" if out is None else out
     written: list[Path] = []
     missing: list[str] = []
-    slugs = [slug(data.model)[:80] or "unnamed" for data in every_model]
-    for i, data in enumerate(every_model):
+    slugs = [slug(data.model)[:80] or "unnamed" for data in models]
+    for i, data in enumerate(models):
         model = slugs[i] if slugs.count(slugs[i]) == 1 else f"{slugs[i]}-{i + 1}"
         for name in chosen:
-            stem = "-".join(
-                [name, *([model] if len(every_model) > 1 else []), *([slug(metric)[:80]] if metric else [])]
-            )
+            stem = "-".join([name, *([model] if len(models) > 1 else []), *([slug(metric)[:80]] if metric else [])])
             with style():
                 try:
                     figure = known[name].draw(data)

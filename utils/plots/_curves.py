@@ -1,4 +1,4 @@
-"""Curves over epochs: a colour and line style for each method, a shade and marker for each rank, seeds as a band."""
+"""Curves over epochs: one colour and line style per method, one shade and marker per rank, a band over seeds."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from utils.plots._style import (
     legend,
     legend_title,
     line_handle,
-    look,
+    log_ticks,
+    method_style,
     new_axes,
-    plain_log,
     rank_marker,
     rank_shade,
     ranks_of,
@@ -28,39 +28,39 @@ from utils.plots._style import (
 from utils.results.aggregate import Row
 from utils.text import human
 
-_FEW = 12  # points that get a marker each
-_LOG_FROM = 8  # a range of values this wide (largest over smallest) is drawn on a logarithmic axis
-_EARLY = 0.15  # the share of the run whose values may leave the axis
+_ALL_MARKERS = 12  # a curve of up to this many points has a marker at each point
+_LOG_FROM = 8  # largest / smallest value from which the axis is logarithmic
+_EARLY = 0.15  # the first share of the run, whose values may lie above the axis
 
 
 def draw_curves(data: PlotData, split: str, key: str, ylabel: str, bins: int | None = None) -> Figure:
-    """``key`` of the logging points of ``split`` against epochs, a line for each method and rank.
+    """``key`` of the logging points of ``split`` against epochs, one line per method and rank.
 
-    The point before training is named below and not drawn, so that the axis shows where methods differ; for the same
-    reason the first values may lie above it.
+    The axis shows the range in which methods differ. The value before training is therefore not drawn but written below
+    the axis, and the first values may lie above the axis.
 
     Args:
-        bins: see ``PlotData.curve``. The axis then begins at epoch 0, where the first stretch begins.
+        bins: see ``PlotData.curve``. The axis then begins at epoch 0, like the first bin.
 
-    Raises NothingToDraw when no finished run has such points.
+    Raises NothingToDraw if no finished run has such points.
     """
-    found = [(row, curve) for row in data.trained() if (curve := data.curve(row, split, key, bins))]
-    if not found:
+    row_curves = [(row, curve) for row in data.trained() if (curve := data.curve(row, split, key, bins))]
+    if not row_curves:
         raise NothingToDraw(f"no finished run of {data.model} has {split} points with {key!r} in its metrics.jsonl")
-    ranks = ranks_of(row for row, _ in found)
-    drawn = [(row, _without_start(curve), _look(data.methods, ranks, row)) for row, curve in found]
+    ranks = ranks_of(row for row, _ in row_curves)
+    drawn = [(row, _without_start(curve), _line_style(data.methods, ranks, row)) for row, curve in row_curves]
     groups: dict[str, list[Any]] = {}
-    for row, _, look_of in drawn:
-        groups.setdefault(row.first.method, []).append(line_handle(row_label(ranks, row, 16), **look_of))
+    for row, _, line_style in drawn:
+        groups.setdefault(row.first.method, []).append(line_handle(row_label(ranks, row, 16), **line_style))
     handles, columns = arrange(list(groups.values()))
     figure, (axes,) = new_axes(2.5 + 0.15 * math.ceil(len(handles) / columns))
-    for row, curve, look_of in drawn:
-        every = 1 if len(curve.x) <= _FEW else len(curve.x) // 8
-        axes.plot(curve.x, curve.mean, label=row_label(ranks, row), markevery=every, **look_of)
+    for row, curve, line_style in drawn:
+        every = 1 if len(curve.x) <= _ALL_MARKERS else len(curve.x) // 8
+        axes.plot(curve.x, curve.mean, label=row_label(ranks, row), markevery=every, **line_style)
         if curve.std:
-            axes.fill_between(curve.x, *_band(curve), color=look_of["color"], alpha=BAND, linewidth=0)
+            axes.fill_between(curve.x, *_band(curve), color=line_style["color"], alpha=BAND, linewidth=0)
     curves = [curve for _, curve, _ in drawn]
-    notes = [_start(found), _focus(axes, curves)]
+    notes = [_start_note(row_curves), _focus(axes, curves)]
     axes.set_xlabel("\n".join(["epoch", *filter(None, notes)]))
     axes.set_ylabel(ylabel)
     first = 0.0 if bins else min(curve.x[0] for curve in curves)
@@ -70,23 +70,23 @@ def draw_curves(data: PlotData, split: str, key: str, ylabel: str, bins: int | N
     return figure
 
 
-def _look(methods: list[str], ranks: list[int | float], row: Row) -> dict[str, Any]:
-    colour, dashes, marker = look(methods, row.first.method)
+def _line_style(methods: list[str], ranks: list[int | float], row: Row) -> dict[str, Any]:
+    colour, dashes, marker = method_style(methods, row.first.method)
     if row.first.rank is not None and len(ranks) > 1:
         colour, marker = rank_shade(colour, ranks, row.first.rank), rank_marker(ranks, row.first.rank)
     return {"color": colour, "linestyle": dashes, "marker": marker, "markersize": 3.2}
 
 
 def _without_start(curve: Curve) -> Curve:
-    """``curve`` from its first point after the start of training, if it has any."""
+    """``curve`` without the point before training, unless it is the only one."""
     if curve.x[0] > 0 or len(curve.x) == 1:
         return curve
     return replace(curve, x=curve.x[1:], mean=curve.mean[1:], std=curve.std and curve.std[1:])
 
 
-def _start(found: list[tuple[Row, Curve]]) -> str:
-    """The values before training, which are not drawn, in words."""
-    values = [curve.mean[0] for _, curve in found if curve.x[0] == 0 and len(curve.x) > 1]
+def _start_note(row_curves: list[tuple[Row, Curve]]) -> str:
+    """A note of the values before training, which are not drawn."""
+    values = [curve.mean[0] for _, curve in row_curves if curve.x[0] == 0 and len(curve.x) > 1]
     texts = list(dict.fromkeys(human(value) for value in sorted(values)))
     return f"not shown: {'–'.join([texts[0], *texts[1:][-1:]])} before training (epoch 0)" if texts else ""
 
@@ -98,14 +98,14 @@ def _band(curve: Curve) -> tuple[list[float], list[float]]:
 
 
 def _focus(axes: Axes, curves: list[Curve]) -> str:
-    """Let the axis show the values after the first epochs, and say so where earlier ones lie above it."""
+    """Limit the axis to the values after the first epochs. Returns a note if earlier values lie above it."""
     end = max(curve.x[-1] for curve in curves)
     bands = [(x, *pair) for curve in curves for x, *pair in zip(curve.x, *_band(curve), strict=True)]
     late = [(low, high) for x, low, high in bands if x >= _EARLY * end]
     bottom, top = min(low for low, _ in late), max(high for _, high in late)
     if bottom > 0 and top / bottom > _LOG_FROM:
         axes.set_yscale("log")
-        plain_log(axes.yaxis)
+        log_ticks(axes.yaxis)
         return ""
     highest = max(value for curve in curves for value in curve.mean)
     if top == bottom or highest <= top + (top - bottom):

@@ -1,4 +1,4 @@
-"""What the figures draw: rows of the table, curves over seeds, and which of several settings stands for a method."""
+"""The data of figures: rows of the table, curves over seeds, and one setting for each method and rank."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from utils.errors import UserError
-from utils.results.aggregate import Row, fill, rows_of
-from utils.results.columns import OWN_LOSS, Column, known_columns, mixed_losses
+from utils.results.aggregate import Row, compute_statistics, rows_of
+from utils.results.columns import OWN_LOSS, Column, all_columns, mixed_losses
 from utils.results.methods import UNTRAINED, method_label
-from utils.results.read import Result, one_limit, plain, read_results, shown
+from utils.results.read import Result, as_typed, keep_one_limit, printable_line, read_results
 from utils.runs import finite
 from utils.tables.order import check_name
 
@@ -20,12 +20,12 @@ SAMPLE_METHOD = "fnmodel.rosa.sample_method"
 
 
 class NothingToDraw(Exception):
-    """A figure's runs or values are not there; the text says which."""
+    """Raised if runs or values of a figure are missing. The text says which."""
 
 
 @dataclass(frozen=True)
 class Curve:
-    """Mean over seeds at each x; ``std`` is None for a single seed."""
+    """Mean over seeds at each x. ``std`` is None for one seed."""
 
     x: list[float]
     mean: list[float]
@@ -40,32 +40,33 @@ class PlotData:
     model: str
     rows: list[Row]
     metric: Column
-    metric_asked: bool = False  # by name, and not the default
+    metric_given: bool = False  # False: ``metric`` is the default
     loss: str = "loss"  # the key of the loss that all these runs share
     notes: list[str] = field(default_factory=list)
 
     @property
     def methods(self) -> list[str]:
-        """Every method in table order: a figure that draws some of them gives each the colour of the others."""
+        """Every method in table order. All figures use this list, so that a method has the same colour in each."""
         return list(dict.fromkeys(row.first.method for row in self.rows))
 
     def trained(self) -> list[Row]:
-        """One row for each method and rank: methods in table order, of each ratios and then ranks, ascending.
+        """One row per method and rank, sorted by method, then rank ratios, then integer ranks.
 
-        Of several settings the ``random`` sample method goes first, as that is the method, then the lowest
-        validation loss; those left out are noted.
+        Of several settings, those with the ``random`` sample method come first, because that is the published method;
+        then the lowest validation loss decides. A note names the chosen setting.
         """
         choices: dict[tuple[str, str], list[Row]] = defaultdict(list)
         for row in self.rows:
             if row.first.method != UNTRAINED:
-                choices[row.first.method, shown(row.first.rank)].append(row)
+                choices[row.first.method, as_typed(row.first.rank)].append(row)
         picked = []
         for (method, rank), rows in choices.items():
             best = min(rows, key=lambda row: (row.settings.get(SAMPLE_METHOD, "random") != "random", _loss(row)))
             picked.append(best)
             if len(rows) > 1:
                 name = " ".join([method_label(method), *([] if rank == "null" else [f"rank {rank}"])])
-                self.note(f"{self.model}: {name} has {len(rows)} settings; shown but in sampling: {_told(best, rows)}")
+                chosen = _differing_settings(best, rows)
+                self.note(f"{self.model}: {name} has {len(rows)} settings; all figures but sampling show {chosen}")
         return sorted(picked, key=lambda row: (self.methods.index(row.first.method), rank_order(row.first.rank)))
 
     def note(self, text: str) -> None:
@@ -75,8 +76,10 @@ class PlotData:
     def curve(self, row: Row, split: str, key: str, bins: int | None = None) -> Curve | None:
         """``key`` of the logging points of ``split`` over epochs, at the points that all seeds share.
 
-        With ``bins``, means over that many equal stretches of the longest run instead of single points. A point is
-        then taken for a mean since the one before, as training losses are, and stands in the middle between them.
+        Args:
+            bins: None for single points. A number divides the longest run into this many equal intervals and takes
+                the mean of the points in each. A point is then the mean since the previous point, like a training
+                loss, so that its x is in the middle between the two.
         """
         seeds = [points for result in row.results if (points := _points(result, split, key, self))]
         if not seeds:
@@ -88,12 +91,12 @@ class PlotData:
         values = [[points[x] for points in seeds] for x in shared]
         if not shared:
             return None
-        std = [statistics.stdev(at) for at in values] if len(seeds) > 1 else None
-        return Curve(shared, [statistics.fmean(at) for at in values], std)
+        std = [statistics.stdev(over_seeds) for over_seeds in values] if len(seeds) > 1 else None
+        return Curve(shared, [statistics.fmean(over_seeds) for over_seeds in values], std)
 
 
 def rank_order(rank: float | None) -> tuple[bool, float]:
-    """Sorts ratios before ranks proper and each ascending; 1.0 and 1 are different ranks."""
+    """A sort key: ratios before integer ranks, each ascending. 1.0 and 1 are different ranks."""
     return isinstance(rank, int), rank or 0
 
 
@@ -102,9 +105,9 @@ def _loss(row: Row) -> float:
     return statistic.mean if statistic else float("inf")
 
 
-def _told(best: Row, rows: list[Row]) -> str:
-    keys = [key for key in best.settings if len({shown(row.settings.get(key)) for row in rows}) > 1]
-    return ", ".join(f"{key}={shown(best.settings[key])}" for key in keys) or f"group {best.first.group[:8]}"
+def _differing_settings(best: Row, rows: list[Row]) -> str:
+    keys = [key for key in best.settings if len({as_typed(row.settings.get(key)) for row in rows}) > 1]
+    return ", ".join(f"{key}={as_typed(best.settings[key])}" for key in keys) or f"group {best.first.group[:8]}"
 
 
 def _points(result: Result, split: str, key: str, data: PlotData) -> dict[float, float]:
@@ -112,7 +115,7 @@ def _points(result: Result, split: str, key: str, data: PlotData) -> dict[float,
     try:
         points = run.metrics(split)
     except UserError as error:
-        data.note(plain(error))
+        data.note(printable_line(error))
         return {}
     by_x = {}
     for point in points:
@@ -123,7 +126,7 @@ def _points(result: Result, split: str, key: str, data: PlotData) -> dict[float,
 
 
 def _centred(points: dict[float, float]) -> dict[float, float]:
-    """Each value in the middle of the stretch that ends at its point and begins at the one before."""
+    """The points with x moved to the middle between the previous point and this one."""
     return {round((before + x) / 2, 6): points[x] for before, x in itertools.pairwise([0.0, *sorted(points)])}
 
 
@@ -136,28 +139,29 @@ def _binned(points: dict[float, float], end: float, bins: int) -> dict[float, fl
     return {(i + 0.5) * end / bins: statistics.fmean(values) for i, values in sorted(within.items())}
 
 
-def load(folder: str | Path, metric: str | None = None) -> list[PlotData]:
-    """The finished runs at or below ``folder``, one ``PlotData`` a model in order of name.
+def load_plot_data(folder: str | Path, metric: str | None = None) -> list[PlotData]:
+    """The finished runs at or below ``folder``, one ``PlotData`` per model, sorted by model name.
 
-    Raises UserError: no such folder, no runs, runs of several data sets, none finished, an unknown metric.
+    Raises:
+        UserError: a missing folder, no runs, runs of several data sets, no finished run, an unknown metric.
     """
     results, unreadable = read_results([folder])
     datasets = sorted({result.dataset for result in results})
     if len(datasets) > 1:
         raise UserError(
-            f"{folder} holds runs of several data sets ({', '.join(datasets)}): give the folder of one with --fn"
+            f"{folder} has runs of several data sets ({', '.join(datasets)}): give the folder of one data set with --fn"
         )
-    finished, limit_note = one_limit([result for result in results if result.finished])
+    finished, limit_note = keep_one_limit([result for result in results if result.finished])
     left_out = [f"{r.run.path}: {'; '.join(r.problems)}" for r in results if not r.finished]
-    left_out += [f"{listed.run.path}: {listed.reason}" for listed in unreadable]
+    left_out += [f"{omission.run.path}: {omission.reason}" for omission in unreadable]
     if not finished:
         lines = "\n".join(f"  {line}" for line in left_out)
         raise UserError(f"no run under {folder} has finished, so there is nothing to draw.\n{lines}")
-    known = known_columns(finished)
+    known = all_columns(finished)
     mixed = mixed_losses(finished)
     rows, repeated = rows_of(finished)
-    fill(rows, known.values())
-    left_out += [f"{listed.run.path}: {listed.reason}" for listed in repeated]
+    compute_statistics(rows, known.values())
+    left_out += [f"{omission.run.path}: {omission.reason}" for omission in repeated]
     column = _metric(metric, known, rows, mixed)
     notes = [limit_note] if limit_note and not column.key.startswith("val") else []
     notes += [f"left out: {line}" for line in left_out]
@@ -182,8 +186,8 @@ def _metric(name: str | None, known: dict[str, Column], rows: list[Row], mixed: 
         check_name(name, known, "--metric")
         if mixed and name in OWN_LOSS:
             raise UserError(
-                f"--metric: these runs were trained on different tokens, so {name} does not compare. "
-                f"Take {name}_target or {name}_all."
+                f"--metric: these runs were trained on different tokens, so their {name} is not comparable. "
+                f"Use {name}_target or {name}_all."
             )
         return known[name]
     suffix = "_target" if mixed else ""

@@ -1,6 +1,6 @@
-"""How figures look: one column wide, safe for colour-blind readers and in grey, the same bytes each time.
+"""The style of figures: one column wide, readable in grey and for colour-blind readers, reproducible to the byte.
 
-A method has one colour and one line style in all figures; a rank is a shade of it and a marker.
+A method has one colour and one line style in all figures. A rank has a shade of the colour and a marker.
 """
 
 from __future__ import annotations
@@ -23,17 +23,18 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 
 from utils.errors import UserError
 from utils.io.files import write_bytes
+from utils.metrics import HIGHER, LOWER, NEITHER
 from utils.plots._data import rank_order
 from utils.results.aggregate import Row, Statistic
 from utils.results.methods import method_colour, method_label
-from utils.results.read import shown
+from utils.results.read import as_typed
 from utils.text import human
 
 WIDTH = 3.4  # inches: one column of a two-column page
 DPI = 300
 
 _RC: dict[str, Any] = {
-    "font.family": "DejaVu Sans",  # comes with matplotlib, so every machine draws the same
+    "font.family": "DejaVu Sans",  # part of matplotlib, so that every machine has it
     "font.size": 8,
     "axes.labelsize": 8,
     "axes.linewidth": 0.6,
@@ -53,13 +54,13 @@ _RC: dict[str, Any] = {
     "legend.handletextpad": 0.6,
     "lines.linewidth": 1.2,
     "lines.markersize": 4,
-    "pdf.fonttype": 42,  # TrueType, as publishers ask
+    "pdf.fonttype": 42,  # TrueType, as publishers require
     "hatch.linewidth": 0.5,
     "text.usetex": False,
-    "text.parse_math": False,  # a dollar in a name is a dollar
+    "text.parse_math": False,  # a dollar sign in a name is text
 }
 
-# Okabe and Ito's palette; line style and marker tell the same in grey.
+# Okabe and Ito's palette. Line styles and markers distinguish methods in grey.
 _PALETTE: list[tuple[str, Any, str]] = [
     ("#009E73", (0, (1, 1.2)), "^"),
     ("#CC79A7", (0, (3, 1, 1, 1, 1, 1)), "v"),
@@ -74,82 +75,85 @@ BAND = 0.18  # opacity of a band over seeds
 
 
 def style() -> AbstractContextManager[None]:
-    """The settings within which every figure is drawn and saved; none outlives the block."""
+    """A context with matplotlib's settings for figures, which are undone at its end."""
     return mpl.rc_context(_RC)
 
 
 def new_axes(height: float = 2.5, columns: int = 1, **kwargs: Any) -> tuple[Figure, list[Axes]]:
-    """A figure of column width and its axes side by side, without pyplot and its global state."""
+    """A figure of column width and its axes side by side, without pyplot's global state."""
     figure = Figure(figsize=(WIDTH, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure, list(figure.subplots(1, columns, squeeze=False, **kwargs)[0])
 
 
-def look(names: Sequence[str], name: str) -> tuple[str, Any, str]:
-    """Colour, line style and marker of ``name``, one of ``names``: a method's own colour, else one that is left."""
+def method_style(names: Sequence[str], name: str) -> tuple[str, Any, str]:
+    """Colour, line style and marker of the method ``name``, one of ``names``.
+
+    A method without a colour of its own gets one that no other method has.
+    """
     own = {other: method_colour(other) for other in (*names, name, "none")}
     if (colour := own[name]) is not None:
         return next((entry for entry in _PALETTE if entry[0] == colour), (colour, "-", "o"))
-    left = [entry for entry in _PALETTE if entry[0] not in own.values()]
+    unused = [entry for entry in _PALETTE if entry[0] not in own.values()]
     others = [other for other in own if own[other] is None]
-    return left[others.index(name) % len(left)]
+    return unused[others.index(name) % len(unused)]
 
 
 def label(method: str, length: int = 22) -> str:
-    """A method's name in a legend, cut where it would not fit a column."""
+    """A method's name for a legend, cut to ``length`` characters."""
     return cut(method_label(method), length)
 
 
 def cut(text: str, length: int) -> str:
-    """``text`` or its beginning with an ellipsis."""
+    """``text``, cut to ``length`` characters with an ellipsis."""
     return text if len(text) <= length else f"{text[: length - 1]}…"
 
 
 def ranks_of(rows: Iterable[Row]) -> list[int | float]:
-    """The different ranks of ``rows`` in order: ratios first, then ranks proper."""
-    ranks = {shown(row.first.rank): row.first.rank for row in rows if row.first.rank is not None}
+    """The different ranks of ``rows`` in order: ratios first, then integer ranks."""
+    ranks = {as_typed(row.first.rank): row.first.rank for row in rows if row.first.rank is not None}
     return sorted(ranks.values(), key=rank_order)
 
 
 def rank_name(ranks: Sequence[int | float]) -> str:
-    """What the numbers are: a float is the ratio of the rank R to the smaller side of a weight, an int R itself."""
+    """The name of the ranks: a float is the ratio of the rank R to the smaller side of a weight, an int is R."""
     kinds = {type(rank) for rank in ranks}
     return "rank R" if kinds == {int} else "rank ratio" if kinds == {float} else "rank ratio or rank R"
 
 
 def rank_text(ranks: Sequence[int | float], rank: int | float) -> str:
-    """``rank`` as a number that is not taken for the other kind where ``ranks`` are of both."""
+    """``rank`` as a number, with "R=" before an integer if ``ranks`` also has ratios."""
     both = len({type(other) for other in ranks}) > 1
-    return f"R={rank}" if both and isinstance(rank, int) else shown(rank)
+    return f"R={rank}" if both and isinstance(rank, int) else as_typed(rank)
 
 
 def row_label(ranks: Sequence[int | float], row: Row, length: int = 22) -> str:
-    """Method and rank; without the rank where all have the same, which ``legend_title`` names."""
+    """Method and rank. The rank is left out if all rows have the same, because ``legend_title`` names it."""
     name = label(row.first.method, length)
     return name if row.first.rank is None or len(ranks) < 2 else f"{name} {rank_text(ranks, row.first.rank)}"
 
 
 def rank_marker(ranks: Sequence[int | float], rank: int | float) -> str:
-    """A marker for each of the first eight ``ranks``."""
-    return _RANK_MARKERS[[shown(other) for other in ranks].index(shown(rank)) % len(_RANK_MARKERS)]
+    """The marker of ``rank``. The first eight of ``ranks`` have different markers."""
+    return _RANK_MARKERS[[as_typed(other) for other in ranks].index(as_typed(rank)) % len(_RANK_MARKERS)]
 
 
 def rank_shade(colour: str, ranks: Sequence[int | float], rank: int | float) -> str:
-    """``colour`` for the only rank; of several the first is darkest, so that the order survives in grey."""
-    place = [shown(other) for other in ranks].index(shown(rank))
-    return blend(colour, 0.8 * place / (len(ranks) - 1) - 0.4) if len(ranks) > 1 else colour
+    """``colour`` for a single rank. Of several the first is darkest, so that the order is visible in grey."""
+    index = [as_typed(other) for other in ranks].index(as_typed(rank))
+    return blend(colour, 0.8 * index / (len(ranks) - 1) - 0.4) if len(ranks) > 1 else colour
 
 
 def blend(colour: str, amount: float) -> str:
-    """``colour`` lightened up to white (``amount`` 1) or darkened down to black (−1)."""
+    """``colour``, lighter for positive ``amount`` (1 is white), darker for negative (−1 is black)."""
     return to_hex([(1 - abs(amount)) * part + max(amount, 0.0) for part in to_rgb(colour)])
 
 
 def arrange(groups: Sequence[Sequence[Any]]) -> tuple[list[Any], int]:
-    """Legend entries and the number of columns: one for each group if the figure is wide enough, else what fits."""
+    """Legend entries and the number of columns: one column per group if they fit, otherwise as many as fit."""
     longest = max(map(len, groups), default=0)
-    filled = [[*group, *(line_handle("", linestyle="none") for _ in range(longest - len(group)))] for group in groups]
-    handles = [handle for group in filled for handle in group]
+    padded = [[*group, *(line_handle("", linestyle="none") for _ in range(longest - len(group)))] for group in groups]
+    handles = [handle for group in padded for handle in group]
     if _legend_width(handles, len(groups)) <= WIDTH - 0.1:
         return handles, max(len(groups), 1)
     handles = [handle for group in groups for handle in group]
@@ -158,26 +162,30 @@ def arrange(groups: Sequence[Sequence[Any]]) -> tuple[list[Any], int]:
 
 
 def legend(figure: Figure, groups: Sequence[Sequence[Any]], title: str = "") -> None:
-    """A legend above the axes, as ``arrange`` has it."""
+    """Add a legend above the axes, with the columns of ``arrange``."""
     handles, columns = arrange(groups)
     if handles or title:
         figure.legend(handles=handles, loc="outside upper center", ncols=columns, title=title or None)
 
 
 def _legend_width(handles: Sequence[Any], columns: int) -> float:
-    """About how many inches wide a legend is."""
+    """The approximate width of a legend, in inches."""
     texts = [str(entry.get_label()) for entry in handles]
     em = _RC["legend.fontsize"] / 72
-    rows, longer = divmod(len(texts), max(columns, 1))  # matplotlib fills by column, the first ones with a row more
+    rows, longer = divmod(len(texts), max(columns, 1))  # the first columns have one entry more
     starts = [rows * i + min(i, longer) for i in range(columns + 1)]
     widths = [max(map(len, texts[i:j]), default=0) * 0.55 * em for i, j in itertools.pairwise(starts)]
     return sum(widths) + len(widths) * (_RC["legend.handlelength"] + 0.8) * em + (len(widths) - 1) * em
 
 
 def legend_title(ranks: Sequence[int | float], what: str, counts: Iterable[int]) -> str:
-    """A legend's title: the kind of the ranks, or the only rank, and what ``what`` (band, bars) stands for, where any
-    of the ``counts`` of seeds is above one."""
-    parts = [rank_name(ranks) + (f" {shown(ranks[0])}" if len(ranks) == 1 else "")] if ranks else []
+    """A legend's title: the name of the ranks or the only rank, and the meaning of error bars.
+
+    Args:
+        what: what shows the standard deviation: "band" or "error bars".
+        counts: numbers of seeds; the title mentions those above one.
+    """
+    parts = [rank_name(ranks) + (f" {as_typed(ranks[0])}" if len(ranks) == 1 else "")] if ranks else []
     several = sorted({n for n in counts if n > 1})
     if several:
         n = f"{several[0]}" if len(several) == 1 else f"{several[0]}–{several[-1]}"
@@ -186,9 +194,10 @@ def legend_title(ranks: Sequence[int | float], what: str, counts: Iterable[int])
 
 
 def axis_label(name: str, unit: str, better: int) -> str:
-    """A quantity's name spelled out, its unit and the direction that is better, on two lines where one is too short."""
+    """A quantity's full name, unit and better direction (HIGHER, LOWER or NEITHER), on two lines if it is long."""
     name = cut(name.replace("ppl", "perplexity").replace("val ", "validation "), 30)
-    words = [*([unit] if unit else []), *({1: ["higher is better"], -1: ["lower is better"]}.get(better, []))]
+    directions = {HIGHER: "higher is better", LOWER: "lower is better", NEITHER: ""}
+    words = [word for word in (unit, directions[better]) if word]
     text = f"{name} ({', '.join(words)})" if words else name
     return text if len(text) <= 40 else text.replace(", ", ",\n", 1)
 
@@ -198,21 +207,21 @@ def line_handle(text: str, **kwargs: Any) -> Line2D:
     return Line2D([], [], label=text, **kwargs)
 
 
-def draw_points(axes: Axes, x: Sequence[float], of: Sequence[Statistic], text: str, **look_of: Any) -> Line2D:
-    """Means with one standard deviation, joined where there are several; returns the legend entry.
+def draw_points(axes: Axes, x: Sequence[float], values: Sequence[Statistic], text: str, **line_style: Any) -> Line2D:
+    """Draw means with one standard deviation, joined by a line, and return the legend entry.
 
-    The deviations are drawn over the markers and their caps are wider, so that small ones are seen too.
+    Error bars are drawn over the markers and their caps are wider, so that small deviations are visible.
     """
-    look_of |= {"markerfacecolor": "white", **({"linestyle": "none"} if len(x) == 1 else {})}
-    deviations = [math.nan if statistic.std is None else statistic.std for statistic in of]
-    means = [statistic.mean for statistic in of]
+    line_style |= {"markerfacecolor": "white", **({"linestyle": "none"} if len(x) == 1 else {})}
+    deviations = [math.nan if statistic.std is None else statistic.std for statistic in values]
+    means = [statistic.mean for statistic in values]
     bars: dict[str, Any] = {"capsize": 3.5, "capthick": 0.9, "elinewidth": 0.9, "barsabove": True}
-    axes.errorbar(x, means, yerr=deviations, label=text, **bars, **look_of)
-    return line_handle(text, **look_of)
+    axes.errorbar(x, means, yerr=deviations, label=text, **bars, **line_style)
+    return line_handle(text, **line_style)
 
 
-def plain_log(axis: Any) -> None:
-    """Ticks of a logarithmic axis as plain numbers at 1, 2 and 5 of each decade."""
+def log_ticks(axis: Any) -> None:
+    """Set ticks of a logarithmic axis at 1, 2 and 5 times each power of ten, without exponents."""
     axis.set_major_locator(LogLocator(base=10, subs=(1.0, 2.0, 5.0)))
     axis.set_minor_locator(NullLocator())
     axis.set_minor_formatter(NullFormatter())
@@ -220,7 +229,7 @@ def plain_log(axis: Any) -> None:
 
 
 def count_ticks(axis: Any, counts: Iterable[float]) -> None:
-    """Ticks of a logarithmic axis at ``counts``, but for those too near to the one before."""
+    """Set ticks of a logarithmic axis at ``counts``, except those too close to the previous tick."""
     ordered = sorted(set(counts))
     nearest = max(1.25, (ordered[-1] / ordered[0]) ** (1 / 6))
     ticks: list[float] = []
@@ -232,7 +241,7 @@ def count_ticks(axis: Any, counts: Iterable[float]) -> None:
 
 
 def epoch_axis(axes: Axes, first: float, last: float) -> None:
-    """An axis of whole epochs that holds ``first`` to ``last``, with ticks at whole epochs only."""
+    """Set the x axis to whole epochs around ``first`` to ``last``, with ticks at whole epochs only."""
     low, high = math.floor(first), math.ceil(last)
     margin = 0.03 * (high - low) or 0.5
     axes.set_xlim(low - margin, high + margin)
@@ -240,7 +249,7 @@ def epoch_axis(axes: Axes, first: float, last: float) -> None:
 
 
 def save(figure: Figure, folder: Path, stem: str) -> list[Path]:
-    """Write ``<folder>/<stem>.png`` and ``.pdf`` atomically and without dates, once both are rendered."""
+    """Render ``<folder>/<stem>.png`` and ``.pdf`` without dates, then write each atomically."""
     rendered = {}
     for suffix, metadata in (
         ("png", {"Software": None}),

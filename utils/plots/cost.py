@@ -1,4 +1,4 @@
-"""Peak memory and time by method and rank, on one kind of hardware; resampling on top of training."""
+"""Peak memory and training time by method and rank on one kind of hardware, with the time of resampling."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from utils.plots import NothingToDraw, PlotData, register
-from utils.plots._style import blend, legend, legend_title, look, new_axes, ranks_of, row_label
+from utils.plots._style import blend, legend, legend_title, method_style, new_axes, ranks_of, row_label
 from utils.results.aggregate import Row
 
 _MEMORY, _TIME, _RESAMPLE = "peak_memory_mib", "train_seconds", "resample_seconds"
-_SEEN = 0.005  # share of a bar from which a part can be seen
+_VISIBLE = 0.005  # smallest visible share of a bar
 _HATCHED: dict[str, Any] = {"facecolor": "white", "edgecolor": "#333333", "hatch": "//////", "linewidth": 0.5}
 
 
@@ -32,10 +32,10 @@ def draw(data: PlotData) -> Figure:
     ranks = ranks_of(rows)
     unit, divisor = _time_unit(max((row.statistics[_TIME].mean for row in rows if _TIME in row.statistics), default=0))
     panels = ((_MEMORY, "peak memory", "GiB", 1024.0), (_TIME, "training time", unit, divisor))
-    for axis, (key, text, of, scale) in zip(axes, panels, strict=True):
-        ends = [_draw_bar(axis, place, row, key, scale, data.methods) for place, row in enumerate(rows)]
+    for axis, (key, text, panel_unit, scale) in zip(axes, panels, strict=True):
+        ends = [_draw_bar(axis, y, row, key, scale, data.methods) for y, row in enumerate(rows)]
         axis.set_xlim(0, 1.45 * max(ends) or 1)  # room for the numbers
-        axis.set_xlabel(f"{text}\n({of})")
+        axis.set_xlabel(f"{text}\n({panel_unit})")
         axis.grid(axis="y", visible=False)
     figure.supxlabel("lower is better", fontsize=7)
     axes[0].set_yticks(range(len(rows)), [row_label(ranks, row, 16) for row in rows])
@@ -46,31 +46,33 @@ def draw(data: PlotData) -> Figure:
     return figure
 
 
-def _draw_bar(axis: Axes, place: int, row: Row, key: str, scale: float, methods: list[str]) -> float:
-    """A bar with its deviation and its value; after that of training a hatched one of resampling, which the training
-    time does not contain. Returns where it ends."""
+def _draw_bar(axis: Axes, y: int, row: Row, key: str, scale: float, methods: list[str]) -> float:
+    """Draw a bar with its deviation and value, and return its end.
+
+    A hatched bar after that of training is the time of resampling, which the training time does not include.
+    """
     statistic = row.statistics.get(key)
     if statistic is None:
-        axis.text(0, place, " not recorded", va="center", fontsize=6)
+        axis.text(0, y, " not recorded", va="center", fontsize=6)
         return 0.0
-    colour = look(methods, row.first.method)[0]
+    colour = method_style(methods, row.first.method)[0]
     length, deviation = statistic.mean / scale, (statistic.std or 0.0) / scale
     resampling = _resampling(row) / scale if key == _TIME else 0.0
-    axis.barh(place, length, height=0.7, color=blend(colour, 0.55), edgecolor=colour, linewidth=0.8)
+    axis.barh(y, length, height=0.7, color=blend(colour, 0.55), edgecolor=colour, linewidth=0.8)
     if resampling:
-        axis.barh(place, resampling, left=length, height=0.7, zorder=0.9, **_HATCHED)
+        axis.barh(y, resampling, left=length, height=0.7, zorder=0.9, **_HATCHED)
     if statistic.std is not None:
-        axis.errorbar(length, place, xerr=deviation, fmt="none", ecolor="black", elinewidth=0.9, capsize=2.5)
+        axis.errorbar(length, y, xerr=deviation, fmt="none", ecolor="black", elinewidth=0.9, capsize=2.5)
     end = length + max(resampling, deviation)
     text = f"{length:#.3g}".rstrip(".") + (f" + {resampling:.2g}" if resampling else "")
-    axis.annotate(text, (end, place), (3, 0), textcoords="offset points", va="center", fontsize=6)
+    axis.annotate(text, (end, y), (3, 0), textcoords="offset points", va="center", fontsize=6)
     return end
 
 
 def _resampling(row: Row) -> float:
-    """Seconds of resampling, 0 where they are too few to be seen beside those of training."""
+    """Seconds of resampling, 0 if they are not visible beside the training time."""
     training, resampling = row.statistics.get(_TIME), row.statistics.get(_RESAMPLE)
-    return resampling.mean if training and resampling and resampling.mean > _SEEN * training.mean else 0.0
+    return resampling.mean if training and resampling and resampling.mean > _VISIBLE * training.mean else 0.0
 
 
 def _hardware(row: Row) -> str:

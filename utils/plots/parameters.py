@@ -1,4 +1,4 @@
-"""The final metric against trainable parameters, with full fine-tuning as a line."""
+"""The final metric against the number of trainable parameters."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from utils.plots._style import (
     legend,
     legend_title,
     line_handle,
-    look,
+    method_style,
     new_axes,
     ranks_of,
 )
@@ -25,7 +25,7 @@ from utils.results.aggregate import Row
 
 @register("parameters", "final metric against trainable parameters")
 def draw(data: PlotData) -> Figure:
-    """A point a rank with one standard deviation over seeds; full fine-tuning as a line across."""
+    """One point per method and rank with one standard deviation over seeds; full fine-tuning is a horizontal line."""
     key = data.metric.key
     rows = [row for row in data.trained() if key in row.statistics]
     adapters = [row for row in rows if row.first.method != "none" and row.parameters]
@@ -36,10 +36,10 @@ def draw(data: PlotData) -> Figure:
     methods = list(dict.fromkeys(row.first.method for row in adapters))
     handles = []
     for method in methods:
-        mine = sorted((row for row in adapters if row.first.method == method), key=lambda row: row.parameters or 0)
-        colour, dashes, marker = look(data.methods, method)
-        counts = [row.parameters or 1 for row in mine]
-        statistics = [row.statistics[key] for row in mine]
+        own = sorted((row for row in adapters if row.first.method == method), key=lambda row: row.parameters or 0)
+        colour, dashes, marker = method_style(data.methods, method)
+        counts = [row.parameters or 1 for row in own]
+        statistics = [row.statistics[key] for row in own]
         text = label(method)
         handles.append(draw_points(axes, counts, statistics, text, color=colour, linestyle=dashes, marker=marker))
     if full is not None:
@@ -59,7 +59,7 @@ def draw(data: PlotData) -> Figure:
 
 def _full_line(axes: Axes, full: Row, key: str) -> Line2D:
     statistic = full.statistics[key]
-    colour, dashes, _ = look([], "none")
+    colour, dashes, _ = method_style([], "none")
     text = label("none")
     axes.axhline(statistic.mean, color=colour, linestyle=dashes, linewidth=1.0, label=text)
     if statistic.std:

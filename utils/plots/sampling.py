@@ -1,4 +1,4 @@
-"""ROSA's choice of directions: random against bottom (and any other), at equal settings otherwise."""
+"""ROSA's sample methods (random, bottom, ...) compared by rank, with all other settings equal."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from utils.plots._style import (
     draw_points,
     legend,
     legend_title,
-    look,
+    method_style,
     new_axes,
     rank_name,
     rank_text,
     ranks_of,
 )
 from utils.results.aggregate import Row
-from utils.results.read import shown
+from utils.results.read import as_typed
 
-# Shades of ROSA's colour, which random has itself; line styles and markers tell the same in grey.
-_LOOKS: list[tuple[float, Any, str]] = [
+# Shade of ROSA's colour, line style and marker of each sample method. The first is that of random.
+_STYLES: list[tuple[float, Any, str]] = [
     (0.0, "-", "o"),
     (0.4, (0, (4, 1.5)), "s"),
     (-0.5, (0, (1, 1.2)), "^"),
@@ -37,20 +37,20 @@ _LOOKS: list[tuple[float, Any, str]] = [
 
 @register("sampling", "final metric of ROSA's sample methods (random, bottom, ...) by rank")
 def draw(data: PlotData) -> Figure:
-    """A line a sample method over the ranks; only rows that differ in nothing but the rank and the sample method."""
+    """One line per sample method over the ranks, from rows that differ in rank and sample method only."""
     key = data.metric.key
     rows = [row for row in data.rows if row.first.method == "rosa" and key in row.statistics]
     rows = [row for row in rows if SAMPLE_METHOD in row.settings]
     families: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
-        rest = {name: shown(value) for name, value in row.settings.items() if name != SAMPLE_METHOD}
+        rest = {name: as_typed(value) for name, value in row.settings.items() if name != SAMPLE_METHOD}
         families[f"{sorted(rest.items())} {row.first.bias}"].append(row)
     family = max(families.values(), key=_comparisons, default=[])
     if not _comparisons(family):
-        have = ", ".join(sorted({shown(row.settings[SAMPLE_METHOD]) for row in rows})) or "none"
+        found = ", ".join(sorted({as_typed(row.settings[SAMPLE_METHOD]) for row in rows})) or "none"
         raise NothingToDraw(
             f"needs finished ROSA runs of {data.model} with {key} that differ in {SAMPLE_METHOD} only, "
-            f"such as random and bottom; there: {have}"
+            f"such as random and bottom; found: {found}"
         )
     if len(families) > 1:
         data.note(
@@ -58,16 +58,16 @@ def draw(data: PlotData) -> Figure:
         )
     figure, (axes,) = new_axes(2.6)
     ranks = ranks_of(family)
-    places = {shown(rank): place for place, rank in enumerate(ranks)}
-    samples = sorted({shown(row.settings[SAMPLE_METHOD]) for row in family}, key=lambda s: (s != "random", s))
-    colour, _, _ = look([], "rosa")
+    positions = {as_typed(rank): i for i, rank in enumerate(ranks)}
+    samples = sorted({as_typed(row.settings[SAMPLE_METHOD]) for row in family}, key=lambda s: (s != "random", s))
+    colour, _, _ = method_style([], "rosa")
     handles = []
-    for sample, (amount, dashes, marker) in zip(samples, itertools.cycle(_LOOKS)):
-        mine = [row for row in family if shown(row.settings[SAMPLE_METHOD]) == sample]
-        mine.sort(key=lambda row: places[shown(row.first.rank)])
-        look_of = {"color": blend(colour, amount), "linestyle": dashes, "marker": marker}
-        x = [places[shown(row.first.rank)] for row in mine]
-        handles.append(draw_points(axes, x, [row.statistics[key] for row in mine], sample, **look_of))
+    for sample, (amount, dashes, marker) in zip(samples, itertools.cycle(_STYLES)):
+        own = [row for row in family if as_typed(row.settings[SAMPLE_METHOD]) == sample]
+        own.sort(key=lambda row: positions[as_typed(row.first.rank)])
+        line_style = {"color": blend(colour, amount), "linestyle": dashes, "marker": marker}
+        x = [positions[as_typed(row.first.rank)] for row in own]
+        handles.append(draw_points(axes, x, [row.statistics[key] for row in own], sample, **line_style))
     axes.set_xticks(range(len(ranks)), [rank_text(ranks, rank) for rank in ranks])
     axes.set_xlim(-0.4, len(ranks) - 0.6)
     axes.set_xlabel(rank_name(ranks))
@@ -81,8 +81,8 @@ def draw(data: PlotData) -> Figure:
 
 
 def _comparisons(rows: list[Row]) -> int:
-    """At how many ranks, and how often, sample methods can be compared."""
+    """The number of possible comparisons: sample methods beyond the first, summed over ranks."""
     by_rank: dict[str, set[str]] = defaultdict(set)
     for row in rows:
-        by_rank[shown(row.first.rank)].add(shown(row.settings[SAMPLE_METHOD]))
+        by_rank[as_typed(row.first.rank)].add(as_typed(row.settings[SAMPLE_METHOD]))
     return sum(len(samples) - 1 for samples in by_rank.values())

@@ -1,4 +1,4 @@
-"""Training loss over epochs, averaged over short stretches because single batches are noise."""
+"""Training loss over epochs, averaged over short intervals, because the loss of single batches is noisy."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from utils.plots._curves import draw_curves
 from utils.plots._style import axis_label
 from utils.results.columns import LOSS_UNIT
 
-STRETCHES = 50
-_FEW = 10  # points of a run below which logging more often is advised
+BINS = 50
+_FEW = 10  # with fewer points in each run, a note advises to log more often
 
 
 @register("training_curves", "training loss over epochs by method and rank")
 def draw(data: PlotData) -> Figure:
-    """Mean training loss in each fiftieth of the run."""
+    """Mean training loss in each of BINS equal parts of the run."""
     if data.loss != "loss":
-        raise NothingToDraw("these runs were trained on different tokens, so their training losses do not compare")
-    curves = [curve for row in data.trained() if (curve := data.curve(row, "train", "loss", STRETCHES))]
+        raise NothingToDraw("these runs were trained on different tokens, so their training losses are not comparable")
+    curves = [curve for row in data.trained() if (curve := data.curve(row, "train", "loss", BINS))]
     points = max((len(curve.x) for curve in curves), default=0)
     advice = f"at most {points} logging points in a run: train with a smaller logging.print_freq"
     if points == 1:
         raise NothingToDraw(advice)
     if points < _FEW and curves:
         data.note(f"{data.model}: training_curves has {advice}")
-    return draw_curves(data, "train", "loss", axis_label("training loss", LOSS_UNIT, LOWER), bins=STRETCHES)
+    return draw_curves(data, "train", "loss", axis_label("training loss", LOSS_UNIT, LOWER), bins=BINS)

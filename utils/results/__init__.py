@@ -1,6 +1,7 @@
-"""Results of many runs, as tables and figures share them.
+"""Results of many runs, for tables and figures.
 
-``read.py`` reads runs and says what is wrong with each; ``aggregate.py`` averages seeds; ``columns.py`` names what can
-be shown; ``compare.py`` tests two runs' scores; ``diff.py`` says how two runs differ. Imports data, metrics,
-runs and io.
+``read.py`` reads runs and checks which of their results can be used. ``aggregate.py`` averages over seeds.
+``columns.py`` defines the measured columns. ``methods.py`` has the label, order and colour of each method.
+``compare.py`` tests the difference of two runs' scores. ``diff.py`` lists the settings that differ between two runs.
+Imports utils.data, metrics, runs and io.
 """

@@ -1,4 +1,4 @@
-"""The table's columns: where each number comes from, which way is better, and how it is printed."""
+"""The measured columns of a table: source, better direction and format of each number."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from utils.data import metrics_of
 from utils.metrics import HIGHER, LOWER, NEITHER, main_scores, metrics
-from utils.results.read import SPLIT, Result, plain
+from utils.results.read import SPLIT, Result, printable_line
 from utils.runs import finite
 
 LOSS_UNIT = "nats per token"
@@ -15,39 +15,39 @@ LOSS_UNIT = "nats per token"
 
 @dataclass(frozen=True)
 class Column:
-    """One measured quantity.
-
-    ``better`` is LOWER, HIGHER or NEITHER; ``decimals`` None prints three significant digits;
-    ``timing`` values depend on the hardware, ``scored`` ones on references; ``unit`` is what ``header`` does not say,
-    ``note`` a sentence for the caption.
-    """
+    """One measured quantity."""
 
     key: str
     header: str
-    better: int
-    decimals: int | None
+    better: int  # LOWER, HIGHER or NEITHER
+    decimals: int | None  # None: three significant digits
     value: Callable[[Result], float | None]
-    timing: bool = False
-    unit: str = ""
-    scored: bool = False
-    note: str = ""
+    timing: bool = False  # the value depends on the hardware
+    unit: str = ""  # only if the header does not contain it
+    scored: bool = False  # the value depends on references
+    note: str = ""  # a sentence for the caption
 
     @property
     def heading(self) -> str:
-        """The header with an arrow to where it is better."""
+        """The header with an arrow in the better direction."""
         return self.header + {LOWER: " ↓", NEITHER: "", HIGHER: " ↑"}[self.better]
 
     @property
     def quality(self) -> bool:
-        """Whether a difference to a baseline says something about the model."""
+        """Whether the column measures the model's quality, so that differences to a baseline are shown."""
         return self.better != NEITHER and not self.timing
 
     def text(self, number: float, sign: str = "", like: float | None = None) -> str:
-        """``number`` as printed; ``sign`` "+" for differences; ``like`` the mean whose decimals a deviation takes."""
+        """``number`` as printed.
+
+        Args:
+            sign: "+" for differences.
+            like: the mean of a deviation, which has the same number of decimals.
+        """
         size = abs(number if like is None else like)
         adaptive = 0 if size >= 100 else 1 if size >= 10 else 2
         text = f"{number:{sign},.{adaptive if self.decimals is None else self.decimals}f}"
-        return text.replace("-", "−") if text.strip("+-0.,") else text.lstrip("+-")  # what rounds to 0 has no sign
+        return text.replace("-", "−") if text.strip("+-0.,") else text.lstrip("+-")  # no sign if it rounds to 0
 
 
 def _record(*path: str) -> Callable[[Result], float | None]:
@@ -62,8 +62,12 @@ def _scored(name: str) -> Callable[[Result], float | None]:
     return lambda result: finite(result.scores.get(name))
 
 
-def _on_both(key: str, header: str, better: int, decimals: int, source: str) -> list[Column]:
-    """A quantity on the tokens that were trained (the loss of train.loss_on), and on target and all tokens."""
+def _loss_columns(key: str, header: str, better: int, decimals: int, source: str) -> list[Column]:
+    """Three columns of a quantity: on the tokens of train.loss_on, on target tokens, and on all tokens.
+
+    Args:
+        source: ``best`` (validation, from the record) or ``evaluation`` (test).
+    """
     pick = (lambda name: _record("best", name)) if source == "best" else _evaluated
     prefix = "val" if source == "best" else SPLIT
     unit = LOSS_UNIT if key == "loss" else ""
@@ -74,12 +78,12 @@ def _on_both(key: str, header: str, better: int, decimals: int, source: str) -> 
 
 
 _LOSSES: tuple[Column, ...] = (
-    *_on_both("loss", "val loss", LOWER, 4, "best"),
-    *_on_both("perplexity", "val ppl", LOWER, 3, "best"),
-    *_on_both("loss", "test loss", LOWER, 4, "evaluation"),
-    *_on_both("perplexity", "test ppl", LOWER, 3, "evaluation"),
-    *_on_both("bits_per_token", "test bits/token", LOWER, 4, "evaluation")[1:],
-    *_on_both("bits_per_char", "test bits/char", LOWER, 4, "evaluation")[1:],
+    *_loss_columns("loss", "val loss", LOWER, 4, "best"),
+    *_loss_columns("perplexity", "val ppl", LOWER, 3, "best"),
+    *_loss_columns("loss", "test loss", LOWER, 4, "evaluation"),
+    *_loss_columns("perplexity", "test ppl", LOWER, 3, "evaluation"),
+    *_loss_columns("bits_per_token", "test bits/token", LOWER, 4, "evaluation")[1:],
+    *_loss_columns("bits_per_char", "test bits/char", LOWER, 4, "evaluation")[1:],
 )
 _TIMINGS: tuple[Column, ...] = (
     Column("train_seconds", "train (s)", LOWER, None, _record("timings", "train_seconds"), timing=True),
@@ -93,13 +97,13 @@ _COST = ("train_seconds", "samples_per_second", "peak_memory_mib")
 OWN_LOSS = ("val_loss", "val_perplexity", "test_loss", "test_perplexity")
 
 
-def known_columns(results: Iterable[Result]) -> dict[str, Column]:
-    """Every column by key: the fixed ones, a score of each metric, and any further number that scores.json holds."""
+def all_columns(results: Iterable[Result]) -> dict[str, Column]:
+    """Every column by key: losses, the scores of each metric, costs, and other numbers in scores.json."""
     known = {column.key: column for column in (*_LOSSES, *_scores(), *_TIMINGS)}
     for result in results:
         for key, value in result.scores.items():
-            if key not in known and key != "items" and finite(value) is not None:  # of a metric that is not here
-                header = plain(key).replace("_", " ")
+            if key not in known and key != "items" and finite(value) is not None:  # a metric that is not installed
+                header = printable_line(key).replace("_", " ")
                 known[key] = Column(key, header, NEITHER, 4, _scored(key), scored=True)
     return known
 
@@ -119,11 +123,11 @@ def _scores() -> list[Column]:
     ]
 
 
-def shown_columns(dataset: str, mixed: bool) -> tuple[str, ...]:
-    """Keys of the columns that a data set's table shows: losses, the data set's own scores, cost.
+def default_columns(dataset: str, mixed: bool) -> tuple[str, ...]:
+    """Keys of the columns that a data set's table shows by default: losses, the data set's scores, cost.
 
-    Losses on different tokens do not compare, so where runs trained on different ones (``mixed``) both kinds are
-    shown for each.
+    Losses on different tokens are not comparable. If the runs were trained on different tokens (``mixed``), the table
+    shows the losses on target tokens and on all tokens.
     """
     losses: tuple[str, ...] = ("val_loss", "test_perplexity")
     if mixed:

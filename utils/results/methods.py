@@ -1,11 +1,11 @@
-"""What a method is called in tables and figures, its place in them and its colour; without importing any method."""
+"""Label, order and colour of each method in tables and figures, without importing the methods."""
 
 from __future__ import annotations
 
 from rosa.methods import method_names, presentation
 
-UNTRAINED = "untrained"  # method "none" with nothing trained: the base model as it came
-# What is no adaptation method; those say it themselves.
+UNTRAINED = "untrained"  # the base model: method "none" without a training step
+# Adaptation methods define these values in their own files.
 _OTHERS = {
     UNTRAINED: {"label": "untrained", "order": -2},
     "none": {"label": "full fine-tuning", "order": -1, "colour": "#333333"},
@@ -13,22 +13,22 @@ _OTHERS = {
 
 
 def known_methods() -> list[str]:
-    """Every name that ``Result.method`` may have, but those of methods that this repository lacks."""
+    """Every name that ``Result.method`` may have, except methods that are not in this repository."""
     return [*_OTHERS, *method_names()]
 
 
 def method_label(name: str) -> str:
-    """The method as readers know it."""
+    """The method's name for readers."""
     return str(_presentation(name).get("label") or name)
 
 
 def method_order(name: str) -> float:
-    """The method's place in tables and legends, ascending; unknown methods come last."""
+    """The method's position in tables and legends, ascending. Unknown methods are last."""
     return float(str(_presentation(name).get("order", "inf")))
 
 
 def method_colour(name: str) -> str | None:
-    """#RRGGBB, or None for a method that leaves the choice to the figure."""
+    """#RRGGBB, or None if the figure chooses the colour."""
     colour = _presentation(name).get("colour")
     return str(colour) if colour else None
 

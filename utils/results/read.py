@@ -1,8 +1,7 @@
-"""What each run has to report, and what of it must not be used.
+"""Reads the results of runs and checks which of them can be used.
 
-A result is usable only when it is known to belong to the run as it stands: scores carry the hash of the
-predictions they were computed from, evaluations the number of items they were limited to. What fails such a
-check is left out of ``evaluation`` and ``scores`` and named in ``problems``, so that it is listed, not lost.
+Scores can be used if they belong to the run's current files: scores.json has hashes of the predictions and references
+that were scored. Results that fail a check are left out of ``evaluation`` and ``scores``, and ``problems`` says why.
 """
 
 from __future__ import annotations
@@ -26,8 +25,8 @@ SPLIT = "test"
 
 
 @dataclass(frozen=True)
-class Listed:
-    """A run that is not, or not wholly, in the table, and why."""
+class Omission:
+    """A run that the table leaves out, completely or in part, and the reason."""
 
     run: Run
     reason: str
@@ -35,7 +34,7 @@ class Listed:
 
 @dataclass(frozen=True)
 class Result:
-    """One run's files as read: ``settings`` is config.yaml with dotted keys, missing parts are empty."""
+    """The files of one run. ``settings`` is config.yaml with dotted keys. Missing parts are empty."""
 
     run: Run
     record: dict[str, Any]
@@ -50,18 +49,18 @@ class Result:
 
     @property
     def dataset(self) -> str:
-        return plain(self.record.get("dataset") or self.settings.get("dataset.name") or "unknown")
+        return printable_line(self.record.get("dataset") or self.settings.get("dataset.name") or "unknown")
 
     @property
     def model(self) -> str:
-        """The model's name; of a local folder its last part, as the rest is about one machine."""
-        name = plain(self.record.get("model") or self.settings.get("model.name") or "unknown")
+        """The model's name. Of a local folder only the last part, because the rest belongs to one machine."""
+        name = printable_line(self.record.get("model") or self.settings.get("model.name") or "unknown")
         return Path(name).name or name if name.startswith(("/", ".", "~")) else name
 
     @property
     def method(self) -> str:
         """A method's name, ``none`` (full fine-tuning) or ``untrained``."""
-        name = plain(self.record.get("method") or "none")
+        name = printable_line(self.record.get("method") or "none")
         steps = self.number("progress", "total_steps")
         untrained = steps == 0 or self.settings.get("train.epochs") == 0
         return UNTRAINED if name == "none" and untrained else name
@@ -75,7 +74,7 @@ class Result:
     @property
     def bias(self) -> str | None:
         bias = self.record.get("bias")
-        return None if bias is None else plain(bias)
+        return None if bias is None else printable_line(bias)
 
     @property
     def seed(self) -> Any:
@@ -83,19 +82,19 @@ class Result:
 
     @property
     def group(self) -> str:
-        """Equal for runs that differ in the seed only. A record without one stands alone."""
-        alone = hashlib.sha256(os.fsencode(self.run.path)).hexdigest()
-        return plain(self.record.get("group") or alone)
+        """A hash that is the same for runs that differ in the seed only. If it is not recorded, a hash of the path."""
+        own_group = hashlib.sha256(os.fsencode(self.run.path)).hexdigest()
+        return printable_line(self.record.get("group") or own_group)
 
     @property
     def limit(self) -> int | None:
-        """How many items of the split were evaluated; None for all of them, also where the limit was above them."""
+        """The number of evaluated items; None for all items, also if the limit was above their number."""
         limit, count = finite(self.evaluation.get("limit")), finite(self.evaluation.get("predictions"))
         return None if limit is None or (count is not None and count < limit) else int(limit)
 
     @property
     def decoding(self) -> dict[str, Any]:
-        """How predictions were generated. The batch size is speed, not decoding."""
+        """The decoding settings of the predictions, without the batch size, which changes only the speed."""
         decoding = self.evaluation.get("decoding")
         return {k: v for k, v in decoding.items() if k != "batch_size"} if isinstance(decoding, dict) else {}
 
@@ -103,36 +102,36 @@ class Result:
     def hardware(self) -> str:
         parts = self.record.get("hardware")
         parts = parts if isinstance(parts, dict) else {}
-        name = plain(parts.get("name") or parts.get("device") or "unknown")
+        name = printable_line(parts.get("name") or parts.get("device") or "unknown")
         processes = parts.get("processes") or 1
-        precision = plain(parts.get("precision") or "")
+        precision = printable_line(parts.get("precision") or "")
         return name + (f" × {processes}" if processes != 1 else "") + (f", {precision}" if precision else "")
 
     def number(self, *keys: str) -> float | None:
-        """The finite number at that path of the record, or None."""
+        """The finite number at the path ``keys`` of the record, or None."""
         value: Any = self.record
         for key in keys:
             value = value.get(key) if isinstance(value, dict) else None
         return finite(value)
 
 
-def plain(value: Any) -> str:
-    """``value`` as one line of printable text: control characters could steer a terminal or end a comment."""
+def printable_line(value: Any) -> str:
+    """``value`` as one line of printable text. Control characters could control a terminal or end a comment."""
     return printable(" ".join(str(value).split()))
 
 
-def read_results(roots: Iterable[str | Path]) -> tuple[list[Result], list[Listed]]:
+def read_results(roots: Iterable[str | Path]) -> tuple[list[Result], list[Omission]]:
     """Every readable run at or below ``roots`` in path order, and the runs that cannot be read.
 
-    Raises UserError when a root does not exist or no run is found.
+    Raises UserError if a root does not exist or no run is found.
     """
     results: list[Result] = []
-    unreadable: list[Listed] = []
+    unreadable: list[Omission] = []
     for run in find_runs(roots):
         try:
             results.append(_read(run))
-        except Exception as error:  # one run must not cost the others' table
-            unreadable.append(Listed(run, plain(reason(error))))
+        except Exception as error:  # one bad run must not prevent the table of the others
+            unreadable.append(Omission(run, printable_line(reason(error))))
     return results, unreadable
 
 
@@ -157,7 +156,7 @@ def _read(run: Run) -> Result:
         problems.append("its predictions are not those that eval.py wrote: scores not counted (run eval.py --force)")
         scores = None
     elif evaluation is None:
-        problems.append(f"without {run.eval_file.name} nobody knows what its scores cover: not counted")
+        problems.append(f"without {run.eval_file.name} the extent of its scores is unknown: scores not counted")
         scores = None
     return Result(run, record, settings, evaluation or {}, scores or {}, tuple(problems))
 
@@ -166,21 +165,21 @@ def _settings(run: Run, problems: list[str]) -> dict[str, Any]:
     try:
         return dotted(read_yaml(run.config_file))
     except (UserError, OSError) as error:
-        problems.append(f"{run.config_file.name} cannot be read: {plain(error)}")
+        problems.append(f"{run.config_file.name} cannot be read: {printable_line(error)}")
         return {}
 
 
-def _part(run: Run, what: str, problems: list[str]) -> dict[str, Any] | None:
+def _part(run: Run, name: str, problems: list[str]) -> dict[str, Any] | None:
     try:
-        part = run.evaluation(SPLIT) if what == "evaluation" else run.scores(SPLIT)
+        part = run.evaluation(SPLIT) if name == "evaluation" else run.scores(SPLIT)
     except (UserError, AttributeError) as error:
-        problems.append(plain(error))
+        problems.append(printable_line(error))
         return None
     return part if isinstance(part, dict) else None
 
 
 def _stale(run: Run, scores: dict[str, Any]) -> str | None:
-    """Why the scores do not belong to the run's predictions and references as they are now, or None."""
+    """Why the scores do not belong to the run's current predictions and references, or None."""
     if not scores.get("predictions_sha256"):
         return f"{run.scores_file.name} does not say which predictions it belongs to (run eval.sh again)"
     for key, file in (("predictions_sha256", run.predictions(SPLIT)), ("references_sha256", run.references(SPLIT))):
@@ -199,39 +198,43 @@ def _unfinished(record: dict[str, Any]) -> str:
     progress = progress if isinstance(progress, dict) else {}
     at = f"at step {progress.get('step', '?')} of {progress.get('total_steps', '?')}" if progress else ""
     if record["status"] == "failed":
-        error = plain(record.get("error") or "no reason recorded")
+        error = printable_line(record.get("error") or "no reason recorded")
         return f"failed {at}".strip() + f": {error[:200]}"
     return f"unfinished: {record['status']} {at}".strip() + " (the same command resumes it)"
 
 
-def one_limit(results: list[Result]) -> tuple[list[Result], str | None]:
-    """Leave test results of one extent only, as those of all items and of the first few do not compare.
+def keep_one_limit(results: list[Result]) -> tuple[list[Result], str | None]:
+    """Keep the test results of one limit only, because results on different items are not comparable.
 
-    Full evaluations win; without any, the most common limit does, and the returned note says so.
+    Evaluations on all items are kept. If there are none, those with the most common limit are kept, and the returned
+    note names the limit.
     """
     limits = Counter(result.limit for result in results if result.evaluation)
     if not limits:
         return results, None
     kept = None if None in limits else max(limits, key=lambda limit: (limits[limit], limit))
-    unified = [
+    comparable = [
         result
         if not result.evaluation or result.limit == kept
         else replace(
             result,
             evaluation={},
             scores={},
-            problems=(*result.problems, f"evaluated on the first {result.limit} only: its test results do not compare"),
+            problems=(
+                *result.problems,
+                f"evaluated on the first {result.limit} items only: its test results are not comparable",
+            ),
         )
         for result in results
     ]
     return (
-        unified,
+        comparable,
         None if kept is None else f"Test results are of the first {kept} items only (eval.py --limit {kept}).",
     )
 
 
-def shown(value: Any) -> str:
-    """A setting as a reader would type it."""
+def as_typed(value: Any) -> str:
+    """A setting as a user would type it."""
     if isinstance(value, (list, dict)):
-        return plain(json.dumps(value, ensure_ascii=False))
-    return "null" if value is None else str(value).lower() if isinstance(value, bool) else plain(value)
+        return printable_line(json.dumps(value, ensure_ascii=False))
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else printable_line(value)

@@ -1,4 +1,8 @@
-"""Tables of all runs of a data set, read from the runs' own files and never from their directory names."""
+"""Tables of a data set's runs, from the files of the runs and not from their directory names.
+
+``layout.py`` makes a table as cells. ``order.py`` sorts its rows, ``notes.py`` writes its caption. ``render.py``
+(CSV, Markdown, text) and ``latex.py`` print it. Imports utils.results, metrics, data, runs and io.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +15,7 @@ from pathlib import Path
 from utils.errors import UserError, printable
 from utils.io.files import write_text
 from utils.results.methods import known_methods
-from utils.results.read import Listed, Result, plain, read_results
+from utils.results.read import Omission, Result, printable_line, read_results
 from utils.tables.latex import to_latex
 from utils.tables.layout import Table, make_table
 from utils.tables.render import to_csv, to_markdown, to_text
@@ -31,24 +35,24 @@ def compile_results(
     baseline: str = "none",
     out: Path | None = None,
 ) -> list[Path]:
-    """Write and print one table for each data set with a finished run.
+    """Write and print one table per data set that has a finished run.
 
     Args:
-        roots: folders searched for runs.
-        datasets: only these; empty for all.
+        roots: folders that are searched for runs.
+        datasets: only these data sets; empty for all.
         columns, sort, baseline: see ``make_table``.
-        formats: of ``FORMATS``; ``results.<format>`` is written for each.
-        out: its folder ``<dataset>/`` is written to; None for the folder that holds the data set's runs.
+        formats: names in ``FORMATS``; each gives a file ``results.<format>``.
+        out: write to ``<out>/<dataset>/``; None for the folder with the data set's runs.
 
     Returns: the files written.
 
     Raises:
-        UserError: no such folder, no runs, none of a data set asked for, none finished, an unknown column, method or
-            format, a folder that cannot be written. Nothing is written then.
+        UserError: a missing folder, no runs, no run of a given data set, no finished run, an unknown column, method or
+            format (nothing is written in these cases), or a folder that cannot be written.
     """
     unknown = [name for name in formats if name not in FORMATS]
     if unknown:
-        raise UserError(f"--format: {plain(unknown[0])!r} is not known. Known: {', '.join(FORMATS)}")
+        raise UserError(f"--format: {printable_line(unknown[0])!r} is not known. Known: {', '.join(FORMATS)}")
     results, unreadable = read_results(roots)
     by_dataset: dict[str, list[Result]] = defaultdict(list)
     for result in results:
@@ -57,14 +61,14 @@ def compile_results(
     _check_baseline(baseline, results)
     tables = [make_table(name, by_dataset[name], unreadable, columns, sort, baseline) for name in chosen]
     if not any(table.rows for table in tables):
-        listed = [*unreadable] if not tables else tables[0].listed
-        raise UserError("no run has finished, so there is no table.\n" + _listing(listed))
+        omissions = [*unreadable] if not tables else tables[0].omissions
+        raise UserError("no run has finished, so there is no table.\n" + _lines(omissions))
     written: list[Path] = []
     width = shutil.get_terminal_size((100, 24)).columns
     folders = {name: _folder(by_dataset[name], out, roots) for name in chosen}
     for table in tables:
         if not table.rows:
-            print(f"{table.dataset}: no run has finished.\n{_listing(table.listed)}\n")
+            print(f"{table.dataset}: no run has finished.\n{_lines(table.omissions)}\n")
             continue
         folder = folders[table.dataset]
         shared = [name for name in folders if folders[name] == folder]
@@ -89,13 +93,15 @@ def _chosen(datasets: Sequence[str], present: list[str]) -> list[str]:
     for name in datasets:
         canonical = name if name in present else _canonical(name)
         if canonical not in present:
-            raise UserError(f"--dataset: no run is of {plain(name)!r}. The runs are of: {', '.join(present)}")
+            raise UserError(
+                f"--dataset: there is no run on {printable_line(name)!r}. The runs are on: {', '.join(present)}"
+            )
         chosen.append(canonical)
     return list(dict.fromkeys(chosen))
 
 
 def _canonical(name: str) -> str:
-    from utils.data import sources  # an alias is rare, and the data sets' libraries are slow to import
+    from utils.data import sources  # only for an alias: the libraries of the data sets are slow to import
 
     source = sources().get(name)
     return source.names[0] if source else name
@@ -105,11 +111,11 @@ def _check_baseline(baseline: str, results: list[Result]) -> None:
     methods = {result.method for result in results} | set(known_methods())
     if baseline not in methods:
         known = ", ".join(sorted(methods))
-        raise UserError(f"--baseline: {plain(baseline)!r} is no method of these runs. Known: {known}")
+        raise UserError(f"--baseline: {printable_line(baseline)!r} is not a method of these runs. Known: {known}")
 
 
 def _folder(results: list[Result], out: Path | None, roots: Sequence[str | Path]) -> Path:
-    """Where a data set's files go: under ``out``, or the folder that holds its runs below the first root with any."""
+    """The folder for a data set's files: under ``out``, or the common folder of its runs below the first root."""
     if out is not None:
         return out / (slug(results[0].dataset) or "unknown")
     for root in roots:
@@ -120,5 +126,5 @@ def _folder(results: list[Result], out: Path | None, roots: Sequence[str | Path]
     return results[0].run.path.parent
 
 
-def _listing(listed: Sequence[Listed]) -> str:
-    return "\n".join(f"  {printable(entry.run.path)}: {entry.reason}" for entry in listed)
+def _lines(omissions: Sequence[Omission]) -> str:
+    return "\n".join(f"  {printable(omission.run.path)}: {omission.reason}" for omission in omissions)

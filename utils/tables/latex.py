@@ -1,14 +1,14 @@
-"""A table as LaTeX with booktabs, safe to \\input: every text is escaped, whatever a name contains."""
+"""A table as LaTeX with booktabs. Every text is escaped, so that any name is safe to \\input."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from utils.results.read import plain
+from utils.results.read import printable_line
 from utils.tables.layout import Cell, Grid, Table
 from utils.text import slug
 
-_WIDEST = 6  # measured columns with deviations that a page holds in readable type
+_MAX_COLUMNS = 6  # measured columns that are readable on one page
 _ESCAPES = {
     "\\": r"\textbackslash{}",
     "{": r"\{",
@@ -25,10 +25,10 @@ _ESCAPES = {
     "|": r"\textbar{}",
     "`": r"\textasciigrave{}",
     '"': "''",
-    "[": "{[}",  # a bracket or star after \\ would be read as the row's option
+    "[": "{[}",  # LaTeX reads a bracket or star after \\ as an option
     "]": "{]}",
     "*": "{*}",
-    "-": "{-}",  # no dashes out of double hyphens
+    "-": "{-}",  # two hyphens must not become a dash
     "±": r"$\pm$",
     "×": r"$\times$",
     "Δ": r"$\Delta$",
@@ -37,12 +37,12 @@ _ESCAPES = {
     "−": "$-$",
     "–": "--",
 }
-_ACCENTED = {chr(code) for code in range(0xC0, 0x100)} - set("ÐðÞþ×÷")  # set by every font encoding
+_ACCENTED = {chr(code) for code in range(0xC0, 0x100)} - set("ÐðÞþ×÷")  # every font encoding has these letters
 
 
 def escape(text: str) -> str:
-    """``text`` as LaTeX that prints it; a character no standard font has becomes its code, as (U+4E2D)."""
-    return "".join(map(_escaped, plain(text)))
+    """``text`` as LaTeX source. A character that standard fonts lack becomes its code: (U+4E2D)."""
+    return "".join(map(_escaped, printable_line(text)))
 
 
 def _escaped(char: str) -> str:
@@ -52,31 +52,35 @@ def _escaped(char: str) -> str:
 
 
 def to_latex(table: Table) -> str:
-    """One ``table*`` a grid, shrunk where it is wider than the text; notes in the first caption; the runs left out
-    as comments. A grid too wide to be read on a page is parted into quality and cost."""
+    """One ``table*`` per grid, scaled down if it is wider than the page.
+
+    The notes are in the first caption, the omitted runs in comments. If the first grid has too many columns, it becomes
+    two tables, quality and cost.
+    """
     parts = ["% Needs \\usepackage{booktabs} and \\usepackage{graphicx}."]
-    pieces = [piece for i, grid in enumerate(table.grids) for piece in (_parted(grid) if i == 0 else [(grid, "delta")])]
+    pieces = [piece for i, grid in enumerate(table.grids) for piece in (_split(grid) if i == 0 else [(grid, "delta")])]
     best = ["Bold: best in its column"] if table.has_best else []
     for i, (grid, name) in enumerate(pieces):
         caption = [grid.title, *table.notes, *best] if i == 0 else [f"{table.dataset}: {grid.title}"]
         label = "-".join(filter(None, [f"tab:{slug(table.dataset, r'[^A-Za-z0-9]+')}", name]))
         parts.append(_environment(grid, " ".join(f"{text.rstrip('.')}." for text in caption), label))
-    if table.listed:
-        parts.append("% Not, or not wholly, in the table:")
-        parts += [f"%   {plain(name)}: {plain(reason)}" for name, reason in table.left_out()]
+    if table.omissions:
+        parts.append("% Not in the table, or only in part:")
+        parts += [f"%   {printable_line(name)}: {printable_line(reason)}" for name, reason in table.public_omissions()]
     return "\n".join(parts) + "\n"
 
 
-def _parted(grid: Grid) -> list[tuple[Grid, str]]:
+def _split(grid: Grid) -> list[tuple[Grid, str]]:
     measured = range(grid.measured, len(grid.header))
     quality = [i for i in measured if i not in grid.costs]
-    if len(measured) <= _WIDEST or not quality or not grid.costs:
+    if len(measured) <= _MAX_COLUMNS or not quality or not grid.costs:
         return [(grid, "")]
     return [(_columns(grid, quality, grid.title), ""), (_columns(grid, grid.costs, "cost"), "cost")]
 
 
-def _columns(grid: Grid, places: Sequence[int], title: str) -> Grid:
-    kept = [*range(grid.measured), *places]
+def _columns(grid: Grid, indices: Sequence[int], title: str) -> Grid:
+    """``grid`` with its leading columns and the columns at ``indices``."""
+    kept = [*range(grid.measured), *indices]
     rows = [[row[i] for i in kept] for row in grid.rows]
     return Grid(title, [grid.header[i] for i in kept], rows, grid.blocks, grid.measured)
 

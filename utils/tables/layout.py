@@ -1,4 +1,4 @@
-"""The table as cells, before any format: which columns, which texts, which are best, what the notes say."""
+"""A table as cells, independent of its format: columns, texts, best values and notes."""
 
 from __future__ import annotations
 
@@ -8,73 +8,71 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from utils.results.aggregate import Row, best_rows, differing, fill, rows_of, set_baselines
-from utils.results.columns import Column, known_columns, mixed_losses, shown_columns
+from utils.results.aggregate import Row, best_rows, compute_statistics, differing, rows_of, set_baselines
+from utils.results.columns import Column, all_columns, default_columns, mixed_losses
 from utils.results.methods import UNTRAINED, method_label
-from utils.results.read import Listed, Result, one_limit, shown
+from utils.results.read import Omission, Result, as_typed, keep_one_limit
 from utils.tables.notes import Scope, notes_of, readable
 from utils.tables.order import check_name, sort_rows
 from utils.text import human
 
-_FOLDER = re.compile(r"(?<![^\s'\"(=:])~?/(?:[^\s/'\"]+/)+")  # of a path from the root or from home
+_FOLDER = re.compile(r"(?<![^\s'\"(=:])~?/(?:[^\s/'\"]+/)+")  # the folder of an absolute path
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One cell: unescaped text; ``std`` and ``n`` follow the mean; ``text`` empty means no value."""
+    """One cell of a grid."""
 
-    text: str
+    text: str  # not escaped; empty means no value
     std: str = ""
-    n: int | None = None
+    n: int | None = None  # printed after the value if it is of fewer seeds than the row
     bold: bool = False
     number: bool = False
 
 
 @dataclass
 class Grid:
-    """Rows of cells under a header.
-
-    ``blocks`` are the row numbers at which another model begins; the columns from ``measured`` on are measured,
-    those before say what a row is; ``costs`` are the places of times, speeds and memory.
-    """
+    """Rows of cells under a header."""
 
     title: str
     header: list[Cell]
     rows: list[list[Cell]]
-    blocks: list[int]
-    measured: int
-    costs: tuple[int, ...] = ()
+    blocks: list[int]  # indices of the rows where another model begins
+    measured: int  # index of the first measured column; the columns before it identify a row
+    costs: tuple[int, ...] = ()  # indices of the columns of times, speeds and memory
 
 
 @dataclass
 class Table:
-    """Everything known of one data set: rows for the CSV, grids for people, notes and the runs left out."""
+    """The results of one data set: rows for the CSV, grids for people, notes and omitted runs."""
 
     dataset: str
     rows: list[Row]
-    columns: list[Column]  # in the CSV
+    columns: list[Column]  # measured columns of the CSV
     settings: list[str]  # dotted keys that differ between rows
     grids: list[Grid] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    listed: list[Listed] = field(default_factory=list)
+    omissions: list[Omission] = field(default_factory=list)
 
     @property
     def has_best(self) -> bool:
         return any(cell.bold for grid in self.grids for row in grid.rows for cell in row)
 
-    def left_out(self) -> list[tuple[str, str]]:
-        """The runs not, or not wholly, in the table, and why, without the folders of this machine: for files that
-        are passed on. A run is named from the folder that all of them share."""
-        runs = [*(result.run for row in self.rows for result in row.results), *(listed.run for listed in self.listed)]
+    def public_omissions(self) -> list[tuple[str, str]]:
+        """Name and reason of each omission, without folders of this machine, for files that are shared.
+
+        The name of a run is its path relative to the common folder of all runs.
+        """
+        runs = [*(result.run for row in self.rows for result in row.results), *(x.run for x in self.omissions)]
         shared = os.path.commonpath([run.path.absolute().parent for run in runs]) if runs else ""
-        named = [(os.path.relpath(listed.run.path.absolute(), shared), listed) for listed in self.listed]
+        named = [(os.path.relpath(x.run.path.absolute(), shared), x) for x in self.omissions]
         return [(name, _FOLDER.sub("…/", x.reason.replace(f"{x.run.path}{os.sep}", ""))) for name, x in named]
 
 
 def make_table(
     dataset: str,
     results: list[Result],
-    unreadable: Sequence[Listed] = (),
+    unreadable: Sequence[Omission] = (),
     columns: Sequence[str] | None = None,
     sort: str | None = None,
     baseline: str = "none",
@@ -82,55 +80,56 @@ def make_table(
     """The table of one data set's runs.
 
     Args:
-        results: runs of this data set, whatever their status.
-        columns: keys of the measured columns; None for the usual ones (the CSV then has all).
-        sort: ``key``, ``key:asc`` or ``key:desc`` of any column; a bare key puts the best first. None for the order
-            of ``Row.order``: untrained, full fine-tuning, LoRA, ROSA, others, and of each fewest parameters first.
-        baseline: the method that differences are taken to.
+        results: runs of this data set with any status.
+        unreadable: runs that cannot be read, of any data set.
+        columns: keys of the measured columns; None for the default columns (the CSV then has all columns).
+        sort: ``key``, ``key:asc`` or ``key:desc`` of any column; ``key`` alone puts the best first. None for
+            ``Row.sort_key``: untrained, full fine-tuning, LoRA, ROSA, others, each by trainable parameters.
+        baseline: the method whose value is subtracted in differences.
 
     Raises:
-        UserError: an unknown column or sort key; names the known ones.
+        UserError: an unknown column or sort key. The message lists the known ones.
     """
-    finished, limit_note = one_limit([result for result in results if result.finished])
+    finished, limit_note = keep_one_limit([result for result in results if result.finished])
     rows, repeated = rows_of(finished)
-    known = known_columns(finished)
+    known = all_columns(finished)
     scope = Scope.of(rows, mixed_losses(finished))
-    fill(rows, known.values())
+    compute_statistics(rows, known.values())
     set_baselines(rows, baseline)
     settings = differing(rows)
     if sort:
         rows = sort_rows(rows, sort, known, settings)
     if columns is None:
         present = {key for row in rows for key in row.statistics}
-        wanted = [column for key, column in known.items() if key in present]
-        printed = [known[key] for key in shown_columns(dataset, scope.mixed) if key in present]
+        csv_columns = [column for key, column in known.items() if key in present]
+        printed = [known[key] for key in default_columns(dataset, scope.mixed) if key in present]
     else:
         for key in columns:
             check_name(key, known, "--columns")
-        wanted = printed = [known[key] for key in columns]
-    table = Table(dataset, rows, wanted, settings)
+        csv_columns = printed = [known[key] for key in columns]
+    table = Table(dataset, rows, csv_columns, settings)
     table.notes = notes_of(rows, printed, settings, scope) + ([limit_note] if limit_note else [])
     table.grids = [_main_grid(table, printed, scope), *_delta_grids(table, printed, baseline, scope)]
-    doubled = {listed.run.path for listed in repeated}
-    listed = [r for r in results if not r.finished]
-    listed += [r for r in finished if r.problems and r.run.path not in doubled]
-    table.listed = [*(Listed(r.run, "; ".join(r.problems)) for r in listed), *repeated, *unreadable]
+    repeated_paths = {omission.run.path for omission in repeated}
+    incomplete = [r for r in results if not r.finished]
+    incomplete += [r for r in finished if r.problems and r.run.path not in repeated_paths]
+    table.omissions = [*(Omission(r.run, "; ".join(r.problems)) for r in incomplete), *repeated, *unreadable]
     return table
 
 
-def _identity(table: Table) -> tuple[list[Cell], list[list[Cell]]]:
-    """The leading columns, which say what a row is. Model and biases appear where they tell rows apart."""
+def _leading_columns(table: Table) -> tuple[list[Cell], list[list[Cell]]]:
+    """Header and cells of the columns that identify a row. Model and biases are there only if they differ."""
     rows = table.rows
     columns: list[tuple[str, list[str]]] = [("method", [method_label(row.first.method) for row in rows])]
     if len({row.first.model for row in rows}) > 1:
         columns.append(("model", [row.first.model for row in rows]))
-    columns.append(("rank", ["" if row.first.rank is None else shown(row.first.rank) for row in rows]))
+    columns.append(("rank", ["" if row.first.rank is None else as_typed(row.first.rank) for row in rows]))
     if len({row.first.bias for row in rows} - {None}) > 1:
         columns.append(("biases", [row.first.bias or "" for row in rows]))
-    for key, name in zip(table.settings, _short(table.settings), strict=True):
-        columns.append((name, [shown(row.settings[key]) if key in row.settings else "" for row in rows]))
-    said = Counter(zip(*(texts for _, texts in columns), strict=True))
-    if any(count > 1 for count in said.values()):  # rows differ in something that is not shown: say which is which
+    for key, name in zip(table.settings, _setting_names(table.settings), strict=True):
+        columns.append((name, [as_typed(row.settings[key]) if key in row.settings else "" for row in rows]))
+    counts = Counter(zip(*(texts for _, texts in columns), strict=True))
+    if any(count > 1 for count in counts.values()):  # rows look the same: add the beginning of the group's hash
         columns.append(("settings", [row.first.group[:8] for row in rows]))
     columns.append(("params", ["" if row.parameters is None else human(row.parameters) for row in rows]))
     columns.append(("n", ["" if row.first.method == UNTRAINED else str(len(row.results)) for row in rows]))
@@ -141,8 +140,8 @@ def _identity(table: Table) -> tuple[list[Cell], list[list[Cell]]]:
     return [Cell(name) for name, _ in columns], cells
 
 
-def _short(keys: list[str]) -> list[str]:
-    """The last part of each dotted key where that is unambiguous, in readable words."""
+def _setting_names(keys: list[str]) -> list[str]:
+    """Readable headings: the last part of each dotted key if it is unambiguous, otherwise the whole key."""
     last = [key.rsplit(".", 1)[-1] for key in keys]
     return [readable(part if last.count(part) == 1 else key) for key, part in zip(keys, last, strict=True)]
 
@@ -152,23 +151,23 @@ def _blocks(rows: list[Row]) -> list[int]:
 
 
 def _main_grid(table: Table, columns: list[Column], scope: Scope) -> Grid:
-    header, cells = _identity(table)
+    header, cells = _leading_columns(table)
     blocks, measured = _blocks(table.rows), len(header)
     for column in columns:
         header.append(Cell(column.heading))
         best: set[int] = set()
-        if scope.compares(column):
+        if scope.comparable(column):
             for start, end in zip([0, *blocks], [*blocks, len(table.rows)], strict=True):
                 best |= {start + i for i in best_rows(table.rows[start:end], column)}
         for i, (row, line) in enumerate(zip(table.rows, cells, strict=True)):
-            line.append(_measured(row, column, i in best))
+            line.append(_measured_cell(row, column, i in best))
     models = {row.first.model for row in table.rows}
     title = f"{table.dataset}, {models.pop()}" if len(models) == 1 else table.dataset
     costs = tuple(measured + i for i, column in enumerate(columns) if column.timing)
     return Grid(title, header, cells, blocks, measured, costs)
 
 
-def _measured(row: Row, column: Column, bold: bool) -> Cell:
+def _measured_cell(row: Row, column: Column, bold: bool) -> Cell:
     statistic = row.statistics.get(column.key)
     if statistic is None:
         return Cell("")
@@ -178,12 +177,12 @@ def _measured(row: Row, column: Column, bold: bool) -> Cell:
 
 
 def _delta_grids(table: Table, columns: list[Column], baseline: str, scope: Scope) -> list[Grid]:
-    """The differences to the baseline, of the rows that have one, if any."""
-    usable = [column for column in columns if column.quality and scope.compares(column)]
+    """The grid of differences to the baseline, with the rows that have one; no grid without such rows."""
+    usable = [column for column in columns if column.quality and scope.comparable(column)]
     usable = [column for column in usable if any(row.delta(column.key) is not None for row in table.rows)]
     if not usable:
         return []
-    header, cells = _identity(table)
+    header, cells = _leading_columns(table)
     for row, line in zip(table.rows, cells, strict=True):
         deltas = [(column, row.delta(column.key)) for column in usable]
         line += [Cell("") if d is None else Cell(column.text(d, "+"), number=True) for column, d in deltas]

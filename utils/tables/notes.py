@@ -1,4 +1,4 @@
-"""What a table's caption says: what its numbers mean, and what does not compare across rows."""
+"""The caption of a table: what its numbers mean, and which of them are not comparable across rows."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from utils.metrics import NEITHER
 from utils.results.aggregate import Row
 from utils.results.columns import LOSS_UNIT, OWN_LOSS, Column
 from utils.results.methods import UNTRAINED
-from utils.results.read import plain, shown
+from utils.results.read import as_typed, printable_line
 from utils.runs import finite
 
 DECODING = "decoding."
@@ -17,11 +17,11 @@ DECODING = "decoding."
 
 @dataclass(frozen=True)
 class Scope:
-    """What the rows of a table share, as far as it decides which of their numbers compare."""
+    """What decides which numbers of a table are comparable across its rows."""
 
-    mixed: bool  # trained on different tokens
+    mixed: bool  # the runs were trained on different tokens
     hardware: tuple[str, ...]
-    references: int  # how many different sets of references the scores are of
+    references: int  # the number of different sets of references
 
     @classmethod
     def of(cls, rows: list[Row], mixed: bool) -> Scope:
@@ -29,8 +29,8 @@ class Scope:
         references = {result.scores.get("references_sha256") for result in results if result.scores}
         return cls(mixed, tuple(sorted({result.hardware for result in results})), len(references))
 
-    def compares(self, column: Column) -> bool:
-        """Whether the numbers of ``column`` compare across the rows."""
+    def comparable(self, column: Column) -> bool:
+        """Whether the numbers of ``column`` are comparable across the rows."""
         if column.timing:
             return len(self.hardware) < 2
         if column.key in OWN_LOSS:
@@ -40,11 +40,16 @@ class Scope:
 
 def readable(key: str) -> str:
     """A setting's name or dotted key as a heading: ``num_beams`` becomes "beams"."""
-    return " ".join(part.removeprefix("num_").replace("_", " ") for part in plain(key).split("."))
+    return " ".join(part.removeprefix("num_").replace("_", " ") for part in printable_line(key).split("."))
 
 
 def notes_of(rows: list[Row], columns: list[Column], settings: list[str], scope: Scope) -> list[str]:
-    """The sentences of the caption, for the ``columns`` that are printed and the ``settings`` that have columns."""
+    """The sentences of the caption.
+
+    Args:
+        columns: the printed measured columns.
+        settings: the dotted keys that have columns.
+    """
     return [*_about_rows(rows), *_about_columns(rows, columns, settings, scope), *_about_scope(columns, scope)]
 
 
@@ -53,7 +58,7 @@ def _about_rows(rows: list[Row]) -> Iterator[str]:
     several = any(len(row.results) > 1 for row in rows if row.first.method != UNTRAINED)
     yield "Mean ± sample standard deviation over n seeds." if several else "One seed (n = 1)."
     if UNTRAINED in methods and len(methods) > 1:
-        yield "untrained: the base model as it came, the same for every seed."
+        yield "untrained: the base model without training, the same for every seed."
     kinds = {type(row.first.rank) for row in rows if row.first.rank is not None}
     ratio = "the ratio of the rank R to the smaller side of each adapted weight"
     if kinds == {float}:
@@ -73,10 +78,10 @@ def _about_columns(rows: list[Row], columns: list[Column], settings: list[str], 
     if any(column.better != NEITHER for column in columns):
         yield "↑: higher is better, ↓: lower is better."
     if any(s.n != len(row.results) for row in rows for c in columns if (s := row.statistics.get(c.key))):
-        yield "(k): a value of k seeds only."
+        yield "(k): the value is of k seeds only."
     if any(column.unit == LOSS_UNIT for column in columns):
         yield f"Loss in {LOSS_UNIT}."
-    tokens = {plain(r.record.get("loss_on")) for row in rows for r in row.results if r.record.get("loss_on")}
+    tokens = {printable_line(r.record.get("loss_on")) for row in rows for r in row.results if r.record.get("loss_on")}
     if len(tokens) == 1 and any(column.key in OWN_LOSS for column in columns):
         yield f"Loss and perplexity on {tokens.pop()} tokens."
     yield from dict.fromkeys(column.note for column in columns if column.note)
@@ -85,24 +90,23 @@ def _about_columns(rows: list[Row], columns: list[Column], settings: list[str], 
 
 
 def _about_texts(rows: list[Row], settings: list[str]) -> Iterator[str]:
-    """How texts were generated where all rows agree, and of what share of the evaluated items there is one, where it
-    is not all of them (ELI5: questions, not blocks)."""
+    """The decoding settings that all rows share, and the share of items with generated texts if it is not all."""
     decoding = {key: value for row in rows for key, value in row.settings.items() if key.startswith(DECODING)}
-    same = [f"{readable(key[len(DECODING) :])} {shown(decoding[key])}" for key in decoding if key not in settings]
+    same = [f"{readable(key[len(DECODING) :])} {as_typed(decoding[key])}" for key in decoding if key not in settings]
     if same:
         yield f"Decoding: {', '.join(same)}."
     evaluations = [result.evaluation for row in rows for result in row.results]
     shares = {(finite(e.get("predictions")), finite(e.get("items"))) for e in evaluations}
-    for made, items in sorted(shares, key=str):
-        if made and items and made < items:
-            yield f"Texts were generated for {made:,.0f} of {items:,.0f} test items."
+    for generated, items in sorted(shares, key=str):
+        if generated and items and generated < items:
+            yield f"Texts were generated for {generated:,.0f} of {items:,.0f} test items."
 
 
 def _about_scope(columns: list[Column], scope: Scope) -> Iterator[str]:
     if scope.mixed and any(column.key in OWN_LOSS for column in columns):
-        yield "Rows were trained on different tokens: loss and perplexity do not compare across them."
+        yield "Rows were trained on different tokens: their loss and perplexity are not comparable."
     if scope.hardware and any(column.timing for column in columns):
-        differ = " (times and memory do not compare across it)" if len(scope.hardware) > 1 else ""
+        differ = " (times and memory on different hardware are not comparable)" if len(scope.hardware) > 1 else ""
         yield f"Hardware{differ}: {'; '.join(scope.hardware)}."
     if scope.references > 1:
-        yield "Runs were scored against different references: scores do not compare across them."
+        yield "Runs were scored against different references: their scores are not comparable."

@@ -1,4 +1,4 @@
-"""Columns by name, and rows in the order that is asked for."""
+"""Checks the name of a column, and sorts the rows of a table."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from utils.errors import UserError
 from utils.metrics import HIGHER
 from utils.results.aggregate import Row
 from utils.results.columns import Column
-from utils.results.read import plain
+from utils.results.read import printable_line
 from utils.text import suggestions
 
 
 def check_name(name: str, known: Iterable[str], option: str) -> None:
-    """Raise UserError under ``option`` for a name that is not ``known``; it says the nearest and all known ones."""
+    """Raise UserError if ``name`` is not in ``known``. The message names ``option`` and all known names."""
     known = list(known)
     if name not in known:
-        raise UserError(f"{option}: no column is named {plain(name)!r}. {suggestions(name, known)}")
+        raise UserError(f"{option}: no column is named {printable_line(name)!r}. {suggestions(name, known)}")
 
 
 def sort_rows(rows: list[Row], sort: str, known: dict[str, Column], settings: list[str]) -> list[Row]:
-    """``rows`` by ``key``, ``key:asc`` or ``key:desc``, those of a model together; a bare key puts the best first.
+    """``rows`` by ``key``, ``key:asc`` or ``key:desc`` within each model. ``key`` alone puts the best first.
 
-    Numbers come before texts, and rows without a value last. Raises UserError for an unknown key or direction.
+    Numbers come before texts; rows without a value are last. Raises UserError for an unknown key or direction.
     """
     key, _, direction = sort.partition(":")
     if direction not in ("", "asc", "desc"):
-        raise UserError(f"--sort: {plain(sort)!r} ends in neither :asc nor :desc")
+        raise UserError(f"--sort: {printable_line(sort)!r} does not end in :asc or :desc")
     values: dict[str, Callable[[Row], Any]] = {
         **{name: partial(_mean, key=name) for name in known},
         "method": lambda row: row.first.method,

@@ -8,7 +8,7 @@ import re
 import textwrap
 
 from utils.errors import printable
-from utils.results.read import plain, shown
+from utils.results.read import as_typed, printable_line
 from utils.tables.layout import Cell, Grid, Table
 from utils.text import justified
 
@@ -16,9 +16,9 @@ _MARKDOWN = re.compile(r"([\\`*_{}\[\]<>#+|~&$@]|:(?=//))")
 
 
 def to_csv(table: Table) -> str:
-    """One line a row of the table: identity, then ``<column>_mean``, ``_std``, ``_n`` and ``_delta`` in full precision.
+    """One line per row: settings, then ``<column>_mean``, ``_std``, ``_n`` and ``_delta`` in full precision.
 
-    A text that a spreadsheet would take for a formula gets a leading apostrophe.
+    A text that a spreadsheet would read as a formula gets a leading apostrophe.
     """
     names = ["dataset", "model", "method", "rank", "bias", *table.settings]
     names += ["group", "seeds", "n", "parameters_total", "parameters_trainable", "adapted_layers"]
@@ -26,11 +26,11 @@ def to_csv(table: Table) -> str:
         names += [f"{column.key}_{part}" for part in ("mean", "std", "n", "delta")]
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow([_inert(name) for name in [*names, "baseline"]])
+    writer.writerow([_escape_formula(name) for name in [*names, "baseline"]])
     for row in table.rows:
         first = row.first
-        settings = [shown(row.settings[key]) if key in row.settings else None for key in table.settings]
-        seeds = " ".join(plain(result.seed) for result in row.results)
+        settings = [as_typed(row.settings[key]) if key in row.settings else None for key in table.settings]
+        seeds = " ".join(printable_line(result.seed) for result in row.results)
         line = [table.dataset, first.model, first.method, first.rank, first.bias, *settings]
         line += [first.group, seeds, len(row.results)]
         line += [first.number("parameters", "total"), row.parameters, first.number("parameters", "adapted_layers")]
@@ -39,18 +39,18 @@ def to_csv(table: Table) -> str:
             line += [statistic.mean, statistic.std, statistic.n] if statistic else [None, None, 0]
             line.append(row.delta(column.key) if column.quality else None)
         line.append(row.baseline.first.group if row.baseline else None)
-        writer.writerow([_inert(value) if isinstance(value, str) else value for value in line])
+        writer.writerow([_escape_formula(value) if isinstance(value, str) else value for value in line])
     return buffer.getvalue()
 
 
-def _inert(text: str) -> str:
-    text = plain(text)
+def _escape_formula(text: str) -> str:
+    text = printable_line(text)
     number = re.fullmatch(r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?", text, re.IGNORECASE)
     return f"'{text}" if text.startswith(tuple("=+-@")) and not number else text
 
 
 def to_markdown(table: Table) -> str:
-    """The grids as GitHub tables, best values bold, then the notes and the runs left out."""
+    """The grids as GitHub tables with bold best values, then the notes and the omitted runs."""
     parts = []
     for level, grid in zip(("#", "##", "##"), table.grids, strict=False):
         title = grid.title if level == "##" else f"Results: {grid.title}"
@@ -60,14 +60,15 @@ def to_markdown(table: Table) -> str:
         lines += [[_markdown_cell(cell) for cell in row] for row in grid.rows]
         parts.append("\n".join(f"| {' | '.join(line)} |" for line in lines))
     parts += [_markdown(note) for note in [*table.notes, *(["Bold: best in its column."] if table.has_best else [])]]
-    if table.listed:
-        parts.append("## Not, or not wholly, in the table")
-        parts.append("\n".join(f"- {_markdown(name)}: {_markdown(reason)}" for name, reason in table.left_out()))
+    if table.omissions:
+        parts.append("## Not in the table, or only in part")
+        omitted = [f"- {_markdown(name)}: {_markdown(reason)}" for name, reason in table.public_omissions()]
+        parts.append("\n".join(omitted))
     return "\n\n".join(parts) + "\n"
 
 
 def _markdown(text: str) -> str:
-    return _MARKDOWN.sub(r"\\\1", plain(text))
+    return _MARKDOWN.sub(r"\\\1", printable_line(text))
 
 
 def _markdown_cell(cell: Cell) -> str:
@@ -83,14 +84,16 @@ def _numeric(grid: Grid, i: int) -> bool:
 
 
 def to_text(table: Table, width: int = 100) -> str:
-    """The grids for a terminal of ``width`` characters, best values starred. Columns that do not fit go on below,
-    with those of the leading columns again that tell the rows apart."""
-    parts = [f"{plain(grid.title)}\n{_plain_grid(grid, width)}" for grid in table.grids]
+    """The grids for a terminal of ``width`` characters, with a star at the best values.
+
+    Columns that do not fit are printed below, after the leading columns that distinguish the rows.
+    """
+    parts = [f"{printable_line(grid.title)}\n{_plain_grid(grid, width)}" for grid in table.grids]
     notes = [*table.notes, *(["*: best in its column."] if table.has_best else [])]
-    parts.append("\n".join(line for note in notes for line in textwrap.wrap(plain(note), width)))
-    if table.listed:
-        lines = [f"  {printable(listed.run.path)}: {plain(listed.reason)}" for listed in table.listed]
-        parts.append("\n".join(["Not, or not wholly, in the table:", *lines]))
+    parts.append("\n".join(line for note in notes for line in textwrap.wrap(printable_line(note), width)))
+    if table.omissions:
+        lines = [f"  {printable(x.run.path)}: {printable_line(x.reason)}" for x in table.omissions]
+        parts.append("\n".join(["Not in the table, or only in part:", *lines]))
     return "\n\n".join(parts)
 
 
@@ -98,10 +101,10 @@ def _plain_grid(grid: Grid, width: int) -> str:
     columns = [_plain_column(grid, i) for i in range(len(grid.header))]
     widths = [len(column[0]) for column in columns]
     blocks = [list(range(grid.measured))]
-    again = _telling(columns[: grid.measured])
+    repeated = _distinguishing(columns[: grid.measured])
     for i in range(grid.measured, len(columns)):
-        if sum(widths[j] + 2 for j in blocks[-1]) + widths[i] > width and blocks[-1] != again:
-            blocks.append(list(again))
+        if sum(widths[j] + 2 for j in blocks[-1]) + widths[i] > width and blocks[-1] != repeated:
+            blocks.append(list(repeated))
         blocks[-1].append(i)
     parts = []
     for block in blocks:
@@ -111,23 +114,24 @@ def _plain_grid(grid: Grid, width: int) -> str:
 
 
 def _plain_column(grid: Grid, i: int) -> list[str]:
-    """The header and the cells of column ``i``, all of one width; numbers stand below each other as 0.6443±.0071*."""
+    """The header and the cells of column ``i`` with the same width; numbers are aligned, like 0.6443±.0071*."""
     cells = [row[i] for row in grid.rows]
-    texts = [plain(cell.text) or "–" for cell in cells]
-    tails = [_tail(cell) for cell in cells]
+    texts = [printable_line(cell.text) or "–" for cell in cells]
+    suffixes = [_suffix(cell) for cell in cells]
     if not _numeric(grid, i):
-        return justified([plain(grid.header[i].text), *texts])
-    whole = map("".join, zip(justified(texts, right=True), justified(tails), strict=True))
-    return justified([plain(grid.header[i].text), *whole], right=True)
+        return justified([printable_line(grid.header[i].text), *texts])
+    joined = map("".join, zip(justified(texts, right=True), justified(suffixes), strict=True))
+    return justified([printable_line(grid.header[i].text), *joined], right=True)
 
 
-def _tail(cell: Cell) -> str:
+def _suffix(cell: Cell) -> str:
+    """The deviation, the star of a best value and the number of seeds."""
     std = "±" + (cell.std[1:] if cell.std.startswith("0.") else cell.std) if cell.std else ""
     return std + ("*" if cell.bold else "") + (f" ({cell.n})" if cell.n is not None else "")
 
 
-def _telling(columns: list[list[str]]) -> list[int]:
-    """The first few of the leading ``columns`` that tell the rows apart as well as all of them do."""
+def _distinguishing(columns: list[list[str]]) -> list[int]:
+    """Indices of a few columns that distinguish the rows as well as all of them do. The first one is always kept."""
     kept = list(range(len(columns)))
     for i in reversed(range(1, len(columns))):
         fewer = [j for j in kept if j != i]

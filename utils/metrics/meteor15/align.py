@@ -1,12 +1,12 @@
 """METEOR's alignment of two texts: a beam search over the matches of their words and phrases.
 
-Of all ways to use each word once, the best has (1) the most covered words, where a match that is not exact counts
-half of its words on each side, rounded down, (2) the fewest chunks (runs of matches adjacent in both texts),
-(3) the smallest distance. Matches that touch no other one are always part of it. The search goes through the
-reference from left to right and keeps the 40 best partial alignments; a chunk counts when it ends. What it does
-with equal partial alignments decides on real texts, and follows the official program: a match comes before the
-decision to skip the word, matches come by matcher, and the distance of a match is charged to the alternatives
-tried after it.
+An alignment uses each word at most once. The best alignment has (1) the most covered words, where an inexact match
+counts half of its words on each side, rounded down; (2) the fewest chunks, which are runs of matches adjacent in both
+texts; (3) the smallest distance. A match that overlaps no other match is always used.
+
+The search reads the reference from left to right and keeps the 40 best partial alignments. A chunk counts when it
+ends. Ties are frequent in real texts, so the order of the search follows the official program: matches by matcher,
+then no match for the word. The distance of a match is added to the alternatives after it, not to the match itself.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from typing import Any, NamedTuple
 BEAM = 40
 EXACT, STEM, SYNONYM, PARAPHRASE = range(4)  # the matchers
 
-# One integer orders partial alignments: coverage, then chunks, then distance.
+# The cost of a partial alignment is one integer, lower is better: coverage, then chunks, then distance.
 COVERAGE, CHUNK = 1 << 44, 1 << 24
-_ORDER = itemgetter(0)
+_COST = itemgetter(0)
 
 _Path = tuple[Any, ...]  # a partial alignment
 
 
 class Match(NamedTuple):
-    """A word or phrase of the prediction and one of the reference: where they start, how long they are."""
+    """A word or phrase of the prediction and one of the reference: start and length in words of each."""
 
     start: int
     length: int
@@ -42,15 +42,15 @@ def _coverage(match: Match) -> int:
 
 
 def align(size: int, reference_size: int, matches: Sequence[Match]) -> list[Match]:
-    """The best alignment, by position in the reference.
+    """The best alignment, in the order of the reference.
 
     Args:
         size: number of words of the prediction.
         reference_size: number of words of the reference.
-        matches: all matches, in the order in which equal ones are tried.
+        matches: all matches, in the order in which the search tries them.
     """
-    fixed, choices, taken = _split(size, reference_size, matches)
-    # Each partial alignment: order, next reference word, used words, end of the open chunk (-1: none), matches.
+    fixed, choices, taken = _separate(size, reference_size, matches)
+    # A partial alignment: cost, next reference word, used words (bits), end of the open chunk (-1: none), matches.
     paths: list[_Path] = [(0, 0, taken, -1, None)]
     for position in range(reference_size):
         if position in fixed:
@@ -71,7 +71,7 @@ def align(size: int, reference_size: int, matches: Sequence[Match]) -> list[Matc
         else:
             paths = _extend(paths, position, choices[position])
         if len(paths) > 1:
-            paths.sort(key=_ORDER)
+            paths.sort(key=_COST)
             del paths[BEAM:]
     best = min(paths, key=lambda path: path[0] + (CHUNK if path[3] != -1 else 0))
     chain, found = best[4], []
@@ -82,9 +82,10 @@ def align(size: int, reference_size: int, matches: Sequence[Match]) -> list[Matc
 
 
 def _extend(paths: list[_Path], position: int, choices: list[tuple[Match, int, int]]) -> list[_Path]:
+    """Every path with each of ``choices`` at the reference word ``position``, and without a match there."""
     extended = []
     for path in paths:
-        order, following, used, chunk, chain = path
+        cost, following, used, chunk, chain = path
         if following > position:
             extended.append(path)
             continue
@@ -94,28 +95,33 @@ def _extend(paths: list[_Path], position: int, choices: list[tuple[Match, int, i
             start = match.start
             extended.append(
                 (
-                    order - gain + (CHUNK if chunk != -1 and chunk != start else 0),
+                    cost - gain + (CHUNK if chunk != -1 and chunk != start else 0),
                     position + match.reference_length,
                     used | mask,
                     start + match.length,
                     (chain, match),
                 )
             )
-            order += abs(start - position)
-        extended.append((order + (CHUNK if chunk != -1 else 0), position + 1, used, -1, chain))
+            cost += abs(start - position)
+        extended.append((cost + (CHUNK if chunk != -1 else 0), position + 1, used, -1, chain))
     return extended
 
 
-def _split(
+def _separate(
     size: int, reference_size: int, matches: Sequence[Match]
 ) -> tuple[dict[int, tuple[Match, int]], list[list[tuple[Match, int, int]]], int]:
-    """Matches that touch no other by reference position, the others likewise, and the words the former use."""
-    touching, reference_touching = [0] * size, [0] * reference_size
+    """Separate matches that overlap no other match.
+
+    Returns:
+        Those matches by reference position, the other matches by reference position, and the prediction's words that
+        the former use, as bits.
+    """
+    users, reference_users = [0] * size, [0] * reference_size
     for start, length, reference_start, reference_length, _ in matches:
         for word in range(start, start + length):
-            touching[word] += 1
+            users[word] += 1
         for word in range(reference_start, reference_start + reference_length):
-            reference_touching[word] += 1
+            reference_users[word] += 1
     fixed: dict[int, tuple[Match, int]] = {}
     choices: list[list[tuple[Match, int, int]]] = [[] for _ in range(reference_size)]
     taken = 0
@@ -123,8 +129,8 @@ def _split(
         start, length, reference_start, reference_length, _ = match
         mask = ((1 << length) - 1) << start
         gain = _coverage(match) * COVERAGE
-        alone = all(touching[word] == 1 for word in range(start, start + length)) and all(
-            reference_touching[word] == 1 for word in range(reference_start, reference_start + reference_length)
+        alone = all(users[word] == 1 for word in range(start, start + length)) and all(
+            reference_users[word] == 1 for word in range(reference_start, reference_start + reference_length)
         )
         if alone:
             fixed[reference_start] = (match, gain)

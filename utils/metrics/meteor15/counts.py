@@ -1,27 +1,27 @@
-"""What METEOR counts in each prediction against its best reference."""
+"""METEOR's statistics of each prediction against its best reference, and the score from their sum."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from utils.metrics.meteor15.align import Match, align, count_chunks
-from utils.metrics.meteor15.lexicon import Words
+from utils.metrics.meteor15.lexicon import Lexicon
 from utils.metrics.meteor15.matches import Text, find_matches
 from utils.metrics.meteor15.normalize import normalize
 from utils.metrics.meteor15.phrases import Paraphrases, PhraseTable
-from utils.metrics.meteor15.resources import load
+from utils.metrics.meteor15.resources import load_tables
 
-# The paper's parameters for English; the weights are those of exact, stem, synonym and paraphrase matches.
+# The paper's parameters for English. WEIGHTS: exact, stem, synonym and paraphrase matches.
 WEIGHTS = (1.0, 0.6, 0.8, 0.6)
 ALPHA, BETA, GAMMA, DELTA = 0.85, 0.2, 0.6, 0.75
 
-# The statistics of one prediction against one reference; the second of two is the reference's.
+# First index of each statistic. They are in pairs, the prediction's then the reference's; CHUNKS is a single one.
 LENGTH, FUNCTION, MATCHES, CHUNKS, MATCHED = 0, 2, 4, 20, 21
 STATISTICS = 23
 
 
 def combine(totals: Sequence[float]) -> float:
-    """METEOR from statistics, of one pair of texts or summed over pairs."""
+    """METEOR from the statistics of one pair of texts or from their sum over pairs."""
     precision, recall = (_weighted_matches(totals, side) for side in (0, 1))
     if precision == 0 or recall == 0:
         return 0.0
@@ -34,8 +34,8 @@ def _weighted_matches(totals: Sequence[float], side: int) -> float:
     function, length = totals[FUNCTION + side], totals[LENGTH + side]
     words = DELTA * (length - function) + (1 - DELTA) * function
     matched = sum(
-        weight * (DELTA * totals[at + side] + (1 - DELTA) * totals[at + 2 + side])
-        for weight, at in zip(WEIGHTS, range(MATCHES, CHUNKS, 4), strict=True)
+        weight * (DELTA * totals[index + side] + (1 - DELTA) * totals[index + 2 + side])
+        for weight, index in zip(WEIGHTS, range(MATCHES, CHUNKS, 4), strict=True)
     )
     return matched / words if words else 0.0
 
@@ -45,21 +45,21 @@ def _values(paraphrases: Paraphrases) -> set[str]:
 
 
 class Comparer:
-    """Compares predictions with references and keeps what it works out, over all systems.
+    """Compares predictions with references. It keeps its results, so that each text is compared once.
 
     Args:
         groups: the references of each item, lower-cased PTB tokens joined by blanks.
     """
 
     def __init__(self, groups: Sequence[Sequence[str]]) -> None:
-        self._tables = load()
-        self._words = Words(self._tables)
+        self._tables = load_tables()
+        self._lexicon = Lexicon(self._tables)
         texts: dict[str, Text] = {}
         self._groups = [[self._text(line, texts) for line in group] for group in groups]
         self._texts = list(texts.values())
         phrases = (phrase for text in self._texts for _, _, phrase in text.phrases)
         self._phrase_table = PhraseTable(self._tables.paraphrases, phrases)
-        self._known: dict[tuple[int, str], list[float]] = {}  # item and tokens to statistics, over all systems
+        self._statistics: dict[tuple[int, str], list[float]] = {}  # of all systems so far, by item and line
 
     def _text(self, line: str, texts: dict[str, Text]) -> Text:
         if line not in texts:
@@ -67,12 +67,12 @@ class Comparer:
         return texts[line]
 
     def statistics(self, lines: Sequence[str]) -> list[list[float]]:
-        """Lengths, function words, matches by matcher, chunks and matched words of each item's prediction.
+        """Lengths, function words, matches of each matcher, chunks and matched words of each prediction.
 
         Args:
-            lines: lower-cased PTB tokens joined by blanks, one text for each item.
+            lines: lower-cased PTB tokens joined by blanks, one text per item.
         """
-        todo = {item: line for item, line in enumerate(lines) if (item, line) not in self._known}
+        todo = {item: line for item, line in enumerate(lines) if (item, line) not in self._statistics}
         texts: dict[str, Text] = {}
         for line in todo.values():
             self._text(line, texts)
@@ -84,16 +84,15 @@ class Comparer:
         for text in self._texts:
             text.link(from_references, in_references)
         for item, line in todo.items():
-            self._known[item, line] = self._best(texts[line], self._groups[item])
-        return [self._known[item, line] for item, line in enumerate(lines)]
+            self._statistics[item, line] = self._best(texts[line], self._groups[item])
+        return [self._statistics[item, line] for item, line in enumerate(lines)]
 
     def _best(self, prediction: Text, references: Sequence[Text]) -> list[float]:
-        """The statistics against the reference that scores highest, the first of equal ones."""
-        found = [self._compare(prediction, reference) for reference in references]
-        return max(found, key=combine)
+        """The statistics against the reference with the highest score; of equal ones, the first."""
+        return max((self._compare(prediction, reference) for reference in references), key=combine)
 
     def _compare(self, prediction: Text, reference: Text) -> list[float]:
-        matches = find_matches(prediction, reference, self._words)
+        matches = find_matches(prediction, reference, self._lexicon)
         alignment = align(len(prediction.tokens), len(reference.tokens), matches)
         row = [0.0] * STATISTICS
         for side, tokens in enumerate((prediction.tokens, reference.tokens)):
@@ -102,7 +101,7 @@ class Comparer:
         for match in alignment:
             self._count(row, match, prediction, reference)
         row[CHUNKS] = count_chunks(alignment)
-        # One chunk that is all of both texts is no fragment.
+        # There is no fragmentation if one chunk covers both texts completely.
         if row[CHUNKS] == 1 and row[MATCHED] == row[LENGTH] and row[MATCHED + 1] == row[LENGTH + 1]:
             row[CHUNKS] = 0
         return row

@@ -1,4 +1,4 @@
-"""When two words match: by stem (Porter's English Snowball stemmer) and by a common WordNet synonym set."""
+"""Matches of two words: the same stem (Porter's English Snowball stemmer) or a common WordNet synonym set."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable
 from utils.errors import UserError
 from utils.metrics.meteor15.resources import Tables
 
-# WordNet's detachment rules (its ``morphy``), nouns, then verbs, then adjectives: ending and replacement.
+# Detachment rules of WordNet's ``morphy`` for nouns, verbs and adjectives: an ending and its replacement.
 DETACHMENTS = [
     *[("s", ""), ("ses", "s"), ("xes", "x"), ("zes", "z"), ("ches", "ch"), ("shes", "sh"), ("men", "man")],
     *[("ies", "y"), ("s", ""), ("ies", "y"), ("es", "e"), ("es", ""), ("ed", "e"), ("ed", ""), ("ing", "e")],
@@ -20,14 +20,14 @@ DETACHMENTS = [
 def _stemmer() -> Callable[[str], str]:
     try:
         from nltk.stem.snowball import SnowballStemmer
-    except ValueError as error:  # it looks for a place to download to
-        raise UserError(f"METEOR's stemmer, of nltk, does not load ({error}): set HOME to a folder") from None
+    except ValueError as error:  # nltk searches for a download folder and finds none
+        raise UserError(f"METEOR's stemmer from nltk does not load ({error}): set HOME to a folder") from None
     stem: Callable[[str], str] = SnowballStemmer("english").stem
     return stem
 
 
-class Words:
-    """Relations between words, each worked out once."""
+class Lexicon:
+    """Relations between words. Each is computed once and kept."""
 
     def __init__(self, tables: Tables) -> None:
         self._tables = tables
@@ -42,10 +42,10 @@ class Words:
         return self._stems[word]
 
     def synonym_sets(self, word: str) -> frozenset[str]:
-        """The synonym sets of the word and of its base form: an irregular one, or the first that WordNet has."""
+        """The synonym sets of the word and of its base form: an irregular one, or the first that WordNet contains."""
         if word not in self._sets:
-            known = self._tables.synonym_sets
-            sets = [known.get(word, frozenset()), *(known.get(base, frozenset()) for base in self._bases(word))]
+            all_sets = self._tables.synonym_sets
+            sets = [all_sets.get(form, frozenset()) for form in (word, *self._bases(word))]
             self._sets[word] = frozenset().union(*sets)
         return self._sets[word]
 
@@ -62,11 +62,11 @@ class Words:
         return ()
 
     def related(self, word: str) -> dict[str, tuple[bool, bool]]:
-        """For other words, whether they match ``word`` by stem and by synonym; filled by ``relate``."""
+        """Other words, and whether they match ``word`` by stem and by synonym. ``relate`` adds entries."""
         return self._related.setdefault(word, {})
 
     def relate(self, word: str, other: str) -> tuple[bool, bool]:
-        """Whether two words match by stem and by synonym; equal words do neither, as they match exactly."""
+        """Whether two words match by stem and by synonym. Both are False for equal words, which match exactly."""
         known = self.related(word)
         if other not in known:
             same = word == other

@@ -1,6 +1,6 @@
-"""What METEOR's ``-norm`` does to a text: tokenise once more, in the way of the Moses tokenizer.
+"""METEOR's ``-norm``: tokenise a text again, like the Moses tokenizer.
 
-The input is text that the PTB tokenizer has lower-cased, so that case needs no care here.
+The PTB tokenizer has lower-cased the input, so that case does not matter here.
 """
 
 from __future__ import annotations
@@ -9,12 +9,12 @@ import re
 from collections.abc import Set
 
 TYPOGRAPHIC = str.maketrans({"“": '"', "”": '"', "‘": "'", "’": "'", "–": " - "})
-# The letters the program knows: Latin of western and central Europe, and Cyrillic. All else stands apart.
+# The program's letters: Latin of western and central Europe, and Cyrillic. Other characters become tokens.
 LETTERS = "A-Za-zÀ-ÖØ-öø-žЀ-ԯ"
 LETTER, NO_LETTER = f"([{LETTERS}])", f"([^{LETTERS}])"
 WORD, NO_WORD = f"([{LETTERS}0-9])", f"([^{LETTERS}0-9])"
-# The patterns eat the characters beside a mark, so that of two marks with one between them the second is left: the
-# hyphen of "b-c" in a-b-c, the comma of ",c" in b,,c. A hyphen between words is a blank.
+# As in the program, the patterns consume the characters beside a mark. Of two marks with one character between them
+# the second therefore stays: a-b-c becomes "a b-c". A hyphen between words becomes a blank.
 BETWEEN_WORDS = re.compile(f"([{LETTERS}0-9.])-{WORD}")
 SPECIAL = re.compile(rf"([^{LETTERS}0-9\s.'`,-])")
 DOTS = re.compile(r"(\.{2,})")
@@ -30,7 +30,7 @@ APOSTROPHES = [
     (re.compile("([0-9])'(s)"), r"\1 '\2"),
 ]
 
-NUMBER_FOLLOWS = "#NUMERIC_ONLY#"  # the mark of prefixes that keep their full stop before a number only
+NUMBER_FOLLOWS = "#NUMERIC_ONLY#"  # marks prefixes that keep their full stop only before a number
 
 
 def normalize(text: str, prefixes: Set[str]) -> list[str]:

@@ -1,7 +1,7 @@
-"""Paraphrases that can occur between one set of predictions and one set of references.
+"""Paraphrases between one set of predictions and one set of references.
 
-Of the table's 5 million pairs some thousand have one phrase among the predictions and the other among the
-references. They are found at once, by hash, and kept as dictionaries.
+Of the 5 million pairs in the table, a few thousand have one phrase in the predictions and the other in the
+references. They are found together, by hash, and returned as dictionaries.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Paraphrases = dict[str, list[str]]
 
 
 def phrases(tokens: Sequence[str]) -> list[tuple[int, int, str]]:
-    """Start, length in words and text of each phrase of up to LONGEST words, by start, then by length."""
+    """Start, length in words and text of each phrase of up to LONGEST words, sorted by start and length."""
     size = len(tokens)
     return [
         (start, length, " ".join(tokens[start : start + length]))
@@ -43,7 +43,7 @@ class PhraseTable:
         self._rows = self._rows_of(self._hashes)
 
     def _rows_of(self, hashes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Table rows that start with one of ``hashes``: the index of the hash and the paraphrase's hash, row by row."""
+        """For each table row whose phrase is in ``hashes``: the index in ``hashes``, and the paraphrase's hash."""
         first = np.searchsorted(self._pairs[:, 0], hashes, side="left")
         counts = np.searchsorted(self._pairs[:, 0], hashes, side="right") - first
         owners = np.repeat(np.arange(len(hashes)), counts)
@@ -51,32 +51,39 @@ class PhraseTable:
         return owners, self._pairs[np.repeat(first, counts) + offsets, 1]
 
     def between(self, predictions: Iterable[str]) -> tuple[Paraphrases, Paraphrases]:
-        """Paraphrases among the predictions' phrases for each of the references', and the other way round.
+        """For each phrase of the references its paraphrases in the predictions, and the reverse.
 
-        The paraphrases of a phrase stand in the table's order, on which the alignment depends.
+        Paraphrases are in the order of the table, because the alignment depends on it.
         """
         names = list(dict.fromkeys(predictions))
         hashes = hash_phrases(names)
-        owners, found = self._rows_of(hashes)
-        from_predictions = _named(owners, found, names, self._hashes[self._order], self._names, self._order)
+        rows = self._rows_of(hashes)
+        from_predictions = _select(*rows, names, self._hashes[self._order], self._names, self._order)
         order = np.argsort(hashes)
-        from_references = _named(*self._rows, self._names, hashes[order], names, order)
+        from_references = _select(*self._rows, self._names, hashes[order], names, order)
         return from_references, from_predictions
 
 
-def _named(
+def _select(
     owners: np.ndarray,
-    found: np.ndarray,
+    paraphrases: np.ndarray,
     names: list[str],
-    known: np.ndarray,
-    known_names: list[str],
+    targets: np.ndarray,
+    target_names: list[str],
     order: np.ndarray,
 ) -> Paraphrases:
-    """Rows whose paraphrase is among the sorted hashes ``known``, as names; ``order`` leads to ``known_names``."""
-    named: Paraphrases = {}
-    if not len(known):
-        return named
-    places = np.minimum(np.searchsorted(known, found), len(known) - 1)
-    for row in np.flatnonzero(known[places] == found):
-        named.setdefault(names[owners[row]], []).append(known_names[order[places[row]]])
-    return named
+    """The rows whose paraphrase is in ``targets``, as texts.
+
+    Args:
+        owners, paraphrases: rows of the table, see ``PhraseTable._rows_of``.
+        names: texts of the phrases that ``owners`` indexes.
+        targets: sorted hashes.
+        target_names, order: the text of ``targets[i]`` is ``target_names[order[i]]``.
+    """
+    selected: Paraphrases = {}
+    if not len(targets):
+        return selected
+    indices = np.minimum(np.searchsorted(targets, paraphrases), len(targets) - 1)
+    for row in np.flatnonzero(targets[indices] == paraphrases):
+        selected.setdefault(names[owners[row]], []).append(target_names[order[indices[row]]])
+    return selected

@@ -1,7 +1,7 @@
-"""METEOR's tables, read where pycocoevalcap installs them: nothing of them is part of this repository.
+"""METEOR's tables, read from the installed package pycocoevalcap. They are not part of this repository.
 
-Its jar holds WordNet's synonym sets and irregular forms, the function words and the non-breaking prefixes;
-``paraphrase-en.gz`` holds 5 million pairs of phrases, a line each for the probability and the two phrases.
+The jar contains WordNet's synonym sets and irregular forms, the function words and the non-breaking prefixes.
+``paraphrase-en.gz`` contains 5 million pairs of phrases; each takes three lines: the probability and the two phrases.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ _BYTES = np.random.Generator(np.random.PCG64(15)).integers(0, 1 << 64, size=256,
 
 @dataclass(frozen=True)
 class Tables:
-    """What the matchers look up."""
+    """The tables that METEOR reads."""
 
     function_words: frozenset[str]
-    prefixes: frozenset[str]  # keep their full stop
+    prefixes: frozenset[str]  # words that keep their full stop
     synonym_sets: dict[str, frozenset[str]]  # word to the synonym sets it is in
     irregular: dict[str, tuple[str, ...]]  # inflected form to its base forms
     paraphrases: np.ndarray  # (pairs, 2) hashes of phrases, sorted by the first column
 
 
 def package_file(name: str) -> Path:
-    """A file of the installed pycocoevalcap. Raises UserError when it is not there."""
+    """A file of the installed pycocoevalcap. Raises UserError if it is missing."""
     spec = importlib.util.find_spec("pycocoevalcap")
     folders = list(spec.submodule_search_locations or []) if spec else []
     for folder in folders:
@@ -50,8 +50,8 @@ def package_file(name: str) -> Path:
 
 
 @functools.lru_cache(maxsize=1)
-def load() -> Tables:
-    """All tables. The first call ever hashes the paraphrases, some seconds, and keeps the result in the cache."""
+def load_tables() -> Tables:
+    """All tables. On first use this hashes the paraphrases, which takes some seconds, and caches the hashes on disk."""
     jar = package_file(JAR)
     try:
         with zipfile.ZipFile(jar) as archive:
@@ -68,7 +68,7 @@ def load() -> Tables:
         raise UserError(f"{jar} is damaged ({error}): pip install --force-reinstall pycocoevalcap") from None
     return Tables(
         function_words=frozenset(function),
-        # Texts are lower-cased before, so that the capitalised prefixes never match.
+        # Texts are lower-cased, so that capitalised prefixes would never match.
         prefixes=frozenset(word.strip() for word in prefixes if re.match("[a-z]", word)),
         synonym_sets={word: frozenset(sets.split()) for word, sets in zip(synonyms[::2], synonyms[1::2], strict=True)},
         irregular=_irregular(irregular),
@@ -101,7 +101,7 @@ def _read_paraphrases(path: Path) -> np.ndarray:
 
 
 def _line_hashes(path: Path) -> Iterator[np.ndarray]:
-    """The hash of each line of a gzip file, in arrays."""
+    """The hashes of the lines of a gzip file, one array per CHUNK."""
     rest = b""
     with gzip.open(path, "rb") as file:
         while block := file.read(CHUNK):
@@ -124,7 +124,7 @@ def _powers(length: int) -> tuple[np.ndarray, ...]:
 
 
 def _hash_lines(text: bytes) -> np.ndarray:
-    """A 64-bit polynomial hash of each line: the sum of f(byte) · base^(place in the line), modulo 2^64."""
+    """A 64-bit polynomial hash of each line: the sum of f(byte) · base^(position in the line), modulo 2^64."""
     codes = np.frombuffer(text, dtype=np.uint8)
     size = 1 << max(16, int(len(codes) - 1).bit_length())
     powers, inverses = (power[: len(codes)] for power in _powers(size))
@@ -136,7 +136,7 @@ def _hash_lines(text: bytes) -> np.ndarray:
 
 
 def hash_phrases(phrases: list[str]) -> np.ndarray:
-    """The hashes that the paraphrase table holds, of phrases as words joined by blanks: uint64, (phrases,)."""
+    """The hashes of phrases (words joined by blanks) as the paraphrase table contains them: uint64, (phrases,)."""
     if not phrases:
         return np.zeros(0, dtype=np.uint64)
     return _hash_lines(("\n".join(phrases) + "\n").encode("utf-8"))

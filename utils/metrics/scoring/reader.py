@@ -1,12 +1,12 @@
-"""Reading systems' outputs and references as the E2E challenge's scorer does, and refusing what it gets wrong.
+"""Reads predictions and references like the E2E challenge's scorer, but refuses files that it misreads.
 
-Predictions are one text per line; references are one text per line in groups separated by empty lines, or without
-any empty line one for each prediction. Either may be a table (TSV or CSV) with a header, one column for the source
-(``mr``) and one for the text; rows of equal source are one item, and a table of predictions is put into the
-references' order by its sources.
+Predictions are one text per line. References are one text per line, in groups separated by empty lines; a file
+without empty lines has one reference per prediction. Either may be a table (TSV or CSV) with a header, a source column
+(``mr``) and a text column. Rows with the same source are one item. A table of predictions is sorted into the order of
+the references by its sources.
 
-The official scorer silently scores a table that lacks rows, and silently loses the rows that an unbalanced
-quotation mark swallows. Both are refused here.
+The official scorer scores a table that lacks rows, and loses the rows after an unbalanced quotation mark, without a
+message. Both are errors here.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ DELIMITERS = {"\t": "TSV", ",": "CSV"}
 
 @dataclass(frozen=True)
 class Items:
-    """One system's output beside the references, item by item."""
+    """One system's output and the references, item by item."""
 
     predictions: list[str]
     references: list[list[str]]
-    sources: list[str] | None  # what each text was made from, where the files tell
+    sources: list[str] | None  # what each text was made from, if the files contain it
 
 
 @dataclass(frozen=True)
 class Row:
-    """A text, the line it stands on and, in a table, its source."""
+    """A text, the number of its line and, in a table, its source."""
 
     line: int
     text: str
@@ -45,10 +45,10 @@ class Row:
 
 
 def read_items(predictions: Path, references: Path, *, tables: bool = True) -> Items:
-    """Read and match the two files. Raises UserError naming the file and the line that does not fit.
+    """Read and match the two files. Raises UserError that names the file and the line of the problem.
 
     Args:
-        tables: False for files known to be plain lines, however much a line looks like a table's header.
+        tables: False if the files are plain lines, even if the first line looks like the header of a table.
     """
     groups, sources = read_references(references, tables=tables)
     rows = read_rows(predictions, tables=tables)
@@ -65,10 +65,10 @@ def read_items(predictions: Path, references: Path, *, tables: bool = True) -> I
 
 
 def read_run(run: Run, split: str) -> Items:
-    """The texts of an evaluated run; the line files alone where another tool wrote them.
+    """The texts of an evaluated run, from its JSON lines, or from its line files if another tool wrote them.
 
     Raises:
-        UserError: a file is missing or damaged, or the line files and the JSON lines hold different texts.
+        UserError: a file is missing or damaged, or the line files and the JSON lines have different texts.
     """
     if not run.raw_predictions(split).exists():
         return read_items(run.predictions(split), run.references(split), tables=False)
@@ -81,7 +81,7 @@ def read_run(run: Run, split: str) -> Items:
 
 
 def read_predictions(path: Path) -> list[str]:
-    """The predictions of a file, in its order; an empty line is an empty prediction."""
+    """The predictions of a file in file order. An empty line is an empty prediction."""
     return [row.text for row in read_rows(path)]
 
 
@@ -89,8 +89,8 @@ def read_references(path: Path, *, tables: bool = True) -> tuple[list[list[str]]
     """Groups of references and, from a table, the source of each group.
 
     Raises:
-        UserError: the file is missing, not UTF-8 or empty, or two groups have more than one empty line between
-            them, which would be an item without references.
+        UserError: the file is missing, not UTF-8 or empty, or has two empty lines in a row, which would be an item
+            without references.
     """
     rows = read_rows(path, tables=tables)
     if rows and rows[0].source is not None:
@@ -114,17 +114,17 @@ def read_references(path: Path, *, tables: bool = True) -> tuple[list[list[str]]
                 "Groups are separated by one empty line, and every item needs a reference."
             )
     if not groups[0]:
-        raise UserError(f"{path} is empty: it should hold references, a group for each prediction")
+        raise UserError(f"{path} is empty: it should have references, one group per prediction")
     return groups, None
 
 
 def read_rows(path: Path, *, tables: bool = True) -> list[Row]:
-    """The rows of a file, plain lines or a table's. Raises UserError when it cannot be read as text."""
+    """The rows of a file of plain lines or of a table. Raises UserError if the file cannot be read as text."""
     try:
         content = read_text(path)
     except FileNotFoundError:
         raise UserError(f"{path} does not exist") from None
-    # Only \n ends a line: U+2028, U+0085 or a vertical tab inside a generated text must not shift all that follow.
+    # Only \n ends a line: U+2028, U+0085 or a vertical tab in a generated text must not shift the lines after it.
     lines = [line.rstrip("\r").replace("\r", " ") for line in content.split("\n")]
     if lines[-1] == "":
         lines.pop()
@@ -135,15 +135,15 @@ def read_rows(path: Path, *, tables: bool = True) -> list[Row]:
 
 
 def _clean(text: str) -> str:
-    # strip() also takes NBSP; splitlines() knows every other line break, and each becomes a blank.
+    # strip() also removes NBSP. splitlines() splits at every other kind of line break; each becomes a blank.
     return " ".join(text.strip().splitlines())
 
 
 def _delimiter(path: Path, lines: list[str]) -> str | None:
-    """The delimiter of a table, None for plain lines: a table has a header with a source and a text column."""
+    """The delimiter of a table, or None for plain lines. A table has a header with a source and a text column."""
     header = lines[0].removeprefix("\ufeff").strip() if lines else ""
     for delimiter in DELIMITERS:
-        with contextlib.suppress(csv.Error):  # a line that is no table row either
+        with contextlib.suppress(csv.Error):  # not a header
             if _columns(_split(header, delimiter)) is not None:
                 return delimiter
     if path.suffix.lower() in (".tsv", ".csv"):
@@ -185,13 +185,13 @@ def _table(path: Path, lines: list[str], delimiter: str) -> list[Row]:
             continue
         if _unbalanced(line, delimiter):
             raise UserError(
-                f"{path}, line {number}: a quotation mark is opened and not closed, so it would swallow the rows "
-                'that follow. Close it, or write it twice ("") inside a quoted field.'
+                f"{path}, line {number}: a quotation mark is opened and not closed, so the following rows would become "
+                'part of this field. Close it, or write it twice ("") inside a quoted field.'
             )
         try:
             fields = _split(line, delimiter)
         except csv.Error as error:
-            raise UserError(f"{path}, line {number} is no table row: {error}") from None
+            raise UserError(f"{path}, line {number} is not a table row: {error}") from None
         if len(fields) != len(header):
             raise UserError(
                 f"{path}, line {number} has {len(fields)} columns, the header has {len(header)}. "
@@ -214,7 +214,7 @@ def _by_source(rows: list[Row], sources: list[str], path: Path) -> list[str]:
     if missing:
         raise UserError(
             f"{path} has no text for {len(missing)} of {len(sources)} sources, the first {missing[0]!r}. "
-            "Give one row for each; an empty text is an empty prediction."
+            "Give one row per source; an empty text is an empty prediction."
         )
     return [texts[source] for source in sources]
 
@@ -229,6 +229,6 @@ def _check_count(rows: list[Row], groups: list[list[str]], predictions: Path, re
         example = groups[len(rows)][0][:60]
         where = f"group {len(rows) + 1} of the references ({example!r}) is the first without a prediction"
     lines = len(groups[0])
-    hint = f" Without an empty line, the {lines} references are one item's, or those of {lines} predictions."
+    hint = f" Without empty lines, the {lines} references belong to one item, or to {lines} predictions."
     hint = hint if len(groups) == 1 else ""
     raise UserError(f"{counts}: {where}. An empty prediction is an empty line.{hint}")

@@ -1,4 +1,4 @@
-"""Scoring run folders: every run that has predictions gets a scores.json. This is what eval.sh calls."""
+"""Scores run folders, for eval.sh: every run with predictions gets a scores.json."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from utils.text import aligned
 
 @dataclass
 class Outcome:
-    """What became of one run's split: its scores, or the reason why there are none."""
+    """The scores of one split of a run, or the reason why there are none."""
 
     run: Run
     split: str
@@ -32,9 +32,11 @@ class Outcome:
 
 
 class RunScorer:
-    """Scores runs one after another and keeps the references' work from one run to the next.
+    """Scores runs one after another. Runs with the same references share a Scorer, which processes them once.
 
-    ``check`` is called before each metric; what it raises ends the work.
+    Args:
+        force: score again even if scores.json is current.
+        check: called before each metric; an exception that it raises stops the scoring.
     """
 
     def __init__(self, force: bool = False, check: Callable[[], None] = never) -> None:
@@ -43,7 +45,7 @@ class RunScorer:
         self._scorer: Scorer | None = None
 
     def score(self, run: Run) -> list[Outcome]:
-        """Score every split of ``run`` that has predictions; what fails is an outcome, not an exception."""
+        """Score every split of ``run`` that has predictions. A failure is an outcome, not an exception."""
         splits = [split for split in SPLITS if run.predictions(split).exists()]
         if not splits:
             return [_waiting(run)]
@@ -60,9 +62,9 @@ class RunScorer:
         names = applicable(items.sources, metrics_of(run.record().get("dataset")))
         files = {"predictions_sha256": run.predictions(split), "references_sha256": run.references(split)}
         hashes = {key: sha256(path) for key, path in files.items()}
-        part = _saved_scores(run).get(split) or {}
-        if not self.force and _is_current(part, names, hashes):
-            return Outcome(run, split, "current", {name: part[name] for name in names})
+        saved = _saved_scores(run).get(split) or {}
+        if not self.force and _is_current(saved, names, hashes):
+            return Outcome(run, split, "current", {name: saved[name] for name in names})
         key = (hashes["references_sha256"], names, None if items.sources is None else tuple(items.sources))
         if self._scorer is None or self._key != key:
             self._key, self._scorer = key, Scorer(items.references, items.sources, names, self.check)
@@ -80,21 +82,21 @@ def _saved_scores(run: Run) -> dict[str, dict[str, float]]:
 
 
 def _write_scores(run: Run, split: str, entry: dict[str, Any]) -> None:
-    """Put a split's scores beside those of others, also of those that another process has just written."""
-    held = run.lock_file("score")
-    with lock(held, "scored"):
+    """Add a split's scores to scores.json. The lock keeps splits that another process writes at the same time."""
+    lock_file = run.lock_file("score")
+    with lock(lock_file, "scored"):
         try:
             remove_leftovers(run.scores_file)
             write_json(run.scores_file, {**_saved_scores(run), split: entry})
         finally:
-            held.unlink(missing_ok=True)
+            lock_file.unlink(missing_ok=True)
 
 
-def _is_current(part: object, names: Sequence[str], hashes: dict[str, str]) -> bool:
+def _is_current(saved: object, names: Sequence[str], hashes: dict[str, str]) -> bool:
     return (
-        isinstance(part, dict)
-        and all(part.get(key) == value for key, value in hashes.items())
-        and all(finite(part.get(name)) is not None for name in names)
+        isinstance(saved, dict)
+        and all(saved.get(key) == value for key, value in hashes.items())
+        and all(finite(saved.get(name)) is not None for name in names)
     )
 
 
@@ -103,14 +105,14 @@ def _waiting(run: Run) -> Outcome:
     todo = {
         "finished": f"python eval.py {run.path}",
         "running": "wait until training has finished, then run eval.py",
-        "interrupted": "give the same train.py command again to go on, then run eval.py",
+        "interrupted": "give the same train.py command again to resume it, then run eval.py",
         "failed": f"see {run.log_file}, train again, then run eval.py",
     }[status]
     return Outcome(run, SPLITS[-1], "waiting", reason=f"no predictions (status {status}): {todo}")
 
 
 def table(outcomes: Sequence[Outcome]) -> str:
-    """The scores as an aligned text table, a row per run and split; names are relative to their common folder."""
+    """The scores as an aligned text table, one row per run and split. Names are relative to the common folder."""
     root = Path(os.path.commonpath([outcome.run.path.resolve().parent for outcome in outcomes]))
     main = [name for outcome in outcomes for name in main_scores(metrics_of(outcome.run.record().get("dataset")))]
     columns = [name for name in dict.fromkeys(main) if any(name in outcome.scores for outcome in outcomes)]
@@ -127,14 +129,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     """``eval.sh RUNS [RUNS ...]``: score all runs; 1 when a run could not be scored, 0 otherwise."""
     parser = argparse.ArgumentParser(prog="eval.sh", description="Score every run that has predictions.")
     parser.add_argument("runs", nargs="+", metavar="RUNS", help="folder with runs, or a run itself")
-    parser.add_argument("--force", action="store_true", help="score again even where scores.json is current")
+    parser.add_argument("--force", action="store_true", help="score again even if scores.json is current")
     arguments = parser.parse_args(argv)
-    found = find_runs(arguments.runs)
+    runs = find_runs(arguments.runs)
     outcomes: list[Outcome] = []
     with stop_on_signals(unit="metric") as stop:
         scorer = RunScorer(arguments.force, stop.check)
         try:
-            for run in found:
+            for run in runs:
                 stop.check()
                 try:
                     outcomes += scorer.score(run)
@@ -149,13 +151,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _report(outcomes: Sequence[Outcome]) -> None:
-    """Print the scores, and why other runs have none."""
+    """Print the scores, and why other runs have no scores."""
     scored = [outcome for outcome in outcomes if outcome.scores]
     waiting = [outcome for outcome in outcomes if outcome.state == "waiting"]
     if scored:
         print(table(scored))
     if waiting:
-        print("\nnot scored, as there are no predictions:")
+        print("\nnot scored, because there are no predictions:")
         for outcome in waiting:
             print(f"  {outcome.run.path}: {outcome.reason}")
     for outcome in outcomes:

@@ -1,4 +1,7 @@
-"""Work on independent items, spread over processes that live, and remember, as long as the object."""
+"""A pool of forked processes for independent items.
+
+Each process keeps its items, and what it has computed for them, as long as the pool exists.
+"""
 
 from __future__ import annotations
 
@@ -10,17 +13,17 @@ from multiprocessing.connection import Connection
 from multiprocessing.util import Finalize
 from typing import Any
 
-FEWEST = 100  # items; below, starting a process costs more than it saves
+FEWEST = 100  # items: with fewer, starting processes takes longer than it saves
 MOST = 4  # processes
 
 
 class Workers:
-    """Parts of the items, each with an object of its own: in processes forked from this one, or here.
+    """Divides items into parts. Each part has an object in a forked process, or in this process if there are few items.
 
     Args:
-        build: makes a part's object from its items.
-        items: what the parts are made of.
-        work: called with a part's object and its inputs, one for each item; gives one output for each.
+        build: makes the object of a part from the items of the part.
+        items: all items.
+        work: computes outputs from the object of a part and its inputs, one input and one output per item.
     """
 
     def __init__(
@@ -31,11 +34,11 @@ class Workers:
     ) -> None:
         self._work = work
         self._pending: list[list[Any]] = []
-        self._here: Any = None
+        self._local: Any = None
         self._parts: list[tuple[slice, Connection]] = []
         count = min(_cores(), MOST) if len(items) >= FEWEST and hasattr(os, "fork") else 1
         if count == 1:
-            self._here = build(items)
+            self._local = build(items)
             return
         context = multiprocessing.get_context("fork")
         for number in range(count):
@@ -44,28 +47,29 @@ class Workers:
             others = [connection for _, connection in self._parts] + [ours]
             process = context.Process(target=_serve, args=(theirs, others, build, items[part], work), daemon=True)
             process.start()
-            # With this object, or before the interpreter ends: it would wait for a worker, which would wait for it.
+            # Kill the process with this object, or before the interpreter exits: otherwise the interpreter would wait
+            # for the worker, and the worker for more inputs.
             Finalize(self, process.kill, exitpriority=0)
             theirs.close()
             self._parts.append((part, ours))
 
     @property
     def parts(self) -> int:
-        """Number of parts that are worked on at the same time."""
+        """Number of parts that are computed at the same time."""
         return len(self._parts) or 1
 
     def send(self, inputs: Sequence[Any]) -> None:
-        """Start the work on ``inputs``, one for each item; ``receive`` waits for it."""
+        """Start to compute the outputs for ``inputs``, one per item. ``receive`` returns them."""
         if not self._parts:
-            self._pending.append(self._work(self._here, inputs))
+            self._pending.append(self._work(self._local, inputs))
         for part, connection in self._parts:
             connection.send(inputs[part])
 
     def receive(self) -> list[Any]:
-        """The outputs of the oldest ``send``, in the order of the items. An error of a worker is raised here."""
+        """The outputs of the oldest ``send``, in the order of the items. Raises the exception of a worker."""
         if not self._parts:
             return self._pending.pop(0)
-        answers = [_answer(connection) for _, connection in self._parts]  # all of them, before any error is raised
+        answers = [_answer(connection) for _, connection in self._parts]  # read all answers before raising an exception
         for answer in answers:
             if isinstance(answer, Exception):
                 raise answer
@@ -90,21 +94,26 @@ def _serve(
     items: Sequence[Any],
     work: Callable[[Any, Sequence[Any]], list[Any]],
 ) -> None:
-    """A worker's life: until it is killed, or the other end is closed, which only works if nobody holds it open."""
+    """Run a worker until it is killed or the other end of ``connection`` is closed.
+
+    Args:
+        others: connections that fork has copied from the parent. A copy that stays open would hide that the parent has
+            closed its end.
+    """
     for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
-        signal.signal(number, signal.SIG_IGN)  # all processes of a job get them: the one that gives the work decides
+        signal.signal(number, signal.SIG_IGN)  # all processes of a job get these signals; the parent handles them
     for other in others:
         other.close()
-    made: Any = None
+    built: Any = None
     try:
-        made = build(items)
+        built = build(items)
     except Exception as error:
-        made = error
+        built = error
     while True:
         try:
             inputs = connection.recv()
             try:
-                answer = made if isinstance(made, Exception) else work(made, inputs)
+                answer = built if isinstance(built, Exception) else work(built, inputs)
             except Exception as error:
                 answer = error
             connection.send(answer)

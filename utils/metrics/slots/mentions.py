@@ -1,4 +1,4 @@
-"""What a text says about each slot, and how that compares with the meaning representation."""
+"""The values that a text mentions for each slot, compared with the meaning representation."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from utils.metrics.slots.patterns import FAMILY, GENERIC, NOT_FOR_FAMILIES, PATT
 
 @dataclass(frozen=True)
 class SlotErrors:
-    """Slot names by kind of error."""
+    """Names of slots by kind of error."""
 
     missing: tuple[str, ...]  # in the meaning representation, not in the text
     added: tuple[str, ...]  # in the text, not in the meaning representation
-    wrong: tuple[str, ...]  # in both, with another value
+    wrong: tuple[str, ...]  # in both, with different values
 
 
 def compare(meaning: Mapping[str, str], text: str) -> SlotErrors:
@@ -37,25 +37,24 @@ def compare(meaning: Mapping[str, str], text: str) -> SlotErrors:
 
 
 def mentions(meaning: Mapping[str, str], text: str) -> dict[str, set[str]]:
-    """The values that a text mentions for each slot. Values that mean the same are one, as ``SAME`` says.
+    """The values that a text mentions for each slot. ``SAME`` lists values with the same meaning.
 
-    A place is looked for by its own name, so a name of a restaurant that the meaning representation does not
-    have cannot be told from any other word.
+    Only the restaurant name of the meaning representation is searched, so that a wrong name is not found.
     """
-    rest = _plain(text)
-    found: dict[str, set[str]] = {}
+    rest = _normalize(text)
+    values: dict[str, set[str]] = {}
     if "name" in meaning:
-        rest, seen = _take_out(meaning["name"], rest)
-        found["name"] = {meaning["name"]} if seen else set()
-    found["near"] = set()
-    for place in dict.fromkeys([meaning["near"], *PLACES] if "near" in meaning else PLACES):
-        rest, seen = _take_out(place, rest)
-        if seen:
-            found["near"].add(place)
+        rest, found = _remove_name(meaning["name"], rest)
+        values["name"] = {meaning["name"]} if found else set()
+    values["near"] = set()
+    for landmark in dict.fromkeys([meaning["near"], *PLACES] if "near" in meaning else PLACES):
+        rest, found = _remove_name(landmark, rest)
+        if found:
+            values["near"].add(landmark)
     for slot, patterns in PATTERNS.items():
-        found[slot] = {value for value, pattern in patterns.items() if pattern.search(rest)}
-    found["familyFriendly"] = _family(rest)
-    return found
+        values[slot] = {value for value, pattern in patterns.items() if pattern.search(rest)}
+    values["familyFriendly"] = _family(rest)
+    return values
 
 
 def _canonical(slot: str, value: str) -> str:
@@ -75,14 +74,14 @@ def _family(text: str) -> set[str]:
     return {"no"} if NOT_FOR_FAMILIES.search(text) else {"yes"}
 
 
-def _plain(text: str) -> str:
+def _normalize(text: str) -> str:
     text = unicodedata.normalize("NFC", text).replace("’", "'").replace("‑", "-")
     return re.sub(r"\s+", " ", text)
 
 
 @functools.lru_cache(maxsize=1024)
 def _name_pattern(name: str) -> re.Pattern[str]:
-    """A name with or without its article, with e for é, and any spacing or hyphens between its words."""
+    """Matches a name with or without "The", with e or é, and with blanks, hyphens or nothing between its words."""
     words = re.findall(r"[\w'&]+", name)
     if len(words) > 1 and words[0].lower() == "the":
         words = words[1:]
@@ -90,6 +89,7 @@ def _name_pattern(name: str) -> re.Pattern[str]:
     return re.compile(rf"(?<!\w){spelled}(?!\w)", re.IGNORECASE)
 
 
-def _take_out(name: str, text: str) -> tuple[str, bool]:
-    taken, count = _name_pattern(name).subn(" _ ", text)
-    return taken, count > 0
+def _remove_name(name: str, text: str) -> tuple[str, bool]:
+    """``text`` without ``name``, and whether it was there."""
+    rest, count = _name_pattern(name).subn(" _ ", text)
+    return rest, count > 0

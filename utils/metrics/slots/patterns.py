@@ -1,15 +1,13 @@
-"""How English texts put E2E slot values into words.
+"""Regular expressions for E2E slot values in English texts, written from the challenge's training references.
 
-Written from reading the challenge's training references. A name may contain words that stand for another slot
-(Café Sicilia, Raja Indian Cuisine, The Rice Boat), so names are taken out of a text before anything else is
-looked for.
+A name may contain a word of another slot (Raja Indian Cuisine), so ``mentions`` removes names from a text first.
 """
 
 from __future__ import annotations
 
 import re
 
-# Every place that the data names after "near"; one that the meaning representation does not have is an addition.
+# Every value of "near" in the data. A text adds a slot if it names one that the meaning representation does not have.
 PLACES = (
     "All Bar One", "Avalon", "Burger King", "Café Adriatic", "Café Brazil", "Café Rouge", "Café Sicilia",
     "Clare Hall", "Crowne Plaza Hotel", "Express by Holiday Inn", "Raja Indian Cuisine", "Rainbow Vegetarian Café",
@@ -17,10 +15,10 @@ PLACES = (
     "Yippee Noodle Bar",
 )  # fmt: skip
 
-# What a place is called for want of a better word: no addition where the meaning representation has no eatType.
+# "restaurant" is also the general word for a place: not an added slot if the meaning representation has no eatType.
 GENERIC = frozenset({("eatType", "restaurant")})
 
-# Values that say the same: a cheap place costs less than £20. A text may use either.
+# Values with the same meaning: a cheap place costs less than £20. A text may use either.
 SAME = {
     "cheap": "less than £20",
     "moderate": "£20-25",
@@ -29,7 +27,7 @@ SAME = {
 SAME_RATING = {"low": "1 out of 5", "average": "3 out of 5", "high": "5 out of 5"}
 
 _GAP = r"[\w',-]*"
-_BETWEEN = rf"(?:\s+(?!price|cost){_GAP}){{0,4}}?\s+"  # up to four words, none of which changes the subject to price
+_BETWEEN = rf"(?:\s+(?!price|cost){_GAP}){{0,4}}?\s+"  # up to four words that are not about the price
 _RATING = r"(?:rat(?:ed|es|ings?)|reviews?|reviewed|scores?|regarded|recommended|feedback|stars?)\b"
 _LOW = (
     r"(?:low|lowly|lowest|poor|poorly|bad|badly|worst|negative|terrible"

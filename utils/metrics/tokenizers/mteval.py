@@ -1,8 +1,8 @@
-"""The tokens that BLEU and NIST are counted on: those of NIST's mteval-v13a script, as sacrebleu has them.
+"""The tokens of BLEU and NIST: those of NIST's mteval-v13a script, from sacrebleu's implementation.
 
-The official scorer hands its texts to that script in SGML files, without escaping them. So the script reads
-``&amp;`` as ``&`` and drops ``<skipped>``, and what looks like the file's own tags is taken for them: ``</seg>``
-ends a text, ``</doc>`` a file. METEOR, ROUGE_L and CIDEr get the texts as they are.
+The official scorer passes its texts to that script in SGML files without escaping them. The script therefore reads
+``&amp;`` as ``&``, drops ``<skipped>``, and reads tags inside a text as tags of the file: ``</seg>`` ends a text,
+``</doc>`` ends a document. METEOR, ROUGE_L and CIDEr read the texts unchanged.
 """
 
 from __future__ import annotations
@@ -15,46 +15,47 @@ from collections.abc import Sequence
 
 from utils.errors import UserError
 
-# The script lower-cases ASCII only: É and é stay two letters.
+# The script lower-cases ASCII only: É stays É.
 _ASCII_LOWER = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)
 _ENTITIES = {"&quot;": '"', "&amp;": "&", "&lt;": "<", "&gt;": ">"}  # in the order in which they are replaced
-_LEFT = re.compile("([&<])(quot|amp|lt|gt|skipped)([;>])", re.IGNORECASE)
+_NEW_ENTITY = re.compile("([&<])(quot|amp|lt|gt|skipped)([;>])", re.IGNORECASE)
 _END_OF_TEXT = re.compile(r"</seg\s*>", re.IGNORECASE)
-_FATAL = {  # the ends of what encloses a text, and a new text after its end; that of a reference must leave something
+# Tags that make the script fail: the end of a document or file, a second text in one, an empty reference.
+_FATAL = {
     "prediction": re.compile(r"</(?:doc|tstset)\s*>|</seg>.*<seg", re.IGNORECASE | re.DOTALL),
     "reference": re.compile(r"</(?:doc|refset)\s*>|</seg>.*<seg|^\s*</seg>", re.IGNORECASE | re.DOTALL),
 }
 
 
-def as_read(text: str, kind: str, item: int) -> str:
-    """``text`` as the script reads it from the official scorer's file: it ends where it says ``</seg>``.
+def read_as_sgml(text: str, kind: str, item: int) -> str:
+    """``text`` as the script reads it from the official scorer's SGML file: up to a ``</seg>`` inside the text.
 
     Args:
-        kind: ``prediction`` or ``reference``, whose files have tags of their own.
-        item: its number from 1, for the message.
+        kind: ``prediction`` or ``reference``; their files have different tags.
+        item: the number of the item, from 1, for the message.
 
     Raises:
-        UserError: it has a tag with which the official scorer stops, or takes one text for another.
+        UserError: a tag in the text would stop the official scorer or make it mix up texts.
     """
     if "</" not in text:
         return text
     text = _END_OF_TEXT.sub("</seg>", text)
     if found := _FATAL[kind].search(text):
         raise UserError(
-            f"the {kind} of item {item} has {found[0][:20]!r} in it, which the official scorer of BLEU and NIST takes "
-            f"for tags of its own file and cannot score. Write &lt; for <, which it reads as <: {text[:100]!r}"
+            f"the {kind} of item {item} has {found[0][:20]!r} in it. The official scorer of BLEU and NIST reads this "
+            f"as a tag of its own file and fails. Write &lt; for <, which it reads as <: {text[:100]!r}"
         )
     return text.partition("</seg>")[0]
 
 
 def normalize(text: str) -> str:
-    """``text`` with SGML's entities replaced, on one line, and A-Z lower-cased, every other letter left alone."""
+    """``text`` on one line, with SGML entities replaced and A-Z lower-cased. Other letters keep their case."""
     text = " ".join(text.split("\n")).replace("<skipped>", "")
     if "&" in text:
         for entity, character in _ENTITIES.items():
             text = text.replace(entity, character)
-    # what looks like an entity now is none, but sacrebleu would replace it: the script makes three tokens of it
-    return _LEFT.sub(r"\1 \2 \3", text).translate(_ASCII_LOWER)
+    # "&amp;lt;" has become "&lt;". The script makes three tokens of it, but sacrebleu would replace it again.
+    return _NEW_ENTITY.sub(r"\1 \2 \3", text).translate(_ASCII_LOWER)
 
 
 @functools.cache
@@ -70,5 +71,5 @@ def tokenize(text: str) -> list[str]:
 
 
 def count_ngrams(tokens: Sequence[str], order: int) -> list[Counter[tuple[str, ...]]]:
-    """N-gram counts of each length 1 … ``order``, one Counter a length."""
+    """N-gram counts, one Counter for each n from 1 to ``order``."""
     return [Counter(zip(*(tokens[start:] for start in range(n)), strict=False)) for n in range(1, order + 1)]

@@ -1,7 +1,7 @@
-"""The tokens that METEOR, ROUGE_L and CIDEr are counted on: those of the Stanford PTB tokenizer 3.4.1.
+"""The tokens of METEOR, ROUGE_L and CIDEr: those of the Stanford PTB tokenizer 3.4.1.
 
-The official scorer runs it with ``-preserveLines -lowerCase`` over all texts as lines of one file, and drops a
-list of punctuation tokens. The patterns are in ``ptb_rules``.
+The official scorer runs it with ``-preserveLines -lowerCase`` on one file that has a text per line, and then removes
+punctuation tokens. The patterns are in ``ptb_rules``.
 """
 
 from __future__ import annotations
@@ -13,17 +13,18 @@ from collections.abc import Iterator, Sequence
 from utils.metrics.tokenizers.ptb_rules import DROPPED, NOT_PLAIN, PLAIN, RULES, Change
 from utils.metrics.tokenizers.ptb_words import NUMBERED
 
-# What the official scorer drops. The brackets in its list are never met: lower-cased, they are "-lrb-".
+# Tokens that the official scorer removes. It also lists "-LRB-" and the like, but lower-cased tokens never match them.
 PUNCTUATION = frozenset(["''", "'", "``", "`", ".", "?", "!", ",", ":", "-", "--", "...", ";", ""])
 
-# The ends of a line whose tokens depend on how the next line starts.
+# Ends of a line whose tokens depend on the start of the next line.
 _LETTER = r"[^\W\d_]"
 OPEN_END = re.compile(
     rf"(?:(?<![^\W_])(?:{_LETTER}|{'|'.join(NUMBERED)})|[^\sA-Za-z]\S*{_LETTER})\.\s*\Z", re.IGNORECASE
 )
 
 
-def _longest(text: str, start: int) -> tuple[int, list[str]]:
+def _longest_match(text: str, start: int) -> tuple[int, list[str]]:
+    """Where the token at ``start`` ends, and its tokens, by the rule with the longest match."""
     longest, end = 0, start + 1
     change: Change | None = None
     for pattern, rule_change in RULES:
@@ -37,7 +38,7 @@ def _longest(text: str, start: int) -> tuple[int, list[str]]:
 
 
 def lex(text: str, stop: int | None = None) -> Iterator[str]:
-    """Every token of ``text`` that starts before ``stop``, punctuation included, in its own case."""
+    """Every token of ``text`` that starts before ``stop``, with punctuation, case unchanged."""
     position, stop = 0, len(text) if stop is None else stop
     while position < stop:
         blank = DROPPED.match(text, position)
@@ -49,7 +50,7 @@ def lex(text: str, stop: int | None = None) -> Iterator[str]:
             yield plain[0]
             position = plain.end()
             continue
-        position, tokens = _longest(text, position)
+        position, tokens = _longest_match(text, position)
         yield from tokens
 
 
@@ -59,14 +60,14 @@ def tokenize(text: str, following: str = "") -> str:
 
     Args:
         text: one line.
-        following: the line after it, which decides in rare cases ("point B." before "The …").
+        following: the next line, which matters in rare cases ("point B." before "The …").
     """
     tokens = (token.replace("\u00ad", "").lower() for token in lex(f"{text}\n{following}", len(text)))
     return " ".join(token for token in tokens if token not in PUNCTUATION)
 
 
 def tokenize_lines(lines: Sequence[str]) -> list[str]:
-    """Each line's tokens, joined by blanks, as the official tokenizer reads them from one file."""
+    """The tokens of each line, joined by blanks, as if the lines were one file of the official tokenizer."""
     nexts = [*lines[1:], ""]
     return [
         tokenize(line, following) if OPEN_END.search(line) else tokenize(line)
@@ -75,6 +76,6 @@ def tokenize_lines(lines: Sequence[str]) -> list[str]:
 
 
 def tokenize_groups(groups: Sequence[Sequence[str]]) -> list[list[str]]:
-    """The same for groups of lines that follow one another in one file."""
+    """``tokenize_lines`` for groups of lines, which follow one another in one file."""
     tokens = iter(tokenize_lines([line for group in groups for line in group]))
     return [[next(tokens) for _ in group] for group in groups]

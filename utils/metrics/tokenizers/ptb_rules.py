@@ -1,7 +1,8 @@
-"""The patterns of the PTB tokenizer, written from its documented behaviour and by comparing with it.
+"""The patterns of the PTB tokenizer, written from its documentation and by comparison with its output.
 
-A rule's group 1 is the token, or all it matches where there is no group; what it matches beyond is looked ahead
-at. The longest match wins, what is looked ahead at included; of equal ones, the first.
+Group 1 of a rule is the token, or the whole match if there is no group. The rest of the match is lookahead and is not
+consumed. The longest match wins, lookahead included; of two with the same length, the first rule wins. Example:
+in "don't", ``([A-Za-z]*[A-Za-z](?<!n))n't`` matches all five characters and gives the token "do"; "n't" is next.
 """
 
 from __future__ import annotations
@@ -25,10 +26,10 @@ Rule = tuple[re.Pattern[str], Change | None]
 # Numerals that are neither digits nor letters; each is a token of its own.
 NUMERAL = "²³¹⁰⁴-⁹₀-₉①-⒛⓪-⓿❶-➓⅐-ↈ¼-¾"
 SOFT = "\u00ad\u0300-\u036f"  # soft hyphens and combining accents stay inside a word
-ACCENTED = "&[aeiouAEIOU](?:acute|grave|uml);"  # of the names that HTML has for letters, those with these accents
+ACCENTED = "&[aeiouAEIOU](?:acute|grave|uml);"  # the HTML entities that count as letters
 ALPHA = rf"(?:[^\W\d_{NUMERAL}]|[{SOFT}]|{ACCENTED})"
 ALNUM = rf"(?:[^\W_{NUMERAL}]|[{SOFT}]|{ACCENTED})"
-BARE = rf"[^\W_{NUMERAL}]"  # in words that start with a digit or have hyphens, only letters of one character count
+BARE = rf"[^\W_{NUMERAL}]"  # ALNUM without SOFT and ACCENTED, for words with hyphens or an initial digit
 ASCII = "[A-Za-z0-9]"
 BLANK = "[ \\t\u00a0\u2000-\u200a\u3000]"
 GAP = "[- \u00a0]"  # between the parts of one number
@@ -43,7 +44,7 @@ COMPOUND = rf"{PART}(?:{HYPHEN}{PART})*"
 SIMPLE = rf"{ALPHA}{ALNUM}*"
 RUN_ON = rf"{SIMPLE}(?:[.!?]{SIMPLE})+"  # sentences without a blank between them: good.The
 WORD = rf"(?:{COMPOUND}|{SIMPLE})"
-# One word around its apostrophe: C'est; jusqu'au, you'all, Cote'Ouest (after a vowel); others.
+# One word with an apostrophe inside: C'est; jusqu'au, you'all, Cote'Ouest (after a vowel); others.
 INNER = (
     rf"(?:[A-HJ-XZn]{ANY_APOS}{ALPHA}{{2,}}|{ALPHA}+{ALPHA}(?<=[aeiouyAEIOUY]){ANY_APOS}[aeiouA-Z]{ALPHA}*"
     rf"|(?i:s{APOS}mores|e{APOS}er|li{APOS}l|nat{APOS}l|(?:dunk|someth)in{APOS}|cont'd\.|nor'easter|c'mon|ev'ry)"
@@ -53,15 +54,15 @@ INNER = (
 HYPHENED = r"[A-Za-z0-9][A-Za-z0-9.,\u00ad]*(?:-(?:[A-Za-z](?:\.[A-Za-z])+\.|[A-Za-z0-9\u00ad]+))+"
 BRACKETS = {"(": "LRB", ")": "RRB", "[": "LSB", "]": "RSB", "{": "LCB", "}": "RCB"}
 FRACTIONS = {"¼": "1/4", "½": "1/2", "¾": "3/4", "⅓": "1/3", "⅔": "2/3"}
-# Addresses of the web: what a link is made of, its end, and the parts of a site's name. In a bare name capitals and
-# digits do not count: the official class has them by the range from "," to "_".
+# Web addresses: the characters of a link, its last character, and the parts of a host name. A host name without "www."
+# has no capitals or digits: the official character class excludes them by its range from "," to "_".
 LINK = r"[^\s\"<>|(){}]|\u00a0"
 LINK_END = r"[^\s\"<>|(){}.!?,-]"
 LINK_TEXT = rf"(?:{LINK})+{LINK_END}"
 WWW_PART = r"[^\s\"<>|.!?(){},]"
 BARE_PART = r"[^\s\"`'<>|(){}!$,-_]"
-EYE = "[-^x=~<>']"  # of the faces of the far east: ^_^
-NAME = "[A-Za-z][A-Za-z0-9_:.-]*"  # of a tag or its attribute, which may have a value in quotation marks
+EYE = "[-^x=~<>']"  # in ^_^
+NAME = "[A-Za-z][A-Za-z0-9_:.-]*"  # of a tag or an attribute
 ATTRIBUTE = rf"""{NAME}(?: *= *(?:"[^"\n]*"|'[^'\n]*'))?"""
 TAIL = "(?:s|m|d|ll|re|ve)"
 
@@ -111,7 +112,7 @@ def _one_token(text: str) -> list[str]:
 
 WORDS: list[Rule] = [
     _caseless(rf"(?:{_any(list(JOINED))}){END}", _joined),
-    # Contractions: the word, then the rest at its own position, whether or not it ends there.
+    # Contractions. This rule gives the word; a rule below gives the rest.
     _caseless(rf"({RUN_ON}|{SIMPLE}){APOS}{TAIL}"),
     _caseless(rf"([A-Za-z]*[A-Za-z](?<!n))n{ANY_APOS}t"),
     _caseless(rf"n{ANY_APOS}t{END}", _plain_apostrophe),
@@ -145,7 +146,7 @@ NUMBERS: list[Rule] = [
     _rule(r"\d{1,2}[-/]\d{1,2}[-/]\d{2,4}"),
     _rule(rf"({HYPHENED}\.)[,;:]"),
     _rule(rf"(?:\d{{1,4}}{GAP})?\d{{1,4}}(?:\\?/|⁄)\d{{1,4}}", _one_token),
-    # Telephone numbers, and what looks like one: "20 100 1000".
+    # Telephone numbers and similar numbers: "20 100 1000".
     _rule(
         rf"(?:\(\d{{2,3}}\)[ \u00a0]?|(?:\+\+?)?(?:\d{{2,4}}{GAP})?\d{{2,4}}{GAP})\d{{3,4}}{GAP}?\d{{3,5}}", _one_token
     ),
@@ -180,19 +181,19 @@ MARKS: list[Rule] = [
     *(_rule(mark, _constant(name)) for mark, name in FRACTIONS.items()),
     _rule("-{2,4}|[–—―\x96\x97]", _constant("--")),
     _rule("\\.{3,5}|…", _constant("...")),
-    # Plain quotation marks are dropped, and runs of typographic ones become a token that may not be.
+    # Plain quotation marks become "'", which is removed later. Two typographic marks become one token, which may stay.
     _rule("''|``|['\"`]", _constant("'")),
     _rule("[`‘-‟«»‹›\x91-\x94]{1,2}", _plain_quotes),
 ]
 
 RULES: list[Rule] = [*WORDS, *FULL_STOPS, *NUMBERS, *MARKS]
 
-# Blanks, and what the official tokenizer does not know and drops: format characters, private use, emoji.
+# Blanks, and characters that the official tokenizer drops: format characters, private use, emoji.
 DROPPED = re.compile(
     "[\\s\u00a0\u2160-\u2188\x00-\x1f\x7f\x81-\x90\x95\x98-\x9f\u2000-\u200f\u2010-\u2012\u2028-\u202f\u205f-\u206f"
     "\ue000-\uf8ff\ufe00-\ufe0f\ufeff\ufff0-\uffff\U00010000-\U0010ffff]+"
 )
 
-# Most of any text: letters with nothing near them that a rule could want.
+# A fast path for most words: letters before a blank, a comma or the full stop of a sentence, where no rule applies.
 PLAIN = re.compile(r"[A-Za-z]+(?=,? )|[A-Za-z]{2,}(?=\. [A-Za-z])")
 NOT_PLAIN = frozenset([*JOINED, *TITLES, *ENDINGS, *(word.lower() for word in CAPITAL_ENDINGS)])

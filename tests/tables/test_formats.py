@@ -1,4 +1,4 @@
-"""Tables as text: what a name contains stays text in CSV, Markdown, LaTeX and on the terminal."""
+"""Formats of a table: any name stays text in CSV, Markdown, LaTeX and on the terminal."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from utils.tables.render import to_text
 NASTY = r"\input{x}%$&#_^~{}|<b>*`[y](javascript:1)" + "\n\r\x1b[31m\u2028\\end{tabular} 中é"
 
 
-def test_terminal_table_keeps_to_the_width_and_loses_no_column(tmp_path: Path) -> None:
+def test_the_terminal_table_fits_the_width_and_has_all_columns(tmp_path: Path) -> None:
     write_run(tmp_path, method="none")
     for seed in (0, 1):
         write_run(tmp_path, seed=seed, loss=0.9 + seed / 5, config={"fnmodel.rosa.sample_method": "bottom"})
@@ -34,7 +34,7 @@ def test_terminal_table_keeps_to_the_width_and_loses_no_column(tmp_path: Path) -
         blocks = [block.splitlines() for block in main.split("\n\n")]
         rows = [[line.split() for line in block[-4:]] for block in blocks]
         assert all([row[0] for row in block] == ["full", "LoRA", "ROSA", "ROSA"] for block in rows)
-        assert all("bottom" in block[2] and "random" in block[3] for block in rows)  # told apart in every block
+        assert all("bottom" in block[2] and "random" in block[3] for block in rows)  # in every block
         assert "params" in main and main.count("params") == main.count("biases") == 1
         assert "0.5000±.0000*" in main and "1.0000±.1414" in main
 
@@ -46,7 +46,7 @@ def test_hostile_names_stay_text(tmp_path: Path, capsys: pytest.CaptureFixture[s
     compile_results([tmp_path])
     assert "\x1b" not in capsys.readouterr().out
     latex = (tmp_path / "e2e_nlg" / "results.tex").read_text(encoding="utf-8")
-    typeset, comments = latex.split("% Not,")
+    typeset, comments = latex.split("% Not in the table")
     assert typeset.count(r"\end{tabular}") == 2 and r"\input{" not in typeset
     assert all(line.startswith("%") for line in comments.splitlines()[1:])
     assert all(len(row) == len(latex_rows(tmp_path)[0]) for row in latex_rows(tmp_path))

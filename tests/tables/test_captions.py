@@ -1,4 +1,4 @@
-"""Tables as a reviewer reads them: what is compared with what, and what the caption and the files say."""
+"""What a reader of a table must not misunderstand: untrained models, differences, captions, and paths in files."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.records import DECODING, csv_of, markdown_rows, row_of, write_run
 from utils.tables import compile_results
 
 
-def test_untrained_is_neither_best_nor_averaged_nor_trained(tmp_path: Path) -> None:
+def test_the_untrained_model_is_never_best_and_has_no_deviation_and_no_parameters(tmp_path: Path) -> None:
     for seed in (0, 1):
         write_run(tmp_path, method="none", epochs=0, seed=seed, loss=4.0, scores={"NIST": 9.9, "BLEU": 0.1})
         write_run(tmp_path, method="none", seed=seed, loss=1.0 + seed / 10, scores={"NIST": 8.0, "BLEU": 0.6})
@@ -26,7 +26,7 @@ def test_untrained_is_neither_best_nor_averaged_nor_trained(tmp_path: Path) -> N
     assert row_of(csv_of(tmp_path), method="none").parameters_trainable == 124_000_000
 
 
-def test_differences_are_to_the_same_rank_or_not_at_all(tmp_path: Path) -> None:
+def test_differences_to_a_method_with_ranks_are_to_the_same_rank_only(tmp_path: Path) -> None:
     write_run(tmp_path, method="none", loss=0.9)
     write_run(tmp_path, method="none", loss=4.0, epochs=0)
     write_run(tmp_path, method="lora", rank=0.05, loss=1.2)
@@ -69,12 +69,12 @@ def test_the_caption_explains_what_the_table_shows(tmp_path: Path) -> None:
     ):
         assert words in caption, words
     write_run(tmp_path, evaluation={"decoding": {**DECODING, "num_beams": 1}}, seed=2)
-    compile_results([tmp_path])  # what differs has a column, not a note
+    compile_results([tmp_path])  # a setting that differs is in a column and not in the caption
     assert "Decoding: length penalty 0.8" in (tmp_path / "e2e_nlg" / "results.md").read_text(encoding="utf-8")
     assert {row["beams"] for row in markdown_rows(tmp_path)} == {"1", "10"}
 
 
-def test_files_hold_no_folder_of_this_machine(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_files_have_no_folders_of_this_machine(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_run(tmp_path / "a", seed=0)
     write_run(tmp_path / "b", seed=0)
     write_run(
@@ -88,10 +88,10 @@ def test_files_hold_no_folder_of_this_machine(tmp_path: Path, capsys: pytest.Cap
         assert str(tmp_path) not in text and "/home" not in text, file
     markdown = (tmp_path / "results.md").read_text(encoding="utf-8").replace("\\", "")
     assert "- b/e2e_nlg/label-" in markdown and "'…/data.csv', https://x.org/a/b" in markdown
-    assert str(broken) in capsys.readouterr().out  # the terminal says where
+    assert str(broken) in capsys.readouterr().out  # the terminal shows the whole path
 
 
-def test_a_difference_that_rounds_to_nothing_has_no_sign(tmp_path: Path) -> None:
+def test_a_difference_that_rounds_to_zero_has_no_sign(tmp_path: Path) -> None:
     write_run(tmp_path, method="none", loss=1.0)
     write_run(tmp_path, loss=0.99999)
     compile_results([tmp_path], columns=["val_loss"])

@@ -1,0 +1,122 @@
+"""Columns of a table: which are shown, best values, differences to a baseline, and sorting by a column."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+
+from tests.records import csv_of, latex_rows, markdown_rows, row_of, write_run
+from utils.tables import compile_results
+
+
+def test_best_is_bold_in_the_right_direction(tmp_path: Path) -> None:
+    write_run(tmp_path, method="lora", loss=1.5, scores={"BLEU": 0.70, "SER": 0.02})
+    write_run(tmp_path, method="rosa", loss=1.2, scores={"BLEU": 0.60, "SER": 0.05})
+    write_run(tmp_path, method="rosa", rank=0.1, loss=1.9, scores={"BLEU": 0.699999, "SER": 0.03})
+    compile_results([tmp_path])
+    lora, small, large = markdown_rows(tmp_path)
+    assert (lora["val loss"], small["val loss"], large["val loss"]) == ("1.5000", "**1.2000**", "1.9000")
+    assert (lora["slot error"], small["slot error"]) == ("**0.0200**", "0.0500")
+    assert (lora["BLEU"], small["BLEU"], large["BLEU"]) == ("**0.7000**", "0.6000", "**0.7000**")  # equal as printed
+    assert "**" not in lora["params"] + small["params"] + lora["n"]
+    assert r"\textbf{1.2000}" in latex_rows(tmp_path)[1] and "1.5000" in latex_rows(tmp_path)[0]
+
+
+def test_a_table_shows_the_scores_that_its_data_set_lists(tmp_path: Path) -> None:
+    more = {"distinct_1": 0.5, "length_ratio": 1.25, "of_a_plug_in": 3.0, "items": 630}
+    write_run(tmp_path, dataset="eli5", scores=more)
+    write_run(tmp_path, dataset="gone", scores=more)
+    compile_results([tmp_path])
+    (own,), (other,) = markdown_rows(tmp_path, "eli5"), markdown_rows(tmp_path, "gone")
+    official = {"BLEU", "NIST", "METEOR", "ROUGE-L", "CIDEr"}
+    assert official & own.keys() == {"ROUGE-L"} and (own["distinct 1"], own["length ratio"]) == ("0.5000", "1.2500")
+    assert official <= other.keys() and not {"distinct 1", "length ratio", "of a plug in"} & other.keys()
+    for dataset in ("eli5", "gone"):  # the CSV has all scores
+        frame = csv_of(tmp_path, dataset)
+        assert (frame.BLEU_mean[0], frame.of_a_plug_in_mean[0]) == (0.65, 3.0)
+        assert "items_mean" not in frame
+
+
+def test_a_value_is_best_among_several_rows_of_its_model_only(tmp_path: Path) -> None:
+    write_run(tmp_path, model="gpt2", loss=1.0)
+    write_run(tmp_path, model="gpt2-medium", loss=2.0)
+    write_run(tmp_path, model="gpt2-medium", method="lora", loss=3.0)
+    compile_results([tmp_path])
+    printed = markdown_rows(tmp_path)
+    assert [row["model"] for row in printed] == ["gpt2", "gpt2-medium", "gpt2-medium"]
+    assert [row["val loss"] for row in printed] == ["1.0000", "3.0000", "**2.0000**"]
+    assert (tmp_path / "e2e_nlg" / "results.tex").read_text(encoding="utf-8").split(r"\bottomrule")[0].count(
+        r"\midrule"
+    ) == 2
+
+
+def test_times_on_different_hardware_have_no_best(tmp_path: Path) -> None:
+    write_run(tmp_path, method="lora")
+    write_run(tmp_path, seed=7)
+    compile_results([tmp_path])
+    assert [row["train (s)"] for row in markdown_rows(tmp_path)] == ["**600**", "607"]
+    write_run(tmp_path, seed=8, record={"hardware": {"name": "H100", "processes": 2, "precision": "bf16"}})
+    compile_results([tmp_path])
+    assert [row["train (s)"] for row in markdown_rows(tmp_path)] == ["600", "608 ± 1"]
+    assert "H100 × 2, bf16" in (tmp_path / "e2e_nlg" / "results.md").read_text(encoding="utf-8")
+
+
+def test_differences_to_full_fine_tuning_and_to_equal_rank(tmp_path: Path) -> None:
+    write_run(tmp_path, method="none", loss=0.9, scores={"BLEU": 0.70})
+    for rank, lora, rosa in ((0.05, 1.2, 1.1), (0.1, 1.3, 1.0)):
+        write_run(tmp_path, method="lora", rank=rank, loss=lora)
+        write_run(tmp_path, method="rosa", rank=rank, loss=rosa, scores={"BLEU": 0.66})
+    compile_results([tmp_path])
+    frame = csv_of(tmp_path)
+    rosa = row_of(frame, method="rosa", rank="0.1")
+    assert rosa.val_loss_delta == pytest.approx(0.1) and rosa.BLEU_delta == pytest.approx(-0.04)
+    assert rosa.baseline == row_of(frame, method="none").group
+    assert math.isnan(row_of(frame, method="none").val_loss_delta)
+    second = (
+        (tmp_path / "e2e_nlg" / "results.md").read_text(encoding="utf-8").split("## difference to full fine-tuning")[1]
+    )
+    assert "| +0.1000 |" in second and "| −0.0400 |" in second
+    compile_results([tmp_path], baseline="lora")
+    frame = csv_of(tmp_path)
+    assert row_of(frame, method="rosa", rank="0.1").val_loss_delta == pytest.approx(-0.3)
+    assert row_of(frame, method="rosa", rank="0.05").val_loss_delta == pytest.approx(-0.1)
+
+
+def test_losses_on_different_tokens_are_not_compared(tmp_path: Path) -> None:
+    write_run(tmp_path, loss=1.0)
+    write_run(tmp_path, loss=0.5, record={"loss_on": "all", "group": "other"}, config={"train.loss_on": "all"})
+    compile_results([tmp_path])
+    printed = markdown_rows(tmp_path)
+    assert "val loss" not in printed[0]
+    assert sorted(row["val loss, target"] for row in printed) == ["**0.5000**", "1.0000"]
+    assert sorted(row["val loss, all"] for row in printed) == ["**0.7500**", "1.5000"]
+
+
+def test_other_scores_are_in_the_csv_and_in_the_table_on_request(tmp_path: Path) -> None:
+    write_run(tmp_path, scores={"distinct_1": 0.25, "items": 630})
+    compile_results([tmp_path])
+    frame = csv_of(tmp_path)
+    assert row_of(frame).distinct_1_mean == 0.25 and "items_mean" not in frame
+    assert "distinct 1" not in markdown_rows(tmp_path)[0]
+    compile_results([tmp_path], columns=["distinct_1", "BLEU"])
+    header = list(markdown_rows(tmp_path)[0])
+    assert header[-2:] == ["distinct 1", "BLEU"]
+    assert [name for name in csv_of(tmp_path) if name.endswith("_mean")] == ["distinct_1_mean", "BLEU_mean"]
+
+
+def test_rows_are_sorted_by_the_given_column(tmp_path: Path) -> None:
+    for rank, bleu in ((0.0125, 0.5), (0.025, 0.7), (0.05, 0.6)):
+        write_run(tmp_path, rank=rank, loss=bleu, scores={"BLEU": bleu})
+    write_run(tmp_path, rank=0.1, scores={"absent": True}, loss=2.0)
+
+    def ranks(sort: str | None) -> list[str]:
+        compile_results([tmp_path], sort=sort)
+        return list(csv_of(tmp_path)["rank"])
+
+    assert ranks(None) == ["0.0125", "0.025", "0.05", "0.1"]  # by trainable parameters
+    assert ranks("BLEU") == ["0.025", "0.05", "0.0125", "0.1"]  # best first, rows without a value last
+    assert ranks("BLEU:asc") == ["0.0125", "0.05", "0.025", "0.1"]
+    assert ranks("val_loss") == ["0.0125", "0.05", "0.025", "0.1"]
+    assert ranks("rank:desc") == ["0.1", "0.05", "0.025", "0.0125"]

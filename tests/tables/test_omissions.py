@@ -1,0 +1,81 @@
+"""Runs and results that a table leaves out, and the reasons that it gives."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.records import csv_of, markdown_rows, row_of, write_run
+from utils.errors import UserError
+from utils.tables import compile_results
+
+
+def test_omitted_runs_are_listed_with_the_reason(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_run(tmp_path, loss=1.0)
+    reasons = {
+        write_run(tmp_path, seed=1, status="failed", record={"error": "out of memory\non GPU"}): "out of memory on GPU",
+        write_run(tmp_path, seed=2, status="interrupted"): "interrupted at step 500 of 500",
+        write_run(tmp_path, seed=3, status="running"): "running",
+        write_run(tmp_path, seed=4, scores={"absent": True}): "not scored",
+        write_run(tmp_path, seed=5, evaluation={"absent": True}, scores={"absent": True}): "not evaluated",
+        write_run(tmp_path, seed=6, evaluation={"limit": 50}): "the first 50 items only",
+        write_run(tmp_path, seed=7, scores={"predictions_sha256": "0" * 64}): "stale",
+        write_run(tmp_path, seed=8, scores={"predictions_sha256": None}): "does not say which predictions",
+        write_run(tmp_path, seed=9, scores={"references_sha256": "0" * 64}): "test_references.txt is missing",
+    }
+    broken = write_run(tmp_path, seed=10)
+    (broken / "run.json").write_text('{"status": "fini', encoding="utf-8")
+    reasons[broken] = "cannot be read as JSON"
+    truncated = write_run(tmp_path, seed=11)
+    (truncated / "scores.json").write_text('{"test": {"BLEU"', encoding="utf-8")
+    reasons[truncated] = "scores.json cannot be read"
+    compile_results([tmp_path])
+    printed = capsys.readouterr().out
+    markdown = (tmp_path / "e2e_nlg" / "results.md").read_text(encoding="utf-8").replace("\\", "")
+    latex = (tmp_path / "e2e_nlg" / "results.tex").read_text(encoding="utf-8")
+    for run, reason in reasons.items():
+        for text in (printed, markdown, latex):
+            assert any(run.name in line and reason in line for line in text.splitlines()), (run.name, reason)
+    assert all(line.startswith("%") for line in latex.split("% Not in the table")[1].splitlines()[1:])
+    row = row_of(csv_of(tmp_path))
+    assert row.n == 8 and row.val_loss_n == 8  # all finished runs, scored or not
+    assert row.test_perplexity_n == 6  # seeds 0, 4, 7, 8, 9 and 11 are evaluated on all items
+    assert row.BLEU_n == 1
+    assert "(1)" in markdown_rows(tmp_path)[0]["BLEU"]
+
+
+def test_without_full_evaluations_the_most_common_limit_is_shown_and_noted(tmp_path: Path) -> None:
+    write_run(tmp_path, seed=0, loss=1.0, evaluation={"limit": 50})
+    write_run(tmp_path, seed=1, loss=2.0, evaluation={"limit": 50})
+    write_run(tmp_path, seed=2, loss=9.0, evaluation={"limit": 10})
+    compile_results([tmp_path])
+    row = row_of(csv_of(tmp_path))
+    assert row.val_loss_n == 3 and row.test_loss_n == 2 and row.test_loss_mean == pytest.approx(1.6)
+    assert "first 50 items only" in (tmp_path / "e2e_nlg" / "results.md").read_text(encoding="utf-8")
+
+
+def test_a_limit_above_the_number_of_items_is_no_limit(tmp_path: Path) -> None:
+    write_run(tmp_path, seed=0, loss=1.0, evaluation={"limit": 1000, "predictions": 630})
+    write_run(tmp_path, seed=1, loss=2.0)
+    compile_results([tmp_path])
+    assert row_of(csv_of(tmp_path)).test_loss_n == 2
+
+
+def test_scores_of_predictions_that_were_not_evaluated_do_not_count(tmp_path: Path) -> None:
+    write_run(tmp_path, evaluation={"predictions_sha256": "0" * 64})
+    compile_results([tmp_path])
+    assert "BLEU_mean" not in csv_of(tmp_path)
+    assert "not those that eval.py wrote" in (tmp_path / "e2e_nlg" / "results.md").read_text(encoding="utf-8")
+
+
+def test_no_finished_run_is_an_error_that_lists_them(tmp_path: Path) -> None:
+    write_run(tmp_path, status="failed", record={"error": "boom"})
+    with pytest.raises(UserError, match="boom"):
+        compile_results([tmp_path])
+
+
+def test_a_note_says_how_many_items_have_texts(tmp_path: Path) -> None:
+    write_run(tmp_path, evaluation={"items": 1173, "predictions": 100})
+    compile_results([tmp_path])
+    assert "generated for 100 of 1,173 test items" in (tmp_path / "e2e_nlg" / "results.md").read_text(encoding="utf-8")
