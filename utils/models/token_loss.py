@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,12 +15,14 @@ from torch.utils.checkpoint import checkpoint
 
 from rosa.fused import compute_dtype, full_precision
 from utils.log import log, watched
-from utils.models.attention import causal_attention
+from utils.models.attention import additive_mask, causal_attention
 from utils.models.compilation import compile_blocks
+from utils.models.shared_prompts import why_not_shared
 from utils.processes.group import Processes
 from utils.processes.signals import never
-from utils.tokens.batches import Batch, Collator, length_batches, target_labels
+from utils.tokens.batches import Batch, Collator
 from utils.tokens.encoding import Encoded
+from utils.tokens.shared_prompts import Layout, collate_rows, row_batches, saves
 
 CHUNK_LOGITS = 2**25  # logits that exist at a time: 128 MiB in float32, 667 positions of GPT-2's vocabulary
 
@@ -111,28 +114,42 @@ class TokenLoss(nn.Module):
     The vocabulary's logits dominate memory and much of the time; here they exist for labelled positions only, and
     for a chunk of those at a time. Models whose head is more than a linear map of the last hidden state (scaled or
     capped logits) are recognised by ``check`` and take the plain way.
+
+    Attributes:
+        shares_prompts: whether the model was found to give the same losses for rows of samples with one prompt.
     """
 
     def __init__(self, model: Any) -> None:
         super().__init__()
         self.model = model
         self.head_only = True
+        self.shares_prompts = False
         self.chunk_loss: ChunkLoss = cross_entropy_and_softmax
 
-    def forward(self, input_ids: Tensor, positions: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, input_ids: Tensor, positions: Tensor, labels: Tensor, layout: Layout | None = None
+    ) -> tuple[Tensor, Tensor]:
         """The summed loss, which carries gradients, and each position's (N,), which do not; float32.
 
         Args:
             input_ids: (B, T), padded on the right.
             positions: (N,) into B * T.
             labels: (N,).
+            layout: which tokens see which; None: each sees all before it.
         """
-        with causal_attention(self.model, input_ids.shape[1]):
+        inputs: dict[str, Any] = {"input_ids": input_ids, "use_cache": False}
+        attention: AbstractContextManager[None] = nullcontext()
+        if layout is None:
+            attention = causal_attention(self.model, input_ids.shape[1])
+        else:
+            mask = additive_mask(layout.sees(), self.model.dtype)
+            inputs |= {"attention_mask": mask, "position_ids": layout.position_ids}
+        with attention:
             if self.head_only:
-                hidden = self.model.base_model(input_ids=input_ids, use_cache=False).last_hidden_state
+                hidden = self.model.base_model(**inputs).last_hidden_state
                 head = self.model.get_output_embeddings()
                 return head_loss(head, _rows(hidden, positions), labels, self.chunk_loss)
-            logits = self.model(input_ids=input_ids, use_cache=False).logits
+            logits = self.model(**inputs).logits
         losses = F.cross_entropy(_rows(logits, positions).float(), labels, reduction="none")
         return losses.sum(), losses.detach()
 
@@ -143,10 +160,15 @@ class TokenLoss(nn.Module):
         return self
 
     def checked(self, encoded: Encoded, collator: Collator) -> TokenLoss:
-        """Itself, after a ``check`` on the first samples of ``encoded``."""
+        """Itself, after a ``check`` on the first samples of ``encoded``, and on shared prompts if it has many."""
         collate = replace(collator, loss_on="all")
         if not self.check(collate(encoded, range(min(2, len(encoded))))):
             log.info("this model's head is not a plain linear map: logits are computed at every position")
+        if saves(encoded):
+            why = why_not_shared(self, collator.device, max(len(sample.ids) for sample in encoded.samples))
+            self.shares_prompts = why is None
+            if why:
+                log.info("losses are computed without sharing prompts, which takes longer: %s", why)
         return self
 
     @torch.no_grad()
@@ -216,28 +238,30 @@ def evaluate_losses(
 ) -> Losses:
     """Losses of all samples of ``encoded`` in evaluation mode, in batches of similar length.
 
+    Samples with one prompt share a row where that saves many tokens and ``token_loss`` was checked for it.
+
     Each of several processes takes a share of the batches, and all get the same sums, added in the order of the
     batches: the number of processes does not change a bit.
 
     Args:
-        collator: pads the batches; all tokens carry loss here, whatever its ``loss_on``.
+        collator: its padding and device are used; all tokens carry loss here, whatever its ``loss_on``.
         check: called after each batch, on all processes alike; what it raises ends the evaluation.
         name: what the progress bar calls it.
     """
     training = token_loss.training
     token_loss.eval()
-    collate, device = replace(collator, loss_on="all"), collator.device
-    batches = length_batches([len(sample.ids) for sample in encoded.samples], batch_size)
+    device = collator.device
+    inner: Any = getattr(token_loss, "module", token_loss)  # DDP wraps it
+    batches = row_batches(encoded, batch_size, shared=inner.shares_prompts and saves(encoded))
     share = torch.zeros(math.ceil(len(batches) / processes.count), 2, dtype=torch.float64, device=device)
     with watched(len(share), name, "batch", main=processes.main) as shown:
         for row in range(len(share)):
             # every process takes as many forward passes (sharded models meet in each), an empty one if need be
             number = row * processes.count + processes.rank
-            indices = batches[number] if number < len(batches) else []
-            batch = collate(encoded, indices)
-            _, losses = token_loss(batch.input_ids, batch.positions, batch.labels)
-            losses = losses.double()
-            share[row] = torch.stack([(losses * target_labels(encoded, indices, device)).sum(), losses.sum()])
+            rows = batches[number] if number < len(batches) else []
+            batch = collate_rows(encoded, rows, collator.pad_id, device)
+            _, losses = token_loss(batch.input_ids, batch.positions, batch.labels, batch.layout)
+            share[row] = (losses.double() * batch.weights).sum(1)
             shown.update()
             check()
     sums = torch.zeros(2, dtype=torch.float64)
