@@ -20,6 +20,16 @@ LIBRARY = (
     "transformers.models.gpt2",
     "torch._dynamo",
 )
+UNUSED = (
+    "datasets",
+    "matplotlib",
+    "pandas",
+    "nltk",
+    "scipy",
+    "sacrebleu",
+    "torchvision",
+    "onnxscript",
+)  # by a training
 COMMAND = (*HEAVY, "torch", "transformers", "numpy")  # before a configuration is known to be good
 
 SCRIPT = """
@@ -83,3 +93,9 @@ def test_commands_that_only_print_import_nothing_heavy(arguments: tuple[str, ...
 )
 def test_a_typo_is_told_before_torch_is_imported(overrides: tuple[str, ...]) -> None:
     assert loaded(COMMAND, "train.py", *overrides) == []
+
+
+def test_a_training_imports_nothing_of_data_hubs_scores_and_plots(tmp_path: Path) -> None:
+    """From the command to the first validation and a checkpoint, on the bundled model and data."""
+    overrides = ("model.name=tiny", "dataset.name=e2e_sample", "train.epochs=0", "train.device=cpu")
+    assert loaded((*UNUSED, "torch"), "train.py", *overrides, f"output.path={tmp_path}") == ["torch"]

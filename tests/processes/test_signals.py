@@ -92,7 +92,7 @@ def test_a_stop_ends_the_seeds_too(train: Any, tmp_path: Path, owner: Any, name:
 def test_a_stop_ends_a_validation_after_a_batch(train: Any, tmp_path: Path) -> None:
     from utils.models.token_loss import TokenLoss
 
-    with stopped_at(TokenLoss, "forward", call=6) as calls:  # twelve pairs, one in each; two calls check the head
+    with stopped_at(TokenLoss, "forward", call=6) as calls:  # four calls check the model; pairs share three rows
         train("train.micro_batch_size=1")
     assert len(calls) == 6
 

@@ -6,8 +6,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from utils.tokens.batches import Collator, epoch_batches, target_labels
+from utils.tokens.batches import Collator, epoch_batches
 from utils.tokens.encoding import Encoded, Sample
+from utils.tokens.shared_prompts import ROW_TOKENS, collate_rows, row_batches, row_tokens
 
 PAD = 0
 CPU = torch.device("cpu")
@@ -33,19 +34,24 @@ def test_each_label_is_the_token_after_its_position(encoded: Encoded) -> None:
 
 
 @given(splits())
-def test_target_labels_are_the_labels_of_a_batch_with_loss_on_targets(encoded: Encoded) -> None:
+def test_an_evaluation_batch_of_single_samples_marks_the_targets(encoded: Encoded) -> None:
     indices = range(len(encoded))
-    marked = Collator(PAD, "all")(encoded, indices).labels[target_labels(encoded, indices, CPU)]
-    assert torch.equal(marked, Collator(PAD, "target")(encoded, indices).labels)
+    batch, plain = collate_rows(encoded, [[index] for index in indices], PAD, CPU), Collator(PAD, "all")
+    for name, expected in vars(plain(encoded, indices)).items():
+        assert torch.equal(getattr(batch, name), expected)
+    assert torch.equal(batch.labels[batch.weights[0] == 1], Collator(PAD, "target")(encoded, indices).labels)
+    assert set(batch.weights[0].tolist()) <= {0, 1} and set(batch.weights[1].tolist()) == {1}
+    assert batch.layout is None
+    marked = int(batch.weights[0].sum())
     counted = sum(encoded.loss_tokens(i, "target") for i in indices if encoded.samples[i].prompt_length)
-    assert len(marked) == counted + sum(len(s.ids) - 1 for s in encoded.samples if not s.prompt_length)
+    assert marked == counted + sum(len(s.ids) - 1 for s in encoded.samples if not s.prompt_length)
 
 
 def test_a_batch_of_no_samples_has_an_input_and_no_loss() -> None:
     """A process without a share of a batch makes this forward pass, so that sharded models meet in each."""
-    batch = Collator(PAD, "all")(Encoded([], 0), [])
-    assert batch.input_ids.tolist() == [[PAD]]
-    assert len(batch.positions) == len(batch.labels) == len(target_labels(Encoded([], 0), [], CPU)) == 0
+    for batch in (Collator(PAD, "all")(Encoded([], 0), []), collate_rows(Encoded([], 0), [], PAD, CPU)):
+        assert batch.input_ids.tolist() == [[PAD]]
+        assert len(batch.positions) == len(batch.labels) == 0
 
 
 def test_batches_are_a_partition_of_little_padding() -> None:
@@ -62,3 +68,20 @@ def test_batches_are_a_partition_of_little_padding() -> None:
     assert padded(sorted_batches) < 1.1 * sum(lengths) < padded(random_batches)
     assert epoch_batches(lengths, 16, 50, 1, 0) == sorted_batches
     assert epoch_batches(lengths, 16, 50, 1, 1) != sorted_batches != epoch_batches(lengths, 16, 50, 2, 0)
+
+
+@given(st.lists(st.tuples(st.integers(0, 2), st.integers(1, 300)), max_size=30), st.integers(1, 9))
+def test_each_sample_is_in_one_row_of_its_prompt(pairs: list[tuple[int, int]], batch_size: int) -> None:
+    samples = [Sample([prompt] * prompt + [9] * size, prompt, 0, 0) for prompt, size in pairs]
+    encoded = Encoded(samples, 0)
+    batches = row_batches(encoded, batch_size, shared=True)
+    rows = [row for batch in batches for row in batch]
+    assert sorted(index for row in rows for index in row) == list(range(len(samples)))
+    for row in rows:
+        assert len({samples[index].prompt_length for index in row}) == 1
+        assert len(row) == 1 or (row_tokens(encoded, row) <= ROW_TOKENS and samples[row[0]].prompt_length)
+    sizes = [row_tokens(encoded, row) for row in rows]
+    assert sizes == sorted(sizes, reverse=True)
+    budget = batch_size * sum(len(sample.ids) for sample in samples)
+    for batch in batches:
+        assert len(batch) == 1 or len(batch) * row_tokens(encoded, batch[0]) * len(samples) <= budget

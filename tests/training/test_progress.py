@@ -39,5 +39,5 @@ def test_a_file_gets_a_line_at_intervals(train: Any, monkeypatch: Any, capsys: A
     capsys.readouterr()
     assert evaluate_runs([str(run.path)], FAST) == 0
     stderr = capsys.readouterr().err
-    assert "losses: batch 2 of 3, about 00:" in stderr and "texts: text 3 of 3, about 00:00 left" in stderr
+    assert "losses: batch 1 of 2, about 00:" in stderr and "texts: text 3 of 3, about 00:00 left" in stderr
     assert "\r" not in stderr

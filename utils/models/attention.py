@@ -1,8 +1,9 @@
-"""Causal attention without a mask, for batches that are padded on the right."""
+"""Attention of causal models: without a mask for batches that are padded on the right, and with a mask of ours."""
 
 from __future__ import annotations
 
 import contextlib
+import inspect
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from typing import Any
@@ -61,6 +62,34 @@ def _implementation(config: Any, name: str) -> Iterator[None]:
         yield
     finally:
         config._attn_implementation = before
+
+
+def why_no_mask(model: Any, length: int) -> str | None:
+    """Why the model may not attend by a mask and positions of ours; None if it seems to, which a trial must show.
+
+    Args:
+        length: the most tokens before a token that it sees, itself counted.
+    """
+    parameters = inspect.signature(model.forward).parameters
+    if model.config.is_encoder_decoder or not {"attention_mask", "position_ids", "use_cache"} <= set(parameters):
+        return "its forward pass takes no mask and positions"
+    attention = model.config._attn_implementation
+    if not getattr(model, "_supports_attention_backend", False) or attention not in ("sdpa", "eager"):
+        return f"its {attention} attention may not take a mask of ours"
+    return None if is_fully_causal(model.config, length) else "its attention is not over all tokens"
+
+
+def additive_mask(sees: Tensor, dtype: torch.dtype) -> Tensor:
+    """The mask (B, 1, T, S) that both SDPA and eager attention take, of which token sees which (B, T, S).
+
+    Args:
+        dtype: the model's; under autocast the mask has autocast's.
+    """
+    device = sees.device.type
+    if torch.is_autocast_enabled(device):
+        dtype = torch.get_autocast_dtype(device)
+    mask = torch.zeros(sees.shape, dtype=dtype, device=sees.device)
+    return mask.masked_fill_(~sees, torch.finfo(dtype).min)[:, None]
 
 
 def _unmasked_attention(

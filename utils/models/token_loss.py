@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,12 +15,14 @@ from torch.utils.checkpoint import checkpoint
 
 from rosa.fused import compute_dtype, full_precision
 from utils.log import log, work_bar
-from utils.models.attention import causal_attention
+from utils.models.attention import additive_mask, causal_attention
 from utils.models.compilation import compile_blocks
+from utils.models.shared_prompts import why_not_shared
 from utils.processes.group import Processes
 from utils.processes.signals import never
-from utils.tokens.batches import Batch, Collator, length_batches, target_labels
+from utils.tokens.batches import Batch, Collator
 from utils.tokens.encoding import Encoded
+from utils.tokens.shared_prompts import Layout, collate_rows, row_batches, saves
 
 CHUNK_LOGITS = 2**25  # logits in memory at a time: 128 MiB in float32, 667 positions of GPT-2's vocabulary
 CACHED_LOGITS = 2**18  # of those that a CPU's softmax reads at a time: 1 MiB in float32
@@ -127,28 +130,42 @@ class TokenLoss(nn.Module):
     Logits take most of the memory and much of the time. Here they are computed for labelled positions only, and for a
     chunk of those at a time. ``check`` finds models whose head is more than a linear map of the last hidden state
     (scaled or capped logits). Their logits are computed at every position.
+
+    Attributes:
+        shares_prompts: whether the model was found to give the same losses for rows of samples with one prompt.
     """
 
     def __init__(self, model: Any) -> None:
         super().__init__()
         self.model = model
         self.head_only = True
+        self.shares_prompts = False
         self.chunk_loss: ChunkLoss = cross_entropy_and_softmax
 
-    def forward(self, input_ids: Tensor, positions: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, input_ids: Tensor, positions: Tensor, labels: Tensor, layout: Layout | None = None
+    ) -> tuple[Tensor, Tensor]:
         """The summed loss, with gradients, and the loss of each position (N,), without; float32.
 
         Args:
             input_ids: (B, T), padded on the right.
             positions: (N,), indices into the flattened B · T axis.
             labels: (N,), token ids.
+            layout: which tokens see which; None: each sees all before it.
         """
-        with causal_attention(self.model, input_ids.shape[1]):
+        inputs: dict[str, Any] = {"input_ids": input_ids, "use_cache": False}
+        attention: AbstractContextManager[None] = nullcontext()
+        if layout is None:
+            attention = causal_attention(self.model, input_ids.shape[1])
+        else:
+            mask = additive_mask(layout.sees(), self.model.dtype)
+            inputs |= {"attention_mask": mask, "position_ids": layout.position_ids}
+        with attention:
             if self.head_only:
-                hidden = self.model.base_model(input_ids=input_ids, use_cache=False).last_hidden_state
+                hidden = self.model.base_model(**inputs).last_hidden_state
                 head = self.model.get_output_embeddings()
                 return head_loss(head, _rows(hidden, positions), labels, self.chunk_loss)
-            logits = self.model(input_ids=input_ids, use_cache=False).logits
+            logits = self.model(**inputs).logits
         losses = F.cross_entropy(_rows(logits, positions).float(), labels, reduction="none")
         return losses.sum(), losses.detach()
 
@@ -159,10 +176,15 @@ class TokenLoss(nn.Module):
         return self
 
     def checked(self, encoded: Encoded, collator: Collator) -> TokenLoss:
-        """Run ``check`` on the first samples of ``encoded``. Returns itself."""
+        """Run ``check`` on samples of ``encoded``, and a trial of shared prompts if it has many. Returns itself."""
         collate = replace(collator, loss_on="all")
         if not self.check(collate(encoded, range(min(2, len(encoded))))):
             log.info("this model's head is not a plain linear map: logits are computed at every position")
+        if saves(encoded):
+            why = why_not_shared(self, collator.device, max(len(sample.ids) for sample in encoded.samples))
+            self.shares_prompts = why is None
+            if why:
+                log.info("losses are computed without sharing prompts, which takes longer: %s", why)
         return self
 
     @torch.no_grad()
@@ -235,6 +257,8 @@ def evaluate_losses(
 ) -> Losses:
     """Losses of all samples of ``encoded`` in evaluation mode, in batches of similar length.
 
+    Samples with one prompt share a row where that saves many tokens and ``token_loss`` was checked for it.
+
     Each process takes a share of the batches. All get the same sums, added in the order of the batches, so that the
     result is the same to the bit for any number of processes.
 
@@ -245,18 +269,18 @@ def evaluate_losses(
     """
     training = token_loss.training
     token_loss.eval()
-    collate, device = replace(collator, loss_on="all"), collator.device
-    batches = length_batches([len(sample.ids) for sample in encoded.samples], batch_size)
+    device = collator.device
+    inner: Any = getattr(token_loss, "module", token_loss)  # DDP wraps it
+    batches = row_batches(encoded, batch_size, shared=inner.shares_prompts and saves(encoded))
     share = torch.zeros(math.ceil(len(batches) / processes.count), 2, dtype=torch.float64, device=device)
     with work_bar(len(share), name, "batch", main=processes.main) as shown:
         for row in range(len(share)):
             # every process makes the same number of forward passes, because shards are gathered in each
             number = row * processes.count + processes.index
-            indices = batches[number] if number < len(batches) else []
-            batch = collate(encoded, indices)
-            _, losses = token_loss(batch.input_ids, batch.positions, batch.labels)
-            losses = losses.double()
-            share[row] = torch.stack([(losses * target_labels(encoded, indices, device)).sum(), losses.sum()])
+            rows = batches[number] if number < len(batches) else []
+            batch = collate_rows(encoded, rows, collator.pad_id, device)
+            _, losses = token_loss(batch.input_ids, batch.positions, batch.labels, batch.layout)
+            share[row] = (losses.double() * batch.weights).sum(1)
             shown.update()
             check()
     sums = torch.zeros(2, dtype=torch.float64)

@@ -61,13 +61,6 @@ class Collator:
         return Batch(*(to_device(torch.from_numpy(array), self.device) for array in arrays))
 
 
-def target_labels(encoded: Encoded, indices: Sequence[int], device: torch.device) -> Tensor:
-    """Which labels of a batch with loss on all tokens are target tokens: (N,) bool."""
-    chosen = [encoded.samples[index] for index in indices]
-    marks = [np.arange(1, len(sample.ids)) >= sample.prompt_length for sample in chosen]
-    return to_device(torch.from_numpy(np.concatenate([np.zeros(0, dtype=bool), *marks])), device)
-
-
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
     """The tensor on ``device``, without waiting for the work before the copy."""
     if device.type == "cuda":  # from pageable memory the copy would wait

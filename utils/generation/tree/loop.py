@@ -20,6 +20,7 @@ from torch import Tensor
 
 from utils.generation.tree.cache import TreeCache
 from utils.generation.tree.search import Search
+from utils.models.attention import additive_mask
 
 STEPS = 8  # between two checks for finished items
 GRAIN = 16  # attention sees a multiple of it in columns: few distinct shapes, and aligned masks
@@ -92,13 +93,9 @@ class Trees:
         """Logits of ``ids`` (items, tokens) of which each sees columns, (items, tokens, width)."""
         span = self.cache.span
         span.width = sees.shape[2]
-        device = ids.device.type
-        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else self.model.dtype
-        mask = torch.zeros(sees.shape, dtype=dtype, device=ids.device).masked_fill_(~sees, torch.finfo(dtype).min)
+        mask = additive_mask(sees, self.model.dtype)
         options |= {self.cache_name: self.cache, "use_cache": True, "return_dict": True}
-        logits: Tensor = self.model(
-            input_ids=ids, position_ids=position, attention_mask=mask[:, None], **options
-        ).logits
+        logits: Tensor = self.model(input_ids=ids, position_ids=position, attention_mask=mask, **options).logits
         span.start += ids.shape[1]
         return logits
 

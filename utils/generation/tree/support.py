@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import inspect
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from utils.generation.tree.loop import Trees
-from utils.models.attention import is_fully_causal
+from utils.models.attention import why_no_mask
 
 ROUNDINGS = 64  # tolerance of the trial, in units of eps times the largest logit
 
@@ -20,16 +19,11 @@ def why_not(model: Any, beams: int, ngram: int, prompt: int, new: int) -> str | 
     Args:
         ngram, prompt, new: the size of the n-grams that may not repeat, and the most tokens of a prompt and of a text.
     """
-    config = model.config
-    parameters = inspect.signature(model.forward).parameters
-    if config.is_encoder_decoder or not {"attention_mask", "position_ids", "use_cache"} <= set(parameters):
-        return "its forward pass takes no mask and positions"
-    if not getattr(model, "_supports_attention_backend", False) or config._attn_implementation not in ("sdpa", "eager"):
-        return f"its {config._attn_implementation} attention may not take a mask of ours"
-    if not is_fully_causal(config, prompt + new):
-        return "its attention is not over all tokens"
+    why = why_no_mask(model, prompt + new)
+    if why:
+        return why
     banned = prompt + new if ngram else 0
-    if config.get_text_config(decoder=True).vocab_size < 2 * beams + banned:
+    if model.config.get_text_config(decoder=True).vocab_size < 2 * beams + banned:
         return "its vocabulary is so small that all candidates could be banned"
     try:
         found, expected = _trial(model)

@@ -1,0 +1,47 @@
+"""Check by a trial whether a model gives samples that share a prompt's tokens the losses that each has alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from utils.models.attention import why_no_mask
+from utils.tokens.encoding import Encoded, Sample
+from utils.tokens.shared_prompts import collate_rows
+
+ROUNDINGS = 64  # tolerance of the trial, in units of eps times the largest loss
+PROMPT, TARGETS = [5, 3, 8, 2], ([6, 7, 9, 4], [9, 1], [7, 6, 6])
+
+
+@torch.no_grad()
+def why_not_shared(token_loss: Any, device: torch.device, longest: int) -> str | None:
+    """Why samples of up to ``longest`` tokens must each have a row of their own; None if they may share one.
+
+    Args:
+        token_loss: a ``TokenLoss``.
+    """
+    why = why_no_mask(token_loss.model, longest)
+    if why:
+        return why
+    encoded = Encoded([Sample([*PROMPT, *target], len(PROMPT), 0, 0) for target in TARGETS], 0)
+    training = token_loss.training
+    token_loss.eval()
+    try:
+        with torch.autocast(device.type, enabled=False):
+            shared, alone = (_losses(token_loss, encoded, rows, device) for rows in ([[0, 1, 2]], [[0], [1], [2]]))
+    except Exception as error:  # a model of another kind may raise anything
+        return f"a trial ended with {type(error).__name__}: {str(error)[:100]}"
+    finally:
+        token_loss.train(training)
+    prompt, *targets = shared.split([len(PROMPT) - 1, *map(len, TARGETS)])
+    found = torch.cat([losses for target in targets for losses in (prompt, target)])
+    difference = float((found - alone).abs().max())
+    tolerance = ROUNDINGS * torch.finfo(torch.float32).eps * float(alone.abs().max())
+    return None if difference <= tolerance else f"in a trial its losses differ by {difference:.2g}"
+
+
+def _losses(token_loss: Any, encoded: Encoded, rows: list[list[int]], device: torch.device) -> torch.Tensor:
+    batch = collate_rows(encoded, rows, 0, device)
+    _, losses = token_loss(batch.input_ids, batch.positions, batch.labels, batch.layout)
+    return losses.float()
