@@ -1,4 +1,4 @@
-"""Training speed on E2E: this project, PEFT, and the plain way, each in a process of its own, in turn.
+"""Training speed on E2E: this project, PEFT and the plain way, each in processes of its own, in turn.
 
 All start at the same weights and train on the same data with the same dropout. ``benchmarks.ways`` says what each way
 does, and how another command takes part.
@@ -6,7 +6,7 @@ does, and how another command takes part.
 
 from __future__ import annotations
 
-import contextlib
+import dataclasses
 import json
 import sys
 import tempfile
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.common import RANK, Settings, cell, e2e_samples, gpt2_small, spread
-from benchmarks.turns import Trainer, take_turns
+from benchmarks.turns import Turns, take_turns, trainer
 from benchmarks.ways import MATMUL, Batch, Task
 from utils.tokens.batches import epoch_batches
 from utils.tokens.encoding import Encoded
@@ -41,7 +41,7 @@ def measure(settings: Settings) -> dict[str, Any]:
     """Speed, memory and losses of each way; the fields are those of ``compare``."""
     encoded, tokenizer = e2e_samples(settings)
     size, rounds = (min(settings.batch, 8), 1) if settings.quick else (settings.batch, 5)
-    count = 20 if settings.device.type == "cuda" else max(1, 64 // settings.batch)
+    count = 20 if settings.device.type == "cuda" else 1
     with tempfile.TemporaryDirectory() as folder:
         gpt2_small("sdpa").save_pretrained(folder)
         tokenizer.save_pretrained(folder)
@@ -60,7 +60,8 @@ def _batches(settings: Settings, encoded: Encoded, size: int, count: int) -> tup
     for kind, window in (("random", 0), ("sorted", 50)):
         chosen = representative(epoch_batches(lengths, size, window, 0, 0), lengths, count)
         batches[kind] = [[samples[i] for i in batch] for batch in chosen]
-        batches[kind].append(batches[kind][0][: None if settings.device.type == "cuda" else 2])
+        warm_up = None if settings.device.type == "cuda" else size // 8  # on CUDA a whole one: it is compiled for
+        batches[kind].append(batches[kind][0][:warm_up])
     return batches, batches["random"][0][:4]
 
 
@@ -80,29 +81,25 @@ def compare(task: Task, rounds: int, command: str | None = None) -> dict[str, An
         ``of_expert`` (the one of its precision), the ratios of samples per second within a round. ``differences``: by
         way, the largest difference in nats to the plain way's losses.
     """
-    own = [sys.executable, "-m", "benchmarks.ways"]
-    names = (PLAIN_ROSA, *PEAKS.values(), *LABELS, *([command] if command else []))
-    with contextlib.ExitStack() as stack:
-        trainers = [Trainer(name, command if name == command else own) for name in names]
-        for trainer in trainers:  # they import at the same time, and set up one after another
-            stack.callback(trainer.close)
-        for trainer in trainers:
-            trainer.prepare(task)
-        trainers[0].close()
-        seconds, memory = take_turns(trainers[1:], len(task.batches["random"]) - 1, rounds)
+    own: str | list[str] = [sys.executable, "-m", "benchmarks.ways"]
+    commands = dict.fromkeys((*PEAKS.values(), *LABELS), own) | ({command: command} if command else {})
+    found = take_turns(commands, task, len(task.batches["random"]) - 1, rounds)
+    with trainer(own, dataclasses.replace(task, way=PLAIN_ROSA)) as plain_rosa:
+        found[PLAIN_ROSA] = Turns(plain_rosa.ready, [])
 
-    ready = {trainer.name: {"method": "lora", "precision": "fp32", **trainer.ready} for trainer in trainers}
     peak = {
-        precision: [ready[name]["flop"] * len(times) / sum(times) / 1e9 for times in seconds[name]]
+        precision: [found[name].ready["flop"] * len(times) / sum(times) / 1e9 for times in found[name].seconds]
         for precision, name in PEAKS.items()
     }
-    rows, rates = {}, {}
-    for name in [name for name in seconds if name not in PEAKS.values()]:
-        row, rates[name] = _row(task, ready[name], seconds[name], peak[ready[name]["precision"]])
-        weights = (Path(task.model) / "model.safetensors").stat().st_size / 2**20
-        kept = memory[name]
-        label = LABELS.get(name, f"`{name}`")
-        rows[name] = {"label": label, **row, "peak_mib": None if kept is None else round(kept - weights, 1)}
+    weights = (Path(task.model) / "model.safetensors").stat().st_size / 2**20
+    rows, rates, ready = {}, {}, {}
+    for name, turns in found.items():
+        ready[name] = {"method": "lora", "precision": "fp32", **turns.ready}
+        if name in PEAKS.values() or name == PLAIN_ROSA:
+            continue
+        row, rates[name] = _row(task, ready[name], turns.seconds, peak[ready[name]["precision"]])
+        memory = None if turns.peak_mib is None else round(turns.peak_mib - weights, 1)
+        rows[name] = {"label": LABELS.get(name, f"`{name}`"), **row, "peak_mib": memory}
     for name, row in rows.items():
         for key, other in (("of_plain", "plain fp32"), ("of_expert", f"expert {row['precision']}")):
             row[key] = spread([mine / its for mine, its in zip(rates[name], rates[other], strict=True)])

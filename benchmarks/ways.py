@@ -8,17 +8,15 @@ Any other command takes part in the same table (``--command``) if it reads and w
    ``flop`` (of a step, where the formula for the method does not hold) and ``losses`` (see ``losses_without_dropout``).
 3. It reads the number of a batch per line, takes one optimizer step on it, and prints one line of JSON:
    ``{"loss": nats per target token}``, perhaps with ``peak_mib``, its peak memory beyond the libraries. The time from
-   line to line is what is measured. The line ``rest`` says that others are measured next, and takes no answer.
+   line to line is what is measured.
 4. It ends when its input ends. Lines that do not begin with ``{`` are taken for its log.
 """
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import dataclasses
 import json
-import shutil
 import sys
 import tempfile
 from collections.abc import Callable
@@ -56,7 +54,7 @@ class Task:
         rank: of the adapters, a ratio.
         dropout: of the model.
         batches: "random" and "sorted": the batches of each kind.
-        check: a batch for the comparison of losses.
+        check: a batch for the comparison of losses; empty where there is to be none.
     """
 
     way: str
@@ -202,8 +200,7 @@ def _project(task: Task, method: str, precision: str) -> Way:
     from utils.training.loop import train_step
     from utils.training.setup import set_up
 
-    folder = tempfile.mkdtemp()
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    folder = tempfile.mkdtemp(dir=task.model)  # goes when the model does
     settings = {
         "model": {"name": task.model, "dropout": task.dropout},
         "dataset": {"name": "e2e_sample"},
@@ -255,15 +252,11 @@ def main() -> None:
     memory = Memory(task.device)
     way = build(task)
     ready = {"batches": way.batches, "method": way.method, "precision": way.precision, "flop": way.flop}
-    if way.model is not None:
+    if way.model is not None and task.check:
         ready["losses"] = way.losses_without_dropout(task.check)
     memory.restart_peak()
     print(json.dumps(ready), flush=True)
     for line in sys.stdin:
-        if line.strip() == "rest":
-            if task.device == "cuda":
-                torch.cuda.empty_cache()
-            continue
         loss = way.step(task.batches[way.batches][int(line)])
         print(json.dumps({"loss": loss, "peak_mib": memory.peak()}), flush=True)
 

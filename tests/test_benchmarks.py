@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import shlex
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -34,10 +37,9 @@ SHOUTING = """
 import json, sys
 task = json.loads(sys.stdin.readline())
 print("a line for the log")
-print(json.dumps({"batches": "sorted", "precision": "bf16"}), flush=True)
+losses = [float(len(task["check"]))]
+print(json.dumps({"batches": "sorted", "precision": "bf16", "losses": losses}), flush=True)
 for line in sys.stdin:
-    if line.strip() == "rest":
-        continue
     if line.strip() == "9":
         sys.exit(3)
     print(json.dumps({"loss": len(task["batches"]["sorted"][int(line)]), "peak_mib": 7.0}), flush=True)
@@ -93,17 +95,16 @@ def test_the_plain_layers_do_not_take_the_fused_product(task: ways.Task, monkeyp
 
 
 def test_any_command_takes_its_turns(task: ways.Task) -> None:
-    trainers = [turns.Trainer(name, f"{sys.executable} -c {shlex.quote(SHOUTING)}") for name in ("one", "two")]
-    for trainer in trainers:
-        trainer.prepare(task)
-    assert trainers[0].ready == {"batches": "sorted", "precision": "bf16"}
-    seconds, peaks = turns.take_turns(trainers, count=2, rounds=3)
-    assert [[len(times) for times in seconds[name]] for name in ("one", "two")] == [[2, 2, 2], [2, 2, 2]]
-    assert peaks == {"one": 7.0, "two": 7.0}
-    trainers[0].close()
-    assert trainers[0].process.returncode == 0
-    with pytest.raises(UserError, match="two: its process ended with exit code 3"):
-        trainers[1].ask("9")
+    command = f"{sys.executable} -c {shlex.quote(SHOUTING)}"
+    found = turns.take_turns({"one": command, "two": command}, task, count=2, rounds=2)
+    for name in ("one", "two"):
+        assert found[name].ready == {"batches": "sorted", "precision": "bf16", "losses": [4.0]}  # of the first round
+        assert [len(times) for times in found[name].seconds] == [2, 2]
+        assert found[name].peak_mib == 7.0
+    ended = pytest.raises(UserError, match="its process ended with exit code 3")
+    with turns.trainer(command, task) as started, ended:
+        started.ask("9")
+    assert started.process.returncode == 3
 
 
 def test_the_operations_of_a_sample_are_those_of_its_layers(tmp_path: Path) -> None:
@@ -131,22 +132,20 @@ def test_ways_are_compared_within_a_round(task: ways.Task, monkeypatch: pytest.M
     seconds = {"plain fp32": [4.0, 6.0, 8.0], "expert fp32": [2.0, 2.0, 2.0], "lora fp32": [1.0, 2.0, 4.0]}
     losses = {"plain-rosa fp32": [2.0, 1.0], "rosa fp32": [2.0, 1.5], "full fp32": [3.0, 9.0]}
 
-    class Fake:
-        def __init__(self, name: str, command: str | list[str]) -> None:
-            self.name = name
+    def ready(name: str) -> dict[str, Any]:
+        method, precision = name.split()
+        own = {"batches": "random", "losses": losses.get(name, [3.0, 2.0]), "flop": 1e9}
+        return {**own, "method": method, "precision": precision}
 
-        def prepare(self, task: ways.Task) -> None:
-            self.ready = {"batches": "random", "losses": losses.get(self.name, [3.0, 2.0]), "flop": 1e9}
-            self.ready |= {"method": self.name.split()[0], "precision": self.name.split()[1]}
+    def fake_turns(commands: dict[str, Any], task: ways.Task, count: int, rounds: int) -> dict[str, turns.Turns]:
+        values = {name: seconds.get(name, [1.0] * rounds) for name in commands}
+        return {name: turns.Turns(ready(name), [[value] for value in own], 100.0) for name, own in values.items()}
 
-        def close(self) -> None:
-            pass
+    @contextlib.contextmanager
+    def fake_trainer(command: Any, task: ways.Task) -> Iterator[Any]:
+        yield SimpleNamespace(ready=ready(task.way))
 
-    def fake_turns(trainers: list[Fake], count: int, rounds: int) -> Any:
-        times = {t.name: [[value] for value in seconds.get(t.name, [1.0] * rounds)] for t in trainers}
-        return times, {t.name: 100.0 for t in trainers}
-
-    monkeypatch.setattr(training, "Trainer", Fake)
+    monkeypatch.setattr(training, "trainer", fake_trainer)
     monkeypatch.setattr(training, "take_turns", fake_turns)
     found = training.compare(task, rounds=3)
     assert found["rows"]["lora fp32"]["of_plain"] == {"median": 3.0, "min": 2.0, "max": 4.0}
