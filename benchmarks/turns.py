@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import json
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -90,6 +91,7 @@ def take_turns(commands: dict[str, str | list[str]], task: Task, count: int, rou
                     start = time.perf_counter()
                     answer = started.ask(str(batch))
                     times.append(round(time.perf_counter() - start, 4))
+            print(f"round {number + 1}/{rounds}, {name}: {sum(times):.2f} s", file=sys.stderr, flush=True)
             turns.seconds.append(times)
             turns.peak_mib = answer.get("peak_mib")
     return found

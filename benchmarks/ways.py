@@ -245,9 +245,12 @@ def _matmul(task: Task, precision: str) -> Way:
 def main() -> None:
     """Do what the module's text says, for the ways of ``build``."""
     import peft  # noqa: F401  (all libraries of all ways, before memory is first read)
+    from transformers.utils import logging
 
     import utils.training.setup  # noqa: F401
 
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
     task = Task(**json.loads(sys.stdin.readline()))
     memory = Memory(task.device)
     way = build(task)
