@@ -17,6 +17,7 @@ from utils.models.loading import load_tokenizer
 from utils.tokens.encoding import Encoded, encode
 
 RANK = 0.1  # ratio, the largest of the published table
+FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile", "amx_bf16", "asimd", "bf16", "i8mm", "sve")
 
 
 @dataclass
@@ -24,6 +25,7 @@ class Settings:
     """What every part is told.
 
     ``data``: E2E's folder, ``scores``: a folder with a system's output and its references; None: the bundled sample.
+    ``batch``: samples of a training step. ``command``: another trainer to time beside ours, see ``benchmarks.ways``.
     """
 
     device: torch.device
@@ -31,6 +33,8 @@ class Settings:
     data: str | None
     tokenizer: str
     scores: str | None = None
+    batch: int = 32
+    command: str | None = None
 
     def synchronise(self) -> None:
         """Wait for the device, before a clock is read."""
@@ -68,6 +72,27 @@ def e2e_samples(settings: Settings, split: str = "train") -> tuple[Encoded, Any]
     return encode(examples, tokenizer, 512), tokenizer
 
 
+def cpu_flags() -> list[str]:
+    """Those of ``FLAGS`` that the CPU has, as Linux names them; they decide how fast products of matrices are."""
+    cpuinfo = Path("/proc/cpuinfo")
+    words = set(cpuinfo.read_text(encoding="utf-8").split()) if cpuinfo.exists() else set()
+    return [flag for flag in FLAGS if flag in words]
+
+
 def median(values: list[float]) -> float:
     """The median, rounded to six digits after the point."""
     return round(statistics.median(values), 6)
+
+
+def spread(values: list[float]) -> dict[str, float]:
+    """The median and the range, to five digits."""
+    found = {"median": statistics.median(values), "min": min(values), "max": max(values)}
+    return {key: float(f"{value:.5g}") for key, value in found.items()}
+
+
+def cell(value: Any, digits: str) -> str:
+    """A number, or the median and range of a ``spread``, in a table; None is a dash."""
+    if isinstance(value, dict):
+        ends = f" ({value['min']:{digits}}–{value['max']:{digits}})" if value["min"] < value["max"] else ""
+        return f"{value['median']:{digits}}{ends}"
+    return "–" if value is None else f"{value:{digits}}"

@@ -35,16 +35,12 @@ def ratios(results: dict[tuple[str, str], Record]) -> list[list[str]]:
     for (part, _), record in results.items():
         figures, hardware = record["figures"], describe(record)
         if part == "train":
-            rates = figures["samples_per_second"]
-            against = {"peft": "plain", "lora": "plain", "rosa": "plain rosa"}
-            gains = [f"{rates[name] / rates[plain]:.2f}" for name, plain in against.items()]
-            rows.append([f"E2E training, samples/s, batch {figures['batch_size']}", hardware, *gains])
+            rows += _training(figures, hardware)
         elif part == "resample":
             what = f"resample of {figures['layers']} layers, equal subspaces"
             rows.append([what, hardware, NONE, NONE, f"{figures['speedup']:.2f}"])
         elif part == "generate":
-            gain = f"{figures['methods']['gpt2']['speedup']:.2f}"
-            rows.append([f"generating, {figures['prompts']} MRs, {figures['beams']} beams", hardware, NONE, gain, gain])
+            rows += _generation(figures["models"]["gpt2"], hardware)
         elif part == "score":
             gain = f"{figures['times_as_fast_as_quoted']['warm']:.2f}"
             what = f"all five scores of {figures['items']} texts, against {figures['official_seconds']:.0f} s (quoted)"
@@ -52,6 +48,31 @@ def ratios(results: dict[tuple[str, str], Record]) -> list[list[str]]:
         elif part == "memory":
             rows += _memory(figures["rows"], hardware)
     return rows
+
+
+def _training(figures: Record, hardware: str) -> list[list[str]]:
+    """By precision: samples per second against the plain way, and against PEFT as an expert drives it."""
+    lines = []
+    for precision in ("fp32", "bf16"):
+        for key, rival in (("of_plain", ""), ("of_expert", ", against PEFT by an expert")):
+            found = [figures["rows"].get(f"{way} {precision}", {}).get(key) for way in ("expert", "lora", "rosa")]
+            if any(found):
+                what = f"E2E training, samples/s, batch {figures['batch_size']}, {precision}{rival}"
+                lines.append(
+                    [what, hardware, *(NONE if value is None else f"{value['median']:.2f}" for value in found)]
+                )
+    return lines
+
+
+def _generation(row: Record, hardware: str) -> list[list[str]]:
+    """Against transformers' ``generate`` in the same batches, and against one prompt at a time."""
+    rivals = {"batched": "`generate` in batches", "one by one": "`generate` one by one"}
+    lines = []
+    for name, value in row["times_as_fast"].items():
+        way, _, precision = name.rpartition(" ")
+        what = f"generating, {row['prompts']} MRs, {row['beams']} beams, {precision}, against {rivals[way]}"
+        lines.append([what, hardware, NONE, *[f"{value['median']:.2f}"] * 2])
+    return lines
 
 
 def _memory(rows: list[Record], hardware: str) -> list[list[str]]:
@@ -90,8 +111,9 @@ def write_page(folder: Path, tables: dict[str, Any]) -> Path:
     parts.append(f"## Ratios\n\n{markdown(ratios(results))}")
     for (part, device), record in results.items():
         versions = record["versions"]
+        machine = ", ".join([describe(record), *record["hardware"].get("cpu_flags", ())])
         parts.append(
-            f"## {part}, {device}\n\n{describe(record)}; {record['threads']} threads, PyTorch {versions['torch']}, "
+            f"## {part}, {device}\n\n{machine}; {record['threads']} threads, PyTorch {versions['torch']}, "
             f"transformers {versions['transformers']}; {record['measured'][:10]}; `{record['command']}`\n\n"
             f"{markdown(tables[part](record['figures']))}"
         )

@@ -21,6 +21,8 @@ def _command(arguments: argparse.Namespace, parts: list[str]) -> str:
     """The command line with names in place of this machine's folders."""
     words = ["python benchmarks/run.py", f"--only {','.join(parts)}"]
     words += ["--quick"] if arguments.quick else []
+    words += [f"--batch {arguments.batch}"] if parts == ["train"] else []
+    words += [f"--command '{arguments.command}'"] if arguments.command and parts == ["train"] else []
     words += ["--data E2E_DIR"] if arguments.data else []
     words += ["--scores SCORES_DIR"] if arguments.scores else []
     words += [] if arguments.tokenizer == "tiny" else [f"--tokenizer {Path(arguments.tokenizer).name}"]
@@ -54,6 +56,8 @@ def main() -> int:
     parser.add_argument("--data", help="folder with E2E's CSV files (default: the bundled sample)")
     parser.add_argument("--scores", help="folder with a system's predictions to score (default: the data's own)")
     parser.add_argument("--tokenizer", default="tiny", help="folder or hub name (default: the bundled one)")
+    parser.add_argument("--batch", type=int, default=32, help="samples of a training step (default: 32)")
+    parser.add_argument("--command", help="a shell command to time in the table of training: see benchmarks/ways.py")
     parser.add_argument("--device", default="auto", help="auto | cpu | cuda")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results", help="folder of the JSON files")
     arguments = parser.parse_args()
@@ -65,25 +69,29 @@ def main() -> int:
     import torch
 
     from benchmarks import report
-    from benchmarks.common import Settings
+    from benchmarks.common import Settings, cpu_flags
     from utils.processes.devices import resolve_device
     from utils.runs.provenance import git_commit, hardware, now, versions
 
     modules = part_modules()
     device = torch.device(resolve_device(arguments.device))
-    settings = Settings(device, arguments.quick, arguments.data, arguments.tokenizer, arguments.scores)
+    settings = Settings(
+        device, arguments.quick, arguments.data, arguments.tokenizer, arguments.scores,
+        arguments.batch, arguments.command,
+    )  # fmt: skip
     arguments.out.mkdir(parents=True, exist_ok=True)
     unequal = []
     for part in parts:
         context = {
             "command": _command(arguments, [part]),
             "measured": now(), "git_commit": git_commit(), "versions": versions(),
-            "hardware": hardware(device, 1, "fp32"), "threads": torch.get_num_threads(),
+            "hardware": {**hardware(device, 1, "fp32"), "cpu_flags": cpu_flags()}, "threads": torch.get_num_threads(),
         }  # fmt: skip
         start = time.perf_counter()
         figures = modules[part].measure(settings)
         context["seconds"] = round(time.perf_counter() - start, 1)
-        path = arguments.out / f"{part}-{device.type}{'-quick' if arguments.quick else ''}.json"
+        variant = f"-batch{arguments.batch}" if part == "train" else ""
+        path = arguments.out / f"{part}-{device.type}{variant}{'-quick' if arguments.quick else ''}.json"
         write_json(path, {**context, "figures": figures})
         table = report.markdown(modules[part].table(figures))
         print(f"\n{part}: {path} ({context['seconds']} s)\n\n{table}", flush=True)

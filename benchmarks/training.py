@@ -1,241 +1,187 @@
-"""Training speed on E2E: this project against the plain way and PEFT, side by side on equal batches and dropout.
+"""Training speed on E2E: this project, PEFT and the plain way, each in processes of its own, in turn.
 
-The plain way is what the first public code and most fine-tuning scripts do: float32, random batches padded to their
-longest sample, an attention mask, eager attention, logits over the whole vocabulary at every position, and -100
-where there is no loss. PEFT's LoRA takes the same batches at its best: SDPA, a fused optimizer, on CUDA bfloat16
-and compiled, on a CPU compiled too where a C++ compiler is.
+All start at the same weights and train on the same data with the same dropout. ``benchmarks.ways`` says what each way
+does, and how another command takes part.
 """
 
 from __future__ import annotations
 
-import contextlib
-import gc
-import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
+import dataclasses
+import json
+import sys
+import tempfile
+from pathlib import Path
 from typing import Any
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor
-
-import rosa
-from benchmarks.common import RANK, Settings, e2e_samples, gpt2_small, median
-from utils.models.fast_modules import use_faster_modules
-from utils.models.token_loss import TokenLoss
-from utils.tokens.batches import Collator, epoch_batches
+from benchmarks.common import RANK, Settings, cell, e2e_samples, gpt2_small, spread
+from benchmarks.turns import Turns, take_turns, trainer
+from benchmarks.ways import MATMUL, Batch, Task
+from utils.tokens.batches import epoch_batches
 from utils.tokens.encoding import Encoded
 
-LOSS_TOLERANCE = {"cpu": 1e-4, "cuda": 2e-2}  # nats; float32 on both sides, float32 against bfloat16
-Loss = Callable[[list[int]], Tensor]
+LABELS = {
+    "plain fp32": "the plain way, LoRA",
+    "documented fp32": "PEFT's LoRA, as documented",
+    "expert fp32": "PEFT's LoRA, by an expert",
+    "full fp32": "full fine-tuning, this project",
+    "lora fp32": "LoRA, this project",
+    "rosa fp32": "ROSA, this project",
+    "expert bf16": "PEFT's LoRA, by an expert",
+    "full bf16": "full fine-tuning, this project",
+    "lora bf16": "LoRA, this project",
+    "rosa bf16": "ROSA, this project",
+}
+PEAKS = {"fp32": "matmul fp32", "bf16": "matmul bf16"}
+PLAIN_ROSA = "plain-rosa fp32"  # for its losses only
+TOLERANCE = {"fp32": 1e-4, "bf16": 2e-2}  # nats, of the plain way's loss in float32
+DROPOUT = 0.1
 
 
-@dataclass
-class Way:
-    """One way to train: ``loss`` of a batch's samples with a graph, and the optimizer of what it trains.
-
-    Attributes:
-        batches: which of the two kinds of batches it takes: random or sorted.
-    """
-
-    loss: Loss
-    optimizer: torch.optim.Optimizer
-    batches: str
-
-    def step(self, indices: list[int]) -> Tensor:
-        """Forward, backward and update; the loss, still on the device."""
-        loss = self.loss(indices)
-        loss.backward()
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        return loss.detach()
+def measure(settings: Settings) -> dict[str, Any]:
+    """Speed, memory and losses of each way; the fields are those of ``compare``."""
+    encoded, tokenizer = e2e_samples(settings)
+    size, rounds = (min(settings.batch, 8), 1) if settings.quick else (settings.batch, 5)
+    count = 20 if settings.device.type == "cuda" else 1
+    with tempfile.TemporaryDirectory() as folder:
+        gpt2_small("sdpa").save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        task = Task("", folder, settings.device.type, RANK, DROPOUT, *_batches(settings, encoded, size, count))
+        return {
+            "batch_size": size, "batches": count, "rounds": rounds, "rank": RANK, "loss_on": "target",
+            "dropout": DROPOUT, **compare(task, rounds, settings.command),
+        }  # fmt: skip
 
 
-def plain_loss(model: Any, encoded: Encoded, indices: list[int], pad_id: int, device: torch.device) -> Tensor:
-    """Mean loss on target tokens, the plain way."""
-    samples = [encoded.samples[i] for i in indices]
-    width = max(len(sample.ids) for sample in samples)
-    ids = torch.full((len(samples), width), pad_id)
-    labels = torch.full((len(samples), width), -100)
-    mask = torch.zeros(len(samples), width, dtype=torch.long)
-    for row, sample in enumerate(samples):
-        size = len(sample.ids)
-        ids[row, :size] = torch.tensor(sample.ids)
-        labels[row, sample.prompt_length : size] = ids[row, sample.prompt_length : size]
-        mask[row, :size] = 1
-    logits = model(input_ids=ids.to(device), attention_mask=mask.to(device), use_cache=False).logits
-    return F.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten().to(device), ignore_index=-100)
-
-
-def plain_products(model: Any) -> Any:
-    """``model``, its adapter layers computing x W + b + (x A) B operation by operation, as the first code does."""
-    for layer in rosa.adapter_layers(model).values():
-        layer.forward = lambda x, layer=layer: layer.base(x) + (x @ layer.A) @ layer.B
-    return model
-
-
-class Ways:
-    """Makes each way with the same base weights and dropout."""
-
-    def __init__(self, settings: Settings, encoded: Encoded, pad_id: int, dropout: float) -> None:
-        self.device, self.encoded, self.pad_id, self.dropout = settings.device, encoded, pad_id, dropout
-        self.cuda = settings.device.type == "cuda"
-
-    def build(self, name: str) -> Way:
-        """The way of that name: plain, plain rosa, peft, full, lora or rosa."""
-        if name.startswith("plain"):
-            return self._unsorted(plain_products(self._adapted("eager", name == "plain rosa")), fused=False)
-        if name == "peft":
-            return self._unsorted(self._peft(), fused=True)
-        return self._project(name)
-
-    def _adapted(self, attention: str, is_rosa: bool) -> Any:
-        config = rosa.RosaConfig(rank=RANK, bias="none") if is_rosa else rosa.LoraConfig(rank=RANK)
-        return rosa.inject(gpt2_small(attention, self.dropout), config)
-
-    def _peft(self) -> Any:
-        import peft
-
-        model = gpt2_small("sdpa", self.dropout)
-        rank = int(RANK * model.config.n_embd)
-        names = ["c_attn", "c_proj", "c_fc"]
-        model = peft.get_peft_model(
-            model, peft.LoraConfig(r=rank, lora_alpha=rank, target_modules=names, fan_in_fan_out=True)
-        )
-        return torch.compile(model, dynamic=True) if self.cuda else model
-
-    def _unsorted(self, model: Any, fused: bool) -> Way:
-        model.to(self.device).train()
-
-        def loss(indices: list[int]) -> Tensor:
-            with self._autocast(fused):
-                return plain_loss(model, self.encoded, indices, self.pad_id, self.device)
-
-        return Way(loss, self._adamw(model, fused), "random")
-
-    def _project(self, name: str) -> Way:
-        """As the trainer does it."""
-        model = gpt2_small("sdpa", self.dropout) if name == "full" else self._adapted("sdpa", name == "rosa")
-        use_faster_modules(model)
-        token_loss = TokenLoss(model.to(self.device).train())
-        if self.cuda:
-            token_loss.compile()
-
-        collate = Collator(self.pad_id, "target", self.device)
-
-        def loss(indices: list[int]) -> Tensor:
-            batch = collate(self.encoded, indices)
-            with self._autocast(True):
-                total, losses = token_loss(batch.input_ids, batch.positions, batch.labels)
-            return total / len(losses)
-
-        return Way(loss, self._adamw(model, fused=True), "sorted")
-
-    def _autocast(self, wanted: bool) -> AbstractContextManager[Any]:
-        return torch.autocast("cuda", torch.bfloat16) if wanted and self.cuda else contextlib.nullcontext()
-
-    def _adamw(self, model: Any, fused: bool) -> torch.optim.Optimizer:
-        return torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-4, fused=fused)
+def _batches(settings: Settings, encoded: Encoded, size: int, count: int) -> tuple[dict[str, list[Batch]], Batch]:
+    """Of each kind ``count`` batches and one to warm up with, and one for the comparison of losses."""
+    lengths = [len(sample.ids) for sample in encoded.samples]
+    samples = [(list(sample.ids), sample.prompt_length) for sample in encoded.samples]
+    batches: dict[str, list[Batch]] = {}
+    for kind, window in (("random", 0), ("sorted", 50)):
+        chosen = representative(epoch_batches(lengths, size, window, 0, 0), lengths, count)
+        batches[kind] = [[samples[i] for i in batch] for batch in chosen]
+        # a whole one: kernels are made for its shape; a part suffices where a step takes long and is not compiled
+        part = max(1, size // 8) if kind == "random" and settings.device.type == "cpu" else None
+        batches[kind].append(batches[kind][0][:part])
+    return batches, batches["random"][0][:4]
 
 
 def representative(batches: list[list[int]], lengths: list[int], count: int) -> list[list[int]]:
-    """``count`` full batches evenly spaced from the shortest to the longest, so that few stand for an epoch."""
+    """``count`` full batches evenly spaced from the fewest tokens to the most, so that few stand for an epoch."""
     full = [batch for batch in batches if len(batch) == len(batches[0])]
-    full.sort(key=lambda batch: max(lengths[i] for i in batch))
+    full.sort(key=lambda batch: sum(lengths[i] for i in batch))
     step = len(full) / count
     return [full[int((k + 0.5) * step)] for k in range(count)]
 
 
-def measure(settings: Settings) -> dict[str, Any]:
-    """Seconds and samples per second of each way, and how far the ways' losses differ without dropout.
+def compare(task: Task, rounds: int, command: str | None = None) -> dict[str, Any]:
+    """Let all ways train in turn, and ``command`` too.
 
-    Each round has all ways after one another; a batch's time is the median over the rounds.
+    Returns:
+        ``peak``: by precision, GFLOP/s of the matrix product. ``rows``: by way, see ``_row``, with ``of_plain`` and
+        ``of_expert`` (the one of its precision), the ratios of samples per second within a round.
+        ``loss_differences``: by way, the largest difference in nats to the plain way's losses.
     """
-    encoded, tokenizer = e2e_samples(settings)
-    lengths = [len(sample.ids) for sample in encoded.samples]
-    size, count, rounds = (128, 20, 2) if settings.device.type == "cuda" else (64, 2, 2)
-    names = ["plain", "plain rosa", "peft", "full", "lora", "rosa"]
-    if settings.quick:
-        size, count, rounds = min(size, 16), 1, 1
-    batches = {
-        "random": representative(epoch_batches(lengths, size, 0, 0, 0), lengths, count),
-        "sorted": representative(epoch_batches(lengths, size, 50, 0, 0), lengths, count),
+    own: str | list[str] = [sys.executable, "-m", "benchmarks.ways"]
+    commands = dict.fromkeys((*PEAKS.values(), *LABELS), own) | ({command: command} if command else {})
+    found = take_turns(commands, task, len(task.batches["random"]) - 1, rounds)
+    with trainer(own, dataclasses.replace(task, way=PLAIN_ROSA)) as plain_rosa:
+        found[PLAIN_ROSA] = Turns(plain_rosa.ready, [])
+
+    peak = {
+        precision: [found[name].ready["flop"] * len(times) / sum(times) / 1e9 for times in found[name].seconds]
+        for precision, name in PEAKS.items()
     }
-    padded = {
-        kind: sum(len(b) * max(lengths[i] for i in b) for b in chosen) / sum(lengths[i] for b in chosen for i in b)
-        for kind, chosen in batches.items()
-    }
-    maker = Ways(settings, encoded, tokenizer.pad_token_id, dropout=0.1)
-    seconds = _take_turns(settings, maker, names, batches, rounds)
-    totals = {name: sum(median(times) for times in rows) for name, rows in seconds.items()}
-    differences = _loss_differences(settings, encoded, tokenizer.pad_token_id, batches["random"][0][:16])
+    weights = (Path(task.model) / "model.safetensors").stat().st_size / 2**20
+    rows, rates, ready = {}, {}, {}
+    for name, turns in found.items():
+        ready[name] = {"method": "lora", "precision": "fp32", **turns.ready}
+        if name in PEAKS.values() or name == PLAIN_ROSA:
+            continue
+        row, rates[name] = _row(task, ready[name], turns.seconds, peak[ready[name]["precision"]])
+        memory = None if turns.peak_mib is None else round(turns.peak_mib - weights, 1)
+        rows[name] = {"label": LABELS.get(name, f"`{name}`"), **row, "peak_mib": memory}
+    for name, row in rows.items():
+        for key, other in (("of_plain", "plain fp32"), ("of_expert", f"expert {row['precision']}")):
+            row[key] = spread([mine / its for mine, its in zip(rates[name], rates[other], strict=True)])
+    differences = {name: _difference(ready, name) for name in rows if ready[name].get("losses")}
     return {
-        "batch_size": size, "batches": count, "rounds": rounds, "rank": RANK, "loss_on": "target", "dropout": 0.1,
-        "tokens_per_sample": median([float(length) for length in lengths]),
-        "computed_per_real_token": {kind: round(value, 3) for kind, value in padded.items()},
-        "seconds": seconds,
-        "samples_per_second": {name: round(size * count / total, 2) for name, total in totals.items()},
-        "speedup": {name: round(totals["plain"] / total, 3) for name, total in totals.items()},
-        "loss_differences": differences, "tolerance": LOSS_TOLERANCE[settings.device.type],
-        "losses_equal": max(differences.values()) < LOSS_TOLERANCE[settings.device.type],
+        "product": MATMUL, "peak": {precision: spread(values) for precision, values in peak.items()}, "rows": rows,
+        "loss_differences": differences, "tolerance": TOLERANCE,
+        "losses_equal": all(value < TOLERANCE[rows[name]["precision"]] for name, value in differences.items()),
     }  # fmt: skip
 
 
-def _take_turns(
-    settings: Settings, maker: Ways, names: list[str], batches: dict[str, list[list[int]]], rounds: int
-) -> dict[str, list[list[float]]]:
-    """Seconds of each way, batch and round. The order is turned round each time, and one model exists at a time: of
-    several at once, those that wait can lose their place in caches and in memory."""
-    seconds: dict[str, list[list[float]]] = {name: [[] for _ in batches["random"]] for name in names}
-    for round_ in range(rounds):
-        for name in names if round_ % 2 == 0 else names[::-1]:
-            way = maker.build(name)
-            own = batches[way.batches]
-            for indices in own[-2:]:  # warm-up, and compilation
-                way.step(indices if maker.cuda else indices[:8])
-            for number, indices in enumerate(own):
-                settings.synchronise()
-                start = time.perf_counter()
-                way.step(indices)
-                settings.synchronise()
-                seconds[name][number].append(round(time.perf_counter() - start, 4))
-            del way
-            gc.collect()
-    return seconds
+def _row(
+    task: Task, ready: dict[str, Any], seconds: list[list[float]], peak: list[float]
+) -> tuple[dict[str, Any], list[float]]:
+    """What the seconds of a way mean, by round and batch; and its samples per second in each round.
 
+    Args:
+        peak: GFLOP/s of the machine in each round, in the way's precision.
 
-def _loss_differences(settings: Settings, encoded: Encoded, pad_id: int, indices: list[int]) -> dict[str, float]:
-    """The largest |plain - way| of the mean loss of a batch before and after an update on it, dropout 0.
-
-    PEFT draws other numbers for A, so that it is compared before the update only, where B is zero.
+    Returns:
+        Medians and ranges over the rounds of ``samples_per_second``, of ``tokens_per_second`` (of real tokens, padding
+        left out) and of ``share_of_peak`` (of the useful operations, see ``flop``).
     """
-    maker = Ways(settings, encoded, pad_id, dropout=0.0)
-    found, traces = {}, {}
-    for name in ("plain", "plain rosa", "peft", "lora", "rosa"):
-        way = maker.build(name)
-        traces[name] = torch.stack([way.step(indices), way.loss(indices).detach()]).tolist()
-        if not name.startswith("plain"):
-            plain = traces["plain rosa" if name == "rosa" else "plain"]
-            steps = slice(0, 1 if name == "peft" else 2)
-            pairs = zip(plain[steps], traces[name][steps], strict=True)
-            found[name] = round(max(abs(a - b) for a, b in pairs), 8)
-    return found
+    batches = task.batches[ready["batches"]][:-1]
+    samples = sum(len(batch) for batch in batches)
+    tokens = sum(len(ids) for batch in batches for ids, _ in batch)
+    targets = tokens - sum(prompt for batch in batches for _, prompt in batch)
+    computed = sum(len(batch) * max(len(ids) for ids, _ in batch) for batch in batches)
+    work = len(batches) * ready["flop"] if ready.get("flop") else flop(task, ready["method"], tokens, targets)
+    spent = [sum(times) for times in seconds]
+    rates = [samples / value for value in spent]
+    return {
+        "method": ready["method"], "precision": ready["precision"], "seconds": seconds,
+        "tokens_per_sample": round(tokens / samples, 2), "computed_per_real_token": round(computed / tokens, 3),
+        "samples_per_second": spread(rates),
+        "tokens_per_second": spread([tokens / value for value in spent]),
+        "share_of_peak": spread([work / value / 1e9 / top for value, top in zip(spent, peak, strict=True)]),
+    }, rates  # fmt: skip
+
+
+def flop(task: Task, method: str, tokens: int, targets: int) -> float:
+    """Floating-point operations that training on so many tokens needs, of which ``targets`` carry loss.
+
+    Per weight and token two for the output, two for the gradient of the input, and two for that of a trained weight.
+    Counted are the linear layers of GPT-2's blocks, the pairs A, B, and the head at targets; not attention's own
+    products, which are about a hundredth at E2E's lengths.
+    """
+    shape = json.loads((Path(task.model) / "config.json").read_text(encoding="utf-8"))
+    width, blocks = shape["n_embd"], shape["n_layer"]
+    layers, head = 12 * blocks * width**2, shape["vocab_size"] * width
+    if method == "full":
+        return 6.0 * (layers * tokens + head * targets)
+    pairs = 16 * blocks * width * int(task.rank * width)
+    return (4.0 * layers + 6.0 * pairs) * tokens + 4.0 * head * targets
+
+
+def _difference(ready: dict[str, Any], name: str) -> float:
+    """The largest difference in nats of the losses before and after an update, dropout 0, from those of the plain way.
+
+    Full fine-tuning makes another update, so that only its first loss is compared.
+    """
+    method, losses = ready[name]["method"], ready[name]["losses"]
+    plain = ready[PLAIN_ROSA if method == "rosa" else "plain fp32"]["losses"]
+    pairs = list(zip(plain, losses, strict=True))[: 1 if method == "full" else 2]
+    return round(max(abs(one - two) for one, two in pairs), 8)
 
 
 def table(figures: dict[str, Any]) -> list[list[str]]:
-    """Header and rows for a Markdown table."""
-    names = {
-        "plain": "the plain way, LoRA",
-        "plain rosa": "the plain way, ROSA",
-        "peft": "PEFT's LoRA",
-        "full": "full fine-tuning, this project",
-        "lora": "LoRA, this project",
-        "rosa": "ROSA, this project",
-    }
-    rows = [
-        [label, f"{figures['samples_per_second'][name]:,.4g}", f"{figures['speedup'][name]:.2f}"]
-        for name, label in names.items()
-        if name in figures["speedup"]
-    ]
-    return [["training on E2E", "samples/s", "of the plain way"], *rows]
+    """Header and rows for a Markdown table: medians, and ranges in brackets; what was not measured is a dash."""
+    columns = {
+        "samples_per_second": ",.2f", "tokens_per_second": ",.0f", "share_of_peak": ".0%", "peak_mib": ",.0f",
+        "of_plain": ".2f", "of_expert": ".2f",
+    }  # fmt: skip
+    header = ["samples/s", "tokens/s", "of the peak", "memory (MiB)", "of the plain way", "of the expert's PEFT"]
+    lines = [[f"training on E2E, batch {figures['batch_size']}", "precision", *header]]
+    for row in figures["rows"].values():
+        cells = [cell(row.get(key), digits) for key, digits in columns.items()]
+        lines.append([row["label"], row["precision"], *cells])
+    size = "×".join(str(number) for number in figures.get("product", ()))
+    for precision, values in figures.get("peak", {}).items():
+        cells = ["–"] * len(header)
+        cells[2] = f"{cell(values, ',.0f')} GFLOP/s"
+        lines.append([f"matrix product, {size}", precision, *cells])
+    return lines
