@@ -215,7 +215,7 @@ def _project(task: Task, method: str, precision: str) -> Way:
         "output": {"path": folder},
     }
     config = parse_config(OmegaConf.merge(schema(), settings))
-    training = set_up(config, Run(Path(folder)), StopRequest())
+    training = set_up(config, precision, Run(Path(folder)), StopRequest())
     training.token_loss.train()
 
     def step(samples: Batch) -> float:
