@@ -1,4 +1,4 @@
-"""What the settings of all methods share, and the check of settings that ``utils.config`` uses too.
+"""``AdapterConfig`` and ``LowRankConfig``, and ``option``: the check of values, which ``utils.config`` uses too.
 
 Nothing here needs torch, so that a misspelt setting is refused before torch is imported, which takes seconds.
 """

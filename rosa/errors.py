@@ -1,4 +1,4 @@
-"""The one error that this library raises for what a user can change."""
+"""``AdapterError``: what a user can change."""
 
 
 class AdapterError(ValueError):

@@ -1,4 +1,4 @@
-"""Marks by which files and models are known again, so that those of two moments are not taken for one.
+"""Checksums in adapter files: whether adapter, frozen weights and base model belong together.
 
 A mark hashes checksums of values' bits. It finds an accident, not an attack.
 """

@@ -1,4 +1,4 @@
-"""Resample the subspaces of many layers at once: on a CPU a thread for each layer at work, on a GPU in batches.
+"""``SubspaceLayer``, the contract of layers that resample, and the resample of many layers at once.
 
 One eigendecomposition keeps neither two cores nor a GPU busy, as half of it is matrix times vector. Many at a time
 do. On a CPU each runs on one core, so the result is the same to the bit for any number of threads.

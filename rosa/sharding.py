@@ -1,4 +1,4 @@
-"""Layers whose parameters PyTorch's FSDP2 (``fully_shard``) has split over processes, whole for a moment.
+"""Gather a layer that FSDP2 (``fully_shard``) has sharded while a merge, split, resample or save needs it whole.
 
 What an adapter does to its weight (split, merge, resample) needs all of it. One layer at a time is gathered, on every
 process, so that a model may be larger than a device.

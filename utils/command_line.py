@@ -1,4 +1,4 @@
-"""What Hydra refuses before ``main`` begins, in one message that says what to type instead."""
+"""Hydra's own errors, before ``main`` begins, in one message that says what to type instead."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The configuration as typed objects, and the one check that reports every problem at once.
+"""The configuration as typed objects, and the check of all its keys, in two stages.
 
 ``configs/train.yaml`` is the page people read: every key, its default, unit and allowed values. Here the same
 keys have types and limits; a test holds the two together. The check has two stages, because what only one adaptation

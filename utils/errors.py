@@ -1,4 +1,4 @@
-"""The one exception whose text is meant for the person at the command line, and how texts are shown there."""
+"""``UserError``, the exit of every command (``run_cli``), and how texts from elsewhere are shown."""
 
 from __future__ import annotations
 

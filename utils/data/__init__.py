@@ -1,7 +1,12 @@
-"""Data sets: one file each in this folder, registered by name.
+"""Data sets, one file per data set, registered by name.
 
-A new data set is a new file here with a ``DataSource`` subclass under ``@register``; it is found by its
-being here. What every source yields is a list of ``Example``: text in, text out, no tokens.
+- ``e2e``, ``eli5``: the published data sets, from local files or the hub
+- ``e2e_sample``: the bundled data set, generated with ``_sentences``
+- ``pairs``: the user's own CSV or JSON lines
+
+A new data set is a new file here with a ``DataSource`` subclass under ``@register``; no list has to be edited. Every
+source returns ``Example`` objects: texts, not tokens. This folder may import ``utils.io``, ``log``, ``text`` and
+``errors``.
 """
 
 from __future__ import annotations

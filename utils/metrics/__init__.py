@@ -1,9 +1,11 @@
-"""Metrics of generated text: one file each in this folder, registered by the names of the scores it gives.
+"""Metrics of generated text, one file per metric, registered by the names of their scores.
 
-A new metric is a new file here with a ``Metric`` subclass under ``@register``; it is found by its being here. Tables,
-figures and comparisons take from the class what they have to know: label, decimals and which way is better.
-What metrics share lies in the folders: ``tokenizers``, ``meteor15`` and ``slots`` (parts of a metric) and ``scoring``
-(readers, run folders, bootstrap, the Java cross-check). Importing this package loads none of it.
+- ``tokenizers``, ``meteor15``, ``slots``: parts of the metrics
+- ``scoring``: reading files, scoring run folders, bootstrap, the cross-check with Java
+
+A new metric is a new file here with a ``Metric`` subclass under ``@register``; no list has to be edited. Tables,
+figures and comparisons read its label, decimals and better direction from the class. Importing this package imports no
+metric. It may import ``utils.data``, ``runs``, ``processes`` and ``io``.
 """
 
 from __future__ import annotations

@@ -2,5 +2,4 @@
 
 ``loading.py`` loads model and tokenizer and checks them; ``token_loss.py`` computes the head where there is a loss;
 ``attention.py``, ``compilation.py`` and ``fast_modules.py`` speed up a model without changing what it computes.
-Imports io, log, processes and tokens.
 """

@@ -1,7 +1,8 @@
 """Figures: one file each in this folder, registered by name and found by its being here.
 
 A new figure is a new file with a function under ``@register``: it takes ``PlotData`` and returns a matplotlib
-``Figure``, or raises ``NothingToDraw`` with what is missing. Files that begin with an underscore are shared parts.
+``Figure``, or raises ``NothingToDraw`` with what is missing. ``_data.py`` collects what is drawn;
+``_style.py`` and ``_curves.py`` are shared parts.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The table's columns: where each number comes from, which way is better, and how it is printed."""
+"""The measured columns (losses, scores, timings): where each number comes from, and which a table shows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The files of one checkpoint: what it records of the training's progress, verified and read."""
+"""One checkpoint folder: file names, ``Progress``, verification, loading of weights and state."""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""Tables of all runs of a data set, read from the runs' own files and never from their directory names."""
+"""Tables of all runs of a data set, read from the runs' own files and never from their directory names.
+
+``layout.py`` makes the cells, ``order.py`` sorts the rows, ``notes.py`` writes the caption; ``render.py`` writes CSV,
+Markdown and plain text, ``latex.py`` LaTeX.
+"""
 
 from __future__ import annotations
 

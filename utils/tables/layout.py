@@ -1,4 +1,4 @@
-"""The table as cells, before any format: which columns, which texts, which are best, what the notes say."""
+"""The table as cells, before any format: leading columns, texts, which are best, differences to a baseline."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Columns by name, and rows in the order that is asked for."""
+"""Check the names of columns, and sort the rows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What ends a training with advice: numbers that are not finite, and memory that is not there."""
+"""Non-finite values and out of memory: how each is detected, and the advice to the user."""
 
 from __future__ import annotations
 

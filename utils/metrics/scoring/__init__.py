@@ -1,1 +1,6 @@
-"""Everything around the metrics: reading systems' files, run folders, resampling, the Java cross-check."""
+"""Scoring files and run folders with the metrics.
+
+``reader.py`` reads predictions and references. ``score_runs.py`` scores run folders, as eval.sh does. ``bootstrap.py``
+compares two systems. ``workers.py`` distributes items over processes. ``java.py`` computes three scores with the
+official jars. Imports utils.metrics, runs, data and io.
+"""
