@@ -11,8 +11,9 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 
 # The table of rooms in docs/architecture.md, turned round: a room of utils/ may import those before it.
-_TABLE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8").split("| room, from the top |")[1]
-_FIRST_CELLS = [row.split("|")[1] for row in _TABLE.split("\n\n")[0].splitlines()[2:]]
+PAGE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+_TABLE = PAGE.split("| room, from the top |")[1].split("\n\n")[0]
+_FIRST_CELLS = [row.split("|")[1] for row in _TABLE.splitlines()[2:]]
 ROOMS = re.findall(r"`(\w+)(?:/|\.py)`", " ".join(_FIRST_CELLS))[::-1]
 ABOVE = {"scripts", "benchmarks", "tests", "train", "eval", "compile_results", "figures", "jobrunner"}
 OF_ROSA = {"torch", "transformers", "safetensors", "peft"}  # peft in integrations/, where it is optional
@@ -99,6 +100,11 @@ def test_a_folder_says_what_is_in_it() -> None:
         if "Registry(__name__" in text:
             inside = {name for name in inside if name.startswith("_") or (package.parent / name).is_dir()}
         assert inside <= named, f"{name_of(package)} does not name {inside - named}"
+
+
+def test_the_page_names_files_that_exist() -> None:
+    named = re.findall(r"`((?:utils|rosa|tests|configs)/[\w/.]+)`", PAGE)
+    assert len(named) > 20 and not [path for path in named if not (ROOT / path).exists()]
 
 
 def test_no_modules_import_each_other() -> None:
