@@ -17,7 +17,7 @@ from utils.models.loading import load_model, load_tokenizer
 from utils.models.token_loss import TokenLoss
 from utils.processes.signals import EXIT_INTERRUPTED
 from utils.runs import Run, find_runs
-from utils.runs.checkpoint_files import load_weights
+from utils.runs.checkpoint import load_weights
 from utils.tokens.batches import Collator, epoch_batches
 from utils.tokens.encoding import encode
 from utils.training import launch, loop

@@ -11,7 +11,7 @@ import torch
 
 from utils.log import log, progress
 from utils.runs import checkpoints
-from utils.runs.checkpoint_files import load_state
+from utils.runs.checkpoint import load_state
 from utils.training.failures import non_finite_tensors, not_finite, optimizer_tensors
 from utils.training.record import current_progress
 from utils.training.training import Training
