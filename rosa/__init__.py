@@ -4,6 +4,12 @@
     resampler = rosa.Resampler(model, optimizer, config)       # and call after_epoch after each epoch
 
 Needs torch, transformers and safetensors only. Torch is imported with the first name that needs it.
+
+``injection.py`` wraps and merges layers, and ``targets.py`` says which. ``layers.py`` is the contract of an adapter
+layer, ``fused.py`` its product; ``methods`` has one file per method. ``subspace.py`` is ROSA's mathematics.
+``resampling.py`` resamples many layers at once, ``resampler.py`` on schedule. ``adapter_files.py`` saves, loads and
+exports, with ``files.py`` and ``fingerprint.py``. ``sharding.py`` gathers sharded layers. ``config.py``,
+``registry.py`` and ``errors.py`` serve all of them. ``integrations``: PEFT, and the HF Trainer.
 """
 
 from __future__ import annotations
@@ -12,7 +18,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rosa.checkpoint import export, load_adapter, save_adapter
+    from rosa.adapter_files import export, load_adapter, save_adapter
     from rosa.config import AdapterConfig, LowRankConfig
     from rosa.errors import AdapterError
     from rosa.injection import (
@@ -49,15 +55,15 @@ _HOMES = {  # name: its module
     "Resampler": "resampler",
     "RosaConfig": "methods.rosa",
     "adapter_layers": "injection",
-    "export": "checkpoint",
+    "export": "adapter_files",
     "inject": "injection",
-    "load_adapter": "checkpoint",
+    "load_adapter": "adapter_files",
     "merge": "injection",
     "merged": "injection",
     "parameter_report": "injection",
     "register": "methods",
     "resample": "resampler",
-    "save_adapter": "checkpoint",
+    "save_adapter": "adapter_files",
     "start_adapters": "injection",
     "unmerge": "injection",
     "unwrap": "injection",

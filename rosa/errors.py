@@ -1,4 +1,4 @@
-"""The error that this library raises for everything that a user can fix."""
+"""``AdapterError``: what a user can change."""
 
 
 class AdapterError(ValueError):

@@ -1,4 +1,4 @@
-"""Fingerprints ("marks") of files and models, to notice when they are not of the same moment.
+"""Checksums in adapter files: whether adapter, frozen weights and base model belong together.
 
 A mark is a hash of checksums of the values' bits. It finds an accident, not an attack.
 """

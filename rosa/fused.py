@@ -97,6 +97,32 @@ class _AdaptedProduct(torch.autograd.Function):
         return grad_rows, None, grad_bias, own_rows.T @ grad_low, low.T @ own_grad, None
 
 
+class KeptSum:
+    """Memory for W + A B in autocast's type, kept between steps on a CPU, where new memory costs more than the sum.
+
+    A graph of older values cannot be differentiated once it is written to: PyTorch says so, as for A and B.
+    """
+
+    def __init__(self) -> None:
+        self.values: Tensor | None = None
+        self.versions: list[int] = []
+
+    def memory(self, x: Tensor, weight: Tensor, a: Tensor, b: Tensor) -> Tensor | None:
+        """For ``sum_out`` of ``adapted_product``, of these inputs; None where that needs none or makes its own."""
+        dtype = compute_dtype(x)
+        on_cpu = x.device.type == "cpu" and not torch.compiler.is_compiling() and not weight.is_inference()
+        if dtype == weight.dtype or not on_cpu:
+            return None
+        if self.values is None or self.values.dtype != dtype or self.values.stride() != weight.stride():
+            with torch.inference_mode(False):
+                self.values = torch.empty_like(weight, dtype=dtype)
+        versions = [tensor._version for tensor in (weight, a, b)]
+        if versions != self.versions:
+            self.values[:0] = 0  # marks it as written to
+            self.versions = versions
+        return self.values
+
+
 def _sum_into(out: Tensor, weight: Tensor, a: Tensor, b: Tensor) -> None:
     """``out`` ← W + A B on a CPU: A B by its 16-bit units, the sum in float32, by rows that stay in the cache."""
     if not weight.is_contiguous():  # the view (m, n) of a Linear's (n, m)

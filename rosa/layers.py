@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from rosa.config import AdapterConfig, LowRankConfig
-from rosa.fused import adapted_product, compute_dtype, full_precision, is_transformed
+from rosa.fused import KeptSum, adapted_product, compute_dtype, full_precision, is_transformed
 from rosa.sharding import whole
 from rosa.subspace import resolve_rank
 
@@ -236,8 +236,7 @@ class LowRankLayer(AdapterLayer):
                 f"{error}. Ask for at most {min(shape)}, for a share of each (rank=0.05), or leave this layer out by "
                 "target_modules."
             ) from None
-        self._sum: Tensor | None = None
-        self._sum_versions: list[int] = []
+        self._sum = KeptSum()
         self.A = self.new_parameter(self.in_features, self.rank)
         self.B = self.new_parameter(self.rank, self.out_features)
 
@@ -268,7 +267,8 @@ class LowRankLayer(AdapterLayer):
         if not self._fuses(x):
             return self.apart(x)
         b = self.B if self.scale == 1.0 else self.B * self.scale
-        return adapted_product(x, self.weight_mn, self.base.bias, self.A, b, self._sum_out(x))
+        weight = self.weight_mn
+        return adapted_product(x, weight, self.base.bias, self.A, b, self._sum.memory(x, weight, self.A, self.B))
 
     def apart(self, x: Tensor, dropout: nn.Module | None = None) -> Tensor:
         """The base module's output plus the pair's, in the pair's dtype; ``dropout`` acts on the pair's input."""
@@ -276,24 +276,6 @@ class LowRankLayer(AdapterLayer):
         own = x.to(self.A.dtype)
         low = ((own if dropout is None else dropout(own)) @ self.A) @ self.B
         return (out + low * self.scale).to(out.dtype)
-
-    def _sum_out(self, x: Tensor) -> Tensor | None:
-        """Memory for W + A B in autocast's type, kept between steps on a CPU, where new memory costs more than the sum.
-
-        A graph of older values cannot be differentiated once it is written to: PyTorch says so, as for A and B.
-        """
-        weight, dtype = self.weight_mn, compute_dtype(x)
-        on_cpu = x.device.type == "cpu" and not torch.compiler.is_compiling() and not weight.is_inference()
-        if dtype == weight.dtype or not on_cpu:
-            return None
-        if self._sum is None or self._sum.dtype != dtype or self._sum.stride() != weight.stride():
-            with torch.inference_mode(False):
-                self._sum = torch.empty_like(weight, dtype=dtype)
-        versions = [tensor._version for tensor in (weight, self.A, self.B)]
-        if versions != self._sum_versions:
-            self._sum[:0] = 0  # marks it as written to
-            self._sum_versions = versions
-        return self._sum
 
     def _fuses(self, x: Tensor) -> bool:
         """Whether the fused product gives the base module's result here, and all gradients that are needed."""

@@ -1,4 +1,4 @@
-"""Resample the subspaces of many layers at once: on a CPU with one thread per layer, on a GPU in batches.
+"""``SubspaceLayer``, the contract of layers that resample, and the resample of many layers at once.
 
 A single eigendecomposition keeps neither two cores nor a GPU busy, because half of it is matrix times vector. Several
 at a time do. On a CPU each runs on one core, so that the result is the same to the bit for any number of threads.

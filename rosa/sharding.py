@@ -1,4 +1,4 @@
-"""Layers whose parameters PyTorch's FSDP2 (``fully_shard``) has split over processes.
+"""Gather a layer that FSDP2 (``fully_shard``) has sharded while a merge, split, resample or save needs it whole.
 
 Splitting, merging and resampling need the whole weight. Every process gathers one layer at a time, so that a model may
 be larger than a device.

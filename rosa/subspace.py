@@ -1,4 +1,4 @@
-"""The mathematics of ROSA as pure functions: rank, choice of directions, factorisation.
+"""ROSA's mathematics as pure functions: rank, seeded generators, choice of directions, factorisation.
 
 A weight W is an (m, n) matrix, m inputs by n outputs, with q = min(m, n) singular directions:
 W = U S Vᵀ, singular values in falling order. ROSA (Hameed and Rabusseau 2023) picks R of them, I, and trains

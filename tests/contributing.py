@@ -1,4 +1,4 @@
-"""The example files of CONTRIBUTING.md, which the tests run as they are printed there."""
+"""The examples of CONTRIBUTING.md, which the tests run as they are printed there."""
 
 from __future__ import annotations
 
@@ -6,9 +6,16 @@ import re
 
 from tests.conftest import ROOT
 
+PAGE = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+
 
 def example(path: str) -> str:
     """The code block of CONTRIBUTING.md whose first line names ``path``."""
-    page = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
-    (text,) = re.findall(rf"```python\n(# {re.escape(path)}\n.*?)```", page, re.S)
+    (text,) = re.findall(rf"```\w+\n(# {re.escape(path)}\b.*?)```", PAGE, re.S)
+    return str(text)
+
+
+def inline(start: str) -> str:
+    """The code within a sentence of CONTRIBUTING.md that begins with ``start``."""
+    (text,) = re.findall(rf"`({re.escape(start)}[^`]*)`", PAGE)
     return str(text)

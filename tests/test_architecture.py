@@ -3,36 +3,18 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 
-# The rooms of utils/ from the ground up: a room may import those before it.
-ROOMS = [
-    "errors",
-    "text",
-    "io",
-    "log",
-    "data",
-    "tokens",
-    "fnmodel",
-    "schema",
-    "config",
-    "command_line",
-    "processes",
-    "models",
-    "runs",
-    "generation",
-    "metrics",
-    "results",
-    "slurm",
-    "training",
-    "evaluation",
-    "tables",
-    "plots",
-]
+# The table of rooms in docs/architecture.md, turned round: a room of utils/ may import those before it.
+PAGE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+_TABLE = PAGE.split("| room, from the top |")[1].split("\n\n")[0]
+_FIRST_CELLS = [row.split("|")[1] for row in _TABLE.splitlines()[2:]]
+ROOMS = re.findall(r"`(\w+)(?:/|\.py)`", " ".join(_FIRST_CELLS))[::-1]
 ABOVE = {"scripts", "benchmarks", "tests", "train", "eval", "compile_results", "figures", "jobrunner"}
 OF_ROSA = {"torch", "transformers", "safetensors", "peft"}  # peft in integrations/, where it is optional
 
@@ -101,6 +83,23 @@ def test_every_room_imports_only_rooms_below_it() -> None:
             assert other.split(".")[0] not in ABOVE, f"{name} imports {other}"
             if other.startswith("utils.") and room(other) != room(name):
                 assert ROOMS.index(room(other)) < ROOMS.index(room(name)), f"{name} imports {other}, which is above it"
+
+
+def test_a_folder_says_what_is_in_it() -> None:
+    """Its docstring names each file and folder; where files register themselves, only what they share."""
+    for package in (path for path in MODULES.values() if path.name == "__init__.py"):
+        text = package.read_text(encoding="utf-8")
+        named = set(re.findall(r"\w+", ast.get_docstring(ast.parse(text)) or ""))
+        inside = {path.stem for path in package.parent.iterdir() if path.suffix in (".py", ".sh") or path.is_dir()}
+        inside -= {"__init__", "__main__", "__pycache__"}
+        if "Registry(__name__" in text:
+            inside = {name for name in inside if name.startswith("_") or (package.parent / name).is_dir()}
+        assert inside <= named, f"{name_of(package)} does not name {inside - named}"
+
+
+def test_the_page_names_files_that_exist() -> None:
+    named = re.findall(r"`((?:utils|rosa|tests|configs)/[\w/.]+)`", PAGE)
+    assert len(named) > 20 and not [path for path in named if not (ROOT / path).exists()]
 
 
 def test_no_modules_import_each_other() -> None:

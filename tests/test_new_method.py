@@ -1,4 +1,5 @@
-"""A method is one file: added to a copy of the repository, it trains, is evaluated, scored, tabulated and drawn."""
+"""A method is one file: added to a copy of the repository, it trains, is evaluated, scored, tabulated and drawn, and
+passes the generic tests."""
 
 from __future__ import annotations
 
@@ -13,10 +14,11 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT
-from tests.contributing import example
+from tests.contributing import example, inline
 
 METHOD = example("rosa/methods/shift.py")
-NODE = "  shift:\n    strength: 1.0           # the shift is multiplied by this\n"
+NODE = example("configs/train.yaml").partition("\n")[2]
+CASE = inline("Case(")
 
 CHAIN = """
 import json, runpy, sys
@@ -40,17 +42,21 @@ assert method_style(["rosa", "shift"], "shift")[0] == "#123456"
 
 @pytest.fixture
 def copy(tmp_path: Path) -> Path:
-    """The repository with one file and one line of configs/train.yaml more."""
+    """The repository with one file, a node of configs/train.yaml and a case of the generic tests more."""
     folder = tmp_path / "copy"
     ignored = shutil.ignore_patterns("__pycache__", "default.yaml")
-    for name in ("rosa", "configs"):
+    for name in ("rosa", "configs", "tests"):
         shutil.copytree(ROOT / name, folder / name, ignore=ignored)
-    for name in ("train.py", "eval.py", "compile_results.py", "figures.py", "utils", "assets"):
+    for name in ("train.py", "eval.py", "compile_results.py", "figures.py", "utils", "assets", "pyproject.toml"):
         (folder / name).symlink_to(ROOT / name)
     (folder / "rosa" / "methods" / "shift.py").write_text(METHOD, encoding="utf-8")
     page = folder / "configs" / "train.yaml"
     text = page.read_text(encoding="utf-8")
-    page.write_text(text.replace("\ntrain:\n", f"{NODE}\ntrain:\n".replace("\n\n", "\n"), 1), encoding="utf-8")
+    page.write_text(text.replace("\ntrain:\n", f"{NODE}\ntrain:\n", 1), encoding="utf-8")
+    cases = folder / "tests" / "rosa" / "cases.py"
+    text = cases.read_text(encoding="utf-8").replace("\nCASES = [\n", f"\nCASES = [\n    {CASE},\n", 1)
+    text = text.replace("import rosa\n", "import rosa\nfrom rosa.methods.shift import ShiftConfig\n", 1)
+    cases.write_text(text, encoding="utf-8")
     return folder
 
 
@@ -93,3 +99,10 @@ def test_a_method_is_one_file(copy: Path, small_model: Path, small_e2e: Path) ->
     assert [(row["method"], row["rank"]) for row in rows] == [("bitfit", ""), ("shift", ""), ("ia3", "")]
     drawn = {path.stem.partition("-")[0] for path in (folder / "figures").glob("*.pdf")}
     assert {"parameters", "cost", "training_curves", "validation_curves"} <= drawn
+
+
+def test_its_case_passes_the_generic_tests(copy: Path) -> None:
+    files = [f"tests/rosa/test_adapter_{part}.py" for part in ("inject", "merge", "files")]
+    command = [sys.executable, "-m", "pytest", *files, "-k", "shift or every_method", "-rp"]
+    done = subprocess.run(command, cwd=copy, capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.count("[gpt2-shift]") >= len(files), done.stdout

@@ -1,6 +1,6 @@
-"""The experiment around the adapters, in rooms; imports go down only (docs/architecture.md draws them).
+"""Everything around the adapters, in rooms. Imports go down only; docs/architecture.md says what is in each.
 
-Above: ``training``, ``evaluation.py``, ``tables``, ``plots`` and ``slurm``, which the commands call. Below them:
-``generation``, ``metrics``, ``results``, ``models``, ``tokens``, ``runs``, ``processes``, ``data``. On the ground:
-``config.py`` (every key, typed), ``schema.py``, ``io``, ``log.py`` and ``errors.py``.
+From the top: ``plots``, ``tables``, ``evaluation.py``, ``training``, ``slurm``, ``results``, ``metrics``,
+``generation``, ``runs``, ``models``, ``processes``, ``command_line.py``, ``config.py``, ``schema.py``, ``fnmodel.py``,
+``tokens``, ``data``, ``log.py``, ``io``, ``text.py``, ``errors.py``.
 """

@@ -1,4 +1,4 @@
-"""Hydra's errors before ``main`` begins, as one message that says what to type instead."""
+"""Hydra's own errors, before ``main`` begins, in one message that says what to type instead."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The configuration as typed objects, and the one check that reports every problem at once.
+"""The configuration as typed objects, and the check of all its keys, in two stages.
 
 ``configs/train.yaml`` is the page for people: every key, its default, unit and allowed values. Here the same keys have
 types and limits; a test compares the two. The check has two stages: the settings of a single adaptation method are

@@ -1,4 +1,4 @@
-"""The exception whose text is for the person at the command line, and how a command prints and exits."""
+"""``UserError``, whose text is for the user, and ``run_cli``, by which every command prints errors and exits."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Adaptation methods: one file each in this folder, registered by name.
 
-A new method is a new file here, with the method's name. It defines a dataclass of settings derived from
-``AdapterConfig`` (``LowRankConfig`` for a method with a rank) and, under ``@register(ItsConfig)``, a subclass of
-``AdapterLayer`` (``LowRankLayer`` for a method with a pair). Its own settings get a node in ``configs/train.yaml``.
+A new method is a new file here, named as the method: a dataclass of settings derived from ``AdapterConfig``
+(``LowRankConfig`` with a rank), and under ``@register(ItsConfig)`` a subclass of ``AdapterLayer`` (``LowRankLayer``
+with a pair). Its own settings get a node in ``configs/train.yaml``, and a case in ``tests/rosa/cases.py`` tests it.
 Nothing else knows it by name: tables and figures take its label, order and colour from its settings class.
 """
 

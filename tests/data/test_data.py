@@ -16,7 +16,7 @@ from utils.data.e2e import E2E
 from utils.data.pairs import Pairs
 from utils.errors import UserError
 from utils.evaluation import group_by_source, write_predictions
-from utils.io.records import read_csv
+from utils.io.rows import read_csv
 from utils.runs import Run
 from utils.runs.texts import one_line
 

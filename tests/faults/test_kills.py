@@ -17,8 +17,9 @@ from tests.faults.compare import FILES
 from tests.faults.lab import CASES, ROOT, STAGES, Case, Lab, Lost
 
 pytestmark = pytest.mark.faults
-SEEN = "the log names the checkpoint that training goes on from"
-WHAT = {"train": "training", "eval": "evaluation", "score": "scoring"}
+TRAINING = "the log names the checkpoint that training goes on from"
+REST = "the same command does the rest"
+WHAT = {"train": ("training", TRAINING), "eval": ("evaluation", REST), "score": ("scoring", REST)}
 MOST = {"train": 8, "eval": 2, "score": 2}  # kills of a stage in one chain, at most
 SETTINGS = (  # method, overrides: whatever they add to a run's state must come back
     ("none", "train.optimizer=sgd train.momentum=0.9 train.scheduler=cosine"),
@@ -43,7 +44,8 @@ SETTINGS = (  # method, overrides: whatever they add to a run's state must come 
 def test_kills_in_a_chain(lab: Lab, case: Case, often: int, chance: random.Random) -> None:
     out = lab.out()
     for stage in STAGES:
-        row, first = lab.row(f"kill -9 of {WHAT[stage]}", SEEN, 0), lab.undisturbed(case, stage).ended
+        what, seen = WHAT[stage]
+        row, first = lab.row(f"kill -9 of {what}", seen, 0), lab.undisturbed(case, stage).ended
         for _ in range(min(MOST[stage], often)):
             ended = lab.run(stage, case, out, kill=first.random_kill(chance))
             row["caused"] += ended.code != 0  # else it ended before its time
@@ -54,7 +56,7 @@ def test_kills_in_a_chain(lab: Lab, case: Case, often: int, chance: random.Rando
 @pytest.mark.slow
 @pytest.mark.parametrize(("method", "text"), SETTINGS)
 def test_kills_under_other_settings(lab: Lab, method: str, text: str, chance: random.Random) -> None:
-    row, case = lab.row("kill -9 of training under other settings", SEEN, 0), (method, "e2e_nlg")
+    row, case = lab.row("kill -9 of training under other settings", TRAINING, 0), (method, "e2e_nlg")
     whole, out, more = lab.out(), lab.out(), text.split()
     first = lab.run("train", case, whole, *more)
     for _ in range(2):
@@ -80,7 +82,7 @@ def wait_for(process: subprocess.Popen[str], out: Path, pattern: str) -> None:
 
 @pytest.mark.parametrize("stage", ["train", *(pytest.param(name, marks=pytest.mark.slow) for name in STAGES[1:])])
 def test_kill_of_a_typed_command(lab: Lab, stage: str, number: int, chance: random.Random) -> None:
-    row = lab.row("kill -9 of train.py, eval.py and eval.sh as typed", SEEN, 0)
+    row = lab.row("kill -9 of train.py, eval.py and eval.sh as typed", REST, 0)
     case = CASES[number % len(CASES)]
     out, life = lab.before(stage, case), lab.undisturbed(case, stage).ended.seconds
     typed = ["bash", "eval.sh", str(out)] if stage == "score" else [sys.executable, *lab.words(stage, case, out)]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
 from utils.errors import UserError
+from utils.slurm.sweep.checks import GROUP_KEYS, SWEEP_KEYS
 from utils.slurm.sweep.file import Sweep, load_sweep
 from utils.slurm.sweep.resources import time_limit
 
@@ -136,6 +138,7 @@ def test_the_state_folder_follows_the_environment(project: Path, monkeypatch: py
         ("groups: [{name: a, command: b, resources: {time: 6h}}]", "group a: resources.time=6h is no time: write"),
         ("resources: {time: 2}\ngroups: [{name: a, command: b, save_before: 120}]", "group a: save_before=120 leaves"),
         ("groups: [{name: a, command: b, resources: {clusters: c}}]", "export SLURM_CLUSTERS"),
+        ("groups: [{name: a, command: b, resources: {wrap: c}}]", "resources: use command or paralleljobs"),
         ("state: 3\nparalleljobs: [echo]", "state must be a text"),
     ],
 )
@@ -217,3 +220,8 @@ def test_the_papers_sweep(monkeypatch: pytest.MonkeyPatch) -> None:
     evaluation = [group for group in sweep.groups if "eval.py" in group.jobs[0].command]
     assert sorted(name for group in evaluation for name in group.after) == sorted(training)
     assert "/home" not in (ROOT / "jobs.yaml").read_text()
+
+
+def test_the_papers_sweep_names_every_key_of_a_sweep_file() -> None:
+    text = (ROOT / "jobs.yaml").read_text(encoding="utf-8")
+    assert {*SWEEP_KEYS, *GROUP_KEYS} <= set(re.findall(r"\w+", text.split("\npreamble:")[0]))

@@ -5,8 +5,7 @@
 - ``pairs``: the user's own CSV or JSON lines
 
 A new data set is a new file here with a ``DataSource`` subclass under ``@register``; no list has to be edited. Every
-source returns ``Example`` objects: texts, not tokens. This folder may import ``utils.io``, ``log``, ``text`` and
-``errors``.
+source returns ``Example`` objects: texts, not tokens.
 """
 
 from __future__ import annotations

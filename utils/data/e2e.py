@@ -6,7 +6,7 @@ from pathlib import Path
 
 from utils.data import DataSource, Example, pair, register
 from utils.io import hub
-from utils.io.records import find_split, read_records
+from utils.io.rows import find_split, read_rows
 
 FILES = {
     "train": ("trainset.csv", "train.csv"),
@@ -23,7 +23,7 @@ class E2E(DataSource):
 
     def load(self, split: str, path: Path | None, cache: str | None) -> list[Example]:
         if path is not None:
-            rows = read_records(find_split(path, FILES[split]), ("mr", "ref"))
+            rows = read_rows(find_split(path, FILES[split]), ("mr", "ref"))
             return [pair(row["mr"].strip(), row["ref"].strip(), where) for where, row in rows]
         # datasets >= 4 no longer runs the repository's loading script, but reads its parquet conversion
         rows = hub.load_split("tuetschek/e2e_nlg", split, cache, revision="refs/convert/parquet")

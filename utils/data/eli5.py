@@ -10,7 +10,7 @@ from typing import Any
 from utils.data import SPLITS, DataSource, Example, register
 from utils.errors import UserError
 from utils.io import hub
-from utils.io.records import SUFFIXES, check_characters, find_split, read_csv, read_json_lines
+from utils.io.rows import SUFFIXES, check_characters, find_split, read_csv, read_json_lines
 from utils.log import log
 
 STEMS = {"train": ("train",), "validation": ("validation", "valid", "dev"), "test": ("test",)}

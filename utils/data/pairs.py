@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from utils.data import DataSource, Example, register
-from utils.io.records import SUFFIXES, find_split, read_records
+from utils.io.rows import SUFFIXES, find_split, read_rows
 
 
 @register
@@ -24,5 +24,5 @@ class Pairs(DataSource):
         file = find_split(path, tuple(f"{split}{suffix}" for suffix in SUFFIXES))
         return [
             Example(row["prompt"], row["prompt"], f" {row['target'].strip()}", row["target"].strip(), where)
-            for where, row in read_records(file, ("prompt", "target"))
+            for where, row in read_rows(file, ("prompt", "target"))
         ]

@@ -1,4 +1,4 @@
-"""How text is generated. Nothing here needs torch, so that eval.py makes its options of it."""
+"""``Decoding``: beams, length penalty, lengths; eval.py's options, made without torch."""
 
 from __future__ import annotations
 

@@ -5,7 +5,7 @@
 
 A new metric is a new file here with a ``Metric`` subclass under ``@register``; no list has to be edited. Tables,
 figures and comparisons read its label, decimals and better direction from the class. Importing this package imports no
-metric. It may import ``utils.data``, ``runs``, ``processes`` and ``io``.
+metric.
 """
 
 from __future__ import annotations

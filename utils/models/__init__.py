@@ -3,5 +3,4 @@
 ``loading.py`` loads model and tokenizer and checks them; ``token_loss.py`` computes the loss at labelled positions;
 ``attention.py``, ``compilation.py`` and ``fast_modules.py`` speed up a model without changing what it computes;
 ``shared_prompts.py`` checks whether an evaluation may read each prompt once.
-Imports io, log, processes and tokens.
 """

@@ -3,7 +3,7 @@
 A new figure is a new file here with a function under ``@register``; no list has to be edited. The function takes
 ``PlotData`` and returns a matplotlib ``Figure``, or raises ``NothingToDraw`` with the reason. Shared parts:
 ``_data.py`` prepares rows and curves, ``_style.py`` sets colours, axes and legends, ``_curves.py`` draws curves over
-epochs. Imports utils.results, tables, metrics, runs and io.
+epochs.
 """
 
 from __future__ import annotations

@@ -3,5 +3,4 @@
 ``read.py`` reads runs and checks which of their results can be used. ``aggregate.py`` averages over seeds.
 ``columns.py`` defines the measured columns. ``methods.py`` has the label, order and colour of each method.
 ``compare.py`` tests the difference of two runs' scores. ``diff.py`` lists the settings that differ between two runs.
-Imports utils.data, metrics, runs and io.
 """

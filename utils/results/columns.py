@@ -1,4 +1,4 @@
-"""The measured columns of a table: source, better direction and format of each number."""
+"""The measured columns (losses, scores, timings): where each number comes from, and which a table shows."""
 
 from __future__ import annotations
 

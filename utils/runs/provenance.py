@@ -1,4 +1,4 @@
-"""Where a result comes from: versions, code, machine."""
+"""Versions, commit, hardware and peak memory, for run.json."""
 
 from __future__ import annotations
 

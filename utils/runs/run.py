@@ -31,7 +31,7 @@ from typing import Any, Literal
 
 from utils.errors import UserError
 from utils.io.files import read_bytes, read_object, write_json
-from utils.io.records import json_objects
+from utils.io.rows import json_objects
 
 RECORD = "run.json"
 RUN_POINTER = "ROSA_RUN_POINTER"  # names a file that train.py appends each run's directory to (for job runners)

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 
 from utils.errors import UserError
 from utils.io.files import LARGEST, read_bytes, write_text
-from utils.io.records import read_json_lines
+from utils.io.rows import read_json_lines
 from utils.runs.run import Run
 
 

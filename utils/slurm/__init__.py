@@ -11,5 +11,5 @@
 
 A job's identity is its group and its command, so that reordering or extending jobs.yaml sends nothing twice. A
 submission (one call of sbatch, for an array or a single job) has a unique name. The ledger has that name before sbatch
-is called, so that it can be looked up after a kill. Imports config, io, processes and runs.
+is called, so that it can be looked up after a kill.
 """

@@ -1,4 +1,4 @@
-"""Look up in SLURM what the ledger does not know."""
+"""Find out whether submissions without a number reached SLURM."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A table as cells, independent of its format: columns, texts, best values and notes."""
+"""The table as cells, before any format: leading columns, texts, which are best, differences to a baseline."""
 
 from __future__ import annotations
 

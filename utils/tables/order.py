@@ -1,4 +1,4 @@
-"""Checks the name of a column, and sorts the rows of a table."""
+"""Check the names of columns, and sort the rows."""
 
 from __future__ import annotations
 

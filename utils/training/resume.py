@@ -11,7 +11,7 @@ import torch
 
 from utils.log import log, progress
 from utils.runs import checkpoints
-from utils.runs.checkpoint_files import load_state
+from utils.runs.checkpoint import load_state
 from utils.training.failures import non_finite_tensors, not_finite, optimizer_tensors
 from utils.training.record import current_progress
 from utils.training.training import Training
@@ -70,7 +70,7 @@ def training_state(training: Training) -> dict[str, Any]:
         "optimizer": training.placement.optimizer_state(training.optimizer),
         "schedule": training.scheduler.state_dict(),
         "scaler": scaler.state_dict() if scaler is not None else None,
-        "processes": training.processes.gather({"generators": generators, "window": training.meter.state_dict()}),
+        "processes": training.processes.gather({"generators": generators, "meter": training.meter.state_dict()}),
     }
 
 
@@ -90,13 +90,14 @@ def restore(training: Training, checkpoint: Path) -> None:
 def _restore_process(training: Training, saved: list[dict[str, Any]]) -> None:
     """Restore this process's generators and loss. If the number of processes changed, the main one gets all loss."""
     number, count = training.processes.index, training.processes.count
+    meters = [process.get("meter") or process["window"] for process in saved]  # window: its name in earlier files
     if len(saved) != count:
         log.info("saved by %d processes, going on with %d: results differ by rounding and dropout", len(saved), count)
-        steps = sum(process["window"]["steps"] for process in saved)
+        steps = sum(meter["steps"] for meter in meters)
         steps = steps if training.processes.main else torch.zeros_like(steps)
-        meter = {**saved[0]["window"], "steps": steps}
+        meter = {**meters[0], "steps": steps}
     else:
-        meter = saved[number]["window"]
+        meter = meters[number]
     training.meter.load_state_dict(meter, training.device)
     if number >= len(saved):
         return

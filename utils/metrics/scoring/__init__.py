@@ -2,5 +2,5 @@
 
 ``reader.py`` reads predictions and references. ``score_runs.py`` scores run folders, as eval.sh does. ``bootstrap.py``
 compares two systems. ``workers.py`` distributes items over processes. ``java.py`` computes three scores with the
-official jars. Imports utils.metrics, runs, data and io.
+official jars.
 """

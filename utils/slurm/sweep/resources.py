@@ -34,7 +34,7 @@ OWN = {
     "parsable": "it is always used",
     "requeue": "use requeue: N",
     "signal": "use save_before: SECONDS",
-    "wrap": "use jobs",
+    "wrap": "use command or paralleljobs",
 }
 
 

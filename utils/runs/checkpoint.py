@@ -1,4 +1,4 @@
-"""The files of one checkpoint: the training's progress, and how files are verified and read."""
+"""One checkpoint folder: file names, ``Progress``, verification, loading of weights and state."""
 
 from __future__ import annotations
 

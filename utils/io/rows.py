@@ -18,7 +18,7 @@ from utils.io.files import decode, read_bytes
 
 LARGEST = 4 << 30  # bytes of a data file, unpacked
 SUFFIXES = (".csv", ".jsonl", ".jsonl.gz", ".json.gz")
-Record = tuple[str, dict[str, Any]]  # its place ("file, line 3") and its fields
+Row = tuple[str, dict[str, Any]]  # its place ("file, line 3") and its fields
 
 
 def read_text(path: Path, largest: int = LARGEST) -> str:
@@ -36,7 +36,7 @@ def read_text(path: Path, largest: int = LARGEST) -> str:
     return decode(path, content, "utf-8-sig")
 
 
-def read_csv(path: Path, columns: tuple[str, ...]) -> list[Record]:
+def read_csv(path: Path, columns: tuple[str, ...]) -> list[Row]:
     """The rows of a CSV file with a header that has at least ``columns``."""
     csv.field_size_limit(sys.maxsize)
     # a NUL would end a field early in other readers
@@ -67,12 +67,12 @@ def read_csv(path: Path, columns: tuple[str, ...]) -> list[Record]:
         raise UserError(f"{path}, line {reader.line_num + 1}: no CSV from here on: {error}") from None
 
 
-def read_json_lines(path: Path, largest: int = LARGEST) -> Iterator[Record]:
+def read_json_lines(path: Path, largest: int = LARGEST) -> Iterator[Row]:
     """The objects of a JSON-lines file; numbers are texts as they are written, as in a CSV."""
     return json_objects(path, read_text(path, largest).split("\n"), parse_int=str, parse_float=str)
 
 
-def json_objects(path: Path, lines: Iterable[str | bytes], **options: Any) -> Iterator[Record]:
+def json_objects(path: Path, lines: Iterable[str | bytes], **options: Any) -> Iterator[Row]:
     """The JSON object on each of ``lines``, which were read from ``path``; empty lines are skipped.
 
     Args:
@@ -94,7 +94,7 @@ def json_objects(path: Path, lines: Iterable[str | bytes], **options: Any) -> It
         yield where, value
 
 
-def read_records(path: Path, columns: tuple[str, ...]) -> list[Record]:
+def read_rows(path: Path, columns: tuple[str, ...]) -> list[Row]:
     """The records of a CSV or JSON-lines file. Raises UserError if a field of ``columns`` is no text, or empty."""
     records = read_csv(path, columns) if path.suffix == ".csv" else list(read_json_lines(path))
     for where, record in records:
