@@ -53,16 +53,13 @@ def set_up(config: Config, precision: str, run: Run, stop: StopRequest) -> Train
     warmup = warmup_steps(train, total_steps)  # a wrong warm-up fails before the factorisation
 
     # adapters or the checkpoint's weights, on the device
-    found = processes.run_on_main(lambda: resume(run))
-    checkpoint, progress = found or (None, Progress())
+    checkpoint, progress = processes.run_on_main(lambda: resume(run)) or (None, Progress())
     token_loss = _adapt(model, config, placement, checkpoint)
 
     # optimizer, scheduler, resampler, batches
     optimizer = build_optimizer(train, [p for p in model.parameters() if p.requires_grad], placement.device)
     scheduler = build_scheduler(train, optimizer, warmup, total_steps)
     resampler = rosa.Resampler(model, optimizer, config.adapter)
-    if train.gradient_checkpointing:
-        recompute_activations(model)
     collator = Collator(tokenizer.pad_token_id, config.loss_on(), placement.device)
     token_loss.checked(data.validation, collator)
     if compilation.should_compile(train.compile, placement.device):
@@ -107,4 +104,6 @@ def _adapt(model: Any, config: Config, placement: Replicas, checkpoint: Path | N
     if adapter is not None and checkpoint is None:
         rosa.start_adapters(model)
         log.info("adapted %d layers in %.1f s", len(rosa.adapter_layers(model)), time.perf_counter() - start)
+    if config.train.gradient_checkpointing:
+        recompute_activations(model)
     return token_loss
