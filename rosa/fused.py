@@ -107,7 +107,7 @@ class KeptSum:
         self.values: Tensor | None = None
         self.versions: list[int] = []
 
-    def memory(self, x: Tensor, weight: Tensor, a: Tensor, b: Tensor) -> Tensor | None:
+    def buffer(self, x: Tensor, weight: Tensor, a: Tensor, b: Tensor) -> Tensor | None:
         """For ``sum_out`` of ``adapted_product``, of these inputs; None where that needs none or makes its own."""
         dtype = compute_dtype(x)
         on_cpu = x.device.type == "cpu" and not torch.compiler.is_compiling() and not weight.is_inference()

@@ -23,7 +23,7 @@ from transformers.pytorch_utils import Conv1D
 
 from rosa.config import AdapterConfig, LowRankConfig
 from rosa.fused import KeptSum, adapted_product, compute_dtype, full_precision, is_transformed
-from rosa.sharding import whole
+from rosa.sharding import gathered
 from rosa.subspace import resolve_rank
 
 OWN_FORWARDS = (nn.Linear.forward, Conv1D.forward)  # those that the fused product can replace
@@ -155,7 +155,7 @@ class AdapterLayer(nn.Module, ABC):
     def initialise_all(cls, layers: Sequence[Self]) -> None:
         """``initialise`` all layers of a model. Methods that compute all starting values together override this."""
         for layer in layers:
-            with whole(layer):
+            with gathered(layer):
                 layer.initialise()
 
     @abstractmethod
@@ -268,7 +268,7 @@ class LowRankLayer(AdapterLayer):
             return self.apart(x)
         b = self.B if self.scale == 1.0 else self.B * self.scale
         weight = self.weight_mn
-        return adapted_product(x, weight, self.base.bias, self.A, b, self._sum.memory(x, weight, self.A, self.B))
+        return adapted_product(x, weight, self.base.bias, self.A, b, self._sum.buffer(x, weight, self.A, self.B))
 
     def apart(self, x: Tensor, dropout: nn.Module | None = None) -> Tensor:
         """The base module's output plus the pair's, in the pair's dtype; ``dropout`` acts on the pair's input."""

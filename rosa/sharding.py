@@ -29,7 +29,7 @@ def gather(tensor: Tensor) -> Tensor:
     return values.full_tensor() if is_sharded(tensor) else values  # type: ignore[no-any-return]
 
 
-def largest(tensor: Tensor) -> float:
+def max_abs(tensor: Tensor) -> float:
     """The largest absolute value; NaN if one is NaN. Waits for the device; see ``gather`` for sharded tensors."""
     return float(torch.linalg.vector_norm(gather(tensor), math.inf))
 
@@ -71,7 +71,7 @@ def shard_like(values: Tensor, model: Any) -> Tensor:
 
 
 @contextlib.contextmanager
-def whole(layer: nn.Module) -> Iterator[None]:
+def gathered(layer: nn.Module) -> Iterator[None]:
     """Give a layer its whole parameters for the length of a ``with`` block; then each process keeps its part of them.
 
     Every process must enter the block and write the same values. The sharded parameters keep their identity, and an
