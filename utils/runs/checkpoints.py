@@ -168,8 +168,8 @@ def _best_of(run: Run, folder: Path) -> Path | None:
     return run.checkpoints.resolve() / Path(name).name if isinstance(name, str) else None
 
 
-def drop_last(run: Run) -> None:
-    """Remove ``last`` and all folders but the best one."""
+def remove_last(run: Run) -> None:
+    """Remove ``last`` and all checkpoints but the best one."""
     with contextlib.suppress(FileNotFoundError):
         run.last.unlink()
     prune(run)
@@ -197,8 +197,8 @@ def newest(run: Run) -> tuple[Path, Progress] | None:
     return None
 
 
-def resume(run: Run) -> tuple[Path, Progress] | None:
-    """The ``newest`` checkpoint, which becomes the last one."""
+def select_checkpoint(run: Run) -> tuple[Path, Progress] | None:
+    """The ``newest`` checkpoint, from which a run goes on: it becomes the last one, and damaged ones are removed."""
     found = newest(run)
     if found is not None:
         _continue_from(run, *found)

@@ -90,7 +90,7 @@ def run_directory(config: Config, data: dict[str, str] | None = None) -> Path:
     """``<output.path>/<dataset>/<model>-<method>-r<rank>-s<seed>-<hash>``; the label is for people.
 
     A method without a rank has no ``-r<rank>``. For a run that is to be trained or found, see
-    ``utils.runs.digests.find_directory``.
+    ``utils.runs.digests.identify_run``.
     """
     model = slug(Path(config.model.name).name, r"[^A-Za-z0-9._-]+") or "model"
     method = config.fnmodel.name

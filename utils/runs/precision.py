@@ -7,7 +7,7 @@ import contextlib
 from utils.config import Config
 from utils.errors import UserError
 from utils.processes.devices import check_precision, resolve_device, resolve_precision
-from utils.runs.digests import find_directory
+from utils.runs.digests import identify_run
 from utils.runs.run import Run
 
 
@@ -31,7 +31,7 @@ def settle_precision(config: Config, width: int | None) -> tuple[Config, str]:
     explicit = config.with_precision("bf16")
     candidates = [config, explicit] if resolved == resolve_precision("auto", device) else [explicit, config]
     for candidate in candidates:
-        run = Run(find_directory(candidate)[0])
+        run = Run(identify_run(candidate)[0])
         if run.record_file.exists():
             with contextlib.suppress(UserError):  # an unreadable record is refused where the run is opened
                 recorded = run.record().get("hardware", {}).get("precision", resolved)

@@ -69,7 +69,7 @@ def row_tokens(encoded: Encoded, row: Sequence[int]) -> int:
     return samples[0].prompt_length + sum(len(sample.ids) - sample.prompt_length for sample in samples)
 
 
-def saves(encoded: Encoded) -> bool:
+def sharing_pays(encoded: Encoded) -> bool:
     """Whether rows of samples with one prompt have so many fewer tokens that they are faster."""
     if encoded.documents is not None:  # blocks of a stream
         return False

@@ -51,7 +51,7 @@ class Replicas:
         token_loss, optimizer = self.accelerator.prepare(token_loss, optimizer)
         return token_loss, optimizer
 
-    def backward_pass(self, token_loss: nn.Module, last: bool) -> AbstractContextManager[Any]:
+    def micro_batch_context(self, token_loss: nn.Module, last: bool) -> AbstractContextManager[Any]:
         """The context of the passes of a micro-batch. Only in the last one do processes add up their gradients."""
         return contextlib.nullcontext() if last else self.accelerator.no_sync(token_loss)
 
@@ -108,7 +108,7 @@ class Shards(Replicas):
     def prepare(self, token_loss: nn.Module, optimizer: Any) -> tuple[nn.Module, Any]:
         return token_loss, optimizer
 
-    def backward_pass(self, token_loss: Any, last: bool) -> AbstractContextManager[Any]:
+    def micro_batch_context(self, token_loss: Any, last: bool) -> AbstractContextManager[Any]:
         token_loss.set_requires_gradient_sync(last)
         return contextlib.nullcontext()
 

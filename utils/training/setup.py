@@ -18,7 +18,7 @@ from utils.models.token_loss import TokenLoss
 from utils.processes.signals import StopRequest
 from utils.runs import Run
 from utils.runs.checkpoint import Progress, load_weights
-from utils.runs.checkpoints import resume
+from utils.runs.checkpoints import select_checkpoint
 from utils.runs.digests import agree_on_data
 from utils.runs.metrics_writer import MetricsWriter
 from utils.tokens.batches import Collator
@@ -53,7 +53,7 @@ def set_up(config: Config, precision: str, run: Run, stop: StopRequest) -> Train
     warmup = warmup_steps(train, total_steps)  # a wrong warm-up fails before the factorisation
 
     # adapters or the checkpoint's weights, on the device
-    checkpoint, progress = processes.run_on_main(lambda: resume(run)) or (None, Progress())
+    checkpoint, progress = processes.run_on_main(lambda: select_checkpoint(run)) or (None, Progress())
     token_loss = _adapt(model, config, placement, checkpoint)
 
     # optimizer, scheduler, resampler, batches
@@ -61,7 +61,7 @@ def set_up(config: Config, precision: str, run: Run, stop: StopRequest) -> Train
     scheduler = build_scheduler(train, optimizer, warmup, total_steps)
     resampler = rosa.Resampler(model, optimizer, config.adapter)
     collator = Collator(tokenizer.pad_token_id, config.loss_on(), placement.device)
-    token_loss.checked(data.validation, collator)
+    token_loss.choose_fast_paths(data.validation, collator)
     if compilation.should_compile(train.compile, placement.device):
         token_loss.compile()
     token_loss, optimizer = placement.prepare(token_loss, optimizer)
