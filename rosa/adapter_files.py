@@ -5,7 +5,7 @@ A folder holds ``adapter_config.json`` (method, settings, shape of each layer, t
 the base weight, ``frozen.safetensors`` (ROSA's W_f). The base model itself is not saved. Nothing is ever unpickled.
 
 The metadata of ``adapter.safetensors`` has two checksums (``rosa.fingerprint``): of the layers' description, and of the
-frozen weights to which its parameters belong. Files from before there were checksums are read without this check.
+matching frozen weights. Files of earlier versions have none and are read without this check.
 """
 
 from __future__ import annotations
@@ -170,7 +170,7 @@ def export(model: Any, folder: str | Path) -> None:
 
 @contextlib.contextmanager
 def _merged_in_place(layers: Iterable[AdapterLayer], folder: Path) -> Iterator[None]:
-    """Merge the layers for the length of a ``with`` block; their weights and biases of before are kept on the disk."""
+    """Merge the layers within a ``with`` block; a file keeps their previous weights and biases."""
     changing = [layer for layer in layers if not layer.merged]
     with tempfile.TemporaryFile(dir=folder) as file:
         for layer in changing:

@@ -83,7 +83,7 @@ def base_description(model: nn.Module, layers: Mapping[str, AdapterLayer]) -> di
 
 
 def check_base(saved: Mapping[str, Any], here: Mapping[str, Any]) -> None:
-    """Warn if the rest of the model is not that with which the adapter was saved.
+    """Warn if the weights outside the adapter differ from those at its save.
 
     Values are compared only between equal dtypes: other values differ by rounding.
     """

@@ -218,7 +218,7 @@ def unwrap(model: Model) -> Model:
 
 @contextlib.contextmanager
 def merged(model: Model) -> Iterator[Model]:
-    """The model as a plain one for the length of a ``with`` block, to generate. Afterwards it is as before, to the bit.
+    """The model as a plain one within a ``with`` block, to generate. Afterwards it is as before, to the bit.
 
     Copies of the changed weights and biases are kept meanwhile.
     """

@@ -1,5 +1,7 @@
 """``SubspaceLayer``, the contract of layers that resample, and the resample of many layers at once.
 
+The choice of directions and its seeds are in ``subspace.py``.
+
 A single eigendecomposition keeps neither two cores nor a GPU busy, because half of it is matrix times vector. Several
 at a time do. On a CPU each runs on one core, so that the result is the same to the bit for any number of threads.
 """
@@ -38,8 +40,8 @@ class SubspaceLayer(LowRankLayer):
     ``initialise`` sets the pair to zero; ``initialise_all`` does that and then samples subspace 0 of all layers.
 
     Attributes:
-        rounding: for a weight stored in 16 bits, two Frobenius norms of the last resample: of the change by rounding,
-            and of the change by training since the resample before (or since an adapter was loaded). Else None.
+        rounding: for 16-bit weights, two Frobenius norms: of the last resample's rounding error, and of the trained
+            change before it (since the previous resample, or since an adapter was loaded). Else None.
     """
 
     rounding: tuple[float, float] | None = None

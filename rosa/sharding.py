@@ -1,7 +1,7 @@
-"""Gather a layer that FSDP2 (``fully_shard``) has sharded while a merge, split, resample or save needs it whole.
+"""Gather a layer that FSDP2 (``fully_shard``) has sharded, to merge, factorise, resample or save it.
 
-Splitting, merging and resampling need the whole weight. Every process gathers one layer at a time, so that a model may
-be larger than a device.
+All of these need the whole weight. Every process gathers one layer at a time, so that a model may be larger than a
+device.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def shard_like(values: Tensor, model: Any) -> Tensor:
 
 @contextlib.contextmanager
 def gathered(layer: nn.Module) -> Iterator[None]:
-    """Give a layer its whole parameters for the length of a ``with`` block; then each process keeps its part of them.
+    """Give a layer its whole parameters within a ``with`` block. Afterwards each process keeps its part of them.
 
     Every process must enter the block and write the same values. The sharded parameters keep their identity, and an
     error in the block leaves them as they were. Does nothing for a layer that is not sharded.

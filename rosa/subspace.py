@@ -160,8 +160,8 @@ def _gram(wide: Tensor) -> Tensor:
 def _are_singular(wide: Tensor, short: Tensor, values: Tensor, long: Tensor) -> bool:
     """Whether these (q, R), (R,), (R, n) are singular triplets of W (q, n), given that shortᵀ W = values · long.
 
-    It remains to check that W longᵀ = short · values. This is done for one sum over all directions, each divided by its
-    value, so that small singular values count as much. Waits for the device.
+    It remains to check that W longᵀ = short · values. The check adds up all directions, each divided by its value, so
+    that all count equally. Waits for the device.
     """
     residual = wide @ (long.T @ (1 / values)) - short.sum(1)
     overlap = short.T @ short

@@ -18,7 +18,7 @@ from utils.io.files import LARGEST, lock, remove_leftovers, sha256, write_json
 from utils.log import log, run_log
 from utils.processes.signals import never, stop_on_signals
 from utils.runs import Run, find_runs
-from utils.runs.checkpoint import checkpoint_hash, load_weights, verify
+from utils.runs.checkpoint_folder import checkpoint_hash, load_weights, verify
 from utils.runs.digests import TRAINING, recorded_digests, refuse_other_data
 from utils.runs.identity import group_hash
 from utils.runs.texts import Answer, write_texts

@@ -14,9 +14,8 @@ from utils.runs.run import Run
 def settle_precision(config: Config, width: int | None) -> tuple[Config, str]:
     """The settings that identify the run, and the precision in which it computes: fp32, bf16 or fp16.
 
-    ``train.precision=auto`` identifies a run that computes as auto did before it took bf16 on CPUs; where auto takes
-    bf16 on a CPU, the run is that of ``train.precision=bf16``. A run that exists goes on as it began, whichever of the
-    two it is and whatever this machine would choose.
+    If auto chooses bf16 on a CPU, the run's identity has ``train.precision=bf16``; otherwise it has auto, as runs of
+    earlier versions have. An existing run of either identity keeps its precision, whatever this machine would choose.
 
     Args:
         width: the model's hidden size.

@@ -61,7 +61,7 @@ def train_one(config: Config, overrides: list[str], stop: StopRequest) -> float 
 
 
 def _precision(config: Config) -> tuple[str, str]:
-    """``train.precision`` as it identifies the run, and the precision in which it computes."""
+    """``train.precision`` in the run's identity, and the precision used."""
     config, precision = settle_precision(config, width(config.model.name))
     return config.train.precision, precision
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from utils.errors import UserError
 from utils.log import log
 from utils.models.token_loss import LossSum
-from utils.runs.checkpoint import Progress
+from utils.runs.checkpoint_folder import Progress
 from utils.training.failures import not_finite
 
 SKIPPED_IN_A_ROW = 10  # this many left-out updates in a row end a run

@@ -17,7 +17,7 @@ from utils.models.loading import load_model, load_tokenizer, recompute_activatio
 from utils.models.token_loss import TokenLoss
 from utils.processes.signals import StopRequest
 from utils.runs import Run
-from utils.runs.checkpoint import Progress, load_weights
+from utils.runs.checkpoint_folder import Progress, load_weights
 from utils.runs.checkpoints import select_checkpoint
 from utils.runs.digests import agree_on_data
 from utils.runs.metrics_writer import MetricsWriter

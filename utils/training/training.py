@@ -16,7 +16,7 @@ from utils.io.yaml_files import dotted
 from utils.processes.group import Processes
 from utils.processes.signals import StopRequest
 from utils.runs import Run
-from utils.runs.checkpoint import Progress
+from utils.runs.checkpoint_folder import Progress
 from utils.runs.metrics_writer import MetricsWriter
 from utils.tokens.batches import Collator
 from utils.training.data import TrainingData
