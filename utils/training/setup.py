@@ -25,7 +25,7 @@ from utils.tokens.batches import Collator
 from utils.training.data import check_lengths, load_training_data
 from utils.training.loss_meter import LossMeter, Throughput
 from utils.training.optimizers import build_optimizer, build_scheduler, warmup_steps
-from utils.training.placement import Replicas, build_placement
+from utils.training.placement import Placement, build_placement
 from utils.training.resume import restore
 from utils.training.training import Training
 
@@ -92,7 +92,7 @@ def set_up(config: Config, precision: str, run: Run, stop: StopRequest) -> Train
     return training
 
 
-def _adapt(model: Any, config: Config, placement: Replicas, checkpoint: Path | None) -> Any:
+def _adapt(model: Any, config: Config, placement: Placement, checkpoint: Path | None) -> Any:
     """Adapt the model, or load its checkpoint, and distribute it. Returns the model with its loss."""
     adapter, start = config.adapter, time.perf_counter()
     if checkpoint is not None:
