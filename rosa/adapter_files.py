@@ -4,7 +4,7 @@ A folder holds ``adapter_config.json`` (method, settings, shape of each layer, t
 ``adapter.safetensors`` (the method's own parameters, such as A and B, and trained biases) and, for methods that change
 the base weight, ``frozen.safetensors`` (ROSA's W_f). The base model itself is not saved. Nothing is ever unpickled.
 
-The metadata of ``adapter.safetensors`` has two checksums (``rosa.fingerprint``): of the layers' description, and of the
+The metadata of ``adapter.safetensors`` has two checksums (``rosa.checksums``): of the layers' description, and of the
 matching frozen weights. Files of earlier versions have none and are read without this check.
 """
 
@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from rosa.checksums import base_description, check_base, frozen_checksum, layers_checksum, values_checksum
 from rosa.config import AdapterConfig
 from rosa.errors import AdapterError
 from rosa.files import (
@@ -33,7 +34,6 @@ from rosa.files import (
     replace_files,
     write_tensors,
 )
-from rosa.fingerprint import base_description, check_base, frozen_checksum, layers_checksum, values_checksum
 from rosa.injection import (
     Model,
     adapter_layers,

@@ -108,7 +108,7 @@ class KeptSum:
         self.versions: list[int] = []
 
     def buffer(self, x: Tensor, weight: Tensor, a: Tensor, b: Tensor) -> Tensor | None:
-        """The buffer for ``adapted_product``'s ``sum_out``; None if it needs none or allocates its own."""
+        """The ``sum_out`` for ``adapted_product`` of these tensors; None if it needs none or allocates its own."""
         dtype = compute_dtype(x)
         on_cpu = x.device.type == "cpu" and not torch.compiler.is_compiling() and not weight.is_inference()
         if dtype == weight.dtype or not on_cpu:
