@@ -35,10 +35,10 @@ def main(given: DictConfig) -> float | None:
 if __name__ == "__main__":
     from utils.command_line import hydra_errors_explained
     from utils.errors import print_anything
-    from utils.processes.group import leave
+    from utils.processes.group import disconnect
 
     print_anything()
     with hydra_errors_explained():
         main()
 
-    leave()
+    disconnect()

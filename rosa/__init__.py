@@ -8,7 +8,7 @@ Needs torch, transformers and safetensors only. Torch is imported with the first
 ``injection.py`` wraps and merges layers, and ``targets.py`` says which. ``layers.py`` is the contract of an adapter
 layer, ``fused.py`` its product; ``methods`` has one file per method. ``subspace.py`` is ROSA's mathematics.
 ``resampling.py`` resamples many layers at once, ``resampler.py`` on schedule. ``adapter_files.py`` saves, loads and
-exports, with ``files.py`` and ``fingerprint.py``. ``sharding.py`` gathers sharded layers. ``config.py``,
+exports, with ``files.py`` and ``checksums.py``. ``sharding.py`` gathers sharded layers. ``config.py``,
 ``registry.py`` and ``errors.py`` serve all of them. ``integrations``: PEFT, and the HF Trainer.
 """
 

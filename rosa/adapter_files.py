@@ -4,8 +4,8 @@ A folder holds ``adapter_config.json`` (method, settings, shape of each layer, t
 ``adapter.safetensors`` (the method's own parameters, such as A and B, and trained biases) and, for methods that change
 the base weight, ``frozen.safetensors`` (ROSA's W_f). The base model itself is not saved. Nothing is ever unpickled.
 
-The metadata of ``adapter.safetensors`` has two marks (``rosa.fingerprint``): of the layers' description, and of the
-frozen weights to which its parameters belong. Files from before there were marks are read without this check.
+The metadata of ``adapter.safetensors`` has two checksums (``rosa.checksums``): of the layers' description, and of the
+matching frozen weights. Files of earlier versions have none and are read without this check.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from rosa.checksums import base_description, check_base, frozen_checksum, layers_checksum, values_checksum
 from rosa.config import AdapterConfig
 from rosa.errors import AdapterError
 from rosa.files import (
@@ -33,7 +34,6 @@ from rosa.files import (
     replace_files,
     write_tensors,
 )
-from rosa.fingerprint import base_description, check_base, frozen_mark, layers_mark, values_mark
 from rosa.injection import (
     Model,
     adapter_layers,
@@ -83,10 +83,10 @@ def save_adapter(model: nn.Module, folder: str | Path, *, frozen: bool = True) -
 def _write(
     folder: Path, description: dict[str, Any], trained: dict[str, Tensor], rest: dict[str, Tensor], frozen: bool
 ) -> None:
-    marks = {"layers": layers_mark(description)}
+    checksums = {"layers": layers_checksum(description)}
     if rest:
-        marks["frozen"] = values_mark(rest)
-        if not frozen and frozen_mark(folder / FROZEN_FILE) != marks["frozen"]:
+        checksums["frozen"] = values_checksum(rest)
+        if not frozen and frozen_checksum(folder / FROZEN_FILE) != checksums["frozen"]:
             raise AdapterError(
                 f"{folder / FROZEN_FILE} does not hold the frozen weights of this model: they change at each resample. "
                 "Save with frozen=True."
@@ -94,11 +94,11 @@ def _write(
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(description, indent=2) + "\n"
     files = {
-        folder / ADAPTER_FILE: lambda path: write_tensors(path, trained, **marks),
+        folder / ADAPTER_FILE: lambda path: write_tensors(path, trained, **checksums),
         folder / CONFIG_FILE: lambda path: path.write_text(text, encoding="utf-8"),
     }
     if rest and frozen:
-        files = {folder / FROZEN_FILE: lambda path: write_tensors(path, rest, frozen=marks["frozen"]), **files}
+        files = {folder / FROZEN_FILE: lambda path: write_tensors(path, rest, frozen=checksums["frozen"]), **files}
     replace_files(files)
     if not rest:
         (folder / FROZEN_FILE).unlink(missing_ok=True)  # left by another method's adapter
@@ -126,12 +126,12 @@ def load_adapter(model: Model, folder: str | Path, *, trainable: bool = True) ->
     built = {} if present else _build(model, description)
     layers = present or {plain[name]: layer for name, layer in built.items()}
     _check_description(folder, description, _description(layers))
-    values, marks = read_tensors(folder / ADAPTER_FILE, adapter_tensors(layers))
-    if marks.get("layers", layers_mark(description)) != layers_mark(description):
+    values, checksums = read_tensors(folder / ADAPTER_FILE, adapter_tensors(layers))
+    if checksums.get("layers", layers_checksum(description)) != layers_checksum(description):
         raise AdapterError(f"{CONFIG_FILE} and {ADAPTER_FILE} in {folder} are of two different saves: save once more")
     if rest := frozen_tensors(layers):
         frozen = read_tensors(folder / FROZEN_FILE, rest)[0]
-        if "frozen" in marks and marks["frozen"] != frozen_mark(folder / FROZEN_FILE):
+        if "frozen" in checksums and checksums["frozen"] != frozen_checksum(folder / FROZEN_FILE):
             raise AdapterError(
                 f"{FROZEN_FILE} and {ADAPTER_FILE} in {folder} are of two different subspaces: a save was interrupted, "
                 "or the files come from two folders. Save once more, with frozen=True."
@@ -170,7 +170,7 @@ def export(model: Any, folder: str | Path) -> None:
 
 @contextlib.contextmanager
 def _merged_in_place(layers: Iterable[AdapterLayer], folder: Path) -> Iterator[None]:
-    """Merge the layers for the length of a ``with`` block; their weights and biases of before are kept on the disk."""
+    """Merge the layers within a ``with`` block; a file keeps their previous weights and biases."""
     changing = [layer for layer in layers if not layer.merged]
     with tempfile.TemporaryFile(dir=folder) as file:
         for layer in changing:

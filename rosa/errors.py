@@ -1,4 +1,4 @@
-"""``AdapterError``: what a user can change."""
+"""``AdapterError``: an error that the user can fix."""
 
 
 class AdapterError(ValueError):

@@ -13,12 +13,13 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from rosa.errors import AdapterError
-from rosa.sharding import largest
+from rosa.sharding import max_abs
 
 CONFIG_FILE = "adapter_config.json"
 ADAPTER_FILE = "adapter.safetensors"
 FROZEN_FILE = "frozen.safetensors"
 FORMAT = 1
+METADATA_KEY = "marks"  # of the checksums, in a safetensors file
 LARGEST_CONFIG = 2**26  # bytes; a layer takes some 100
 DTYPES = ("F16", "BF16", "F32", "F64")  # as safetensors names them
 
@@ -36,18 +37,18 @@ def replace_files(writers: Mapping[Path, Callable[[Path], object]]) -> None:
             path.unlink(missing_ok=True)
 
 
-def write_tensors(path: Path, tensors: Mapping[str, Tensor], **marks: str) -> None:
-    """Write a safetensors file with ``marks`` in one metadata entry: several entries have a random order."""
-    metadata = {"marks": json.dumps(marks, sort_keys=True)} if marks else None
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], **checksums: str) -> None:
+    """Write a safetensors file with ``checksums`` in one metadata entry, because several have a random order."""
+    metadata = {METADATA_KEY: json.dumps(checksums, sort_keys=True)} if checksums else None
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path, metadata=metadata)
 
 
-def read_marks(file: Any) -> dict[str, str]:
-    """The marks of an open safetensors file; {} for a file from before there were marks."""
-    marks = json.loads((file.metadata() or {}).get("marks", "{}"))
-    if not isinstance(marks, dict):
-        raise TypeError("its marks are not an object")
-    return marks
+def read_checksums(file: Any) -> dict[str, str]:
+    """The checksums in an open safetensors file; {} if it is older than they are."""
+    checksums = json.loads((file.metadata() or {}).get(METADATA_KEY, "{}"))
+    if not isinstance(checksums, dict):
+        raise TypeError("its checksums are not an object")
+    return checksums
 
 
 def read_description(folder: Path) -> dict[str, Any]:
@@ -96,7 +97,7 @@ def _is_flat(part: object) -> bool:
 
 
 def read_tensors(path: Path, expected: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The tensors of a file, in the dtypes of ``expected``, and its marks.
+    """The tensors of a file, in the dtypes of ``expected``, and its checksums.
 
     Raises:
         AdapterError: the file is missing or damaged, has other names, shapes or kinds of numbers than ``expected``, or
@@ -119,12 +120,12 @@ def read_tensors(path: Path, expected: Mapping[str, Tensor]) -> tuple[dict[str, 
                 if dtype not in DTYPES:
                     raise AdapterError(f"{path}: {name} holds {dtype} numbers, not one of {', '.join(DTYPES)}")
             values = {name: file.get_tensor(name).to(expected[name].dtype) for name in expected}
-            marks = read_marks(file)
+            checksums = read_checksums(file)
     except AdapterError:
         raise
     except Exception as error:  # a damaged file can make the reader raise anything
         raise AdapterError(f"{path} is missing or damaged: {error!s:.200}") from None
     for name, tensor in values.items():
-        if not largest(tensor) < torch.inf:
+        if not max_abs(tensor) < torch.inf:
             raise AdapterError(f"{path}: {name} holds values that are not finite in {expected[name].dtype}")
-    return values, marks
+    return values, checksums

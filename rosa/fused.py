@@ -98,17 +98,17 @@ class _AdaptedProduct(torch.autograd.Function):
 
 
 class KeptSum:
-    """Memory for W + A B in autocast's type, kept between steps on a CPU, where new memory costs more than the sum.
+    """A buffer for W + A B in autocast's dtype, kept between steps on a CPU, where a new one costs more than the sum.
 
-    A graph of older values cannot be differentiated once it is written to: PyTorch says so, as for A and B.
+    Overwriting it invalidates older graphs: their backward pass raises PyTorch's error, as after a change of A or B.
     """
 
     def __init__(self) -> None:
         self.values: Tensor | None = None
         self.versions: list[int] = []
 
-    def memory(self, x: Tensor, weight: Tensor, a: Tensor, b: Tensor) -> Tensor | None:
-        """For ``sum_out`` of ``adapted_product``, of these inputs; None where that needs none or makes its own."""
+    def buffer(self, x: Tensor, weight: Tensor, a: Tensor, b: Tensor) -> Tensor | None:
+        """The ``sum_out`` for ``adapted_product`` of these tensors; None if it needs none or allocates its own."""
         dtype = compute_dtype(x)
         on_cpu = x.device.type == "cpu" and not torch.compiler.is_compiling() and not weight.is_inference()
         if dtype == weight.dtype or not on_cpu:
@@ -118,13 +118,13 @@ class KeptSum:
                 self.values = torch.empty_like(weight, dtype=dtype)
         versions = [tensor._version for tensor in (weight, a, b)]
         if versions != self.versions:
-            self.values[:0] = 0  # marks it as written to
+            self.values[:0] = 0  # tells autograd of the write, which goes through .data
             self.versions = versions
         return self.values
 
 
 def _sum_into(out: Tensor, weight: Tensor, a: Tensor, b: Tensor) -> None:
-    """``out`` ← W + A B on a CPU: A B by its 16-bit units, the sum in float32, by rows that stay in the cache."""
+    """``out`` ← W + A B on a CPU. A B uses its 16-bit units; the float32 sum takes rows that fit into the cache."""
     if not weight.is_contiguous():  # the view (m, n) of a Linear's (n, m)
         out, weight, a, b = out.T, weight.T, b.T, a.T
     delta, rows = a.to(out.dtype) @ b.to(out.dtype), max(1, CACHED // weight.shape[1])
@@ -142,8 +142,8 @@ def adapted_product(
         x: (..., m); without autocast it has the dtype of W.
         weight: W (m, n), frozen: it gets no gradient.
         a, b: (m, R) and (R, n); they may be float32 while W has 16 bits.
-        sum_out: memory for W + A B of the summed form on a CPU, (m, n) with the strides of W, in the product's type;
-            the backward pass reads it. None: new memory.
+        sum_out: a buffer for W + A B of the summed form on a CPU, (m, n) with the strides of W, in the product's
+            dtype; the backward pass reads it. None: a new one.
     """
     dtype, pair_dtype = compute_dtype(x), compute_dtype(a)
     summed = dtype != weight.dtype

@@ -18,7 +18,7 @@ from rosa.config import AdapterConfig
 from rosa.errors import AdapterError
 from rosa.layers import AdapterLayer
 from rosa.methods import methods
-from rosa.sharding import largest, reshard
+from rosa.sharding import max_abs, reshard
 from rosa.targets import canonical_names, find_targets
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -68,7 +68,7 @@ def start_adapters(model: Model) -> Model:
 def _start(layers: dict[str, AdapterLayer]) -> None:
     with_values = {name: layer for name, layer in layers.items() if not layer.base.weight.is_meta}  # meta: for counts
     for name, layer in with_values.items():
-        if not math.isfinite(largest(layer.base.weight)):
+        if not math.isfinite(max_abs(layer.base.weight)):
             raise AdapterError(f"{name}: its weight holds values that are not finite")
     if with_values:
         found = list(with_values.values())
@@ -218,7 +218,7 @@ def unwrap(model: Model) -> Model:
 
 @contextlib.contextmanager
 def merged(model: Model) -> Iterator[Model]:
-    """The model as a plain one for the length of a ``with`` block, to generate. Afterwards it is as before, to the bit.
+    """The model as a plain one within a ``with`` block, to generate. Afterwards it is as before, to the bit.
 
     Copies of the changed weights and biases are kept meanwhile.
     """

@@ -23,7 +23,7 @@ from transformers.pytorch_utils import Conv1D
 
 from rosa.config import AdapterConfig, LowRankConfig
 from rosa.fused import KeptSum, adapted_product, compute_dtype, full_precision, is_transformed
-from rosa.sharding import whole
+from rosa.sharding import gathered
 from rosa.subspace import resolve_rank
 
 OWN_FORWARDS = (nn.Linear.forward, Conv1D.forward)  # those that the fused product can replace
@@ -90,7 +90,7 @@ class AdapterLayer(nn.Module, ABC):
     def new_parameter(self, *shape: int) -> nn.Parameter:
         """An unset parameter on the device of the weight.
 
-        It is float32 at least, also beside a 16-bit weight, whose steps would round away what training changes.
+        It is at least float32: a 16-bit parameter would round small updates away.
         """
         weight = self.base.weight.detach()
         return nn.Parameter(weight.new_empty(shape, dtype=torch.promote_types(weight.dtype, torch.float32)))
@@ -155,7 +155,7 @@ class AdapterLayer(nn.Module, ABC):
     def initialise_all(cls, layers: Sequence[Self]) -> None:
         """``initialise`` all layers of a model. Methods that compute all starting values together override this."""
         for layer in layers:
-            with whole(layer):
+            with gathered(layer):
                 layer.initialise()
 
     @abstractmethod
@@ -163,7 +163,7 @@ class AdapterLayer(nn.Module, ABC):
         """Set the own parameters to their starting values. The layer computes the same function as before."""
 
     def on_load(self) -> None:
-        """Called after the own parameters were loaded."""
+        """Called once the own parameters are loaded from a file."""
 
     def delta(self) -> Tensor | None:
         """The change (m, n) that a merge adds to the base weight, in the precision of ``product``; None: no change."""
@@ -244,8 +244,8 @@ class LowRankLayer(AdapterLayer):
     def weight(self) -> Tensor:
         """W + scale · A B; see ``AdapterLayer``. Gradients reach W too, if it trains. LoRA's dropout has no part in it.
 
-        T5 reads the dtype of its weights in each forward pass, and so computes this. The cost cannot be measured in
-        training. It is a sixth of a decoding step, unless merged.
+        T5 reads ``weight.dtype`` in each forward pass, which computes this. In training the cost is too small to
+        measure. In decoding it is a sixth of a step, unless merged.
         """
         weight = self.base.weight
         if self.merged:
@@ -268,10 +268,10 @@ class LowRankLayer(AdapterLayer):
             return self.apart(x)
         b = self.B if self.scale == 1.0 else self.B * self.scale
         weight = self.weight_mn
-        return adapted_product(x, weight, self.base.bias, self.A, b, self._sum.memory(x, weight, self.A, self.B))
+        return adapted_product(x, weight, self.base.bias, self.A, b, self._sum.buffer(x, weight, self.A, self.B))
 
     def apart(self, x: Tensor, dropout: nn.Module | None = None) -> Tensor:
-        """The base module's output plus the pair's, in the pair's dtype; ``dropout`` acts on the pair's input."""
+        """The base output plus the pair's, in the base output's dtype; ``dropout`` acts on the pair's input."""
         out = self.base.forward(x)
         own = x.to(self.A.dtype)
         low = ((own if dropout is None else dropout(own)) @ self.A) @ self.B

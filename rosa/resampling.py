@@ -1,5 +1,7 @@
 """``SubspaceLayer``, the contract of layers that resample, and the resample of many layers at once.
 
+The choice of directions and its seeds are in ``subspace.py``.
+
 A single eigendecomposition keeps neither two cores nor a GPU busy, because half of it is matrix times vector. Several
 at a time do. On a CPU each runs on one core, so that the result is the same to the bit for any number of threads.
 """
@@ -18,8 +20,8 @@ from torch import Tensor
 
 from rosa.errors import AdapterError
 from rosa.layers import AdapterLayer, LowRankLayer
-from rosa.sharding import gather, is_sharded, largest, whole
-from rosa.subspace import short_vectors
+from rosa.sharding import gather, gathered, is_sharded, max_abs
+from rosa.subspace import short_side_vectors
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -38,8 +40,8 @@ class SubspaceLayer(LowRankLayer):
     ``initialise`` sets the pair to zero; ``initialise_all`` does that and then samples subspace 0 of all layers.
 
     Attributes:
-        rounding: for a weight stored in 16 bits, two Frobenius norms of the last resample: of the change by rounding,
-            and of the change by training since the resample before (or since an adapter was loaded). Else None.
+        rounding: for 16-bit weights, two Frobenius norms: of the last resample's rounding error, and of the trained
+            change before it (since the previous resample, or since an adapter was loaded). Else None.
     """
 
     rounding: tuple[float, float] | None = None
@@ -58,7 +60,7 @@ class SubspaceLayer(LowRankLayer):
         """The pair of subspace ``number``, for a layer whose pair is merged. Writes nothing.
 
         Args:
-            vectors: ``rosa.subspace.short_vectors`` of ``merged_mn``, (q, q).
+            vectors: ``rosa.subspace.short_side_vectors`` of ``merged_mn``, (q, q).
         """
 
     @abstractmethod
@@ -72,7 +74,7 @@ class SubspaceLayer(LowRankLayer):
             resample_layers(layers, 0)
         except BaseException:  # out of memory, interrupted: restore the base weights
             for layer in layers:
-                with whole(layer):
+                with gathered(layer):
                     layer.merge_pair()
             raise
 
@@ -93,7 +95,7 @@ def resample_layers(layers: Sequence[SubspaceLayer], number: int) -> None:
     check_finite(layers)
     for layer in layers:
         if is_sharded(layer.base.weight):
-            with whole(layer):
+            with gathered(layer):
                 _resample([layer], number)
     _resample([layer for layer in layers if not is_sharded(layer.base.weight)], number)
 
@@ -102,7 +104,7 @@ def check_finite(layers: Iterable[LowRankLayer]) -> None:
     """Raise AdapterError with the layer's name unless W, A, B and W + A B are finite in every layer."""
     for layer in layers:
         parts = {"weight": layer.base.weight, "A": layer.A, "B": layer.B}
-        sizes = {name: largest(values) for name, values in parts.items()}
+        sizes = {name: max_abs(values) for name, values in parts.items()}
         if wrong := [name for name, size in sizes.items() if not math.isfinite(size)]:
             raise AdapterError(f"{layer.name}: values of its {' and '.join(wrong)} are not finite")
         dtype = layer.base.weight.dtype
@@ -113,7 +115,7 @@ def check_finite(layers: Iterable[LowRankLayer]) -> None:
 
 def _resample(layers: Sequence[SubspaceLayer], number: int) -> None:
     def sample(group: list[SubspaceLayer]) -> list[Pair]:
-        vectors = short_vectors([layer.merged_mn for layer in group])
+        vectors = short_side_vectors([layer.merged_mn for layer in group])
         return [layer.sample(number, own) for layer, own in zip(group, vectors, strict=True)]
 
     on_cpu = [layer for layer in layers if layer.base.weight.device.type in IN_THREADS]

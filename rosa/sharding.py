@@ -1,7 +1,7 @@
-"""Gather a layer that FSDP2 (``fully_shard``) has sharded while a merge, split, resample or save needs it whole.
+"""Gather a layer that FSDP2 (``fully_shard``) has sharded, to merge, factorise, resample or save it.
 
-Splitting, merging and resampling need the whole weight. Every process gathers one layer at a time, so that a model may
-be larger than a device.
+All of these need the whole weight. Every process gathers one layer at a time, so that a model may be larger than a
+device.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def gather(tensor: Tensor) -> Tensor:
     return values.full_tensor() if is_sharded(tensor) else values  # type: ignore[no-any-return]
 
 
-def largest(tensor: Tensor) -> float:
+def max_abs(tensor: Tensor) -> float:
     """The largest absolute value; NaN if one is NaN. Waits for the device; see ``gather`` for sharded tensors."""
     return float(torch.linalg.vector_norm(gather(tensor), math.inf))
 
@@ -71,8 +71,8 @@ def shard_like(values: Tensor, model: Any) -> Tensor:
 
 
 @contextlib.contextmanager
-def whole(layer: nn.Module) -> Iterator[None]:
-    """Give a layer its whole parameters for the length of a ``with`` block; then each process keeps its part of them.
+def gathered(layer: nn.Module) -> Iterator[None]:
+    """Give a layer its whole parameters within a ``with`` block. Afterwards each process keeps its part of them.
 
     Every process must enter the block and write the same values. The sharded parameters keep their identity, and an
     error in the block leaves them as they were. Does nothing for a layer that is not sharded.

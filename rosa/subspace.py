@@ -79,7 +79,7 @@ def choose_directions(q: int, rank: int, method: str, generator: torch.Generator
 TOLERANCE = 1e-5
 
 
-def short_vectors(weights: Sequence[Tensor]) -> Tensor:
+def short_side_vectors(weights: Sequence[Tensor]) -> Tensor:
     """Singular vectors of the shorter side of each weight, as columns, by rising singular value: (len, q, q) float64.
 
     They are the eigenvectors of the Gram matrix of the shorter side, W Wᵀ (m ≤ n) or Wᵀ W. This costs a fraction
@@ -101,10 +101,10 @@ def singular_triplets(weight: Tensor, indices: Tensor, vectors: Tensor | None = 
 
     Args:
         indices: R directions; 0 belongs to the largest singular value.
-        vectors: ``short_vectors([weight])[0]``, if it is known already.
+        vectors: ``short_side_vectors([weight])[0]``, if it is known already.
     """
     wide = _wide(weight)
-    vectors = short_vectors([weight])[0] if vectors is None else vectors
+    vectors = short_side_vectors([weight])[0] if vectors is None else vectors
     indices = indices.to(wide.device)
     short = vectors[:, wide.shape[0] - 1 - indices]
     rows = short.T @ wide  # Uᵀ W = S Vᵀ, or Vᵀ Wᵀ = S Uᵀ
@@ -160,8 +160,8 @@ def _gram(wide: Tensor) -> Tensor:
 def _are_singular(wide: Tensor, short: Tensor, values: Tensor, long: Tensor) -> bool:
     """Whether these (q, R), (R,), (R, n) are singular triplets of W (q, n), given that shortᵀ W = values · long.
 
-    It remains to check that W longᵀ = short · values. This is done for one sum over all directions, each divided by its
-    value, so that small singular values count as much. Waits for the device.
+    It remains to check that W longᵀ = short · values. The check adds up all directions, each divided by its value, so
+    that all count equally. Waits for the device.
     """
     residual = wide @ (long.T @ (1 / values)) - short.sum(1)
     overlap = short.T @ short

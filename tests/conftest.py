@@ -72,7 +72,7 @@ def train(small_model: Path, small_e2e: Path, tmp_path: Path) -> Callable[..., R
     """A function that trains the small model on the small data with further overrides, and returns the run."""
 
     def run(*overrides: str) -> Run:
-        from utils.runs.digests import find_directory
+        from utils.runs.digests import identify_run
         from utils.runs.precision import settle_precision
 
         config = make_config(
@@ -88,6 +88,6 @@ def train(small_model: Path, small_e2e: Path, tmp_path: Path) -> Callable[..., R
             *overrides,
         )
         train_all(config, list(overrides))
-        return Run(find_directory(settle_precision(config, 64)[0])[0])
+        return Run(identify_run(settle_precision(config, 64)[0])[0])
 
     return run

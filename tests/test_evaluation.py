@@ -19,7 +19,7 @@ from utils.generation.generate import Decoding, generate, generate_tokens
 from utils.io.files import lock, sha256
 from utils.models.loading import BUNDLED, load_model, load_tokenizer
 from utils.runs import Run, find_runs
-from utils.runs.checkpoint import load_weights
+from utils.runs.checkpoint_folder import load_weights
 
 SHORT = Decoding(num_beams=2, max_new_tokens=8)
 FAST = Options(decoding=SHORT, device="cpu")

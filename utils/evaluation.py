@@ -18,7 +18,7 @@ from utils.io.files import LARGEST, lock, remove_leftovers, sha256, write_json
 from utils.log import log, run_log
 from utils.processes.signals import never, stop_on_signals
 from utils.runs import Run, find_runs
-from utils.runs.checkpoint import checkpoint_hash, load_weights, verify
+from utils.runs.checkpoint_folder import checkpoint_hash, load_weights, verify
 from utils.runs.digests import TRAINING, recorded_digests, refuse_other_data
 from utils.runs.identity import group_hash
 from utils.runs.texts import Answer, write_texts
@@ -180,7 +180,7 @@ def check_settings(run: Run, config: Config) -> None:
         config, model=dataclasses.replace(config.model, name=record.get("model", config.model.name))
     )
     data = {split: value for split, value in recorded_digests(record).items() if split in TRAINING}
-    groups = (None, group_hash(config), group_hash(config, data))  # with data: see find_directory
+    groups = (None, group_hash(config), group_hash(config, data))  # with data: see identify_run
     if record.get("group") not in groups or record.get("seed") not in (None, config.seed):
         raise UserError(
             f"{run.config_file} was changed after the training: its settings are not those of {run.record_file.name}. "
@@ -247,7 +247,7 @@ def _measure(
             log.warning("%d of %d questions are cut at the beginning to fit the model", cut, len(chosen))
     collator = Collator(tokenizer.pad_token_id, "all", device)
     with context:
-        token_loss = TokenLoss(model).checked(encoded, collator)
+        token_loss = TokenLoss(model).choose_fast_paths(encoded, collator)
         losses = evaluate_losses(token_loss, encoded, collator, options.batch(), check=check)
         texts = generate(model, tokenizer, prompts, options.decoding, options.batch(), bar=True, check=check)
     as_prompted = [

@@ -56,7 +56,7 @@ class _File(logging.StreamHandler[TextIO]):
 
 @contextlib.contextmanager
 def run_log(file: Path | None, main: bool = True) -> Iterator[None]:
-    """Send ``log`` to the terminal and to ``file`` for the length of a ``with`` block.
+    """Send ``log`` to the terminal and to ``file`` within a ``with`` block.
 
     Args:
         file: the run's train.log; None for the terminal alone.

@@ -78,11 +78,18 @@ class RosaLayer(SubspaceLayer):
 
     @torch.no_grad()
     def initialise(self) -> None:
+        self._zero_pair()
+
+    def _zero_pair(self) -> None:
         self.A.zero_()
         self.B.zero_()
 
     @torch.no_grad()
     def on_load(self) -> None:
+        self._remember_pair()
+
+    def _remember_pair(self) -> None:
+        """Keep A and B as training starts from them, to find what it changed. Only 16-bit weights need that."""
         if self._is_rounded:
             self._start = gather(self.A).to("cpu", copy=True), gather(self.B).to("cpu", copy=True)
 
@@ -95,7 +102,7 @@ class RosaLayer(SubspaceLayer):
                 if self._start is not None:
                     self._change = float((delta - product(*(start.to(delta.device) for start in self._start))).norm())
             self.weight_mn.add_(delta)
-        self.initialise()
+        self._zero_pair()
 
     @torch.no_grad()
     def sample(self, number: int, vectors: Tensor) -> tuple[Tensor, Tensor]:
@@ -124,4 +131,4 @@ class RosaLayer(SubspaceLayer):
                 self.weight_mn.copy_(self._exact - delta)
                 self.rounding = float((self.weight_mn + delta - self._exact).norm()), self._change
                 self._exact = None
-        self.on_load()
+        self._remember_pair()

@@ -251,7 +251,7 @@ def test_train_evaluate_and_tabulate(
 def whole_test_loss(run: Run, folder: Path) -> float:
     """The mean loss of the best checkpoint on the whole test split, from the model's own forward."""
     import rosa
-    from utils.runs.checkpoint import load_weights
+    from utils.runs.checkpoint_folder import load_weights
 
     model = load_model(run.record()["model"])
     load_weights(run.best, model)

@@ -60,7 +60,7 @@ def test_shared_prompts_give_the_same_losses(encoded: Encoded, family: str, atte
     rosa.inject(model, rosa.LoraConfig(rank=4))
     token_loss = TokenLoss(model).train()
     plain = evaluate_losses(token_loss, encoded, COLLATOR, 4)
-    assert token_loss.checked(encoded, COLLATOR).shares_prompts and token_loss.training
+    assert token_loss.choose_fast_paths(encoded, COLLATOR).shares_prompts and token_loss.training
     token_loss.head_only = head_only
     counts = count_tokens(token_loss)
     shared = evaluate_losses(token_loss, encoded, COLLATOR, 4)
@@ -114,7 +114,7 @@ class Wrapper(nn.Module):
 
 
 def test_several_processes_get_the_same_bits(encoded: Encoded) -> None:
-    token_loss = TokenLoss(build("gpt2")).checked(encoded, COLLATOR)
+    token_loss = TokenLoss(build("gpt2")).choose_fast_paths(encoded, COLLATOR)
     counts = count_tokens(token_loss)
     single, alone = evaluate_losses(token_loss, encoded, COLLATOR, 3), list(counts)
     said: dict[int, Any] = {}
@@ -128,7 +128,7 @@ def test_several_processes_get_the_same_bits(encoded: Encoded) -> None:
 
 
 def test_a_stop_between_two_batches_ends_the_evaluation(encoded: Encoded) -> None:
-    token_loss = TokenLoss(build("gpt2")).checked(encoded, COLLATOR)
+    token_loss = TokenLoss(build("gpt2")).choose_fast_paths(encoded, COLLATOR)
     counts = count_tokens(token_loss)
 
     def stop() -> None:
@@ -155,7 +155,7 @@ def test_a_model_that_is_not_sure_to_agree_takes_the_plain_way(
     else:
         monkeypatch.setattr(module, "additive_mask", lambda sees, dtype: 1 / 0)
     with caplog.at_level("INFO"):
-        token_loss = TokenLoss(model).checked(encoded, COLLATOR)
+        token_loss = TokenLoss(model).choose_fast_paths(encoded, COLLATOR)
     assert not token_loss.shares_prompts and "without sharing prompts" in caplog.text
     counts = count_tokens(token_loss)
     evaluate_losses(token_loss, encoded, COLLATOR, 4)
@@ -163,8 +163,8 @@ def test_a_model_that_is_not_sure_to_agree_takes_the_plain_way(
 
 
 def test_few_shared_tokens_are_not_worth_a_mask(encoded: Encoded) -> None:
-    assert shared_prompts.saves(encoded)
+    assert shared_prompts.sharing_pays(encoded)
     first = {sample.prompt_length: sample for sample in encoded.samples}
-    assert not shared_prompts.saves(Encoded(list(first.values()), 0))
-    assert not shared_prompts.saves(Encoded([], 0))
-    assert not shared_prompts.saves(Encoded([Sample([1, 2, 3], 1, 0, 0)] * 9, 0, documents=1))
+    assert not shared_prompts.sharing_pays(Encoded(list(first.values()), 0))
+    assert not shared_prompts.sharing_pays(Encoded([], 0))
+    assert not shared_prompts.sharing_pays(Encoded([Sample([1, 2, 3], 1, 0, 0)] * 9, 0, documents=1))

@@ -115,7 +115,7 @@ def test_a_run_is_finished_before_its_last_checkpoint_goes(train: Any, monkeypat
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(checkpoints, "drop_last", killed)
+        patch.setattr(checkpoints, "remove_last", killed)
         train(*overrides)
     (run,) = find_runs([tmp_path / "runs"])
     assert run.record()["status"] == "finished" and run.last.exists()
@@ -222,7 +222,7 @@ def stopped_command(place: str, words: list[str], send: Callable[[int, int], Non
 
 def test_train_takes_a_signal_from_outside(small_model: Path, small_e2e: Path, tmp_path: Path) -> None:
     stderr = stopped_command(
-        "utils.models.token_loss:TokenLoss.checked",
+        "utils.models.token_loss:TokenLoss.choose_fast_paths",
         ["train.py", f"model.name={small_model}", f"dataset.path={small_e2e}", f"output.path={tmp_path}", "runs=2"],
         os.kill,
     )
@@ -233,7 +233,8 @@ def test_train_takes_a_signal_from_outside(small_model: Path, small_e2e: Path, t
 
 def test_eval_takes_a_signal_from_outside(train: Any) -> None:
     run = train("train.epochs=0")
-    stopped_command("utils.models.token_loss:TokenLoss.checked", ["eval.py", str(run.path), "--device=cpu"], os.kill)
+    command = ["eval.py", str(run.path), "--device=cpu"]
+    stopped_command("utils.models.token_loss:TokenLoss.choose_fast_paths", command, os.kill)
     assert not run.eval_file.exists()
 
 

@@ -17,7 +17,7 @@ from torch import nn
 import rosa
 from rosa import resampling as drawing
 from rosa.methods.rosa import RosaLayer
-from rosa.subspace import short_vectors
+from rosa.subspace import short_side_vectors
 from tests.rosa.cases import (
     FAMILIES,
     ROSA_CASES,
@@ -188,11 +188,11 @@ def test_batches_give_the_same_as_layers_one_by_one(monkeypatch: pytest.MonkeyPa
 
     def counted(weights: list[torch.Tensor]) -> torch.Tensor:
         sizes.append(len(weights))
-        return short_vectors(weights)
+        return short_side_vectors(weights)
 
     monkeypatch.setattr(drawing, "IN_THREADS", ())
     monkeypatch.setattr(drawing, "BATCH_NUMBERS", 4 * 256**2)
-    monkeypatch.setattr(drawing, "short_vectors", counted)
+    monkeypatch.setattr(drawing, "short_side_vectors", counted)
     assert resampled(1) == reference
     assert sizes == [4, 2] * 3
 

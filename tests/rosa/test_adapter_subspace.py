@@ -15,7 +15,7 @@ from rosa.subspace import (
     choose_directions,
     factor_pair,
     layer_generator,
-    short_vectors,
+    short_side_vectors,
 )
 from tests.rosa.cases import FAMILIES, adapt, blocks_weights, make_model
 
@@ -225,9 +225,9 @@ def test_subspaces_are_those_of_a_float64_svd(m: int, n: int, method: str) -> No
 
 def test_weights_of_equal_short_sides_are_factorised_together_as_alone() -> None:
     weights = [decaying(m, n) for m, n in ((48, 96), (48, 48), (96, 48))]
-    together = short_vectors(weights)
+    together = short_side_vectors(weights)
     for weight, vectors in zip(weights, together, strict=True):
-        assert torch.equal(vectors, short_vectors([weight])[0])
+        assert torch.equal(vectors, short_side_vectors([weight])[0])
         indices = torch.tensor([0, 7, 47])
         for found, alone in zip(
             factor_pair(weight, indices, "left", vectors), factor_pair(weight, indices, "left"), strict=True
@@ -253,7 +253,8 @@ def test_a_full_svd_is_taken_only_where_the_gram_matrix_does_not_tell(monkeypatc
 
     # A wrong result of the solver is noticed, whether it is a basis of other directions or no basis at all.
     other = torch.linalg.qr(torch.randn(30, 30, dtype=torch.float64)).Q
-    for wrong in (other, short_vectors([weight])[0] * 1.001, torch.full((30, 30), float("nan"), dtype=torch.float64)):
+    scaled, undefined = short_side_vectors([weight])[0] * 1.001, torch.full((30, 30), float("nan"), dtype=torch.float64)
+    for wrong in (other, scaled, undefined):
         a, b = factor_pair(weight, live, "sqrt", wrong)
         torch.testing.assert_close(a @ b, (u[:, live] * s[live]) @ vt[live], atol=1e-10, rtol=0)
     assert len(calls) == 4

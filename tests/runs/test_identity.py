@@ -22,7 +22,7 @@ from utils.processes.group import Processes
 from utils.results.aggregate import settings_of
 from utils.results.read import read_results
 from utils.runs import Run, find_runs
-from utils.runs.digests import agree_on_data, find_directory
+from utils.runs.digests import agree_on_data, identify_run
 from utils.runs.identity import WITHOUT_EFFECT, group_hash, run_directory
 from utils.tables import compile_results
 from utils.training import loop
@@ -135,7 +135,7 @@ def test_a_run_of_own_data_of_before_is_found_again(train: Any, tmp_path: Path, 
     old.mkdir(parents=True)
     digests = {} if recorded == "none" else {"data_sha256": {"train": "0"}}
     (old / "run.json").write_text(json.dumps({"status": "interrupted", **digests}))
-    path, group = find_directory(config)
+    path, group = identify_run(config)
     assert (path == old) == (group == group_hash(config)) == (recorded == "none")
 
 

@@ -13,7 +13,7 @@ import rosa
 from tests.training.reading import points
 from utils.errors import UserError
 from utils.models.loading import load_model, load_tokenizer
-from utils.runs.checkpoint import load_weights
+from utils.runs.checkpoint_folder import load_weights
 from utils.training import launch, loop
 
 METHODS = ("rosa", "lora", "none")

@@ -7,7 +7,7 @@ from typing import Any
 
 
 def _option(default: float, about: str, minimum: int | None = None) -> Any:
-    """A field with its lower bound, as ``rosa.config.option`` has it, and what eval.py's help says of it."""
+    """A field with its lower bound, as in ``rosa.config.option``, and its text in eval.py's help."""
     return field(default=default, metadata={"minimum": minimum, "help": about})
 
 

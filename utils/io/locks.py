@@ -2,7 +2,7 @@
 
 A network file system may answer flock with ENOLCK or EOPNOTSUPP. Making a link is still atomic there, for all machines.
 The kernel does not remove such a link when its holder dies. The next process removes it, if it can prove the death: the
-holder ran on the same machine, since the same boot, in the same space of process numbers, and is gone.
+holder ran on the same machine, since the same boot, in the same PID namespace, and is gone.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ def _started(pid: int) -> str:
 
 
 def _machine() -> str:
-    """This boot of the machine and the space of process numbers; ``?`` if Linux does not tell them."""
+    """This boot of the machine and the PID namespace; ``?`` if Linux does not tell them."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return f"{boot} {os.readlink('/proc/self/ns/pid')}"

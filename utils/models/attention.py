@@ -1,4 +1,4 @@
-"""Attention of causal models: without a mask for batches that are padded on the right, and with a mask of ours."""
+"""Attention of causal models: without a mask for batches that are padded on the right, and with a custom mask."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def causal_attention(model: Any, length: int) -> Iterator[None]:
     No mask is needed: padding is on the right, so that no real token attends to it.
 
     Args:
-        model: a causal language model; its configuration is changed for the length of the ``with`` block.
+        model: a causal language model; its configuration is changed within the ``with`` block.
         length: tokens of the batch.
     """
     config = model.config
@@ -65,24 +65,25 @@ def _implementation(config: Any, name: str) -> Iterator[None]:
 
 
 def why_no_mask(model: Any, length: int) -> str | None:
-    """Why the model may not attend by a mask and positions of ours; None if it seems to, which a trial must show.
+    """Why the model cannot take a custom mask and positions; None if no reason is found. A trial must confirm that.
 
     Args:
-        length: the most tokens before a token that it sees, itself counted.
+        length: the most tokens that a token attends to, itself included.
     """
     parameters = inspect.signature(model.forward).parameters
     if model.config.is_encoder_decoder or not {"attention_mask", "position_ids", "use_cache"} <= set(parameters):
         return "its forward pass takes no mask and positions"
     attention = model.config._attn_implementation
     if not getattr(model, "_supports_attention_backend", False) or attention not in ("sdpa", "eager"):
-        return f"its {attention} attention may not take a mask of ours"
+        return f"its {attention} attention may not take a custom mask"
     return None if is_fully_causal(model.config, length) else "its attention is not over all tokens"
 
 
 def additive_mask(sees: Tensor, dtype: torch.dtype) -> Tensor:
-    """The mask (B, 1, T, S) that both SDPA and eager attention take, of which token sees which (B, T, S).
+    """The additive mask (B, 1, T, S) for SDPA and eager attention.
 
     Args:
+        sees: whether a token (dimension 1) attends to another (dimension 2), (B, T, S) bool.
         dtype: the model's; under autocast the mask has autocast's.
     """
     device = sees.device.type

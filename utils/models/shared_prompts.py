@@ -1,4 +1,4 @@
-"""Check by a trial whether a model gives samples that share a prompt's tokens the losses that each has alone."""
+"""Test whether a model computes the same losses when samples share one copy of their prompt."""
 
 from __future__ import annotations
 

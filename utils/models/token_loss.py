@@ -22,7 +22,7 @@ from utils.processes.group import Processes
 from utils.processes.signals import never
 from utils.tokens.batches import Batch, Collator
 from utils.tokens.encoding import Encoded
-from utils.tokens.shared_prompts import Layout, collate_rows, row_batches, saves
+from utils.tokens.shared_prompts import Layout, collate_rows, row_batches, sharing_pays
 
 CHUNK_LOGITS = 2**25  # logits in memory at a time: 128 MiB in float32, 667 positions of GPT-2's vocabulary
 CACHED_LOGITS = 2**18  # of those that a CPU's softmax reads at a time: 1 MiB in float32
@@ -103,9 +103,10 @@ class _HeadLoss(torch.autograd.Function):
 def head_loss(
     head: Any, hidden: Tensor, labels: Tensor, chunk_loss: ChunkLoss = cross_entropy_and_softmax
 ) -> tuple[Tensor, Tensor]:
-    """Cross entropy in nats of ``labels`` (N,) from the last hidden states (N, d): the sum, and each (N,), in float32.
+    """The sum and the values (N,) of the cross entropy of ``labels`` (N,), from the last hidden states (N, d).
 
-    Only the sum carries gradients. The logits (N, V) never exist as a whole, neither here nor in the backward pass.
+    Both are in nats and float32. Only the sum carries gradients. The logits (N, V) never exist as a whole, neither here
+    nor in the backward pass.
 
     Args:
         head: the model's output embeddings. A plain Linear computes its gradients in the forward pass. Any other head
@@ -128,11 +129,12 @@ class TokenLoss(nn.Module):
     """Cross entropy in nats of the labelled positions of a causal language model.
 
     Logits take most of the memory and much of the time. Here they are computed for labelled positions only, and for a
-    chunk of those at a time. ``check`` finds models whose head is more than a linear map of the last hidden state
-    (scaled or capped logits). Their logits are computed at every position.
+    chunk of those at a time. ``try_head_only`` finds models whose head is more than a linear map of the last hidden
+    state (scaled or capped logits). Their logits are computed at every position.
 
     Attributes:
-        shares_prompts: whether the model was found to give the same losses for rows of samples with one prompt.
+        head_only: whether the head alone gives the model's logits, as a trial showed.
+        shares_prompts: whether samples with one prompt may share a row, as a trial showed.
     """
 
     def __init__(self, model: Any) -> None:
@@ -175,12 +177,12 @@ class TokenLoss(nn.Module):
         self.chunk_loss = torch.compile(cross_entropy_and_softmax, dynamic=True)
         return self
 
-    def checked(self, encoded: Encoded, collator: Collator) -> TokenLoss:
-        """Run ``check`` on samples of ``encoded``, and a trial of shared prompts if it has many. Returns itself."""
+    def choose_fast_paths(self, encoded: Encoded, collator: Collator) -> TokenLoss:
+        """Set ``head_only`` and, if ``encoded`` makes sharing pay, ``shares_prompts``, by trials. Returns itself."""
         collate = replace(collator, loss_on="all")
-        if not self.check(collate(encoded, range(min(2, len(encoded))))):
+        if not self.try_head_only(collate(encoded, range(min(2, len(encoded))))):
             log.info("this model's head is not a plain linear map: logits are computed at every position")
-        if saves(encoded):
+        if sharing_pays(encoded):
             why = why_not_shared(self, collator.device, max(len(sample.ids) for sample in encoded.samples))
             self.shares_prompts = why is None
             if why:
@@ -188,11 +190,8 @@ class TokenLoss(nn.Module):
         return self
 
     @torch.no_grad()
-    def check(self, batch: Batch) -> bool:
-        """Compute the loss of ``batch`` with the head alone and with the whole model. Use the head alone if they agree.
-
-        Returns whether they agree.
-        """
+    def try_head_only(self, batch: Batch) -> bool:
+        """Set ``head_only`` and return it: whether the head alone gives the losses of ``batch`` as the model does."""
         training = self.model.training
         self.model.eval()
         self.head_only = False
@@ -257,7 +256,7 @@ def evaluate_losses(
 ) -> Losses:
     """Losses of all samples of ``encoded`` in evaluation mode, in batches of similar length.
 
-    Samples with one prompt share a row where that saves many tokens and ``token_loss`` was checked for it.
+    Samples with one prompt share a row where that saves many tokens and a trial of ``token_loss`` allows it.
 
     Each process takes a share of the batches. All get the same sums, added in the order of the batches, so that the
     result is the same to the bit for any number of processes.
@@ -271,7 +270,7 @@ def evaluate_losses(
     token_loss.eval()
     device = collator.device
     inner: Any = getattr(token_loss, "module", token_loss)  # DDP wraps it
-    batches = row_batches(encoded, batch_size, shared=inner.shares_prompts and saves(encoded))
+    batches = row_batches(encoded, batch_size, shared=inner.shares_prompts and sharing_pays(encoded))
     share = torch.zeros(math.ceil(len(batches) / processes.count), 2, dtype=torch.float64, device=device)
     with work_bar(len(share), name, "batch", main=processes.main) as shown:
         for row in range(len(share)):

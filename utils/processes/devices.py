@@ -49,7 +49,7 @@ def resolve_precision(name: str, device: str, width: int | None = None) -> str:
 
 
 def check_precision(precision: str, device: str, why: str = "") -> None:
-    """Raise UserError for a precision that the device does not have; ``why`` says what asks for it, if no key does."""
+    """Raise UserError if the device lacks the precision; ``why`` names the origin if it is not the key."""
     asked = f"precision {precision} ({why})" if why else f"train.precision={precision}"
     if precision == "fp16" and device != "cuda":
         raise UserError(f"{asked} needs a CUDA device: use bf16 or fp32 here")

@@ -89,22 +89,22 @@ class Processes:
         return UserError(text) if self.main else EchoedError(text)
 
 
-_joined: Processes | None = None
+_connected: Processes | None = None
 
 
-def join(device: str) -> Processes:
-    """Connect to the other processes of this job. A second call returns the same object.
+def connect(device: str) -> Processes:
+    """Connect to the other processes of this job; a second call only returns them.
 
     Args:
         device: the resolved ``train.device``: cpu, cuda or mps.
     """
-    global _joined
-    if _joined is None:
-        _joined = _connect(device)
-    return _joined
+    global _connected
+    if _connected is None:
+        _connected = _open_connection(device)
+    return _connected
 
 
-def _connect(device: str) -> Processes:
+def _open_connection(device: str) -> Processes:
     if os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true":
         raise UserError("accelerate's own FSDP does not know of adapters: launch without it, with train.sharding=fsdp")
     if all(int(os.environ.get(name, "1")) <= 1 for name in SIZES):
@@ -123,9 +123,9 @@ def _connect(device: str) -> Processes:
     return Processes(state.process_index, state.num_processes, dist.new_group(backend="gloo", timeout=TIMEOUT))
 
 
-def leave() -> None:
+def disconnect() -> None:
     """Disconnect from the other processes after success. After a failure they may be gone already."""
-    dist = sys.modules.get("torch.distributed")  # None: nothing was joined
+    dist = sys.modules.get("torch.distributed")  # None: nothing was connected
     if dist is not None and dist.is_available() and dist.is_initialized():
         dist.destroy_process_group()
 
@@ -138,7 +138,7 @@ def explain_lost_process() -> Iterator[None]:
     except RuntimeError as error:
         import torch.distributed as dist
 
-        several = _joined is not None and _joined.count > 1
+        several = _connected is not None and _connected.count > 1
         if several and (isinstance(error, dist.DistError) or any(word in str(error).lower() for word in LOST)):
             raise UserError(
                 "another process of this job ended or cannot be reached; its own output says why. The checkpoints "

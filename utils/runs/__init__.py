@@ -1,10 +1,10 @@
 """Runs: their directory, record, identity, checkpoints, metrics and provenance.
 
 ``run.py`` knows every file of a run and finds runs; ``identity.py`` names the directory after the settings;
-``digests.py`` compares the data; ``checkpoint.py`` verifies and reads one checkpoint; ``checkpoints.py`` writes,
-prunes and resumes those of a run; ``metrics_writer.py`` writes metrics.jsonl and TensorBoard; ``texts.py`` writes and
-reads generated texts; ``precision.py`` decides in which precision a run computes; ``provenance.py`` records versions
-and hardware.
+``digests.py`` compares the data; ``checkpoint_folder.py`` verifies and reads one checkpoint; ``checkpoints.py`` writes
+and prunes those of a run, and selects the one from which it goes on; ``metrics_writer.py`` writes metrics.jsonl and
+TensorBoard; ``texts.py`` writes and reads generated texts; ``precision.py`` decides in which precision a run computes;
+``provenance.py`` records versions and hardware.
 """
 
 from utils.runs.run import RUN_POINTER, Run, find_runs, finite

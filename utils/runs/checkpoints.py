@@ -5,8 +5,8 @@
 
 ``last`` moves only when the new folder is on the disk with all its files. The checkpoint before it is kept, so that a
 damaged file costs one interval, not the run. Each folder's state.json names the best checkpoint of that time, so that a
-single rename decides everything. ROSA's W_f changes only at a resample. It is written twice after each resample; later
-checkpoints link to the copy that the checkpoint before them does not use.
+single rename decides everything. ROSA's W_f changes only at a resample. The first two checkpoints after a resample
+write it, and later ones hard-link these two copies in turn.
 """
 
 from __future__ import annotations
@@ -28,16 +28,20 @@ from rosa.files import FROZEN_FILE
 from utils.errors import UserError, is_out_of_memory, short_reason
 from utils.io.files import own_folder, read_object, sha256, sync, write_json
 from utils.log import log
-from utils.runs.checkpoint import MODEL_FILE, STATE_FILE, SUMMARY, Progress, checksum, verify
+from utils.runs.checkpoint_folder import MODEL_FILE, STATE_FILE, SUMMARY, Progress, checksum, verify
 from utils.runs.run import Run
 
 
 def save(run: Run, model: Any, progress: Progress, state: dict[str, Any], best: bool) -> int:
     """Write a checkpoint, make it ``last`` (and ``best``), and remove checkpoints that nothing needs.
 
+    Its files, and what writes them: the adapter files (``rosa.save_adapter``), or model.safetensors for full
+    fine-tuning; state.pt (``utils.training.resume``); state.json (``Progress``, and the hash of each file).
+
     Args:
         model: the model without DDP or compile wrappers.
-        state: optimizer, schedule, scaler and generators, as values that ``torch.load(weights_only=True)`` can read.
+        state: the content of state.pt, see ``training_state`` in ``utils.training.resume``.
+            ``torch.load(weights_only=True)`` must be able to read it.
 
     Returns:
         Its size in bytes, without linked files.
@@ -96,9 +100,9 @@ def _writing(run: Run, step: int) -> Iterator[tuple[Path, Path]]:
 
 
 def _share_frozen(run: Run, previous: Path | None, folder: Path, resamples: int) -> dict[str, str] | None:
-    """Link a W_f of the same resample, which ``previous`` does not use, into ``folder``.
+    """Hard-link into ``folder`` a W_f of this resample that ``previous`` does not use.
 
-    Two consecutive checkpoints never share a file, so that one damaged file cannot spoil both.
+    So two consecutive checkpoints never share a file, and one damaged file cannot spoil both.
 
     Returns:
         The file's name and hash; None if there is no such W_f.
@@ -168,8 +172,8 @@ def _best_of(run: Run, folder: Path) -> Path | None:
     return run.checkpoints.resolve() / Path(name).name if isinstance(name, str) else None
 
 
-def drop_last(run: Run) -> None:
-    """Remove ``last`` and all folders but the best one."""
+def remove_last(run: Run) -> None:
+    """Remove ``last`` and all checkpoints but the best one."""
     with contextlib.suppress(FileNotFoundError):
         run.last.unlink()
     prune(run)
@@ -197,8 +201,8 @@ def newest(run: Run) -> tuple[Path, Progress] | None:
     return None
 
 
-def resume(run: Run) -> tuple[Path, Progress] | None:
-    """The ``newest`` checkpoint, which becomes the last one."""
+def select_checkpoint(run: Run) -> tuple[Path, Progress] | None:
+    """The ``newest`` checkpoint, from which a run goes on: it becomes the last one, and damaged ones are removed."""
     found = newest(run)
     if found is not None:
         _continue_from(run, *found)
@@ -206,9 +210,9 @@ def resume(run: Run) -> tuple[Path, Progress] | None:
 
 
 def _continue_from(run: Run, folder: Path, progress: Progress) -> None:
-    """Make ``folder`` the last checkpoint, and the best one of its time the best. Remove damaged ones.
+    """Point ``last`` to ``folder``, and ``best`` to the best checkpoint that it names. Remove damaged ones.
 
-    The checkpoint before ``folder`` is kept, all others are pruned: a kill may have come between a save and its prune.
+    The checkpoint before ``folder`` is kept. All others are pruned: a kill may have come between a save and its prune.
 
     Raises:
         UserError: the best checkpoint is damaged, which is a part of the result.

@@ -36,11 +36,11 @@ def recorded_digests(record: dict[str, Any]) -> dict[str, str]:
     return found if isinstance(found, dict) else {}
 
 
-def find_directory(config: Config) -> tuple[Path, str]:
+def identify_run(config: Config) -> tuple[Path, str]:
     """The directory and the group hash of the run with these settings.
 
-    If only a path names the data, their digests are part of both. A run of an earlier version, without digests in its
-    directory's hash, is found again unless its record says that it read other data.
+    Both include the data's digests if only a path names the data. A run of an earlier version, whose hash has none, is
+    found again unless its record says that it read other data.
     """
     before = run_directory(config)
     if not config.source.needs_path:

@@ -74,7 +74,7 @@ def _place(values: dict[str, Any], key: str) -> tuple[dict[str, Any], str]:
     return (values[group] if group else values), name
 
 
-def _digest(values: dict[str, Any]) -> str:
+def _hash(values: dict[str, Any]) -> str:
     text = json.dumps(values, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
@@ -83,17 +83,17 @@ def group_hash(config: Config, data: dict[str, str] | None = None) -> str:
     """The hash that runs share if only their seeds differ."""
     values = science(config, data)
     del values["seed"]
-    return _digest(values)
+    return _hash(values)
 
 
 def run_directory(config: Config, data: dict[str, str] | None = None) -> Path:
     """``<output.path>/<dataset>/<model>-<method>-r<rank>-s<seed>-<hash>``; the label is for people.
 
     A method without a rank has no ``-r<rank>``. For a run that is to be trained or found, see
-    ``utils.runs.digests.find_directory``.
+    ``utils.runs.digests.identify_run``.
     """
     model = slug(Path(config.model.name).name, r"[^A-Za-z0-9._-]+") or "model"
     method = config.fnmodel.name
     rank = f"-r{config.adapter.rank}" if isinstance(config.adapter, LowRankConfig) else ""
-    label = f"{model}-{method}{rank}-s{config.seed}-{_digest(science(config, data))}"
+    label = f"{model}-{method}{rank}-s{config.seed}-{_hash(science(config, data))}"
     return Path(config.output.path) / config.source.names[0] / label

@@ -7,16 +7,15 @@ import contextlib
 from utils.config import Config
 from utils.errors import UserError
 from utils.processes.devices import check_precision, resolve_device, resolve_precision
-from utils.runs.digests import find_directory
+from utils.runs.digests import identify_run
 from utils.runs.run import Run
 
 
 def settle_precision(config: Config, width: int | None) -> tuple[Config, str]:
     """The settings that identify the run, and the precision in which it computes: fp32, bf16 or fp16.
 
-    ``train.precision=auto`` identifies a run that computes as auto did before it took bf16 on CPUs; where auto takes
-    bf16 on a CPU, the run is that of ``train.precision=bf16``. A run that exists goes on as it began, whichever of the
-    two it is and whatever this machine would choose.
+    If auto chooses bf16 on a CPU, the run's identity has ``train.precision=bf16``; otherwise it has auto, as runs of
+    earlier versions have. An existing run of either identity keeps its precision, whatever this machine would choose.
 
     Args:
         width: the model's hidden size.
@@ -31,7 +30,7 @@ def settle_precision(config: Config, width: int | None) -> tuple[Config, str]:
     explicit = config.with_precision("bf16")
     candidates = [config, explicit] if resolved == resolve_precision("auto", device) else [explicit, config]
     for candidate in candidates:
-        run = Run(find_directory(candidate)[0])
+        run = Run(identify_run(candidate)[0])
         if run.record_file.exists():
             with contextlib.suppress(UserError):  # an unreadable record is refused where the run is opened
                 recorded = run.record().get("hardware", {}).get("precision", resolved)

@@ -1,6 +1,6 @@
 """A run's directory. Only this module knows which files a run has and how runs are found.
 
-Only ``utils.runs.checkpoints`` knows the files of a checkpoint.
+``checkpoint_folder.py`` and ``rosa.files`` name the files of a checkpoint.
 
 Layout of ``RUNS/<dataset>/<label>-<hash>/``::
 

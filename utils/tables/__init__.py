@@ -1,7 +1,7 @@
 """Tables of a data set's runs, from the files of the runs and not from their directory names.
 
-``layout.py`` makes a table as cells. ``order.py`` sorts its rows, ``notes.py`` writes its caption. ``render.py``
-(CSV, Markdown, text) and ``latex.py`` print it.
+``layout.py`` makes a table as cells; ``columns.py`` in ``utils.results`` has the columns. ``order.py`` sorts its rows,
+``notes.py`` writes its caption. ``render.py`` (CSV, Markdown, text) and ``latex.py`` print it.
 """
 
 from __future__ import annotations

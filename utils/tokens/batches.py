@@ -19,7 +19,7 @@ PAD_MULTIPLE = {"cuda": 8}  # lengths are rounded up to it: few distinct shapes,
 
 @dataclass(frozen=True)
 class Batch:
-    """Tensors of one forward pass. A loss position p predicts ``labels`` from the p-th of the B·T inputs."""
+    """Tensors of one forward pass. ``labels[i]`` is predicted at ``positions[i]`` of the flattened inputs."""
 
     input_ids: Tensor  # (B, T), padded on the right
     positions: Tensor  # (N,) into the flattened (B * T)
@@ -30,7 +30,7 @@ class Batch:
 class Collator:
     """Makes batches: pads samples on the right and lists the positions that carry loss.
 
-    There is no attention mask: with padding on the right no real token can see any, and without a mask the
+    There is no attention mask: padding is on the right, so that no real token attends to it, and without a mask the
     attention kernels take their causal fast path.
 
     Attributes:

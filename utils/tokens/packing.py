@@ -1,4 +1,4 @@
-"""Join documents into one stream of tokens and cut it into blocks, which predict every token but the first once."""
+"""Join documents into a token stream and cut it into blocks; each token but the first is a label once."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ A row is a prompt and then the targets, each of which continues the prompt alone
     part         0   0     1 1     2   2 2        a token sees earlier ones of its own part and of part 0
     position     0   1     2 3     2   3 4
 
-E2E has about nine references for each prompt. Training has the samples of a batch drawn at random, which rarely share.
+E2E has about nine references for each prompt. Training batches are random, so their samples rarely share a prompt.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from torch import Tensor
 from utils.tokens.batches import PAD_MULTIPLE, Batch, length_batches, to_device
 from utils.tokens.encoding import Encoded
 
-ROW_TOKENS = 512  # a row is not made longer: attention computes, and masks, each pair of its tokens
-WORTH_SHARING = 1.4  # how many times fewer tokens pay for the masks, even in a model as narrow as the bundled one
+ROW_TOKENS = 512  # maximum tokens of a shared row, because attention cost is quadratic in them
+WORTH_SHARING = 1.4  # prompts are shared only if this many times fewer tokens remain; holds even for the bundled model
 
 
 @dataclass(frozen=True)
@@ -69,8 +69,8 @@ def row_tokens(encoded: Encoded, row: Sequence[int]) -> int:
     return samples[0].prompt_length + sum(len(sample.ids) - sample.prompt_length for sample in samples)
 
 
-def saves(encoded: Encoded) -> bool:
-    """Whether rows of samples with one prompt have so many fewer tokens that they are faster."""
+def sharing_pays(encoded: Encoded) -> bool:
+    """Whether rows of samples with one prompt have fewer tokens by so much that they are faster."""
     if encoded.documents is not None:  # blocks of a stream
         return False
     tokens = sum(len(sample.ids) for sample in encoded.samples)
@@ -81,8 +81,8 @@ def row_batches(encoded: Encoded, batch_size: int, shared: bool) -> list[list[li
     """All samples of ``encoded`` in batches of rows, longest first.
 
     Args:
-        batch_size: samples of a batch, if each is a row. A batch of shared rows has as many tokens as this number of
-            samples has on average, padding counted, or one row.
+        batch_size: samples per batch of unshared rows. A batch of shared rows has at most the tokens of this many
+            average samples, padding included, or a single row.
         shared: whether samples with one prompt share a row.
     """
     lengths = [len(sample.ids) for sample in encoded.samples]

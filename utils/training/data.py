@@ -59,10 +59,10 @@ def load_training_data(config: Config, tokenizer: Any) -> TrainingData:
 
 
 def _share(units: list[Any], fraction: float, key: str, seed: int) -> list[Any]:
-    """A fraction of ``units``, at least one of them, chosen by the seed and in their order.
+    """A random fraction of ``units``, at least one, in their original order.
 
     Args:
-        key: its name, which goes into the seed.
+        key: the fraction's key, which is part of the seed.
     """
     count = max(1, round(fraction * len(units)))
     if count == len(units):
@@ -74,7 +74,7 @@ def _share(units: list[Any], fraction: float, key: str, seed: int) -> list[Any]:
 def check_lengths(data: TrainingData, model: Any, config: Config) -> None:
     """Raise UserError, with the key to set, if a sample or the setting is longer than the model's positions.
 
-    The setting's default is not checked, so that a model of few positions trains on short samples without a setting.
+    The default value is not checked, so that a model with few positions can train on short samples.
     """
     limit = max_positions(model)
     longest = max(part.describe()["longest"] for part in (data.train, data.validation))

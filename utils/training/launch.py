@@ -20,10 +20,10 @@ from utils.io.files import lock, own_folder, remove_leftovers, write_text
 from utils.log import log, run_log
 from utils.models.loading import check_adapter_fits, width
 from utils.processes.devices import resolve_device
-from utils.processes.group import explain_lost_process, join
+from utils.processes.group import connect, explain_lost_process
 from utils.processes.signals import Interrupted, StopRequest, stop_on_signals
 from utils.runs import RUN_POINTER, Run, checkpoints
-from utils.runs.digests import find_directory, recorded_digests, refuse_other_data, training_digests
+from utils.runs.digests import identify_run, recorded_digests, refuse_other_data, training_digests
 from utils.runs.precision import settle_precision
 from utils.runs.provenance import git_commit, hardware, now, versions
 from utils.training.failures import advice
@@ -36,7 +36,7 @@ from utils.training.training import Training
 def train_all(config: Config, overrides: list[str]) -> float | None:
     """Train ``config.runs`` seeds, one directory each. Returns the best validation loss of the last one."""
     check_adapter_fits(config.model.name, config.adapter)
-    processes = join(resolve_device(config.train.device))
+    processes = connect(resolve_device(config.train.device))
     loss = None
     with stop_on_signals(processes) as stop, explain_lost_process():
         for seed in range(config.seed, config.seed + config.runs):
@@ -51,9 +51,9 @@ def train_one(config: Config, overrides: list[str], stop: StopRequest) -> float 
     with contextlib.ExitStack() as stack:
         setting, precision = processes.run_on_main(lambda: _precision(config))
         config = config.with_precision(setting)
-        path, group = processes.run_on_main(lambda: find_directory(config))
+        path, group = processes.run_on_main(lambda: identify_run(config))
         run = Run(path)
-        finished = processes.run_on_main(lambda: _open(config, run, stack))
+        finished = processes.run_on_main(lambda: _finished_record_or_lock(config, run, stack))
         if finished:
             return (finished["best"] or {}).get("loss")
         stack.enter_context(run_log(run.log_file, processes.main))
@@ -61,13 +61,13 @@ def train_one(config: Config, overrides: list[str], stop: StopRequest) -> float 
 
 
 def _precision(config: Config) -> tuple[str, str]:
-    """``train.precision`` as it identifies the run, and the precision in which it computes."""
+    """``train.precision`` in the run's identity, and the precision used."""
     config, precision = settle_precision(config, width(config.model.name))
     return config.train.precision, precision
 
 
-def _open(config: Config, run: Run, stack: contextlib.ExitStack) -> dict[str, Any] | None:
-    """The record of a finished run. Else None, and the run's directory is made and locked until ``stack`` closes."""
+def _finished_record_or_lock(config: Config, run: Run, stack: contextlib.ExitStack) -> dict[str, Any] | None:
+    """The record of a finished run. Else None, after the run's directory is made, and locked until ``stack`` closes."""
     _point_to(run)
     record = _record(run)
     if record["status"] == "finished":
@@ -77,7 +77,7 @@ def _open(config: Config, run: Run, stack: contextlib.ExitStack) -> dict[str, An
         unknown = "" if recorded else " (its record, of an earlier version, does not say on which data)"
         print(f"{run.path} is finished already{unknown}; remove the folder to train again", file=sys.stderr)
         with contextlib.suppress(OSError):  # a kill may have left it; a read-only folder is finished all the same
-            _drop_last(config, run)
+            _remove_last_checkpoint(config, run)
         return record
     stack.enter_context(_directory(run))
     return None
@@ -93,16 +93,16 @@ def _train(
         described = description(training)
         if stop.processes.main:
             _write_snapshots(config, run, overrides)
-    _note(training, **_start(training, group), **described, **current_progress(training))
+    _note(training, **_start_fields(training, group), **described, **current_progress(training))
     _fit(training)
     _note(training, status="finished", finished=now(), **current_progress(training))
     if stop.processes.main:  # only now: before the record says finished, a killed run would need it to resume
-        _drop_last(config, run)
+        _remove_last_checkpoint(config, run)
     log.info("finished: %s", run.path)
     return (training.progress.best or {}).get("loss")
 
 
-def _start(training: Training, group: str) -> dict[str, Any]:
+def _start_fields(training: Training, group: str) -> dict[str, Any]:
     """The record's fields when a training starts or resumes; ``started`` is the time of the first start."""
     config, run = training.config, training.run
     return {
@@ -157,10 +157,10 @@ def _note_failure(training: Training, text: str) -> None:
         _note(training, status="failed", error=text)
 
 
-def _drop_last(config: Config, run: Run) -> None:
+def _remove_last_checkpoint(config: Config, run: Run) -> None:
     """Remove a finished run's last checkpoint unless ``train.keep_last`` is set."""
     if not config.train.keep_last:
-        checkpoints.drop_last(run)
+        checkpoints.remove_last(run)
 
 
 def _record(run: Run) -> dict[str, Any]:

@@ -88,7 +88,7 @@ def train_step(training: Training, indices: list[int], wants_norm: bool) -> Tens
     parts, losses = math.ceil(math.ceil(len(indices) / processes) / size), []
     for part in range(parts):
         batch = training.collator(data, share[part * size : (part + 1) * size])
-        with training.placement.backward_pass(training.token_loss, last=part + 1 == parts):
+        with training.placement.micro_batch_context(training.token_loss, last=part + 1 == parts):
             nats, _ = training.token_loss(batch.input_ids, batch.positions, batch.labels)
             # the processes' gradients are averaged: times their number, they are the sum over all samples
             training.accelerator.backward(nats * (processes / max(tokens, 1)))
@@ -103,7 +103,7 @@ def train_step(training: Training, indices: list[int], wants_norm: bool) -> Tens
     # update, unless the loss or gradient is not finite and train.skip_nonfinite is set
     scaled = training.accelerator.scaler is not None
     step = training.progress.step + 1
-    if train.skip_nonfinite and training.meter.rejects(nats, None if scaled else norm, step):
+    if train.skip_nonfinite and training.meter.count_nonfinite(nats, None if scaled else norm, step):
         training.progress.skipped += 1
         training.meter.add(torch.zeros_like(nats), 0, 0)
     else:

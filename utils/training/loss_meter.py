@@ -14,7 +14,7 @@ from torch import Tensor
 from utils.errors import UserError
 from utils.log import log
 from utils.models.token_loss import LossSum
-from utils.runs.checkpoint import Progress
+from utils.runs.checkpoint_folder import Progress
 from utils.training.failures import not_finite
 
 SKIPPED_IN_A_ROW = 10  # this many left-out updates in a row end a run
@@ -38,11 +38,16 @@ class LossMeter:
         self.steps.append(nats)
         self.tokens, self.characters = self.tokens + tokens, self.characters + characters
 
-    def rejects(self, nats: Tensor, norm: Tensor | None, step: int) -> bool:
-        """Whether a step's loss or gradient is not finite on any process; waits for the device.
+    def count_nonfinite(self, nats: Tensor, norm: Tensor | None, step: int) -> bool:
+        """Whether a step's loss or gradient is not finite on any process. Counts such steps in a row.
+
+        Waits for the device.
 
         Args:
             norm: the gradient's; None if something else checks it (the scaler of fp16).
+
+        Raises:
+            UserError: it is not finite at ``SKIPPED_IN_A_ROW`` steps in a row.
         """
         finite = torch.stack([nats.float(), *([] if norm is None else [norm.float()])]).isfinite().all()
         if float(self.accelerator.reduce((~finite).float(), "sum")) == 0:
@@ -55,7 +60,10 @@ class LossMeter:
         return True
 
     def nats(self, step: int) -> float:
-        """The sum over all steps up to ``step`` and all processes. Waits for the device.
+        """The loss in nats, summed over the steps since the last reading and over processes. Waits for the device.
+
+        Args:
+            step: the number of the last of these steps.
 
         Raises:
             UserError: the loss of a step is not finite; the text has its number.

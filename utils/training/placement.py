@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import copy
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +25,7 @@ from utils.processes.group import Processes
 IMPLEMENTATION = ("foreach", "fused", "capturable")  # optimizer settings that select an implementation
 
 
-def build_placement(train: TrainConfig, precision: str, processes: Processes) -> Replicas:
+def build_placement(train: TrainConfig, precision: str, processes: Processes) -> Placement:
     """The placement that ``train.sharding`` asks for, computing in ``precision``: fp32, bf16 or fp16."""
     if train.sharding == "fsdp" and processes.count > 1:
         return Shards(train, precision, processes)
@@ -33,37 +34,34 @@ def build_placement(train: TrainConfig, precision: str, processes: Processes) ->
     return Replicas(train, precision)
 
 
-class Replicas:
-    """The whole model on each process; DDP adds up the gradients of several."""
+class Placement(ABC):
+    """How a model lies on the processes of a job, and what depends on that."""
 
-    sharded = False
+    sharded: ClassVar[bool]  # True: no process has the whole model
 
     def __init__(self, train: TrainConfig, precision: str) -> None:
         self.accelerator, self.precision = build_accelerator(train, precision), precision
         self.device: torch.device = self.accelerator.device
 
+    @abstractmethod
     def distribute(self, token_loss: nn.Module) -> None:
         """Move the model to its device. Afterwards its parameters keep their identity."""
-        token_loss.to(self.device)
 
+    @abstractmethod
     def prepare(self, token_loss: nn.Module, optimizer: Any) -> tuple[nn.Module, Any]:
         """The module and the optimizer, wrapped for several processes and mixed precision."""
-        token_loss, optimizer = self.accelerator.prepare(token_loss, optimizer)
-        return token_loss, optimizer
 
-    def backward_pass(self, token_loss: nn.Module, last: bool) -> AbstractContextManager[Any]:
-        """The context of the passes of a micro-batch. Only in the last one do processes add up their gradients."""
-        return contextlib.nullcontext() if last else self.accelerator.no_sync(token_loss)
+    @abstractmethod
+    def micro_batch_context(self, token_loss: Any, last: bool) -> AbstractContextManager[Any]:
+        """The context of a micro-batch's forward and backward pass. Gradients are averaged only if ``last``."""
 
+    @abstractmethod
     def clip(self, parameters: list[nn.Parameter], limit: float | None) -> Tensor:
         """Clip the gradient's norm to ``limit``, if there is one. Returns the norm before, on the device."""
-        norm: Tensor = self.accelerator.clip_grad_norm_(parameters, limit or math.inf)
-        return norm
 
+    @abstractmethod
     def optimizer_state(self, optimizer: Any) -> dict[str, Any]:
         """The optimizer's state as a single process has it."""
-        state: dict[str, Any] = optimizer.state_dict()
-        return state
 
     def load_optimizer_state(self, optimizer: Any, state: dict[str, Any]) -> None:
         """Load the ``optimizer_state`` of this or another placement. This optimizer keeps its implementation."""
@@ -73,13 +71,39 @@ class Replicas:
         ]
         optimizer.load_state_dict({**state, "param_groups": groups})
 
-    @contextlib.contextmanager
-    def full_model(self, model: nn.Module) -> Iterator[nn.Module]:
+    @abstractmethod
+    def full_model(self, model: nn.Module) -> AbstractContextManager[nn.Module]:
         """The model with all values of a checkpoint, for the main process to save."""
-        yield model
 
 
-class Shards(Replicas):
+class Replicas(Placement):
+    """The whole model on each process; DDP averages their gradients."""
+
+    sharded = False
+
+    def distribute(self, token_loss: nn.Module) -> None:
+        token_loss.to(self.device)
+
+    def prepare(self, token_loss: nn.Module, optimizer: Any) -> tuple[nn.Module, Any]:
+        token_loss, optimizer = self.accelerator.prepare(token_loss, optimizer)
+        return token_loss, optimizer
+
+    def micro_batch_context(self, token_loss: Any, last: bool) -> AbstractContextManager[Any]:
+        return contextlib.nullcontext() if last else self.accelerator.no_sync(token_loss)
+
+    def clip(self, parameters: list[nn.Parameter], limit: float | None) -> Tensor:
+        norm: Tensor = self.accelerator.clip_grad_norm_(parameters, limit or math.inf)
+        return norm
+
+    def optimizer_state(self, optimizer: Any) -> dict[str, Any]:
+        state: dict[str, Any] = optimizer.state_dict()
+        return state
+
+    def full_model(self, model: nn.Module) -> AbstractContextManager[nn.Module]:
+        return contextlib.nullcontext(model)
+
+
+class Shards(Placement):
     """Each process keeps a part of every parameter; a block is whole only while it computes (FSDP2)."""
 
     sharded = True
@@ -108,7 +132,7 @@ class Shards(Replicas):
     def prepare(self, token_loss: nn.Module, optimizer: Any) -> tuple[nn.Module, Any]:
         return token_loss, optimizer
 
-    def backward_pass(self, token_loss: Any, last: bool) -> AbstractContextManager[Any]:
+    def micro_batch_context(self, token_loss: Any, last: bool) -> AbstractContextManager[Any]:
         token_loss.set_requires_gradient_sync(last)
         return contextlib.nullcontext()
 

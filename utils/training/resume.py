@@ -1,4 +1,4 @@
-"""Save a training in a checkpoint, and restore it to the bit: everything besides the weights."""
+"""Save a training in a checkpoint, and restore everything in it but the weights, bit for bit."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 
 from utils.log import log, progress
 from utils.runs import checkpoints
-from utils.runs.checkpoint import load_state
+from utils.runs.checkpoint_folder import load_state
 from utils.training.failures import non_finite_tensors, not_finite, optimizer_tensors
 from utils.training.record import current_progress
 from utils.training.training import Training

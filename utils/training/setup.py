@@ -17,15 +17,15 @@ from utils.models.loading import load_model, load_tokenizer, recompute_activatio
 from utils.models.token_loss import TokenLoss
 from utils.processes.signals import StopRequest
 from utils.runs import Run
-from utils.runs.checkpoint import Progress, load_weights
-from utils.runs.checkpoints import resume
+from utils.runs.checkpoint_folder import Progress, load_weights
+from utils.runs.checkpoints import select_checkpoint
 from utils.runs.digests import agree_on_data
 from utils.runs.metrics_writer import MetricsWriter
 from utils.tokens.batches import Collator
 from utils.training.data import check_lengths, load_training_data
 from utils.training.loss_meter import LossMeter, Throughput
 from utils.training.optimizers import build_optimizer, build_scheduler, warmup_steps
-from utils.training.placement import Replicas, build_placement
+from utils.training.placement import Placement, build_placement
 from utils.training.resume import restore
 from utils.training.training import Training
 
@@ -53,7 +53,7 @@ def set_up(config: Config, precision: str, run: Run, stop: StopRequest) -> Train
     warmup = warmup_steps(train, total_steps)  # a wrong warm-up fails before the factorisation
 
     # adapters or the checkpoint's weights, on the device
-    checkpoint, progress = processes.run_on_main(lambda: resume(run)) or (None, Progress())
+    checkpoint, progress = processes.run_on_main(lambda: select_checkpoint(run)) or (None, Progress())
     token_loss = _adapt(model, config, placement, checkpoint)
 
     # optimizer, scheduler, resampler, batches
@@ -61,7 +61,7 @@ def set_up(config: Config, precision: str, run: Run, stop: StopRequest) -> Train
     scheduler = build_scheduler(train, optimizer, warmup, total_steps)
     resampler = rosa.Resampler(model, optimizer, config.adapter)
     collator = Collator(tokenizer.pad_token_id, config.loss_on(), placement.device)
-    token_loss.checked(data.validation, collator)
+    token_loss.choose_fast_paths(data.validation, collator)
     if compilation.should_compile(train.compile, placement.device):
         token_loss.compile()
     token_loss, optimizer = placement.prepare(token_loss, optimizer)
@@ -92,7 +92,7 @@ def set_up(config: Config, precision: str, run: Run, stop: StopRequest) -> Train
     return training
 
 
-def _adapt(model: Any, config: Config, placement: Replicas, checkpoint: Path | None) -> Any:
+def _adapt(model: Any, config: Config, placement: Placement, checkpoint: Path | None) -> Any:
     """Adapt the model, or load its checkpoint, and distribute it. Returns the model with its loss."""
     adapter, start = config.adapter, time.perf_counter()
     if checkpoint is not None:

@@ -16,12 +16,12 @@ from utils.io.yaml_files import dotted
 from utils.processes.group import Processes
 from utils.processes.signals import StopRequest
 from utils.runs import Run
-from utils.runs.checkpoint import Progress
+from utils.runs.checkpoint_folder import Progress
 from utils.runs.metrics_writer import MetricsWriter
 from utils.tokens.batches import Collator
 from utils.training.data import TrainingData
 from utils.training.loss_meter import LossMeter, Throughput
-from utils.training.placement import Replicas
+from utils.training.placement import Placement
 
 
 @dataclass
@@ -31,7 +31,7 @@ class Training:
     config: Config
     run: Run
     stop: StopRequest
-    placement: Replicas  # the model on one process or several
+    placement: Placement  # the model on one process or several
     tokenizer: Any
     data: TrainingData
     model: Any  # adapted; without the wrappers of several processes

@@ -80,8 +80,10 @@ class TreeCache(Cache):
         """Keep some items only, and some of their columns.
 
         Args:
-            index: (items kept, new capacity), each a column of the present buffers counted through all items; those
-                from ``filled`` on are room to write and may name any column.
+            index: (items kept, new capacity), the old column for each new one. Old columns are numbered through all
+                items: item · capacity + column.
+            filled: the number of new columns that are kept. Those after them are free to write, and their index may
+                be any.
         """
         flat = index.flatten()
         for layer in self.layers:

@@ -35,7 +35,7 @@ def likeliest(logits: Tensor, count: int, banned: Tensor | None) -> tuple[Tensor
 def ban(logits: Tensor, tokens: Tensor) -> Tensor:
     """Write minus infinity into logits (..., vocabulary) at ``tokens`` (..., any) that are in the vocabulary."""
     inside = tokens < logits.shape[-1]
-    # The least of the present value and this: entries that share a place cannot undo one another, as writes would.
+    # The minimum of the present value and this one: an entry cannot undo another at its place, as a plain write would.
     value = torch.where(inside, -torch.inf, torch.inf).to(logits.dtype)
     return logits.scatter_reduce_(-1, tokens.where(inside, 0), value, "amin")
 

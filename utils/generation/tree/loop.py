@@ -90,7 +90,7 @@ class Trees:
         self.position = self.position.index_select(0, items)
 
     def _forward(self, ids: Tensor, position: Tensor, sees: Tensor, **options: Any) -> Tensor:
-        """Logits of ``ids`` (items, tokens) of which each sees columns, (items, tokens, width)."""
+        """Logits after ``ids`` (items, tokens); ``sees`` (items, tokens, width): the columns that each attends to."""
         span = self.cache.span
         span.width = sees.shape[2]
         mask = additive_mask(sees, self.model.dtype)

@@ -26,7 +26,7 @@ class Search(ABC):
         Args:
             prompts: (items, prompt length), padded on the left.
             padding: (items,), how many tokens of each are padding.
-            ngram: size of the n-grams that may not occur twice, the prompt's counted; 0: any may.
+            ngram: size of the n-grams that may not occur twice, the prompt included; 0 allows all.
             new: most tokens to generate.
         """
         items, self.prompt_length = prompts.shape

@@ -82,7 +82,7 @@ def check_document(document: dict[str, Any]) -> tuple[list[str], list[dict[str, 
 
 
 def _count(group: dict[str, Any]) -> int:
-    """How many jobs a group without problems has, or one less."""
+    """The number of jobs of a group without problems, or one more if it has ``paralleljobs`` only."""
     combinations = (math.prod(map(len, block.values())) for block in blocks(group.get("matrix", {})))
     return sum(combinations) + len(group.get("paralleljobs", []))
 

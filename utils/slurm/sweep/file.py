@@ -76,7 +76,7 @@ class Sweep:
         return [job for group in self.groups for job in group.jobs]
 
     def only(self, chosen: list[str] | None) -> list[Group]:
-        """The groups of these names, all for None. Raises UserError for a name that no group has."""
+        """The groups with these names; None: all groups. Raises UserError for a name that no group has."""
         known = [group.name for group in self.groups]
         for name in chosen or []:
             if name not in known:

@@ -1,4 +1,7 @@
-"""One checkpoint folder: file names, ``Progress``, verification, loading of weights and state."""
+"""One checkpoint folder: file names, ``Progress``, verification, loading of weights and state.
+
+``checkpoints.py`` writes the folders of a run and chooses among them.
+"""
 
 from __future__ import annotations
 
@@ -66,7 +69,7 @@ def checksum(summary: dict[str, Any]) -> str:
 
 
 def checkpoint_hash(folder: Path) -> str:
-    """One hash for a checkpoint: that of its summary, which holds the hashes of its files.
+    """One hash for a whole checkpoint: that of its state.json, which has the hashes of its files.
 
     Raises:
         UserError: the checkpoint does not exist.
@@ -116,7 +119,11 @@ def load_weights(folder: Path, model: Any) -> None:
 
 
 def load_state(folder: Path) -> dict[str, Any]:
-    """The state of optimizer, schedule and generators. Raises UserError for a file with other objects than values."""
+    """The content of state.pt, as ``training_state`` in ``utils.training.resume`` made it.
+
+    Raises:
+        UserError: the file is damaged, or has more than tensors and plain values.
+    """
     path = folder / STATE_FILE
     try:
         value = torch.load(path, map_location="cpu", weights_only=True)

@@ -1,6 +1,6 @@
 """Checksums in adapter files: whether adapter, frozen weights and base model belong together.
 
-A mark is a hash of checksums of the values' bits. It finds an accident, not an attack.
+They find an accident, not an attack.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from rosa.errors import AdapterError
-from rosa.files import read_marks
+from rosa.files import read_checksums
 from rosa.layers import AdapterLayer
 from rosa.sharding import is_sharded
 
 SAMPLES = 16  # values of each parameter of the base model that are compared, at least
 
 
-def layers_mark(description: Mapping[str, Any]) -> str:
-    """A hash of a saved adapter's method and layers, which the model must share."""
+def layers_checksum(description: Mapping[str, Any]) -> str:
+    """The checksum of a saved adapter's method and layers, which the model must share."""
     text = json.dumps([description["method"], description["layers"]], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def values_mark(tensors: Mapping[str, Tensor]) -> str:
-    """A hash of the values' bits, from one checksum per tensor; the same on every device."""
+def values_checksum(tensors: Mapping[str, Tensor]) -> str:
+    """The checksum of the values' bits, a hash of one sum per tensor; the same on every device."""
     digest = hashlib.sha256()
     for name in sorted(tensors):
         flat = tensors[name].detach().reshape(-1).contiguous()
@@ -44,8 +44,8 @@ def values_mark(tensors: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()[:16]
 
 
-def frozen_mark(path: Path) -> str | None:
-    """The mark of the frozen weights in a file, None if there is no such file.
+def frozen_checksum(path: Path) -> str | None:
+    """The checksum of the frozen weights in a file; None if there is no such file.
 
     Raises:
         AdapterError: the file is damaged.
@@ -54,8 +54,8 @@ def frozen_mark(path: Path) -> str | None:
         return None
     try:
         with safe_open(path, framework="pt") as file:
-            recorded = read_marks(file).get("frozen")
-            return recorded or values_mark({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
+            recorded = read_checksums(file).get("frozen")
+            return recorded or values_checksum({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
     except Exception as error:  # a damaged file can make the reader raise anything
         raise AdapterError(f"{path} is damaged: {error!s:.200}") from None
 
@@ -73,7 +73,7 @@ def base_description(model: nn.Module, layers: Mapping[str, AdapterLayer]) -> di
     values = None
     if not any(p.is_meta or is_sharded(p) for p in rest):
         samples = [p.reshape(-1)[:: max(1, p.numel() // SAMPLES)] for p in rest]
-        values = values_mark({f"{number:06}": sample for number, sample in enumerate(samples)})
+        values = values_checksum({f"{number:06}": sample for number, sample in enumerate(samples)})
     return {
         "name": _name(model),
         "parameters": sum(math.prod(p.shape) for p in rest),
@@ -83,7 +83,7 @@ def base_description(model: nn.Module, layers: Mapping[str, AdapterLayer]) -> di
 
 
 def check_base(saved: Mapping[str, Any], here: Mapping[str, Any]) -> None:
-    """Warn if the rest of the model is not that with which the adapter was saved.
+    """Warn if the weights outside the adapter differ from those at its save.
 
     Values are compared only between equal dtypes: other values differ by rounding.
     """
