@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
-import os
 import shutil
 from collections import Counter
 from collections.abc import Callable
@@ -19,13 +18,20 @@ from hypothesis import strategies as st
 
 from tests.faults.commands import Command, Ended
 from tests.faults.compare import differences, facts, run_in
-from tests.faults.lab import BAD_INPUT, CASES, Changed, Lab, replace
-from tests.mutations import changed, damaged
+from tests.faults.lab import BAD_INPUT, CASES, Changed, Lab
+from tests.mutations import UNREADABLE, changed, damaged, replace
 
 pytestmark = pytest.mark.faults
 HURT, OTHER = CASES[:2]  # the run that is damaged, another one beside it
 TEXTS = ("test_predictions.txt", "test_predictions.jsonl", "test_references.txt", "metrics.jsonl", "config.yaml")
 JSON = ("run.json", "eval.json", "scores.json")
+COMMANDS = {  # how many examples of each, and which files of a run it reads
+    "table": (10, (*TEXTS, *JSON)),
+    "figures": (4, (*TEXTS, *JSON)),
+    "score": (6, (*TEXTS, *JSON)),
+    "eval": (2, ("config.yaml", "run.json", "eval.json", "checkpoints/best/*")),
+    "train": (2, ("metrics.jsonl", "config.yaml", "run.json", "train.log", "checkpoints/step-*/*")),
+}
 HOSTILE = (
     "-1", "0", "1e999", "nan", "-inf", "null", "true", "''", "x", "[]", "[1,2,3]", "{}", "{a:1}", "1.5", "9" * 400,
     "'a\nb'", "${oc.env:HOME}", "${nowhere}", "${..}", "../../x", "/etc/passwd", "'; rm -rf x'", "1e-3", "01", "0x10",
@@ -39,7 +45,6 @@ SWEEP = """\
  {name: lora, after: [rosa], matrix: [{fnmodel.name: [lora], seed: [0, 1]}], array: false},
  {name: after, after: lora, paralleljobs: [python eval.py runs, bash eval.sh runs]}]}
 """
-ALIASES = "b0: &b0 [x]\n" + "\n".join(f"b{n}: &b{n} [{', '.join([f'*b{n - 1}'] * 9)}]" for n in range(1, 10))
 Draw = Callable[[st.SearchStrategy[Any]], Any]
 Each = Callable[[int, Callable[[Draw], None]], None]
 
@@ -48,10 +53,10 @@ Each = Callable[[int, Callable[[Draw], None]], None]
 def each(pytestconfig: pytest.Config) -> Each:
     """Call a test so many times, or with ``--times`` more often, with a function that draws from strategies."""
     common: Any = dict(deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
-    times = pytestconfig.getoption("--times", 1)
+    common["phases"] = [Phase.generate]  # nothing is shrunk
 
     def run(count: int, test: Callable[[Draw], None]) -> None:
-        options = settings(max_examples=count * times, phases=[Phase.generate], **common)  # nothing is shrunk
+        options = settings(max_examples=count * pytestconfig.getoption("--times", 1), **common)
         options(given(st.data())(lambda data: test(data.draw)))()
 
     return run
@@ -61,10 +66,10 @@ def judge(lab: Lab, kind: str, words: list[str], names: tuple[str, ...], watch: 
     """Run a command on a bad input and count it: None where it refuses, naming one of ``names`` (a file, a key), and
     leaves the files below ``watch`` as they were."""
     before = contents(watch)
-    ended = Command(words, watch).wait()
     lab.row(BAD_INPUT, "a correct result, or one message that names the file, the line or the key")
+    ended = Command(words, watch).wait()
     said = f"{kind}: {words} ends with {ended.code}: {ended.output[-1500:]}"
-    assert ended.code >= 0 and ended.traceback is None, said
+    assert ended.code >= 0, said
     if ended.code:
         assert any(name in ended.output for name in names), f"names none of {names}: {said}"
         assert contents(watch) == before, f"something is written: {said}"
@@ -82,10 +87,10 @@ def test_predictions_and_references(lab: Lab, each: Each) -> None:
     """A line each, and as tables."""
     run, folder = run_in(lab.undisturbed(HURT, "eval").out), lab.out()
     items = [json.loads(line) for line in (run / "test_predictions.jsonl").read_text().splitlines()]
-    rows = [f"{item['source']}\t{text}\n" for item in items for text in item["references"]]
-    texts = ["MR\toutput\n" + "".join(f"{item['source']}\t{item['prediction']}\n" for item in items)]
     plain = {name: (run / name).read_text() for name in ("test_predictions.txt", "test_references.txt")}
-    tables = dict(zip(("predictions.tsv", "references.tsv"), [*texts, "".join(["mr\tref\n", *rows])], strict=True))
+    predictions = "".join(f"{item['source']}\t{item['prediction']}\n" for item in items)
+    references = "".join(f"{item['source']}\t{text}\n" for item in items for text in item["references"])
+    tables = {"predictions.tsv": f"MR\toutput\n{predictions}", "references.tsv": f"mr\tref\n{references}"}
 
     def test(draw: Draw) -> None:
         files = draw(st.sampled_from([plain, tables]))
@@ -189,41 +194,35 @@ class Copies:
                 raise Changed(f"{self.command} after damage to {path}: {different}")
 
 
-COMMANDS = {"table": 10, "figures": 4, "score": 6, "eval": 2, "train": 2}  # how many examples of each
-
-
 @pytest.mark.parametrize("command", COMMANDS)
 def test_damaged_runs(lab: Lab, each: Each, command: str, chance: Any) -> None:
     """One file of a run is damaged; another run beside it is not."""
-    copies = Copies(lab, command, chance)
+    copies, (examples, files) = Copies(lab, command, chance), COMMANDS[command]
 
     def test(draw: Draw) -> None:
         run = copies.fresh()
-        names = {"train": (*TEXTS[-2:], "run.json", "train.log"), "eval": ("config.yaml", *JSON[:2])}
-        files = [run / name for name in names.get(command, (*TEXTS, *JSON))]
-        step = {"train": "step-*", "eval": "best"}.get(command, "none")
-        path = draw(st.sampled_from([*files, *sorted(run.glob(f"checkpoints/{step}/*"))]))
+        path = draw(st.sampled_from([path for name in files for path in sorted(run.glob(name))]))
         spoil(draw, path)
         watch = copies.runs if command in ("table", "figures") else run / ".hydra"
         named = (run.name, path.name, str(copies.runs) if command == "figures" else run.name)
         if ended := judge(lab, f"files of runs: {command}", copies.words, named, watch):
             copies.check(ended, run, path)
 
-    each(COMMANDS[command], test)
+    each(examples, test)
 
 
 def attacks(outside: Path) -> list[tuple[str, Any]]:
-    """What leads out of a folder, runs or never ends when it is read: a run's files, and what takes their place: a
-    link to a path, a file with these bytes or JSON values, or what a function makes."""
+    """What leads out of a folder, runs or never ends when it is read: a run's files, and what takes their place, as
+    ``replace`` takes it, or values that replace some of a JSON file."""
     step, canary = "checkpoints/step-*", outside / "canary"
     bomb = f"cposix\nsystem\n(S'touch {canary}'\ntR.".encode()  # a pickle
     tags = f"!!python/object/apply:os.system ['touch {canary}']\n".encode()
-    links = (*TEXTS, *JSON, "train.log", ".train.lock", ".eval.lock", ".score.lock")
+    files = (*TEXTS, *JSON, "train.log", ".train.lock", ".eval.lock", ".score.lock")
     return [
-        *((name, what) for name in links for what in (outside / "kept", os.mkfifo)),
-        *((name, what) for name in TEXTS for what in (Path("/dev/zero"), make_hole)),
-        *((name, b"[" * 20_000) for name in (*JSON, *TEXTS[-2:])),
-        ("config.yaml", ALIASES.encode()),
+        *((name, what) for name in files for what in (outside / "kept", UNREADABLE["pipe"])),
+        *((name, UNREADABLE[kind]) for name in TEXTS for kind in ("endless", "large")),
+        *((name, UNREADABLE["nested"]) for name in (*JSON, *TEXTS[-2:])),
+        ("config.yaml", UNREADABLE["aliases"]),
         *((name, outside) for name in ("checkpoints", ".hydra", "checkpoints/best", "checkpoints/last")),
         *((name, bomb) for name in (f"{step}/state.pt", f"{step}/*.safetensors")),
         *((name, tags) for name in ("config.yaml", ".hydra/overrides.yaml")),
@@ -237,25 +236,6 @@ def attacks(outside: Path) -> list[tuple[str, Any]]:
     ]
 
 
-def plant(run: Path, name: str, what: Any) -> None:
-    """Put one of the ``attacks`` into a run."""
-    for path in [*run.glob(name)] or [run / name]:
-        content = json.dumps({**json.loads(path.read_text()), **what}).encode() if isinstance(what, dict) else what
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        replace(path, content if isinstance(content, bytes) else None)
-        if isinstance(what, Path):
-            path.symlink_to(what)
-        elif callable(what):
-            what(path)
-
-
-def make_hole(path: Path) -> None:
-    """20 GB that take no room."""
-    path.touch()
-    os.truncate(path, 20 << 30)
-
-
 @pytest.mark.parametrize("command", COMMANDS)
 def test_folders_from_elsewhere(lab: Lab, each: Each, command: str, chance: Any) -> None:
     """Nothing outside of the folder may change, and nothing in it may run."""
@@ -264,8 +244,11 @@ def test_folders_from_elsewhere(lab: Lab, each: Each, command: str, chance: Any)
     before = contents(outside)
 
     def test(draw: Draw) -> None:
-        attack = draw(st.sampled_from(attacks(outside)))
-        plant(copies.fresh(), *attack)
+        attack = name, what = draw(st.sampled_from(attacks(outside)))
+        run = copies.fresh()
+        for path in [*run.glob(name)] or [run / name]:
+            values = isinstance(what, dict) and json.loads(path.read_text()) | what
+            replace(path, json.dumps(values).encode() if values else what)
         # a refusal needs no words of the run's: what is asked is that nothing outside changes
         judge(lab, "folders from elsewhere", copies.words, ("",), outside)
         assert contents(outside) == before, f"{attack}: {command}: {[*outside.iterdir()]}"

@@ -18,7 +18,8 @@ from safetensors.torch import load_file, save_file
 
 from tests.faults.commands import REFUSED, Command, Ended, Kill, fail, limit_memory
 from tests.faults.compare import run_in
-from tests.faults.lab import CASES, INTERRUPTED, MAY_LACK, ROOT, STAGES, Case, Lab, Lost, replace
+from tests.faults.lab import CASES, INTERRUPTED, MAY_LACK, ROOT, STAGES, Case, Lab, Lost
+from tests.mutations import replace
 
 pytestmark = pytest.mark.faults
 FULL = "stops, names the file and the reason; earlier results stay whole"
@@ -52,9 +53,9 @@ def test_a_signal(lab: Lab, stage: str, name: str, case: Case, chance: random.Ra
 def harm(path: Path, chance: random.Random) -> None:
     """Truncate a file, flip one of its bits, empty it or remove it."""
     content = path.read_bytes()
-    flipped = bytearray(content)
-    flipped[chance.randrange(len(content))] ^= 1 << chance.randrange(8)
-    replace(path, chance.choice([content[: chance.randrange(len(content))], bytes(flipped), b"", None]))
+    at, bit = chance.randrange(len(content)), 1 << chance.randrange(8)
+    flipped = content[:at] + bytes([content[at] ^ bit]) + content[at + 1 :]
+    replace(path, chance.choice([content[:at], flipped, b"", None]))
 
 
 def test_a_damaged_file_of_the_last_checkpoint(lab: Lab, case: Case, chance: random.Random) -> None:
@@ -189,7 +190,7 @@ def test_numbers_that_are_not_finite(lab: Lab, kind: str, number: int) -> None:
 def test_out_of_memory(lab: Lab, case: Case, chance: random.Random) -> None:
     lab.row("out of memory", "stops, names the batch size, what to set, and whether the result stays the same")
     out, _ = lab.stopped(case, chance)
-    ended = lab.run("train", case, out, at=limit_memory("run.json", spare=1 << 20))
+    ended = lab.run("train", case, out, at=limit_memory)
     ended.check("out of memory at step", "train.batch_size=16", "train.micro_batch_size=8")
     lab.finish("train", case, out)
 
