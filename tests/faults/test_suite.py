@@ -11,9 +11,8 @@ from typing import Any
 import pytest
 
 from tests.faults.commands import Command, Kill, fail
-from tests.faults.compare import differences, facts
 from tests.faults.conftest import page
-from tests.faults.lab import Lab
+from tests.faults.lab import Lab, differences, facts
 from tests.faults.test_inputs import judge
 from tests.mutations import replace
 
