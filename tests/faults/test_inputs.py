@@ -55,7 +55,8 @@ def examples(pytestconfig: pytest.Config) -> Examples:
 
     def draw(strategy: st.SearchStrategy[Any], count: int) -> list[Any]:
         found: list[Any] = []
-        settings(max_examples=count * times, phases=[Phase.generate], **common)(given(strategy)(found.append))()
+        options = settings(max_examples=count * times, phases=[Phase.generate], **common)
+        options(given(strategy)(lambda value: found.append(value)))()
         return found
 
     return draw
@@ -116,10 +117,11 @@ def test_overrides(lab: Lab, examples: Examples) -> None:
         st.tuples(keys, st.sampled_from(HOSTILE), st.integers(0, 30), st.integers(0, 25)), 20
     ):
         misspelt = [key[:at] + key[at + 1 :], f"{key}s", f"{key}.more", f"+{key}", f"~{key}", key.upper()]
-        key = [*misspelt, *[key] * 20][kind]
+        key = [*[key] * 20, *misspelt][kind]
         plain = key.lstrip("+~")
+        group, last = plain.partition(".")[0], plain.rpartition(".")[2]
         # of what is no override at all Hydra's own message shows where to read on
-        names = (plain, plain.rpartition(".")[2], value, "override_grammar", "nowhere does not exist")
+        names = (plain, last, f"{group} is not a key", value, "override_grammar", "nowhere does not exist")
         assert judge(lab, "overrides", [*words, f"{key}={value}"], names, out) is None
         assert not [*out.rglob("*.json")], "a run is left"
 
