@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import copy
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from hypothesis import strategies as st
@@ -18,6 +22,38 @@ VALUES = (
     "/etc/passwd", "a\nb", "\x1b[31m", "\u2028", "</script>", "\\input{x}|&%$", "nan", "1e-3", [], {}, ["x", None],
 )  # fmt: skip
 ENCODINGS = ("latin1", "utf-16", "utf-32", "cp1252")
+ALIASES = [f"b{n}: &b{n} [{', '.join([f'*b{n - 1}'] * 9)}]" for n in range(1, 10)]
+Instead = bytes | Path | Callable[[Path], object] | None  # a file's content, a link's target, what makes it, or nothing
+
+
+def large(path: Path) -> None:
+    """20 GB that take no room."""
+    path.touch()
+    os.truncate(path, 20 << 30)
+
+
+UNREADABLE: dict[str, Instead] = {  # what never ends or is too much when it is read as a file
+    "pipe": os.mkfifo,
+    "endless": Path("/dev/zero"),
+    "loop": lambda path: path.symlink_to(path.name),
+    "large": large,
+    "nested": b"[" * 20_000,
+    "long_number": b'{"status": ' + b"9" * 5000 + b"}",
+    "aliases": "\n".join(["b0: &b0 [x]", *ALIASES]).encode(),
+}
+
+
+def replace(path: Path, what: Instead) -> None:
+    """Put something in the place of a file or folder, and write through no link: others may link to the same file."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    path.unlink(missing_ok=True)
+    if isinstance(what, bytes):
+        path.write_bytes(what)
+    elif isinstance(what, Path):
+        path.symlink_to(what)
+    elif what is not None:
+        what(path)
 
 
 @st.composite

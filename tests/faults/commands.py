@@ -14,8 +14,8 @@ import runpy
 import signal
 import sys
 import time
-import traceback
 from collections.abc import Callable
+from multiprocessing.context import ForkProcess
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,6 +30,7 @@ LAZY = (  # what the commands import when they first use it
 )  # fmt: skip
 CHANGES = {"os.rename", "os.link", "os.symlink", "os.mkdir", "os.remove", "os.rmdir", "os.truncate"}  # audit events
 RECORD = 128  # bytes that a process writes about each operation
+TRACEBACKS = ("Traceback (most recent call last)", "Error executing job")  # Python's, Hydra's
 REFUSED = 2  # exit code after one message
 TIMEOUT = 600  # seconds after which a command counts as hung
 
@@ -38,15 +39,12 @@ AtOperation = Callable[[int, str], object]  # called before each operation: its 
 
 def import_everything() -> None:
     """Import all that the commands need, and see that this process can be forked then."""
-    for package in (rosa, utils):
-        for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
-            if not module.name.endswith("__main__"):
-                with contextlib.suppress(ImportError):  # an optional extra
-                    importlib.import_module(module.name)
-    for name in LAZY:
-        importlib.import_module(name)
-    threads = len(os.listdir("/proc/self/task"))
-    assert threads == 1, "threads cannot be forked safely: run the tests of faults alone, with OMP_NUM_THREADS=1"
+    own = [part.name for of in (rosa, utils) for part in pkgutil.walk_packages(of.__path__, f"{of.__name__}.")]
+    for name in (name for name in (*own, *LAZY) if not name.endswith("__main__")):
+        with contextlib.suppress(ImportError):  # an optional extra
+            importlib.import_module(name)
+    alone = len(os.listdir("/proc/self/task")) == 1
+    assert alone, "threads cannot be forked safely: run the tests of faults alone, with OMP_NUM_THREADS=1"
 
 
 class Kill(NamedTuple):
@@ -65,14 +63,8 @@ class Ended(NamedTuple):
     seconds: float
     files: list[str]
 
-    @property
-    def traceback(self) -> str | None:
-        """The end of what was printed, if a traceback is in it."""
-        signs = ("Traceback (most recent call last)", "Error executing job")  # the second one is Hydra's
-        return self.output[-1500:] if any(sign in self.output for sign in signs) else None
-
     def check(self, *words: str, code: int = REFUSED) -> None:
-        """It ended with this code, and said all ``words``."""
+        """Assert that it ended with this code, and said all ``words``."""
         assert self.code == code, f"ends with {self.code}, not {code}: {self.output[-1500:]}"
         missing = [word for word in words if word not in self.output]
         assert not missing, f"says nothing of {', '.join(missing)}: {self.output[-1500:]}"
@@ -93,78 +85,68 @@ class Ended(NamedTuple):
         return Kill(self.random_operation(chance), chance.choice((0, chance.expovariate(100))))
 
 
-class Command:
+class Command(ForkProcess):
     """A command under way: a script's path or a module's name, then its arguments. Operations on files below
     ``folder`` count; before each ``at`` is called in the command's process, and what it raises the operation raises."""
 
     def __init__(self, words: list[str], folder: Path, at: AtOperation | None = None, kill: Kill | None = None) -> None:
-        self.kill = kill or Kill(seconds=float("inf"))
+        super().__init__()
+        self.words, self.folder, self.at, self.signalled = words, str(folder), at, kill or Kill(seconds=float("inf"))
         self._output, self._trace = os.memfd_create("output"), os.memfd_create("trace")
-        self._start = time.monotonic()
-        self.pid = os.fork()
-        if self.pid == 0:
-            self._run(words, str(folder), at)
+        self.begun = time.monotonic()
+        self.start()
 
-    def _run(self, words: list[str], folder: str, at: AtOperation | None) -> None:
-        code: Any = 1
-        try:
-            for descriptor, file in enumerate((os.open(os.devnull, os.O_RDONLY), self._output, self._output)):
-                os.dup2(file, descriptor)
-            sys.stdout, sys.stderr = (os.fdopen(n, "w", encoding="utf-8", errors="backslashreplace") for n in (1, 2))
-            torch.set_num_threads(1)  # renews PyTorch's thread pool, which two threads could not do at once
-            sys.argv = words
-            sys.addaudithook(self._hook(folder, at))
-            (runpy.run_path if words[0].endswith(".py") else runpy.run_module)(words[0], run_name="__main__")
-            code = 0
-        except SystemExit as left:
-            code = left.code or 0
-            if isinstance(code, str):
-                code = print(code, file=sys.stderr) or 1
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(code)
+    def run(self) -> None:
+        """What the new process does."""
+        for descriptor, file in enumerate((os.open(os.devnull, os.O_RDONLY), self._output, self._output)):
+            os.dup2(file, descriptor)
+        sys.stdout, sys.stderr = (os.fdopen(n, "w", encoding="utf-8", errors="backslashreplace") for n in (1, 2))
+        torch.set_num_threads(1)  # renews PyTorch's thread pool, which two threads could not do at once
+        sys.argv = self.words
+        sys.addaudithook(self._hook())
+        run = runpy.run_path if self.words[0].endswith(".py") else runpy.run_module
+        run(self.words[0], run_name="__main__")
 
-    def _hook(self, folder: str, at: AtOperation | None) -> Callable[[str, tuple[Any, ...]], None]:
-        count = 0
+    def _hook(self) -> Callable[[str, tuple[Any, ...]], None]:
+        count, kill = 0, self.signalled
 
         def hook(event: str, arguments: tuple[Any, ...]) -> None:
             nonlocal count
-            if event == "open" and isinstance(arguments[2], int):
-                writes = bool(arguments[2] & (os.O_WRONLY | os.O_RDWR))
-            else:
-                writes = event in CHANGES
+            flags = arguments[2] if event == "open" else 0
+            writes = event in CHANGES or (isinstance(flags, int) and flags & (os.O_WRONLY | os.O_RDWR))
             path = os.fsdecode(arguments[0]) if writes and isinstance(arguments[0], (str, bytes, os.PathLike)) else ""
-            if not path.startswith(folder):
+            if not path.startswith(self.folder):
                 return
             count += 1
-            os.write(self._trace, _kind(path[len(folder) :]).encode()[:RECORD].ljust(RECORD))
-            if count == self.kill.operation and not self.kill.seconds:
-                os.kill(os.getpid(), self.kill.signal)
-            if at is not None:
-                at(count, path)
+            os.write(self._trace, _kind(path[len(self.folder) :]).encode()[:RECORD].ljust(RECORD))
+            if count == kill.operation and not kill.seconds:
+                os.kill(os.getpid(), kill.signal)
+            if self.at is not None:
+                self.at(count, path)
 
         return hook
 
     def wait(self) -> Ended:
-        """Wait for the end, and send the signal at its moment."""
-        due, sent = None, bool(self.kill.operation and not self.kill.seconds)  # by the process itself
-        while not (done := os.waitpid(self.pid, os.WNOHANG))[0]:
+        """Wait for the end, and send the signal at its moment. It must not hang, nor print a traceback."""
+        kill, due = self.signalled, None
+        sent = bool(kill.operation and not kill.seconds)  # by the process itself
+        while self.exitcode is None:
             now = time.monotonic()
-            if due is None and os.fstat(self._trace).st_size >= RECORD * self.kill.operation:
-                due = now + self.kill.seconds
-            if now > self._start + TIMEOUT or (not sent and due is not None and now >= due):
-                os.kill(self.pid, signal.SIGKILL if now > self._start + TIMEOUT else self.kill.signal)
+            if due is None and os.fstat(self._trace).st_size >= RECORD * kill.operation:
+                due = now + kill.seconds
+            if now > self.begun + TIMEOUT:
+                self.kill()
+            elif not sent and due is not None and now >= due:
+                os.kill(self.pid, kill.signal)
                 sent = True
             time.sleep(0.001)
-        seconds = time.monotonic() - self._start
+        seconds = time.monotonic() - self.begun
         output, trace = (os.pread(file, 1 << 26, 0).decode(errors="replace") for file in (self._output, self._trace))
         os.close(self._output), os.close(self._trace)
-        assert seconds < TIMEOUT, f"hangs after {output[-1500:]}"
+        assert seconds < TIMEOUT, f"{self.words} hangs after {output[-1500:]}"
+        assert not any(sign in output for sign in TRACEBACKS), f"{self.words}: {output[-1500:]}"
         files = [trace[at : at + RECORD].strip() for at in range(0, len(trace), RECORD)]
-        return Ended(os.waitstatus_to_exitcode(done[1]), output, seconds, files)
+        return Ended(self.exitcode, output, seconds, files)
 
 
 def _kind(path: str) -> str:
@@ -184,12 +166,8 @@ def fail(error: int, number: int = 0, name: str = "") -> AtOperation:
     return at
 
 
-def limit_memory(name: str, spare: int) -> AtOperation:
-    """From an operation on a file with that name on leave so many bytes of address space beyond what is in use."""
-
-    def at(_count: int, path: str) -> None:
-        if name in os.path.basename(path):
-            used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-            resource.setrlimit(resource.RLIMIT_AS, (used + spare, -1))
-
-    return at
+def limit_memory(_count: int, path: str) -> None:
+    """From an operation on run.json on leave 1 MiB of address space beyond what is in use."""
+    if "run.json" in os.path.basename(path):
+        used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (used + (1 << 20), -1))

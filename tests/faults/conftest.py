@@ -21,6 +21,7 @@ from tests.faults.lab import BAD_INPUT, Changed, Lab, Lost
 
 LAB = pytest.StashKey[Lab]()
 BEGUN = time.monotonic()
+COUNTED = ("caused", "lost", "changed", "told")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -38,20 +39,17 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("often", [1 + times] * max(times // 3, 1))
 
 
-@pytest.fixture(scope="session")
-def shared(pytestconfig: pytest.Config, small_e2e: Path, tmp_path_factory: pytest.TempPathFactory) -> Lab:
-    import_everything()
-    return pytestconfig.stash.setdefault(LAB, Lab(tmp_path_factory.mktemp("faults"), small_e2e))
-
-
 @pytest.fixture
-def lab(shared: Lab, request: pytest.FixtureRequest) -> Iterator[Lab]:
+def lab(request: pytest.FixtureRequest, small_e2e: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     """The lab of all tests; what a test that passes has made there is removed."""
-    failed = request.session.testsfailed
-    yield shared
-    for folder in shared.made if failed == request.session.testsfailed else ():
+    if LAB not in request.config.stash:
+        import_everything()
+        request.config.stash[LAB] = Lab(tmp_path_factory.mktemp("faults"), small_e2e)
+    lab, failed = request.config.stash[LAB], request.session.testsfailed
+    yield lab
+    for folder in lab.made if failed == request.session.testsfailed else ():
         shutil.rmtree(folder)
-    shared.made.clear()
+    lab.made.clear()
 
 
 @pytest.fixture
@@ -82,13 +80,11 @@ def page(lab: Lab, command: str, seconds: float) -> str:
     """What was caused, and what was lost, as Markdown."""
     rows = {fault: row for fault, row in lab.rows.items() if row["caused"]}
     total, given = sum(rows.values(), Counter()), lab.rows.get(BAD_INPUT, Counter())["caused"]
-    names = ("caused", "lost", "changed", "told")
-    faults = [(fault, *(row[name] for name in names), lab.seen[fault]) for fault, row in rows.items()]
+    faults = [(fault, *(row[name] for name in COUNTED), lab.seen[fault]) for fault, row in rows.items()]
     inputs = [(kind, count.total(), count["accepted"], count["refused"]) for kind, count in lab.inputs.items()]
-    template = Path(__file__).with_name("page.md").read_text(encoding="utf-8")
-    return template.format(
+    return Path(__file__).with_name("page.md").read_text(encoding="utf-8").format(
         kills=sum(row["caused"] for fault, row in rows.items() if fault.startswith("kill -9")),
-        faults=total["caused"] - given, given=given, **{name: total[name] for name in names[1:]},
+        faults=total["caused"] - given, given=given, total=total,
         rows=table("fault | caused | runs lost | results changed | badly told | what a user sees", faults),
         struck=table("command: file | kills", sorted((+lab.struck).items())),
         inputs=table("kind | given | accepted, with the right result | refused, with one message", inputs),
@@ -99,5 +95,5 @@ def page(lab: Lab, command: str, seconds: float) -> str:
 
 def table(header: str, rows: list[tuple[object, ...]]) -> str:
     """A Markdown table."""
-    lines = (header, " | ".join("---" for _ in header.split(" | ")), *(" | ".join(map(str, row)) for row in rows))
-    return "\n".join(f"| {line} |" for line in lines)
+    lines = (header.split(" | "), ["---"] * (header.count(" | ") + 1), *rows)
+    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)

@@ -1,20 +1,29 @@
-"""The runs that faults are caused on, what they are compared with, and the count of what came of it."""
+"""The runs that faults are caused on, what they are compared with, and the count of what came of it. What a run came to
+are facts without what may differ (times, paths): two runs are the same if these are."""
 
 from __future__ import annotations
 
-import csv
+import hashlib
 import json
 import random
+import re
 import shutil
 import signal
+import tempfile
 from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tests.faults.commands import Command, Ended, Kill
-from tests.faults.compare import BOARD, FILES, differences, facts, run_in
+import torch
 
-ROOT = Path(__file__).parents[2]
+from tests.faults.commands import Command, Ended, Kill
+from utils.data.e2e import E2E
+
+TIMED = ("samples_per_second", "tokens_per_second", "peak_memory_mib", "seconds")
+UNEQUAL = ("board", "seconds", "metrics_position")  # of a checkpoint's progress: lengths of texts with times in them
+RECORD = ("status", "error", "dataset", "method", "rank", "parameters", "data", "progress", "best", "last")
+BOARD, FILES = "TensorBoard", "files"
+AGAIN = r"(?<=\d{8})-\d+"  # tells a step's second checkpoint from its first
 STAGES = ("train", "eval", "score")
 INTERRUPTED = 75  # exit code after a signal
 BAD_INPUT = "a bad input"
@@ -53,7 +62,6 @@ class Lab:
         self.inputs: dict[str, Counter[str]] = {}  # kind of bad input → accepted, refused
         self.made: list[Path] = []  # folders to remove when the test under way has passed
         self._undisturbed: dict[tuple[Case, str], Undisturbed] = {}
-        self._number = 0
         _write_data(self.data, e2e)
 
     def row(self, fault: str, seen: str, caused: int = 1) -> Counter[str]:
@@ -64,9 +72,8 @@ class Lab:
 
     def out(self) -> Path:
         """A new, empty output folder."""
-        self._number += 1
-        path = self.folder / f"{self._number:04d}" / "runs"
-        path.mkdir(parents=True)
+        path = Path(tempfile.mkdtemp(dir=self.folder)) / "runs"
+        path.mkdir()
         self.made.append(path.parent)
         return path
 
@@ -86,7 +93,6 @@ class Lab:
     def run(self, stage: str, case: Case, out: Path, *more: str, **disturbed: Any) -> Ended:
         """A stage's command with more overrides, waited for; ``disturbed`` as ``Command`` takes it."""
         ended = Command(self.words(stage, case, out, *more), out, **disturbed).wait()
-        assert ended.traceback is None, ended.traceback
         for pattern in ("*.json", "checkpoints/step-*/state.json"):
             for path in out.glob(f"*/*/{pattern}"):
                 json.loads(path.read_text())  # at whatever moment a command is stopped: old or new, never half
@@ -129,19 +135,72 @@ class Lab:
             raise Changed(f"{case} in {out}: {'; '.join(different)}")
 
 
-def replace(path: Path, content: bytes | None) -> None:
-    """Another content (None: none) for a file, in a copy of its own: others may link to the same one."""
-    path.unlink(missing_ok=True)
-    if content is not None:
-        path.write_bytes(content)
-
-
 def _write_data(folder: Path, e2e: Path) -> None:
     """``e2e``'s files, and questions and answers made of the same texts."""
     shutil.copytree(e2e, folder / "e2e_nlg")
     (folder / "eli5").mkdir()
-    for split, name in (("train", "trainset"), ("validation", "devset"), ("test", "testset_w_refs")):
-        with (e2e / f"{name}.csv").open(newline="", encoding="utf-8") as file:
-            rows = list(csv.reader(file))[1:33]  # as many as E2E's pairs would make many more steps
-        lines = (json.dumps({"question": f"What is {mr}?", "answer": ref}) + "\n" for mr, ref in rows)
+    for split in ("train", "validation", "test"):
+        pairs = E2E().load(split, e2e, None)[:32]  # as many as E2E's would make many more steps
+        lines = (json.dumps({"question": f"What is {p.source}?", "answer": p.reference}) + "\n" for p in pairs)
         (folder / "eli5" / f"{split}.jsonl").write_text("".join(lines))
+
+
+def run_in(out: Path) -> Path:
+    """The one run below ``out``, which may have been killed before it had a record."""
+    (run,) = {path.parent for name in (".train.lock", "run.json") for path in out.glob(f"*/*/{name}")}
+    return run
+
+
+def facts(run: Path) -> dict[str, str]:
+    """Name → everything that a user gets, as text: weights, optimizer, points, predictions, scores, TensorBoard."""
+    found: dict[str, Any] = {}
+    for name in ("best", "last"):
+        folder = run / "checkpoints" / name
+        found[f"{name} name"] = re.sub(AGAIN, "", folder.resolve().name)
+        found |= {f"{name} {path.name}": path.read_bytes() for path in folder.glob("*.safetensors")}
+        if folder.is_dir():  # train.keep_last=false leaves the best alone
+            found[f"{name} state"] = torch.load(folder / "state.pt", weights_only=True)
+            progress = json.loads((folder / "state.json").read_text())["progress"]
+            found[f"{name} progress"] = {key: progress[key] for key in progress if key not in UNEQUAL}
+    points = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
+    found["metrics.jsonl"] = [{key: point[key] for key in point if key not in TIMED} for point in points]
+    record = json.loads((run / "run.json").read_text())
+    found["run.json"] = [*(record[key] for key in RECORD), record["timings"]["resamples"]]
+    found[BOARD] = _events(run)
+    found |= {path.name: path.read_bytes() for path in run.glob("test_*")}
+    for path in (run / "eval.json", run / "scores.json"):
+        found[path.name] = {**json.loads(path.read_text())["test"], "checkpoint_sha256": ""} if path.exists() else None
+    # the file of a lock is no result: one that a kill leaves behind blocks nobody
+    names = [str(p.relative_to(run)) for p in run.rglob("*") if "tfevents" not in p.name and p.suffix != ".lock"]
+    # a stop saves a checkpoint of its own, which may be the one kept before the last: how many there are is compared
+    files = " ".join(sorted(re.sub(rf"step-\d+({AGAIN})?", "step", name) for name in names))
+    return {FILES: files} | {name: json.dumps(value, default=_bits, sort_keys=True) for name, value in found.items()}
+
+
+def _bits(value: Any) -> Any:
+    if isinstance(value, torch.Tensor):
+        flat = value.contiguous().view(-1)
+        content = flat.view(torch.uint8).numpy().tobytes() if len(flat) else b""
+        return [str(value.dtype), value.shape, _bits(content)]
+    return hashlib.sha256(value).hexdigest()
+
+
+def differences(expected: dict[str, str], found: dict[str, str], but: tuple[str, ...] = ()) -> list[str]:
+    """The names of the facts that differ or that one of the two has not, without those in ``but``."""
+    different = sorted(name for name in {*expected, *found} if expected.get(name) != found.get(name))
+    extra = " ".join(sorted({*expected[FILES].split()} ^ {*found[FILES].split()}))
+    return [f"{name}: {extra}" if name == FILES else name for name in different if name not in but]
+
+
+def _events(folder: Path) -> list[Any]:
+    """Every value in TensorBoard's files, repeated ones repeated: (tag, step, number); of texts no content."""
+    from tensorboard.backend.event_processing.event_file_loader import LegacyEventFileLoader
+
+    found = []
+    for path in folder.glob("events.out.tfevents.*"):
+        for event in LegacyEventFileLoader(str(path)).Load():
+            for value in event.summary.value:
+                timed = value.tag.rpartition("/")[2] in TIMED
+                number = value.simple_value if value.HasField("simple_value") and not timed else None
+                found.append((value.tag, event.step, number))
+    return sorted(found, key=repr)

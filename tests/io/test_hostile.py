@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.mutations import UNREADABLE, replace
 from tests.records import csv_of, write_run
 from utils.errors import UserError
 from utils.evaluation import Options, evaluate_runs
@@ -23,52 +23,14 @@ RECORDS = ("run.json", "config.yaml", "metrics.jsonl", "eval.json", "scores.json
 TEXTS = ("test_predictions.txt", "test_predictions.jsonl", "test_references.txt")
 
 
-def pipe(path: Path) -> None:
-    os.mkfifo(path)
-
-
-def endless(path: Path) -> None:
-    path.symlink_to("/dev/zero")
-
-
-def loop(path: Path) -> None:
-    path.symlink_to(path.name)
-
-
-def large(path: Path) -> None:
-    with path.open("wb") as file:
-        file.truncate(20 << 30)  # sparse: it takes no room
-
-
-def nested(path: Path) -> None:
-    path.write_text("[" * 20_000, encoding="utf-8")
-
-
-def long_number(path: Path) -> None:
-    path.write_text('{"status": ' + "9" * 5000 + "}", encoding="utf-8")
-
-
-def aliases(path: Path) -> None:
-    lines = [f"b{n}: &b{n} [{', '.join([f'*b{n - 1}'] * 9)}]" for n in range(1, 10)]
-    path.write_text("\n".join(["b0: &b0 [x]", *lines]), encoding="utf-8")
-
-
-KINDS = (pipe, endless, loop, large, nested, long_number, aliases)
-
-
-def plant(path: Path, kind: Callable[[Path], None]) -> None:
-    path.unlink(missing_ok=True)
-    kind(path)
-
-
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", UNREADABLE)
 @pytest.mark.parametrize("name", [*RECORDS, *TEXTS])
 def test_one_bad_run_does_not_cost_the_table(
-    name: str, kind: Callable[[Path], None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    name: str, kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_run(tmp_path, method="lora")
     bad = write_run(tmp_path, method="rosa")
-    plant(bad / name, kind)
+    replace(bad / name, UNREADABLE[kind])
     compile_results([tmp_path])
     rows = csv_of(tmp_path)
     assert "lora" in set(rows.method)
@@ -76,23 +38,19 @@ def test_one_bad_run_does_not_cost_the_table(
         assert bad.name in capsys.readouterr().out and len(rows) == 1
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_one_bad_run_does_not_cost_the_figure(
-    kind: Callable[[Path], None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.mark.parametrize("kind", UNREADABLE)
+def test_one_bad_run_does_not_cost_the_figure(kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_run(tmp_path, method="lora")
     for rank, name in enumerate(("run.json", "metrics.jsonl", "config.yaml"), 1):
-        plant(write_run(tmp_path, method="rosa", rank=rank) / name, kind)
+        replace(write_run(tmp_path, method="rosa", rank=rank) / name, UNREADABLE[kind])
     written = draw_figures(tmp_path / "e2e_nlg", only=["validation_curves"])
     assert [path.suffix for path in written] == [".png", ".pdf"]
     printed = capsys.readouterr().out
-    assert "run.json" in printed and ("metrics.jsonl" in printed or kind is loop)  # such a link is as no file
+    assert "run.json" in printed and ("metrics.jsonl" in printed or kind == "loop")  # such a link is as no file
 
 
-@pytest.mark.parametrize("kind", [pipe, endless, loop, large])
-def test_one_bad_run_does_not_cost_the_scores(
-    kind: Callable[[Path], None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.mark.parametrize("kind", ["pipe", "endless", "loop", "large"])
+def test_one_bad_run_does_not_cost_the_scores(kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name in (None, "test_predictions.txt", "test_references.txt", "test_predictions.jsonl", "scores.json"):
         run = write_run(tmp_path, seed=len(name or ""))
         for file in TEXTS:
@@ -102,22 +60,20 @@ def test_one_bad_run_does_not_cost_the_scores(
         (run / "test_predictions.jsonl").unlink()
         (run / "scores.json").unlink()
         if name:
-            plant(run / name, kind)
+            replace(run / name, UNREADABLE[kind])
     score([str(tmp_path)])
     assert capsys.readouterr().out.count("scored") >= 2  # the good one, and the one whose old scores cannot be read
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_one_bad_run_does_not_cost_the_evaluation(
-    kind: Callable[[Path], None], train: Any, capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.mark.parametrize("kind", UNREADABLE)
+def test_one_bad_run_does_not_cost_the_evaluation(kind: str, train: Any, capsys: pytest.CaptureFixture[str]) -> None:
     good = train("train.epochs=1", "fnmodel.params.rank=2")
     root = good.path.parent
     spoiled = ("run.json", "config.yaml", "checkpoints/best/state.json", "checkpoints/best/adapter_config.json")
     for name in spoiled:
         copy = root / name.replace("/", "-")
         shutil.copytree(good.path, copy, symlinks=True)
-        plant(copy / name, kind)
+        replace(copy / name, UNREADABLE[kind])
     options = Options(decoding=Decoding(num_beams=1, max_new_tokens=4), device="cpu", limit=1)
     assert evaluate_runs([str(root)], options) == 1
     printed = capsys.readouterr()
@@ -150,6 +106,6 @@ def test_a_folder_that_cannot_be_read_is_named(tmp_path: Path, capsys: pytest.Ca
 
 
 def test_a_chain_of_reports_ends_in_an_error_where_nothing_is_left(tmp_path: Path) -> None:
-    plant(write_run(tmp_path) / "run.json", pipe)
+    replace(write_run(tmp_path) / "run.json", os.mkfifo)
     with pytest.raises(UserError, match=r"run\.json cannot be read: it is not a regular file"):
         compile_results([tmp_path])

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import ROOT
-from tests.faults.compare import differences, facts
+from tests.faults.lab import differences, facts
 from utils import evaluation
 from utils.evaluation import Options, evaluate_runs
 from utils.generation.generate import Decoding
