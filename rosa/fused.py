@@ -159,5 +159,6 @@ def adapted_product(
         a, b = F.pad(a, (0, missing)), F.pad(b, (0, 0, 0, missing))
     bias = None if bias is None else bias.to(dtype)
     rows = x.reshape(-1, x.shape[-1]).to(dtype)
-    out: Tensor = _AdaptedProduct.apply(rows, weight, bias, a, b, summed)  # type: ignore[no-untyped-call]
+    apply: Any = _AdaptedProduct.apply  # typed by some versions of PyTorch only
+    out: Tensor = apply(rows, weight, bias, a, b, summed)
     return out.view(*x.shape[:-1], out.shape[-1])  # not inside the function: a view from there must not be written into

@@ -48,7 +48,7 @@ class Collator:
         chosen = [encoded.samples[index] for index in indices]
         sizes = np.array([len(sample.ids) for sample in chosen], dtype=np.int64)[:, None]
         prompts = np.array([sample.prompt_length for sample in chosen], dtype=np.int64)[:, None]
-        longest = int(sizes.max(initial=1))
+        longest = max((len(sample.ids) for sample in chosen), default=1)
         multiple = PAD_MULTIPLE.get(self.device.type, 1)
         width = math.ceil(longest / multiple) * multiple
         columns = np.arange(width)
