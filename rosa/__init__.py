@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         merged,
         parameter_report,
         start_adapters,
+        train_only,
         unmerge,
         unwrap,
     )
@@ -65,6 +66,7 @@ _HOMES = {  # name: its module
     "resample": "resampler",
     "save_adapter": "adapter_files",
     "start_adapters": "injection",
+    "train_only": "injection",
     "unmerge": "injection",
     "unwrap": "injection",
 }
@@ -91,6 +93,7 @@ __all__ = [
     "resample",
     "save_adapter",
     "start_adapters",
+    "train_only",
     "unmerge",
     "unwrap",
 ]

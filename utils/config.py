@@ -158,7 +158,7 @@ class Config:
 
     @functools.cached_property
     def adapter(self) -> AdapterConfig | None:
-        """The settings of the adaptation method, None for full fine-tuning."""
+        """The settings of the adaptation method, None for full training."""
         name = self.fnmodel.name
         if name == "none":
             return None

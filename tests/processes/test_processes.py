@@ -21,6 +21,7 @@ from utils.runs.identity import run_directory
 
 METHODS = {  # SGD, unlike Adam, shows a gradient that is wrong by a factor
     "none": ("fnmodel.name=none", "train.optimizer=sgd", "train.lr=0.3"),
+    "layers": ("fnmodel.name=none", "fnmodel.params.target_modules=all-linear", "train.optimizer=sgd", "train.lr=0.3"),
     "lora": ("fnmodel.name=lora", "train.lr=2e-2", "train.max_grad_norm=0.1", "logging.samples=1"),
     "rosa": (
         "fnmodel.name=rosa",
@@ -35,6 +36,7 @@ DROPOUT = (
 )  # fmt: skip
 SHARDED = {
     "none": ("train.sharding=fsdp", "train.gradient_checkpointing=true"),
+    "layers": ("train.sharding=fsdp",),
     "lora": ("train.sharding=fsdp",),
     "rosa": ("train.sharding=fsdp", "train.micro_batch_size=2"),
 }

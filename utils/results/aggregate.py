@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from rosa.config import ALL_LINEAR
 from utils.metrics import NEITHER
 from utils.results.columns import Column
 from utils.results.methods import UNTRAINED, method_order
@@ -17,6 +18,7 @@ from utils.runs.identity import LATER, WITHOUT_EFFECT
 
 # Settings that always have a column or a table of their own.
 OWN_COLUMN = ("seed", "dataset.name", "model.name", "fnmodel.name", "fnmodel.params.rank", "fnmodel.params.bias")
+TARGETS = "fnmodel.params.target_modules"
 NOT_COMPARED = (*OWN_COLUMN, "hydra", *WITHOUT_EFFECT)  # any other setting that differs gets a column
 
 
@@ -83,6 +85,8 @@ def settings_of(result: Result) -> dict[str, Any]:
     }
     if result.settings:  # older runs lack these keys, which distinguish results, also those of the untrained model
         kept |= {key: result.settings.get(key, default) for key, default in LATER.items()}
+    if kept.get(TARGETS, "") is None:  # of an adapter; none without targets has no such key here
+        kept[TARGETS] = ALL_LINEAR
     if "train.loss_on" in kept:  # null means the data set's default, which the record contains
         kept["train.loss_on"] = result.record.get("loss_on") or kept["train.loss_on"]
     return kept | {f"decoding.{key}": value for key, value in result.decoding.items()}

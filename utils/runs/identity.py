@@ -58,13 +58,16 @@ def science(config: Config, data: dict[str, str] | None = None) -> dict[str, Any
     for method in method_names():
         if method != config.fnmodel.name:
             del values["fnmodel"][method]
-    adapter = config.adapter
-    if adapter is None:
-        del values["fnmodel"]["params"]
-    else:
-        values["fnmodel"]["params"]["bias"] = "adapted" if adapter.trains_bias else "none"
+    adapter, params = config.adapter, values["fnmodel"]["params"]
+    if adapter is not None:
+        params["bias"] = "adapted" if adapter.trains_bias else "none"
+        params["target_modules"] = adapter.target_modules
         if not isinstance(adapter, LowRankConfig):
-            del values["fnmodel"]["params"]["rank"]
+            del params["rank"]
+    elif config.fnmodel.trained_layers is not None:
+        values["fnmodel"]["params"] = {"target_modules": config.fnmodel.trained_layers}
+    else:
+        del values["fnmodel"]["params"]
     return values
 
 
@@ -93,7 +96,6 @@ def run_directory(config: Config, data: dict[str, str] | None = None) -> Path:
     ``utils.runs.digests.identify_run``.
     """
     model = slug(Path(config.model.name).name, r"[^A-Za-z0-9._-]+") or "model"
-    method = config.fnmodel.name
     rank = f"-r{config.adapter.rank}" if isinstance(config.adapter, LowRankConfig) else ""
-    label = f"{model}-{method}{rank}-s{config.seed}-{_hash(science(config, data))}"
+    label = f"{model}-{config.fnmodel.method}{rank}-s{config.seed}-{_hash(science(config, data))}"
     return Path(config.output.path) / config.source.names[0] / label

@@ -18,7 +18,7 @@ from utils.config import Config
 from utils.errors import UserError
 from utils.io.files import lock, own_folder, remove_leftovers, write_text
 from utils.log import log, run_log
-from utils.models.loading import check_adapter_fits, width
+from utils.models.loading import check_method_fits, width
 from utils.processes.devices import resolve_device
 from utils.processes.group import connect, explain_lost_process
 from utils.processes.signals import Interrupted, StopRequest, stop_on_signals
@@ -35,7 +35,7 @@ from utils.training.training import Training
 
 def train_all(config: Config, overrides: list[str]) -> float | None:
     """Train ``config.runs`` seeds, one directory each. Returns the best validation loss of the last one."""
-    check_adapter_fits(config.model.name, config.adapter)
+    check_method_fits(config)
     processes = connect(resolve_device(config.train.device))
     loss = None
     with stop_on_signals(processes) as stop, explain_lost_process():
@@ -110,7 +110,7 @@ def _start_fields(training: Training, group: str) -> dict[str, Any]:
         "status": "running",
         "dataset": config.source.names[0],
         "model": config.model.name,
-        "method": config.fnmodel.name,
+        "method": config.fnmodel.method,
         "seed": config.seed,
         "group": group,
         **({} if run.record_file.exists() else {"started": now()}),
