@@ -1,8 +1,7 @@
 """The configuration as typed objects, and the check of all its keys, in two stages.
 
-``configs/train.yaml`` is the page for people: every key, its default, unit and allowed values. Here the same keys have
-types and limits; a test compares the two. The check has two stages: the settings of a single adaptation method are
-declared in that method's file, which imports torch, so all other keys are checked first.
+``configs/train.yaml`` is the page for people; here the same keys have types and limits, and a test compares the two.
+The settings of a single method are declared in its file, which imports torch, so all other keys are checked first.
 """
 
 from __future__ import annotations
@@ -68,6 +67,8 @@ class TrainConfig:
     """Samples per optimizer step, over all processes."""
     micro_batch_size: int | None = option(None, minimum=1)
     """Samples per forward pass and process; None: the whole batch at once."""
+    micro_batch_tokens: int | None = option(None, minimum=1)
+    """Instead: tokens per forward pass and process at most, padding counted."""
     lr: float = option(1e-3, above=0)
     """Peak learning rate."""
     optimizer: str = option("adamw", choices=tuple(OPTIMIZER_PARAMETERS))
@@ -213,10 +214,9 @@ def parse_config(given: DictConfig, *, saved: bool = False) -> Config:
         values: Any = OmegaConf.to_container(given, resolve=True)
     except OmegaConfBaseException as error:
         raise UserError(f"the configuration cannot be resolved: {error}") from None
-    shared = values
+    shared = dict(values)
     if isinstance(values.get("fnmodel"), dict):
-        own = {key: value for key, value in values["fnmodel"].items() if key not in method_names()}
-        shared = {**values, "fnmodel": own}
+        shared["fnmodel"] = {key: value for key, value in values["fnmodel"].items() if key not in method_names()}
     _typed(shared, shared_schema(), saved, config_problems)
     return _typed(values, schema(), saved, method_problems)
 
@@ -276,9 +276,8 @@ def config_problems(config: Config) -> list[str]:
 
 def method_problems(config: Config) -> list[str]:
     """Everything wrong with the methods' own keys, and with the shared ones as the chosen method reads them."""
-    problems = []
-    for name in method_names():
-        problems += option_problems(getattr(config.fnmodel, name), f"fnmodel.{name}.")
+    own = [(getattr(config.fnmodel, name), f"fnmodel.{name}.") for name in method_names()]
+    problems = [problem for settings, prefix in own for problem in option_problems(settings, prefix)]
     if not problems and config.adapter is not None:
         problems = [f"fnmodel.name={config.fnmodel.name}: {problem}" for problem in config.adapter.problems()]
     return problems
@@ -294,6 +293,8 @@ def _train_problems(train: TrainConfig) -> list[str]:
         problems.append(f"train.betas={list(train.betas)} must be two numbers in [0, 1)")
     if train.micro_batch_size and train.micro_batch_size > train.batch_size:
         problems.append(f"train.micro_batch_size={train.micro_batch_size} is above train.batch_size={train.batch_size}")
+    if train.micro_batch_size and train.micro_batch_tokens:
+        problems.append("train.micro_batch_size and train.micro_batch_tokens exclude each other: set one to null")
     if train.scheduler == "none" and train.warmup_steps:
         problems.append("train.warmup_steps has no effect with train.scheduler=none: use constant, or leave it out")
     return problems

@@ -21,6 +21,7 @@ WITHOUT_EFFECT = (
     "dataset.path",
     "dataset.cache",
     "train.micro_batch_size",
+    "train.micro_batch_tokens",
     "train.gradient_checkpointing",
     "train.device",
     "train.compile",

@@ -55,13 +55,16 @@ def advice(error: Exception, train: TrainConfig, folder: Path, step: int | None)
 
 
 def _out_of_memory(train: TrainConfig, step: int | None, error: Exception) -> str:
-    size = train.micro_batch_size or train.batch_size
+    if train.micro_batch_tokens:
+        key, size, unit = "micro_batch_tokens", train.micro_batch_tokens, "tokens"
+    else:
+        key, size, unit = "micro_batch_size", train.micro_batch_size or train.batch_size, "samples"
     when = "while loading the model" if step is None else f"at step {step + 1}"
-    micro = f"train.micro_batch_size={max(size // 2, 1)} (the same result), " if size > 1 else ""
+    micro = f"train.{key}={max(size // 2, 1)} (the same result), " if size > 1 else ""
     recompute = "" if train.gradient_checkpointing else "train.gradient_checkpointing=true (the same result, slower), "
     reason = short_reason(error, 160)
     return (
-        f"out of memory {when}, with {size} samples at once (train.batch_size={train.batch_size}, "
-        f"train.micro_batch_size={train.micro_batch_size or 'null'}): set {micro}{recompute}or a lower train.seq_len "
+        f"out of memory {when}, with {size} {unit} at once (train.batch_size={train.batch_size}, "
+        f"train.{key}={getattr(train, key) or 'null'}): set {micro}{recompute}or a lower train.seq_len "
         f"or train.block_size. With the same result, the run goes on from its last checkpoint. ({reason})"
     )
