@@ -142,6 +142,10 @@ class AdapterLayer(nn.Module, ABC):
         """The parameters of this layer that train, by name within the layer. All others are frozen."""
         return self.own_parameters() | ({"base.bias": self.base.bias} if self.trains_bias else {})
 
+    def lr_scale(self, name: str) -> float:
+        """The learning rate of the adapter parameter ``name``, as a multiple of that of all parameters."""
+        return 1.0
+
     def train_adapter(self, trains: bool) -> None:
         """Train the ``adapter_parameters``, or freeze them; the base weight stays as it is."""
         for parameter in self.adapter_parameters().values():

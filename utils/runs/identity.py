@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 from pathlib import Path
@@ -32,7 +33,11 @@ WITHOUT_EFFECT = (
 )
 
 # Keys of later versions. Their default is not hashed, so that runs of earlier versions are found again.
-LATER = {"train.validation_fraction": TrainConfig.validation_fraction}
+LATER = {
+    "train.validation_fraction": TrainConfig.validation_fraction,
+    "fnmodel.lora.scale": "standard",
+    "fnmodel.lora.lr_ratio_b": 1.0,
+}
 
 
 def science(config: Config, data: dict[str, str] | None = None) -> dict[str, Any]:
@@ -73,8 +78,8 @@ def science(config: Config, data: dict[str, str] | None = None) -> dict[str, Any
 
 def _place(values: dict[str, Any], key: str) -> tuple[dict[str, Any], str]:
     """The group of ``values`` that holds a dotted key, and the key's name in it."""
-    group, _, name = key.rpartition(".")
-    return (values[group] if group else values), name
+    *groups, name = key.split(".")
+    return functools.reduce(lambda group, part: group[part], groups, values), name
 
 
 def _hash(values: dict[str, Any]) -> str:
