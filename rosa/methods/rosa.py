@@ -104,8 +104,13 @@ class RosaLayer(SubspaceLayer):
             self.weight_mn.add_(delta)
         self._zero_pair()
 
+    @property
+    def needs_vectors(self) -> bool:
+        return True
+
     @torch.no_grad()
-    def sample(self, number: int, vectors: Tensor) -> tuple[Tensor, Tensor]:
+    def sample(self, number: int, vectors: Tensor | None) -> tuple[Tensor, Tensor]:
+        assert vectors is not None
         generator = layer_generator(self.config.seed, number, self.name)
         indices = choose_directions(len(vectors), self.rank, self.config.sample_method, generator)
         return factor_pair(self.merged_mn, indices, self.config.factor_split, vectors)
