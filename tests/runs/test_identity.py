@@ -31,7 +31,7 @@ from utils.training import loop
 def test_keys_that_came_later_change_a_hash_only_off_their_default() -> None:
     """These are names of existing runs, which are found again."""
     before = {
-        (): "gpt2-rosa-r0.05-s0-b6209cdb",
+        ("fnmodel.rosa.decay=true",): "gpt2-rosa-r0.05-s0-b6209cdb",
         ("fnmodel.name=lora", "seed=3"): "gpt2-lora-r0.05-s3-7ff7de18",
         ("dataset.name=eli5", "fnmodel.name=none"): "gpt2-none-s0-790d4eb5",
     }

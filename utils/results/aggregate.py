@@ -82,7 +82,8 @@ def settings_of(result: Result) -> dict[str, Any]:
         if not any(key == name or key.startswith(f"{name}.") for name in skipped)
     }
     if result.settings:  # older runs lack these keys, which distinguish results, also those of the untrained model
-        kept |= {key: result.settings.get(key, default) for key, default in LATER.items()}
+        foreign = tuple(f"fnmodel.{name}." for name in others)
+        kept |= {key: result.settings.get(key, v) for key, v in LATER.items() if not key.startswith(foreign)}
     if "train.loss_on" in kept:  # null means the data set's default, which the record contains
         kept["train.loss_on"] = result.record.get("loss_on") or kept["train.loss_on"]
     return kept | {f"decoding.{key}": value for key, value in result.decoding.items()}

@@ -1,0 +1,62 @@
+"""What adapters ask of an optimizer: groups of parameters, and what becomes of its state at a resample."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from torch import Tensor, nn
+
+from rosa.injection import adapter_layers
+from rosa.sharding import gather
+
+SECOND_MOMENTS = ("exp_avg_sq", "max_exp_avg_sq")  # of Adam; every other tensor is a first moment
+
+
+def parameter_groups(model: nn.Module, **defaults: Any) -> list[dict[str, Any]]:
+    """The trained parameters for an optimizer of torch, grouped by what their layers ask of it.
+
+        optimizer = torch.optim.AdamW(rosa.parameter_groups(model), lr=1e-3, weight_decay=0.01)
+
+    ROSA asks for no weight decay of A and B, which hold a part of the pretrained weight.
+
+    Args:
+        defaults: settings that the optimizer gets for all parameters; a layer that asks for the same needs no group.
+    """
+    wanted = {
+        id(parameter): layer.optimizer_options(name)
+        for layer in adapter_layers(model).values()
+        for name, parameter in layer.adapter_parameters().items()
+    }
+    groups: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            own = {key: value for key, value in wanted.get(id(parameter), {}).items() if defaults.get(key) != value}
+            groups.setdefault(tuple(sorted(own.items())), {"params": [], **own})["params"].append(parameter)
+    return list(groups.values())
+
+
+def _reset(optimizer: Any, parameter: nn.Parameter) -> None:
+    optimizer.state.pop(parameter, None)
+
+
+def _rescale(optimizer: Any, parameter: nn.Parameter) -> None:
+    """First moments become zero, second moments their mean over the tensor; the count of steps goes on."""
+    for name, values in optimizer.state.get(parameter, {}).items():
+        if isinstance(values, Tensor) and values.shape == parameter.shape:
+            values.fill_(float(gather(values).mean()) if name in SECOND_MOMENTS else 0.0)
+
+
+STATE_CHANGES: dict[str, Callable[[Any, nn.Parameter], None]] = {
+    "reset": _reset,
+    "keep": lambda optimizer, parameter: None,
+    "rescale": _rescale,
+}
+
+
+def change_state(optimizer: Any | None, parameters: Iterable[nn.Parameter], change: str) -> None:
+    """Drop the gradients of resampled ``parameters`` and change their optimizer state (``STATE_CHANGES``), in place."""
+    for parameter in parameters:
+        parameter.grad = None
+        if optimizer is not None:
+            STATE_CHANGES[change](optimizer, parameter)
