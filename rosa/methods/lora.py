@@ -28,7 +28,7 @@ class LoraConfig(LowRankConfig):
         scale: standard (alpha / R), or rslora (alpha / √R, Kalajdzievski 2023, section 3.2), which needs an alpha.
         dropout: probability, in [0, 1], of dropping an input of A in training.
         lr_ratio_b: the learning rate of B over that of A (LoRA+, Hayou et al. 2024, section 5), 16 in its experiments.
-            Optimizers have rates, not layers: build yours with each layer's ``lr_scale``, as train.py does.
+            Takes effect through ``rosa.parameter_groups``.
     """
 
     alpha: float | None = option(None, above=0)
@@ -63,8 +63,8 @@ class LoraLayer(LowRankLayer):
     def description(self) -> dict[str, Any]:
         return {**super().description(), "scale": self.scale}
 
-    def lr_scale(self, name: str) -> float:
-        return self.config.lr_ratio_b if name == "B" else 1.0
+    def optimizer_options(self, name: str) -> dict[str, float]:
+        return {"lr_scale": self.config.lr_ratio_b} if name == "B" and self.config.lr_ratio_b != 1 else {}
 
     @torch.no_grad()
     def initialise(self) -> None:

@@ -88,7 +88,9 @@ def test_parameter_report_counts_what_trains(case: Case) -> None:
     for name, layer in rosa.adapter_layers(model).items():  # no biases here
         row = next(row for row in report.layers if row.name == name)
         if isinstance(layer, rosa.LowRankLayer):
-            assert row.rank == layer.rank and row.trainable == layer.rank * sum(row.shape)
+            adapt = getattr(case.config, "adapt", "ab")
+            sides = [size for size, factor in zip(row.shape, "ab", strict=True) if factor in adapt]
+            assert row.rank == layer.rank and row.trainable == layer.rank * sum(sides)
         else:
             assert row.rank is None
         if case.config.method == "ia3":

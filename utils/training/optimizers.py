@@ -9,7 +9,7 @@ from torch import nn
 
 import rosa
 from rosa.sharding import is_sharded
-from utils.config import OPTIMIZER_PARAMETERS, TrainConfig
+from utils.config import DEFAULT_DECAY, OPTIMIZER_PARAMETERS, TrainConfig
 from utils.errors import UserError
 
 DEFAULT_WARMUP = 500
@@ -17,30 +17,19 @@ OPTIMIZERS = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam, "sgd": torch
 SCHEDULES = {"linear": "linear", "cosine": "cosine", "constant": "constant_with_warmup", "none": "constant"}
 
 
-def parameter_groups(model: nn.Module, lr: float, weight_decay: float) -> list[dict[str, Any]]:
-    """The trained parameters in the model's order, in a group for each learning rate and weight decay.
-
-    The first group has the rate ``lr`` itself, if any has it, because its rate is the one that is logged.
-    """
-    layers = rosa.adapter_layers(model).values()
-    scales = {id(p): layer.lr_scale(name) for layer in layers for name, p in layer.adapter_parameters().items()}
-    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
-    for parameter in model.parameters():
-        if parameter.requires_grad:
-            groups.setdefault((scales.get(id(parameter), 1.0), weight_decay), []).append(parameter)
-    ordered = sorted(groups.items(), key=lambda group: group[0][0] != 1.0)
-    return [{"params": own, "lr": lr * scale, "weight_decay": decay} for (scale, decay), own in ordered]
-
-
 def build_optimizer(train: TrainConfig, model: nn.Module, device: torch.device) -> Any:
-    """The optimizer that ``train`` describes. Where a key is null, PyTorch's default is used."""
+    """The optimizer of the parameters that train, as ``train`` describes it.
+
+    Where a key is null, PyTorch's default is used. An adapter may ask for other settings of its own parameters
+    (``rosa.parameter_groups``).
+    """
     options = {
         name: getattr(train, name) for name in OPTIMIZER_PARAMETERS[train.optimizer] if getattr(train, name) is not None
     }
     if "betas" in options:
         options["betas"] = tuple(options["betas"])
-    decay = options.pop("weight_decay", 0.01 if train.optimizer == "adamw" else 0.0)
-    groups = parameter_groups(model, train.lr, decay)
+    options.setdefault("weight_decay", DEFAULT_DECAY[train.optimizer])
+    groups = rosa.parameter_groups(model, lr=train.lr, **options)
     fused = device.type in ("cuda", "cpu")  # one kernel for all parameters
     if train.optimizer == "sgd" and any(is_sharded(parameter) for group in groups for parameter in group["params"]):
         fused = False  # PyTorch has no fused SGD for sharded parameters
