@@ -7,7 +7,8 @@ Needs torch, transformers and safetensors only. Torch is imported with the first
 
 ``injection.py`` wraps and merges layers, and ``targets.py`` says which. ``layers.py`` is the contract of an adapter
 layer, ``fused.py`` its product; ``methods`` has one file per method. ``subspace.py`` is ROSA's mathematics.
-``resampling.py`` resamples many layers at once, ``resampler.py`` on schedule. ``adapter_files.py`` saves, loads and
+``resampling.py`` resamples many layers at once, ``resampler.py`` on schedule; ``optimization.py`` is what adapters ask
+of an optimizer. ``adapter_files.py`` saves, loads and
 exports, with ``files.py`` and ``checksums.py``. ``sharding.py`` gathers sharded layers. ``config.py``,
 ``registry.py`` and ``errors.py`` serve all of them. ``integrations``: PEFT, and the HF Trainer.
 """
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from rosa.methods.ia3 import IA3Config
     from rosa.methods.lora import LoraConfig
     from rosa.methods.rosa import RosaConfig
+    from rosa.optimization import parameter_groups
     from rosa.resampler import Resampler, resample
 
 __version__ = "0.1.0"
@@ -61,6 +63,7 @@ _HOMES = {  # name: its module
     "load_adapter": "adapter_files",
     "merge": "injection",
     "merged": "injection",
+    "parameter_groups": "optimization",
     "parameter_report": "injection",
     "register": "methods",
     "resample": "resampler",
@@ -88,6 +91,7 @@ __all__ = [
     "load_adapter",
     "merge",
     "merged",
+    "parameter_groups",
     "parameter_report",
     "register",
     "resample",

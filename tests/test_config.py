@@ -96,6 +96,7 @@ def test_the_problems_of_the_methods_own_keys_come_in_one_message_too() -> None:
     ):  # fmt: skip
         assert part in message, part
     assert "fnmodel.rosa=3 must be a group of keys" in problems("fnmodel.rosa=3")
+    assert "scale=rslora needs an alpha" in problems("fnmodel.name=lora", "fnmodel.lora.scale=rslora")
     assert "bias=none leaves BitFit nothing" in problems("fnmodel.name=bitfit", "fnmodel.params.bias=none")
 
 

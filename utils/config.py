@@ -22,13 +22,14 @@ from utils.data import DataSource, Example, get_source
 from utils.errors import UserError
 from utils.fnmodel import FnModelConfig, fnmodel_type
 from utils.io.yaml_files import read_yaml
-from utils.schema import leaves, missing_keys, set_key
+from utils.schema import leaves, missing_keys, set_key, with_earlier
 
 OPTIMIZER_PARAMETERS = {
     "adamw": ("weight_decay", "betas", "eps"),
     "adam": ("weight_decay", "betas", "eps"),
     "sgd": ("weight_decay", "momentum"),
 }
+DEFAULT_DECAY = {"adamw": 0.01, "adam": 0.0, "sgd": 0.0}
 
 
 @dataclass
@@ -248,7 +249,7 @@ def load_config(path: Path) -> Config:
             raise UserError("not a configuration")
         if "${" in str(given):
             raise UserError("a saved configuration is resolved, but this one has ${...} in it")
-        return parse_config(OmegaConf.create(given), saved=True)
+        return parse_config(with_earlier(OmegaConf.create(given)), saved=True)
     except FileNotFoundError:
         raise UserError(f"{path} does not exist: this run has no saved configuration") from None
     except (UserError, OmegaConfBaseException) as error:

@@ -84,7 +84,8 @@ def settings_of(result: Result) -> dict[str, Any]:
         if not any(key == name or key.startswith(f"{name}.") for name in skipped)
     }
     if result.settings:  # older runs lack these keys, which distinguish results, also those of the untrained model
-        kept |= {key: result.settings.get(key, default) for key, default in LATER.items()}
+        later = [k for k in LATER if not k.startswith("fnmodel.") or k.startswith(f"fnmodel.{result.method}.")]
+        kept |= {key: result.settings.get(key, LATER[key]) for key in later}
     if kept.get(TARGETS, "") is None:  # of an adapter; none without targets has no such key here
         kept[TARGETS] = ALL_LINEAR
     if "train.loss_on" in kept:  # null means the data set's default, which the record contains

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
+import operator
 from pathlib import Path
 from typing import Any
 
 from rosa.config import LowRankConfig
 from rosa.methods import method_names
-from utils.config import Config, TrainConfig
+from utils.config import DEFAULT_DECAY, Config, TrainConfig
+from utils.schema import EARLIER
 from utils.text import slug
 
 # Groups and keys that do not change the result of a run: with another value the same run continues.
@@ -32,8 +35,19 @@ WITHOUT_EFFECT = (
     "train.skip_nonfinite",  # matters only at steps that otherwise end the run
 )
 
-# Keys of later versions. Their default is not hashed, so that runs of earlier versions are found again.
-LATER = {"train.validation_fraction": TrainConfig.validation_fraction}
+# Keys of later versions, and what earlier versions did, mostly the default: it is not hashed, so that their runs are
+# found again.
+LATER = {
+    "train.validation_fraction": TrainConfig.validation_fraction,
+    "fnmodel.lora.scale": "standard",
+    "fnmodel.lora.lr_ratio_b": 1.0,
+    "fnmodel.rosa.basis": "singular",
+    "fnmodel.rosa.start": "split",
+    "fnmodel.rosa.gain": 1.0,
+    "fnmodel.rosa.adapt": "ab",
+    "fnmodel.rosa.rewarm_steps": 0,
+    **EARLIER,
+}
 
 
 def science(config: Config, data: dict[str, str] | None = None) -> dict[str, Any]:
@@ -42,7 +56,10 @@ def science(config: Config, data: dict[str, str] | None = None) -> dict[str, Any
     Args:
         data: digests of the data, if no other setting identifies them.
     """
-    values = dataclasses.asdict(config)
+    values, train = dataclasses.asdict(config), config.train
+    decay = DEFAULT_DECAY[train.optimizer] if train.weight_decay is None else train.weight_decay
+    if not decay or config.fnmodel.rosa.start == "zero":
+        values["fnmodel"]["rosa"]["decay"] = True  # the key has no effect
     for key in WITHOUT_EFFECT:
         group, name = _place(values, key)
         del group[name]
@@ -74,8 +91,8 @@ def science(config: Config, data: dict[str, str] | None = None) -> dict[str, Any
 
 def _place(values: dict[str, Any], key: str) -> tuple[dict[str, Any], str]:
     """The group of ``values`` that holds a dotted key, and the key's name in it."""
-    group, _, name = key.rpartition(".")
-    return (values[group] if group else values), name
+    *groups, name = key.split(".")
+    return functools.reduce(operator.getitem, groups, values), name
 
 
 def _hash(values: dict[str, Any]) -> str:

@@ -50,7 +50,7 @@ def train_epoch(training: Training, bar: Any) -> None:
     for number in range(done.batch, len(batches)):
         indices, start = batches[number], time.perf_counter()
         logs = (done.step + 1) % config.logging.print_freq == 0 or done.step + 1 == training.total_steps
-        rate = training.scheduler.get_last_lr()[0]
+        rate = training.scheduler.get_last_lr()[0] * training.resampler.rate_factor(done.step + 1)
         norm = train_step(training, indices, wants_norm=logs)
         done.batch, done.step = number + 1, done.step + 1
         done.samples += len(indices)
@@ -106,7 +106,8 @@ def train_step(training: Training, indices: list[int], wants_norm: bool) -> Tens
         training.meter.add(torch.zeros_like(nats), 0, 0)
     else:
         training.meter.add(nats, tokens, sum(data.loss_characters(i, loss_on) for i in indices))
-        training.optimizer.step()
+        with training.resampler.rewarmed(step):
+            training.optimizer.step()
     training.optimizer.zero_grad(set_to_none=True)
     training.scheduler.step()
     return norm
@@ -132,7 +133,7 @@ def log_step(training: Training, losses: dict[str, float], rate: float, norm: Te
 def log_resample(training: Training) -> None:
     """Write the resample that has just happened."""
     done, resampler = training.progress, training.resampler
-    done.resamples = resampler.number
+    done.resamples, done.resampled_at = resampler.number, resampler.resampled_at
     done.seconds["resample"] = done.seconds.get("resample", 0.0) + resampler.seconds
     training.write("resample", {"number": done.resamples, "seconds": resampler.seconds})
     log.info("resample %d at step %d took %.2f s", done.resamples, done.step, resampler.seconds)

@@ -57,7 +57,7 @@ def set_up(config: Config, precision: str, run: Run, stop: StopRequest) -> Train
     token_loss = _adapt(model, config, placement, checkpoint)
 
     # optimizer, scheduler, resampler, batches
-    optimizer = build_optimizer(train, [p for p in model.parameters() if p.requires_grad], placement.device)
+    optimizer = build_optimizer(train, model, placement.device)
     scheduler = build_scheduler(train, optimizer, warmup, total_steps)
     resampler = rosa.Resampler(model, optimizer, config.adapter)
     collator = Collator(tokenizer.pad_token_id, config.loss_on(), placement.device)
