@@ -1,8 +1,8 @@
 """The configuration as typed objects, and the check of all its keys, in two stages.
 
 ``configs/train.yaml`` is the page for people: every key, its default, unit and allowed values. Here the same keys have
-types and limits; a test compares the two. The check has two stages: the settings of a single adaptation method are
-declared in that method's file, which imports torch, so all other keys are checked first.
+types and limits; a test compares the two. The settings of a single adaptation method are declared in that method's
+file, which imports torch, so all other keys are checked first.
 """
 
 from __future__ import annotations
@@ -124,6 +124,8 @@ class OutputConfig:
 
     path: str = "runs"
     """Folder of all runs."""
+    search: bool = False
+    """Whether the run is a trial of a search, which is not evaluated and not in tables."""
 
 
 @dataclass

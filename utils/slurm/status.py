@@ -35,7 +35,8 @@ RETRY = (
     "lost",
     "never",
 )
-STATES = ("not sent", "refused", *dict.fromkeys((*ACTIVE, *RETRY)), "done")
+DIVERGED = "diverged"  # a trial of a search whose loss became NaN or infinite: a result, which is not tried again
+STATES = ("not sent", "refused", *dict.fromkeys((*ACTIVE, *RETRY)), DIVERGED, "done")
 
 # SLURM's states of jobs that have ended, and the words for them.
 ENDED = {
@@ -104,6 +105,7 @@ def job_statuses(sweep: Sweep, ledger: Ledger, listing: Listing) -> dict[str, Jo
     """
     latest = ledger.latest()
     jobs = {job.id: job for job in sweep.jobs}
+    diverged = sweep.diverged
     for job_id, (submission, _) in latest.items():
         jobs.setdefault(job_id, Job(job_id, submission.group, "(not in the sweep file)", "", {}))
     statuses = {}
@@ -114,6 +116,8 @@ def job_statuses(sweep: Sweep, ledger: Ledger, listing: Listing) -> dict[str, Jo
         elif job.id in ledger.refused:
             status.state, status.note = "refused", ledger.refused[job.id]
         _add_progress(status, ledger.folder)
+        if job.id in diverged and status.state in RETRY:
+            status.state = DIVERGED
     return statuses
 
 
