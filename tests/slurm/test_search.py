@@ -6,6 +6,7 @@ import itertools
 import json
 import math
 import re
+import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -14,12 +15,15 @@ from typing import Any
 
 import pytest
 
+from tests.conftest import make_config
 from utils.errors import UserError
+from utils.runs import RUN_POINTER
 from utils.slurm import local
-from utils.slurm.sweep.file import load_sweep
+from utils.slurm.ledger import Ledger, Submission
+from utils.slurm.sweep.file import Job, load_sweep
 from utils.slurm.sweep.search import Found, Search, explore
+from utils.training.launch import train_all
 
-ROOT = Path(__file__).parents[2]
 Run = Callable[..., SimpleNamespace]
 Loss = Callable[[dict[str, Any]], float | None]
 
@@ -266,27 +270,38 @@ def test_trials_without_a_record_are_told(trainer: Path, run: Run) -> None:
     assert "search find: method=rosa: waits for 3 of 3 trials (3 done without a result)" in run("-s").out
 
 
-def test_train_py_is_searched(project: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Real trainings of the bundled pair."""
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+def test_real_trainings_are_searched(
+    project: Path, run: Run, small_model: Path, small_e2e: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They run in this process, where torch is loaded once. One of the rates diverges at once."""
+
+    def start(job: Job, ledger: Ledger, submission: Submission, slot: int, _gpus: list[str]) -> local._Running:
+        monkeypatch.setenv(RUN_POINTER, str(ledger.folder / "pointers" / job.id))
+        words, code = shlex.split(job.command)[2:], 0
+        try:
+            train_all(make_config(*words), words)
+        except UserError:
+            code = 1
+        ended: Any = SimpleNamespace(poll=lambda: code)
+        return local._Running(job.id, job.group, submission, submission.jobs.index(job.id), slot, ended, 0.0)
+
+    monkeypatch.setattr(local, "_start", start)
     (project / "jobs.yaml").write_text(f"""
-command: {sys.executable} {ROOT}/train.py
-overrides: {{dataset.name: e2e_sample, model.name: tiny, train.fraction: 0.005, train.validation_fraction: 0.01}}
+overrides: {{model.name: {small_model}, dataset.path: {small_e2e}, train.device: cpu, logging.samples: 0}}
 groups:
   - name: find
-    overrides: {{train.epochs: 1, train.batch_size: 4, train.lr: 1e-2, logging.samples: 0, fnmodel.name: lora}}
-    search: {{keys: {{fnmodel.params.bias: [none, adapted]}}, seed: 100, seeds: [0]}}
+    overrides: {{train.epochs: 1, train.batch_size: 16, train.optimizer: sgd, fnmodel.name: none}}
+    search: {{keys: {{train.lr: [1e-9, 1e-2, 1e30]}}, seed: 100, seeds: [0]}}
 """)
     done = run("--local")
     assert done.code == 0, done.err + done.out
-    records = [json.loads(file.read_text()) for file in project.glob("runs/e2e_sample/*/run.json")]
+    records = [json.loads(file.read_text()) for file in project.glob("runs/e2e_nlg/*/run.json")]
     assert sorted((record["status"], record["seed"]) for record in records) == [
-        ("finished", 0), ("finished", 100), ("finished", 100),
+        ("failed", 100), ("finished", 0), ("finished", 100), ("finished", 100),
     ]  # fmt: skip
-    best = min((r for r in records if r["seed"] == 100), key=lambda record: record["best"]["loss"])
+    trials = [record for record in records if record["seed"] == 100 and record["status"] == "finished"]
+    best = min(trials, key=lambda record: record["best"]["loss"])
     (final,) = [record for record in records if record["seed"] == 0]
     assert final["group"] == best["group"], "the settings are the chosen ones, and the trial belongs to the same group"
-    assert (
-        f"find: find: chose fnmodel.params.bias={best['bias']}, validation loss {best['best']['loss']:.4f} (2 tried)"
-        in done.out
-    )
+    words = f"find: find: chose train.lr=0.01, validation loss {best['best']['loss']:.4f} (3 tried, 1 diverged)"
+    assert words in done.out
