@@ -170,7 +170,7 @@ with open("log", "a") as log:
 run = Path("runs", "-".join(sys.argv[1:])).absolute()
 run.mkdir(parents=True, exist_ok=True)
 Path(os.environ["ROSA_RUN_POINTER"]).write_text(f"{run}\\n")
-if Path("break").exists() and lr == 1e-3:
+if Path("break").exists() and lr == 1e-3 and Path("break").read_text() in ("", given["method"]):
     sys.exit(3)
 diverged = lr > 0.1 or Path("diverge").exists() and given["method"] == "rosa"
 status = "failed" if diverged else "finished"

@@ -151,8 +151,10 @@ def cancel(sweep: Sweep, only: list[str] | None) -> int:
             statuses, messages = read_statuses(sweep, ledger, fix=True)
             ledger.save()
         _print_notes(messages)
+        follow = {group.next_id for group in sweep.groups}
         chosen = [status for status in statuses.values() if status.active and (not only or status.group in only)]
         at_slurm = [status for status in chosen if status.slurm_id and status.slurm_id != LOCAL]
+        at_slurm.sort(key=lambda status: status.id not in follow)  # the end of trials must not start what follows
         # whole arrays: if it were done task by task, SLURM would start the next ones meanwhile
         client.cancel(list(dict.fromkeys((status.slurm_id or "").partition("_")[0] for status in at_slurm)))
         count = len(at_slurm) + len(stop_local(ledger, chosen))

@@ -71,6 +71,11 @@ class Group:
         return [job for found in self.searches for job in found.waits]
 
     @property
+    def next_id(self) -> str:
+        """The id of the job that goes on with its searches (next_job.py)."""
+        return f"{self.slug}.next"
+
+    @property
     def slug(self) -> str:
         """The name as it stands in ids, file names and SLURM's job names."""
         return slug(self.name)
