@@ -126,6 +126,8 @@ class OutputConfig:
 
     path: str = "runs"
     """Folder of all runs."""
+    search: bool = False
+    """Whether the run is a trial of a search, which is not evaluated and not in tables."""
 
 
 @dataclass
@@ -261,8 +263,7 @@ def config_problems(config: Config) -> list[str]:
     problems = option_problems(config)
     for name in ("model", "dataset", "train", "output", "logging", "fnmodel"):
         problems += option_problems(getattr(config, name), f"{name}.")
-    params = dataclasses.asdict(config.fnmodel.params)
-    problems += [f"fnmodel.params.{problem}" for problem in LowRankConfig(**params).problems()]
+    problems += [f"fnmodel.params.{text}" for text in LowRankConfig(**vars(config.fnmodel.params)).problems()]
     if (last := config.seed + config.runs - 1) >= 2**63:
         problems.append(f"seed={config.seed} with runs={config.runs}: the last seed must be below 2**63, not {last}")
     try:

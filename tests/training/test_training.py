@@ -15,6 +15,7 @@ from utils.config import TrainConfig
 from utils.errors import UserError
 from utils.models.loading import load_model, load_tokenizer
 from utils.models.token_loss import TokenLoss
+from utils.runs import find_runs
 from utils.runs.checkpoint_folder import load_weights
 from utils.training import failures, launch, loop, setup
 
@@ -161,15 +162,33 @@ def test_one_training_at_a_time(train: Any, monkeypatch: Any) -> None:
     assert f"process {os.getpid()}" in messages[0]
 
 
-def test_a_diverging_run_says_so(train: Any) -> None:
+def test_a_diverging_run_says_so(train: Any, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"loss is (nan|inf) at step \d+: lower train\.lr"):
         train("fnmodel.name=none", "train.lr=1e30", "train.optimizer=sgd", "train.scheduler=none")
+    assert failure(tmp_path) == ("failed", True)
 
 
-def test_a_resample_of_a_diverged_pair_says_so(train: Any) -> None:
+def test_a_resample_of_a_diverged_pair_says_so(train: Any, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"attn.c_attn: .*, at step \d+: lower train\.lr"):
         train("train.lr=1e30", "train.optimizer=sgd", "train.scheduler=none", "fnmodel.rosa.level=step",
               "logging.print_freq=1000")  # fmt: skip
+    assert failure(tmp_path) == ("failed", True)
+
+
+def test_another_failure_is_no_divergence(train: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(launch, "fit", full)
+    with pytest.raises(UserError, match="No space left"):
+        train()
+    assert failure(tmp_path) == ("failed", False)
+
+
+def failure(folder: Path) -> tuple[str, bool]:
+    """The status of the only run, and whether its record says that it diverged."""
+    (run,) = find_runs([folder / "runs"])
+    return run.record()["status"], run.record()["diverged"]
 
 
 def test_failed_setup_leaves_nothing(train: Any, tmp_path: Path) -> None:

@@ -12,11 +12,18 @@ import rosa
 from utils.config import TrainConfig
 from utils.errors import is_out_of_memory, short_reason
 
+REMEDY = "lower train.lr"  # in every message about numbers that are not finite, and in no other
+
+
+def is_divergence(error: str) -> bool:
+    """Whether a training stopped with the message ``error`` because its numbers were no longer finite."""
+    return REMEDY in error
+
 
 def not_finite(what: str, value: float, step: int) -> str:
     """The message for a loss or weight that became NaN or infinite at ``step``."""
     return (
-        f"the {what} is {value} at step {step}: lower train.lr, set train.max_grad_norm=1, or use "
+        f"the {what} is {value} at step {step}: {REMEDY}, set train.max_grad_norm=1, or use "
         "train.precision=fp32. The checkpoints before it are kept: the same command with train.skip_nonfinite=true "
         "goes on from the last one and leaves such updates out."
     )
@@ -45,9 +52,7 @@ def advice(error: Exception, train: TrainConfig, folder: Path, step: int | None)
     if is_out_of_memory(error):
         return _out_of_memory(train, step, error)
     if isinstance(error, rosa.AdapterError) and step is not None:  # from a resample
-        return (
-            f"{error}, at step {step}: lower train.lr or set train.max_grad_norm=1. The checkpoints before it are kept."
-        )
+        return f"{error}, at step {step}: {REMEDY} or set train.max_grad_norm=1. The checkpoints before it are kept."
     if isinstance(error, OSError) and error.errno is not None:
         where = error.filename or folder
         return f"{where}: {error.strerror}. The last checkpoint is kept: fix this, then run the same command again."
