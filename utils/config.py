@@ -24,12 +24,7 @@ from utils.errors import UserError
 from utils.fnmodel import FnModelConfig, fnmodel_type
 from utils.io.yaml_files import read_yaml
 from utils.schema import leaves, missing_keys, set_key
-
-OPTIMIZER_PARAMETERS = {
-    "adamw": ("weight_decay", "betas", "eps"),
-    "adam": ("weight_decay", "betas", "eps"),
-    "sgd": ("weight_decay", "momentum"),
-}
+from utils.train_keys import OPTIMIZER_PARAMETERS, train_problems
 
 
 @dataclass
@@ -52,6 +47,10 @@ class DatasetConfig:
     """Local folder with a file for each split; None: the hub."""
     cache: str | None = None
     """The hub's cache folder; None: its default."""
+    size: int | None = option(None, minimum=1)
+    """Pairs of a generated data set; None: its own."""
+    book: int = option(0, minimum=0)
+    """Which of the generated data sets."""
 
     def folder(self) -> Path | None:
         """``path`` as a Path, None where it is not set."""
@@ -108,8 +107,10 @@ class TrainConfig:
     """torch.compile of the model's blocks; auto: on CUDA."""
     sharding: str = option("none", choices=("none", "fsdp"))
     """With several processes: a whole model on each, or a part of it."""
+    validate_every: int = option(1, minimum=1)
+    """Epochs between validations, which choose the best checkpoint; the last epoch always has one."""
     save_every: int | None = option(None, minimum=1)
-    """Optimizer steps between checkpoints within an epoch; None: at each epoch's end only."""
+    """Optimizer steps between further checkpoints; None: after a validation only."""
     save_minutes: float | None = option(None, above=0)
     """Minutes between checkpoints, besides those; None: none by the clock."""
     keep_last: bool = True
@@ -154,7 +155,7 @@ class Config:
     @functools.cached_property
     def source(self) -> DataSource:
         """The data set. Raises UserError for a name that is none."""
-        return get_source(self.dataset.name)
+        return get_source(self.dataset.name, self.dataset.size, self.dataset.book)
 
     @functools.cached_property
     def adapter(self) -> AdapterConfig | None:
@@ -264,14 +265,7 @@ def config_problems(config: Config) -> list[str]:
     problems += [f"fnmodel.params.{problem}" for problem in LowRankConfig(**params).problems()]
     if (last := config.seed + config.runs - 1) >= 2**63:
         problems.append(f"seed={config.seed} with runs={config.runs}: the last seed must be below 2**63, not {last}")
-    try:
-        if config.source.packed and config.train.loss_on == "target":
-            problems.append(f"train.loss_on=target: {config.dataset.name} has no targets, use all")
-        if config.source.needs_path and not config.dataset.path:
-            problems.append(f"dataset.path is needed by dataset.name={config.dataset.name}")
-    except UserError as error:
-        problems.append(str(error))
-    return problems + _train_problems(config.train)
+    return problems + _dataset_problems(config) + train_problems(config.train)
 
 
 def method_problems(config: Config) -> list[str]:
@@ -284,16 +278,18 @@ def method_problems(config: Config) -> list[str]:
     return problems
 
 
-def _train_problems(train: TrainConfig) -> list[str]:
+def _dataset_problems(config: Config) -> list[str]:
+    """What does not go with the data set."""
+    name, dataset = config.dataset.name, config.dataset
+    try:
+        source = config.source
+    except UserError as error:
+        return [str(error)]
     problems = []
-    for name in ("weight_decay", "betas", "eps", "momentum"):
-        takes = OPTIMIZER_PARAMETERS.get(train.optimizer, ())
-        if getattr(train, name) is not None and takes and name not in takes:
-            problems.append(f"train.{name} is not a parameter of {train.optimizer}, which takes {', '.join(takes)}")
-    if train.betas is not None and not (len(train.betas) == 2 and all(0 <= beta < 1 for beta in train.betas)):
-        problems.append(f"train.betas={list(train.betas)} must be two numbers in [0, 1)")
-    if train.micro_batch_size and train.micro_batch_size > train.batch_size:
-        problems.append(f"train.micro_batch_size={train.micro_batch_size} is above train.batch_size={train.batch_size}")
-    if train.scheduler == "none" and train.warmup_steps:
-        problems.append("train.warmup_steps has no effect with train.scheduler=none: use constant, or leave it out")
+    if source.packed and config.train.loss_on == "target":
+        problems.append(f"train.loss_on=target: {name} has no targets, use all")
+    if source.needs_path and not dataset.path:
+        problems.append(f"dataset.path is needed by dataset.name={name}")
+    if not source.takes_size and (dataset.size, dataset.book) != (None, 0):
+        problems.append(f"dataset.size and dataset.book do not go with {name}, whose pairs are fixed: leave them out")
     return problems

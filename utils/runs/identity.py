@@ -10,7 +10,7 @@ from typing import Any
 
 from rosa.config import LowRankConfig
 from rosa.methods import method_names
-from utils.config import Config, TrainConfig
+from utils.config import Config, DatasetConfig, TrainConfig
 from utils.text import slug
 
 # Groups and keys that do not change the result of a run: with another value the same run continues.
@@ -32,7 +32,12 @@ WITHOUT_EFFECT = (
 )
 
 # Keys of later versions. Their default is not hashed, so that runs of earlier versions are found again.
-LATER = {"train.validation_fraction": TrainConfig.validation_fraction}
+LATER = {
+    "train.validation_fraction": TrainConfig.validation_fraction,
+    "train.validate_every": TrainConfig.validate_every,
+    "dataset.size": DatasetConfig.size,
+    "dataset.book": DatasetConfig.book,
+}
 
 
 def science(config: Config, data: dict[str, str] | None = None) -> dict[str, Any]:

@@ -9,8 +9,9 @@ import torch
 from torch import nn
 
 from rosa.sharding import is_sharded
-from utils.config import OPTIMIZER_PARAMETERS, TrainConfig
+from utils.config import TrainConfig
 from utils.errors import UserError
+from utils.train_keys import OPTIMIZER_PARAMETERS
 
 DEFAULT_WARMUP = 500
 OPTIMIZERS = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam, "sgd": torch.optim.SGD}
