@@ -11,12 +11,12 @@ import torch
 
 import rosa
 from tests.training.reading import points
-from utils.config import TrainConfig
 from utils.errors import UserError
 from utils.models.loading import load_model, load_tokenizer
 from utils.models.token_loss import TokenLoss
 from utils.runs import find_runs
 from utils.runs.checkpoint_folder import load_weights
+from utils.train_config import TrainConfig
 from utils.training import failures, launch, loop, setup
 
 METHODS = ("rosa", "lora", "none")

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 
 import rosa
-from utils.config import TrainConfig
 from utils.errors import is_out_of_memory, short_reason
+from utils.train_config import TrainConfig
 
 REMEDY = "lower train.lr"  # in every message about numbers that are not finite, and in no other
 

@@ -21,7 +21,7 @@ from utils.training.training import Training
 
 
 def fit(training: Training) -> None:
-    """Train to the end. Each epoch validates and saves; a resample follows at the start of the next epoch.
+    """Train to the end. An epoch ends with a validation and a checkpoint; the next one begins with the resample.
 
     Raises:
         Interrupted: a signal asked to stop. A checkpoint has every step that was made.
@@ -31,12 +31,14 @@ def fit(training: Training) -> None:
     if done.step == 0 and done.epoch == 0 and done.last is None:
         validate(training)
     with progress_bar(training.total_steps, done.step, main=training.processes.main) as bar:
+        saved = True
         while done.epoch < epochs:
-            training.stop.check(now=True)
+            if saved:  # else a stop would lose steps: it waits for the next one
+                training.stop.check(now=True)
             if done.batch == 0 and done.epoch > 0 and training.resampler.after_epoch(done.epoch, epochs):
                 log_resample(training)
             train_epoch(training, bar)
-            end_epoch(training)
+            saved = end_epoch(training)
     if done.best is None:  # no epoch ran at all, or none since the best checkpoint was lost
         done.best = done.last
         save(training, best=True)
@@ -139,11 +141,16 @@ def log_resample(training: Training) -> None:
     log.info("resample %d at step %d took %.2f s", done.resamples, done.step, resampler.seconds)
 
 
-def end_epoch(training: Training) -> None:
-    """Validate and save."""
-    done = training.progress
+def end_epoch(training: Training) -> bool:
+    """Validate and save, if that is due (train.validate_every). Returns whether a checkpoint has every step."""
+    train, done = training.config.train, training.progress
     before = done.epoch, done.batch
     done.epoch, done.batch = done.epoch + 1, 0
+    if done.epoch % train.validate_every and done.epoch < train.epochs:
+        due = save_due(training, logging_point=True)
+        if due:
+            save(training, best=False)
+        return due
     try:
         best = validate(training)
     except Interrupted:
@@ -151,6 +158,7 @@ def end_epoch(training: Training) -> None:
         save(training, best=False)
         raise
     save(training, best)
+    return True
 
 
 def validate(training: Training) -> bool:
