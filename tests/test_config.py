@@ -76,8 +76,9 @@ def test_all_problems_come_in_one_message() -> None:
         "fnmodel.rosa.sample_method=best", "train.epochs=-1", "train.optimizer=sgd", "train.betas=[0.9,0.99]",
     )  # fmt: skip
     for part in (
-        "train.lr=abc", "did you mean batch_size", "fnmodel.name=rosaa is not one of none, bitfit, ia3, lora, rosa",
-        "rank=0", "Did you mean e2e?", "train.epochs=-1 must be at least 0", "train.betas is not a parameter of sgd",
+        "train.lr=abc", "did you mean batch_size",
+        "fnmodel.name=rosaa is not one of none, bitfit, dora, ia3, lora, rosa", "rank=0", "Did you mean e2e?",
+        "train.epochs=-1 must be at least 0", "train.betas is not a parameter of sgd",
     ):  # fmt: skip
         assert part in message, part
     assert "sample_method" not in message  # the methods' own keys come next
