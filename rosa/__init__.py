@@ -1,4 +1,4 @@
-"""Adapters for any Hugging Face model: ROSA, LoRA, (IA)³, BitFit.
+"""Adapters for any Hugging Face model: ROSA, LoRA, DoRA, (IA)³, BitFit.
 
     model = rosa.inject(AutoModelForCausalLM.from_pretrained("gpt2"), rosa.RosaConfig(rank=0.05))
     resampler = rosa.Resampler(model, optimizer, config)       # and call after_epoch after each epoch
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from rosa.layers import AdapterLayer, LowRankLayer
     from rosa.methods import register
     from rosa.methods.bitfit import BitFitConfig
+    from rosa.methods.dora import DoraConfig
     from rosa.methods.ia3 import IA3Config
     from rosa.methods.lora import LoraConfig
     from rosa.methods.rosa import RosaConfig
@@ -50,6 +51,7 @@ _HOMES = {  # name: its module
     "AdapterError": "errors",
     "AdapterLayer": "layers",
     "BitFitConfig": "methods.bitfit",
+    "DoraConfig": "methods.dora",
     "IA3Config": "methods.ia3",
     "LoraConfig": "methods.lora",
     "LowRankConfig": "config",
@@ -78,6 +80,7 @@ __all__ = [
     "AdapterError",
     "AdapterLayer",
     "BitFitConfig",
+    "DoraConfig",
     "IA3Config",
     "LoraConfig",
     "LowRankConfig",

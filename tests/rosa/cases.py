@@ -52,6 +52,9 @@ CASES = [
     Case("lora-rslora", rosa.LoraConfig(rank=4, alpha=3.0, scale="rslora", lr_ratio_b=4.0)),
     Case("lora-dropout", rosa.LoraConfig(rank=12, dropout=0.3)),
     Case("lora-full-rank", rosa.LoraConfig(rank=1.0)),
+    Case("dora", rosa.DoraConfig(rank=4)),
+    Case("dora-alpha-bias", rosa.DoraConfig(rank=2, alpha=3.0, bias="adapted")),
+    Case("dora-dropout", rosa.DoraConfig(rank=0.25, dropout=0.3)),
     Case("ia3", rosa.IA3Config()),
     Case("ia3-outputs-bias", rosa.IA3Config(feedforward_modules=[], bias="adapted")),
     Case("bitfit", rosa.BitFitConfig(), families=("gpt2",)),  # Llama has no biases to train

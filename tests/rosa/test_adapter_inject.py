@@ -90,7 +90,8 @@ def test_parameter_report_counts_what_trains(case: Case) -> None:
         if isinstance(layer, rosa.LowRankLayer):
             adapt = getattr(case.config, "adapt", "ab")
             sides = [size for size, factor in zip(row.shape, "ab", strict=True) if factor in adapt]
-            assert row.rank == layer.rank and row.trainable == layer.rank * sum(sides)
+            magnitudes = row.shape[1] if case.config.method == "dora" else 0
+            assert row.rank == layer.rank and row.trainable == layer.rank * sum(sides) + magnitudes
         else:
             assert row.rank is None
         if case.config.method == "ia3":

@@ -16,7 +16,7 @@ from utils.processes.signals import EXIT_INTERRUPTED
 from utils.runs import checkpoints
 from utils.training import loop
 
-METHODS = ("rosa", "lora", "none", "ia3", "bitfit")
+METHODS = ("rosa", "lora", "dora", "none", "ia3", "bitfit")
 
 
 @pytest.mark.parametrize("method", METHODS)
