@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         merged,
         parameter_report,
         start_adapters,
+        train_only,
         unmerge,
         unwrap,
     )
@@ -68,6 +69,7 @@ _HOMES = {  # name: its module
     "resample": "resampler",
     "save_adapter": "adapter_files",
     "start_adapters": "injection",
+    "train_only": "injection",
     "unmerge": "injection",
     "unwrap": "injection",
 }
@@ -95,6 +97,7 @@ __all__ = [
     "resample",
     "save_adapter",
     "start_adapters",
+    "train_only",
     "unmerge",
     "unwrap",
 ]

@@ -145,7 +145,10 @@ class AdapterLayer(nn.Module, ABC):
         return own | ({"base.bias": self.base.bias} if self.trains_bias else {})
 
     def optimizer_options(self, name: str) -> dict[str, float]:
-        """The settings of the optimizer that the trained parameter ``name`` needs; see ``rosa.parameter_groups``."""
+        """The optimizer's settings that the trained parameter ``name`` needs (``rosa.parameter_groups``).
+
+        ``lr_scale`` stands for a multiple of the learning rate of all parameters.
+        """
         return {}
 
     def train_adapter(self, trains: bool) -> None:

@@ -49,6 +49,7 @@ CASES = [
     Case("lora", rosa.LoraConfig(rank=4)),
     Case("lora-alpha", rosa.LoraConfig(rank=0.1, alpha=16)),
     Case("lora-bias", rosa.LoraConfig(rank=2, alpha=3.0, bias="adapted")),
+    Case("lora-rslora", rosa.LoraConfig(rank=4, alpha=3.0, scale="rslora", lr_ratio_b=4.0)),
     Case("lora-dropout", rosa.LoraConfig(rank=12, dropout=0.3)),
     Case("lora-full-rank", rosa.LoraConfig(rank=1.0)),
     Case("ia3", rosa.IA3Config()),

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from rosa.config import ALL_LINEAR
 from utils.metrics import NEITHER
 from utils.results.columns import Column
 from utils.results.methods import UNTRAINED, method_order
@@ -17,6 +18,7 @@ from utils.runs.identity import LATER, WITHOUT_EFFECT
 
 # Settings that always have a column or a table of their own.
 OWN_COLUMN = ("seed", "dataset.name", "model.name", "fnmodel.name", "fnmodel.params.rank", "fnmodel.params.bias")
+TARGETS = "fnmodel.params.target_modules"
 NOT_COMPARED = (*OWN_COLUMN, "hydra", *WITHOUT_EFFECT)  # any other setting that differs gets a column
 
 
@@ -82,8 +84,10 @@ def settings_of(result: Result) -> dict[str, Any]:
         if not any(key == name or key.startswith(f"{name}.") for name in skipped)
     }
     if result.settings:  # older runs lack these keys, which distinguish results, also those of the untrained model
-        foreign = tuple(f"fnmodel.{name}." for name in others)
-        kept |= {key: result.settings.get(key, v) for key, v in LATER.items() if not key.startswith(foreign)}
+        later = [k for k in LATER if not k.startswith("fnmodel.") or k.startswith(f"fnmodel.{result.method}.")]
+        kept |= {key: result.settings.get(key, LATER[key]) for key in later}
+    if kept.get(TARGETS, "") is None:  # of an adapter; none without targets has no such key here
+        kept[TARGETS] = ALL_LINEAR
     if "train.loss_on" in kept:  # null means the data set's default, which the record contains
         kept["train.loss_on"] = result.record.get("loss_on") or kept["train.loss_on"]
     return kept | {f"decoding.{key}": value for key, value in result.decoding.items()}

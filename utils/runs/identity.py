@@ -12,9 +12,10 @@ from typing import Any
 
 from rosa.config import LowRankConfig
 from rosa.methods import method_names
-from utils.config import DEFAULT_DECAY, Config, TrainConfig
+from utils.config import Config, DatasetConfig
 from utils.schema import EARLIER
 from utils.text import slug
+from utils.train_config import DEFAULT_DECAY, TrainConfig
 
 # Groups and keys that do not change the result of a run: with another value the same run continues.
 WITHOUT_EFFECT = (
@@ -24,6 +25,7 @@ WITHOUT_EFFECT = (
     "dataset.path",
     "dataset.cache",
     "train.micro_batch_size",
+    "train.micro_batch_tokens",
     "train.gradient_checkpointing",
     "train.device",
     "train.compile",
@@ -38,6 +40,11 @@ WITHOUT_EFFECT = (
 # found again.
 LATER = {
     "train.validation_fraction": TrainConfig.validation_fraction,
+    "train.validate_every": TrainConfig.validate_every,
+    "dataset.size": DatasetConfig.size,
+    "dataset.book": DatasetConfig.book,
+    "fnmodel.lora.scale": "standard",
+    "fnmodel.lora.lr_ratio_b": 1.0,
     "fnmodel.rosa.basis": "singular",
     "fnmodel.rosa.start": "split",
     "fnmodel.rosa.gain": 1.0,
@@ -73,13 +80,16 @@ def science(config: Config, data: dict[str, str] | None = None) -> dict[str, Any
     for method in method_names():
         if method != config.fnmodel.name:
             del values["fnmodel"][method]
-    adapter = config.adapter
-    if adapter is None:
-        del values["fnmodel"]["params"]
-    else:
-        values["fnmodel"]["params"]["bias"] = "adapted" if adapter.trains_bias else "none"
+    adapter, params = config.adapter, values["fnmodel"]["params"]
+    if adapter is not None:
+        params["bias"] = "adapted" if adapter.trains_bias else "none"
+        params["target_modules"] = adapter.target_modules
         if not isinstance(adapter, LowRankConfig):
-            del values["fnmodel"]["params"]["rank"]
+            del params["rank"]
+    elif config.fnmodel.trained_layers is not None:
+        values["fnmodel"]["params"] = {"target_modules": config.fnmodel.trained_layers}
+    else:
+        del values["fnmodel"]["params"]
     return values
 
 
@@ -108,7 +118,6 @@ def run_directory(config: Config, data: dict[str, str] | None = None) -> Path:
     ``utils.runs.digests.identify_run``.
     """
     model = slug(Path(config.model.name).name, r"[^A-Za-z0-9._-]+") or "model"
-    method = config.fnmodel.name
     rank = f"-r{config.adapter.rank}" if isinstance(config.adapter, LowRankConfig) else ""
-    label = f"{model}-{method}{rank}-s{config.seed}-{_hash(science(config, data))}"
+    label = f"{model}-{config.fnmodel.method}{rank}-s{config.seed}-{_hash(science(config, data))}"
     return Path(config.output.path) / config.source.names[0] / label

@@ -9,8 +9,8 @@ from torch import nn
 
 import rosa
 from rosa.sharding import is_sharded
-from utils.config import DEFAULT_DECAY, OPTIMIZER_PARAMETERS, TrainConfig
 from utils.errors import UserError
+from utils.train_config import DEFAULT_DECAY, OPTIMIZER_PARAMETERS, TrainConfig
 
 DEFAULT_WARMUP = 500
 OPTIMIZERS = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam, "sgd": torch.optim.SGD}
@@ -18,8 +18,10 @@ SCHEDULES = {"linear": "linear", "cosine": "cosine", "constant": "constant_with_
 
 
 def build_optimizer(train: TrainConfig, model: nn.Module, device: torch.device) -> Any:
-    """The optimizer that ``train`` describes, of the parameters that train. Where a key is null, PyTorch's default is
-    used. An adapter may exempt its parameters from weight decay (``rosa.parameter_groups``).
+    """The optimizer of the parameters that train, as ``train`` describes it.
+
+    Where a key is null, PyTorch's default is used. An adapter may ask for other settings of its own parameters
+    (``rosa.parameter_groups``).
     """
     options = {
         name: getattr(train, name) for name in OPTIMIZER_PARAMETERS[train.optimizer] if getattr(train, name) is not None
@@ -27,7 +29,7 @@ def build_optimizer(train: TrainConfig, model: nn.Module, device: torch.device) 
     if "betas" in options:
         options["betas"] = tuple(options["betas"])
     options.setdefault("weight_decay", DEFAULT_DECAY[train.optimizer])
-    groups = rosa.parameter_groups(model, **options)
+    groups = rosa.parameter_groups(model, lr=train.lr, **options)
     fused = device.type in ("cuda", "cpu")  # one kernel for all parameters
     if train.optimizer == "sgd" and any(is_sharded(parameter) for group in groups for parameter in group["params"]):
         fused = False  # PyTorch has no fused SGD for sharded parameters
