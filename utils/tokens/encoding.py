@@ -52,7 +52,9 @@ class Encoded:
         lengths = [len(sample.ids) for sample in self.samples]
         shared = 0 if self.documents is None else len(lengths) - 1  # neighbouring blocks share a token
         counts = {"samples": len(lengths), "tokens": sum(lengths) - shared, "longest": max(lengths, default=0)}
-        return {**counts, "cut": self.cut, **({} if self.documents is None else {"documents": self.documents})}
+        if self.documents is not None:
+            return {**counts, "cut": self.cut, "documents": self.documents}
+        return {**counts, "target_tokens": sum(lengths) - sum(s.prompt_length for s in self.samples), "cut": self.cut}
 
 
 def encode(examples: Sequence[Example], tokenizer: Any, seq_len: int) -> Encoded:
