@@ -1,0 +1,172 @@
+"""Print the study's tables from its committed records.
+
+    python -m studies.capacity.report [RECORDS]
+
+The first table has the search: bits stored at each learning rate, of the search's seed. The second has the reported
+seeds, and the share of the gap to the ceiling that each method closes, with a 95 % interval of a bootstrap over seeds.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import sys
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from utils.errors import UserError, run_cli
+from utils.results.columns import stored_bits
+from utils.results.methods import method_label, method_order
+from utils.results.read import Result, read_results
+
+RECORDS = Path(__file__).parent / "records"
+SEARCH_SEED = 100
+RESAMPLES = 10_000
+Way = tuple[int, str, int, str]  # keys of the book, method, rank (0: none), steps between resamples
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One run: what was trained, and its results. ``study`` is study.json, {} where there is none."""
+
+    way: Way
+    lr: float
+    seed: int
+    bits: float
+    parameters: int
+    study: dict[str, Any]
+
+    @classmethod
+    def of(cls, result: Result) -> Measured:
+        """Raises UserError for a run that is not of the study."""
+        bits, settings = stored_bits(result), result.settings
+        if bits is None:
+            raise UserError(f"{result.run.path} is not a finished run of the study: it has no bits stored")
+        draws = ""
+        if result.method == "rosa":
+            level, every = settings["fnmodel.rosa.level"], settings["fnmodel.rosa.every"]
+            draws = "never" if level == "never" else f"{level} {every}"
+        study = result.run.path / "study.json"
+        return cls(
+            way=(settings.get("dataset.size") or 200, result.method, int(result.rank or 0), draws),
+            lr=float(settings["train.lr"]),
+            seed=int(result.seed),
+            bits=bits,
+            parameters=int(result.number("parameters", "trainable") or 0),
+            study=json.loads(study.read_text(encoding="utf-8")) if study.exists() else {},
+        )
+
+
+def label(way: Way) -> str:
+    """A method as a table names it."""
+    _, method, rank, draws = way
+    name = "same layers in full" if method == "none" else method_label(method)
+    return name + (f" r={rank}" if rank else "") + (f", {draws}" if draws else "")
+
+
+def order(way: Way) -> tuple[Any, ...]:
+    """Tables are sorted by the book's size, the method, the rank, and the steps between resamples."""
+    size, method, rank, draws = way
+    steps = draws.rpartition(" ")[2]
+    return (-size, method_order(method), rank, int(steps) if steps.isdigit() else 10**9)
+
+
+def chosen_rate(runs: list[Measured]) -> tuple[float, bool]:
+    """The rate with the most bits, and whether it lies at an end of its grid."""
+    best = max(runs, key=lambda run: run.bits)
+    rates = sorted({run.lr for run in runs})
+    return best.lr, best.lr in (rates[0], rates[-1])
+
+
+def best_bits(runs: list[Measured]) -> list[float]:
+    """Bits of each seed at the rate with the highest mean, [] without runs."""
+    rates: dict[float, list[float]] = defaultdict(list)
+    for run in runs:
+        rates[run.lr].append(run.bits)
+    return max(rates.values(), key=statistics.fmean, default=[])
+
+
+def gap_closed(method: list[float], lora: list[float], ceiling: list[float]) -> tuple[float, float, float]:
+    """(method − LoRA) / (ceiling − LoRA) of mean bits, and its 95 % interval over resampled seeds."""
+
+    def share(means: list[Any]) -> Any:
+        return (means[0] - means[1]) / (means[2] - means[1])
+
+    groups = [np.array(values) for values in (method, lora, ceiling)]
+    rng = np.random.default_rng(0)
+    drawn = [group[rng.integers(len(group), size=(RESAMPLES, len(group)))].mean(1) for group in groups]
+    low, high = np.quantile(share(drawn), (0.025, 0.975))
+    return float(share([group.mean() for group in groups])), float(low), float(high)
+
+
+def search_table(found: dict[Way, list[Measured]]) -> list[str]:
+    """Bits stored at each rate, of the search's seed; the chosen rate is bold, and marked where it is at an end."""
+    rates = sorted({run.lr for runs in found.values() for run in runs})
+    lines = [f"| keys | method | {' | '.join(f'{rate:g}' for rate in rates)} |", "| --- " * (len(rates) + 2) + "|"]
+    for way in sorted(found, key=order):
+        best, at_end = chosen_rate(found[way])
+        bits = {run.lr: f"{run.bits:,.0f}" for run in found[way]}
+        bits[best] = f"**{bits[best]}**" + (" (end)" if at_end else "")
+        lines.append(f"| {way[0]} | {label(way)} | {' | '.join(bits.get(rate, '') for rate in rates)} |")
+    return lines
+
+
+def seeds_table(found: dict[Way, list[Measured]]) -> list[str]:
+    """The reported seeds, each shown, and what is derived from them."""
+    heads = ("keys", "method", "trained", "lr", "bits of each seed", "mean", "gap closed", "exact", "book A", "rank")
+    lines = [f"| {' | '.join(heads)} |", "| --- " * len(heads) + "|"]
+    for way, lr in sorted({(run.way, run.lr) for runs in found.values() for run in runs}, key=lambda x: order(x[0])):
+        runs = sorted((run for run in found[way] if run.lr == lr), key=lambda run: run.seed)
+        bits = [best_bits(found.get(end, [])) for end in ((way[0], "lora", 1, ""), (way[0], "none", 0, ""))]
+        own = [run.bits for run in runs]
+        gap = "{:.0%} ({:.0%} to {:.0%})".format(*gap_closed(own, *bits)) if all(bits) else ""
+        cells = [
+            str(way[0]), label(way), f"{runs[0].parameters:,}", f"{lr:g}",
+            " ".join(f"{value:,.0f}" for value in own), f"{statistics.fmean(own):,.0f}", gap,
+            _mean(runs, "{:.0%}", lambda study: study["book_b"]["exact_match"]),
+            _mean(runs, "{:.0%}", lambda study: study["book_a"]["exact_match"]),
+            _mean(runs, "{:.1f}", mean_rank),
+        ]  # fmt: skip
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+def mean_rank(study: dict[str, Any]) -> float:
+    """The numerical rank of ΔW, averaged over layers."""
+    return statistics.fmean(layer["rank"] for layer in study["change"]["layers"].values())
+
+
+def _mean(runs: list[Measured], form: str, value: Any) -> str:
+    """The mean over the runs that were measured, empty if none was."""
+    values = [value(run.study) for run in runs if run.study]
+    return form.format(statistics.fmean(values)) if values else ""
+
+
+def report(folder: Path) -> str:
+    """Both tables as Markdown. Raises UserError if a record cannot be read or is not of the study."""
+    results, unreadable = read_results([folder])
+    if unreadable:
+        raise UserError(f"{unreadable[0].run.path}: {unreadable[0].reason}")
+    search: dict[Way, list[Measured]] = defaultdict(list)
+    reported: dict[Way, list[Measured]] = defaultdict(list)
+    for run in map(Measured.of, (result for result in results if result.finished)):
+        (search if run.seed == SEARCH_SEED else reported)[run.way].append(run)
+    parts = []
+    if search:
+        parts.append([f"Bits stored, seed {SEARCH_SEED} (the search)", "", *search_table(search)])
+    if reported:
+        parts.append(["Reported seeds", "", *seeds_table(reported)])
+    return "\n\n".join("\n".join(lines) for lines in parts)
+
+
+def main() -> None:
+    """Print the tables."""
+    print(report(Path(sys.argv[1]) if len(sys.argv) > 1 else RECORDS))
+
+
+if __name__ == "__main__":
+    run_cli(main)
