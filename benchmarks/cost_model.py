@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 import rosa
+from benchmarks.common import cell
 from benchmarks.report import markdown
 from benchmarks.row import ROOT
 from rosa.injection import adapter_layers
@@ -211,7 +212,7 @@ def exponents(figures: dict[str, Any]) -> list[list[str]]:
     for part, label in (("data", "samples"), ("shapes", "parameters, three models"), ("ranks", "rank, GPT-2 small")):
         found = figures[part]["exponents"] if part in figures else {}
         first = ("train_seconds", "encode_seconds") if part == "data" else ("step_seconds", "factorise_seconds")
-        rows.append([label, *(_digits(found.get(cost, 0)) for cost in (*first, "peak_mib"))])
+        rows.append([label, *(cell(found.get(cost), ".2f") for cost in (*first, "peak_mib"))])
     return rows
 
 
