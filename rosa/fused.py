@@ -176,5 +176,6 @@ def adapted_product(
     bias = None if bias is None else bias.to(dtype)
     rows = x.reshape(-1, x.shape[-1]).to(dtype)
     low = rows.to(a.dtype) @ a if is_split_off else None
-    out: Tensor = _AdaptedProduct.apply(rows, weight, bias, a, b, low, summed)  # type: ignore[no-untyped-call]
+    apply: Any = _AdaptedProduct.apply  # typed by some versions of PyTorch only
+    out: Tensor = apply(rows, weight, bias, a, b, low, summed)
     return out.view(*x.shape[:-1], out.shape[-1])  # not inside the function: a view from there must not be written into

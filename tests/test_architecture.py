@@ -15,7 +15,7 @@ PAGE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
 _TABLE = PAGE.split("| room, from the top |")[1].split("\n\n")[0]
 _FIRST_CELLS = [row.split("|")[1] for row in _TABLE.splitlines()[2:]]
 ROOMS = re.findall(r"`(\w+)(?:/|\.py)`", " ".join(_FIRST_CELLS))[::-1]
-ABOVE = {"scripts", "benchmarks", "tests", "train", "eval", "compile_results", "figures", "jobrunner"}
+ABOVE = {"scripts", "studies", "benchmarks", "tests", "train", "eval", "compile_results", "figures", "jobrunner"}
 OF_ROSA = {"torch", "transformers", "safetensors", "peft"}  # peft in integrations/, where it is optional
 
 # Lines that a file, an entry and a function have at most.
@@ -114,7 +114,7 @@ def test_no_modules_import_each_other() -> None:
 def test_files_are_short() -> None:
     scripts = [*ROOT.glob("*.sh"), *(ROOT / "scripts").rglob("*.sh"), *(ROOT / "utils").rglob("*.sh"), ROOT / ".ci/run"]
     long = {}
-    for path in [*sources("rosa", "utils", "scripts", "benchmarks", "tests"), *scripts]:
+    for path in [*sources("rosa", "utils", "scripts", "studies", "benchmarks", "tests"), *scripts]:
         name, lines = str(path.relative_to(ROOT)), len(path.read_text(encoding="utf-8").splitlines())
         if lines > (TEST_FILE if name.startswith("tests/") else FILE):
             long[name] = lines
@@ -128,7 +128,7 @@ def test_entries_are_thin() -> None:
 
 def test_functions_are_short_or_say_why_not() -> None:
     long = {}
-    for path in [*sources("rosa", "utils", "scripts", "benchmarks", "tests"), *ROOT.glob("*.py")]:
+    for path in [*sources("rosa", "utils", "scripts", "studies", "benchmarks", "tests"), *ROOT.glob("*.py")]:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.FunctionDef):
                 lines = (node.end_lineno or 0) - node.lineno + 1

@@ -11,7 +11,7 @@ from typing import Any
 
 import rosa
 from utils.config import Config, load_config
-from utils.data import Example, digest, get_source, group_by_source
+from utils.data import Example, digest, group_by_source
 from utils.errors import UserError, is_out_of_memory, reason
 from utils.generation.generate import Decoding, generate
 from utils.io.files import LARGEST, lock, remove_leftovers, sha256, write_json
@@ -196,7 +196,7 @@ def load_examples(run: Run, config: Config, options: Options) -> list[Example]:
         UserError: the data is missing or malformed, or is not the data in the run's record.
     """
     dataset = dataclasses.replace(config.dataset, path=options.dataset_path or config.dataset.path)
-    examples = get_source(dataset.name).load(options.split, dataset.folder(), dataset.cache)
+    examples = config.source.load(options.split, dataset.folder(), dataset.cache)
     recorded, current = recorded_digests(run.record()), {options.split: digest(examples)}
     if options.split in TRAINING or options.split in _evaluations(run):
         refuse_other_data(run, recorded, current, dataset)

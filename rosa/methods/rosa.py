@@ -141,13 +141,21 @@ class RosaLayer(SubspaceLayer):
     @torch.no_grad()
     def merge_pair(self) -> None:
         with full_precision(self.base.weight.device):
-            delta = self.delta()
             if self._is_rounded:
+                delta = self.delta()
                 self._exact = (self.weight_mn + delta).float()
                 if self._start is not None:
                     self._change = float((delta - product(*(start.to(delta.device) for start in self._start))).norm())
-            self.weight_mn.add_(delta)
+            self._add_pair(1)
         self._zero_pair()
+
+    def _add_pair(self, sign: int) -> None:
+        """W ← W ± A B, on a CPU in one pass over W."""
+        weight = self.weight_mn
+        if weight.device.type == "cpu" and weight.dtype == self.A.dtype:
+            weight.addmm_(self.A, self.B, alpha=sign)
+        else:
+            weight.add_(self.delta(), alpha=sign)
 
     def optimizer_options(self, name: str) -> dict[str, float]:
         is_part_of_weight = name in ("A", "B") and self.config.start == "split"
@@ -186,10 +194,10 @@ class RosaLayer(SubspaceLayer):
             dist.broadcast(self.A.data, 0)
             dist.broadcast(self.B.data, 0)
         with full_precision(self.base.weight.device):
-            delta = self.delta()
             if self._exact is None:
-                self.weight_mn.sub_(delta)
+                self._add_pair(-1)
             else:
+                delta = self.delta()
                 self.weight_mn.copy_(self._exact - delta)
                 self.rounding = float((self.weight_mn + delta - self._exact).norm()), self._change
                 self._exact = None

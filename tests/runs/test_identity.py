@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
+from omegaconf import OmegaConf
 
 from tests.conftest import make_config
 from tests.records import csv_of, write_run
+from utils.config import load_config
 from utils.data import digest, pair
 from utils.data.pairs import Pairs
 from utils.errors import UserError
@@ -51,6 +53,24 @@ def test_keys_that_came_later_change_a_hash_only_off_their_default() -> None:
         make_config("train.validation_fraction=0")
 
 
+def test_weight_decay_of_pairs_is_part_of_a_run_only_where_it_acts(tmp_path: Path) -> None:
+    """Runs of earlier versions decayed A and B, and their configurations lack the key."""
+    decayed = make_config("fnmodel.rosa.decay=true")
+    assert len({run_directory(decayed), run_directory(make_config())}) == 2
+    without = ("train.optimizer=sgd", "train.weight_decay=0", "fnmodel.rosa.start=zero", "fnmodel.name=lora")
+    for setting in without:
+        assert run_directory(make_config(setting)) == run_directory(make_config(setting, "fnmodel.rosa.decay=true"))
+    values = dataclasses.asdict(decayed)
+    for key in ("decay", "adapt", "rewarm_steps"):
+        del values["fnmodel"]["rosa"][key]
+    (tmp_path / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(values)))
+    assert load_config(tmp_path / "config.yaml") == decayed
+    old, new = (write_run(tmp_path, config=config) for config in ({}, {"fnmodel.rosa.decay": False}))
+    settings = {result.run.path: settings_of(result) for result in read_results([tmp_path])[0]}
+    assert [settings[path]["fnmodel.rosa.decay"] for path in (old, new)] == [True, False]
+    assert "fnmodel.rosa.decay" not in settings_of(read_results([write_run(tmp_path, method="lora")])[0][0])
+
+
 def test_settings_without_effect_neither_name_another_run_nor_tell_rows_apart(tmp_path: Path) -> None:
     others = {
         "train.micro_batch_size": 16, "train.gradient_checkpointing": True, "train.device": "cpu",
@@ -58,7 +78,8 @@ def test_settings_without_effect_neither_name_another_run_nor_tell_rows_apart(tm
         "train.keep_last": False, "train.skip_nonfinite": True, "dataset.path": "x", "dataset.cache": "x",
         "runs": 3, "logging.samples": 0,
     }  # fmt: skip
-    assert len(others) == len(WITHOUT_EFFECT) - 1  # output.path is part of the directory
+    # output.path is part of the directory, and train.micro_batch_tokens excludes the size
+    assert len(others) == len(WITHOUT_EFFECT) - 2
     changed = make_config(*(f"{key}={value}" for key, value in others.items()))
     assert run_directory(changed) == run_directory(make_config())
     folders = [write_run(tmp_path, seed=0), write_run(tmp_path, seed=1, config={**others, "output.path": "elsewhere"})]

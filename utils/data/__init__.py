@@ -2,6 +2,7 @@
 
 - ``e2e``, ``eli5``: the published data sets, from local files or the hub
 - ``e2e_sample``: the bundled data set, generated with ``_sentences``
+- ``phone_book``: random keys and numbers, generated
 - ``pairs``: the user's own CSV or JSON lines
 
 A new data set is a new file here with a ``DataSource`` subclass under ``@register``; no list has to be edited. Every
@@ -53,6 +54,12 @@ class DataSource(ABC):
     generate_limit: ClassVar[int | None] = None  # eval.py generates for this many items, the first ones; None: for all
     needs_path: ClassVar[bool] = False  # True: the user must set dataset.path
     metrics: ClassVar[tuple[str, ...]] = ()  # its scores in the order of a table's columns; empty: all that apply
+    takes_size: ClassVar[bool] = False  # True: generated from dataset.size and dataset.book
+    target_bits: ClassVar[float | None] = None  # information in a target, if its pairs are random: bits to be stored
+
+    def __init__(self, size: int | None = None, book: int = 0) -> None:
+        """For generated data: ``size`` is the number of pairs (None: its default), ``book`` says which pairs."""
+        self.size, self.book = size, book
 
     @abstractmethod
     def load(self, split: str, path: Path | None, cache: str | None) -> list[Example]:
@@ -83,18 +90,27 @@ def sources() -> dict[str, type[DataSource]]:
     return _SOURCES.all()
 
 
-def get_source(name: str) -> DataSource:
-    """The data source called ``name``. Raises UserError that suggests the nearest known name."""
+def get_source(name: str, size: int | None = None, book: int = 0) -> DataSource:
+    """The data source called ``name``, see DataSource. Raises UserError that suggests the nearest known name."""
     known = sources()
     if name not in known:
         raise UserError(f"dataset.name={name} is not known. {suggestions(name, known)}")
-    return known[name]()
+    return known[name](size, book)
 
 
 def metrics_of(name: Any) -> tuple[str, ...]:
     """The scores that the data set ``name`` lists. Empty means all scores, also for an unknown data set."""
     source = sources().get(name) if isinstance(name, str) else None
     return source.metrics if source else ()
+
+
+def refuse_path(name: str, path: Path | None) -> None:
+    """Raise UserError for a path given to the generated data set ``name``."""
+    if path is not None:
+        raise UserError(
+            f"dataset.path={path} does not go with dataset.name={name}, which is generated and reads no files. "
+            "Leave out dataset.path, or give the name of the data set in the files (dataset.name=e2e)."
+        )
 
 
 def group_by_source(examples: Sequence[Example]) -> list[list[Example]]:

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 
-from utils.data import SPLITS, DataSource, Example, pair, register
+from utils.data import SPLITS, DataSource, Example, pair, refuse_path, register
 from utils.data._sentences import Fact, Subject, describe
 from utils.errors import UserError
 
@@ -221,11 +221,7 @@ class E2ESample(DataSource):
 
     def load(self, split: str, path: Path | None, cache: str | None) -> list[Example]:
         """See DataSource.load. Raises UserError when a path is given: this data set has no files."""
-        if path is not None:
-            raise UserError(
-                f"dataset.path={path} does not go with dataset.name=e2e_sample, which is generated and reads no files. "
-                "Leave out dataset.path, or give the name of the data set in the files (dataset.name=e2e)."
-            )
+        refuse_path("e2e_sample", path)
         if split not in SPLITS:
             raise UserError(f"split {split!r} is not known. Known: {', '.join(SPLITS)}")
         return list(_all_examples()[split])

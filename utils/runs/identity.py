@@ -12,9 +12,10 @@ from typing import Any
 
 from rosa.config import LowRankConfig
 from rosa.methods import method_names
-from utils.config import DEFAULT_DECAY, Config, TrainConfig
+from utils.config import Config, DatasetConfig
 from utils.schema import EARLIER
 from utils.text import slug
+from utils.train_config import DEFAULT_DECAY, TrainConfig
 
 # Groups and keys that do not change the result of a run: with another value the same run continues.
 WITHOUT_EFFECT = (
@@ -24,6 +25,7 @@ WITHOUT_EFFECT = (
     "dataset.path",
     "dataset.cache",
     "train.micro_batch_size",
+    "train.micro_batch_tokens",
     "train.gradient_checkpointing",
     "train.device",
     "train.compile",
@@ -38,6 +40,9 @@ WITHOUT_EFFECT = (
 # found again.
 LATER = {
     "train.validation_fraction": TrainConfig.validation_fraction,
+    "train.validate_every": TrainConfig.validate_every,
+    "dataset.size": DatasetConfig.size,
+    "dataset.book": DatasetConfig.book,
     "fnmodel.lora.scale": "standard",
     "fnmodel.lora.lr_ratio_b": 1.0,
     "fnmodel.rosa.basis": "singular",

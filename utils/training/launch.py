@@ -26,7 +26,7 @@ from utils.runs import RUN_POINTER, Run, checkpoints
 from utils.runs.digests import identify_run, recorded_digests, refuse_other_data, training_digests
 from utils.runs.precision import settle_precision
 from utils.runs.provenance import git_commit, hardware, now, versions
-from utils.training.failures import advice
+from utils.training.failures import advice, is_divergence
 from utils.training.loop import fit
 from utils.training.record import current_progress, description
 from utils.training.setup import set_up
@@ -154,7 +154,7 @@ def _note(training: Training, **fields: Any) -> None:
 
 def _note_failure(training: Training, text: str) -> None:
     with contextlib.suppress(UserError):  # the record is on the same disk that failed, and that error is shown already
-        _note(training, status="failed", error=text)
+        _note(training, status="failed", error=text, diverged=is_divergence(text))
 
 
 def _remove_last_checkpoint(config: Config, run: Run) -> None:

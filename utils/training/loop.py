@@ -13,7 +13,7 @@ from utils.log import log, progress, progress_bar
 from utils.models.token_loss import evaluate_losses
 from utils.processes.signals import Interrupted
 from utils.runs.provenance import peak_memory_mib
-from utils.tokens.batches import epoch_batches
+from utils.tokens.batches import epoch_batches, micro_batches
 from utils.training.failures import not_finite
 from utils.training.resume import save, save_due
 from utils.training.samples import sample_texts
@@ -21,7 +21,7 @@ from utils.training.training import Training
 
 
 def fit(training: Training) -> None:
-    """Train to the end. Each epoch validates and saves; a resample follows at the start of the next epoch.
+    """Train to the end. An epoch ends with a validation and a checkpoint; the next one begins with the resample.
 
     Raises:
         Interrupted: a signal asked to stop. A checkpoint has every step that was made.
@@ -31,12 +31,14 @@ def fit(training: Training) -> None:
     if done.step == 0 and done.epoch == 0 and done.last is None:
         validate(training)
     with progress_bar(training.total_steps, done.step, main=training.processes.main) as bar:
+        saved = True
         while done.epoch < epochs:
-            training.stop.check(now=True)
+            if saved:  # else a stop would lose steps: it waits for the next one
+                training.stop.check(now=True)
             if done.batch == 0 and done.epoch > 0 and training.resampler.after_epoch(done.epoch, epochs):
                 log_resample(training)
             train_epoch(training, bar)
-            end_epoch(training)
+            saved = end_epoch(training)
     if done.best is None:  # no epoch ran at all, or none since the best checkpoint was lost
         done.best = done.last
         save(training, best=True)
@@ -45,7 +47,7 @@ def fit(training: Training) -> None:
 def train_epoch(training: Training, bar: Any) -> None:
     """The remaining optimizer steps of the current epoch, with logging, resamples and checkpoints."""
     config, done = training.config, training.progress
-    lengths = [len(sample.ids) for sample in training.data.train.samples]
+    lengths = training.data.train.lengths
     batches = epoch_batches(lengths, config.train.batch_size, config.train.sort_window, config.seed, done.epoch)
     for number in range(done.batch, len(batches)):
         indices, start = batches[number], time.perf_counter()
@@ -82,13 +84,11 @@ def train_step(training: Training, indices: list[int], wants_norm: bool) -> Tens
 
     # forward and backward: this process's share, micro-batch by micro-batch
     processes, number = training.processes.count, training.processes.index
-    share = indices[number::processes]
-    size = train.micro_batch_size or train.batch_size
-    # every process makes the same number of forward passes, some of them without samples
-    parts, losses = math.ceil(math.ceil(len(indices) / processes) / size), []
-    for part in range(parts):
-        batch = training.collator(data, share[part * size : (part + 1) * size])
-        with training.placement.micro_batch_context(training.token_loss, last=part + 1 == parts):
+    size, limit = train.micro_batch_size or train.batch_size, train.micro_batch_tokens
+    parts, losses = micro_batches(indices, data.lengths, processes, size, limit, training.device)[number], []
+    for part, chosen in enumerate(parts, 1):
+        batch = training.collator(data, chosen)
+        with training.placement.micro_batch_context(training.token_loss, last=part == len(parts)):
             nats, _ = training.token_loss(batch.input_ids, batch.positions, batch.labels)
             # the processes' gradients are averaged: times their number, they are the sum over all samples
             training.accelerator.backward(nats * (processes / max(tokens, 1)))
@@ -141,11 +141,16 @@ def log_resample(training: Training) -> None:
     log.info("resample %d at step %d took %.2f s", done.resamples, done.step, resampler.seconds)
 
 
-def end_epoch(training: Training) -> None:
-    """Validate and save."""
-    done = training.progress
+def end_epoch(training: Training) -> bool:
+    """Validate and save, if that is due (train.validate_every). Returns whether a checkpoint has every step."""
+    train, done = training.config.train, training.progress
     before = done.epoch, done.batch
     done.epoch, done.batch = done.epoch + 1, 0
+    if done.epoch % train.validate_every and done.epoch < train.epochs:
+        due = save_due(training, logging_point=True)
+        if due:
+            save(training, best=False)
+        return due
     try:
         best = validate(training)
     except Interrupted:
@@ -153,6 +158,7 @@ def end_epoch(training: Training) -> None:
         save(training, best=False)
         raise
     save(training, best)
+    return True
 
 
 def validate(training: Training) -> bool:
@@ -164,7 +170,7 @@ def validate(training: Training) -> bool:
     train, done, start = training.config.train, training.progress, time.perf_counter()
     values = evaluate_losses(
         training.token_loss, training.data.validation, training.collator, train.micro_batch_size or train.batch_size,
-        training.processes, training.stop.check, "validation",
+        training.processes, training.stop.check, "validation", train.micro_batch_tokens,
     ).metrics(training.collator.loss_on)  # fmt: skip
     if not math.isfinite(values["loss"]):
         raise training.processes.same_error(not_finite("validation loss", values["loss"], done.step))
