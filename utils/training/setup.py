@@ -95,10 +95,10 @@ def set_up(config: Config, precision: str, run: Run, stop: StopRequest) -> Train
 def _adapt(model: Any, config: Config, placement: Placement, checkpoint: Path | None) -> Any:
     """Adapt or freeze the model, or load its checkpoint, and distribute it. Returns the model with its loss."""
     adapter, start = config.adapter, time.perf_counter()
+    if adapter is not None:  # also before loading: a checkpoint of an earlier version lacks some of the settings
+        rosa.inject(model, adapter, start=False)
     if checkpoint is not None:
         load_weights(checkpoint, model)
-    elif adapter is not None:
-        rosa.inject(model, adapter, start=False)
     if config.fnmodel.trained_layers is not None:
         rosa.train_only(model, config.fnmodel.trained_layers)
     token_loss = TokenLoss(model)
