@@ -10,14 +10,18 @@ from typing import Any
 import pytest
 import torch
 
-from studies.capacity import measure, report
+import rosa
+from studies.capacity import draws, measure, report
 from studies.capacity.make_base import character_tokenizer, write_untrained
 from tests.conftest import ROOT, make_config
+from utils.config import load_config
 from utils.data import get_source
 from utils.errors import UserError
+from utils.models.loading import load_model
 from utils.results.columns import default_columns, stored_bits
 from utils.results.read import read_results
 from utils.runs import Run, find_runs
+from utils.runs.checkpoint_folder import load_weights
 from utils.slurm import commands
 from utils.slurm.sweep.file import load_sweep
 from utils.training.launch import train_all
@@ -90,6 +94,25 @@ def test_the_effective_rank_of_equal_singular_values_is_their_number() -> None:
     before, after = {"layer": torch.zeros(6, 9)}, {"layer": torch.eye(6, 9) * torch.tensor([2.0] * 4 + [0.0] * 5)}
     (layer,) = measure.change(before, after)["layers"].values()
     assert layer == {"norm": pytest.approx(4.0), "rank": 4, "effective_rank": pytest.approx(4.0)}
+
+
+def test_what_is_kept_of_each_draw(untrained: Path, tmp_path: Path) -> None:
+    """By hand, and in a training: the last snapshot is the trained weight, and each draw changed something."""
+    steps = [torch.tensor(x, dtype=torch.float64) for x in ([0.0, 0.0, 0.0], [2.0, 0.0, 0.0], [1.0, 3.0, 0.0])]
+    assert draws.kept(steps) == [0.5, (-1 * 1 + 3 * 3) / 10]
+
+    overrides = ("fnmodel.name=rosa", "fnmodel.rosa.level=step", "fnmodel.rosa.every=5", "train.epochs=20")
+    run = trained(untrained, tmp_path / "runs", *overrides)
+    snapshots = draws.train_watched(load_config(run.config_file), tmp_path)
+    assert len(snapshots) == 1 + 3 + 1 and len(draws.kept(snapshots)) == 4
+    model = load_model(str(untrained))
+    before = measure.weights(model)
+    load_weights(run.best, model)
+    expected = rosa.unwrap(model)
+    found = torch.cat([weight.double().flatten() for weight in measure.weights(expected).values()])
+    torch.testing.assert_close(snapshots[-1], found, rtol=0, atol=1e-6)
+    start = torch.cat([weight.double().flatten() for weight in before.values()])
+    torch.testing.assert_close(snapshots[0], start, rtol=0, atol=1e-6)
 
 
 def test_the_gap_closed_and_its_interval() -> None:

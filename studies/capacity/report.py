@@ -119,7 +119,8 @@ def seeds_table(found: dict[Way, list[Measured]]) -> list[str]:
     """The reported seeds, each shown, and what is derived from them."""
     heads = ("keys", "method", "trained", "lr", "bits of each seed", "mean", "gap closed", "exact", "book A", "rank")
     lines = [f"| {' | '.join(heads)} |", "| --- " * len(heads) + "|"]
-    for way, lr in sorted({(run.way, run.lr) for runs in found.values() for run in runs}, key=lambda x: order(x[0])):
+    rows = {(run.way, run.lr) for runs in found.values() for run in runs}
+    for way, lr in sorted(rows, key=lambda row: (order(row[0]), row[1])):
         runs = sorted((run for run in found[way] if run.lr == lr), key=lambda run: run.seed)
         bits = [best_bits(found.get(end, [])) for end in ((way[0], "lora", 1, ""), (way[0], "none", 0, ""))]
         own = [run.bits for run in runs]
