@@ -64,8 +64,11 @@ def test_a_book_that_is_learnt_is_stored_to_the_last_bit(untrained: Path, tmp_pa
     measured = json.loads((folder / "study.json").read_text())
     bits = stored_bits(result)
     assert bits is not None and 0.9 * 3 * 10 * math.log2(10) < bits < 3 * 10 * math.log2(10)
-    assert measured["book_b"] == {"stored_bits": pytest.approx(bits, abs=0.1), "exact_match": 1.0}
-    assert measured["book_a"] == {"stored_bits": 0.0, "exact_match": 0.0}
+    loss = pytest.approx(result.record["best"]["loss_target"], abs=1e-3)
+    assert measured["book_b"] == {"loss": loss, "stored_bits": pytest.approx(bits, abs=0.1), "exact_match": 1.0}
+    assert (
+        measured["book_a"]["stored_bits"] == measured["book_a"]["exact_match"] == 0 and measured["book_a"]["loss"] > 2
+    )
     assert result.model == "base" and str(tmp_path) not in (folder / "config.yaml").read_text()
     assert default_columns("phone_book", False)[0] == "stored_bits" and "stored_bits" not in default_columns(
         "e2e", False
