@@ -39,8 +39,9 @@ def main() -> None:
         "--baseline",
         default="none",
         metavar="METHOD",
-        help="the method whose results are subtracted in differences: none (full fine-tuning, the default), untrained, "
-        "rosa or another; a method with ranks is compared at the same rank only",
+        help="the method whose results are subtracted in differences: none (full fine-tuning, the default), "
+        "none-layers (full training of some layers only), untrained, rosa or another; "
+        "a method with ranks is compared at the same rank only",
     )
     parser.add_argument("--out", type=Path, metavar="DIR", help="write to DIR/<dataset>/ (default: beside the runs)")
     parser.add_argument(

@@ -37,6 +37,7 @@ def parser() -> argparse.ArgumentParser:
     )
     result.add_argument("--retry", action="store_true", help="also send jobs that failed, stopped or ran out of time")
     result.add_argument("--only", action="append", metavar="GROUP", help="this group only; may be repeated")
+    result.add_argument("--continue", action="store_true", dest="go_on", help="given by the job of a search, to itself")
     result.add_argument("--json", action="store_true", help="with -s: as JSON")
     result.add_argument(
         "--watch", type=float, nargs="?", const=30.0, metavar="SECONDS", help="with -s: again every 30 s, to the end"
@@ -59,7 +60,7 @@ def main() -> int | None:
         return commands.cancel(sweep, arguments.only)
     if arguments.dry_run:
         return commands.print_scripts(sweep, groups, arguments.retry)
-    return commands.send(sweep, groups, arguments.retry, arguments.local)
+    return commands.send(sweep, groups, arguments.retry, arguments.local, arguments.go_on)
 
 
 def _check(arguments: argparse.Namespace) -> None:

@@ -1,4 +1,4 @@
-"""Adapters for any Hugging Face model: ROSA, LoRA, (IA)³, BitFit.
+"""Adapters for any Hugging Face model: ROSA, LoRA, DoRA, (IA)³, BitFit.
 
     model = rosa.inject(AutoModelForCausalLM.from_pretrained("gpt2"), rosa.RosaConfig(rank=0.05))
     resampler = rosa.Resampler(model, optimizer, config)       # and call after_epoch after each epoch
@@ -7,7 +7,8 @@ Needs torch, transformers and safetensors only. Torch is imported with the first
 
 ``injection.py`` wraps and merges layers, and ``targets.py`` says which. ``layers.py`` is the contract of an adapter
 layer, ``fused.py`` its product; ``methods`` has one file per method. ``subspace.py`` is ROSA's mathematics.
-``resampling.py`` resamples many layers at once, ``resampler.py`` on schedule. ``adapter_files.py`` saves, loads and
+``resampling.py`` resamples many layers at once, ``resampler.py`` on schedule; ``optimization.py`` is what adapters ask
+of an optimizer. ``adapter_files.py`` saves, loads and
 exports, with ``files.py`` and ``checksums.py``. ``sharding.py`` gathers sharded layers. ``config.py``,
 ``registry.py`` and ``errors.py`` serve all of them. ``integrations``: PEFT, and the HF Trainer.
 """
@@ -29,15 +30,18 @@ if TYPE_CHECKING:
         merged,
         parameter_report,
         start_adapters,
+        train_only,
         unmerge,
         unwrap,
     )
     from rosa.layers import AdapterLayer, LowRankLayer
     from rosa.methods import register
     from rosa.methods.bitfit import BitFitConfig
+    from rosa.methods.dora import DoraConfig
     from rosa.methods.ia3 import IA3Config
     from rosa.methods.lora import LoraConfig
     from rosa.methods.rosa import RosaConfig
+    from rosa.optimization import parameter_groups
     from rosa.resampler import Resampler, resample
 
 __version__ = "0.1.0"
@@ -47,6 +51,7 @@ _HOMES = {  # name: its module
     "AdapterError": "errors",
     "AdapterLayer": "layers",
     "BitFitConfig": "methods.bitfit",
+    "DoraConfig": "methods.dora",
     "IA3Config": "methods.ia3",
     "LoraConfig": "methods.lora",
     "LowRankConfig": "config",
@@ -60,11 +65,13 @@ _HOMES = {  # name: its module
     "load_adapter": "adapter_files",
     "merge": "injection",
     "merged": "injection",
+    "parameter_groups": "optimization",
     "parameter_report": "injection",
     "register": "methods",
     "resample": "resampler",
     "save_adapter": "adapter_files",
     "start_adapters": "injection",
+    "train_only": "injection",
     "unmerge": "injection",
     "unwrap": "injection",
 }
@@ -73,6 +80,7 @@ __all__ = [
     "AdapterError",
     "AdapterLayer",
     "BitFitConfig",
+    "DoraConfig",
     "IA3Config",
     "LoraConfig",
     "LowRankConfig",
@@ -86,11 +94,13 @@ __all__ = [
     "load_adapter",
     "merge",
     "merged",
+    "parameter_groups",
     "parameter_report",
     "register",
     "resample",
     "save_adapter",
     "start_adapters",
+    "train_only",
     "unmerge",
     "unwrap",
 ]

@@ -1,8 +1,9 @@
 """Adapter files, and export as a plain model.
 
 A folder holds ``adapter_config.json`` (method, settings, shape of each layer, the base model's name),
-``adapter.safetensors`` (the method's own parameters, such as A and B, and trained biases) and, for methods that change
-the base weight, ``frozen.safetensors`` (ROSA's W_f). The base model itself is not saved. Nothing is ever unpickled.
+``adapter.safetensors`` (what trains, such as A and B and biases) and, for methods that have them,
+``frozen.safetensors`` (what only a resample changes: ROSA's W_f, and a factor that does not train). The base model
+itself is not saved. Nothing is ever unpickled.
 
 The metadata of ``adapter.safetensors`` has two checksums (``rosa.checksums``): of the layers' description, and of the
 matching frozen weights. Files of earlier versions have none and are read without this check.
@@ -196,7 +197,7 @@ def _bytes(tensor: Tensor) -> Any:
 
 
 def adapter_tensors(layers: Mapping[str, AdapterLayer]) -> dict[str, Tensor]:
-    """The own parameters and trained biases of each layer, by name. They share the model's storage, unless merged."""
+    """The parameters of each layer that train, by name. They share the model's storage, unless merged."""
     return {
         f"{name}.{key.removeprefix('base.')}": layer.unmerged_bias if key == "base.bias" else parameter.detach()
         for name, layer in layers.items()
@@ -205,8 +206,11 @@ def adapter_tensors(layers: Mapping[str, AdapterLayer]) -> dict[str, Tensor]:
 
 
 def frozen_tensors(layers: Mapping[str, AdapterLayer]) -> dict[str, Tensor]:
-    """The base weights, as stored, of layers whose method changes them."""
-    return {f"{name}.weight": layer.unmerged_weight for name, layer in layers.items() if layer.rewrites_base}
+    """What only a resample changes: base weights, as stored, of layers whose method rewrites them; fixed factors."""
+    weights = {f"{name}.weight": layer.unmerged_weight for name, layer in layers.items() if layer.rewrites_base}
+    return weights | {
+        f"{name}.{key}": layer.own_parameters()[key].detach() for name, layer in layers.items() for key in layer.fixed
+    }
 
 
 def _whole(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

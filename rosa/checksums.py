@@ -65,7 +65,7 @@ def base_description(model: nn.Module, layers: Mapping[str, AdapterLayer]) -> di
 
     ``values`` is None if this process does not have all values (on meta, sharded).
     """
-    own = {id(p) for layer in layers.values() for p in layer.adapter_parameters().values()}
+    own = {id(p) for layer in layers.values() for p in (layer.own_parameters() | layer.adapter_parameters()).values()}
     own |= {id(layer.base.weight) for layer in layers.values() if layer.rewrites_base}
     before_merge = {id(layer.base.weight): layer.unmerged_weight for layer in layers.values()}
     before_merge |= {id(layer.base.bias): layer.unmerged_bias for layer in layers.values() if layer.bias is not None}

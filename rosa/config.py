@@ -10,6 +10,8 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
+ALL_LINEAR = "all-linear"  # another name of the default of ``target_modules``, as in PEFT
+
 
 def option(
     default: Any,
@@ -73,7 +75,7 @@ class AdapterConfig:
         bias: whether the biases of adapted layers train: ``adapted``, ``none``, or ``auto``, the published
             choice of the method.
         target_modules: which layers to adapt: a regular expression for the whole module name, or a list (or tuple, or
-            set) of name endings. None: every Linear and Conv1D inside the model's blocks.
+            set) of name endings. None or ``all-linear``: every Linear and Conv1D inside the model's blocks.
         seed: the seed of every random choice of the adapters.
     """
 
@@ -89,6 +91,8 @@ class AdapterConfig:
     colour: ClassVar[str] = ""  # #RRGGBB; "": a colour that no other method has
 
     def __post_init__(self) -> None:
+        if self.target_modules == ALL_LINEAR:
+            self.target_modules = None
         if isinstance(self.target_modules, (set, frozenset)):
             self.target_modules = sorted(self.target_modules, key=str)
         elif isinstance(self.target_modules, (list, tuple)):

@@ -61,40 +61,53 @@ def _plus_product(total: Tensor, a: Tensor, b: Tensor) -> Tensor:
 class _AdaptedProduct(torch.autograd.Function):
     """rows W + (rows A) B + b with a frozen W. If ``summed``, the given weight is W + A B already.
 
-    A and B may be float32 while rows, W and output have 16 bits: their product is then computed in float32.
+    A and B may be float32 while rows, W and output have 16 bits: their product is then computed in float32. ``low`` is
+    rows A where A does not train, else None; the gradient of rows includes the part that goes through it.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, rows: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, summed: bool
+        ctx: Any,
+        rows: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        a: Tensor,
+        b: Tensor,
+        low: Tensor | None,
+        summed: bool,
     ) -> Tensor:
         out = F.linear(rows, weight.T, bias)  # on a CPU faster than addmm, which copies the bias into the output first
-        low = None
+        _, _, _, trains_a, trains_b, *_ = ctx.needs_input_grad
+        keeps_rows = trains_a or (trains_b and low is None)
         if not summed:
-            low = rows.to(a.dtype) @ a
+            low = rows.to(a.dtype) @ a if low is None else low
             out = _plus_product(out, low, b)
-        ctx.save_for_backward(rows, weight, a, b, low)
+        ctx.summed = summed
+        ctx.save_for_backward(rows if keeps_rows else None, weight, a, b, low if trains_b else None)
         return out
 
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
         rows, weight, a, b, low = ctx.saved_tensors
-        summed = low is None
-        own_rows, own_grad = rows.to(a.dtype), grad_output.to(a.dtype)
-        if torch.is_grad_enabled() and not torch.compiler.is_compiling():  # for second derivatives, by A and B too
-            low = None
-            if summed:
-                weight = weight + (a @ b - (a @ b).detach())
-        if low is None:
-            low = own_rows @ a
+        needs_rows, _, needs_bias, trains_a, trains_b, *_ = ctx.needs_input_grad
+        own_rows, own_grad = rows if rows is None else rows.to(a.dtype), grad_output.to(a.dtype)
+        # for second derivatives: by A and B too, and by the rows, which a kept rows A does not depend on
+        differentiable = torch.is_grad_enabled() and not torch.compiler.is_compiling()
+        if differentiable and ctx.summed:
+            weight = weight + (a @ b - (a @ b).detach())
         grad_low = own_grad @ b.T
-        grad_rows = None
-        if ctx.needs_input_grad[0]:
+        grad_rows = grad_a = grad_b = None
+        if needs_rows:
             grad_rows = grad_output @ weight.T
-            if not summed:
+            if not ctx.summed:
                 grad_rows = _plus_product(grad_rows, grad_low, a.T)
-        grad_bias = grad_output.sum(0) if ctx.needs_input_grad[2] else None
-        return grad_rows, None, grad_bias, own_rows.T @ grad_low, low.T @ own_grad, None
+        if own_rows is not None and trains_a:
+            grad_a = own_rows.T @ grad_low
+        if trains_b:
+            low = own_rows @ a if own_rows is not None and (low is None or differentiable) else low
+            grad_b = low.T @ own_grad
+        grad_bias = grad_output.sum(0) if needs_bias else None
+        return grad_rows, None, grad_bias, grad_a, grad_b, None, None
 
 
 class KeptSum:
@@ -141,11 +154,14 @@ def adapted_product(
     Args:
         x: (..., m); without autocast it has the dtype of W.
         weight: W (m, n), frozen: it gets no gradient.
-        a, b: (m, R) and (R, n); they may be float32 while W has 16 bits.
+        a, b: (m, R) and (R, n); they may be float32 while W has 16 bits. If A does not train, x A is kept for the
+            backward pass instead of x; if B does not, x alone.
         sum_out: a buffer for W + A B of the summed form on a CPU, (m, n) with the strides of W, in the product's
             dtype; the backward pass reads it. None: a new one.
     """
     dtype, pair_dtype = compute_dtype(x), compute_dtype(a)
+    # With A fixed, the gradient of B needs x A and not x. Computed out here it keeps its own derivatives.
+    is_split_off = torch.is_grad_enabled() and b.requires_grad and not a.requires_grad
     summed = dtype != weight.dtype
     if summed:
         with torch.no_grad(), full_precision(x.device):
@@ -159,5 +175,7 @@ def adapted_product(
         a, b = F.pad(a, (0, missing)), F.pad(b, (0, 0, 0, missing))
     bias = None if bias is None else bias.to(dtype)
     rows = x.reshape(-1, x.shape[-1]).to(dtype)
-    out: Tensor = _AdaptedProduct.apply(rows, weight, bias, a, b, summed)  # type: ignore[no-untyped-call]
+    low = rows.to(a.dtype) @ a if is_split_off else None
+    apply: Any = _AdaptedProduct.apply  # typed by some versions of PyTorch only
+    out: Tensor = apply(rows, weight, bias, a, b, low, summed)
     return out.view(*x.shape[:-1], out.shape[-1])  # not inside the function: a view from there must not be written into

@@ -53,6 +53,26 @@ def inject(model: Model, config: AdapterConfig, *, start: bool = True) -> Model:
     return model
 
 
+def train_only(model: Model, target_modules: str | Collection[str]) -> Model:
+    """Train the weights and biases of some layers, without adapters, and freeze everything else, in place.
+
+    That is the ceiling of every adapter on these layers. Embeddings, norms and the output head do not train.
+
+    Args:
+        target_modules: as in ``AdapterConfig``; ``all-linear`` is what adapters adapt by default.
+
+    Raises:
+        AdapterError: see ``inject``; the model is not changed then.
+    """
+    targets = AdapterConfig(target_modules=target_modules)
+    _check(model, targets)
+    layers = find_targets(model, targets.target_modules)
+    model.requires_grad_(False)
+    for module in layers.values():
+        module.requires_grad_(True)
+    return model
+
+
 def start_adapters(model: Model) -> Model:
     """Set the adapters' parameters of a model that was adapted with ``start=False``.
 
@@ -89,12 +109,7 @@ def build_layers(
     if not isinstance(config, AdapterConfig) or config.method not in methods():
         known = " or ".join(sorted(settings.__name__ for settings, _ in methods().values()))
         raise AdapterError(f"config must be a {known} of this library, not {config!r}")
-    if problems := config.problems():
-        raise AdapterError("; ".join(problems))
-    if adapter_layers(model):
-        raise AdapterError("this model has adapters already: unwrap it first (rosa.unwrap)")
-    if _has_peft_adapters(model):
-        raise AdapterError("this model has adapters of the library peft: merge them first (merge_and_unload)")
+    _check(model, config)
     config = dataclasses.replace(config)  # a later change by the caller must not reach the model
     layer_class = methods()[config.method][1]
     plain, layers = canonical_names(model), {}
@@ -122,6 +137,16 @@ def build_layers(
             stacklevel=3,
         )
     return layers
+
+
+def _check(model: nn.Module, config: AdapterConfig) -> None:
+    """Raise AdapterError for bad settings, and for a model that has adapters."""
+    if problems := config.problems():
+        raise AdapterError("; ".join(problems))
+    if adapter_layers(model):
+        raise AdapterError("this model has adapters already: unwrap it first (rosa.unwrap)")
+    if _has_peft_adapters(model):
+        raise AdapterError("this model has adapters of the library peft: merge them first (merge_and_unload)")
 
 
 def _has_peft_adapters(model: nn.Module) -> bool:

@@ -71,6 +71,7 @@ class AdapterLayer(nn.Module, ABC):
     """
 
     rewrites_base: ClassVar[bool] = False  # True: training changes the base weight, so a checkpoint must hold it
+    fixed: tuple[str, ...] = ()  # own parameters that do not train; only a resample writes them
 
     base: nn.Linear  # or Conv1D, which has the same attributes
 
@@ -135,12 +136,20 @@ class AdapterLayer(nn.Module, ABC):
         return self._unmerged is not None
 
     def own_parameters(self) -> dict[str, nn.Parameter]:
-        """The parameters that the method adds to the base module, by name within the layer. All of them train."""
+        """The parameters that the method adds to the base module, by name within the layer."""
         return dict(self.named_parameters(recurse=False))
 
     def adapter_parameters(self) -> dict[str, nn.Parameter]:
         """The parameters of this layer that train, by name within the layer. All others are frozen."""
-        return self.own_parameters() | ({"base.bias": self.base.bias} if self.trains_bias else {})
+        own = {name: parameter for name, parameter in self.own_parameters().items() if name not in self.fixed}
+        return own | ({"base.bias": self.base.bias} if self.trains_bias else {})
+
+    def optimizer_options(self, name: str) -> dict[str, float]:
+        """The optimizer's settings that the trained parameter ``name`` needs (``rosa.parameter_groups``).
+
+        ``lr_scale`` stands for a multiple of the learning rate of all parameters.
+        """
+        return {}
 
     def train_adapter(self, trains: bool) -> None:
         """Train the ``adapter_parameters``, or freeze them; the base weight stays as it is."""

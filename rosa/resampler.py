@@ -10,9 +10,11 @@ A resample writes the parameters in place. The caller must handle everything tha
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -20,20 +22,24 @@ from torch import nn
 
 from rosa.errors import AdapterError
 from rosa.injection import adapter_layers
+from rosa.optimization import STATE_CHANGES, change_state
 from rosa.resampling import SubspaceLayer, resample_layers
 from rosa.sharding import reshard
 
 ROUNDING_WARNING = 0.1
 
 
-def resample(model: nn.Module, number: int, optimizer: Any | None = None) -> float | None:
+def resample(
+    model: nn.Module, number: int, optimizer: Any | None = None, *, optimizer_state: str = "reset"
+) -> float | None:
     """Sample subspace ``number`` (1, 2, …; 0 was sampled at injection) in every layer whose method resamples.
 
     Args:
         model: an adapted model; parameters are written in place and keep their identity.
         number: decides the directions, with the seed and the layer's name. Increase it by one each time, and save it.
-        optimizer: loses its state of A and B, because moments belong to the old subspace. It keeps the state of biases,
-            the step size and the schedule. Gradients of A and B are dropped too.
+        optimizer: its state of A and B is changed, because moments belong to the old subspace. It keeps the state of
+            biases, the step size and the schedule. Gradients of A and B are dropped.
+        optimizer_state: what becomes of its state of A and B: ``reset``, ``keep`` or ``rescale``, see ``RosaConfig``.
 
     Returns:
         How much of the training since the last resample (or since an adapter was loaded) was lost by rounding to 16
@@ -41,22 +47,20 @@ def resample(model: nn.Module, number: int, optimizer: Any | None = None) -> flo
         Infinity means that nothing was trained. None if no weight has 16 bits.
 
     Raises:
-        AdapterError: no adapters, a number that is not a whole number from 1, or values that are not finite; nothing
-            is written then.
+        AdapterError: no adapters, a number that is not a whole number from 1, another ``optimizer_state``, or values
+            that are not finite; nothing is written then.
         RuntimeError: a layer is merged.
     """
     if isinstance(number, bool) or not isinstance(number, int) or number < 1:
         raise AdapterError(f"number={number!r} of a resample must be a whole number, at least 1")
+    if optimizer_state not in STATE_CHANGES:
+        raise AdapterError(f"optimizer_state={optimizer_state} is not one of {', '.join(STATE_CHANGES)}")
     if not adapter_layers(model):
         raise AdapterError("this model has no adapters to resample: adapt it first (rosa.inject)")
     reshard(model)
     layers = [layer for layer in adapter_layers(model).values() if isinstance(layer, SubspaceLayer)]
     resample_layers(layers, number)
-    for layer in layers:
-        for parameter in (layer.A, layer.B):
-            parameter.grad = None
-            if optimizer is not None:
-                optimizer.state.pop(parameter, None)
+    change_state(optimizer, (factor for layer in layers for factor in (layer.A, layer.B)), optimizer_state)
     return _rounding_lost(layers)
 
 
@@ -79,16 +83,19 @@ class Resampler:
     """Resamples after the epochs or steps that the method's settings name.
 
     Call ``after_step`` after each optimizer step and ``after_epoch`` after each epoch, once it is validated and saved.
-    For methods without a schedule (LoRA) nothing happens.
+    Make each optimizer step within ``rewarmed``, unless the settings have no ``rewarm_steps``. For methods without a
+    schedule (LoRA) nothing happens.
 
     Args:
         model: an adapted model.
-        optimizer: the optimizer of the model. A resample drops its state of A and B unless the settings keep it. It
-            must update the parameters themselves, not master copies of its own.
+        optimizer: the optimizer of the model. A resample changes its state of A and B as the settings say. It must
+            update the parameters themselves, not master copies of its own.
         config: the settings with which the model was adapted; None for a model without adapters.
 
     Attributes:
         number: the number of resamples so far; save it, and set it at a resume.
+        step: the optimizer steps so far, as ``after_step`` was told.
+        resampled_at: ``step`` at the last resample; save it and set it at a resume, for ``rewarm_steps``.
         seconds: the duration of the last one.
         rounding_lost: the result of the last one, see ``resample``.
 
@@ -103,27 +110,53 @@ class Resampler:
                 f"the settings are those of {config.method}, the model has {', '.join(found) or 'no'} adapters"
             )
         self.model = model
-        self.optimizer = optimizer if getattr(config, "optimizer_state", "reset") == "reset" else None
+        self.optimizer = optimizer
+        self.optimizer_state: str = getattr(config, "optimizer_state", "reset")
         self.level: str = getattr(config, "level", "never")
         self.every: int = getattr(config, "every", 1)
-        self.number = 0
+        self.rewarm_steps: int = getattr(config, "rewarm_steps", 0)
+        self.number = self.step = self.resampled_at = 0
         self.seconds = 0.0
         self.rounding_lost: float | None = None
 
     def after_step(self, step: int, total_steps: int) -> bool:
         """Resample if due after optimizer step ``step`` (from 1) of ``total_steps``; True if it did."""
+        self.step = step
         return self._resample(self.level == "step" and step % self.every == 0 and step < total_steps)
 
     def after_epoch(self, epoch: int, epochs: int) -> bool:
         """Resample if due after epoch ``epoch`` (from 1) of ``epochs``, never after the last; True if it did."""
         return self._resample(self.level == "epoch" and epoch % self.every == 0 and epoch < epochs)
 
+    def rate_factor(self, step: int) -> float:
+        """The factor of the learning rate in optimizer step ``step`` (from 1).
+
+        The ramp after a resample has k / (rewarm_steps + 1) in its k-th step, so that ``rewarm_steps`` steps are below
+        the schedule.
+        """
+        return min(1.0, (step - self.resampled_at) / (self.rewarm_steps + 1)) if self.number else 1.0
+
+    @contextlib.contextmanager
+    def rewarmed(self, step: int) -> Iterator[None]:
+        """Within the block, where optimizer step ``step`` is made, learning rates are times ``rate_factor``."""
+        groups = [] if self.optimizer is None else self.optimizer.param_groups
+        rates = [group["lr"] for group in groups]
+        factor = self.rate_factor(step)
+        try:
+            for group in groups if factor < 1 else ():
+                group["lr"] = group["lr"] * factor
+            yield
+        finally:
+            for group, rate in zip(groups, rates, strict=True):
+                group["lr"] = rate
+
     def _resample(self, due: bool) -> bool:
         if not due:
             return False
         start = time.perf_counter()
         self.number += 1
-        self.rounding_lost = resample(self.model, self.number, self.optimizer)
+        self.resampled_at = self.step
+        self.rounding_lost = resample(self.model, self.number, self.optimizer, optimizer_state=self.optimizer_state)
         if torch.cuda.is_available():
             torch.cuda.synchronize()  # a resample is rare, and its time is reported
         self.seconds = time.perf_counter() - start

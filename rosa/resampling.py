@@ -55,12 +55,17 @@ class SubspaceLayer(LowRankLayer):
     def merge_pair(self) -> None:
         """W ← W + A B and A = B = 0, in place. The function stays the same, also if a later step fails."""
 
+    @property
     @abstractmethod
-    def sample(self, number: int, vectors: Tensor) -> Pair:
+    def needs_vectors(self) -> bool:
+        """Whether ``sample`` reads the singular vectors of the weight. If not, nothing is factorised."""
+
+    @abstractmethod
+    def sample(self, number: int, vectors: Tensor | None) -> Pair:
         """The pair of subspace ``number``, for a layer whose pair is merged. Writes nothing.
 
         Args:
-            vectors: ``rosa.subspace.short_side_vectors`` of ``merged_mn``, (q, q).
+            vectors: ``rosa.subspace.short_side_vectors`` of ``merged_mn``, (q, q); None unless ``needs_vectors``.
         """
 
     @abstractmethod
@@ -115,6 +120,8 @@ def check_finite(layers: Iterable[LowRankLayer]) -> None:
 
 def _resample(layers: Sequence[SubspaceLayer], number: int) -> None:
     def sample(group: list[SubspaceLayer]) -> list[Pair]:
+        if not group[0].needs_vectors:  # all layers of a model share their settings
+            return [layer.sample(number, None) for layer in group]
         vectors = short_side_vectors([layer.merged_mn for layer in group])
         return [layer.sample(number, own) for layer, own in zip(group, vectors, strict=True)]
 

@@ -18,7 +18,8 @@ from torch import Tensor
 from rosa.config import check_rank
 
 SAMPLE_METHODS = ("random", "window", "top", "bottom")
-FACTOR_SPLITS = ("sqrt", "left")
+FACTOR_SPLITS = ("sqrt", "left", "orthonormal")
+ADAPTED = ("ab", "a", "b")  # which factors train
 
 
 def resolve_rank(rank: int | float, m: int, n: int) -> int:
@@ -116,18 +117,59 @@ def singular_triplets(weight: Tensor, indices: Tensor, vectors: Tensor | None = 
     return (short, values, long) if weight.shape[0] <= weight.shape[1] else (long.T, values, short.T)
 
 
+def random_triplets(
+    weight: Tensor, rank: int, generator: torch.Generator, on_left: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """A random part of W (m, n) as U (m, R), S (R,) and Vᵀ (R, n), without a factorisation of W.
+
+    Q is a uniformly distributed (Haar) orthonormal basis of R dimensions, from the QR of a Gaussian block. On the left,
+    U = Q and S Vᵀ = Qᵀ W. On the right, Vᵀ = Qᵀ and U S = W Q. S holds lengths, so that U and V have columns of length
+    1; on the side without Q they are not orthogonal to each other. Computed in the dtype of W, on CUDA in float64.
+    """
+    gaussian = torch.randn(
+        weight.shape[0 if on_left else 1], rank, dtype=torch.float64, generator=generator, device="cpu"
+    )
+    basis, triangle = torch.linalg.qr(gaussian)
+    basis *= triangle.diagonal().sign()  # without this the distribution depends on LAPACK's choice of signs
+    weight = weight.detach().double() if weight.is_cuda else weight.detach()
+    basis = basis.to(weight.device, weight.dtype)
+    rows = basis.T @ weight if on_left else (weight @ basis).T
+    values = torch.linalg.vector_norm(rows, dim=1)
+    rows = rows / values.clamp_min(torch.finfo(rows.dtype).tiny)[:, None]
+    return (basis, values, rows) if on_left else (rows.T, values, basis.T)
+
+
+def split_triplets(u: Tensor, values: Tensor, vt: Tensor, split: str, adapt: str = "ab") -> tuple[Tensor, Tensor]:
+    """A (m, R) and B (R, n) from U (m, R), S (R,) and Vᵀ (R, n).
+
+    Args:
+        split: ``sqrt``: U √S and √S Vᵀ (the 2023 paper); ``left``: U S and Vᵀ (the later paper's code);
+            ``orthonormal``: the factor that does not train is U or Vᵀ, the other one takes S; where both train they are
+            √s U and √s Vᵀ with the mean s of S, a scale in place of the singular values.
+        adapt: which factors train: ``ab``, ``a`` or ``b``.
+    """
+    one = torch.ones_like(values)
+    if split == "sqrt":
+        left = right = values.sqrt()
+    elif split == "orthonormal" and adapt == "ab":
+        left = right = one * values.mean().sqrt()
+    elif split == "orthonormal" and adapt == "b":
+        left, right = one, values
+    else:
+        left, right = values, one
+    return u * left, vt * right[:, None]
+
+
 def factor_pair(weight: Tensor, indices: Tensor, split: str, vectors: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """A (m, R) and B (R, n) with A B = U_I S_I V_Iᵀ, in W's dtype and on its device.
+    """A (m, R) and B (R, n) of the chosen singular directions, in W's dtype and on its device.
 
     Args:
         weight: W (m, n).
         indices: the R chosen directions.
-        split: ``sqrt``: U √S and √S Vᵀ (the 2023 paper); ``left``: U S and Vᵀ (the later paper's code).
+        split: see ``split_triplets``.
         vectors: see ``singular_triplets``.
     """
-    u, values, vt = singular_triplets(weight, indices, vectors)
-    left, right = (values.sqrt(), values.sqrt()) if split == "sqrt" else (values, torch.ones_like(values))
-    a, b = u * left, vt * right[:, None]
+    a, b = split_triplets(*singular_triplets(weight, indices, vectors), split)
     return a.to(weight.device, weight.dtype), b.to(weight.device, weight.dtype)
 
 

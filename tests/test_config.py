@@ -74,10 +74,12 @@ def test_all_problems_come_in_one_message() -> None:
     message = problems(
         "train.lr=abc", "+train.batch_sise=3", "fnmodel.name=rosaa", "fnmodel.params.rank=0", "dataset.name=e2f",
         "fnmodel.rosa.sample_method=best", "train.epochs=-1", "train.optimizer=sgd", "train.betas=[0.9,0.99]",
+        "train.micro_batch_size=2", "train.micro_batch_tokens=99",
     )  # fmt: skip
     for part in (
-        "train.lr=abc", "did you mean batch_size", "fnmodel.name=rosaa is not one of none, bitfit, ia3, lora, rosa",
-        "rank=0", "Did you mean e2e?", "train.epochs=-1 must be at least 0", "train.betas is not a parameter of sgd",
+        "micro_batch_size and train.micro_batch_tokens exclude each other", "train.lr=abc", "did you mean batch_size",
+        "fnmodel.name=rosaa is not one of none, bitfit, dora, ia3, lora, rosa", "rank=0", "Did you mean e2e?",
+        "train.epochs=-1 must be at least 0", "train.betas is not a parameter of sgd",
     ):  # fmt: skip
         assert part in message, part
     assert "sample_method" not in message  # the methods' own keys come next
@@ -94,6 +96,7 @@ def test_the_problems_of_the_methods_own_keys_come_in_one_message_too() -> None:
     ):  # fmt: skip
         assert part in message, part
     assert "fnmodel.rosa=3 must be a group of keys" in problems("fnmodel.rosa=3")
+    assert "scale=rslora needs an alpha" in problems("fnmodel.name=lora", "fnmodel.lora.scale=rslora")
     assert "bias=none leaves BitFit nothing" in problems("fnmodel.name=bitfit", "fnmodel.params.bias=none")
 
 
@@ -142,7 +145,8 @@ def test_saved_configuration_round_trips(tmp_path: Path) -> None:
 def test_one_directory_for_one_set_of_settings() -> None:
     base = run_directory(make_config())
     same = ("dataset.name=e2e_nlg", "train.micro_batch_size=4", "dataset.cache=x", "logging.print_freq=1",
-            "fnmodel.lora.alpha=3", "train.save_every=5", "dataset.path=y", "runs=3", "train.device=cpu")  # fmt: skip
+            "fnmodel.lora.alpha=3", "train.save_every=5", "dataset.path=y", "runs=3", "train.device=cpu",
+            "train.micro_batch_tokens=9")  # fmt: skip
     other = ("train.lr=2e-3", "seed=1", "fnmodel.params.rank=1", "fnmodel.name=lora", "model.dropout=0",
              "fnmodel.rosa.every=2", "fnmodel.params.bias=none", "train.fraction=0.5", "train.loss_on=all")  # fmt: skip
     assert {run_directory(make_config(override)) for override in same} == {base}

@@ -1,8 +1,7 @@
 """The configuration as typed objects, and the check of all its keys, in two stages.
 
-``configs/train.yaml`` is the page for people: every key, its default, unit and allowed values. Here the same keys have
-types and limits; a test compares the two. The check has two stages: the settings of a single adaptation method are
-declared in that method's file, which imports torch, so all other keys are checked first.
+``configs/train.yaml`` is the page for people; here the same keys have types and limits, and a test compares the two.
+The settings of a single method are declared in its file, which imports torch, so all other keys are checked first.
 """
 
 from __future__ import annotations
@@ -23,8 +22,8 @@ from utils.data import DataSource, Example, get_source
 from utils.errors import UserError
 from utils.fnmodel import FnModelConfig, fnmodel_type
 from utils.io.yaml_files import read_yaml
-from utils.schema import leaves, missing_keys, set_key
-from utils.train_keys import OPTIMIZER_PARAMETERS, train_problems
+from utils.schema import leaves, missing_keys, set_key, with_earlier
+from utils.train_config import TrainConfig, train_problems
 
 
 @dataclass
@@ -58,73 +57,13 @@ class DatasetConfig:
 
 
 @dataclass
-class TrainConfig:
-    """How a run trains."""
-
-    epochs: int = option(5, minimum=0)
-    """Passes over the training data; 0 records the untrained model."""
-    batch_size: int = option(128, minimum=1)
-    """Samples per optimizer step, over all processes."""
-    micro_batch_size: int | None = option(None, minimum=1)
-    """Samples per forward pass and process; None: the whole batch at once."""
-    lr: float = option(1e-3, above=0)
-    """Peak learning rate."""
-    optimizer: str = option("adamw", choices=tuple(OPTIMIZER_PARAMETERS))
-    """Which optimizer; the next four keys are its parameters."""
-    weight_decay: float | None = option(None, minimum=0)
-    """None: 0.01 for adamw, else 0."""
-    betas: list[float] | None = None
-    """Two numbers in [0, 1); None: PyTorch's."""
-    eps: float | None = option(None, above=0)
-    """Added to the denominator of an update; None: PyTorch's."""
-    momentum: float | None = option(None, minimum=0)
-    """Of sgd; None: 0."""
-    scheduler: str = option("linear", choices=("linear", "cosine", "constant", "none"))
-    """Course of the learning rate after the warm-up."""
-    warmup_steps: int | None = option(None, minimum=0)
-    """Optimizer steps; None: 500, or a tenth of a run that has no more than 500."""
-    max_grad_norm: float | None = option(None, above=0)
-    """The gradient is clipped to this norm; None: no clipping."""
-    loss_on: str | None = option(None, choices=("target", "all"))
-    """Tokens that carry loss; None: the data set's own choice."""
-    fraction: float = option(1.0, above=0, maximum=1)
-    """Share of the training pairs or documents, chosen by the seed."""
-    validation_fraction: float = option(1.0, above=0, maximum=1)
-    """Share of the validation pairs or documents, chosen by the seed."""
-    seq_len: int = option(512, minimum=2)
-    """Tokens per sample at most; longer samples lose the end of their target."""
-    block_size: int = option(128, minimum=2)
-    """Tokens per block of packed data sets."""
-    sort_window: int = option(50, minimum=0)
-    """Batches sorted by length together; 0: random batches."""
-    precision: str = option("auto", choices=("auto", "fp32", "bf16", "fp16"))
-    """The dtype of matrix products; auto: chosen by the device."""
-    gradient_checkpointing: bool = False
-    """Recompute activations in the backward pass: less memory, more time."""
-    device: str = option("auto", choices=("auto", "cpu", "cuda", "mps"))
-    """Where to train; auto: a GPU if there is one."""
-    compile: bool | str = option("auto", choices=("auto", True, False))
-    """torch.compile of the model's blocks; auto: on CUDA."""
-    sharding: str = option("none", choices=("none", "fsdp"))
-    """With several processes: a whole model on each, or a part of it."""
-    validate_every: int = option(1, minimum=1)
-    """Epochs between validations, which choose the best checkpoint; the last epoch always has one."""
-    save_every: int | None = option(None, minimum=1)
-    """Optimizer steps between further checkpoints; None: after a validation only."""
-    save_minutes: float | None = option(None, above=0)
-    """Minutes between checkpoints, besides those; None: none by the clock."""
-    keep_last: bool = True
-    """Keep the last checkpoint once the run is finished; the best one always stays."""
-    skip_nonfinite: bool = False
-    """Leave out updates that are NaN or infinite, and count them; False: stop there."""
-
-
-@dataclass
 class OutputConfig:
     """Where runs go."""
 
     path: str = "runs"
     """Folder of all runs."""
+    search: bool = False
+    """Whether the run is a trial of a search, which is not evaluated and not in tables."""
 
 
 @dataclass
@@ -159,7 +98,7 @@ class Config:
 
     @functools.cached_property
     def adapter(self) -> AdapterConfig | None:
-        """The settings of the adaptation method, None for full fine-tuning."""
+        """The settings of the adaptation method, None for full training."""
         name = self.fnmodel.name
         if name == "none":
             return None
@@ -214,10 +153,9 @@ def parse_config(given: DictConfig, *, saved: bool = False) -> Config:
         values: Any = OmegaConf.to_container(given, resolve=True)
     except OmegaConfBaseException as error:
         raise UserError(f"the configuration cannot be resolved: {error}") from None
-    shared = values
+    shared = dict(values)
     if isinstance(values.get("fnmodel"), dict):
-        own = {key: value for key, value in values["fnmodel"].items() if key not in method_names()}
-        shared = {**values, "fnmodel": own}
+        shared["fnmodel"] = {key: value for key, value in values["fnmodel"].items() if key not in method_names()}
     _typed(shared, shared_schema(), saved, config_problems)
     return _typed(values, schema(), saved, method_problems)
 
@@ -249,7 +187,7 @@ def load_config(path: Path) -> Config:
             raise UserError("not a configuration")
         if "${" in str(given):
             raise UserError("a saved configuration is resolved, but this one has ${...} in it")
-        return parse_config(OmegaConf.create(given), saved=True)
+        return parse_config(with_earlier(OmegaConf.create(given)), saved=True)
     except FileNotFoundError:
         raise UserError(f"{path} does not exist: this run has no saved configuration") from None
     except (UserError, OmegaConfBaseException) as error:
@@ -261,8 +199,7 @@ def config_problems(config: Config) -> list[str]:
     problems = option_problems(config)
     for name in ("model", "dataset", "train", "output", "logging", "fnmodel"):
         problems += option_problems(getattr(config, name), f"{name}.")
-    params = dataclasses.asdict(config.fnmodel.params)
-    problems += [f"fnmodel.params.{problem}" for problem in LowRankConfig(**params).problems()]
+    problems += [f"fnmodel.params.{text}" for text in LowRankConfig(**vars(config.fnmodel.params)).problems()]
     if (last := config.seed + config.runs - 1) >= 2**63:
         problems.append(f"seed={config.seed} with runs={config.runs}: the last seed must be below 2**63, not {last}")
     return problems + _dataset_problems(config) + train_problems(config.train)
@@ -270,9 +207,8 @@ def config_problems(config: Config) -> list[str]:
 
 def method_problems(config: Config) -> list[str]:
     """Everything wrong with the methods' own keys, and with the shared ones as the chosen method reads them."""
-    problems = []
-    for name in method_names():
-        problems += option_problems(getattr(config.fnmodel, name), f"fnmodel.{name}.")
+    own = [(getattr(config.fnmodel, name), f"fnmodel.{name}.") for name in method_names()]
+    problems = [problem for settings, prefix in own for problem in option_problems(settings, prefix)]
     if not problems and config.adapter is not None:
         problems = [f"fnmodel.name={config.fnmodel.name}: {problem}" for problem in config.adapter.problems()]
     return problems

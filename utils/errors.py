@@ -11,8 +11,8 @@ from collections.abc import Callable
 
 
 def short_reason(error: BaseException, width: int = 400) -> str:
-    """An error's text on one line, cut after a whole word if it is longer than ``width`` characters."""
-    return textwrap.shorten(str(error), width, placeholder=" ...")
+    """An error's text, or its class without one, on one line, cut after a word beyond ``width`` characters."""
+    return textwrap.shorten(str(error) or type(error).__name__, width, placeholder=" ...")
 
 
 def is_out_of_memory(error: BaseException) -> bool:

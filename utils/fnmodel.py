@@ -37,6 +37,7 @@ def _typed_fields(config: type) -> list[tuple[str, Any, dataclasses.Field[Any]]]
     return [(f.name, hints[f.name], f) for f in dataclasses.fields(config)]
 
 
+LAYERS_ONLY = "none-layers"  # full training of some layers only: none with target_modules
 SHARED = [row for row in _typed_fields(LowRankConfig) if row[0] != "seed"]  # the adapter gets the run's seed
 Params: Any = _node("Params", SHARED)
 
@@ -47,6 +48,16 @@ class FnModelConfig:
 
     name: str = option("rosa", choices=("none", *method_names()))
     params: Params = field(default_factory=Params)
+
+    @property
+    def trained_layers(self) -> Any:
+        """Of full training, the layers that train, as ``target_modules``; None: everything trains, or an adapter."""
+        return self.params.target_modules if self.name == "none" else None
+
+    @property
+    def method(self) -> str:
+        """The method's name in directories, records and tables."""
+        return self.name if self.trained_layers is None else LAYERS_ONLY
 
 
 @functools.cache

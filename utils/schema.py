@@ -9,6 +9,17 @@ from omegaconf.errors import OmegaConfBaseException
 
 from utils.text import did_you_mean
 
+# What runs did before a key came, where that is not its default.
+EARLIER = {"fnmodel.rosa.decay": True}
+
+
+def with_earlier(given: DictConfig) -> Any:
+    """The saved configuration of a run, completed by ``EARLIER``."""
+    before = OmegaConf.create()
+    for key, value in EARLIER.items():
+        OmegaConf.update(before, key, value)
+    return OmegaConf.merge(before, given)
+
 
 def leaves(values: Any, typed: Any, prefix: str = "") -> list[tuple[str, Any]]:
     """(dotted key, value) pairs. A mapping is a value itself where the schema has no group of that name."""

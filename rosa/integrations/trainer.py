@@ -3,11 +3,13 @@
     config = rosa.RosaConfig(rank=0.05)
     trainer = Trainer(rosa.inject(model, config), args, train_dataset=data, callbacks=[ResampleCallback(config)])
 
-Parameters are written in place, so the Trainer's optimizer, its schedule and its checkpoints need nothing else.
+Parameters are written in place, so the Trainer's optimizer, its schedule and its checkpoints need nothing else. The
+Trainer's own optimizer decays A and B; to exempt them, give it one of ``rosa.parameter_groups(model)``.
 """
 
 from __future__ import annotations
 
+import contextlib
 import math
 from typing import Any
 
@@ -35,6 +37,7 @@ class ResampleCallback(TrainerCallback):  # type: ignore[misc]  # transformers i
     def __init__(self, config: AdapterConfig) -> None:
         self.config = config
         self.resampler: Resampler | None = None
+        self._ramp = contextlib.ExitStack()
 
     def on_train_begin(
         self,
@@ -50,12 +53,15 @@ class ResampleCallback(TrainerCallback):  # type: ignore[misc]  # transformers i
         # On a resume, every complete epoch or step had its resample, except the last one.
         begun = {"step": state.global_step, "epoch": math.ceil(state.epoch or 0)}.get(self.resampler.level, 0)
         self.resampler.number = max(begun - 1, 0) // self.resampler.every
+        length = round(state.global_step / state.epoch) if self.resampler.level == "epoch" and state.epoch else 1
+        self.resampler.resampled_at = self.resampler.number * self.resampler.every * length
 
     def on_epoch_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         complete = state.epoch or 0  # not whole if a run resumes within an epoch
         if self.resampler is not None and complete > 0 and complete == int(complete):
+            self.resampler.step = state.global_step
             self.resampler.after_epoch(int(complete), math.ceil(state.num_train_epochs))
 
     def on_step_begin(
@@ -63,3 +69,14 @@ class ResampleCallback(TrainerCallback):  # type: ignore[misc]  # transformers i
     ) -> None:
         if self.resampler is not None and state.global_step > 0:
             self.resampler.after_step(state.global_step, state.max_steps)
+
+    def on_pre_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if self.resampler is not None:
+            self._ramp.enter_context(self.resampler.rewarmed(state.global_step + 1))
+
+    def on_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self._ramp.close()

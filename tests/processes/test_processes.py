@@ -21,6 +21,7 @@ from utils.runs.identity import run_directory
 
 METHODS = {  # SGD, unlike Adam, shows a gradient that is wrong by a factor
     "none": ("fnmodel.name=none", "train.optimizer=sgd", "train.lr=0.3"),
+    "layers": ("fnmodel.name=none", "fnmodel.params.target_modules=all-linear", "train.optimizer=sgd", "train.lr=0.3"),
     "lora": ("fnmodel.name=lora", "train.lr=2e-2", "train.max_grad_norm=0.1", "logging.samples=1"),
     "rosa": (
         "fnmodel.name=rosa",
@@ -33,9 +34,11 @@ METHODS = {  # SGD, unlike Adam, shows a gradient that is wrong by a factor
 DROPOUT = (
     "model.dropout=0.1", "logging.print_freq=4", "train.lr=1e-2", "train.micro_batch_size=2", "logging.samples=1",
 )  # fmt: skip
+PARTS = {method: "train.micro_batch_size=2" for method in METHODS} | {"none": "train.micro_batch_tokens=150"}
 SHARDED = {
     "none": ("train.sharding=fsdp", "train.gradient_checkpointing=true"),
-    "lora": ("train.sharding=fsdp",),
+    "layers": ("train.sharding=fsdp",),
+    "lora": ("train.sharding=fsdp", "train.micro_batch_tokens=150"),
     "rosa": ("train.sharding=fsdp", "train.micro_batch_size=2"),
 }
 STOPPED = f"exit {EXIT_INTERRUPTED}"
@@ -54,7 +57,7 @@ def points(run: Run, split: str, *names: str) -> list[list[float]]:
 @pytest.fixture(scope="module")
 def ends(lab: Lab) -> dict[str, list[End]]:
     """How each job ended on both processes. Jobs in a list run the same training several times."""
-    jobs = {f"two-{method}": Job(lab.overrides(f"two-{method}", *more, "train.micro_batch_size=2"))
+    jobs = {f"two-{method}": Job(lab.overrides(f"two-{method}", *more, PARTS[method]))
             for method, more in METHODS.items()}  # fmt: skip
     jobs |= {f"sharded-{method}": Job(lab.overrides(f"sharded-{method}", *more, *SHARDED[method]))
              for method, more in METHODS.items()}  # fmt: skip
@@ -96,7 +99,8 @@ def alone(lab: Lab, name: str, *overrides: str) -> Run:
 def test_two_processes_equal_one(lab: Lab, ends: Any, single: Any, placement: str, method: str) -> None:
     """Compares every logged loss and gradient norm, the validation losses, the parameters and the files.
 
-    Batches have 13 samples, the last one 5, in micro-batches of 2: shares differ, and some passes have no sample.
+    Batches have 13 samples, the last one 5, in micro-batches of 2 or of 150 tokens (1 to 3 samples): shares differ, and
+    some passes have no sample.
     """
     assert [end.how for end in ends[f"{placement}-{method}"]] == ["finished"] * 2
     one, two = single(method), lab.run(f"{placement}-{method}")

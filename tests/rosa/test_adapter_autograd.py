@@ -15,7 +15,12 @@ import rosa
 from rosa.fused import adapted_product
 from tests.rosa.cases import adapt, tokens
 
-METHODS = {"rosa": rosa.RosaConfig(rank=2), "lora": rosa.LoraConfig(rank=2, alpha=6)}
+METHODS = {
+    "rosa": rosa.RosaConfig(rank=2),
+    "rosa-a": rosa.RosaConfig(rank=2, adapt="a"),
+    "rosa-b": rosa.RosaConfig(rank=2, adapt="b"),
+    "lora": rosa.LoraConfig(rank=2, alpha=6),
+}
 Parameters = dict[str, Tensor]
 
 
@@ -36,7 +41,7 @@ def make(method: str, dtype: torch.dtype = torch.float64) -> tuple[Any, Plain]:
     model = nn.Module()
     model.layers = nn.ModuleList([nn.Linear(4, 3, dtype=dtype)])
     layer = rosa.inject(model, METHODS[method]).layers[0]
-    nn.init.normal_(layer.B)
+    nn.init.normal_(layer.B.data)
     return layer, Plain(layer)
 
 
@@ -60,7 +65,7 @@ def test_transforms_are_those_of_the_formula(method: str, wanted: str) -> None:
             stacked = {name: torch.stack([p, 2 * p]) for name, p in parameters.items()}
             return vmap(lambda given: functional_call(module, given, (x,)))(stacked)
         if wanted == "batched":
-            out, inputs = module(x), (layer.A, layer.B)
+            out, inputs = module(x), [p for p in (layer.A, layer.B) if p.requires_grad]
             return torch.autograd.grad(out, inputs, torch.eye(15).double().view(15, 5, 3), is_grads_batched=True)
         if wanted == "jvp":
             tangents = {name: p + 1 for name, p in parameters.items()}
@@ -76,12 +81,16 @@ def test_transforms_are_those_of_the_formula(method: str, wanted: str) -> None:
     torch.testing.assert_close(*tangents)
 
 
+@pytest.mark.parametrize("fixed", ["", "a", "b"])
 @pytest.mark.parametrize("shape", [(4,), (2, 3, 4)])
-def test_first_and_second_derivatives_by_differences(shape: tuple[int, ...]) -> None:
+def test_first_and_second_derivatives_by_differences(shape: tuple[int, ...], fixed: str) -> None:
     torch.manual_seed(4)
     weight = torch.randn(4, 3, dtype=torch.float64)
     shapes = (shape, (3,), (4, 2), (2, 3))
-    inputs = tuple(torch.randn(*s, dtype=torch.float64, requires_grad=True) for s in shapes)
+    inputs = tuple(
+        torch.randn(*s, dtype=torch.float64, requires_grad=name != fixed)
+        for name, s in zip(("x", "bias", "a", "b"), shapes, strict=True)
+    )
 
     def function(x: Tensor, bias: Tensor, a: Tensor, b: Tensor) -> Tensor:
         return adapted_product(x, weight, bias, a, b)
@@ -101,11 +110,15 @@ def test_a_gradient_penalty_trains(method: str, autocast: bool) -> None:
         with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
             out = module(x)
         (gradient,) = torch.autograd.grad(out.sum(), x, create_graph=True)
-        return torch.autograd.grad(gradient.square().sum(), (layer.A, layer.B))
+        trained = [p for p in (layer.A, layer.B) if p.requires_grad]
+        direct = torch.autograd.grad(gradient.square().sum(), trained, retain_graph=True)
+        (of_inputs,) = torch.autograd.grad(out.square().sum(), trained[-1], create_graph=True)
+        return *direct, *torch.autograd.grad(of_inputs.square().sum(), x)
 
     found, expected = penalty(layer), penalty(plain)
-    tolerance = dict(atol=0.03 * float(expected[0].abs().max()), rtol=0.03) if autocast else {}
-    torch.testing.assert_close(found, expected, **tolerance)
+    for own, other in zip(found, expected, strict=True):
+        tolerance = dict(atol=0.03 * float(other.abs().max()), rtol=0.03) if autocast else {}
+        torch.testing.assert_close(own, other, **tolerance)
     assert all(value.any() for value in expected)
 
 
@@ -128,19 +141,24 @@ def kept(model: Any, run: Callable[[], Tensor]) -> set[tuple[torch.dtype, int]]:
 
 def layer_of(method: str, dtype: torch.dtype) -> Any:
     base = nn.Linear(4, 3, dtype=dtype).requires_grad_(False)
-    config = {"rosa": rosa.RosaConfig(rank=2), "lora": rosa.LoraConfig(rank=2)}[method]
-    return rosa.methods.methods()[method][1]("fc", base, config)
+    config = {**METHODS, "lora": rosa.LoraConfig(rank=2)}[method]
+    return rosa.methods.methods()[config.method][1]("fc", base, config)
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_the_inputs_and_x_times_a_are_all_that_is_kept(method: str) -> None:
-    """T x m and T x R numbers in full precision; under autocast copies of x, W, A and B in 16 bits."""
+    """T x m numbers if A trains and T x R if B does, in full precision; under autocast copies of W, A and B in 16 bits,
+    and of x A only if A does not train.
+    """
+    inputs, low = (140, method != "rosa-b"), (70, method != "rosa-a")
     for dtype in (torch.float32, torch.bfloat16):
-        layer, x = layer_of(method, dtype), torch.randn(5, 7, 4, dtype=dtype)
-        assert kept(layer, lambda layer=layer, x=x: layer(x)) == {(dtype, 140), (torch.float32, 70)}
-    layer, x = layer_of(method, torch.float32), torch.randn(5, 7, 4)
+        layer, x = layer_of(method, dtype), torch.randn(5, 7, 4, dtype=dtype, requires_grad=True)
+        expected = {(kind, size) for kind, (size, is_kept) in ((dtype, inputs), (torch.float32, low)) if is_kept}
+        assert kept(layer, lambda layer=layer, x=x: layer(x * 1)) == expected
+    layer, x = layer_of(method, torch.float32), torch.randn(5, 7, 4, requires_grad=True)
     with torch.autocast("cpu", torch.bfloat16):
-        assert kept(layer, lambda: layer(x)) == {(torch.bfloat16, size) for size in (140, 4 * 3, 4 * 2, 2 * 3)}
+        sizes = (70 if method == "rosa-b" else 140, 4 * 3, 4 * 2, 2 * 3)
+        assert kept(layer, lambda: layer(x * 1)) == {(torch.bfloat16, size) for size in sizes}
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -148,13 +166,17 @@ def test_a_transform_inside_and_around_a_compiled_layer(method: str) -> None:
     torch._dynamo.reset()
     layer, plain = make(method)
     x = torch.randn(5, 4, dtype=torch.float64)
+
+    def gradients() -> list[Tensor]:
+        return [p.grad.clone() for p in (layer.A, layer.B) if p.requires_grad]
+
     counter = torch._dynamo.testing.CompileCounterWithBackend("aot_eager")
     compiled = torch.compile(layer, backend=counter, fullgraph=True)
     compiled(x).square().sum().backward()
-    found = layer.A.grad.clone(), layer.B.grad.clone()
+    found = gradients()
     layer.zero_grad()
     plain(x).square().sum().backward()
-    torch.testing.assert_close(found, (layer.A.grad, layer.B.grad))
+    torch.testing.assert_close(found, gradients())
     assert counter.frame_count == 1
     mapped = torch.compile(lambda x: vmap(layer)(x), backend=counter, fullgraph=True)
     torch.testing.assert_close(mapped(x), plain(x))

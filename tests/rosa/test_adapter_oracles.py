@@ -42,14 +42,18 @@ def pass_back(model: Any) -> tuple[Tensor, float]:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize(("alpha", "dropout"), [(None, 0.0), (16.0, 0.0), (3.0, 0.4)])
-def test_lora_is_pefts_lora(family: str, alpha: float | None, dropout: float) -> None:
-    rank = 4
+@pytest.mark.parametrize(
+    ("alpha", "dropout", "scale"),
+    [(None, 0.0, "standard"), (16.0, 0.0, "standard"), (3.0, 0.4, "standard"), (3.0, 0.4, "rslora")],
+)
+def test_lora_is_pefts_lora(family: str, alpha: float | None, dropout: float, scale: Any) -> None:
+    rank, rslora = 4, scale == "rslora"
     # float64 with large weights, and float32 with weights of GPT-2's size, where rounding alone is below 1e-6
     for dtype, spread, tolerance in ((torch.float64, 0.2, 1e-12), (torch.float32, 0.02, 1e-6)):
-        config = rosa.LoraConfig(rank=rank, alpha=alpha, dropout=dropout)
+        config = rosa.LoraConfig(rank=rank, alpha=alpha, dropout=dropout, scale=scale)
         ours = adapt(family, config, dtype, initializer_range=spread)
-        theirs = peft_model(family, dtype, spread, r=rank, lora_alpha=alpha or rank, lora_dropout=dropout)
+        options = dict(lora_alpha=alpha or rank, lora_dropout=dropout, use_rslora=rslora)
+        theirs = peft_model(family, dtype, spread, r=rank, **options)
         mine, others = rosa.adapter_layers(ours), peft_layers(theirs)
         assert list(mine) == list(others)
         torch.manual_seed(5)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from collections.abc import Callable
@@ -10,20 +11,23 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
+from omegaconf import OmegaConf
 
 from tests.conftest import make_config
 from tests.records import csv_of, write_run
+from utils.config import load_config
 from utils.data import digest, pair
 from utils.data.pairs import Pairs
 from utils.errors import UserError
 from utils.evaluation import Options, evaluate_run
 from utils.generation.generate import Decoding
+from utils.io.yaml_files import dotted
 from utils.processes.group import Processes
 from utils.results.aggregate import settings_of
 from utils.results.read import read_results
 from utils.runs import Run, find_runs
 from utils.runs.digests import agree_on_data, identify_run
-from utils.runs.identity import WITHOUT_EFFECT, group_hash, run_directory
+from utils.runs.identity import LATER, WITHOUT_EFFECT, group_hash, run_directory
 from utils.tables import compile_results
 from utils.training import loop
 
@@ -31,14 +35,40 @@ from utils.training import loop
 def test_keys_that_came_later_change_a_hash_only_off_their_default() -> None:
     """These are names of existing runs, which are found again."""
     before = {
-        (): "gpt2-rosa-r0.05-s0-b6209cdb",
+        ("fnmodel.rosa.decay=true",): "gpt2-rosa-r0.05-s0-b6209cdb",
         ("fnmodel.name=lora", "seed=3"): "gpt2-lora-r0.05-s3-7ff7de18",
         ("dataset.name=eli5", "fnmodel.name=none"): "gpt2-none-s0-790d4eb5",
     }
     assert {overrides: run_directory(make_config(*overrides)).name for overrides in before} == before
-    assert run_directory(make_config("train.validation_fraction=0.5")) != run_directory(make_config())
+    others = {
+        "train.validation_fraction=0.5": "rosa", "fnmodel.lora.alpha=2 fnmodel.lora.scale=rslora": "lora",
+        "fnmodel.lora.lr_ratio_b=16": "lora",
+    }  # fmt: skip
+    for key, method in others.items():
+        changed, plain = (make_config(f"fnmodel.name={method}", *more) for more in (key.split(), ()))
+        assert run_directory(changed) != run_directory(plain), key
+    defaults = dotted(dataclasses.asdict(make_config()))
+    assert {key: defaults[key] for key in LATER} == {**LATER, "fnmodel.rosa.decay": False}
     with pytest.raises(UserError, match=r"train\.validation_fraction=0\.0 must be above 0"):
         make_config("train.validation_fraction=0")
+
+
+def test_weight_decay_of_pairs_is_part_of_a_run_only_where_it_acts(tmp_path: Path) -> None:
+    """Runs of earlier versions decayed A and B, and their configurations lack the key."""
+    decayed = make_config("fnmodel.rosa.decay=true")
+    assert len({run_directory(decayed), run_directory(make_config())}) == 2
+    without = ("train.optimizer=sgd", "train.weight_decay=0", "fnmodel.rosa.start=zero", "fnmodel.name=lora")
+    for setting in without:
+        assert run_directory(make_config(setting)) == run_directory(make_config(setting, "fnmodel.rosa.decay=true"))
+    values = dataclasses.asdict(decayed)
+    for key in ("decay", "adapt", "rewarm_steps"):
+        del values["fnmodel"]["rosa"][key]
+    (tmp_path / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(values)))
+    assert load_config(tmp_path / "config.yaml") == decayed
+    old, new = (write_run(tmp_path, config=config) for config in ({}, {"fnmodel.rosa.decay": False}))
+    settings = {result.run.path: settings_of(result) for result in read_results([tmp_path])[0]}
+    assert [settings[path]["fnmodel.rosa.decay"] for path in (old, new)] == [True, False]
+    assert "fnmodel.rosa.decay" not in settings_of(read_results([write_run(tmp_path, method="lora")])[0][0])
 
 
 def test_settings_without_effect_neither_name_another_run_nor_tell_rows_apart(tmp_path: Path) -> None:
@@ -48,7 +78,8 @@ def test_settings_without_effect_neither_name_another_run_nor_tell_rows_apart(tm
         "train.keep_last": False, "train.skip_nonfinite": True, "dataset.path": "x", "dataset.cache": "x",
         "runs": 3, "logging.samples": 0,
     }  # fmt: skip
-    assert len(others) == len(WITHOUT_EFFECT) - 1  # output.path is part of the directory
+    # output.path is part of the directory, and train.micro_batch_tokens excludes the size
+    assert len(others) == len(WITHOUT_EFFECT) - 2
     changed = make_config(*(f"{key}={value}" for key, value in others.items()))
     assert run_directory(changed) == run_directory(make_config())
     folders = [write_run(tmp_path, seed=0), write_run(tmp_path, seed=1, config={**others, "output.path": "elsewhere"})]
@@ -76,6 +107,18 @@ def test_losses_on_a_share_stand_apart_in_tables(tmp_path: Path, epochs: int) ->
     compile_results([str(tmp_path)])
     rows = csv_of(tmp_path)
     assert sorted(rows["train.validation_fraction"]) == [0.1, 1.0] and len(rows) == 2
+
+
+def test_a_methods_later_keys_stand_in_its_own_rows(tmp_path: Path) -> None:
+    """A run of an earlier version, whose configuration lacks the key, has the default."""
+    write_run(tmp_path, method="lora")
+    write_run(tmp_path, method="lora", config={"fnmodel.lora.scale": "rslora"})
+    write_run(tmp_path, method="rosa")
+    compile_results([str(tmp_path)])
+    rows = csv_of(tmp_path).fillna("")
+    assert sorted(zip(rows["method"], rows["fnmodel.lora.scale"], strict=True)) == [
+        ("lora", "rslora"), ("lora", "standard"), ("rosa", "")
+    ]  # fmt: skip
 
 
 # -- the data ------------------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from utils.tokens.batches import Collator, epoch_batches
+from utils.tokens.batches import Collator, epoch_batches, micro_batches, padded
 from utils.tokens.encoding import Encoded, Sample
 from utils.tokens.shared_prompts import ROW_TOKENS, collate_rows, row_batches, row_tokens
 
@@ -70,18 +70,47 @@ def test_batches_are_a_partition_of_little_padding() -> None:
     assert epoch_batches(lengths, 16, 50, 1, 1) != sorted_batches != epoch_batches(lengths, 16, 50, 2, 0)
 
 
-@given(st.lists(st.tuples(st.integers(0, 2), st.integers(1, 300)), max_size=30), st.integers(1, 9))
-def test_each_sample_is_in_one_row_of_its_prompt(pairs: list[tuple[int, int]], batch_size: int) -> None:
+@given(st.lists(st.integers(1, 60), min_size=1, max_size=40), st.integers(1, 5), st.integers(1, 200), st.data())
+def test_micro_batches_divide_each_share_and_keep_the_limit(
+    lengths: list[int], processes: int, limit: int, data: st.DataObject
+) -> None:
+    """In tokens or samples: every process has as many parts, and only a sample that is too long is alone above it."""
+    batch = data.draw(st.permutations(range(len(lengths))))
+    device = torch.device(data.draw(st.sampled_from(["cpu", "cuda"])))
+    by_tokens = micro_batches(batch, lengths, processes, 1, limit, device)
+    by_samples = micro_batches(batch, lengths, processes, limit, None, device)
+    for divided in (by_tokens, by_samples):
+        shares = [sorted(index for part in parts for index in part) for parts in divided]
+        assert shares == [sorted(batch[process::processes]) for process in range(processes)]
+        assert len({len(parts) for parts in divided}) == 1
+        assert any(all(parts) for parts in divided)  # one process at least has samples in each pass
+    for parts in by_tokens:
+        widths = [padded(max(lengths[index] for index in part), device) for part in parts if part]
+        for number, width in enumerate(widths):
+            assert len(parts[number]) == 1 or len(parts[number]) * width <= limit
+            assert number + 1 == len(widths) or (len(parts[number]) + 1) * width > limit  # it is full
+    assert all(len(part) <= limit for parts in by_samples for part in parts)
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 2), st.integers(1, 300)), max_size=30),
+    st.integers(1, 9),
+    st.none() | st.integers(1, 600),
+)
+def test_each_sample_is_in_one_row_of_its_prompt(
+    pairs: list[tuple[int, int]], batch_size: int, tokens: int | None
+) -> None:
     samples = [Sample([prompt] * prompt + [9] * size, prompt, 0, 0) for prompt, size in pairs]
     encoded = Encoded(samples, 0)
-    batches = row_batches(encoded, batch_size, shared=True)
+    batches = row_batches(encoded, batch_size, True, tokens)
     rows = [row for batch in batches for row in batch]
     assert sorted(index for row in rows for index in row) == list(range(len(samples)))
     for row in rows:
         assert len({samples[index].prompt_length for index in row}) == 1
-        assert len(row) == 1 or (row_tokens(encoded, row) <= ROW_TOKENS and samples[row[0]].prompt_length)
+        assert len(row) == 1 or (row_tokens(encoded, row) <= (tokens or ROW_TOKENS) and samples[row[0]].prompt_length)
+        assert row_tokens(encoded, row) <= ROW_TOKENS
     sizes = [row_tokens(encoded, row) for row in rows]
     assert sizes == sorted(sizes, reverse=True)
-    budget = batch_size * sum(len(sample.ids) for sample in samples)
+    budget = tokens * len(samples) if tokens else batch_size * sum(len(sample.ids) for sample in samples)
     for batch in batches:
         assert len(batch) == 1 or len(batch) * row_tokens(encoded, batch[0]) * len(samples) <= budget

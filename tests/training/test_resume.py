@@ -16,14 +16,19 @@ from utils.processes.signals import EXIT_INTERRUPTED
 from utils.runs import checkpoints
 from utils.training import loop
 
-METHODS = ("rosa", "lora", "none", "ia3", "bitfit")
+METHODS = ("rosa", "lora", "dora", "none", "ia3", "bitfit")
+OPTIONS = (  # of ROSA
+    "rosa fnmodel.rosa.adapt=b fnmodel.rosa.optimizer_state=rescale fnmodel.rosa.rewarm_steps=4",
+    "rosa fnmodel.rosa.basis=random fnmodel.rosa.start=zero fnmodel.rosa.decay=true",
+)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", METHODS + OPTIONS)
 @pytest.mark.parametrize("stop_at", [3, 5, 8])
 def test_resumed_equals_undisturbed(train: Any, monkeypatch: Any, tmp_path: Path, method: str, stop_at: int) -> None:
     """Stops within an epoch, at an epoch's last step, and after a resample; dropout is 0.1."""
-    whole = train(f"fnmodel.name={method}", f"output.path={tmp_path / 'whole'}")
+    settings = f"fnmodel.name={method}".split()
+    whole = train(*settings, f"output.path={tmp_path / 'whole'}")
     original = loop.train_step
 
     def stopping(training: Any, *arguments: Any, **options: Any) -> Any:
@@ -32,7 +37,7 @@ def test_resumed_equals_undisturbed(train: Any, monkeypatch: Any, tmp_path: Path
             training.stop.signal = "SIGTERM"
         return result
 
-    overrides = (f"fnmodel.name={method}", f"output.path={tmp_path / 'halves'}")
+    overrides = (*settings, f"output.path={tmp_path / 'halves'}")
     monkeypatch.setattr(loop, "train_step", stopping)
     with pytest.raises(SystemExit) as stopped:
         train(*overrides)

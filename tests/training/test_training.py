@@ -13,8 +13,11 @@ import rosa
 from tests.training.reading import points
 from utils.errors import UserError
 from utils.models.loading import load_model, load_tokenizer
+from utils.models.token_loss import TokenLoss
+from utils.runs import find_runs
 from utils.runs.checkpoint_folder import load_weights
-from utils.training import launch, loop
+from utils.train_config import TrainConfig
+from utils.training import failures, launch, loop, setup
 
 METHODS = ("rosa", "lora", "none")
 
@@ -73,17 +76,28 @@ def test_finished_run_is_left_alone(train: Any, capsys: Any) -> None:
     assert before == {path: path.stat().st_mtime_ns for path in run.path.rglob("*")}
 
 
-def test_accumulation_changes_nothing(train: Any, tmp_path: Path) -> None:
-    """Micro-batches of any length weigh every token equally: without dropout the losses agree."""
-    losses = [
-        points(
-            train("model.dropout=0", f"train.micro_batch_size={size}", f"output.path={tmp_path / size}"),
-            "train",
-            "loss",
-        )
-        for size in ("16", "5")
-    ]
-    assert torch.allclose(torch.tensor(losses[0]), torch.tensor(losses[1]), atol=1e-5)
+def test_accumulation_changes_nothing(train: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Micro-batches of any size weigh every token equally: without dropout losses and gradients agree.
+
+    The model computes in float64, its loss in float32.
+    """
+    monkeypatch.setattr(setup, "load_model", lambda *names: load_model(*names).double())
+    forward, inputs, found = TokenLoss.forward, [], []
+    monkeypatch.setattr(TokenLoss, "forward", lambda *given: inputs.append(given[1].numel()) or forward(*given))
+    for key, value in (("size", 16), ("size", 5), ("tokens", 200)):
+        inputs.clear()
+        more = f"train.micro_batch_{key}={value}", f"output.path={tmp_path / key}-{value}"
+        run = train("model.dropout=0", "train.lr=1e-2", *more)
+        rows = points(run, "train", "loss", "grad_norm"), points(run, "validation", "loss", "loss_all")
+        found.append([torch.tensor(part, dtype=torch.float64) for part in rows])
+    torch.testing.assert_close(found[1:], found[:1] * 2, rtol=1e-6, atol=0)
+    assert len(inputs) > 3 * 70 * 76 / 200 and max(inputs) <= 200
+
+
+def test_missing_memory_is_answered_with_half_of_what_divides_the_batch() -> None:
+    for key, unit in (("micro_batch_tokens", "tokens"), ("micro_batch_size", "samples")):
+        message = failures.advice(MemoryError(), TrainConfig(**{key: 64}), Path(), 3)
+        assert message and f"with 64 {unit} at once" in message and f"set train.{key}=32 " in message
 
 
 def test_gradient_checkpointing_changes_nothing(train: Any, tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
@@ -148,15 +162,33 @@ def test_one_training_at_a_time(train: Any, monkeypatch: Any) -> None:
     assert f"process {os.getpid()}" in messages[0]
 
 
-def test_a_diverging_run_says_so(train: Any) -> None:
+def test_a_diverging_run_says_so(train: Any, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"loss is (nan|inf) at step \d+: lower train\.lr"):
         train("fnmodel.name=none", "train.lr=1e30", "train.optimizer=sgd", "train.scheduler=none")
+    assert failure(tmp_path) == ("failed", True)
 
 
-def test_a_resample_of_a_diverged_pair_says_so(train: Any) -> None:
+def test_a_resample_of_a_diverged_pair_says_so(train: Any, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"attn.c_attn: .*, at step \d+: lower train\.lr"):
         train("train.lr=1e30", "train.optimizer=sgd", "train.scheduler=none", "fnmodel.rosa.level=step",
               "logging.print_freq=1000")  # fmt: skip
+    assert failure(tmp_path) == ("failed", True)
+
+
+def test_another_failure_is_no_divergence(train: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(launch, "fit", full)
+    with pytest.raises(UserError, match="No space left"):
+        train()
+    assert failure(tmp_path) == ("failed", False)
+
+
+def failure(folder: Path) -> tuple[str, bool]:
+    """The status of the only run, and whether its record says that it diverged."""
+    (run,) = find_runs([folder / "runs"])
+    return run.record()["status"], run.record()["diverged"]
 
 
 def test_failed_setup_leaves_nothing(train: Any, tmp_path: Path) -> None:

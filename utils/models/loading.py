@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 
 import rosa
 from rosa.injection import build_layers
+from utils.config import Config
 from utils.errors import UserError, short_reason
 from utils.io.hub import WAYS_OUT
 from utils.models.attention import same_attention
@@ -126,20 +127,25 @@ def recompute_activations(model: Any) -> None:
     enable({"use_reentrant": False, "context_fn": functools.partial(same_attention, model)})
 
 
-def check_adapter_fits(name: str, adapter: rosa.AdapterConfig | None) -> None:
-    """Check that the adapter fits the model's shapes, before any weight is read.
+def check_method_fits(config: Config) -> None:
+    """Check that the adapter, or the layers to train, fit the model's shapes, before any weight is read.
 
     Raises:
         UserError: a rank above a layer's full rank, targets that match nothing.
     """
     from transformers import AutoModelForCausalLM
 
-    config = load_model_config(name)
-    if adapter is None:
+    name, adapter, layers = config.model.name, config.adapter, config.fnmodel.trained_layers
+    model_config = load_model_config(name)
+    if adapter is None and layers is None:
         return
     try:
         with torch.device("meta"):
-            build_layers(AutoModelForCausalLM.from_config(config, dtype=torch.float32), adapter)
+            model = AutoModelForCausalLM.from_config(model_config, dtype=torch.float32)
+        if adapter is not None:
+            build_layers(model, adapter)
+        else:
+            rosa.train_only(model, layers)
     except rosa.AdapterError as error:
         raise UserError(f"fnmodel does not fit model.name={name}: {error}") from None
 

@@ -253,6 +253,7 @@ def evaluate_losses(
     processes: Processes = Processes(),  # noqa: B008 (immutable)
     check: Callable[[], None] = never,
     name: str = "losses",
+    tokens: int | None = None,
 ) -> Losses:
     """Losses of all samples of ``encoded`` in evaluation mode, in batches of similar length.
 
@@ -265,12 +266,14 @@ def evaluate_losses(
         collator: pads the batches. Its ``loss_on`` is ignored: all tokens carry loss here.
         check: called after each batch, on every process. An exception from it ends the evaluation.
         name: the title of the progress bar.
+        tokens: if it is set, a batch has at most this many tokens, padding counted, and any number of samples.
     """
     training = token_loss.training
     token_loss.eval()
     device = collator.device
     inner: Any = getattr(token_loss, "module", token_loss)  # DDP wraps it
-    batches = row_batches(encoded, batch_size, shared=inner.shares_prompts and sharing_pays(encoded))
+    shared = inner.shares_prompts and sharing_pays(encoded)
+    batches = row_batches(encoded, batch_size, shared, tokens, device)
     share = torch.zeros(math.ceil(len(batches) / processes.count), 2, dtype=torch.float64, device=device)
     with work_bar(len(share), name, "batch", main=processes.main) as shown:
         for row in range(len(share)):

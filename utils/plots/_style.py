@@ -69,6 +69,7 @@ _PALETTE: list[tuple[str, Any, str]] = [
     ("#E69F00", (0, (4, 1.5)), "s"),
     ("#0072B2", "-", "o"),
     ("#333333", (0, (6, 1.5, 1, 1.5)), "D"),
+    ("#888888", (0, (2, 1, 1, 1)), "d"),
 ]
 _RANK_MARKERS = ("o", "s", "^", "v", "P", "X", "p", "*")
 BAND = 0.18  # opacity of a band over seeds
@@ -94,7 +95,7 @@ def method_style(names: Sequence[str], name: str) -> tuple[str, Any, str]:
     own = {other: method_colour(other) for other in (*names, name, "none")}
     if (colour := own[name]) is not None:
         return next((entry for entry in _PALETTE if entry[0] == colour), (colour, "-", "o"))
-    unused = [entry for entry in _PALETTE if entry[0] not in own.values()]
+    unused = [entry for entry in _PALETTE if entry[0] not in own.values()] or _PALETTE
     others = [other for other in own if own[other] is None]
     return unused[others.index(name) % len(unused)]
 

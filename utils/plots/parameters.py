@@ -6,6 +6,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from utils.fnmodel import LAYERS_ONLY
 from utils.plots import NothingToDraw, PlotData, register
 from utils.plots._style import (
     BAND,
@@ -25,11 +26,11 @@ from utils.results.aggregate import Row
 
 @register("parameters", "final metric against trainable parameters")
 def draw(data: PlotData) -> Figure:
-    """One point per method and rank with one standard deviation over seeds; full fine-tuning is a horizontal line."""
+    """One point per method and rank with one standard deviation over seeds; full training is a horizontal line."""
     key = data.metric.key
     rows = [row for row in data.trained() if key in row.statistics]
-    adapters = [row for row in rows if row.first.method != "none" and row.parameters]
-    full = next((row for row in rows if row.first.method == "none"), None)
+    full = [row for row in rows if row.first.method in ("none", LAYERS_ONLY)]
+    adapters = [row for row in rows if row.first.method not in ("none", LAYERS_ONLY) and row.parameters]
     if not adapters:
         raise NothingToDraw(f"no finished adapter run of {data.model} has {key} and a parameter count")
     figure, (axes,) = new_axes(2.6)
@@ -42,8 +43,7 @@ def draw(data: PlotData) -> Figure:
         statistics = [row.statistics[key] for row in own]
         text = label(method)
         handles.append(draw_points(axes, counts, statistics, text, color=colour, linestyle=dashes, marker=marker))
-    if full is not None:
-        handles.insert(0, _full_line(axes, full, key))
+    handles = [_full_line(axes, row, key) for row in full] + handles
     axes.set_xscale("log")
     counts = [row.parameters or 1 for row in adapters]
     axes.set_xlim(min(counts) / 1.4, max(counts) * 1.4)
@@ -52,15 +52,15 @@ def draw(data: PlotData) -> Figure:
     axes.set_ylabel(axis_label(data.metric.header, data.metric.unit, data.metric.better))
     ranks = ranks_of(adapters)
     seeds = [row.statistics[key].n for row in rows]
-    what = "error bars, band" if full is not None and full.statistics[key].std else "error bars"
+    what = "error bars, band" if any(row.statistics[key].std for row in full) else "error bars"
     legend(figure, [[handle] for handle in handles], legend_title(ranks if len(ranks) == 1 else [], what, seeds))
     return figure
 
 
 def _full_line(axes: Axes, full: Row, key: str) -> Line2D:
     statistic = full.statistics[key]
-    colour, dashes, _ = method_style([], "none")
-    text = label("none")
+    colour, dashes, _ = method_style([], full.first.method)
+    text = label(full.first.method)
     axes.axhline(statistic.mean, color=colour, linestyle=dashes, linewidth=1.0, label=text)
     if statistic.std:
         axes.axhspan(

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import statistics
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from rosa.config import ALL_LINEAR
 from utils.metrics import NEITHER
 from utils.results.columns import Column
 from utils.results.methods import UNTRAINED, method_order
@@ -17,6 +18,7 @@ from utils.runs.identity import LATER, WITHOUT_EFFECT
 
 # Settings that always have a column or a table of their own.
 OWN_COLUMN = ("seed", "dataset.name", "model.name", "fnmodel.name", "fnmodel.params.rank", "fnmodel.params.bias")
+TARGETS = "fnmodel.params.target_modules"
 NOT_COMPARED = (*OWN_COLUMN, "hydra", *WITHOUT_EFFECT)  # any other setting that differs gets a column
 
 
@@ -82,7 +84,10 @@ def settings_of(result: Result) -> dict[str, Any]:
         if not any(key == name or key.startswith(f"{name}.") for name in skipped)
     }
     if result.settings:  # older runs lack these keys, which distinguish results, also those of the untrained model
-        kept |= {key: result.settings.get(key, default) for key, default in LATER.items()}
+        later = [k for k in LATER if not k.startswith("fnmodel.") or k.startswith(f"fnmodel.{result.method}.")]
+        kept |= {key: result.settings.get(key, LATER[key]) for key in later}
+    if kept.get(TARGETS, "") is None:  # of an adapter; none without targets has no such key here
+        kept[TARGETS] = ALL_LINEAR
     if "train.loss_on" in kept:  # null means the data set's default, which the record contains
         kept["train.loss_on"] = result.record.get("loss_on") or kept["train.loss_on"]
     return kept | {f"decoding.{key}": value for key, value in result.decoding.items()}
@@ -149,23 +154,28 @@ def differing(rows: list[Row]) -> list[str]:
 
 
 def set_baselines(rows: list[Row], method: str) -> None:
-    """Set the baseline of each row: a row of ``method`` with the same model, and with no rank or the same rank.
-
-    Of several, the one with the fewest different settings is used, then the one with the lowest validation loss. A row
-    without a candidate has no baseline.
-    """
+    """Set the baseline of each row to its ``counterpart`` of ``method``. A row without one has no baseline."""
     for row in rows:
-        candidates = [
-            other
-            for other in rows
-            if (other.first.method, other.first.model) == (method, row.first.model)
-            and (other.first.rank is None or as_typed(other.first.rank) == as_typed(row.first.rank))
-        ]
-        row.baseline = min(candidates, key=lambda other: _distance(row, other), default=None)
+        row.baseline = counterpart(row, rows, method)
 
 
-def _distance(row: Row, other: Row) -> tuple[Any, ...]:
-    common = row.settings.keys() & other.settings.keys()
+def counterpart(row: Row, rows: Iterable[Row], method: str, free: Container[str] = ()) -> Row | None:
+    """The row of ``method`` to compare ``row`` with: of the same model, and with no rank or the same rank.
+
+    Of several, the one with the fewest different settings is used, then the one with the lowest validation loss.
+    ``free``: settings that may differ.
+    """
+    candidates = [
+        other
+        for other in rows
+        if (other.first.method, other.first.model) == (method, row.first.model)
+        and (other.first.rank is None or as_typed(other.first.rank) == as_typed(row.first.rank))
+    ]
+    return min(candidates, key=lambda other: _distance(row, other, free), default=None)
+
+
+def _distance(row: Row, other: Row, free: Container[str]) -> tuple[Any, ...]:
+    common = [key for key in row.settings.keys() & other.settings.keys() if key not in free]
     differences = sum(as_typed(row.settings[key]) != as_typed(other.settings[key]) for key in common)
     loss = other.statistics.get("val_loss")
     return (row is not other, differences, loss.mean if loss else float("inf"), other.sort_key())

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from rosa.methods import method_names, presentation
+from utils.fnmodel import LAYERS_ONLY
 
 UNTRAINED = "untrained"  # the base model: method "none" without a training step
 # Adaptation methods define these values in their own files.
 _OTHERS = {
     UNTRAINED: {"label": "untrained", "order": -2},
     "none": {"label": "full fine-tuning", "order": -1, "colour": "#333333"},
+    LAYERS_ONLY: {"label": "full, layers only", "order": -0.5, "colour": "#888888"},
 }
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.errors import UserError, printable, reason
+from utils.fnmodel import LAYERS_ONLY
 from utils.io.files import LARGEST, sha256
 from utils.io.yaml_files import dotted, read_yaml
 from utils.results.methods import UNTRAINED
@@ -48,6 +49,11 @@ class Result:
         return self.record["status"] == "finished"
 
     @property
+    def trial(self) -> bool:
+        """Whether it is a trial of a search, which shows only how its settings were chosen."""
+        return self.settings.get("output.search") is True
+
+    @property
     def dataset(self) -> str:
         return printable_line(self.record.get("dataset") or self.settings.get("dataset.name") or "unknown")
 
@@ -59,11 +65,11 @@ class Result:
 
     @property
     def method(self) -> str:
-        """A method's name, ``none`` (full fine-tuning) or ``untrained``."""
+        """A method's name, ``none`` (full fine-tuning), ``none-layers`` or ``untrained``."""
         name = printable_line(self.record.get("method") or "none")
         steps = self.number("progress", "total_steps")
         untrained = steps == 0 or self.settings.get("train.epochs") == 0
-        return UNTRAINED if name == "none" and untrained else name
+        return UNTRAINED if name in ("none", LAYERS_ONLY) and untrained else name
 
     @property
     def rank(self) -> int | float | None:

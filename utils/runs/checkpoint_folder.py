@@ -35,6 +35,7 @@ class Progress:
     batch: int = 0
     step: int = 0
     resamples: int = 0
+    resampled_at: int = 0  # the step of the last resample
     skipped: int = 0  # updates left out because they were not finite (train.skip_nonfinite)
     metrics_position: int = 0  # bytes of metrics.jsonl
     board: dict[str, int] = field(default_factory=dict)  # bytes of each TensorBoard file

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
+import operator
 from pathlib import Path
 from typing import Any
 
 from rosa.config import LowRankConfig
 from rosa.methods import method_names
-from utils.config import Config, DatasetConfig, TrainConfig
+from utils.config import Config, DatasetConfig
+from utils.schema import EARLIER
 from utils.text import slug
+from utils.train_config import DEFAULT_DECAY, TrainConfig
 
 # Groups and keys that do not change the result of a run: with another value the same run continues.
 WITHOUT_EFFECT = (
@@ -21,6 +25,7 @@ WITHOUT_EFFECT = (
     "dataset.path",
     "dataset.cache",
     "train.micro_batch_size",
+    "train.micro_batch_tokens",
     "train.gradient_checkpointing",
     "train.device",
     "train.compile",
@@ -31,12 +36,21 @@ WITHOUT_EFFECT = (
     "train.skip_nonfinite",  # matters only at steps that otherwise end the run
 )
 
-# Keys of later versions. Their default is not hashed, so that runs of earlier versions are found again.
+# Keys of later versions, and what earlier versions did, mostly the default: it is not hashed, so that their runs are
+# found again.
 LATER = {
     "train.validation_fraction": TrainConfig.validation_fraction,
     "train.validate_every": TrainConfig.validate_every,
     "dataset.size": DatasetConfig.size,
     "dataset.book": DatasetConfig.book,
+    "fnmodel.lora.scale": "standard",
+    "fnmodel.lora.lr_ratio_b": 1.0,
+    "fnmodel.rosa.basis": "singular",
+    "fnmodel.rosa.start": "split",
+    "fnmodel.rosa.gain": 1.0,
+    "fnmodel.rosa.adapt": "ab",
+    "fnmodel.rosa.rewarm_steps": 0,
+    **EARLIER,
 }
 
 
@@ -46,7 +60,10 @@ def science(config: Config, data: dict[str, str] | None = None) -> dict[str, Any
     Args:
         data: digests of the data, if no other setting identifies them.
     """
-    values = dataclasses.asdict(config)
+    values, train = dataclasses.asdict(config), config.train
+    decay = DEFAULT_DECAY[train.optimizer] if train.weight_decay is None else train.weight_decay
+    if not decay or config.fnmodel.rosa.start == "zero":
+        values["fnmodel"]["rosa"]["decay"] = True  # the key has no effect
     for key in WITHOUT_EFFECT:
         group, name = _place(values, key)
         del group[name]
@@ -63,20 +80,23 @@ def science(config: Config, data: dict[str, str] | None = None) -> dict[str, Any
     for method in method_names():
         if method != config.fnmodel.name:
             del values["fnmodel"][method]
-    adapter = config.adapter
-    if adapter is None:
-        del values["fnmodel"]["params"]
-    else:
-        values["fnmodel"]["params"]["bias"] = "adapted" if adapter.trains_bias else "none"
+    adapter, params = config.adapter, values["fnmodel"]["params"]
+    if adapter is not None:
+        params["bias"] = "adapted" if adapter.trains_bias else "none"
+        params["target_modules"] = adapter.target_modules
         if not isinstance(adapter, LowRankConfig):
-            del values["fnmodel"]["params"]["rank"]
+            del params["rank"]
+    elif config.fnmodel.trained_layers is not None:
+        values["fnmodel"]["params"] = {"target_modules": config.fnmodel.trained_layers}
+    else:
+        del values["fnmodel"]["params"]
     return values
 
 
 def _place(values: dict[str, Any], key: str) -> tuple[dict[str, Any], str]:
     """The group of ``values`` that holds a dotted key, and the key's name in it."""
-    group, _, name = key.rpartition(".")
-    return (values[group] if group else values), name
+    *groups, name = key.split(".")
+    return functools.reduce(operator.getitem, groups, values), name
 
 
 def _hash(values: dict[str, Any]) -> str:
@@ -98,7 +118,6 @@ def run_directory(config: Config, data: dict[str, str] | None = None) -> Path:
     ``utils.runs.digests.identify_run``.
     """
     model = slug(Path(config.model.name).name, r"[^A-Za-z0-9._-]+") or "model"
-    method = config.fnmodel.name
     rank = f"-r{config.adapter.rank}" if isinstance(config.adapter, LowRankConfig) else ""
-    label = f"{model}-{method}{rank}-s{config.seed}-{_hash(science(config, data))}"
+    label = f"{model}-{config.fnmodel.method}{rank}-s{config.seed}-{_hash(science(config, data))}"
     return Path(config.output.path) / config.source.names[0] / label

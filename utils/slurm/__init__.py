@@ -6,6 +6,7 @@
     status.py        the state of each job, from all of these (status_table.py prints it)
     recovery.py      looks up in SLURM what the ledger does not know
     submit.py        decides what to send, and sends it so that a kill loses and doubles nothing
+    next_job.py      the job that goes on with a search
     local.py         runs the same jobs on this machine
     commands.py      what each option of jobrunner.py does
 

@@ -6,6 +6,7 @@ import contextlib
 import shutil
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 from utils.errors import UserError
@@ -18,6 +19,8 @@ from utils.slurm.status import RETRY, JobStatus
 from utils.slurm.status_table import advice, escaped, status_json, status_table
 from utils.slurm.submit import preview, read_statuses, submit_all
 from utils.slurm.sweep.file import Group, Sweep
+
+ITS_PATIENCE = 600.0  # seconds that the job of a search waits for another jobrunner
 
 
 def sending_problems(groups: list[Group]) -> list[str]:
@@ -45,14 +48,20 @@ def print_scripts(sweep: Sweep, groups: list[Group], retry: bool) -> int:
     return 0
 
 
-def send(sweep: Sweep, groups: list[Group], retry: bool, local: int | None) -> int:
-    """Send jobs to SLURM or, if ``local`` is given, run them in that many slots here (0: one per GPU, at least one)."""
+def send(sweep: Sweep, groups: list[Group], retry: bool, local: int | None, go_on: bool = False) -> int:
+    """Send jobs to SLURM or, if ``local`` is given, run them in that many slots here (0: one per GPU, at least one).
+
+    ``go_on``: this is the job of a search, which waits while others change the sweep.
+    """
     if local is None:
         client.require_sbatch()
-    with changing(sweep.folder) as ledger:
+    with changing(sweep.folder, ITS_PATIENCE if go_on else None) as ledger:
+        sweep = sweep.again()  # others may have ended meanwhile
+        groups = sweep.only([group.name for group in groups])
         statuses, messages = read_statuses(sweep, ledger, fix=True)
         ledger.save()
         _print_notes(messages)
+        _print_findings(sweep.findings())
         if local is None:
             check_unknown_jobs(ledger)
             lines = submit_all(sweep, groups, ledger, statuses, retry)
@@ -62,11 +71,26 @@ def send(sweep: Sweep, groups: list[Group], retry: bool, local: int | None) -> i
         for line in lines:
             print(escaped(line), flush=True)
             printed += 1
+    names = [group.name for group in groups]
     if not printed:
-        names = [group.name for group in groups]
         bad = sum(status.state in RETRY and status.group in names for status in statuses.values())
         print(f"nothing to send{f'; {bad} jobs did not end well: --retry sends them again' if bad else ''}")
+    check_searches(sweep.again().only(names), ended=local is not None)
     return 0
+
+
+def check_searches(groups: list[Group], ended: bool) -> None:
+    """Raise UserError if a search of ``groups`` cannot choose; with ``ended``, also if it still waits."""
+    found = [(group.name, one) for group in groups for one in group.searches]
+    problems = [f"group {name}: {one.text()}" for name, one in found if one.problem]
+    if ended:
+        problems += [
+            f"group {name}: {one.name}: {len(one.waits)} of {len(one.jobs)} trials have no result in a run.json"
+            for name, one in found
+            if one.waits
+        ]
+    if problems:
+        raise UserError("\n".join(problems))
 
 
 def _current(sweep: Sweep) -> tuple[list[JobStatus], list[str]]:
@@ -89,15 +113,31 @@ def _current(sweep: Sweep) -> tuple[list[JobStatus], list[str]]:
     return list(statuses.values()), messages
 
 
+def _search_lines(groups: list[Group], statuses: list[JobStatus]) -> list[str]:
+    """What each search has found, or what it waits for."""
+    states = {status.id: status.state for status in statuses}
+    lines = []
+    for group in groups:
+        for found in group.searches:
+            counts = Counter(states[job] for job in found.waits)
+            parts = [f"{count} {state}{' without a result' * (state == 'done')}" for state, count in counts.items()]
+            waits = f"{found.name}: waits for {len(found.waits)} of {len(found.jobs)} trials ({', '.join(parts)})"
+            lines.append(f"search {group.name}: {found.text() or waits}")
+    return lines
+
+
 def show(sweep: Sweep, only: list[str] | None, as_json: bool, every: float | None) -> int:
     """Print the status of the jobs of ``only`` (-s); with ``every``, again after that many seconds, to the end."""
     while True:
+        sweep = sweep.again()
         statuses, messages = _current(sweep)
+        searches = _search_lines(sweep.only(only), statuses)
         shown = [status for status in statuses if not only or status.group in only]
         _print_notes(messages)
         if every is not None and sys.stdout.isatty():
             print("\033[2J\033[H", end="")
-        print(status_json(shown) if as_json else "\n".join([status_table(shown), *advice(shown)]), flush=True)
+        table = [status_table(shown), *map(escaped, searches), *advice(shown)]
+        print(status_json(shown, searches) if as_json else "\n".join(table), flush=True)
         if every is None or not any(status.active and status.state not in ("never", "held") for status in shown):
             return 0
         time.sleep(every)
@@ -111,8 +151,10 @@ def cancel(sweep: Sweep, only: list[str] | None) -> int:
             statuses, messages = read_statuses(sweep, ledger, fix=True)
             ledger.save()
         _print_notes(messages)
+        follow = {group.next_id for group in sweep.groups}
         chosen = [status for status in statuses.values() if status.active and (not only or status.group in only)]
         at_slurm = [status for status in chosen if status.slurm_id and status.slurm_id != LOCAL]
+        at_slurm.sort(key=lambda status: status.id not in follow)  # the end of trials must not start what follows
         # whole arrays: if it were done task by task, SLURM would start the next ones meanwhile
         client.cancel(list(dict.fromkeys((status.slurm_id or "").partition("_")[0] for status in at_slurm)))
         count = len(at_slurm) + len(stop_local(ledger, chosen))
@@ -134,6 +176,11 @@ def print_log(sweep: Sweep, name: str) -> int:
     print(f"==> {log}", file=sys.stderr)
     sys.stdout.write(log.read_text(encoding="utf-8", errors="replace"))
     return 0
+
+
+def _print_findings(lines: list[str]) -> None:
+    for line in lines:
+        print(escaped(line), flush=True)
 
 
 def _print_notes(messages: list[str]) -> None:

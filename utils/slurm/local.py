@@ -23,7 +23,7 @@ from utils.processes.signals import EXIT_INTERRUPTED
 from utils.slurm.cluster.events import read_attempt
 from utils.slurm.cluster.script import batch_script, job_name, log_file
 from utils.slurm.ledger import JOB_LOCK, LOCAL, LOCAL_MARK, Ledger, Submission, is_running
-from utils.slurm.status import RETRY, JobStatus
+from utils.slurm.status import DIVERGED, RETRY, JobStatus
 from utils.slurm.sweep.file import Group, Job, Sweep
 
 _POLL = 0.1  # seconds
@@ -63,6 +63,59 @@ def visible_gpus() -> list[str]:
     return [str(number) for number, line in enumerate(done.stdout.splitlines()) if line.startswith("GPU ")]
 
 
+class _Queue:
+    """The jobs of ``groups`` that are still to be started. Searches add to them as trials end."""
+
+    def __init__(
+        self, sweep: Sweep, groups: list[Group], ledger: Ledger, statuses: dict[str, JobStatus], retry: bool
+    ) -> None:
+        self.sweep, self.names, self.ledger = sweep, {group.name for group in groups}, ledger
+        wanted = ("not sent", "refused", *(RETRY if retry else ()))
+        self.seen = {one.id for one in statuses.values() if one.state not in wanted}  # not to be started now
+        self.done = {one.id for one in statuses.values() if one.state in (DIVERGED, "done")}
+        self.waiting: list[tuple[Group, Job]] = []
+        self.scripts: dict[str, Submission] = {}  # by job
+        self._extend()
+
+    def _extend(self) -> None:
+        """Add the jobs that have not been seen."""
+        for group in self.sweep.groups:
+            jobs = [job for job in group.jobs if group.name in self.names and job.id not in self.seen]
+            if jobs:
+                submission = _prepare(group, jobs, self.ledger)
+                self.waiting += [(group, job) for job in jobs]
+                self.scripts |= {job.id: submission for job in jobs}
+                self.seen |= {job.id for job in jobs}
+        self.ledger.save()
+
+    def expects_more(self, running: list[_Running]) -> bool:
+        """Whether jobs are left to start, or may follow from one that runs."""
+        waits = {job for group in self.sweep.groups if group.name in self.names for job in group.waits}
+        return bool(self.waiting) or any(one.job in waits for one in running)
+
+    def note(self, ended: list[tuple[_Running, int]]) -> list[str]:
+        """Add the jobs that follow from those that have ended; return what searches have found by them."""
+        self.done |= {one.job for one, code in ended if code == 0}
+        if not {one.group for one, _ in ended} & {group.name for group in self.sweep.groups if group.searches}:
+            return []
+        before = set(self.sweep.findings())
+        self.sweep = self.sweep.again()
+        self.done |= self.sweep.diverged
+        self._extend()
+        return [line for line in self.sweep.findings() if line not in before]
+
+    def next(self, running: list[_Running], slots: int) -> tuple[Group, Job] | None:
+        """Take the first job that may start now; None if none may."""
+        for group, job in self.waiting if len(running) < slots else []:
+            same = sum(one.group == group.name for one in running)
+            before = [other for other in self.sweep.groups if other.name in group.after]
+            through = all(other.settled and self.done.issuperset(job.id for job in other.jobs) for other in before)
+            if same < (group.max_jobs or slots) and through:
+                self.waiting.remove((group, job))
+                return group, job
+        return None
+
+
 def run_local(
     sweep: Sweep, groups: list[Group], ledger: Ledger, statuses: dict[str, JobStatus], slots: int, retry: bool
 ) -> Iterator[str]:
@@ -74,38 +127,38 @@ def run_local(
     Raises:
         UserError: jobs failed, were stopped or were not started.
     """
-    wanted = ("not sent", "refused", *(RETRY if retry else ()))
-    waiting = [(group, job) for group in groups for job in group.jobs if statuses[job.id].state in wanted]
-    scripts = {group.name: _prepare(group, [job for g, job in waiting if g is group], ledger) for group in groups}
-    ledger.save()
-    done = {status.id for status in statuses.values() if status.state == "done"}
+    queue = _Queue(sweep, groups, ledger, statuses, retry)
     gpus, running, failed = visible_gpus(), _left_running(statuses, ledger), 0
     with _stop_request() as stop:
-        while any(one.process for one in running) or (waiting and not stop):
-            while not stop and (ready := _next(sweep, waiting, running, slots, done)) is not None:
-                waiting.remove(ready)
-                group, job = ready
+        while any(one.process for one in running) or (queue.expects_more(running) and not stop):
+            while not stop and (ready := queue.next(running, slots)) is not None:
+                _, job = ready
                 slot = min(set(range(slots)) - {one.slot for one in running})
-                running.append(_start(job, ledger, scripts[group.name], slot, _share(gpus, slot, slots)))
+                running.append(_start(job, ledger, queue.scripts[job.id], slot, _share(gpus, slot, slots)))
                 yield f"{job.id}: started  {job.label}"
             if not running:
                 break
             time.sleep(_POLL)
-            for ended, code in _ended(running, ledger.folder):
-                done |= {ended.job} if code == 0 else set()
-                failed += code != 0
-                yield f"{ended.job}: {_ending(code)} after {time.monotonic() - ended.started:.0f} s"
+            ended = _ended(running, ledger.folder)
+            found = queue.note(ended)
+            for one, code in ended:
+                failed += one.job not in queue.done
+                how = DIVERGED if code and one.job in queue.done else _ending(code)
+                yield f"{one.job}: {how} after {time.monotonic() - one.started:.0f} s"
+            yield from found
             if stop == ["pass on"]:
                 stop[:] = ["passed on"]
                 for one in running:
                     if one.process is not None:
                         one.process.send_signal(signal.SIGTERM)
-    if waiting:
+    if queue.waiting:
         at_slurm = any(status.active and status.slurm_id != LOCAL for status in statuses.values())
         why = "is not through" if at_slurm else "did not end well"
-        yield f"{len(waiting)} jobs were not started{'' if stop else f': a group they wait for {why}'}"
-    if failed or waiting:
-        raise UserError(f"{failed} jobs failed or were stopped, {len(waiting)} were not started; see -s and --logs JOB")
+        yield f"{len(queue.waiting)} jobs were not started{'' if stop else f': a group they wait for {why}'}"
+    if failed or queue.waiting:
+        raise UserError(
+            f"{failed} jobs failed or were stopped, {len(queue.waiting)} were not started; see -s and --logs JOB"
+        )
 
 
 def _ended(running: list[_Running], folder: Path) -> list[tuple[_Running, int]]:
@@ -122,18 +175,6 @@ def _ending(code: int) -> str:
     if code == EXIT_INTERRUPTED:
         return "stopped, --retry goes on"
     return f"failed ({code})" if code else "done"
-
-
-def _next(
-    sweep: Sweep, waiting: list[tuple[Group, Job]], running: list[_Running], slots: int, done: set[str]
-) -> tuple[Group, Job] | None:
-    """The first job that may start now; None if none may."""
-    for group, job in waiting if len(running) < slots else []:
-        same = sum(one.group == group.name for one in running)
-        before = (other for other in sweep.groups if other.name in group.after)
-        if same < (group.max_jobs or slots) and all(job.id in done for other in before for job in other.jobs):
-            return group, job
-    return None
 
 
 def _left_running(statuses: dict[str, JobStatus], ledger: Ledger) -> list[_Running]:
@@ -170,12 +211,11 @@ def _prepare(group: Group, jobs: list[Job], ledger: Ledger) -> Submission:
     ids = [job.id for job in jobs]
     token = ledger.next_token(group, jobs)
     submission = Submission(token, job_name(group, token), group.name, ids, True, time.time(), LOCAL)
-    if jobs:
-        text = batch_script(
-            group=group, jobs=jobs, token=token, folder=ledger.folder, workdir=Path.cwd(), array=True, limit=None
-        )
-        write_text(ledger.script(token), text + LOCAL_MARK)
-        ledger.submissions.append(submission)
+    text = batch_script(
+        group=group, jobs=jobs, token=token, folder=ledger.folder, workdir=Path.cwd(), array=True, limit=None
+    )
+    write_text(ledger.script(token), text + LOCAL_MARK)
+    ledger.submissions.append(submission)
     return submission
 
 

@@ -25,17 +25,10 @@ from utils.slurm.sweep.file import Job, Sweep
 # This program's words for a job's state. ACTIVE: SLURM has the job. RETRY: it ended without success.
 ACTIVE = ("queued", "waiting", "held", "requeued", "running", "never", "unknown")
 RETRY = (
-    "failed",
-    "cancelled",
-    "timeout",
-    "out of memory",
-    "preempted",
-    "node failed",
-    "interrupted",
-    "lost",
-    "never",
+    *("failed", "cancelled", "timeout", "out of memory", "preempted", "node failed", "interrupted", "lost", "never"),
 )
-STATES = ("not sent", "refused", *dict.fromkeys((*ACTIVE, *RETRY)), "done")
+DIVERGED = "diverged"  # a trial of a search whose loss became NaN or infinite: a result, which is not tried again
+STATES = ("not sent", "refused", *dict.fromkeys((*ACTIVE, *RETRY)), DIVERGED, "done")
 
 # SLURM's states of jobs that have ended, and the words for them.
 ENDED = {
@@ -92,6 +85,11 @@ class JobStatus:
         """Whether SLURM, or this machine, has the job."""
         return self.state in ACTIVE
 
+    @property
+    def can_end(self) -> bool:
+        """Whether it is active and, as far as is known, will end."""
+        return self.active and self.state != "never"
+
     def as_dict(self) -> dict[str, Any]:
         """The fields as JSON takes them."""
         return asdict(self)
@@ -103,7 +101,12 @@ def job_statuses(sweep: Sweep, ledger: Ledger, listing: Listing) -> dict[str, Jo
     How a job ended is written to ``ledger``; its ``save`` keeps that.
     """
     latest = ledger.latest()
-    jobs = {job.id: job for job in sweep.jobs}
+    jobs: dict[str, Job] = {}
+    for group in sweep.groups:
+        jobs |= {job.id: job for job in group.jobs}
+        if group.next_id in latest:
+            jobs[group.next_id] = Job(group.next_id, group.name, "goes on with the search", "", {})
+    diverged = sweep.diverged
     for job_id, (submission, _) in latest.items():
         jobs.setdefault(job_id, Job(job_id, submission.group, "(not in the sweep file)", "", {}))
     statuses = {}
@@ -114,6 +117,11 @@ def job_statuses(sweep: Sweep, ledger: Ledger, listing: Listing) -> dict[str, Jo
         elif job.id in ledger.refused:
             status.state, status.note = "refused", ledger.refused[job.id]
         _add_progress(status, ledger.folder)
+        if job.id in diverged and status.state in RETRY:
+            status.state = DIVERGED
+    for group in sweep.groups:  # the way of a search that is over
+        if group.settled and group.next_id in statuses and not statuses[group.next_id].active:
+            del statuses[group.next_id]
     return statuses
 
 

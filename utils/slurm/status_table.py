@@ -26,10 +26,11 @@ def status_table(statuses: list[JobStatus]) -> str:
     return "\n".join([*lines, f"all: {_count(statuses)}"])
 
 
-def status_json(statuses: list[JobStatus]) -> str:
-    """The same as JSON: ``jobs``, a list with every field, and ``counts`` by state."""
+def status_json(statuses: list[JobStatus], searches: list[str]) -> str:
+    """The same as JSON: ``jobs``, a list with every field, ``counts`` by state, and the lines about ``searches``."""
     counts = Counter(status.state for status in statuses)
-    return json.dumps({"jobs": [status.as_dict() for status in statuses], "counts": counts}, indent=2, allow_nan=False)
+    content = {"jobs": [status.as_dict() for status in statuses], "counts": counts, "searches": searches}
+    return json.dumps(content, indent=2, allow_nan=False)
 
 
 def advice(statuses: list[JobStatus]) -> list[str]:

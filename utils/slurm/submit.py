@@ -9,7 +9,7 @@ and only then decides what is left to send.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,8 +18,9 @@ from utils.io.files import write_text
 from utils.slurm.cluster import client
 from utils.slurm.cluster.script import batch_script, job_name
 from utils.slurm.ledger import LOCAL, Ledger, Submission, handover
+from utils.slurm.next_job import is_expected, next_group
 from utils.slurm.recovery import resolve_unknown
-from utils.slurm.status import RETRY, JobStatus, job_statuses
+from utils.slurm.status import DIVERGED, RETRY, JobStatus, job_statuses
 from utils.slurm.sweep.file import Group, Job, Sweep
 
 LARGEST_ARRAY = 1000  # SLURM's default MaxArraySize is 1001
@@ -28,7 +29,12 @@ LISTING_DELAY = 5.0  # seconds that a controller may take to list a request whos
 
 @dataclass
 class Request:
-    """A call of sbatch to make. ``behind`` is a request whose jobs must have ended, well or not, before these start."""
+    """A call of sbatch to make.
+
+    Attributes:
+        behind: a request whose jobs must have ended, well or not, before these start.
+        trials: ids of jobs that must have ended, well or not.
+    """
 
     group: Group
     jobs: list[Job]
@@ -36,6 +42,7 @@ class Request:
     limit: int | None
     behind: Request | None = None
     slurm_id: str | None = None
+    trials: Sequence[str] = ()
 
 
 def read_statuses(sweep: Sweep, ledger: Ledger, *, fix: bool) -> tuple[dict[str, JobStatus], list[str]]:
@@ -68,8 +75,11 @@ def read_statuses(sweep: Sweep, ledger: Ledger, *, fix: bool) -> tuple[dict[str,
     return job_statuses(sweep, ledger, listing), messages
 
 
-def plan(groups: Iterable[Group], statuses: dict[str, JobStatus], retry: bool) -> list[Request]:
-    """The requests to make: for jobs that were never sent and, with ``retry``, for those that did not end well."""
+def plan(sweep: Sweep, groups: list[Group], statuses: dict[str, JobStatus], retry: bool) -> list[Request]:
+    """The requests to make: for jobs that were never sent and, with ``retry``, for those that did not end well.
+
+    Behind the trials of a search comes the job that goes on with it, unless one waits already.
+    """
     requests: list[Request] = []
     for group in groups:
         wanted = ("not sent", "refused", *(RETRY if retry else ()))
@@ -80,6 +90,11 @@ def plan(groups: Iterable[Group], statuses: dict[str, JobStatus], retry: bool) -
             requests += _arrays(group, jobs, limit)
         else:
             requests += _singles(group, jobs, limit)
+        sending = {job.id for job in jobs}
+        trials = [id_ for id_ in group.waits if id_ in sending or statuses[id_].can_end]
+        if trials and not is_expected(statuses.get(group.next_id)):
+            own = next_group(sweep, group, groups)
+            requests.append(Request(own, list(own.jobs), False, None, trials=trials))
     return requests
 
 
@@ -108,7 +123,7 @@ def submit_all(
     Raises:
         UserError: sbatch refused, or gave no clear answer; earlier submissions stay.
     """
-    requests = plan(groups, statuses, retry)
+    requests = plan(sweep, groups, statuses, retry)
     sent: list[Request] = []
     held: dict[str, str] = {}
     for request in requests:
@@ -118,9 +133,13 @@ def submit_all(
                 yield f"{request.group.name}: not sent, {reason}"
             held[request.group.name] = reason
             continue
-        client.cancel([statuses[job.id].slurm_id or "" for job in request.jobs if statuses[job.id].state == "never"])
+        known = [statuses[job.id] for job in request.jobs if job.id in statuses]
+        client.cancel([status.slurm_id or "" for status in known if status.state == "never"])
         _submit(request, ledger, _dependency(sweep, request, statuses, ledger, sent))
         sent.append(request)
+        if request.trials:
+            yield f"{request.group.name}: submitted job {request.slurm_id}, which goes on with the search"
+            continue
         what = f"array {request.slurm_id} of {len(request.jobs)} jobs" if request.array else f"job {request.slurm_id}"
         yield f"{request.group.name}: submitted {what}"
 
@@ -129,7 +148,7 @@ def preview(
     sweep: Sweep, groups: list[Group], ledger: Ledger, statuses: dict[str, JobStatus], retry: bool
 ) -> Iterator[str]:
     """Yield the texts that ``submit_all`` would give to sbatch, each after a comment with its command line."""
-    requests = plan(groups, statuses, retry)
+    requests = plan(sweep, groups, statuses, retry)
     reserved = Ledger(ledger.folder, list(ledger.submissions), {}, list(ledger.spent), ledger.taken)
     for request in requests:
         reason = _obstacle(sweep, request.group, statuses, requests, {})
@@ -150,9 +169,11 @@ def _obstacle(
     """Why a group cannot be sent: a job of a group that it waits for failed or was not sent. None if it can be."""
     sending = {job.id for request in requests if request.group.name not in held for job in request.jobs}
     for before in (other for other in sweep.groups if other.name in group.after):
+        if not before.settled:
+            return f"it waits for {before.name}, whose search goes on"
         for job in before.jobs:
             status = statuses[job.id]
-            if job.id not in sending and status.state != "done" and not (status.active and status.state != "never"):
+            if job.id not in sending and status.state not in (DIVERGED, "done") and not status.can_end:
                 return f"it waits for {before.name}, where {job.id} is {status.state} (--retry sends that again)"
     return None
 
@@ -160,28 +181,35 @@ def _obstacle(
 def _dependency(
     sweep: Sweep, request: Request, statuses: dict[str, JobStatus], ledger: Ledger, sent: list[Request]
 ) -> str | None:
-    """sbatch's --dependency: the groups in ``after`` must end well, the request ``behind`` must end. None for none."""
+    """sbatch's --dependency: groups in ``after`` must end well, ``behind`` and the trials must end. None for none."""
+    before = [job.id for other in sweep.groups if other.name in request.group.after for job in other.jobs]
+    well = _slurm_ids(before, statuses, ledger, sent)
+    ended = _slurm_ids(request.trials, statuses, ledger, sent)
+    if request.behind is not None:
+        ended.append(request.behind.slurm_id or "")
+    parts = {"afterok": well, "afterany": ended}
+    return ",".join(":".join([word, *ids]) for word, ids in parts.items() if ids) or None
+
+
+def _slurm_ids(jobs: Iterable[str], statuses: dict[str, JobStatus], ledger: Ledger, sent: list[Request]) -> list[str]:
+    """SLURM's numbers of those ``jobs`` that have not ended, each once."""
     fresh = {job.id: other for other in sent for job in other.jobs}
     latest = ledger.latest()
-    ids: dict[str, None] = {}  # in order, each once
+    ids: dict[str, None] = {}  # in order
     whole: dict[str, bool] = {}
-    for before in (other for other in sweep.groups if other.name in request.group.after):
-        for job in before.jobs:
-            if job.id in fresh:
-                ids[fresh[job.id].slurm_id or ""] = None
-            elif statuses[job.id].active:
-                submission, _ = latest[job.id]
-                if submission.token not in whole:
-                    # To keep the list short: the whole array if none of its jobs was sent again or ended badly.
-                    whole[submission.token] = all(
-                        latest[other][0] is submission and (statuses[other].active or statuses[other].state == "done")
-                        for other in submission.jobs
-                    )
-                ids[(submission.slurm_id if whole[submission.token] else statuses[job.id].slurm_id) or ""] = None
-    parts = ["afterok:" + ":".join(ids)] if ids else []
-    if request.behind is not None:
-        parts.append(f"afterany:{request.behind.slurm_id}")
-    return ",".join(parts) or None
+    for job in jobs:
+        if job in fresh:
+            ids[fresh[job].slurm_id or ""] = None
+        elif statuses[job].active:
+            submission, _ = latest[job]
+            if submission.token not in whole:
+                # To keep the list short: the whole array if none of its jobs was sent again or ended badly.
+                whole[submission.token] = all(
+                    latest[other][0] is submission and (statuses[other].active or statuses[other].state == "done")
+                    for other in submission.jobs
+                )
+            ids[(submission.slurm_id if whole[submission.token] else statuses[job].slurm_id) or ""] = None
+    return list(ids)
 
 
 def _submit(request: Request, ledger: Ledger, dependency: str | None) -> None:

@@ -48,9 +48,7 @@ class Collator:
         chosen = [encoded.samples[index] for index in indices]
         sizes = np.array([len(sample.ids) for sample in chosen], dtype=np.int64)[:, None]
         prompts = np.array([sample.prompt_length for sample in chosen], dtype=np.int64)[:, None]
-        longest = int(sizes.max(initial=1))
-        multiple = PAD_MULTIPLE.get(self.device.type, 1)
-        width = math.ceil(longest / multiple) * multiple
+        width = padded(max((len(sample.ids) for sample in chosen), default=1), self.device)
         columns = np.arange(width)
         input_ids = np.full((max(len(chosen), 1), width), self.pad_id, dtype=np.int64)
         if chosen:
@@ -59,6 +57,12 @@ class Collator:
         rows, labelled = np.nonzero((columns >= first) & (columns < sizes))
         arrays = (input_ids, rows * width + labelled - 1, input_ids[rows, labelled])
         return Batch(*(to_device(torch.from_numpy(array), self.device) for array in arrays))
+
+
+def padded(length: int, device: torch.device) -> int:
+    """The width of a batch whose longest sample has ``length`` tokens."""
+    multiple = PAD_MULTIPLE.get(device.type, 1)
+    return math.ceil(length / multiple) * multiple
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
@@ -92,3 +96,43 @@ def length_batches(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
     """All samples in batches, longest first: for validation and generation, where order does not matter."""
     order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
     return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+
+
+def token_batches(lengths: Sequence[int], limit: float, device: torch.device = CPU) -> list[list[int]]:
+    """All samples in batches of at most ``limit`` tokens, padding counted, longest first.
+
+    A sample that is longer than ``limit`` is a batch of its own.
+    """
+    batches: list[list[int]] = []
+    width = 0
+    for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        if not batches or (len(batches[-1]) + 1) * width > limit:
+            batches.append([])
+            width = padded(lengths[index], device)
+        batches[-1].append(index)
+    return batches
+
+
+def micro_batches(
+    batch: Sequence[int], lengths: Sequence[int], processes: int, size: int, tokens: int | None, device: torch.device
+) -> list[list[list[int]]]:
+    """For each process its share of ``batch`` in parts, one part for each forward pass.
+
+    All processes have the same number of parts, some of them empty, because sharded models meet in each pass.
+
+    Args:
+        batch: indices of samples.
+        lengths: tokens of each sample of the split.
+        size: samples per part at most; without effect if ``tokens`` is set.
+        tokens: tokens per part at most, as in ``token_batches``.
+    """
+    divided = []
+    for process in range(processes):
+        share = batch[process::processes]
+        if tokens is None:
+            divided.append([list(share[start : start + size]) for start in range(0, len(share), size)])
+        else:
+            parts = token_batches([lengths[index] for index in share], tokens, device)
+            divided.append([[share[place] for place in part] for part in parts])
+    count = max(map(len, divided))
+    return [parts + [[]] * (count - len(parts)) for parts in divided]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -34,6 +35,11 @@ class Encoded:
     cut: int
     documents: int | None = None
 
+    @functools.cached_property
+    def lengths(self) -> list[int]:
+        """Tokens of each sample."""
+        return [len(sample.ids) for sample in self.samples]
+
     def __len__(self) -> int:
         return len(self.samples)
 
@@ -49,12 +55,12 @@ class Encoded:
 
     def describe(self) -> dict[str, int]:
         """Counts for the run's record."""
-        lengths = [len(sample.ids) for sample in self.samples]
-        shared = 0 if self.documents is None else len(lengths) - 1  # neighbouring blocks share a token
-        counts = {"samples": len(lengths), "tokens": sum(lengths) - shared, "longest": max(lengths, default=0)}
+        shared = 0 if self.documents is None else len(self) - 1  # neighbouring blocks share a token
+        tokens, longest = sum(self.lengths) - shared, max(self.lengths, default=0)
+        counts = {"samples": len(self), "tokens": tokens, "longest": longest}
         if self.documents is not None:
             return {**counts, "cut": self.cut, "documents": self.documents}
-        return {**counts, "target_tokens": sum(lengths) - sum(s.prompt_length for s in self.samples), "cut": self.cut}
+        return {**counts, "target_tokens": tokens - sum(s.prompt_length for s in self.samples), "cut": self.cut}
 
 
 def encode(examples: Sequence[Example], tokenizer: Any, seq_len: int) -> Encoded:

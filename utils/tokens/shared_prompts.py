@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from utils.tokens.batches import PAD_MULTIPLE, Batch, length_batches, to_device
+from utils.tokens.batches import CPU, Batch, length_batches, padded, to_device, token_batches
 from utils.tokens.encoding import Encoded
 
 ROW_TOKENS = 512  # maximum tokens of a shared row, because attention cost is quadratic in them
@@ -47,15 +47,15 @@ class EvaluationBatch(Batch):
     layout: Layout | None = None  # None if each row is a single sample
 
 
-def sample_rows(encoded: Encoded) -> list[list[int]]:
-    """All samples in rows of one prompt; a row of several has at most ``ROW_TOKENS`` tokens."""
+def sample_rows(encoded: Encoded, limit: int = ROW_TOKENS) -> list[list[int]]:
+    """All samples in rows of one prompt; a row of several has at most ``limit`` tokens."""
     rows: list[list[int]] = []
     latest: dict[bytes, tuple[list[int], int]] = {}  # of a prompt's tokens: its last row, and that row's tokens
     for index, sample in enumerate(encoded.samples):
         prompt = np.asarray(sample.ids[: sample.prompt_length], np.int64).tobytes()
         own = len(sample.ids) - sample.prompt_length
-        row, tokens = latest.get(prompt, ([], ROW_TOKENS))
-        if not prompt or tokens + own > ROW_TOKENS:
+        row, tokens = latest.get(prompt, ([], limit))
+        if not prompt or tokens + own > limit:
             row, tokens = [], sample.prompt_length
             rows.append(row)
         row.append(index)
@@ -77,34 +77,29 @@ def sharing_pays(encoded: Encoded) -> bool:
     return tokens >= WORTH_SHARING * max(1, sum(row_tokens(encoded, row) for row in sample_rows(encoded)))
 
 
-def row_batches(encoded: Encoded, batch_size: int, shared: bool) -> list[list[list[int]]]:
+def row_batches(
+    encoded: Encoded, batch_size: int, shared: bool, tokens: int | None = None, device: torch.device = CPU
+) -> list[list[list[int]]]:
     """All samples of ``encoded`` in batches of rows, longest first.
 
     Args:
         batch_size: samples per batch of unshared rows. A batch of shared rows has at most the tokens of this many
             average samples, padding included, or a single row.
         shared: whether samples with one prompt share a row.
+        tokens: if it is set, the tokens of a batch at most, padding included; a longer sample is alone.
     """
-    lengths = [len(sample.ids) for sample in encoded.samples]
-    if not shared:
-        return [[[index] for index in batch] for batch in length_batches(lengths, batch_size)]
-    sizes = [(row_tokens(encoded, row), row) for row in sample_rows(encoded)]
-    budget, width = batch_size * sum(lengths) / max(1, len(lengths)), 0
-    batches: list[list[list[int]]] = []
-    for tokens, row in sorted(sizes, key=lambda size: -size[0]):
-        if not batches or (len(batches[-1]) + 1) * width > budget:
-            batches.append([])
-            width = tokens
-        batches[-1].append(row)
-    return batches
+    if not shared and tokens is None:
+        return [[[index] for index in batch] for batch in length_batches(encoded.lengths, batch_size)]
+    limit = batch_size * sum(encoded.lengths) / max(1, len(encoded)) if tokens is None else tokens
+    rows = sample_rows(encoded, min(ROW_TOKENS, tokens or ROW_TOKENS)) if shared else [[i] for i in range(len(encoded))]
+    batches = token_batches([row_tokens(encoded, row) for row in rows], limit, device)
+    return [[rows[number] for number in batch] for batch in batches]
 
 
 def collate_rows(encoded: Encoded, rows: Sequence[Sequence[int]], pad_id: int, device: torch.device) -> EvaluationBatch:
     """Rows of samples as one batch; of no rows a batch of padding without loss."""
     made = [_row(encoded, row) for row in rows]
-    multiple = PAD_MULTIPLE.get(device.type, 1)
-    longest = max([1, *(row.shape[1] for row in made)])
-    width = -(-longest // multiple) * multiple
+    width = padded(max([1, *(row.shape[1] for row in made)]), device)
     # ids, parts, position ids, columns that predict, weights of the target loss, weights of the loss on all tokens
     fields = np.empty((6, max(len(made), 1), width), dtype=np.int64)
     fields[:] = np.array([pad_id, -1, 0, -1, 0, 0])[:, None, None]

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from rosa.subspace import seeded_generator
-from utils.config import Config, TrainConfig
+from utils.config import Config
 from utils.data import digest, training_units
 from utils.errors import UserError
 from utils.log import log
@@ -16,6 +16,7 @@ from utils.models.loading import max_positions
 from utils.runs.digests import TRAINING
 from utils.tokens.encoding import Encoded
 from utils.tokens.packing import encode_units
+from utils.train_config import TrainConfig
 
 
 @dataclass(frozen=True)

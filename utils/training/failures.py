@@ -9,14 +9,21 @@ from typing import Any
 import torch
 
 import rosa
-from utils.config import TrainConfig
 from utils.errors import is_out_of_memory, short_reason
+from utils.train_config import TrainConfig
+
+REMEDY = "lower train.lr"  # in every message about numbers that are not finite, and in no other
+
+
+def is_divergence(error: str) -> bool:
+    """Whether a training stopped with the message ``error`` because its numbers were no longer finite."""
+    return REMEDY in error
 
 
 def not_finite(what: str, value: float, step: int) -> str:
     """The message for a loss or weight that became NaN or infinite at ``step``."""
     return (
-        f"the {what} is {value} at step {step}: lower train.lr, set train.max_grad_norm=1, or use "
+        f"the {what} is {value} at step {step}: {REMEDY}, set train.max_grad_norm=1, or use "
         "train.precision=fp32. The checkpoints before it are kept: the same command with train.skip_nonfinite=true "
         "goes on from the last one and leaves such updates out."
     )
@@ -45,9 +52,7 @@ def advice(error: Exception, train: TrainConfig, folder: Path, step: int | None)
     if is_out_of_memory(error):
         return _out_of_memory(train, step, error)
     if isinstance(error, rosa.AdapterError) and step is not None:  # from a resample
-        return (
-            f"{error}, at step {step}: lower train.lr or set train.max_grad_norm=1. The checkpoints before it are kept."
-        )
+        return f"{error}, at step {step}: {REMEDY} or set train.max_grad_norm=1. The checkpoints before it are kept."
     if isinstance(error, OSError) and error.errno is not None:
         where = error.filename or folder
         return f"{where}: {error.strerror}. The last checkpoint is kept: fix this, then run the same command again."
@@ -55,13 +60,16 @@ def advice(error: Exception, train: TrainConfig, folder: Path, step: int | None)
 
 
 def _out_of_memory(train: TrainConfig, step: int | None, error: Exception) -> str:
-    size = train.micro_batch_size or train.batch_size
+    if train.micro_batch_tokens:
+        key, size, unit = "micro_batch_tokens", train.micro_batch_tokens, "tokens"
+    else:
+        key, size, unit = "micro_batch_size", train.micro_batch_size or train.batch_size, "samples"
     when = "while loading the model" if step is None else f"at step {step + 1}"
-    micro = f"train.micro_batch_size={max(size // 2, 1)} (the same result), " if size > 1 else ""
+    micro = f"train.{key}={max(size // 2, 1)} (the same result), " if size > 1 else ""
     recompute = "" if train.gradient_checkpointing else "train.gradient_checkpointing=true (the same result, slower), "
     reason = short_reason(error, 160)
     return (
-        f"out of memory {when}, with {size} samples at once (train.batch_size={train.batch_size}, "
-        f"train.micro_batch_size={train.micro_batch_size or 'null'}): set {micro}{recompute}or a lower train.seq_len "
+        f"out of memory {when}, with {size} {unit} at once (train.batch_size={train.batch_size}, "
+        f"train.{key}={getattr(train, key) or 'null'}): set {micro}{recompute}or a lower train.seq_len "
         f"or train.block_size. With the same result, the run goes on from its last checkpoint. ({reason})"
     )

@@ -18,7 +18,7 @@ from utils.config import Config
 from utils.errors import UserError
 from utils.io.files import lock, own_folder, remove_leftovers, write_text
 from utils.log import log, run_log
-from utils.models.loading import check_adapter_fits, width
+from utils.models.loading import check_method_fits, width
 from utils.processes.devices import resolve_device
 from utils.processes.group import connect, explain_lost_process
 from utils.processes.signals import Interrupted, StopRequest, stop_on_signals
@@ -26,7 +26,7 @@ from utils.runs import RUN_POINTER, Run, checkpoints
 from utils.runs.digests import identify_run, recorded_digests, refuse_other_data, training_digests
 from utils.runs.precision import settle_precision
 from utils.runs.provenance import git_commit, hardware, now, versions
-from utils.training.failures import advice
+from utils.training.failures import advice, is_divergence
 from utils.training.loop import fit
 from utils.training.record import current_progress, description
 from utils.training.setup import set_up
@@ -35,7 +35,7 @@ from utils.training.training import Training
 
 def train_all(config: Config, overrides: list[str]) -> float | None:
     """Train ``config.runs`` seeds, one directory each. Returns the best validation loss of the last one."""
-    check_adapter_fits(config.model.name, config.adapter)
+    check_method_fits(config)
     processes = connect(resolve_device(config.train.device))
     loss = None
     with stop_on_signals(processes) as stop, explain_lost_process():
@@ -110,7 +110,7 @@ def _start_fields(training: Training, group: str) -> dict[str, Any]:
         "status": "running",
         "dataset": config.source.names[0],
         "model": config.model.name,
-        "method": config.fnmodel.name,
+        "method": config.fnmodel.method,
         "seed": config.seed,
         "group": group,
         **({} if run.record_file.exists() else {"started": now()}),
@@ -154,7 +154,7 @@ def _note(training: Training, **fields: Any) -> None:
 
 def _note_failure(training: Training, text: str) -> None:
     with contextlib.suppress(UserError):  # the record is on the same disk that failed, and that error is shown already
-        _note(training, status="failed", error=text)
+        _note(training, status="failed", error=text, diverged=is_divergence(text))
 
 
 def _remove_last_checkpoint(config: Config, run: Run) -> None:

@@ -13,7 +13,7 @@ from utils.log import log, progress, progress_bar
 from utils.models.token_loss import evaluate_losses
 from utils.processes.signals import Interrupted
 from utils.runs.provenance import peak_memory_mib
-from utils.tokens.batches import epoch_batches
+from utils.tokens.batches import epoch_batches, micro_batches
 from utils.training.failures import not_finite
 from utils.training.resume import save, save_due
 from utils.training.samples import sample_texts
@@ -47,12 +47,12 @@ def fit(training: Training) -> None:
 def train_epoch(training: Training, bar: Any) -> None:
     """The remaining optimizer steps of the current epoch, with logging, resamples and checkpoints."""
     config, done = training.config, training.progress
-    lengths = [len(sample.ids) for sample in training.data.train.samples]
+    lengths = training.data.train.lengths
     batches = epoch_batches(lengths, config.train.batch_size, config.train.sort_window, config.seed, done.epoch)
     for number in range(done.batch, len(batches)):
         indices, start = batches[number], time.perf_counter()
         logs = (done.step + 1) % config.logging.print_freq == 0 or done.step + 1 == training.total_steps
-        rate = training.scheduler.get_last_lr()[0]
+        rate = training.scheduler.get_last_lr()[0] * training.resampler.rate_factor(done.step + 1)
         norm = train_step(training, indices, wants_norm=logs)
         done.batch, done.step = number + 1, done.step + 1
         done.samples += len(indices)
@@ -84,13 +84,11 @@ def train_step(training: Training, indices: list[int], wants_norm: bool) -> Tens
 
     # forward and backward: this process's share, micro-batch by micro-batch
     processes, number = training.processes.count, training.processes.index
-    share = indices[number::processes]
-    size = train.micro_batch_size or train.batch_size
-    # every process makes the same number of forward passes, some of them without samples
-    parts, losses = math.ceil(math.ceil(len(indices) / processes) / size), []
-    for part in range(parts):
-        batch = training.collator(data, share[part * size : (part + 1) * size])
-        with training.placement.micro_batch_context(training.token_loss, last=part + 1 == parts):
+    size, limit = train.micro_batch_size or train.batch_size, train.micro_batch_tokens
+    parts, losses = micro_batches(indices, data.lengths, processes, size, limit, training.device)[number], []
+    for part, chosen in enumerate(parts, 1):
+        batch = training.collator(data, chosen)
+        with training.placement.micro_batch_context(training.token_loss, last=part == len(parts)):
             nats, _ = training.token_loss(batch.input_ids, batch.positions, batch.labels)
             # the processes' gradients are averaged: times their number, they are the sum over all samples
             training.accelerator.backward(nats * (processes / max(tokens, 1)))
@@ -110,7 +108,8 @@ def train_step(training: Training, indices: list[int], wants_norm: bool) -> Tens
         training.meter.add(torch.zeros_like(nats), 0, 0)
     else:
         training.meter.add(nats, tokens, sum(data.loss_characters(i, loss_on) for i in indices))
-        training.optimizer.step()
+        with training.resampler.rewarmed(step):
+            training.optimizer.step()
     training.optimizer.zero_grad(set_to_none=True)
     training.scheduler.step()
     return norm
@@ -136,7 +135,7 @@ def log_step(training: Training, losses: dict[str, float], rate: float, norm: Te
 def log_resample(training: Training) -> None:
     """Write the resample that has just happened."""
     done, resampler = training.progress, training.resampler
-    done.resamples = resampler.number
+    done.resamples, done.resampled_at = resampler.number, resampler.resampled_at
     done.seconds["resample"] = done.seconds.get("resample", 0.0) + resampler.seconds
     training.write("resample", {"number": done.resamples, "seconds": resampler.seconds})
     log.info("resample %d at step %d took %.2f s", done.resamples, done.step, resampler.seconds)
@@ -171,7 +170,7 @@ def validate(training: Training) -> bool:
     train, done, start = training.config.train, training.progress, time.perf_counter()
     values = evaluate_losses(
         training.token_loss, training.data.validation, training.collator, train.micro_batch_size or train.batch_size,
-        training.processes, training.stop.check, "validation",
+        training.processes, training.stop.check, "validation", train.micro_batch_tokens,
     ).metrics(training.collator.loss_on)  # fmt: skip
     if not math.isfinite(values["loss"]):
         raise training.processes.same_error(not_finite("validation loss", values["loss"], done.step))

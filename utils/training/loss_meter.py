@@ -15,7 +15,7 @@ from utils.errors import UserError
 from utils.log import log
 from utils.models.token_loss import LossSum
 from utils.runs.checkpoint_folder import Progress
-from utils.training.failures import not_finite
+from utils.training.failures import REMEDY, not_finite
 
 SKIPPED_IN_A_ROW = 10  # this many left-out updates in a row end a run
 
@@ -56,7 +56,7 @@ class LossMeter:
         self.skipped_in_a_row += 1
         log.warning("step %d: the loss or the gradient is not finite, the update is left out", step)
         if self.skipped_in_a_row >= SKIPPED_IN_A_ROW:
-            raise self.error(f"{SKIPPED_IN_A_ROW} updates in a row, up to step {step}, were not finite: lower train.lr")
+            raise self.error(f"{SKIPPED_IN_A_ROW} updates in a row, up to step {step}, were not finite: {REMEDY}")
         return True
 
     def nats(self, step: int) -> float:

@@ -2,35 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import nn
 
+import rosa
 from rosa.sharding import is_sharded
-from utils.config import TrainConfig
 from utils.errors import UserError
-from utils.train_keys import OPTIMIZER_PARAMETERS
+from utils.train_config import DEFAULT_DECAY, OPTIMIZER_PARAMETERS, TrainConfig
 
 DEFAULT_WARMUP = 500
 OPTIMIZERS = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam, "sgd": torch.optim.SGD}
 SCHEDULES = {"linear": "linear", "cosine": "cosine", "constant": "constant_with_warmup", "none": "constant"}
 
 
-def build_optimizer(train: TrainConfig, parameters: Iterable[nn.Parameter], device: torch.device) -> Any:
-    """The optimizer that ``train`` describes. Where a key is null, PyTorch's default is used."""
+def build_optimizer(train: TrainConfig, model: nn.Module, device: torch.device) -> Any:
+    """The optimizer of the parameters that train, as ``train`` describes it.
+
+    Where a key is null, PyTorch's default is used. An adapter may ask for other settings of its own parameters
+    (``rosa.parameter_groups``).
+    """
     options = {
         name: getattr(train, name) for name in OPTIMIZER_PARAMETERS[train.optimizer] if getattr(train, name) is not None
     }
     if "betas" in options:
         options["betas"] = tuple(options["betas"])
-    options.setdefault("weight_decay", 0.01 if train.optimizer == "adamw" else 0.0)
-    parameters = list(parameters)
+    options.setdefault("weight_decay", DEFAULT_DECAY[train.optimizer])
+    groups = rosa.parameter_groups(model, lr=train.lr, **options)
     fused = device.type in ("cuda", "cpu")  # one kernel for all parameters
-    if train.optimizer == "sgd" and any(is_sharded(parameter) for parameter in parameters):
+    if train.optimizer == "sgd" and any(is_sharded(parameter) for group in groups for parameter in group["params"]):
         fused = False  # PyTorch has no fused SGD for sharded parameters
-    return OPTIMIZERS[train.optimizer](parameters, lr=train.lr, fused=fused, **options)
+    return OPTIMIZERS[train.optimizer](groups, lr=train.lr, fused=fused, **options)
 
 
 def warmup_steps(train: TrainConfig, total_steps: int) -> int:

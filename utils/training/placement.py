@@ -15,12 +15,12 @@ from torch import Tensor, nn
 
 import rosa
 from rosa.sharding import gather, shard_like
-from utils.config import TrainConfig
 from utils.errors import UserError
 from utils.log import log
 from utils.models.compilation import blocks
 from utils.processes.devices import build_accelerator
 from utils.processes.group import Processes
+from utils.train_config import TrainConfig
 
 IMPLEMENTATION = ("foreach", "fused", "capturable")  # optimizer settings that select an implementation
 
@@ -165,7 +165,7 @@ class Shards(Placement):
         """
         assert self._twin is not None
         layers = rosa.adapter_layers(self._twin).values()
-        kept = {id(p) for layer in layers for p in layer.adapter_parameters().values()}
+        kept = {id(p) for layer in layers for p in (layer.own_parameters() | layer.adapter_parameters()).values()}
         kept |= {id(layer.base.weight) for layer in layers if layer.rewrites_base}
         filled = []
         for own, parameter in zip(self._twin.parameters(), model.parameters(), strict=True):

@@ -16,10 +16,12 @@ def description(training: Training) -> dict[str, Any]:
     log.info("%s", report)
     if training.metrics is not None and training.progress.last is None:
         training.metrics.scalar("model/trainable_parameters", report.trainable)
-    adapter, data = training.config.adapter, training.data
+    config, data = training.config, training.data
+    adapter, layers_only = config.adapter, config.fnmodel.trained_layers is not None
+    trains_bias = layers_only if adapter is None else adapter.trains_bias
     return {
         "rank": getattr(adapter, "rank", None),
-        "bias": None if adapter is None else "adapted" if adapter.trains_bias else "none",
+        "bias": "adapted" if trains_bias else None if adapter is None else "none",
         "loss_on": training.collator.loss_on,
         "parameters": {
             "total": report.total,

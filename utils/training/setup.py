@@ -57,7 +57,7 @@ def set_up(config: Config, precision: str, run: Run, stop: StopRequest) -> Train
     token_loss = _adapt(model, config, placement, checkpoint)
 
     # optimizer, scheduler, resampler, batches
-    optimizer = build_optimizer(train, [p for p in model.parameters() if p.requires_grad], placement.device)
+    optimizer = build_optimizer(train, model, placement.device)
     scheduler = build_scheduler(train, optimizer, warmup, total_steps)
     resampler = rosa.Resampler(model, optimizer, config.adapter)
     collator = Collator(tokenizer.pad_token_id, config.loss_on(), placement.device)
@@ -93,12 +93,14 @@ def set_up(config: Config, precision: str, run: Run, stop: StopRequest) -> Train
 
 
 def _adapt(model: Any, config: Config, placement: Placement, checkpoint: Path | None) -> Any:
-    """Adapt the model, or load its checkpoint, and distribute it. Returns the model with its loss."""
+    """Adapt or freeze the model, or load its checkpoint, and distribute it. Returns the model with its loss."""
     adapter, start = config.adapter, time.perf_counter()
+    if adapter is not None:  # also before loading: a checkpoint of an earlier version lacks some of the settings
+        rosa.inject(model, adapter, start=False)
     if checkpoint is not None:
         load_weights(checkpoint, model)
-    elif adapter is not None:
-        rosa.inject(model, adapter, start=False)
+    if config.fnmodel.trained_layers is not None:
+        rosa.train_only(model, config.fnmodel.trained_layers)
     token_loss = TokenLoss(model)
     placement.distribute(token_loss)
     if adapter is not None and checkpoint is None:

@@ -1,5 +1,6 @@
 """The sweep file: reading it, checking it, and writing the commands of its jobs.
 
 ``file.py`` reads jobs.yaml and expands it into groups of jobs; ``checks.py`` and ``resources.py`` check its keys,
-``overrides.py`` each override against the configuration; ``quoting.py`` quotes for Hydra and the shell.
+``overrides.py`` each override against the configuration; ``search.py`` says which trials a search needs and what it has
+chosen; ``quoting.py`` quotes for Hydra and the shell.
 """

@@ -26,10 +26,25 @@ GROUP_KEYS: dict[str, tuple[type, ...]] = {
     "matrix": (dict, list),
     "after": (str, list),
     "array": (bool,),
+    "search": (dict,),
+}
+SEARCH_KEYS: dict[str, tuple[type, ...]] = {
+    "keys": (dict,),
+    "seed": (int,),
+    "seeds": (list,),
+    "factor": (int, float),
+    "most": (int,),
 }
 LARGEST_SWEEP = 100_000  # jobs
-_LEAST = {"max_jobs": 1, "requeue": 0, "save_before": 1}
-_KINDS = {dict: "a mapping", list: "a list", str: "a text", int: "a whole number", bool: "true or false"}
+_LEAST = {"max_jobs": 1, "requeue": 0, "save_before": 1, "seed": 0, "most": 0}
+_KINDS = {
+    dict: "a mapping",
+    list: "a list",
+    str: "a text",
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+}
 
 
 def slug(name: str) -> str:
@@ -70,7 +85,7 @@ def check_document(document: dict[str, Any]) -> tuple[list[str], list[dict[str, 
         if slug(name) in known:
             problems.append(f"groups {known[slug(name)]} and {number} have the same name, {name}")
         known[slug(name)] = number
-        own = _group_problems(name, node, groups)
+        own = _group_problems(name, node, groups) + _search_problems(name, node, document)
         problems += own
         if not own and not spoilt:
             sound.append(node)
@@ -84,7 +99,9 @@ def check_document(document: dict[str, Any]) -> tuple[list[str], list[dict[str, 
 def _count(group: dict[str, Any]) -> int:
     """The number of jobs of a group without problems, or one more if it has ``paralleljobs`` only."""
     combinations = (math.prod(map(len, block.values())) for block in blocks(group.get("matrix", {})))
-    return sum(combinations) + len(group.get("paralleljobs", []))
+    search = group.get("search", {"keys": {}, "seeds": []})
+    each = math.prod(map(len, search["keys"].values())) + len(search["seeds"])
+    return sum(combinations) * each + len(group.get("paralleljobs", []))
 
 
 def _key_problems(node: dict[str, Any], known: dict[str, tuple[type, ...]], where: str) -> list[str]:
@@ -107,13 +124,44 @@ def _group_problems(name: str, node: dict[str, Any], groups: list[Any]) -> list[
     where = f"group {name}: "
     problems = _key_problems(node, GROUP_KEYS, where) + _command_problems(node, where)
     misspelt = any(key not in GROUP_KEYS for key in node)  # the jobs, perhaps
-    if not misspelt and not any(key in node for key in ("matrix", "overrides", "paralleljobs", "command")):
+    if not misspelt and not any(key in node for key in ("matrix", "overrides", "search", "paralleljobs", "command")):
         problems.append(f"{where}has no jobs: give a matrix, overrides, a command or paralleljobs")
     others = [other["name"] for other in groups if isinstance(other, dict) and isinstance(other.get("name"), str)]
     for key in names(node.get("after", [])):
         if key not in others or key == name:
             problems.append(f"{where}after: {key} is not another group; there are {', '.join(others)}")
     return problems + (_matrix_problems(node["matrix"], where) if "matrix" in node else [])
+
+
+def _search_problems(name: str, node: dict[str, Any], document: dict[str, Any]) -> list[str]:
+    search = node.get("search")
+    if not isinstance(search, dict):
+        return []
+    where = f"group {name}: search."
+    problems = _key_problems(search, SEARCH_KEYS, where)
+    problems += [f"{where}{key} is missing" for key in ("keys", "seed", "seeds") if key not in search]
+    if problems:
+        return problems
+    matrix = [block for block in blocks(node.get("matrix", {})) if isinstance(block, dict)]
+    others = {key for part in (document, node) for key in part.get("overrides") or {}}.union(*matrix)
+    for key, values in search["keys"].items():
+        if not isinstance(values, list) or not values or any(value in values[:i] for i, value in enumerate(values)):
+            problems.append(f"{where}keys.{key} must be a list of different values")
+        if key == "seed" or key in set().union(*matrix):
+            problems.append(f"{where}keys.{key}: {'give seed and seeds' if key == 'seed' else 'it is in matrix, too'}")
+    if not search["keys"]:
+        problems.append(f"{where}keys is empty: give the values to try, such as train.lr: [3e-4, 1e-3, 3e-3]")
+    seeds = search["seeds"]
+    if not seeds or any(type(seed) is not int or seed < 0 for seed in seeds) or len(set(seeds)) < len(seeds):
+        problems.append(f"{where}seeds must be a list of different whole numbers")
+    if search["seed"] in seeds:
+        problems.append(
+            f"{where}seeds has the search's own seed, {search['seed']}: settings chosen with a seed favour it"
+        )
+    if search.get("factor", 2) <= 1:
+        problems.append(f"{where}factor={search['factor']} must be above 1")
+    problems += [f"group {name}: {key} is set by the search" for key in ("seed", "runs") if key in others]
+    return problems + ([f"group {name}: paralleljobs cannot be searched"] if "paralleljobs" in node else [])
 
 
 def _command_problems(node: dict[str, Any], where: str) -> list[str]:

@@ -7,7 +7,7 @@ import hashlib
 import itertools
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from utils.io.yaml_files import read_yaml
 from utils.slurm.sweep.checks import blocks, check_document, names, slug
 from utils.slurm.sweep.quoting import expand_environment, override_word
 from utils.slurm.sweep.resources import time_limit
+from utils.slurm.sweep.search import SEARCHED, Found, Search, explore, recorded_loss
 
 COMMAND = "python train.py"
 STATE = "runs/.jobs"
@@ -45,6 +46,7 @@ class Group:
         array: whether they are sent as job arrays.
         requeue: how often a job goes back to the queue when its time limit is near.
         save_before: how long before the time limit a job gets the signal to save, in seconds.
+        searches: what is known of each search; ``jobs`` are those that follow from it.
     """
 
     name: str
@@ -56,6 +58,22 @@ class Group:
     array: bool
     requeue: int
     save_before: int
+    searches: tuple[Found, ...] = ()
+
+    @property
+    def settled(self) -> bool:
+        """Whether all its jobs are known, that is, each search has chosen."""
+        return all(found.chosen is not None for found in self.searches)
+
+    @property
+    def waits(self) -> list[str]:
+        """The jobs without a result that its searches wait for."""
+        return [job for found in self.searches for job in found.waits]
+
+    @property
+    def next_id(self) -> str:
+        """The id of the job that goes on with its searches (next_job.py)."""
+        return f"{self.slug}.next"
 
     @property
     def slug(self) -> str:
@@ -65,15 +83,37 @@ class Group:
 
 @dataclass(frozen=True)
 class Sweep:
-    """A sweep file, checked and expanded. Each group comes after the groups that it waits for."""
+    """A sweep file, checked and expanded. Each group comes after the groups that it waits for.
+
+    Attributes:
+        nodes: the groups as they stand in the file, in the same order.
+        document: the whole file.
+    """
 
     file: Path
     folder: Path
     groups: tuple[Group, ...]
+    nodes: tuple[dict[str, Any], ...] = field(repr=False)
+    document: dict[str, Any] = field(repr=False)
+
+    def again(self) -> Sweep:
+        """The same file, expanded by what is known now of its searches."""
+        if not any(group.searches for group in self.groups):
+            return self
+        return replace(self, groups=tuple(_group(node, self.document, self.folder) for node in self.nodes))
+
+    @property
+    def diverged(self) -> set[str]:
+        """The trials whose training diverged, which is a result and no failure."""
+        return {job for group in self.groups for found in group.searches for job in found.diverged}
 
     @property
     def jobs(self) -> list[Job]:
         return [job for group in self.groups for job in group.jobs]
+
+    def findings(self) -> list[str]:
+        """What its searches have chosen, and what they could not choose: a line for each."""
+        return [f"{group.name}: {found.text()}" for group in self.groups for found in group.searches if found.text()]
 
     def only(self, chosen: list[str] | None) -> list[Group]:
         """The groups with these names; None: all groups. Raises UserError for a name that no group has."""
@@ -103,11 +143,20 @@ def load_sweep(file: Path, further: Callable[[list[Group]], list[str]] = lambda 
     problems, nodes = check_document(document)
     if "paralleljobs" in document and not problems:
         nodes.insert(0, {"name": PLAIN, "paralleljobs": document["paralleljobs"]})
-    groups = [_group(node, document) for node in nodes]
     complete = not problems
+    folder = _state_folder(document, problems)
+    groups = [_group(node, document, folder) for node in nodes]
     problems += _late_warnings(groups) + _repeated_jobs(groups) + further(groups)
     if complete:
         groups = _ordered(groups, problems)
+    if problems:
+        raise UserError(f"{file} has problems:\n" + "\n".join(f"  - {text}" for text in problems))
+    by_name = {node["name"]: node for node in nodes}
+    return Sweep(file, folder, tuple(groups), tuple(by_name[group.name] for group in groups), document)
+
+
+def _state_folder(document: dict[str, Any], problems: list[str]) -> Path:
+    """The folder of the sweep's state; what is wrong with it is added to ``problems``."""
     folder = Path()
     try:
         folder = Path(expand_environment(str(document.get("state", STATE)))).expanduser().absolute()
@@ -117,23 +166,28 @@ def load_sweep(file: Path, further: Callable[[list[Group]], list[str]] = lambda 
         problems.append(f"state={document['state']}: {error.args[0]} is not set in the environment")
     except (OSError, ValueError, RuntimeError) as error:  # a file in its place, a name too long, NUL, ~nobody
         problems.append(f"state={str(document['state'])[:100]!r} is no folder: {' '.join(str(error).split())[:100]}")
-    if problems:
-        raise UserError(f"{file} has problems:\n" + "\n".join(f"  - {text}" for text in problems))
-    return Sweep(file, folder, tuple(groups))
+    return folder
 
 
-def _group(node: dict[str, Any], shared: dict[str, Any]) -> Group:
+def _group(node: dict[str, Any], shared: dict[str, Any], folder: Path) -> Group:
     def setting(key: str, default: Any = None) -> Any:
         return node.get(key, shared.get(key, default))
 
     name = node["name"]
     jobs: list[Job] = []
+    searches: list[Found] = []
     command = setting("command", COMMAND).strip()
     overrides = {**shared.get("overrides", {}), **node.get("overrides", {})}
-    if "matrix" in node or "overrides" in node:
+    if "matrix" in node or "overrides" in node or "search" in node:
         for block in blocks(node.get("matrix", {})):
             for values in itertools.product(*block.values()):
-                jobs.append(_matrix_job(name, command, overrides, dict(zip(block, values, strict=True))))
+                chosen = dict(zip(block, values, strict=True))
+                if "search" in node:
+                    found, searched = _search(Search(**node["search"]), name, command, overrides, chosen, folder)
+                    searches.append(found)
+                    jobs += searched
+                else:
+                    jobs.append(_matrix_job(name, command, overrides, chosen))
     elif "command" in node:
         jobs.append(_command_job(name, command))
     jobs += [_command_job(name, text) for text in node.get("paralleljobs", [])]
@@ -150,16 +204,37 @@ def _group(node: dict[str, Any], shared: dict[str, Any]) -> Group:
         array=node.get("array", True),
         requeue=setting("requeue", REQUEUES),
         save_before=setting("save_before", min(SAVE_BEFORE, limit // 2) if limit else SAVE_BEFORE),
+        searches=tuple(searches),
     )
+
+
+def _search(
+    search: Search, group: str, command: str, shared: dict[str, Any], chosen: dict[str, Any], folder: Path
+) -> tuple[Found, list[Job]]:
+    """One search and its jobs: a trial for each point and, once it has chosen, the settings with each of its seeds."""
+
+    def trial(point: dict[str, Any]) -> Job:
+        return _matrix_job(group, command, {**shared, SEARCHED: True}, {**chosen, **point, "seed": search.seed})
+
+    found = explore(search, lambda point: recorded_loss(folder, trial(point).id))
+    jobs = [trial(point) for point in found.points]
+    found = replace(found, name=_label(chosen) or group, jobs=tuple(job.id for job in jobs))
+    if found.chosen is not None:
+        best = {**chosen, **found.chosen}
+        jobs += [_matrix_job(group, command, shared, {**best, "seed": seed}) for seed in search.seeds]
+    return found, jobs
 
 
 def _matrix_job(group: str, command: str, shared: dict[str, Any], chosen: dict[str, Any]) -> Job:
     overrides = {**shared, **chosen}
     words = [override_word(key, value) for key, value in overrides.items()]
-    label = " ".join(override_word(key.rpartition(".")[2], value) for key, value in chosen.items())
     # Sorted, so that the order of keys in the file does not change a job's identity.
     identity = " ".join([command, *sorted(words)])
-    return Job(_job_id(group, identity), group, label or "-", " ".join([command, *words]), overrides)
+    return Job(_job_id(group, identity), group, _label(chosen) or "-", " ".join([command, *words]), overrides)
+
+
+def _label(chosen: dict[str, Any]) -> str:
+    return " ".join(override_word(key.rpartition(".")[2], value) for key, value in chosen.items())
 
 
 def _command_job(group: str, command: str) -> Job:

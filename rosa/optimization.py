@@ -1,0 +1,81 @@
+"""What adapters ask of an optimizer: groups of parameters, and what becomes of its state at a resample."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from torch import Tensor, nn
+
+from rosa.errors import AdapterError
+from rosa.injection import adapter_layers
+from rosa.sharding import gather
+
+SECOND_MOMENTS = ("exp_avg_sq", "max_exp_avg_sq")  # of Adam; every other tensor is a first moment
+
+
+def parameter_groups(model: nn.Module, **defaults: Any) -> list[dict[str, Any]]:
+    """The trained parameters for an optimizer of torch, grouped by what their layers ask of it.
+
+        settings = dict(lr=1e-3, weight_decay=0.01)
+        optimizer = torch.optim.AdamW(rosa.parameter_groups(model, **settings), **settings)
+
+    ROSA asks for no weight decay of A and B, which hold a part of the pretrained weight, LoRA+ for another rate of B.
+
+    Args:
+        defaults: settings that the optimizer gets for all parameters; a layer that asks for the same needs no group.
+
+    Returns:
+        One group for each set of settings. Those with the rate of all parameters come first.
+
+    Raises:
+        AdapterError: a layer asks for a multiple of the learning rate, and ``lr`` is not given.
+    """
+    wanted = {
+        id(parameter): layer.optimizer_options(name)
+        for layer in adapter_layers(model).values()
+        for name, parameter in layer.adapter_parameters().items()
+    }
+    groups: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            own = _resolved(wanted.get(id(parameter), {}), defaults)
+            own = {key: value for key, value in own.items() if defaults.get(key) != value}
+            groups.setdefault(tuple(sorted(own.items())), {"params": [], **own})["params"].append(parameter)
+    return sorted(groups.values(), key=lambda group: "lr" in group)
+
+
+def _resolved(wanted: dict[str, float], defaults: dict[str, Any]) -> dict[str, float]:
+    """A layer's wishes with the learning rate itself in the place of ``lr_scale``."""
+    if "lr_scale" not in wanted:
+        return wanted
+    if "lr" not in defaults:
+        raise AdapterError("parameter_groups needs lr: a layer asks for a multiple of the learning rate")
+    rest = {key: value for key, value in wanted.items() if key != "lr_scale"}
+    return {**rest, "lr": defaults["lr"] * wanted["lr_scale"]}
+
+
+def _reset(optimizer: Any, parameter: nn.Parameter) -> None:
+    optimizer.state.pop(parameter, None)
+
+
+def _rescale(optimizer: Any, parameter: nn.Parameter) -> None:
+    """First moments become zero, second moments their mean over the tensor; the count of steps goes on."""
+    for name, values in optimizer.state.get(parameter, {}).items():
+        if isinstance(values, Tensor) and values.shape == parameter.shape:
+            values.fill_(float(gather(values).mean()) if name in SECOND_MOMENTS else 0.0)
+
+
+STATE_CHANGES: dict[str, Callable[[Any, nn.Parameter], None]] = {
+    "reset": _reset,
+    "keep": lambda optimizer, parameter: None,
+    "rescale": _rescale,
+}
+
+
+def change_state(optimizer: Any | None, parameters: Iterable[nn.Parameter], change: str) -> None:
+    """Drop the gradients of resampled ``parameters`` and change their optimizer state (``STATE_CHANGES``), in place."""
+    for parameter in parameters:
+        parameter.grad = None
+        if optimizer is not None:
+            STATE_CHANGES[change](optimizer, parameter)

@@ -1,0 +1,307 @@
+"""A search: which trials follow from the losses known, what is chosen, and the same with jobs that run here."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import re
+import shlex
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from tests.conftest import make_config
+from utils.errors import UserError
+from utils.runs import RUN_POINTER
+from utils.slurm import local
+from utils.slurm.ledger import Ledger, Submission
+from utils.slurm.sweep.file import Job, load_sweep
+from utils.slurm.sweep.search import Found, Search, explore
+from utils.training.launch import train_all
+
+Run = Callable[..., SimpleNamespace]
+Loss = Callable[[dict[str, Any]], float | None]
+
+
+def search(values: list[Any], **settings: Any) -> Search:
+    return Search({"lr": values}, 100, [0, 1], **settings)
+
+
+def bowl(lowest: float) -> Loss:
+    """A loss of one minimum, symmetric on a logarithmic scale."""
+    return lambda point: 1 + math.log(point["lr"] / lowest) ** 2
+
+
+def rates(found: Found) -> list[float]:
+    return [point["lr"] for point in found.points]
+
+
+def test_a_best_within_the_grid_is_chosen() -> None:
+    found = explore(search([3e-4, 1e-3, 3e-3]), bowl(1.1e-3))
+    assert found.chosen == {"lr": 1e-3} and rates(found) == [3e-4, 1e-3, 3e-3]
+
+
+@pytest.mark.parametrize(
+    ("grid", "lowest", "added"),
+    [([3e-4, 1e-3, 3e-3], 0.02, [9e-3, 0.027, 0.081]), ([2.7e-4, 8.1e-4], 2e-5, [9e-5, 3e-5, 1e-5])],
+)
+def test_a_grid_is_widened_by_its_last_ratio_until_the_best_lies_within(
+    grid: list[float], lowest: float, added: list[float]
+) -> None:
+    found = explore(search(grid), bowl(lowest))
+    assert rates(found) == [*grid, *added]
+    assert found.chosen == {"lr": added[1]}
+
+
+def test_a_search_says_what_it_needs_and_repeats_its_steps() -> None:
+    """However the losses come in, each known prefix asks for the same trials."""
+    whole = explore(search([3e-4, 1e-3, 3e-3], factor=1.5), bowl(8e-3))
+    for known in range(len(whole.points)):
+        part = explore(
+            search([3e-4, 1e-3, 3e-3], factor=1.5),
+            lambda point, known=known: bowl(8e-3)(point) if whole.points.index(point) < known else None,
+        )
+        assert part.chosen is None and part.points == whole.points[: len(part.points)] and len(part.points) > known
+        assert part.losses.count(None) == len(part.points) - known
+
+
+@pytest.mark.parametrize("factor", [1.3, 1.5, 2.0])
+@pytest.mark.parametrize("lowest", [4.2e-4, 1.1e-3, 1.7e-3, 8e-3])
+def test_a_factor_bounds_the_step_near_the_optimum(factor: float, lowest: float) -> None:
+    """And so the chosen value is within one such step of the true one."""
+    found = explore(search([3e-4, 1e-3, 3e-3], factor=factor), bowl(lowest))
+    values = sorted(rates(found))
+    assert found.chosen is not None and len(set(values)) == len(values)
+    place = values.index(found.chosen["lr"])
+    for low, high in itertools.pairwise(values[place - 1 : place + 2]):
+        assert high / low <= factor * 1.01
+    assert 1 / factor < found.chosen["lr"] / lowest < factor
+    assert all(float(f"{value:.3g}") == value for value in values)
+
+
+def test_integers_stay_integers_and_end_at_one() -> None:
+    found = explore(search([2, 4, 8], factor=1.1), bowl(0.5))
+    assert found.chosen == {"lr": 1} and sorted(rates(found)) == [1, 2, 4, 8]
+    assert all(type(value) is int for value in rates(found))
+    assert sorted(rates(explore(search([10, 20, 40], factor=1.5), bowl(22)))) == [10, 14, 20, 28, 40]
+
+
+def test_of_two_keys_each_is_widened_on_the_best_line_and_words_are_only_compared() -> None:
+    keys = {"lr": [0.1, 0.2], "gain": [1.0, 2.0], "kind": ["a", "b"]}
+
+    def loss(point: dict[str, Any]) -> float:
+        return math.log(point["lr"] / 0.4) ** 2 + math.log(point["gain"] / 2) ** 2 + (point["kind"] == "a")
+
+    found = explore(Search(keys, 0, [1]), loss)
+    assert found.chosen == {"lr": 0.4, "gain": 2.0, "kind": "b"}
+    added = found.points[8:]
+    assert added[:2] == [{"lr": 0.4, "gain": 2.0, "kind": "b"}, {"lr": 0.2, "gain": 4.0, "kind": "b"}]
+    for key, value in (("lr", 0.2), ("lr", 0.8), ("gain", 1.0), ("gain", 4.0)):
+        assert {**found.chosen, key: value} in found.points, "it is compared with its neighbours"
+
+
+def test_the_first_of_equals_is_chosen() -> None:
+    flat = explore(search([0.2, 0.1, 0.4]), lambda point: 1.0)
+    assert flat.chosen == {"lr": 0.2} and len(flat.points) == 3
+
+
+def test_a_diverged_trial_is_the_worst() -> None:
+    found = explore(search([1e-3, 3e-3, 9e-3]), lambda point: math.inf if point["lr"] > 5e-3 else bowl(1e-1)(point))
+    assert found.chosen == {"lr": 3e-3}
+    none = explore(search([1e-3, 3e-3]), lambda point: math.inf)
+    assert none.chosen is None and none.problem == "all 2 trainings diverged: give other values"
+
+
+@pytest.mark.parametrize("most", [0, 2])
+def test_a_best_at_the_edge_is_never_chosen(most: int) -> None:
+    found = explore(search([1e-3, 2e-3], most=most), lambda point: -point["lr"])
+    assert found.chosen is None and len(found.points) == 2 + most
+    assert f"is at the edge after {most} further values of lr" in found.problem and "search.most" in found.problem
+
+
+SEARCH = "keys: {train.lr: [3e-4, 1e-3]}, seed: 100, seeds: [0, 1]"
+
+
+@pytest.mark.parametrize(
+    ("settings", "problem"),
+    [
+        ("seed: 1, seeds: [0]", "search.keys is missing"),
+        ("keys: {train.lr: [1e-3]}, seeds: [0]", "search.seed is missing"),
+        ("keys: {train.lr: [1e-3]}, seed: 1", "search.seeds is missing"),
+        ("keys: {}, seed: 1, seeds: [0]", "search.keys is empty"),
+        ("keys: {train.lr: 1e-3}, seed: 1, seeds: [0]", "search.keys.train.lr must be a list of different values"),
+        ("keys: {train.lr: [1, 1.0]}, seed: 1, seeds: [0]", "search.keys.train.lr must be a list of different values"),
+        ("keys: {seed: [1, 2]}, seed: 1, seeds: [0]", "search.keys.seed: give seed and seeds"),
+        ("keys: {fnmodel.name: [rosa]}, seed: 1, seeds: [0]", "search.keys.fnmodel.name: it is in matrix, too"),
+        (SEARCH.replace("seed: 100", "seed: 1"), "search.seeds has the search's own seed, 1"),
+        (SEARCH.replace("[0, 1]", "[]"), "search.seeds must be a list of different whole numbers"),
+        (SEARCH.replace("[0, 1]", "[0, 0]"), "search.seeds must be a list of different whole numbers"),
+        (SEARCH + ", factor: 1", "search.factor=1 must be above 1"),
+        (SEARCH + ", most: -1", "search.most=-1 must be 0 or more"),
+        (SEARCH + ", fator: 1.5", "search.fator is not a key; did you mean factor?"),
+        (SEARCH + "}, overrides: {runs: 2", "runs is set by the search"),
+        (SEARCH + "}, paralleljobs: [a", "paralleljobs cannot be searched"),
+    ],
+)
+def test_each_bad_search_is_one_clear_problem(project: Path, settings: str, problem: str) -> None:
+    end = "]" if settings.endswith("[a") else "}"
+    (project / "jobs.yaml").write_text(
+        f"groups: [{{name: g, matrix: {{fnmodel.name: [lora, rosa]}}, search: {{{settings}{end}}}]"
+    )
+    with pytest.raises(UserError) as error:
+        load_sweep(project / "jobs.yaml")
+    (line,) = str(error.value).splitlines()[1:]
+    assert line.startswith("  - group g: ") and problem in line
+
+
+# Stands in for train.py: its loss depends on method and rate, and its record is what a search reads.
+TRAINER = """
+import json, math, os, sys
+from pathlib import Path
+given = dict(word.split("=") for word in sys.argv[1:])
+lr, seed, best = float(given["lr"]), given["seed"], {"lora": 1e-3, "rosa": 2e-2}[given["method"]]
+with open("log", "a") as log:
+    log.write(" ".join(sys.argv[1:]) + "\\n")
+run = Path("runs", "-".join(sys.argv[1:])).absolute()
+run.mkdir(parents=True, exist_ok=True)
+Path(os.environ["ROSA_RUN_POINTER"]).write_text(f"{run}\\n")
+if Path("break").exists() and lr == 1e-3 and Path("break").read_text() in ("", given["method"]):
+    sys.exit(3)
+diverged = lr > 0.1 or Path("diverge").exists() and given["method"] == "rosa"
+status = "failed" if diverged else "finished"
+loss = 1 + math.log(lr / best) ** 2
+(run / "run.json").write_text(json.dumps({"status": status, "best": {"loss": loss}, "diverged": diverged}))
+sys.exit(diverged)
+"""
+SWEEP = """
+groups:
+  - {name: table, after: find, command: "cp log seen"}
+  - name: find
+    command: PYTHON trainer.py
+    matrix: {method: [lora, rosa]}
+    search: {keys: {lr: [0.001, 0.003, 0.0003]}, seed: 100, seeds: [0, 1], factor: 2}
+"""
+
+
+@pytest.fixture
+def trainer(project: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project with a search over trainer.py; no SLURM commands, no GPUs."""
+    (project / "trainer.py").write_text(TRAINER)
+    (project / "jobs.yaml").write_text(SWEEP.replace("PYTHON", f"{sys.executable} -I -S"))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.setattr(local, "_POLL", 0.01)
+    return project
+
+
+def trained(project: Path) -> list[dict[str, str]]:
+    return [dict(word.split("=") for word in line.split()) for line in (project / "log").read_text().splitlines()]
+
+
+def test_a_search_runs_here_to_its_end_and_nothing_twice(trainer: Path, run: Run) -> None:
+    done = run("--local", "2")
+    assert done.code == 0, done.err
+    calls = trained(trainer)
+    assert len({tuple(call.values()) for call in calls}) == len(calls)
+    trials = {(call["method"], float(call["lr"])) for call in calls if call.get("output.search") == "true"}
+    final = {(call["method"], float(call["lr"]), call["seed"]) for call in calls if "output.search" not in call}
+    assert {call["seed"] for call in calls if "output.search" in call} == {"100"}
+    assert {lr for method, lr in trials if method == "lora"} == {3e-4, 5.48e-4, 1e-3, 1.73e-3, 3e-3}
+    assert {method for method, _, _ in final} == {"lora", "rosa"} and len(final) == 4
+    chosen = {method: lr for method, lr, _ in final}
+    assert chosen["lora"] == 1e-3 and 1 / 2 < chosen["rosa"] / 2e-2 < 2
+    assert {seed for *_, seed in final} == {"0", "1"}
+    assert (trainer / "seen").read_text().count("\n") == len(calls), "the table comes last"
+    assert re.search(r"^find: method=lora: chose lr=0\.001, validation loss 1\.0000 \(5 tried\)$", done.out, re.M)
+    before = len(calls)
+    again = run("--local", "2")
+    assert again.code == 0 and "nothing to send" in again.out and "chose lr=0.001" in again.out
+    assert len(trained(trainer)) == before
+    shown = run("-s").out
+    assert "search find: method=lora: chose lr=0.001" in shown and " not sent" not in shown
+
+
+def test_diverged_trials_are_results(trainer: Path, run: Run) -> None:
+    text = (trainer / "jobs.yaml").read_text()
+    (trainer / "jobs.yaml").write_text(text.replace("0.0003]", "0.03, 0.3]"))
+    done = run("--local")
+    assert done.code == 0, done.err + done.out
+    assert len(re.findall(r": diverged after \d+ s$", done.out, re.M)) == 3  # 0.3 twice, and a value below it
+    counts = json.loads(run("-s", "--json").out)["counts"]
+    assert counts["diverged"] == 3 and set(counts) == {"done", "diverged"}
+    before = len(trained(trainer))
+    assert "nothing to send" in run("--local", "--retry").out and len(trained(trainer)) == before
+
+
+def test_a_combination_whose_trials_all_diverge_is_named(trainer: Path, run: Run) -> None:
+    (trainer / "diverge").touch()
+    done = run("--local")
+    assert done.code == 2 and not (trainer / "seen").exists()
+    words = "find: method=rosa: all 3 trainings diverged: give other values"
+    assert words in done.out and "find: method=lora: chose" in done.out
+    assert words in run("-s").out
+    (trainer / "jobs.yaml").write_text((trainer / "jobs.yaml").read_text().replace("after: find, ", ""))
+    again = run("--local")
+    assert again.code == 2 and f"group {words}" in again.err
+
+
+def test_a_trial_that_fails_otherwise_is_waited_for(trainer: Path, run: Run) -> None:
+    """It is no result: nothing is chosen without it, until it is sent again."""
+    (trainer / "break").touch()
+    done = run("--local")
+    assert done.code == 2 and "chose" not in done.out and "2 jobs failed" in done.err
+    assert "search find: method=lora: waits for 1 of 3 trials (1 failed)" in run("-s").out
+    (trainer / "break").unlink()
+    again = run("--local", "--retry")
+    assert again.code == 0 and "method=lora: chose lr=0.001" in again.out
+    calls = [tuple(call.values()) for call in trained(trainer)]
+    assert len(calls) == len(set(calls)) + 2
+
+
+def test_trials_without_a_record_are_told(trainer: Path, run: Run) -> None:
+    (trainer / "trainer.py").write_text("")
+    done = run("--local", "--only", "find")
+    assert done.code == 2
+    assert "group find: method=lora: 3 of 3 trials have no result in a run.json" in done.err
+    assert "search find: method=rosa: waits for 3 of 3 trials (3 done without a result)" in run("-s").out
+
+
+def test_real_trainings_are_searched(
+    project: Path, run: Run, small_model: Path, small_e2e: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They run in this process, where torch is loaded once. One of the rates diverges at once."""
+
+    def start(job: Job, ledger: Ledger, submission: Submission, slot: int, _gpus: list[str]) -> local._Running:
+        monkeypatch.setenv(RUN_POINTER, str(ledger.folder / "pointers" / job.id))
+        words, code = shlex.split(job.command)[2:], 0
+        try:
+            train_all(make_config(*words), words)
+        except UserError:
+            code = 1
+        ended: Any = SimpleNamespace(poll=lambda: code)
+        return local._Running(job.id, job.group, submission, submission.jobs.index(job.id), slot, ended, 0.0)
+
+    monkeypatch.setattr(local, "_start", start)
+    (project / "jobs.yaml").write_text(f"""
+overrides: {{model.name: {small_model}, dataset.path: {small_e2e}, train.device: cpu, logging.samples: 0}}
+groups:
+  - name: find
+    overrides: {{train.epochs: 1, train.batch_size: 16, train.optimizer: sgd, fnmodel.name: none}}
+    search: {{keys: {{train.lr: [1e-9, 1e-2, 1e30]}}, seed: 100, seeds: [0]}}
+""")
+    done = run("--local")
+    assert done.code == 0, done.err + done.out
+    records = [json.loads(file.read_text()) for file in project.glob("runs/e2e_nlg/*/run.json")]
+    assert sorted((record["status"], record["seed"]) for record in records) == [
+        ("failed", 100), ("finished", 0), ("finished", 100), ("finished", 100),
+    ]  # fmt: skip
+    trials = [record for record in records if record["seed"] == 100 and record["status"] == "finished"]
+    best = min(trials, key=lambda record: record["best"]["loss"])
+    (final,) = [record for record in records if record["seed"] == 0]
+    assert final["group"] == best["group"], "the settings are the chosen ones, and the trial belongs to the same group"
+    words = f"find: find: chose train.lr=0.01, validation loss {best['best']['loss']:.4f} (3 tried, 1 diverged)"
+    assert words in done.out

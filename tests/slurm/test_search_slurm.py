@@ -1,0 +1,204 @@
+"""A search at SLURM: its own job chooses and sends what follows, until the chosen settings are trained."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from tests.slurm.conftest import FakeSlurm
+from tests.slurm.test_search import SWEEP, TRAINER, trained
+
+Run = Callable[..., SimpleNamespace]
+NEXT = "find.next"
+
+
+@pytest.fixture
+def trainer(project: Path, slurm: FakeSlurm) -> Path:
+    (project / "trainer.py").write_text(TRAINER)
+    text = SWEEP.replace("PYTHON", f"{sys.executable} -I -S")
+    (project / "jobs.yaml").write_text(text.replace("groups:", "resources: {time: '2:00:00', mem: 4G}\ngroups:"))
+    return project
+
+
+class Cluster:
+    """Runs the fake's jobs as SLURM would: each script, once what it depends on has ended as it must."""
+
+    def __init__(self, slurm: FakeSlurm) -> None:
+        self.slurm = slurm
+        self.scripts: list[str] = []  # in the order in which they started
+
+    def step(self) -> bool:
+        """Run the first job that may start, to its end. False if none may."""
+        for job in self.slurm.jobs():
+            if all(task["state"] == "PENDING" for task in job["tasks"].values()) and self.may_start(job):
+                self.start(job)
+                return True
+        return False
+
+    def run(self) -> None:
+        while self.step():
+            assert len(self.scripts) < 60, "it goes on for ever"
+
+    def may_start(self, job: dict[str, Any]) -> bool:
+        words = [word for word in job["arguments"] if word.startswith("--dependency=")]
+        parts = words[0].partition("=")[2].split(",") if words else []
+        for kind, *numbers in (part.split(":") for part in parts):
+            for number in numbers:
+                states = {state["state"] for state in self.tasks(number)}
+                allowed = {"COMPLETED"} if kind == "afterok" else {"COMPLETED", "FAILED", "TIMEOUT", "CANCELLED"}
+                if not states <= allowed:
+                    return False
+        return True
+
+    def tasks(self, number: str) -> list[dict[str, Any]]:
+        job, _, task = number.partition("_")
+        tasks = self.slurm.jobs()[int(job) - 1]["tasks"]
+        return [tasks[task]] if task else list(tasks.values())
+
+    def start(self, job: dict[str, Any]) -> None:
+        self.scripts.append(job["name"])
+        for task in job["tasks"]:
+            self.slurm.set(job["id"], int(task) if task else None, state="RUNNING", start="2026-01-02T03:04:05")
+            given = {key: value for key, value in os.environ.items() if not key.startswith("SLURM_")}
+            given |= {"SLURM_JOB_ID": str(job["id"])}
+            given |= {"SLURM_ARRAY_JOB_ID": str(job["id"]), "SLURM_ARRAY_TASK_ID": task} if task else {}
+            script = Path(job["arguments"][-1])
+            log = script.parents[1] / "logs" / f"{script.stem}-{task or 0}.log"
+            with log.open("a") as file:
+                done = subprocess.run(["bash", script], env=given, stdout=file, stderr=file)
+            state = "FAILED" if done.returncode else "COMPLETED"
+            self.slurm.end(job["id"], int(task) if task else None, state, f"{done.returncode}:0")
+
+
+@pytest.fixture
+def cluster(slurm: FakeSlurm) -> Cluster:
+    return Cluster(slurm)
+
+
+def finals(project: Path) -> dict[str, set[str]]:
+    """The rates that each method was trained with outside of the search."""
+    found: dict[str, set[str]] = {}
+    for call in trained(project):
+        if "output.search" not in call:
+            found.setdefault(call["method"], set()).add(call["lr"])
+    return found
+
+
+def nothing_twice(project: Path) -> bool:
+    calls = [tuple(call.values()) for call in trained(project)]
+    return len(calls) == len(set(calls))
+
+
+def states(run: Run) -> dict[str, str]:
+    return {job["id"]: job["state"] for job in json.loads(run("-s", "--json").out)["jobs"]}
+
+
+def test_the_trials_go_with_a_job_behind_them(trainer: Path, slurm: FakeSlurm, run: Run) -> None:
+    sent = run("--fn", "jobs.yaml")
+    assert sent.code == 0, sent.err
+    assert sent.out.splitlines() == [
+        "find: submitted array 1 of 6 jobs",
+        "find: submitted job 2, which goes on with the search",
+        "table: not sent, it waits for find, whose search goes on",
+    ]
+    _, follows = slurm.jobs()
+    assert "--dependency=afterany:1" in follows["arguments"]
+    script = follows["script"]
+    assert "#SBATCH --time=0:10:00\n" in script and "#SBATCH --mem=4G\n" in script
+    assert f"{sys.executable} " in script and " --continue --only find --only table\n" in script
+    assert run().out.splitlines() == ["table: not sent, it waits for find, whose search goes on"]
+    assert len(slurm.jobs()) == 2
+    assert states(run)[NEXT] == "queued"
+    assert "search find: method=lora: waits for 3 of 3 trials (3 queued)" in run("-s").out
+    preview = run("--dry-run", "--only", "find").out
+    assert preview == "" and len(slurm.jobs()) == 2
+
+
+def test_a_dry_run_shows_the_job_and_what_it_waits_for(trainer: Path, slurm: FakeSlurm, run: Run) -> None:
+    shown = run("--dry-run", "--only", "find").out
+    assert slurm.jobs() == [] and "--dependency=afterany:<find." in shown
+    assert shown.count("#!/bin/bash") == 2 and " --continue --only find\n" in shown
+
+
+def test_a_search_ends_by_itself(trainer: Path, run: Run, cluster: Cluster) -> None:
+    assert run().code == 0
+    cluster.run()
+    assert nothing_twice(trainer) and finals(trainer).keys() == {"lora", "rosa"}
+    assert finals(trainer)["lora"] == {"0.001"} and len(finals(trainer)["rosa"]) == 1
+    assert (trainer / "seen").read_text().count("\n") == len(trained(trainer)), "the table comes last"
+    assert set(states(run).values()) == {"done"} and NEXT not in states(run)
+    assert "nothing to send" in run().out
+    first = len(cluster.slurm.jobs())
+    run("--retry")
+    assert len(cluster.slurm.jobs()) == first
+
+
+@pytest.mark.parametrize("moment", ["kill-before", "kill-after", "kill-answered"])
+def test_a_killed_continuation_is_made_up_for(
+    trainer: Path, run: Run, cluster: Cluster, slurm: FakeSlurm, moment: str
+) -> None:
+    """The search's job dies while it calls sbatch: the next call by hand goes on, and nothing is sent twice."""
+    run()
+    assert cluster.step()
+    slurm.misbehave(moment)
+    assert cluster.step() and cluster.scripts[-1].startswith("find.")
+    again = run()
+    assert again.code == 0, again.err
+    cluster.run()
+    names = [job["name"] for job in slurm.jobs()]
+    assert len(names) == len(set(names)) and nothing_twice(trainer)
+    assert finals(trainer)["lora"] == {"0.001"} and (trainer / "seen").exists()
+
+
+def test_a_failed_trial_holds_its_own_search_only(trainer: Path, run: Run, cluster: Cluster) -> None:
+    (trainer / "break").write_text("lora")
+    run()
+    cluster.run()
+    assert finals(trainer).keys() == {"rosa"} and not (trainer / "seen").exists()
+    assert "search find: method=lora: waits for 1 of 3 trials (1 failed)" in run("-s").out
+    assert "find, whose search goes on" in run().out
+    (trainer / "break").unlink()
+    assert run("--retry").code == 0
+    cluster.run()
+    assert finals(trainer)["lora"] == {"0.001"} and (trainer / "seen").exists()
+
+
+def test_a_retry_beside_the_waiting_job_gets_another_one(trainer: Path, run: Run, cluster: Cluster) -> None:
+    """The trials are cancelled and sent again while the first job is still queued behind the cancelled ones."""
+    run()
+    cluster.slurm.set(1, state="CANCELLED", reason="None")
+    assert "submitted array 3 of 6 jobs" in run("--retry").out
+    assert len(cluster.slurm.jobs()) == 3, "one such job waits already"
+    cluster.start(cluster.slurm.jobs()[1])
+    follows = cluster.slurm.jobs()[3]
+    assert "--dependency=afterany:3" in follows["arguments"], "it ran too early, and sent another behind the new trials"
+    cluster.run()
+    assert nothing_twice(trainer) and (trainer / "seen").exists()
+
+
+def test_a_cancelled_search_does_not_go_on(trainer: Path, run: Run, cluster: Cluster, slurm: FakeSlurm) -> None:
+    run()
+    assert run("--cancel", "--only", "find").out == "cancelled 7 jobs\n"
+    assert slurm.calls("scancel") == [["2", "1"]], "what follows first"
+    assert not cluster.step()
+
+
+def test_a_combination_without_a_choice_is_said_by_its_job(trainer: Path, run: Run, cluster: Cluster) -> None:
+    (trainer / "diverge").touch()
+    run()
+    cluster.run()
+    assert finals(trainer).keys() == {"lora"}
+    words = "group find: method=rosa: all 3 trainings diverged: give other values"
+    (status,) = [job for job in json.loads(run("-s", "--json").out)["jobs"] if job["id"] == NEXT]
+    assert status["state"] == "failed" and words in status["note"]
+    assert words in run().err
+    assert re.search(r"^search find: method=rosa: all 3 trainings diverged", run("-s").out, re.M)

@@ -1,0 +1,199 @@
+"""A search for settings: what to try next and what is chosen, as a function of the losses known so far.
+
+A search starts with every combination of the values in the sweep file. The best one is then compared with its
+neighbours, one key at a time. A key whose values are all numbers above 0 is widened: while the best value is the lowest
+or the highest tried, the next one is added, at the ratio of the last two. With ``factor`` values are then added between
+the best and its neighbours, until their ratios are at most ``factor``. Nothing is remembered: the same losses give the
+same steps again.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from utils.errors import UserError
+from utils.runs import Run, finite
+from utils.slurm.sweep.quoting import override_word
+
+SEARCHED = "output.search"  # the key that marks the runs of a search
+DIGITS = 3  # significant digits of added values
+_ROUNDING = 1.01  # two values that were rounded to three digits have a ratio that is at most so much too large
+
+Point = dict[str, Any]  # the value of each searched key
+
+
+@dataclass(frozen=True)
+class Search:
+    """A group's ``search``.
+
+    Attributes:
+        keys: the values to start with, by key.
+        seed: the seed of the trials.
+        seeds: the seeds that the chosen settings are trained with.
+        factor: the largest ratio of the chosen value to its neighbours; None: as the given values are.
+        most: how many values a key gets at most below its lowest given value, and above its highest.
+    """
+
+    keys: dict[str, list[Any]]
+    seed: int
+    seeds: list[int]
+    factor: float | None = None
+    most: int = 4
+
+
+@dataclass(frozen=True)
+class Found:
+    """What is known of one search. ``jobs`` and ``losses`` belong to ``points``.
+
+    Attributes:
+        points: the settings to try, as far as they are known.
+        losses: the best validation loss of each; infinite if the training diverged, None if it has not ended.
+        chosen: the best settings, once all points have ended and no further ones are needed.
+        problem: why nothing can be chosen; empty if something can.
+        name: the other settings that tell this search from its group's others.
+        jobs: the ids of the points' jobs.
+    """
+
+    points: list[Point]
+    losses: list[float | None]
+    chosen: Point | None = None
+    problem: str = ""
+    name: str = ""
+    jobs: tuple[str, ...] = ()
+
+    @property
+    def waits(self) -> list[str]:
+        """The jobs without a result."""
+        return [job for job, loss in zip(self.jobs, self.losses, strict=True) if loss is None]
+
+    @property
+    def diverged(self) -> list[str]:
+        """The jobs whose training diverged."""
+        return [job for job, loss in zip(self.jobs, self.losses, strict=True) if loss == math.inf]
+
+    def text(self) -> str:
+        """What was chosen, or the problem; empty while the search goes on."""
+        if self.chosen is None:
+            return f"{self.name}: {self.problem}" if self.problem else ""
+        loss = self.losses[self.points.index(self.chosen)]
+        bad = f", {len(self.diverged)} diverged" if self.diverged else ""
+        return f"{self.name}: chose {_words(self.chosen)}, validation loss {loss:.4f} ({len(self.points)} tried{bad})"
+
+
+def explore(search: Search, loss: Callable[[Point], float | None]) -> Found:
+    """The points to try, and the choice if it can be made.
+
+    Args:
+        search: the settings of the search.
+        loss: a point's best validation loss: infinite if it diverged, None if it is not known yet.
+    """
+    points = [dict(zip(search.keys, values, strict=True)) for values in itertools.product(*search.keys.values())]
+    losses: list[float | None] = []
+    while True:
+        losses += [loss(point) for point in points[len(losses) :]]
+        known = [value for value in losses if value is not None]
+        if len(known) < len(points):
+            return Found(points, losses)
+        best = points[known.index(min(known))]  # the first of equals
+        if min(known) == math.inf:
+            return Found(points, losses, problem=f"all {len(points)} trainings diverged: give other values")
+        added = list(_neighbours(search, points, best)) or list(_between(search, points, best))
+        if not added:
+            edges = [key for key in _numeric(search) if _at_edge(search, points, best, key)]
+            problem = (
+                f"the best, {_words(best)}, is at the edge after {search.most} further values of {', '.join(edges)}: "
+                "give other values, or a higher search.most"
+            )
+            return Found(points, losses, None, problem) if edges else Found(points, losses, best)
+        points += added
+
+
+def _neighbours(search: Search, points: list[Point], best: Point) -> Iterator[Point]:
+    """The points beside ``best`` along each numeric key that were not tried; beyond an end of the tried values, too."""
+    for key in _numeric(search):
+        values = _values(points, key)
+        place = values.index(best[key])
+        near = values[max(0, place - 1) : place + 2]
+        if _widened(search, values, key, place) < search.most:
+            near += [value for value in [_beyond(values, place)] if value is not None]
+        yield from (point for value in near if (point := {**best, key: value}) not in points)
+
+
+def _between(search: Search, points: list[Point], best: Point) -> Iterator[Point]:
+    """Points between ``best`` and its neighbours along each numeric key, where their ratio is above the factor."""
+    for key in _numeric(search) if search.factor is not None else ():
+        values = _values(points, key)
+        place = values.index(best[key])
+        for low, high in itertools.pairwise(values[max(0, place - 1) : place + 2]):
+            if search.factor is None or high / low <= search.factor * _ROUNDING:
+                continue
+            parts = math.ceil(math.log(high / low) / math.log(search.factor) - 1e-9)
+            between = (_like(low * (high / low) ** (part / parts), values) for part in range(1, parts))
+            yield from ({**best, key: value} for value in dict.fromkeys(between) if value not in values)
+
+
+def _at_edge(search: Search, points: list[Point], best: Point, key: str) -> bool:
+    """Whether ``best`` has the lowest or highest value tried, although there are values beyond it."""
+    values = _values(points, key)
+    return _beyond(values, values.index(best[key])) is not None
+
+
+def _numeric(search: Search) -> list[str]:
+    """The keys that are widened: all values are numbers above 0, two or more."""
+    return [key for key, values in search.keys.items() if len(values) > 1 and all(map(_positive, values))]
+
+
+def _positive(value: Any) -> bool:
+    number = finite(value)
+    return number is not None and number > 0
+
+
+def _values(points: list[Point], key: str) -> list[Any]:
+    return sorted({point[key] for point in points})
+
+
+def _widened(search: Search, values: list[Any], key: str, place: int) -> int:
+    """How many values were added beyond the given ones, on the side where ``place`` is."""
+    given = search.keys[key]
+    return sum(value < min(given) for value in values) if place == 0 else sum(value > max(given) for value in values)
+
+
+def _beyond(values: list[Any], place: int) -> Any:
+    """The next value after an end of ``values``; None if ``place`` is no end, or for integers if there is none."""
+    if place not in (0, len(values) - 1):
+        return None
+    last, previous = (values[0], values[1]) if place == 0 else (values[-1], values[-2])
+    value = _like(last * (last / previous), values)
+    return value if value > 0 and value not in values else None
+
+
+def _like(value: float, values: list[Any]) -> Any:
+    """``value`` rounded: to an integer if all ``values`` are integers, else to three significant digits."""
+    return round(value) if all(isinstance(other, int) for other in values) else float(f"{value:.{DIGITS}g}")
+
+
+def _words(point: Point) -> str:
+    return " ".join(override_word(key, value) for key, value in point.items())
+
+
+def recorded_loss(folder: Path, job: str) -> float | None:
+    """The best validation loss of a job's run, infinite if it diverged; None if it has not ended, or ended otherwise.
+
+    Args:
+        folder: the sweep's state (ledger.py), where the job noted its run's directory.
+        job: its id.
+    """
+    try:
+        runs = (folder / "pointers" / job).read_text(encoding="utf-8").splitlines()
+        record = Run(Path(runs[-1])).record()
+    except (OSError, UserError, IndexError):
+        return None  # not started, or not written yet
+    if record["status"] == "failed" and record.get("diverged") is True:
+        return math.inf
+    best = record.get("best")
+    return finite(best.get("loss")) if record["status"] == "finished" and isinstance(best, dict) else None
