@@ -7,13 +7,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from utils.fnmodel import LAYERS_ONLY
 from utils.results.aggregate import Row, counterpart
 from utils.results.columns import Column
 from utils.results.methods import UNTRAINED
 
 REFERENCE = "lora"
 OWN = ("train.lr",)  # each method has its own, so the row with the lowest loss counts whatever its rate
-CEILINGS = ("none-layers", "none")  # the first that there is: full training of the same layers, full fine-tuning
+CEILINGS = (LAYERS_ONLY, "none")  # the first that there is: full training of the same layers, full fine-tuning
 EQUAL = 0.01  # numbers of trainable parameters count as equal up to this share
 SAMPLES = 10_000
 QUANTILES = (0.025, 0.975)  # bounds of a 95 % interval
