@@ -5,7 +5,7 @@
 writes a folder for each run into ``records/``: run.json and config.yaml, both without paths, and study.json. Runs that
 have one already are left alone, and no weight is copied. ``study.json`` has, of the best checkpoint,
 
-- ``book_a``, ``book_b``: bits stored, and the share of keys whose greedy output is the whole number
+- ``book_a``, ``book_b``: loss, bits stored, and the share of keys whose greedy output is the whole number
 - ``change``: of ΔW = W − W_base in each adapted layer its norm, numerical rank and effective rank, and ``spectrum``,
   its singular values divided by the largest, averaged over layers
 """
@@ -42,7 +42,7 @@ GREEDY = Decoding(num_beams=1, no_repeat_ngram_size=0, max_new_tokens=11)  # ten
 
 
 def recall(model: Any, tokenizer: Any, source: DataSource) -> dict[str, float]:
-    """The bits of a book that ``model`` has stored, and the share of numbers that it writes without a mistake."""
+    """What ``model`` knows of a book: loss in nats per target token, bits stored, share of numbers written whole."""
     examples = source.load("test", None, None)
     encoded = encode(examples, tokenizer, POSITIONS)
     collator = Collator(tokenizer.pad_token_id, "target", torch.device("cpu"))
@@ -52,7 +52,7 @@ def recall(model: Any, tokenizer: Any, source: DataSource) -> dict[str, float]:
     bits = max(0.0, len(examples) * source.target_bits - target.nats / math.log(2))
     texts = generate(model, tokenizer, [example.prompt for example in examples], GREEDY, 200)
     exact = ExactMatch([[example.reference] for example in examples]).score(texts)["exact_match"]
-    return {"stored_bits": bits, "exact_match": exact}
+    return {"loss": target.metrics()["loss"], "stored_bits": bits, "exact_match": exact}
 
 
 def change(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor]) -> dict[str, Any]:

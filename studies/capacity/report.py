@@ -2,8 +2,8 @@
 
     python -m studies.capacity.report [RECORDS]
 
-The first table has the search: bits stored at each learning rate, of the search's seed. The second has the reported
-seeds, and the share of the gap to the ceiling that each method closes, with a 95 % interval of a bootstrap over seeds.
+The first table has the trials of the search: bits stored at each learning rate. The second has the reported seeds, and
+the share of the gap between LoRA and the ceiling that each method closes, with a 95 % interval over seeds.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from typing import Any
 import numpy as np
 
 from utils.errors import UserError, run_cli
+from utils.fnmodel import LAYERS_ONLY
 from utils.results.columns import stored_bits
+from utils.results.gap import share_of_gap
 from utils.results.methods import method_label, method_order
 from utils.results.read import Result, read_results
 
 RECORDS = Path(__file__).parent / "records"
-SEARCH_SEED = 100
-RESAMPLES = 10_000
 Way = tuple[int, str, int, str]  # keys of the book, method, rank (0: none), steps between resamples
 
 
@@ -36,6 +36,8 @@ class Measured:
     way: Way
     lr: float
     seed: int
+    trial: bool
+    loss: float
     bits: float
     parameters: int
     study: dict[str, Any]
@@ -55,6 +57,8 @@ class Measured:
             way=(settings.get("dataset.size") or 200, result.method, int(result.rank or 0), draws),
             lr=float(settings["train.lr"]),
             seed=int(result.seed),
+            trial=result.trial,
+            loss=result.number("best", "loss_target") or 0.0,
             bits=bits,
             parameters=int(result.number("parameters", "trainable") or 0),
             study=json.loads(study.read_text(encoding="utf-8")) if study.exists() else {},
@@ -64,8 +68,7 @@ class Measured:
 def label(way: Way) -> str:
     """A method as a table names it."""
     _, method, rank, draws = way
-    name = "same layers in full" if method == "none" else method_label(method)
-    return name + (f" r={rank}" if rank else "") + (f", {draws}" if draws else "")
+    return method_label(method) + (f" r={rank}" if rank else "") + (f", {draws}" if draws else "")
 
 
 def order(way: Way) -> tuple[Any, ...]:
@@ -82,25 +85,22 @@ def chosen_rate(runs: list[Measured]) -> tuple[float, bool]:
     return best.lr, best.lr in (rates[0], rates[-1])
 
 
-def best_bits(runs: list[Measured]) -> list[float]:
-    """Bits of each seed at the rate with the highest mean, [] without runs."""
-    rates: dict[float, list[float]] = defaultdict(list)
+def best_rate(runs: list[Measured]) -> dict[int, float]:
+    """The loss of each seed at the rate with the lowest mean, {} without runs."""
+    rates: dict[float, dict[int, float]] = defaultdict(dict)
     for run in runs:
-        rates[run.lr].append(run.bits)
-    return max(rates.values(), key=statistics.fmean, default=[])
+        rates[run.lr][run.seed] = run.loss
+    return min(rates.values(), key=lambda losses: statistics.fmean(losses.values()), default={})
 
 
-def gap_closed(method: list[float], lora: list[float], ceiling: list[float]) -> tuple[float, float, float]:
-    """(method − LoRA) / (ceiling − LoRA) of mean bits, and its 95 % interval over resampled seeds."""
-
-    def share(means: list[Any]) -> Any:
-        return (means[0] - means[1]) / (means[2] - means[1])
-
-    groups = [np.array(values) for values in (method, lora, ceiling)]
-    rng = np.random.default_rng(0)
-    drawn = [group[rng.integers(len(group), size=(RESAMPLES, len(group)))].mean(1) for group in groups]
-    low, high = np.quantile(share(drawn), (0.025, 0.975))
-    return float(share([group.mean() for group in groups])), float(low), float(high)
+def gap_closed(method: dict[int, float], lora: dict[int, float], ceiling: dict[int, float]) -> str:
+    """The closed share of the gap, with its interval, over the seeds that all three have; empty if it has none."""
+    seeds = sorted(method.keys() & lora.keys() & ceiling.keys())
+    if not seeds:
+        return ""
+    share, interval = share_of_gap(*(np.array([part[seed] for seed in seeds]) for part in (lora, method, ceiling)))
+    ends = f" ({interval[0]:.0%} to {interval[1]:.0%})" if interval else ""
+    return "no gap" if share is None else f"{share:.0%}{ends}"
 
 
 def search_table(found: dict[Way, list[Measured]]) -> list[str]:
@@ -119,14 +119,16 @@ def seeds_table(found: dict[Way, list[Measured]]) -> list[str]:
     """The reported seeds, each shown, and what is derived from them."""
     heads = ("keys", "method", "trained", "lr", "bits of each seed", "mean", "gap closed", "exact", "book A", "rank")
     lines = [f"| {' | '.join(heads)} |", "| --- " * len(heads) + "|"]
-    for way, lr in sorted({(run.way, run.lr) for runs in found.values() for run in runs}, key=lambda x: order(x[0])):
+    rows = {(run.way, run.lr) for runs in found.values() for run in runs}
+    for way, lr in sorted(rows, key=lambda row: (order(row[0]), row[1])):
         runs = sorted((run for run in found[way] if run.lr == lr), key=lambda run: run.seed)
-        bits = [best_bits(found.get(end, [])) for end in ((way[0], "lora", 1, ""), (way[0], "none", 0, ""))]
-        own = [run.bits for run in runs]
-        gap = "{:.0%} ({:.0%} to {:.0%})".format(*gap_closed(own, *bits)) if all(bits) else ""
+        lora, ceiling = (
+            best_rate(found.get(end, [])) for end in ((way[0], "lora", 1, ""), (way[0], LAYERS_ONLY, 0, ""))
+        )
+        gap = gap_closed({run.seed: run.loss for run in runs}, lora, ceiling)
         cells = [
             str(way[0]), label(way), f"{runs[0].parameters:,}", f"{lr:g}",
-            " ".join(f"{value:,.0f}" for value in own), f"{statistics.fmean(own):,.0f}", gap,
+            " ".join(f"{run.bits:,.0f}" for run in runs), f"{statistics.fmean(run.bits for run in runs):,.0f}", gap,
             _mean(runs, "{:.0%}", lambda study: study["book_b"]["exact_match"]),
             _mean(runs, "{:.0%}", lambda study: study["book_a"]["exact_match"]),
             _mean(runs, "{:.1f}", mean_rank),
@@ -154,10 +156,10 @@ def report(folder: Path) -> str:
     search: dict[Way, list[Measured]] = defaultdict(list)
     reported: dict[Way, list[Measured]] = defaultdict(list)
     for run in map(Measured.of, (result for result in results if result.finished)):
-        (search if run.seed == SEARCH_SEED else reported)[run.way].append(run)
+        (search if run.trial else reported)[run.way].append(run)
     parts = []
     if search:
-        parts.append([f"Bits stored, seed {SEARCH_SEED} (the search)", "", *search_table(search)])
+        parts.append(["Bits stored in the search", "", *search_table(search)])
     if reported:
         parts.append(["Reported seeds", "", *seeds_table(reported)])
     return "\n\n".join("\n".join(lines) for lines in parts)
