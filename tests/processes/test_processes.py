@@ -30,6 +30,13 @@ METHODS = {  # SGD, unlike Adam, shows a gradient that is wrong by a factor
         "fnmodel.rosa.level=step",
         "fnmodel.rosa.every=4",
     ),
+    "one-sided": (
+        "fnmodel.rosa.adapt=b",
+        "fnmodel.rosa.basis=random",
+        "fnmodel.rosa.level=step",
+        "fnmodel.rosa.every=4",
+        "fnmodel.rosa.optimizer_state=rescale",
+    ),
 }
 DROPOUT = (
     "model.dropout=0.1", "logging.print_freq=4", "train.lr=1e-2", "train.micro_batch_size=2", "logging.samples=1",
@@ -40,6 +47,7 @@ SHARDED = {
     "layers": ("train.sharding=fsdp",),
     "lora": ("train.sharding=fsdp", "train.micro_batch_tokens=150"),
     "rosa": ("train.sharding=fsdp", "train.micro_batch_size=2"),
+    "one-sided": ("train.sharding=fsdp",),
 }
 STOPPED = f"exit {EXIT_INTERRUPTED}"
 
