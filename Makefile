@@ -6,7 +6,7 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 unexport PYTHON
 
 .DEFAULT_GOAL := help
-.PHONY: demo test slow-test slurm-test faults faults-quick lint bench clean help
+.PHONY: demo test slow-test slurm-test faults faults-quick lint bench study clean help
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  \1\t/p' Makefile | expand -t 18
@@ -51,6 +51,12 @@ lint: $(VENV)/.installed-dev ## ruff and mypy
 
 bench: $(VENV)/.installed-dev ## measure speed and memory on this machine: writes benchmarks/results
 	python benchmarks/run.py
+
+study: export RUNS ?= runs
+study: $(VENV)/.installed ## the capacity study's small form, about ten minutes on two cores: prints its table
+	python jobrunner.py --fn studies/capacity/small.yaml --local 2
+	python -m studies.capacity.measure $(RUNS)/capacity/phone_book --records $(RUNS)/capacity-records
+	python -m studies.capacity.report $(RUNS)/capacity-records
 
 clean: ## remove the environment, the demo and the caches
 	rm -rf $(VENV) demo .pytest_cache .mypy_cache .ruff_cache

@@ -1,7 +1,8 @@
-"""How cost grows: over 1, 4 and 16 times the data, and over the shapes of gpt2, -medium and -large."""
+"""How cost grows: over 1, 4 and 16 times the data, the shapes of gpt2, -medium and -large, and ranks of gpt2."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import subprocess
@@ -15,29 +16,19 @@ from benchmarks.row import ROOT, SHAPES, Memory, Row, run
 
 SAMPLES = 256  # of the smallest run; the others have 4 and 16 times as many
 TIMES = (1, 4, 16)
+RANKS = (0.025, 0.1, 0.4)  # ratios
 
 
 def measure(settings: Settings) -> dict[str, Any]:
     """Rows and, for each cost, the exponent of its growth: the slope of log cost over log size."""
-    data = [_in_own_process(SAMPLES * times, settings) for times in TIMES[: 2 if settings.quick else 3]]
+    count = 2 if settings.quick else 3
+    data = [_in_own_process(SAMPLES * times, settings) for times in TIMES[:count]]
     batch, length = (8, 512) if settings.device.type == "cuda" else (2, 128)
-    shapes = []
-    for shape in list(SHAPES)[: 2 if settings.quick else 3]:
-        found = run(Row("rosa", batch, length, shape, device=settings.device.type, rank=RANK))
-        entry = {"shape": shape}
-        if "error" in found:
-            shapes.append(entry | {"error": found["error"]})
-            continue
-        shapes.append(
-            entry
-            | {
-                "parameters": found["parameters"],
-                "step_seconds": median(found["seconds"]),
-                "factorise_seconds": found["setup_seconds"],
-                "peak_mib": found["peak_mib"],
-            }
-        )
-    complete = [row for row in shapes if "error" not in row]
+    row = Row("rosa", batch, length, device=settings.device.type, rank=RANK)
+    shapes = [_train({"shape": shape}, dataclasses.replace(row, shape=shape)) for shape in list(SHAPES)[:count]]
+    ranks = [_train({"rank": rank}, dataclasses.replace(row, rank=rank)) for rank in RANKS[:count]]
+    common = {"batch": f"{batch}x{length}", "method": "rosa"}
+    costs = ("step_seconds", "factorise_seconds", "peak_mib")
     return {
         "data": {
             "model": "tiny",
@@ -45,18 +36,27 @@ def measure(settings: Settings) -> dict[str, Any]:
             "rows": data,
             "exponents": _exponents(data, "samples", ("encode_seconds", "train_seconds", "peak_mib")),
         },
-        "shapes": {
-            "batch": f"{batch}x{length}",
-            "method": "rosa",
-            "rank": RANK,
-            "rows": shapes,
-            "exponents": _exponents(complete, "parameters", ("step_seconds", "factorise_seconds", "peak_mib")),
-        },
+        "shapes": {**common, "rank": RANK, "rows": shapes, "exponents": _exponents(shapes, "parameters", costs)},
+        "ranks": {**common, "shape": row.shape, "rows": ranks, "exponents": _exponents(ranks, "rank", costs)},
+    }
+
+
+def _train(entry: dict[str, Any], row: Row) -> dict[str, Any]:
+    """``entry`` with the costs of ``row``, or with its error."""
+    found = run(row)
+    if "error" in found:
+        return entry | {"error": found["error"]}
+    return entry | {
+        "parameters": found["parameters"],
+        "step_seconds": median(found["seconds"]),
+        "factorise_seconds": found["setup_seconds"],
+        "peak_mib": found["peak_mib"],
     }
 
 
 def _exponents(rows: list[dict[str, Any]], size: str, costs: tuple[str, ...]) -> dict[str, float]:
-    return {cost: round(exponent([(row[size], row[cost]) for row in rows]), 3) for cost in costs}
+    complete = [row for row in rows if "error" not in row]
+    return {cost: round(exponent([(row[size], row[cost]) for row in complete]), 3) for cost in costs}
 
 
 def exponent(points: list[tuple[float, float]]) -> float:
@@ -125,10 +125,14 @@ def table(figures: dict[str, Any]) -> list[list[str]]:
     for part, size, columns in (
         ("data", "samples", ("train_seconds", "encode_seconds", "peak_mib")),
         ("shapes", "shape", ("step_seconds", "factorise_seconds", "peak_mib")),
+        ("ranks", "rank", ("step_seconds", "factorise_seconds", "peak_mib")),
     ):
+        if part not in figures:  # an earlier version's record
+            continue
         for row in figures[part]["rows"]:
             cells = [row["error"], "–", "–"] if "error" in row else [f"{row[column]:,.4g}" for column in columns]
-            lines.append([f"{row[size]} {'samples' if size == 'samples' else ''}".strip(), *cells])
+            label = {"samples": f"{row[size]} samples", "rank": f"gpt2, rank ratio {row[size]}"}.get(size, row[size])
+            lines.append([label, *cells])
         powers = figures[part]["exponents"]
         lines.append([f"exponent over {part}", *(f"{powers[column]:.2f}" for column in columns)])
     return lines

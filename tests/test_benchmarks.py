@@ -202,6 +202,25 @@ def test_exponents_are_slopes_of_logarithms() -> None:
     assert growth.exponent([(1, 2.0), (4, 2.0), (16, 2.0)]) == pytest.approx(0)
 
 
+def test_growth_is_measured_over_data_models_and_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
+    def row(given: Any) -> dict[str, Any]:
+        if given.shape == "gpt2-large":
+            return {"error": "out of memory"}
+        size = growth.SHAPES[given.shape][0]
+        costs = {"seconds": [size * given.rank**0.5], "setup_seconds": size**3, "peak_mib": given.rank}
+        return {"parameters": size**2, **costs}
+
+    monkeypatch.setattr(growth, "run", row)
+    found = {"encode_seconds": 1.0, "train_seconds": 2.0, "peak_mib": 3.0}
+    monkeypatch.setattr(growth, "_in_own_process", lambda samples, _: {"samples": samples, **found})
+    figures = growth.measure(Settings(torch.device("cpu"), False, None, "tiny"))
+    assert figures["data"]["exponents"] == {"encode_seconds": 0, "train_seconds": 0, "peak_mib": 0}
+    assert figures["shapes"]["exponents"] == {"step_seconds": 0.5, "factorise_seconds": 1.5, "peak_mib": 0}
+    assert figures["ranks"]["exponents"] == {"step_seconds": 0.5, "factorise_seconds": 0, "peak_mib": 1}
+    labels = [line[0] for line in growth.table(figures)]
+    assert "gpt2, rank ratio 0.4" in labels and "exponent over ranks" in labels
+
+
 def test_ratios_are_those_of_the_figures(tmp_path: Path) -> None:
     speeds = {
         "expert fp32": (2.5, 1.0), "lora fp32": (3.0, 1.2), "rosa fp32": (2.25, 0.9),

@@ -52,6 +52,12 @@ def test_the_validation_split_has_the_loss_that_training_recorded(roots: list[st
         assert run.evaluation("test") is None
 
 
+def test_a_trial_of_a_search_is_evaluated_on_request_only(train: Any) -> None:
+    run = train("fnmodel.name=lora", "train.epochs=1", "output.search=true")
+    assert evaluate_run(run, FAST)[0] == "skipped" and not run.eval_file.exists()
+    assert evaluate_run(run, dataclasses.replace(FAST, force=True))[0] == "evaluated"
+
+
 def test_only_current_evaluations_are_skipped(roots: list[str], capsys: Any) -> None:
     def outcomes(options: Options) -> list[str]:
         assert evaluate_runs(roots, options) == 0

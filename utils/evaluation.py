@@ -109,7 +109,7 @@ def _failure(error: Exception, options: Options) -> str:
 
 
 def evaluate_run(run: Run, options: Options, check: Callable[[], None] = never) -> tuple[str, str]:
-    """Evaluate one run. Returns its status (evaluated or current) and a line about it.
+    """Evaluate one run. Returns its status (evaluated, current or skipped) and a line about it.
 
     ``check`` is called often, before anything is written. An exception that it raises stops the evaluation.
     """
@@ -120,6 +120,8 @@ def evaluate_run(run: Run, options: Options, check: Callable[[], None] = never) 
         "checkpoint_sha256": checkpoint_hash(run.best),
     }
     config = load_config(run.config_file)
+    if config.output.search and not options.force:
+        return "skipped", "a trial of a search; --force evaluates it"
     check_settings(run, config)
     current = not options.force and is_current(run, options.split, conditions)
     if not current or options.dataset_path:

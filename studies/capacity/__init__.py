@@ -1,4 +1,5 @@
 """The capacity study.
 
-``make_base`` trains its base model, ``measure`` collects its runs, ``report`` prints its tables.
+``make_base`` trains its base model, ``measure`` collects its runs, ``draws`` finds what later draws overwrite, and
+``report`` prints the tables.
 """

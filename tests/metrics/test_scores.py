@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from sacrebleu.metrics.bleu import BLEU as SacreBLEU
 
 from utils.errors import UserError
-from utils.metrics import OFFICIAL, Scorer, applicable, metrics, score
+from utils.metrics import OFFICIAL, Scorer, applicable, main_scores, metrics, score
 from utils.metrics.bleu import BLEU
 from utils.metrics.cider import CIDEr
 from utils.metrics.distinct import Distinct
@@ -210,6 +210,13 @@ def test_distinct_n_and_length_ratio_by_hand() -> None:
     assert found == {"distinct_1": 2 / 5, "distinct_2": 2 / 3, "length_ratio": 5 / (3 + 2)}
     assert Distinct([["a"]]).score([""]) == {"distinct_1": 0.0, "distinct_2": 0.0}
     assert LengthRatio([["a b"]]).score([""]) == {"length_ratio": 0.0}
+
+
+def test_exact_match_counts_equal_texts_and_is_on_request_only() -> None:
+    references = [["12"], ["3", "4"], ["5"], ["é"]]
+    assert score([" 12\n", "4", "55", "É"], references, names=["exact_match"]) == {"exact_match": 0.5}
+    assert "exact_match" not in (*applicable(None), *main_scores()) and "exact_match" in metrics()
+    assert applicable(None, ["exact_match"]) == main_scores(["exact_match"]) == ("exact_match",)
 
 
 def test_invalid_arguments_are_refused() -> None:

@@ -224,6 +224,8 @@ def test_no_text_overlaps_or_leaves_the_page(tmp_path: Path) -> None:
     for method in ("rosa", "lora", "a_method_with_quite_a_long_name_$x$"):
         for rank in (0.0125, 0.025, 0.05, 0.1, 1, 128):
             write_run(tmp_path, method=method, rank=rank, loss=1 + rank / 50)
+            for rate in (1e-4, 3e-4, 1e-3) if rank in (0.05, 128) else ():
+                write_run(tmp_path, method=method, rank=rank, config={"train.lr": rate, "output.search": True})
     write_run(tmp_path, method="none")
     write_run(tmp_path, rank=128, config={"fnmodel.rosa.sample_method": "bottom"})
     for name in plots():

@@ -83,6 +83,29 @@ for step in range(100):
 """
 
 
+# A search whose trials take no time: the loss is a function of the rate, with its optimum outside of the grid.
+TRAINER = """
+import json, math, os, sys
+from pathlib import Path
+given = dict(word.split("=") for word in sys.argv[1:])
+run = Path("trained", "-".join(sys.argv[1:])).absolute()
+run.mkdir(parents=True)
+Path(os.environ["ROSA_RUN_POINTER"]).write_text(f"{run}\\n")
+loss = math.log(float(given["lr"]) / 0.03) ** 2
+(run / "run.json").write_text(json.dumps({"status": "finished", "best": {"loss": loss}}))
+"""
+SEARCH = """
+state: ${RUNS:-runs}/.jobs
+groups:
+  - name: find
+    command: python -I -S trainer.py
+    search: {keys: {lr: [0.003, 0.01]}, seed: 100, seeds: [0, 1], factor: 2}
+  - name: table
+    after: find
+    paralleljobs: [ls trained > seen]
+"""
+
+
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with blanks and a percent sign in its name, that holds the project's programs and the sweep."""
@@ -146,6 +169,22 @@ def test_a_sweep_from_submission_to_table(cluster: str, project: Path) -> None:
     check_what_is_recorded()
     retry_with_the_data(project, long)
     check_the_tables()
+
+
+def test_a_search_goes_on_by_itself(cluster: str, project: Path) -> None:
+    """One call: each later step is sent from a node, by the job of the search."""
+    (project / "jobs.yaml").write_text(SEARCH)
+    (project / "trainer.py").write_text(TRAINER)
+    sent = jobrunner("--fn", "jobs.yaml")
+    assert sent.returncode == 0, sent.stderr
+    assert "which goes on with the search" in sent.stdout
+    wait_for((project / "seen").exists)
+    wait_for(lambda: all(state == "done" for found in states().values() for state in found))
+    runs = (project / "seen").read_text().split()
+    chosen = {re.search(r"lr=([^-]+)", name)[1] for name in runs if "search" not in name}
+    (rate,) = chosen
+    assert 0.5 < float(rate) / 0.03 < 2 and sum("search" not in name for name in runs) == 2
+    assert jobrunner("--fn", "jobs.yaml").stdout.endswith("nothing to send\n")
 
 
 def submit_all_but_the_refused() -> None:

@@ -198,7 +198,11 @@ def test_the_papers_sweep(monkeypatch: pytest.MonkeyPatch) -> None:
     assert {tuple(item.get(key) for key in keys) for item in published} == expected
     assert len(published) == len(expected)
 
-    overrides = [job.overrides for job in sweep.jobs if "dataset.name" in job.overrides]
+    monkeypatch.setattr("utils.slurm.sweep.file.recorded_loss", lambda *_: 1.0)  # every search can choose
+    known = sweep.again()
+    assert all(group.settled for group in known.groups)
+    overrides = [job.overrides for job in known.jobs if "dataset.name" in job.overrides]
+    assert {item["fnmodel.params.bias"] for item in overrides} == {"none"}, "equally many trainable parameters"
     seen = {key: {item[key] for item in overrides} for key in ("dataset.name", "model.name", "fnmodel.name")}
     assert seen["dataset.name"] == {"e2e", "eli5"}
     assert seen["model.name"] == {"gpt2", "gpt2-medium", "gpt2-large"}
@@ -206,16 +210,15 @@ def test_the_papers_sweep(monkeypatch: pytest.MonkeyPatch) -> None:
     for data in seen["dataset.name"]:
         for model in seen["model.name"]:
             here = [item for item in overrides if (item["dataset.name"], item["model.name"]) == (data, model)]
-            for method, sampling in [("lora", None), ("rosa", "random"), ("rosa", "bottom")]:
-                own = [
-                    item
-                    for item in here
-                    if (item["fnmodel.name"], item.get("fnmodel.rosa.sample_method")) == (method, sampling)
-                ]
-                assert {item["fnmodel.params.rank"] for item in own} == {0.0125, 0.025, 0.05, 0.1, 0.2}
-                assert len({item["seed"] for item in own}) >= 3
-                assert len({item["train.lr"] for item in own}) >= 3
-            assert len({item["train.lr"] for item in here if item["fnmodel.name"] == "none"}) >= 3
+            for method in [("lora",), ("rosa", "random"), ("rosa", "bottom"), ("rosa", "never"), ("none",)]:
+                variants = ("fnmodel.name", "fnmodel.rosa.sample_method", "fnmodel.rosa.level")
+                own = [item for item in here if tuple(item[key] for key in variants if key in item) == method]
+                ranks = {0.0125, 0.025, 0.05, 0.1, 0.2} if method != ("none",) else {None}
+                assert {item.get("fnmodel.params.rank") for item in own} == ranks
+                trials = [item for item in own if item.get("output.search")]
+                final = {item["seed"] for item in own if item not in trials}
+                assert len(final) >= 3 and final.isdisjoint(item["seed"] for item in trials)
+                assert len({item["train.lr"] for item in trials}) >= 4
     training = [group.name for group in sweep.groups if group.jobs[0].overrides]
     evaluation = [group for group in sweep.groups if "eval.py" in group.jobs[0].command]
     assert sorted(name for group in evaluation for name in group.after) == sorted(training)

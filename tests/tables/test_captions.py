@@ -42,6 +42,7 @@ def test_differences_to_a_method_with_ranks_are_to_the_same_rank_only(tmp_path: 
         (tmp_path / "e2e_nlg" / "results.md")
         .read_text(encoding="utf-8")
         .split("## difference to LoRA of the same rank")[1]
+        .split("## ")[0]
     )
     assert [line.split(" | ")[0] for line in second.splitlines() if line.startswith("| ")][2:] == ["| ROSA"]
 

@@ -104,6 +104,12 @@ def metrics_of(name: Any) -> tuple[str, ...]:
     return source.metrics if source else ()
 
 
+def target_bits_of(name: Any) -> float | None:
+    """The information in a target of the data set ``name``, in bits; None if it is not known."""
+    source = sources().get(name) if isinstance(name, str) else None
+    return source.target_bits if source else None
+
+
 def refuse_path(name: str, path: Path | None) -> None:
     """Raise UserError for a path given to the generated data set ``name``."""
     if path is not None:

@@ -39,6 +39,7 @@ class Metric(ABC):
     decimals: ClassVar[int] = 4
     note: ClassVar[str] = ""  # a sentence for the caption of a table with the main score
     additive: ClassVar[bool] = True  # False: the score is not a function of the sum over items; no bootstrap
+    on_request: ClassVar[bool] = False  # True: computed and shown only where a data set or a user names it
     background: ClassVar[bool] = False  # True: worker processes compute it, so it starts before the other metrics
 
     def __init__(self, references: Sequence[Sequence[str]], sources: Sequence[str] | None = None) -> None:
@@ -88,19 +89,20 @@ def metrics() -> dict[str, type[Metric]]:
 
 
 def applicable(sources: Sequence[str] | None, names: Iterable[str] = ()) -> tuple[str, ...]:
-    """The scores in ``names`` that can be computed for texts made from ``sources``. Empty ``names`` means all scores.
+    """The scores in ``names`` that can be computed for texts made from ``sources``.
 
-    Raises UserError for an unknown name.
+    Empty ``names`` means all scores but those on request. Raises UserError for an unknown name.
     """
-    return tuple(name for name in tuple(names) or metrics() if _metric(name).applies(sources))
+    wanted = tuple(names) or tuple(name for name, metric in metrics().items() if not metric.on_request)
+    return tuple(name for name in wanted if _metric(name).applies(sources))
 
 
 def main_scores(names: Sequence[str] = ()) -> tuple[str, ...]:
     """The scores to show for a data set that lists ``names``.
 
-    If it lists none, the main score of each metric that has a better direction.
+    If it lists none, the main score of each metric that has a better direction and is not on request.
     """
-    scores = metrics().items()
+    scores = [(name, metric) for name, metric in metrics().items() if not metric.on_request]
     return tuple(names) or tuple(n for n, metric in scores if metric.better != NEITHER and n == metric.names[0])
 
 

@@ -43,6 +43,7 @@ class PlotData:
     metric_given: bool = False  # False: ``metric`` is the default
     loss: str = "loss"  # the key of the loss that all these runs share
     notes: list[str] = field(default_factory=list)
+    trials: list[Row] = field(default_factory=list)  # of searches; they are not in ``rows``
 
     @property
     def methods(self) -> list[str]:
@@ -159,14 +160,15 @@ def load_plot_data(folder: str | Path, metric: str | None = None) -> list[PlotDa
         raise UserError(f"no run under {folder} has finished, so there is nothing to draw.\n{lines}")
     known = all_columns(finished)
     mixed = mixed_losses(finished)
-    rows, repeated = rows_of(finished)
-    compute_statistics(rows, known.values())
+    rows, repeated = rows_of(result for result in finished if not result.trial)
+    trials, _ = rows_of(result for result in finished if result.trial)
+    compute_statistics([*rows, *trials], known.values())
     left_out += [f"{omission.run.path}: {omission.reason}" for omission in repeated]
     column = _metric(metric, known, rows, mixed)
     notes = [limit_note] if limit_note and not column.key.startswith("val") else []
     notes += [f"left out: {line}" for line in left_out]
     loss = "loss_target" if mixed else "loss"
-    models = sorted({row.first.model for row in rows})
+    models = sorted({row.first.model for row in [*rows, *trials]})
     return [
         PlotData(
             datasets[0],
@@ -176,6 +178,7 @@ def load_plot_data(folder: str | Path, metric: str | None = None) -> list[PlotDa
             metric is not None,
             loss,
             notes if i == 0 else [],
+            [row for row in trials if row.first.model == model],
         )
         for i, model in enumerate(models)
     ]

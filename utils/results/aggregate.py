@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import statistics
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -154,23 +154,28 @@ def differing(rows: list[Row]) -> list[str]:
 
 
 def set_baselines(rows: list[Row], method: str) -> None:
-    """Set the baseline of each row: a row of ``method`` with the same model, and with no rank or the same rank.
-
-    Of several, the one with the fewest different settings is used, then the one with the lowest validation loss. A row
-    without a candidate has no baseline.
-    """
+    """Set the baseline of each row to its ``counterpart`` of ``method``. A row without one has no baseline."""
     for row in rows:
-        candidates = [
-            other
-            for other in rows
-            if (other.first.method, other.first.model) == (method, row.first.model)
-            and (other.first.rank is None or as_typed(other.first.rank) == as_typed(row.first.rank))
-        ]
-        row.baseline = min(candidates, key=lambda other: _distance(row, other), default=None)
+        row.baseline = counterpart(row, rows, method)
 
 
-def _distance(row: Row, other: Row) -> tuple[Any, ...]:
-    common = row.settings.keys() & other.settings.keys()
+def counterpart(row: Row, rows: Iterable[Row], method: str, free: Container[str] = ()) -> Row | None:
+    """The row of ``method`` to compare ``row`` with: of the same model, and with no rank or the same rank.
+
+    Of several, the one with the fewest different settings is used, then the one with the lowest validation loss.
+    ``free``: settings that may differ.
+    """
+    candidates = [
+        other
+        for other in rows
+        if (other.first.method, other.first.model) == (method, row.first.model)
+        and (other.first.rank is None or as_typed(other.first.rank) == as_typed(row.first.rank))
+    ]
+    return min(candidates, key=lambda other: _distance(row, other, free), default=None)
+
+
+def _distance(row: Row, other: Row, free: Container[str]) -> tuple[Any, ...]:
+    common = [key for key in row.settings.keys() & other.settings.keys() if key not in free]
     differences = sum(as_typed(row.settings[key]) != as_typed(other.settings[key]) for key in common)
     loss = other.statistics.get("val_loss")
     return (row is not other, differences, loss.mean if loss else float("inf"), other.sort_key())

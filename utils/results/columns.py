@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from utils.data import metrics_of
+from utils.data import metrics_of, target_bits_of
 from utils.metrics import HIGHER, LOWER, NEITHER, main_scores, metrics
 from utils.results.read import SPLIT, Result, printable_line
 from utils.runs import finite
@@ -77,6 +78,22 @@ def _loss_columns(key: str, header: str, better: int, decimals: int, source: str
     ]
 
 
+def stored_bits(result: Result) -> float | None:
+    """How much of the information in the validation targets the best checkpoint has stored, in bits; at least 0.
+
+    The targets' information (``DataSource.target_bits``) minus the loss on them. None if that information is not known.
+    """
+    bits, loss = target_bits_of(result.dataset), result.number("best", "loss_target")
+    samples, tokens = (result.number("data", "validation", key) for key in ("samples", "target_tokens"))
+    if bits is None or loss is None or samples is None or tokens is None:
+        return None
+    return max(0.0, samples * bits - loss * tokens / math.log(2))
+
+
+_STORED = Column(
+    "stored_bits", "bits stored", HIGHER, 0, stored_bits,
+    note="Bits stored: the information in the validation targets minus the loss on them, summed over pairs.",
+)  # fmt: skip
 _LOSSES: tuple[Column, ...] = (
     *_loss_columns("loss", "val loss", LOWER, 4, "best"),
     *_loss_columns("perplexity", "val ppl", LOWER, 3, "best"),
@@ -99,7 +116,7 @@ OWN_LOSS = ("val_loss", "val_perplexity", "test_loss", "test_perplexity")
 
 def all_columns(results: Iterable[Result]) -> dict[str, Column]:
     """Every column by key: losses, the scores of each metric, costs, and other numbers in scores.json."""
-    known = {column.key: column for column in (*_LOSSES, *_scores(), *_TIMINGS)}
+    known = {column.key: column for column in (_STORED, *_LOSSES, *_scores(), *_TIMINGS)}
     for result in results:
         for key, value in result.scores.items():
             if key not in known and key != "items" and finite(value) is not None:  # a metric that is not installed
@@ -132,7 +149,8 @@ def default_columns(dataset: str, mixed: bool) -> tuple[str, ...]:
     losses: tuple[str, ...] = ("val_loss", "test_perplexity")
     if mixed:
         losses = tuple(f"{key}_{tokens}" for key in losses for tokens in ("target", "all"))
-    return (*losses, *main_scores(metrics_of(dataset)), *_COST)
+    stored = () if target_bits_of(dataset) is None else (_STORED.key,)
+    return (*stored, *losses, *main_scores(metrics_of(dataset)), *_COST)
 
 
 def mixed_losses(results: Iterable[Result]) -> bool:

@@ -49,6 +49,11 @@ class Result:
         return self.record["status"] == "finished"
 
     @property
+    def trial(self) -> bool:
+        """Whether it is a trial of a search, which shows only how its settings were chosen."""
+        return self.settings.get("output.search") is True
+
+    @property
     def dataset(self) -> str:
         return printable_line(self.record.get("dataset") or self.settings.get("dataset.name") or "unknown")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from utils.results.read import printable_line
-from utils.tables.layout import Cell, Grid, Table
+from utils.tables.layout import GAP_TITLE, Cell, Grid, Table
 from utils.text import slug
 
 _MAX_COLUMNS = 6  # measured columns that are readable on one page
@@ -58,7 +58,8 @@ def to_latex(table: Table) -> str:
     two tables, quality and cost.
     """
     parts = ["% Needs \\usepackage{booktabs} and \\usepackage{graphicx}."]
-    pieces = [piece for i, grid in enumerate(table.grids) for piece in (_split(grid) if i == 0 else [(grid, "delta")])]
+    names = ["gap" if grid.title == GAP_TITLE else "delta" for grid in table.grids[1:]]
+    pieces = [*_split(table.grids[0]), *zip(table.grids[1:], names, strict=True)]
     best = ["Bold: best in its column"] if table.has_best else []
     for i, (grid, name) in enumerate(pieces):
         caption = [grid.title, *table.notes, *best] if i == 0 else [f"{table.dataset}: {grid.title}"]

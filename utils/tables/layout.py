@@ -10,12 +10,14 @@ from dataclasses import dataclass, field
 
 from utils.results.aggregate import Row, best_rows, compute_statistics, differing, rows_of, set_baselines
 from utils.results.columns import Column, all_columns, default_columns, mixed_losses
+from utils.results.gap import Closed, closed_shares
 from utils.results.methods import UNTRAINED, method_label
 from utils.results.read import Omission, Result, as_typed, keep_one_limit
-from utils.tables.notes import Scope, notes_of, readable
+from utils.tables.notes import Scope, gap_notes, notes_of, readable
 from utils.tables.order import check_name, sort_rows
 from utils.text import human
 
+GAP_TITLE = "gap between LoRA and full training"
 _FOLDER = re.compile(r"(?<![^\s'\"(=:])~?/(?:[^\s/'\"]+/)+")  # the folder of an absolute path
 
 
@@ -53,6 +55,7 @@ class Table:
     grids: list[Grid] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     omissions: list[Omission] = field(default_factory=list)
+    closed: list[Closed] = field(default_factory=list)
 
     @property
     def has_best(self) -> bool:
@@ -90,6 +93,8 @@ def make_table(
     Raises:
         UserError: an unknown column or sort key. The message lists the known ones.
     """
+    trials = [result for result in results if result.trial]
+    results = [result for result in results if not result.trial]
     finished, limit_note = keep_one_limit([result for result in results if result.finished])
     rows, repeated = rows_of(finished)
     known = all_columns(finished)
@@ -109,9 +114,18 @@ def make_table(
         csv_columns = printed = [known[key] for key in columns]
     table = Table(dataset, rows, csv_columns, settings)
     table.notes = notes_of(rows, printed, settings, scope) + ([limit_note] if limit_note else [])
+    if trials:
+        seeds = ", ".join(sorted({as_typed(trial.seed) for trial in trials}))
+        table.notes.append(f"{len(trials)} trials of searches (seed {seeds}) are not in the table.")
+    loss = known["val_loss_target" if scope.mixed else "val_loss"]
+    table.closed = closed_shares(rows, loss)
+    table.notes += gap_notes(rows, table.closed, loss)
     table.grids = [_main_grid(table, printed, scope), *_delta_grids(table, printed, baseline, scope)]
+    table.grids += [_gap_grid(table)] if table.closed else []
     repeated_paths = {omission.run.path for omission in repeated}
     incomplete = [r for r in results if not r.finished]
+    if not rows:
+        repeated += [Omission(trial.run, "a trial of a search") for trial in trials]
     incomplete += [r for r in finished if r.problems and r.run.path not in repeated_paths]
     table.omissions = [*(Omission(r.run, "; ".join(r.problems)) for r in incomplete), *repeated, *unreadable]
     return table
@@ -193,3 +207,23 @@ def _delta_grids(table: Table, columns: list[Column], baseline: str, scope: Scop
     measured = len(header)
     header += [Cell(f"Δ {column.heading}") for column in usable]
     return [Grid(title, header, [cells[i] for i in kept], _blocks(rows), measured)]
+
+
+def _gap_grid(table: Table) -> Grid:
+    """The share of the gap that each method closes."""
+    header, cells = _leading_columns(table)
+    measured = len(header)
+    header += [Cell("gap closed"), Cell("95 % interval"), Cell("seeds")]
+    rows = []
+    for closed in table.closed:
+        line = cells[next(i for i, row in enumerate(table.rows) if row is closed.row)]
+        share = "no gap" if closed.share is None else percent(closed.share)
+        interval = "" if closed.interval is None else " to ".join(map(percent, closed.interval))
+        number = closed.share is not None
+        rows.append([*line, Cell(share, number=number), Cell(interval), Cell(str(closed.seeds), number=True)])
+    return Grid(GAP_TITLE, header, rows, _blocks([closed.row for closed in table.closed]), measured)
+
+
+def percent(share: float) -> str:
+    """A share in percent with a true minus sign."""
+    return f"{100 * share:.0f} %".replace("-", "−")

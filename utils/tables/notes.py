@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from utils.metrics import NEITHER
 from utils.results.aggregate import Row
 from utils.results.columns import LOSS_UNIT, OWN_LOSS, Column
-from utils.results.methods import UNTRAINED
+from utils.results.gap import SAMPLES, Closed, unequal
+from utils.results.methods import UNTRAINED, method_label
 from utils.results.read import as_typed, printable_line
 from utils.runs import finite
+from utils.text import human
 
 DECODING = "decoding."
 
@@ -110,3 +112,27 @@ def _about_scope(columns: list[Column], scope: Scope) -> Iterator[str]:
         yield f"Hardware{differ}: {'; '.join(scope.hardware)}."
     if scope.references > 1:
         yield "Runs were scored against different references: their scores are not comparable."
+
+
+def gap_notes(rows: list[Row], closed: list[Closed], column: Column) -> Iterator[str]:
+    """What the share of a closed gap means, and which rows do not have as many trainable parameters as LoRA.
+
+    Args:
+        column: the loss.
+    """
+    if closed:
+        ceilings = " or ".join(dict.fromkeys(method_label(one.ceiling.first.method) for one in closed))
+        yield (
+            f"Gap closed: (LoRA − method) / (LoRA − {ceilings}) of the {column.header}, LoRA of the same rank, over "
+            f"the seeds that all three have; {SAMPLES:,} bootstrap samples of seeds."
+        )
+    different = [
+        f"{method_label(row.first.method)} {as_typed(row.first.rank)} {human(row.parameters or 0)}, "
+        f"LoRA {human(lora.parameters or 0)}"
+        for row, lora in unequal(rows)
+    ]
+    if different:
+        yield (
+            f"Trainable parameters differ by more than 1 % from those of LoRA of the same rank: "
+            f"{'; '.join(dict.fromkeys(different))}."
+        )

@@ -24,6 +24,7 @@ def to_csv(table: Table) -> str:
     names += ["group", "seeds", "n", "parameters_total", "parameters_trainable", "adapted_layers"]
     for column in table.columns:
         names += [f"{column.key}_{part}" for part in ("mean", "std", "n", "delta")]
+    names += ["gap_closed", "gap_closed_low", "gap_closed_high"] if table.closed else []
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow([_escape_formula(name) for name in [*names, "baseline"]])
@@ -38,6 +39,9 @@ def to_csv(table: Table) -> str:
             statistic = row.statistics.get(column.key)
             line += [statistic.mean, statistic.std, statistic.n] if statistic else [None, None, 0]
             line.append(row.delta(column.key) if column.quality else None)
+        if table.closed:
+            closed = next((one for one in table.closed if one.row is row), None)
+            line += [closed.share, *(closed.interval or (None, None))] if closed else [None, None, None]
         line.append(row.baseline.first.group if row.baseline else None)
         writer.writerow([_escape_formula(value) if isinstance(value, str) else value for value in line])
     return buffer.getvalue()

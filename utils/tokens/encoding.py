@@ -58,7 +58,9 @@ class Encoded:
         shared = 0 if self.documents is None else len(self) - 1  # neighbouring blocks share a token
         tokens, longest = sum(self.lengths) - shared, max(self.lengths, default=0)
         counts = {"samples": len(self), "tokens": tokens, "longest": longest}
-        return {**counts, "cut": self.cut, **({} if self.documents is None else {"documents": self.documents})}
+        if self.documents is not None:
+            return {**counts, "cut": self.cut, "documents": self.documents}
+        return {**counts, "target_tokens": tokens - sum(s.prompt_length for s in self.samples), "cut": self.cut}
 
 
 def encode(examples: Sequence[Example], tokenizer: Any, seq_len: int) -> Encoded:

@@ -1,0 +1,174 @@
+"""Print the study's tables from its committed records.
+
+    python -m studies.capacity.report [RECORDS]
+
+The first table has the trials of the search: bits stored at each learning rate. The second has the reported seeds, and
+the share of the gap between LoRA and the ceiling that each method closes, with a 95 % interval over seeds.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import sys
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from utils.errors import UserError, run_cli
+from utils.fnmodel import LAYERS_ONLY
+from utils.results.columns import stored_bits
+from utils.results.gap import share_of_gap
+from utils.results.methods import method_label, method_order
+from utils.results.read import Result, read_results
+
+RECORDS = Path(__file__).parent / "records"
+Way = tuple[int, str, int, str]  # keys of the book, method, rank (0: none), steps between resamples
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One run: what was trained, and its results. ``study`` is study.json, {} where there is none."""
+
+    way: Way
+    lr: float
+    seed: int
+    trial: bool
+    loss: float
+    bits: float
+    parameters: int
+    study: dict[str, Any]
+
+    @classmethod
+    def of(cls, result: Result) -> Measured:
+        """Raises UserError for a run that is not of the study."""
+        bits, settings = stored_bits(result), result.settings
+        if bits is None:
+            raise UserError(f"{result.run.path} is not a finished run of the study: it has no bits stored")
+        draws = ""
+        if result.method == "rosa":
+            level, every = settings["fnmodel.rosa.level"], settings["fnmodel.rosa.every"]
+            draws = "never" if level == "never" else f"{level} {every}"
+        study = result.run.path / "study.json"
+        return cls(
+            way=(settings.get("dataset.size") or 200, result.method, int(result.rank or 0), draws),
+            lr=float(settings["train.lr"]),
+            seed=int(result.seed),
+            trial=result.trial,
+            loss=result.number("best", "loss_target") or 0.0,
+            bits=bits,
+            parameters=int(result.number("parameters", "trainable") or 0),
+            study=json.loads(study.read_text(encoding="utf-8")) if study.exists() else {},
+        )
+
+
+def label(way: Way) -> str:
+    """A method as a table names it."""
+    _, method, rank, draws = way
+    return method_label(method) + (f" r={rank}" if rank else "") + (f", {draws}" if draws else "")
+
+
+def order(way: Way) -> tuple[Any, ...]:
+    """Tables are sorted by the book's size, the method, the rank, and the steps between resamples."""
+    size, method, rank, draws = way
+    steps = draws.rpartition(" ")[2]
+    return (-size, method_order(method), rank, int(steps) if steps.isdigit() else 10**9)
+
+
+def chosen_rate(runs: list[Measured]) -> tuple[float, bool]:
+    """The rate with the most bits, and whether it lies at an end of its grid."""
+    best = max(runs, key=lambda run: run.bits)
+    rates = sorted({run.lr for run in runs})
+    return best.lr, best.lr in (rates[0], rates[-1])
+
+
+def best_rate(runs: list[Measured]) -> dict[int, float]:
+    """The loss of each seed at the rate with the lowest mean, {} without runs."""
+    rates: dict[float, dict[int, float]] = defaultdict(dict)
+    for run in runs:
+        rates[run.lr][run.seed] = run.loss
+    return min(rates.values(), key=lambda losses: statistics.fmean(losses.values()), default={})
+
+
+def gap_closed(method: dict[int, float], lora: dict[int, float], ceiling: dict[int, float]) -> str:
+    """The closed share of the gap, with its interval, over the seeds that all three have; empty if it has none."""
+    seeds = sorted(method.keys() & lora.keys() & ceiling.keys())
+    if not seeds:
+        return ""
+    share, interval = share_of_gap(*(np.array([part[seed] for seed in seeds]) for part in (lora, method, ceiling)))
+    ends = f" ({interval[0]:.0%} to {interval[1]:.0%})" if interval else ""
+    return "no gap" if share is None else f"{share:.0%}{ends}"
+
+
+def search_table(found: dict[Way, list[Measured]]) -> list[str]:
+    """Bits stored at each rate, of the search's seed; the chosen rate is bold, and marked where it is at an end."""
+    rates = sorted({run.lr for runs in found.values() for run in runs})
+    lines = [f"| keys | method | {' | '.join(f'{rate:g}' for rate in rates)} |", "| --- " * (len(rates) + 2) + "|"]
+    for way in sorted(found, key=order):
+        best, at_end = chosen_rate(found[way])
+        bits = {run.lr: f"{run.bits:,.0f}" for run in found[way]}
+        bits[best] = f"**{bits[best]}**" + (" (end)" if at_end else "")
+        lines.append(f"| {way[0]} | {label(way)} | {' | '.join(bits.get(rate, '') for rate in rates)} |")
+    return lines
+
+
+def seeds_table(found: dict[Way, list[Measured]]) -> list[str]:
+    """The reported seeds, each shown, and what is derived from them."""
+    heads = ("keys", "method", "trained", "lr", "bits of each seed", "mean", "gap closed", "exact", "book A", "rank")
+    lines = [f"| {' | '.join(heads)} |", "| --- " * len(heads) + "|"]
+    rows = {(run.way, run.lr) for runs in found.values() for run in runs}
+    for way, lr in sorted(rows, key=lambda row: (order(row[0]), row[1])):
+        runs = sorted((run for run in found[way] if run.lr == lr), key=lambda run: run.seed)
+        lora, ceiling = (
+            best_rate(found.get(end, [])) for end in ((way[0], "lora", 1, ""), (way[0], LAYERS_ONLY, 0, ""))
+        )
+        gap = gap_closed({run.seed: run.loss for run in runs}, lora, ceiling)
+        cells = [
+            str(way[0]), label(way), f"{runs[0].parameters:,}", f"{lr:g}",
+            " ".join(f"{run.bits:,.0f}" for run in runs), f"{statistics.fmean(run.bits for run in runs):,.0f}", gap,
+            _mean(runs, "{:.0%}", lambda study: study["book_b"]["exact_match"]),
+            _mean(runs, "{:.0%}", lambda study: study["book_a"]["exact_match"]),
+            _mean(runs, "{:.1f}", mean_rank),
+        ]  # fmt: skip
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+def mean_rank(study: dict[str, Any]) -> float:
+    """The numerical rank of ΔW, averaged over layers."""
+    return statistics.fmean(layer["rank"] for layer in study["change"]["layers"].values())
+
+
+def _mean(runs: list[Measured], form: str, value: Any) -> str:
+    """The mean over the runs that were measured, empty if none was."""
+    values = [value(run.study) for run in runs if run.study]
+    return form.format(statistics.fmean(values)) if values else ""
+
+
+def report(folder: Path) -> str:
+    """Both tables as Markdown. Raises UserError if a record cannot be read or is not of the study."""
+    results, unreadable = read_results([folder])
+    if unreadable:
+        raise UserError(f"{unreadable[0].run.path}: {unreadable[0].reason}")
+    search: dict[Way, list[Measured]] = defaultdict(list)
+    reported: dict[Way, list[Measured]] = defaultdict(list)
+    for run in map(Measured.of, (result for result in results if result.finished)):
+        (search if run.trial else reported)[run.way].append(run)
+    parts = []
+    if search:
+        parts.append(["Bits stored in the search", "", *search_table(search)])
+    if reported:
+        parts.append(["Reported seeds", "", *seeds_table(reported)])
+    return "\n\n".join("\n".join(lines) for lines in parts)
+
+
+def main() -> None:
+    """Print the tables."""
+    print(report(Path(sys.argv[1]) if len(sys.argv) > 1 else RECORDS))
+
+
+if __name__ == "__main__":
+    run_cli(main)

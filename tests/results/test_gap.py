@@ -1,0 +1,92 @@
+"""The share of the gap between LoRA and full training that a method closes, and what makes a comparison unfair."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.records import csv_of, row_of, write_run
+from utils.results.gap import share_of_gap
+from utils.tables import compile_results
+
+LOSSES = {"lora": [1.30, 1.36, 1.32], "rosa": [1.22, 1.20, 1.27], "none": [1.10, 1.12, 1.08]}
+
+
+def write(folder: Path, method: str, losses: list[float], first: int = 0, **more: object) -> None:
+    record = {"parameters": {"total": 10_000, "trainable": more.pop("trainable", 1000), "adapted_layers": 4}}
+    for seed, loss in enumerate(losses, first):
+        write_run(folder, method=method, rank=4, seed=seed, loss=loss, record=record, **more)  # type: ignore[arg-type]
+
+
+def page(folder: Path) -> str:
+    return (folder / "e2e_nlg" / "results.md").read_text(encoding="utf-8")
+
+
+def test_the_share_and_its_interval_are_those_of_every_resample() -> None:
+    """Compared with all 5^5 resamples of five seeds, which are equally likely."""
+    lora, method, ceiling = np.array([[2.1, 2.0, 2.3, 2.2, 1.9], [1.8, 1.7, 1.7, 2.0, 1.8], [1.5, 1.6, 1.4, 1.5, 1.5]])
+    share, interval = share_of_gap(lora, method, ceiling)
+    assert share == pytest.approx((2.1 - 1.8) / (2.1 - 1.5), rel=1e-12)
+    every = np.array(list(itertools.product(range(5), repeat=5)))
+    shares = [(lora[i].mean() - method[i].mean()) / (lora[i].mean() - ceiling[i].mean()) for i in every]
+    assert interval == pytest.approx(np.quantile(shares, (0.025, 0.975)), abs=0.02)
+    assert interval[0] < share < interval[1]
+
+
+def test_without_a_gap_or_with_one_seed_nothing_is_claimed() -> None:
+    low, high = np.array([1.0, 1.1]), np.array([2.0, 2.1])
+    assert share_of_gap(low, low, high) == (None, None)
+    assert share_of_gap(high[:1], low[:1], low[:1]) == (1.0, None)
+    assert share_of_gap(np.array([2.0, 1.0]), low, np.array([1.0, 1.5])) == (pytest.approx(0.45 / 0.25), None)
+
+
+def test_the_table_shows_the_share_over_the_seeds_that_all_have(tmp_path: Path) -> None:
+    for method, losses in LOSSES.items():
+        write(tmp_path, method, losses)
+    write(tmp_path, "rosa", [9.0], first=7)  # LoRA has no such seed
+    compile_results([tmp_path])
+    row = row_of(csv_of(tmp_path), method="rosa")
+    lora, rosa, full = (sum(LOSSES[name]) / 3 for name in ("lora", "rosa", "none"))
+    assert row.gap_closed == pytest.approx((lora - rosa) / (lora - full), rel=1e-12)
+    assert row.gap_closed_low < row.gap_closed < row.gap_closed_high
+    grid = page(tmp_path).split("## gap between LoRA and full training")[1].split("\n\n")[1]
+    cells = [cell.strip() for cell in grid.splitlines()[2].split("|")]
+    assert cells[1] == "ROSA" and cells[-4] == f"{100 * row.gap_closed:.0f} %" and cells[-2] == "3"
+    assert cells[-3] == f"{100 * row.gap_closed_low:.0f} % to {100 * row.gap_closed_high:.0f} %"
+    assert "differ by more than 1 %" not in page(tmp_path)
+    assert r"\label{tab:e2e-nlg-gap}" in (tmp_path / "e2e_nlg" / "results.tex").read_text(encoding="utf-8")
+
+
+def test_each_method_counts_with_its_own_rate(tmp_path: Path) -> None:
+    write(tmp_path, "lora", [1.5], config={"train.lr": 1e-3})
+    write(tmp_path, "lora", [1.4], config={"train.lr": 3e-3})
+    write(tmp_path, "rosa", [1.2], config={"train.lr": 1e-3})
+    write(tmp_path, "none", [1.0], config={"train.lr": 1e-4})
+    write(tmp_path, "lora", [1.1], config={"train.lr": 3e-3, "train.batch_size": 8})  # another comparison
+    compile_results([tmp_path])
+    assert row_of(csv_of(tmp_path), method="rosa").gap_closed == pytest.approx(0.5, rel=1e-12)
+
+
+@pytest.mark.parametrize(("trainable", "told"), [(1009, False), (1011, True), (989, True)])
+def test_unequal_trainables_are_told(tmp_path: Path, trainable: int, told: bool) -> None:
+    write(tmp_path, "lora", [1.5])
+    write(tmp_path, "rosa", [1.2], trainable=trainable)
+    compile_results([tmp_path])
+    assert ("Trainable parameters differ by more than 1 % from those of LoRA" in page(tmp_path)) == told
+    assert "gap closed" not in page(tmp_path), "there is no ceiling"
+
+
+def test_trials_of_a_search_are_in_no_row(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(tmp_path, "lora", [0.1], first=100, config={"output.search": True})
+    compile_first = pytest.raises(Exception, match="no run has finished")
+    with compile_first as error:
+        compile_results([tmp_path])
+    assert "a trial of a search" in str(error.value)
+    write(tmp_path, "lora", [1.5, 1.7], config={"output.search": False})
+    compile_results([tmp_path])
+    row = row_of(csv_of(tmp_path), method="lora")
+    assert row.n == 2 and row.val_loss_mean == pytest.approx(1.6)
+    assert "1 trials of searches (seed 100) are not in the table." in page(tmp_path)

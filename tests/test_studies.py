@@ -1,0 +1,166 @@
+"""The capacity study: its base, what is measured of a run, its tables and its sweep file."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+import rosa
+from studies.capacity import draws, measure, report
+from studies.capacity.make_base import character_tokenizer, write_untrained
+from tests.conftest import ROOT, make_config
+from utils.config import load_config
+from utils.data import get_source
+from utils.errors import UserError
+from utils.fnmodel import LAYERS_ONLY
+from utils.models.loading import load_model
+from utils.results.columns import default_columns, stored_bits
+from utils.results.read import read_results
+from utils.runs import Run, find_runs
+from utils.runs.checkpoint_folder import load_weights
+from utils.slurm import commands
+from utils.slurm.sweep.file import load_sweep
+from utils.training.launch import train_all
+
+
+@pytest.fixture(scope="module")
+def untrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("capacity") / "base"
+    write_untrained(folder)
+    return folder
+
+
+def trained(base: Path, out: Path, *overrides: str) -> Run:
+    """A run on three pairs of book 1, one step each epoch."""
+    train_all(
+        make_config(
+            f"model.name={base}", f"output.path={out}", "dataset.name=phone_book", "dataset.book=1", "dataset.size=3",
+            "train.device=cpu", "train.batch_size=3", "train.weight_decay=0", "train.lr=3e-3", "logging.samples=0",
+            "fnmodel.params.rank=2", "fnmodel.params.bias=none", "train.validate_every=100", *overrides,
+        ),
+        [],
+    )  # fmt: skip
+    (run,) = find_runs([out])
+    return run
+
+
+def test_a_token_is_a_character() -> None:
+    tokenizer = character_tokenizer()
+    for example in get_source("phone_book", 20).load("train", None, None):
+        ids = tokenizer(example.prompt + example.target)["input_ids"]
+        assert len(ids) == 17 and tokenizer.decode(ids) == example.prompt + example.target
+        assert tokenizer.unk_token_id not in ids and tokenizer.eos_token_id not in ids
+
+
+def test_a_book_that_is_learnt_is_stored_to_the_last_bit(untrained: Path, tmp_path: Path) -> None:
+    """Read from the record, from the weights, and from the generated texts; the untrained model has stored nothing."""
+    run = trained(untrained, tmp_path / "learnt", "fnmodel.name=none", "train.epochs=150")
+    folder = measure.collect(run, tmp_path / "records")
+    (result,), _ = read_results([folder])
+    measured = json.loads((folder / "study.json").read_text())
+    bits = stored_bits(result)
+    assert bits is not None and 0.9 * 3 * 10 * math.log2(10) < bits < 3 * 10 * math.log2(10)
+    loss = pytest.approx(result.record["best"]["loss_target"], abs=1e-3)
+    assert measured["book_b"] == {"loss": loss, "stored_bits": pytest.approx(bits, abs=0.1), "exact_match": 1.0}
+    assert (
+        measured["book_a"]["stored_bits"] == measured["book_a"]["exact_match"] == 0 and measured["book_a"]["loss"] > 2
+    )
+    assert result.model == "base" and str(tmp_path) not in (folder / "config.yaml").read_text()
+    assert default_columns("phone_book", False)[0] == "stored_bits" and "stored_bits" not in default_columns(
+        "e2e", False
+    )
+
+    nothing = measure.collect(trained(untrained, tmp_path / "not", "fnmodel.name=none", "train.epochs=0"), tmp_path)
+    measured = json.loads((nothing / "study.json").read_text())
+    assert measured["book_b"]["stored_bits"] == 0
+    assert {layer["rank"] for layer in measured["change"]["layers"].values()} == {0}
+
+
+@pytest.mark.parametrize("method, draws, expected", [("lora", 0, 2), ("rosa", 0, 4), ("rosa", 1, 8)])
+def test_the_rank_of_the_change(untrained: Path, tmp_path: Path, method: str, draws: int, expected: int) -> None:
+    """Two for each factor that trained: LoRA's B A has rank 2, ROSA's A B minus its start 4 for each draw."""
+    level = ("fnmodel.rosa.level=step", "fnmodel.rosa.every=10") if draws else ("fnmodel.rosa.level=never",)
+    run = trained(untrained, tmp_path / "runs", f"fnmodel.name={method}", *level, "train.epochs=20")
+    change = json.loads((measure.collect(run, tmp_path / "records") / "study.json").read_text())["change"]
+    assert len(change["layers"]) == 16 and len(change["spectrum"]) == 64 and change["spectrum"][0] == 1
+    for layer in change["layers"].values():
+        assert 1 <= layer["rank"] <= expected and 1 <= layer["effective_rank"] <= layer["rank"] + 1
+    assert all(value < 1e-5 for value in change["spectrum"][expected:])
+    assert change["spectrum"][expected - 1] > 1e-5
+
+
+def test_the_effective_rank_of_equal_singular_values_is_their_number() -> None:
+    before, after = {"layer": torch.zeros(6, 9)}, {"layer": torch.eye(6, 9) * torch.tensor([2.0] * 4 + [0.0] * 5)}
+    (layer,) = measure.change(before, after)["layers"].values()
+    assert layer == {"norm": pytest.approx(4.0), "rank": 4, "effective_rank": pytest.approx(4.0)}
+
+
+def test_what_is_kept_of_each_draw(untrained: Path, tmp_path: Path) -> None:
+    """By hand, and in a training: the last snapshot is the trained weight, and each draw changed something."""
+    steps = [torch.tensor(x, dtype=torch.float64) for x in ([0.0, 0.0, 0.0], [2.0, 0.0, 0.0], [1.0, 3.0, 0.0])]
+    assert draws.kept(steps) == [0.5, (-1 * 1 + 3 * 3) / 10]
+
+    overrides = ("fnmodel.name=rosa", "fnmodel.rosa.level=step", "fnmodel.rosa.every=5", "train.epochs=20")
+    run = trained(untrained, tmp_path / "runs", *overrides)
+    snapshots = draws.train_watched(load_config(run.config_file), tmp_path)
+    assert len(snapshots) == 1 + 3 + 1 and len(draws.kept(snapshots)) == 4
+    model = load_model(str(untrained))
+    before = measure.weights(model)
+    load_weights(run.best, model)
+    expected = rosa.unwrap(model)
+    found = torch.cat([weight.double().flatten() for weight in measure.weights(expected).values()])
+    torch.testing.assert_close(snapshots[-1], found, rtol=0, atol=1e-6)
+    start = torch.cat([weight.double().flatten() for weight in before.values()])
+    torch.testing.assert_close(snapshots[0], start, rtol=0, atol=1e-6)
+
+
+def write_record(folder: Path, method: str, lr: float, seed: int, loss: float, trial: bool = False) -> None:
+    """A record of four pairs with 44 target tokens."""
+    folder.mkdir(parents=True)
+    data = {"validation": {"samples": 4, "target_tokens": 44}}
+    record: dict[str, Any] = {"status": "finished", "dataset": "phone_book", "model": "base", "method": method}
+    record |= {
+        "seed": seed,
+        "group": "g",
+        "rank": None if method == LAYERS_ONLY else 1,
+        "data": data,
+        "best": {"loss_target": loss},
+    }
+    (folder / "run.json").write_text(json.dumps(record | {"parameters": {"trainable": 4096}}))
+    settings = {"dataset": {"size": 4}, "train": {"lr": lr}, "output": {"search": trial}}
+    settings["fnmodel"] = {"rosa": {"level": "step", "every": 100}}
+    (folder / "config.yaml").write_text(yaml.safe_dump(settings))
+
+
+def test_the_tables_choose_a_rate_and_show_each_seed(tmp_path: Path) -> None:
+    for number, (lr, loss) in enumerate([(0.01, 1.5), (0.015, 1.0), (0.0225, 1.6)]):
+        write_record(tmp_path / f"search-{number}", "lora", lr, 100, loss, trial=True)
+    write_record(tmp_path / "worse", "lora", 0.01, 0, 1.5)
+    write_record(tmp_path / "search-3", "rosa", 0.01, 100, 0.5, trial=True)
+    for seed, loss in enumerate([1.0, 0.9]):
+        write_record(tmp_path / f"seed-{seed}", "lora", 0.015, seed, loss)
+    bits = [4 * 10 * math.log2(10) - loss * 44 / math.log(2) for loss in (1.5, 1.0, 1.6, 0.5, 0.9)]
+    text = report.report(tmp_path)
+    assert f"| 4 | LoRA r=1 | {bits[0]:.0f} | **{bits[1]:.0f}** | {bits[2]:.0f} |" in text
+    assert f"| 4 | ROSA r=1, step 100 | **{bits[3]:.0f}** (end) |  |  |" in text
+    assert f"| 4 | LoRA r=1 | 4,096 | 0.015 | {bits[1]:.0f} {bits[4]:.0f} | {(bits[1] + bits[4]) / 2:.0f} |" in text
+    write_record(tmp_path / "full", LAYERS_ONLY, 0.001, 0, 0.2)
+    assert "| ROSA" not in report.report(tmp_path).split("Reported seeds")[1]
+    write_record(tmp_path / "rosa", "rosa", 0.01, 0, 0.5)
+    assert f"| {(1 - 0.5) / (1 - 0.2):.0%} |" in report.report(tmp_path)  # of losses, over seed 0, which all three have
+    (tmp_path / "seed-0" / "run.json").write_text('{"status": "finished", "dataset": "e2e_nlg"}')
+    with pytest.raises(UserError, match="is not a finished run of the study"):
+        report.report(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "file", sorted(ROOT.glob("studies/*/*.yaml")), ids=lambda file: f"{file.parent.name}/{file.stem}"
+)
+def test_every_sweep_of_a_study_can_be_sent(file: Path) -> None:
+    assert load_sweep(file, commands.sending_problems).jobs

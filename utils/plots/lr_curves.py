@@ -1,0 +1,104 @@
+"""Validation loss over the learning rate: how each method's rate was chosen, and how much depends on it."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from utils.metrics import LOWER
+from utils.plots import NothingToDraw, PlotData, register
+from utils.plots._style import (
+    axis_label,
+    cut,
+    draw_points,
+    legend,
+    legend_title,
+    line_handle,
+    log_ticks,
+    method_style,
+    new_axes,
+    rank_marker,
+    rank_shade,
+    ranks_of,
+    row_label,
+)
+from utils.results.aggregate import Row, differing
+from utils.results.columns import LOSS_UNIT
+from utils.results.methods import UNTRAINED
+from utils.results.read import as_typed
+from utils.runs import finite
+
+RATE = "train.lr"
+_CHOSEN: dict[str, Any] = {
+    "marker": "*",
+    "markersize": 9,
+    "linestyle": "none",
+    "color": "black",
+    "markerfacecolor": "#F0E442",
+}
+
+
+@register("lr_curves", "validation loss over the learning rate by method and rank, the chosen rate marked")
+def draw(data: PlotData) -> Figure:
+    """One line per method, rank and other settings. Where there are trials of searches, only these are shown.
+
+    The star of a line with trials is the rate that was then trained with other seeds; else it is the lowest point.
+    """
+    key = f"val_{data.loss}"
+    rows = [row for row in data.trials or data.rows if key in row.statistics and row.first.method != UNTRAINED]
+    lines = [line for line in _lines(rows) if len(line) > 1]
+    if not lines:
+        raise NothingToDraw(f"needs finished runs of {data.model} that differ in {RATE} only, as a search makes them")
+    shown = [row for line in lines for row in line]
+    ranks, results = ranks_of(shown), {row.first.group for row in data.rows}
+    figure, (axes,) = new_axes(2.7)
+    handles, methods = [], list(dict.fromkeys(row.first.method for row in shown))
+    for line in lines:
+        first = line[0].first
+        colour, dashes, marker = method_style(methods, first.method)
+        if first.rank is not None:
+            colour, marker = rank_shade(colour, ranks, first.rank), rank_marker(ranks, first.rank)
+        points = {_rate(row): row.statistics[key] for row in line}
+        text = cut(_text(line, lines, ranks), 40)
+        handles.append(
+            draw_points(axes, list(points), list(points.values()), text, color=colour, linestyle=dashes, marker=marker)
+        )
+        lowest = min(line, key=lambda row: row.statistics[key].mean)
+        for row in [row for row in line if row.first.group in results] if data.trials else [lowest]:
+            axes.plot(_rate(row), row.statistics[key].mean, zorder=5, **_CHOSEN)
+    axes.set_xscale("log")
+    log_ticks(axes.xaxis)
+    axes.set_xlabel("learning rate")
+    axes.set_ylabel(axis_label("validation loss", LOSS_UNIT, LOWER))
+    handles.append(line_handle("chosen" if data.trials else "lowest", **_CHOSEN))
+    seeds = [row.statistics[key].n for row in shown]
+    legend(figure, [[handle] for handle in handles], legend_title(ranks, "error bars", seeds))
+    return figure
+
+
+def _lines(rows: list[Row]) -> list[list[Row]]:
+    """The rows that differ in the rate only, by rate."""
+    lines: dict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        if _rate(row) > 0:
+            rest = {name: as_typed(value) for name, value in row.settings.items() if name != RATE}
+            lines[f"{row.first.method} {as_typed(row.first.rank)} {row.first.bias} {sorted(rest.items())}"].append(row)
+    return [sorted(line, key=_rate) for line in lines.values()]
+
+
+def _rate(row: Row) -> float:
+    return finite(row.settings.get(RATE)) or 0.0
+
+
+def _text(line: list[Row], lines: list[list[Row]], ranks: list[int | float]) -> str:
+    """Method, rank, and the settings by which it differs from others of the same method and rank."""
+    first = line[0]
+    same = [
+        other[0]
+        for other in lines
+        if other[0].first.method == first.first.method and as_typed(other[0].first.rank) == as_typed(first.first.rank)
+    ]
+    words = [as_typed(first.settings[name]) for name in differing(same) if name != RATE and name in first.settings]
+    return " ".join([row_label(ranks, first), *words])

@@ -1,0 +1,99 @@
+"""The share of the gap between LoRA and full training that a method closes, with an interval over seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from utils.results.aggregate import Row, counterpart
+from utils.results.columns import Column
+from utils.results.methods import UNTRAINED
+
+REFERENCE = "lora"
+OWN = ("train.lr",)  # each method has its own, so the row with the lowest loss counts whatever its rate
+CEILINGS = ("none-layers", "none")  # the first that there is: full training of the same layers, full fine-tuning
+EQUAL = 0.01  # numbers of trainable parameters count as equal up to this share
+SAMPLES = 10_000
+QUANTILES = (0.025, 0.975)  # bounds of a 95 % interval
+
+
+@dataclass(frozen=True)
+class Closed:
+    """The share (LoRA − method) / (LoRA − ceiling) of a loss.
+
+    Attributes:
+        row: the method's row, ``lora`` that of LoRA with the same rank, ``ceiling`` that of full training.
+        seeds: how many seeds the three have in common; their means over these count.
+        share: None if LoRA is not above the ceiling, so that there is no gap.
+        interval: 95 % percentile interval over resampled seeds; None for one seed, or if some resamples have no gap.
+    """
+
+    row: Row
+    lora: Row
+    ceiling: Row
+    seeds: int
+    share: float | None
+    interval: tuple[float, float] | None
+
+
+def compared(rows: Sequence[Row]) -> list[tuple[Row, Row]]:
+    """Each row of an adapter with the row of LoRA that has the same rank."""
+    pairs = [(row, counterpart(row, rows, REFERENCE, OWN)) for row in rows]
+    skipped = (REFERENCE, UNTRAINED, *CEILINGS)
+    return [(row, lora) for row, lora in pairs if lora is not None and row.first.method not in skipped]
+
+
+def unequal(rows: Sequence[Row]) -> list[tuple[Row, Row]]:
+    """Those of ``compared`` whose numbers of trainable parameters differ by more than 1 %."""
+    return [
+        (row, lora)
+        for row, lora in compared(rows)
+        if row.parameters and lora.parameters and abs(row.parameters - lora.parameters) > EQUAL * lora.parameters
+    ]
+
+
+def closed_shares(rows: Sequence[Row], column: Column) -> list[Closed]:
+    """The share of each row of ``compared`` that has a ceiling and a seed in common with it and with LoRA."""
+    found = []
+    for row, lora in compared(rows):
+        ceiling = next((other for name in CEILINGS if (other := counterpart(row, rows, name, OWN))), None)
+        if ceiling is None:
+            continue
+        three = [_by_seed(part, column) for part in (lora, row, ceiling)]
+        seeds = sorted(set.intersection(*map(set, three)))
+        if seeds:
+            losses = [[values[seed] for seed in seeds] for values in three]
+            found.append(Closed(row, lora, ceiling, len(seeds), *share_of_gap(*losses)))
+    return found
+
+
+def _by_seed(row: Row, column: Column) -> dict[str, float]:
+    values = {str(result.seed): column.value(result) for result in row.results}
+    return {seed: value for seed, value in values.items() if value is not None}
+
+
+def share_of_gap(
+    lora: Sequence[float], method: Sequence[float], ceiling: Sequence[float]
+) -> tuple[float | None, tuple[float, float] | None]:
+    """The share of the gap of mean losses that ``method`` closes, and its bootstrap interval.
+
+    A resample draws as many seeds as there are, with replacement, the same for all three, since runs of one seed share
+    the order of their data.
+
+    Args:
+        lora, method, ceiling: a loss per seed, in the same order.
+    """
+    import numpy as np  # here, because compile_results.py --help needs none of it
+
+    gains, gaps = np.subtract(lora, method), np.subtract(lora, ceiling)
+    if gaps.mean() <= 0:
+        return None, None
+    share = float(gains.mean() / gaps.mean())
+    if len(gains) < 2:
+        return share, None
+    drawn = np.random.default_rng(0).integers(len(gains), size=(SAMPLES, len(gains)))
+    drawn_gaps = gaps[drawn].mean(axis=1)
+    if drawn_gaps.min() <= 0:
+        return share, None
+    low, high = np.quantile(gains[drawn].mean(axis=1) / drawn_gaps, QUANTILES)
+    return share, (float(low), float(high))
