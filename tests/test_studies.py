@@ -95,10 +95,16 @@ def test_the_rank_of_the_change(untrained: Path, tmp_path: Path, method: str, dr
     assert change["spectrum"][expected - 1] > 1e-5
 
 
-def test_the_effective_rank_of_equal_singular_values_is_their_number() -> None:
-    before, after = {"layer": torch.zeros(6, 9)}, {"layer": torch.eye(6, 9) * torch.tensor([2.0] * 4 + [0.0] * 5)}
-    (layer,) = measure.change(before, after)["layers"].values()
-    assert layer == {"norm": pytest.approx(4.0), "rank": 4, "effective_rank": pytest.approx(4.0)}
+def test_the_effective_rank_by_hand() -> None:
+    """Equal singular values count in full; of 2 and 1, with shares 4/5 and 1/5, it is exp(H)."""
+    columns = torch.tensor([[2.0] * 4 + [0.0] * 5, [2.0, 1.0] + [0.0] * 7])
+    before = {"equal": torch.zeros(6, 9), "unequal": torch.zeros(6, 9)}
+    found = measure.change(before, {n: torch.eye(6, 9) * c for n, c in zip(before, columns, strict=True)})["layers"]
+    assert found["equal"] == {"norm": pytest.approx(4), "rank": 4, "effective_rank": pytest.approx(4)}
+    entropy = -0.8 * math.log(0.8) - 0.2 * math.log(0.2)
+    assert found["unequal"] == {
+        "norm": pytest.approx(5**0.5), "rank": 2, "effective_rank": pytest.approx(math.exp(entropy)),
+    }  # fmt: skip
 
 
 def test_what_is_kept_of_each_draw(untrained: Path, tmp_path: Path) -> None:
