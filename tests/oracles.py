@@ -30,7 +30,7 @@ def by_csv(content: bytes, columns: tuple[str, str] = ("mr", "ref")) -> Pairs | 
 def by_json(content: bytes) -> Pairs | int | None:
     """(question, answer) pairs as the json module reads them line by line, the first bad line's number, None without.
 
-    A question is title and selftext; every text that is used must be one, and not be empty.
+    A question is title and selftext; every text that is used must be one, or a number, and not be empty.
     """
 
     def text(value: Any) -> str:
@@ -43,7 +43,7 @@ def by_json(content: bytes) -> Pairs | int | None:
             line = raw.decode("utf-8-sig" if number == 1 else "utf-8")
             if not line.strip():
                 continue
-            record = json.loads(line)
+            record = json.loads(line, parse_int=str, parse_float=str)
             if "title" in record:
                 more = record.get("selftext") or ""
                 more.encode()

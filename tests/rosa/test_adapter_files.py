@@ -132,7 +132,7 @@ DAMAGE = {
     "config without layers": (lambda f: (f / "adapter_config.json").write_text('{"format": 1}'), "damaged"),
     "layers a list": (lambda f: edit(f / "adapter_config.json", layers=[]), "damaged"),
     "another format": (lambda f: edit(f / "adapter_config.json", format=2), "format 2"),
-    "unknown method": (lambda f: edit(f / "adapter_config.json", method="dora"), "'dora' .* not known"),
+    "unknown method": (lambda f: edit(f / "adapter_config.json", method="vera"), "'vera' .* not known"),
     "unknown setting": (lambda f: edit(f / "adapter_config.json", config={"rnk": 3}), "not those of rosa"),
     "bad setting": (lambda f: edit(f / "adapter_config.json", config={"rank": "x"}), "rank='x'"),
     "config a pipe": (lambda f: instead(f / "adapter_config.json", os.mkfifo), "damaged.*not a file"),

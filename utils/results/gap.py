@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from utils.results.aggregate import Row, counterpart
 from utils.results.columns import Column
 from utils.results.methods import UNTRAINED
@@ -64,7 +62,7 @@ def closed_shares(rows: Sequence[Row], column: Column) -> list[Closed]:
         three = [_by_seed(part, column) for part in (lora, row, ceiling)]
         seeds = sorted(set.intersection(*map(set, three)))
         if seeds:
-            losses = np.array([[values[seed] for seed in seeds] for values in three])
+            losses = [[values[seed] for seed in seeds] for values in three]
             found.append(Closed(row, lora, ceiling, len(seeds), *share_of_gap(*losses)))
     return found
 
@@ -75,7 +73,7 @@ def _by_seed(row: Row, column: Column) -> dict[str, float]:
 
 
 def share_of_gap(
-    lora: np.ndarray, method: np.ndarray, ceiling: np.ndarray
+    lora: Sequence[float], method: Sequence[float], ceiling: Sequence[float]
 ) -> tuple[float | None, tuple[float, float] | None]:
     """The share of the gap of mean losses that ``method`` closes, and its bootstrap interval.
 
@@ -83,17 +81,19 @@ def share_of_gap(
     the order of their data.
 
     Args:
-        lora, method, ceiling: a loss per seed, in the same order (n,).
+        lora, method, ceiling: a loss per seed, in the same order.
     """
-    gap = lora.mean() - ceiling.mean()
-    if gap <= 0:
+    import numpy as np  # here, because compile_results.py --help needs none of it
+
+    gains, gaps = np.subtract(lora, method), np.subtract(lora, ceiling)
+    if gaps.mean() <= 0:
         return None, None
-    share = float((lora.mean() - method.mean()) / gap)
-    if len(lora) < 2:
+    share = float(gains.mean() / gaps.mean())
+    if len(gains) < 2:
         return share, None
-    drawn = np.random.default_rng(0).integers(len(lora), size=(SAMPLES, len(lora)))
-    gaps = (lora - ceiling)[drawn].mean(axis=1)
-    if gaps.min() <= 0:
+    drawn = np.random.default_rng(0).integers(len(gains), size=(SAMPLES, len(gains)))
+    drawn_gaps = gaps[drawn].mean(axis=1)
+    if drawn_gaps.min() <= 0:
         return share, None
-    low, high = np.quantile((lora - method)[drawn].mean(axis=1) / gaps, QUANTILES)
+    low, high = np.quantile(gains[drawn].mean(axis=1) / drawn_gaps, QUANTILES)
     return share, (float(low), float(high))

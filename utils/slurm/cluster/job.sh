@@ -54,16 +54,22 @@ event start "@number@" "$(uname -n)" "$$" "${SLURM_RESTART_COUNT:-0}" "${SLURM_J
 
 set -m  # gives the command a process group of its own
 (
-  stopped=''
+  stopped='' ended=''
   trap 'stopped=1' TERM INT
-  trap 'code=$?; trap "" TERM INT; event code "$code"' EXIT
+  # shellcheck disable=SC2317,SC2329  # the traps call it
+  finish() {  # a signal may come within the EXIT trap and end it: then the signal's trap has the same code to note
+    ended=${ended:-$1}
+    trap '' TERM INT
+    event code "$ended"
+  }
+  trap 'finish "$?"' EXIT
 # @preamble@
   if [ -n "$stopped" ]; then exit "$exit_interrupted"; fi
   case $task in
 # @cases@
   esac
   # a list of commands ends with the one that was stopped: the next must not run, and its 0 would be the job's
-  trap 'code=$?; exit "$((code ? code : exit_interrupted))"' TERM INT
+  trap 'code=$?; finish "$((code ? code : exit_interrupted))"; exit "$ended"' TERM INT
   # shellcheck disable=SC2154  # a case sets it
   eval "$command"
 ) &
