@@ -140,7 +140,7 @@ def write_record(folder: Path, method: str, lr: float, seed: int, loss: float, t
     }
     (folder / "run.json").write_text(json.dumps(record | {"parameters": {"trainable": 4096}}))
     settings = {"dataset": {"size": 4}, "train": {"lr": lr}, "output": {"search": trial}}
-    settings["fnmodel"] = {"rosa": {"level": "step", "every": 100}}
+    settings["fnmodel"] = {"rosa": {"level": "step", "every": 100, "gain": 1.5}}
     (folder / "config.yaml").write_text(yaml.safe_dump(settings))
 
 
@@ -154,7 +154,7 @@ def test_the_tables_choose_a_rate_and_show_each_seed(tmp_path: Path) -> None:
     bits = [4 * 10 * math.log2(10) - loss * 44 / math.log(2) for loss in (1.5, 1.0, 1.6, 0.5, 0.9)]
     text = report.report(tmp_path)
     assert f"| 4 | LoRA r=1 | {bits[0]:.0f} | **{bits[1]:.0f}** | {bits[2]:.0f} |" in text
-    assert f"| 4 | ROSA r=1, step 100 | **{bits[3]:.0f}** (end) |  |  |" in text
+    assert f"| 4 | ROSA r=1, every 100 steps, gain=1.5 | **{bits[3]:.0f}** (end) |  |  |" in text
     assert f"| 4 | LoRA r=1 | 4,096 | 0.015 | {bits[1]:.0f} {bits[4]:.0f} | {(bits[1] + bits[4]) / 2:.0f} |" in text
     write_record(tmp_path / "full", LAYERS_ONLY, 0.001, 0, 0.2)
     assert "| ROSA" not in report.report(tmp_path).split("Reported seeds")[1]
