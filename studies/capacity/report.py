@@ -17,8 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from rosa.methods import method_names
 from utils.errors import UserError, run_cli
 from utils.fnmodel import LAYERS_ONLY, fnmodel_type
@@ -109,7 +107,7 @@ def gap_closed(method: dict[int, float], lora: dict[int, float], ceiling: dict[i
     seeds = sorted(method.keys() & lora.keys() & ceiling.keys())
     if not seeds:
         return ""
-    share, interval = share_of_gap(*(np.array([part[seed] for seed in seeds]) for part in (lora, method, ceiling)))
+    share, interval = share_of_gap(*([part[seed] for seed in seeds] for part in (lora, method, ceiling)))
     ends = f" ({interval[0]:.0%} to {interval[1]:.0%})" if interval else ""
     return "no gap" if share is None else f"{share:.0%}{ends}"
 
@@ -129,7 +127,7 @@ def search_table(found: dict[Way, list[Measured]]) -> list[str]:
 def seeds_table(found: dict[Way, list[Measured]]) -> list[str]:
     """The reported seeds, each shown, and what is derived from them."""
     heads = (
-        "keys", "method", "trained", "lr", "bits of each seed", "mean", "gap closed", "exact", "loss on A", "rank of ΔW",
+        "keys", "method", "trained", "lr", "bits of each seed", "mean", "gap closed", "exact", "loss on A", "rank",
     )  # fmt: skip
     lines = [f"| {' | '.join(heads)} |", "| --- " * len(heads) + "|"]
     rows = {(run.way, run.lr) for runs in found.values() for run in runs}
