@@ -95,10 +95,16 @@ def test_the_rank_of_the_change(untrained: Path, tmp_path: Path, method: str, dr
     assert change["spectrum"][expected - 1] > 1e-5
 
 
-def test_the_effective_rank_of_equal_singular_values_is_their_number() -> None:
-    before, after = {"layer": torch.zeros(6, 9)}, {"layer": torch.eye(6, 9) * torch.tensor([2.0] * 4 + [0.0] * 5)}
-    (layer,) = measure.change(before, after)["layers"].values()
-    assert layer == {"norm": pytest.approx(4.0), "rank": 4, "effective_rank": pytest.approx(4.0)}
+def test_the_effective_rank_by_hand() -> None:
+    """Equal singular values count in full; of 2 and 1, with shares 4/5 and 1/5, it is exp(H)."""
+    columns = torch.tensor([[2.0] * 4 + [0.0] * 5, [2.0, 1.0] + [0.0] * 7])
+    before = {"equal": torch.zeros(6, 9), "unequal": torch.zeros(6, 9)}
+    found = measure.change(before, {n: torch.eye(6, 9) * c for n, c in zip(before, columns, strict=True)})["layers"]
+    assert found["equal"] == {"norm": pytest.approx(4), "rank": 4, "effective_rank": pytest.approx(4)}
+    entropy = -0.8 * math.log(0.8) - 0.2 * math.log(0.2)
+    assert found["unequal"] == {
+        "norm": pytest.approx(5**0.5), "rank": 2, "effective_rank": pytest.approx(math.exp(entropy)),
+    }  # fmt: skip
 
 
 def test_what_is_kept_of_each_draw(untrained: Path, tmp_path: Path) -> None:
@@ -134,7 +140,7 @@ def write_record(folder: Path, method: str, lr: float, seed: int, loss: float, t
     }
     (folder / "run.json").write_text(json.dumps(record | {"parameters": {"trainable": 4096}}))
     settings = {"dataset": {"size": 4}, "train": {"lr": lr}, "output": {"search": trial}}
-    settings["fnmodel"] = {"rosa": {"level": "step", "every": 100}}
+    settings["fnmodel"] = {"rosa": {"level": "step", "every": 100, "gain": 1.5}}
     (folder / "config.yaml").write_text(yaml.safe_dump(settings))
 
 
@@ -148,7 +154,7 @@ def test_the_tables_choose_a_rate_and_show_each_seed(tmp_path: Path) -> None:
     bits = [4 * 10 * math.log2(10) - loss * 44 / math.log(2) for loss in (1.5, 1.0, 1.6, 0.5, 0.9)]
     text = report.report(tmp_path)
     assert f"| 4 | LoRA r=1 | {bits[0]:.0f} | **{bits[1]:.0f}** | {bits[2]:.0f} |" in text
-    assert f"| 4 | ROSA r=1, step 100 | **{bits[3]:.0f}** (end) |  |  |" in text
+    assert f"| 4 | ROSA r=1, every 100 steps, gain=1.5 | **{bits[3]:.0f}** (end) |  |  |" in text
     assert f"| 4 | LoRA r=1 | 4,096 | 0.015 | {bits[1]:.0f} {bits[4]:.0f} | {(bits[1] + bits[4]) / 2:.0f} |" in text
     write_record(tmp_path / "full", LAYERS_ONLY, 0.001, 0, 0.2)
     assert "| ROSA" not in report.report(tmp_path).split("Reported seeds")[1]

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 import rosa
+from rosa.layers import LowRankLayer
 from studies.capacity.measure import RECORDS
 from utils.config import Config, load_config
 from utils.errors import UserError, run_cli
@@ -49,7 +50,7 @@ class Watched:
 
 def merged_weights(model: Any) -> Tensor:
     """All adapted weights of a model, with the adapters merged, as one vector in float64."""
-    layers = rosa.adapter_layers(model).values()
+    layers = [layer for layer in rosa.adapter_layers(model).values() if isinstance(layer, LowRankLayer)]
     return torch.cat([(layer.weight_mn + layer.delta()).detach().double().flatten() for layer in layers])
 
 

@@ -8,6 +8,7 @@ the share of the gap between LoRA and the ceiling that each method closes, with 
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import statistics
 import sys
@@ -16,17 +17,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from rosa.methods import method_names
 from utils.errors import UserError, run_cli
-from utils.fnmodel import LAYERS_ONLY
+from utils.fnmodel import LAYERS_ONLY, fnmodel_type
 from utils.results.columns import stored_bits
 from utils.results.gap import share_of_gap
 from utils.results.methods import method_label, method_order
-from utils.results.read import Result, read_results
+from utils.results.read import Result, as_typed, read_results
 
 RECORDS = Path(__file__).parent / "records"
-Way = tuple[int, str, int, str]  # keys of the book, method, rank (0: none), steps between resamples
+Way = tuple[int, str, int, int, str]  # keys, method, rank (0: none), steps between resamples (0: never), other settings
 
 
 @dataclass(frozen=True)
@@ -48,13 +48,9 @@ class Measured:
         bits, settings = stored_bits(result), result.settings
         if bits is None:
             raise UserError(f"{result.run.path} is not a finished run of the study: it has no bits stored")
-        draws = ""
-        if result.method == "rosa":
-            level, every = settings["fnmodel.rosa.level"], settings["fnmodel.rosa.every"]
-            draws = "never" if level == "never" else f"{level} {every}"
         study = result.run.path / "study.json"
         return cls(
-            way=(settings.get("dataset.size") or 200, result.method, int(result.rank or 0), draws),
+            way=(int(settings["dataset.size"]), result.method, int(result.rank or 0), *own_settings(result)),
             lr=float(settings["train.lr"]),
             seed=int(result.seed),
             trial=result.trial,
@@ -65,17 +61,30 @@ class Measured:
         )
 
 
+def own_settings(result: Result) -> tuple[int, str]:
+    """The steps between resamples (0: never), and the other settings of the method that are not at their defaults."""
+    if result.method not in method_names():
+        return 0, ""
+    own = dataclasses.asdict(getattr(fnmodel_type()(), result.method))
+    given = {key: result.settings.get(f"fnmodel.{result.method}.{key}", default) for key, default in own.items()}
+    level, every = given.pop("level", "never"), given.pop("every", 0)
+    changed = [f"{key}={as_typed(value)}" for key, value in given.items() if value != own[key]]
+    if level == "epoch":
+        changed = [f"every={every} epochs", *changed]
+    return every if level == "step" else 0, " ".join(changed)
+
+
 def label(way: Way) -> str:
     """A method as a table names it."""
-    _, method, rank, draws = way
-    return method_label(method) + (f" r={rank}" if rank else "") + (f", {draws}" if draws else "")
+    _, method, rank, every, others = way
+    draws = "" if method != "rosa" or "epochs" in others else f", every {every} steps" if every else ", never"
+    return method_label(method) + (f" r={rank}" if rank else "") + draws + (f", {others}" if others else "")
 
 
 def order(way: Way) -> tuple[Any, ...]:
     """Tables are sorted by the book's size, the method, the rank, and the steps between resamples."""
-    size, method, rank, draws = way
-    steps = draws.rpartition(" ")[2]
-    return (-size, method_order(method), rank, int(steps) if steps.isdigit() else 10**9)
+    size, method, rank, every, others = way
+    return (-size, method_order(method), rank, every or 10**9, others)
 
 
 def chosen_rate(runs: list[Measured]) -> tuple[float, bool]:
@@ -98,7 +107,7 @@ def gap_closed(method: dict[int, float], lora: dict[int, float], ceiling: dict[i
     seeds = sorted(method.keys() & lora.keys() & ceiling.keys())
     if not seeds:
         return ""
-    share, interval = share_of_gap(*(np.array([part[seed] for seed in seeds]) for part in (lora, method, ceiling)))
+    share, interval = share_of_gap(*([part[seed] for seed in seeds] for part in (lora, method, ceiling)))
     ends = f" ({interval[0]:.0%} to {interval[1]:.0%})" if interval else ""
     return "no gap" if share is None else f"{share:.0%}{ends}"
 
@@ -117,20 +126,21 @@ def search_table(found: dict[Way, list[Measured]]) -> list[str]:
 
 def seeds_table(found: dict[Way, list[Measured]]) -> list[str]:
     """The reported seeds, each shown, and what is derived from them."""
-    heads = ("keys", "method", "trained", "lr", "bits of each seed", "mean", "gap closed", "exact", "book A", "rank")
+    heads = (
+        "keys", "method", "trained", "lr", "bits of each seed", "mean", "gap closed", "exact", "loss on A", "rank",
+    )  # fmt: skip
     lines = [f"| {' | '.join(heads)} |", "| --- " * len(heads) + "|"]
     rows = {(run.way, run.lr) for runs in found.values() for run in runs}
     for way, lr in sorted(rows, key=lambda row: (order(row[0]), row[1])):
         runs = sorted((run for run in found[way] if run.lr == lr), key=lambda run: run.seed)
-        lora, ceiling = (
-            best_rate(found.get(end, [])) for end in ((way[0], "lora", 1, ""), (way[0], LAYERS_ONLY, 0, ""))
-        )
+        ends = (way[0], "lora", 1, 0, ""), (way[0], LAYERS_ONLY, 0, 0, "")
+        lora, ceiling = (best_rate(found.get(end, [])) for end in ends)
         gap = gap_closed({run.seed: run.loss for run in runs}, lora, ceiling)
         cells = [
             str(way[0]), label(way), f"{runs[0].parameters:,}", f"{lr:g}",
             " ".join(f"{run.bits:,.0f}" for run in runs), f"{statistics.fmean(run.bits for run in runs):,.0f}", gap,
             _mean(runs, "{:.0%}", lambda study: study["book_b"]["exact_match"]),
-            _mean(runs, "{:.0%}", lambda study: study["book_a"]["exact_match"]),
+            _mean(runs, "{:.2f}", lambda study: study["book_a"]["loss"]),
             _mean(runs, "{:.1f}", mean_rank),
         ]  # fmt: skip
         lines.append(f"| {' | '.join(cells)} |")

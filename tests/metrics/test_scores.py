@@ -213,7 +213,7 @@ def test_distinct_n_and_length_ratio_by_hand() -> None:
 
 
 def test_exact_match_counts_equal_texts_and_is_on_request_only() -> None:
-    references = [["12"], ["3", "4"], ["5"], ["é"]]
+    references = [["12 "], ["3", "4"], ["5"], ["é"]]
     assert score([" 12\n", "4", "55", "É"], references, names=["exact_match"]) == {"exact_match": 0.5}
     assert "exact_match" not in (*applicable(None), *main_scores()) and "exact_match" in metrics()
     assert applicable(None, ["exact_match"]) == main_scores(["exact_match"]) == ("exact_match",)
