@@ -1,4 +1,4 @@
-"""Adapters for any Hugging Face model: ROSA, LoRA, DoRA, (IA)³, BitFit.
+"""Adapters for any Hugging Face model: ROSA, LoRA, ReLoRA, DoRA, (IA)³, BitFit.
 
     model = rosa.inject(AutoModelForCausalLM.from_pretrained("gpt2"), rosa.RosaConfig(rank=0.05))
     resampler = rosa.Resampler(model, optimizer, config)       # and call after_epoch after each epoch
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from rosa.methods.dora import DoraConfig
     from rosa.methods.ia3 import IA3Config
     from rosa.methods.lora import LoraConfig
+    from rosa.methods.relora import ReloraConfig
     from rosa.methods.rosa import RosaConfig
     from rosa.optimization import parameter_groups
     from rosa.resampler import Resampler, resample
@@ -57,6 +58,7 @@ _HOMES = {  # name: its module
     "LowRankConfig": "config",
     "LowRankLayer": "layers",
     "ParameterReport": "injection",
+    "ReloraConfig": "methods.relora",
     "Resampler": "resampler",
     "RosaConfig": "methods.rosa",
     "adapter_layers": "injection",
@@ -86,6 +88,7 @@ __all__ = [
     "LowRankConfig",
     "LowRankLayer",
     "ParameterReport",
+    "ReloraConfig",
     "Resampler",
     "RosaConfig",
     "adapter_layers",

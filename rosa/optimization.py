@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -55,15 +56,32 @@ def _resolved(wanted: dict[str, float], defaults: dict[str, Any]) -> dict[str, f
     return {**rest, "lr": defaults["lr"] * wanted["lr_scale"]}
 
 
+def _moments(optimizer: Any, parameter: nn.Parameter) -> dict[str, Tensor]:
+    state = optimizer.state.get(parameter, {})
+    return {name: v for name, v in state.items() if isinstance(v, Tensor) and v.shape == parameter.shape}
+
+
 def _reset(optimizer: Any, parameter: nn.Parameter) -> None:
     optimizer.state.pop(parameter, None)
 
 
 def _rescale(optimizer: Any, parameter: nn.Parameter) -> None:
     """First moments become zero, second moments their mean over the tensor; the count of steps goes on."""
-    for name, values in optimizer.state.get(parameter, {}).items():
-        if isinstance(values, Tensor) and values.shape == parameter.shape:
-            values.fill_(float(gather(values).mean()) if name in SECOND_MOMENTS else 0.0)
+    for name, values in _moments(optimizer, parameter).items():
+        values.fill_(float(gather(values).mean()) if name in SECOND_MOMENTS else 0.0)
+
+
+def _prune(optimizer: Any, parameter: nn.Parameter, share: float) -> None:
+    """A ``share`` of the elements, those with the smallest first moments, get zero moments; the count of steps goes on.
+
+    Both moments of an element go together: a first moment over a second one of zero would be a step of m / ε.
+    """
+    moments = _moments(optimizer, parameter)
+    count = round(share * parameter.numel())
+    for first in [values for name, values in moments.items() if name not in SECOND_MOMENTS and count]:
+        kept = first.abs() > float(gather(first).abs().flatten().kthvalue(count).values)
+        for values in moments.values():
+            values.mul_(kept)
 
 
 STATE_CHANGES: dict[str, Callable[[Any, nn.Parameter], None]] = {
@@ -73,9 +91,14 @@ STATE_CHANGES: dict[str, Callable[[Any, nn.Parameter], None]] = {
 }
 
 
-def change_state(optimizer: Any | None, parameters: Iterable[nn.Parameter], change: str) -> None:
-    """Drop the gradients of resampled ``parameters`` and change their optimizer state (``STATE_CHANGES``), in place."""
+def change_state(optimizer: Any | None, parameters: Iterable[nn.Parameter], change: str | float) -> None:
+    """Drop the gradients of resampled ``parameters`` and change their optimizer state, in place.
+
+    Args:
+        change: one of ``STATE_CHANGES``, or the share of moments that become zero.
+    """
+    apply = STATE_CHANGES[change] if isinstance(change, str) else functools.partial(_prune, share=change)
     for parameter in parameters:
         parameter.grad = None
         if optimizer is not None:
-            STATE_CHANGES[change](optimizer, parameter)
+            apply(optimizer, parameter)

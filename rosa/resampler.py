@@ -30,7 +30,7 @@ ROUNDING_WARNING = 0.1
 
 
 def resample(
-    model: nn.Module, number: int, optimizer: Any | None = None, *, optimizer_state: str = "reset"
+    model: nn.Module, number: int, optimizer: Any | None = None, *, optimizer_state: str | float = "reset"
 ) -> float | None:
     """Sample subspace ``number`` (1, 2, …; 0 was sampled at injection) in every layer whose method resamples.
 
@@ -39,7 +39,8 @@ def resample(
         number: decides the directions, with the seed and the layer's name. Increase it by one each time, and save it.
         optimizer: its state of A and B is changed, because moments belong to the old subspace. It keeps the state of
             biases, the step size and the schedule. Gradients of A and B are dropped.
-        optimizer_state: what becomes of its state of A and B: ``reset``, ``keep`` or ``rescale``, see ``RosaConfig``.
+        optimizer_state: what becomes of its state of A and B: ``reset``, ``keep`` or ``rescale``, see ``RosaConfig``;
+            or the share of elements whose moments become zero (``ReloraConfig.pruned``).
 
     Returns:
         How much of the training since the last resample (or since an adapter was loaded) was lost by rounding to 16
@@ -53,8 +54,10 @@ def resample(
     """
     if isinstance(number, bool) or not isinstance(number, int) or number < 1:
         raise AdapterError(f"number={number!r} of a resample must be a whole number, at least 1")
-    if optimizer_state not in STATE_CHANGES:
-        raise AdapterError(f"optimizer_state={optimizer_state} is not one of {', '.join(STATE_CHANGES)}")
+    known = optimizer_state in STATE_CHANGES if isinstance(optimizer_state, str) else 0 <= optimizer_state <= 1
+    if not known:
+        names = ", ".join(STATE_CHANGES)
+        raise AdapterError(f"optimizer_state={optimizer_state} is not one of {names}, or a share in [0, 1]")
     if not adapter_layers(model):
         raise AdapterError("this model has no adapters to resample: adapt it first (rosa.inject)")
     reshard(model)
@@ -111,7 +114,7 @@ class Resampler:
             )
         self.model = model
         self.optimizer = optimizer
-        self.optimizer_state: str = getattr(config, "optimizer_state", "reset")
+        self.optimizer_state: str | float = getattr(config, "optimizer_state", "reset")
         self.level: str = getattr(config, "level", "never")
         self.every: int = getattr(config, "every", 1)
         self.rewarm_steps: int = getattr(config, "rewarm_steps", 0)

@@ -1,4 +1,4 @@
-"""``SubspaceLayer``, the contract of layers that resample, and the resample of many layers at once.
+"""``SubspaceLayer``, the base of layers that resample, and the resample of many layers at once.
 
 The choice of directions and its seeds are in ``subspace.py``.
 
@@ -13,13 +13,15 @@ from abc import abstractmethod
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Self, TypeVar
+from typing import Any, ClassVar, Self, TypeVar
 
 import torch
-from torch import Tensor
+import torch.distributed as dist
+from torch import Tensor, nn
 
 from rosa.errors import AdapterError
-from rosa.layers import AdapterLayer, LowRankLayer
+from rosa.fused import full_precision
+from rosa.layers import AdapterLayer, LowRankLayer, product
 from rosa.sharding import gather, gathered, is_sharded, max_abs
 from rosa.subspace import short_side_vectors
 
@@ -37,6 +39,7 @@ BATCH_NUMBERS = 2**24
 class SubspaceLayer(LowRankLayer):
     """An adapter layer whose pair can be merged into the weight and sampled again.
 
+    All values are written in place, so that optimizers, DDP and compiled graphs keep their parameters.
     ``initialise`` sets the pair to zero; ``initialise_all`` does that and then samples subspace 0 of all layers.
 
     Attributes:
@@ -44,16 +47,63 @@ class SubspaceLayer(LowRankLayer):
             change before it (since the previous resample, or since an adapter was loaded). Else None.
     """
 
+    rewrites_base: ClassVar[bool] = True
+
     rounding: tuple[float, float] | None = None
 
+    def __init__(self, name: str, base: nn.Linear, config: Any) -> None:
+        super().__init__(name, base, config)
+        # Used only if the stored W has 16 bits:
+        self._exact: Tensor | None = None  # W in float32, between merge_pair and set_factors
+        self._start: tuple[Tensor, Tensor] | None = None  # A and B as they were sampled, on the CPU
+        self._change = math.nan  # Frobenius norm of the change of A B by training
+
     @property
-    @abstractmethod
+    def _is_rounded(self) -> bool:
+        return self.base.weight.dtype.itemsize < 4
+
+    @property
     def merged_mn(self) -> Tensor:
         """The weight (m, n) to factorise, between ``merge_pair`` and ``set_factors``; at least float32."""
+        return self.weight_mn if self._exact is None else self._exact
 
-    @abstractmethod
+    @torch.no_grad()
+    def initialise(self) -> None:
+        self._zero_pair()
+
+    def _zero_pair(self) -> None:
+        self.A.zero_()
+        self.B.zero_()
+
+    @torch.no_grad()
+    def on_load(self) -> None:
+        self._remember_pair()
+
+    def _remember_pair(self) -> None:
+        """Keep A and B as training starts from them, to find what it changed. Only 16-bit weights need that."""
+        if self._is_rounded:
+            self._start = gather(self.A).to("cpu", copy=True), gather(self.B).to("cpu", copy=True)
+
+    @torch.no_grad()
     def merge_pair(self) -> None:
-        """W ← W + A B and A = B = 0, in place. The function stays the same, also if a later step fails."""
+        """W ← W + scale · A B and A = B = 0, in place. The function stays the same, also if a later step fails."""
+        with full_precision(self.base.weight.device):
+            if self._is_rounded:
+                delta = self.delta()
+                self._exact = (self.weight_mn + delta).float()
+                if self._start is not None:
+                    before = product(*(start.to(delta.device) for start in self._start)) * self.scale
+                    self._change = float((delta - before).norm())
+            self._add_pair(1)
+        self._zero_pair()
+
+    def _add_pair(self, sign: int) -> None:
+        """W ← W ± scale · A B, on a CPU in one pass over W."""
+        weight = self.weight_mn
+        if weight.device.type == "cpu" and weight.dtype == self.A.dtype:
+            weight.addmm_(self.A, self.B, alpha=sign * self.scale)
+        else:
+            weight.add_(self.delta(), alpha=sign)
 
     @property
     @abstractmethod
@@ -68,9 +118,28 @@ class SubspaceLayer(LowRankLayer):
             vectors: ``rosa.subspace.short_side_vectors`` of ``merged_mn``, (q, q); None unless ``needs_vectors``.
         """
 
-    @abstractmethod
+    @torch.no_grad()
     def set_factors(self, a: Tensor, b: Tensor) -> None:
-        """A, B ← a, b and W ← W − A B, in place. The function stays the same."""
+        """A, B ← a, b and W_f = W − scale · A B, in place. The function stays the same.
+
+        W_f is formed from the rounded A and B, so that an error of the factorisation does not change the function. A
+        W_f that is stored in 16 bits is rounded once, and ``rounding`` records by how much. With several processes the
+        first one sends its A and B to the others, because two machines may find singular vectors of other signs.
+        """
+        self.A.copy_(a)
+        self.B.copy_(b)
+        if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+            dist.broadcast(self.A.data, 0)
+            dist.broadcast(self.B.data, 0)
+        with full_precision(self.base.weight.device):
+            if self._exact is None:
+                self._add_pair(-1)
+            else:
+                delta = self.delta()
+                self.weight_mn.copy_(self._exact - delta)
+                self.rounding = float((self.weight_mn + delta - self._exact).norm()), self._change
+                self._exact = None
+        self._remember_pair()
 
     @classmethod
     def initialise_all(cls, layers: Sequence[Self]) -> None:
@@ -113,7 +182,7 @@ def check_finite(layers: Iterable[LowRankLayer]) -> None:
         if wrong := [name for name, size in sizes.items() if not math.isfinite(size)]:
             raise AdapterError(f"{layer.name}: values of its {' and '.join(wrong)} are not finite")
         dtype = layer.base.weight.dtype
-        bound = sizes["weight"] + layer.rank * sizes["A"] * sizes["B"]
+        bound = sizes["weight"] + layer.scale * layer.rank * sizes["A"] * sizes["B"]
         if bound > torch.finfo(dtype).max and not gather((layer.weight_mn + layer.delta()).isfinite().all()):
             raise AdapterError(f"{layer.name}: W + A B is larger than {dtype} can hold")
 

@@ -78,7 +78,7 @@ def test_all_problems_come_in_one_message() -> None:
     )  # fmt: skip
     for part in (
         "micro_batch_size and train.micro_batch_tokens exclude each other", "train.lr=abc", "did you mean batch_size",
-        "fnmodel.name=rosaa is not one of none, bitfit, dora, ia3, lora, rosa", "rank=0", "Did you mean e2e?",
+        "fnmodel.name=rosaa is not one of none, bitfit, dora, ia3, lora, relora, rosa", "rank=0", "Did you mean e2e?",
         "train.epochs=-1 must be at least 0", "train.betas is not a parameter of sgd",
     ):  # fmt: skip
         assert part in message, part

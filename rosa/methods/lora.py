@@ -66,12 +66,16 @@ class LoraLayer(LowRankLayer):
     def optimizer_options(self, name: str) -> dict[str, float]:
         return {"lr_scale": self.config.lr_ratio_b} if name == "B" and self.config.lr_ratio_b != 1 else {}
 
+    def first_factor(self, number: int = 0) -> Tensor:
+        """An A to start from, on the CPU; ``number`` counts the starts."""
+        bound = 1 / math.sqrt(self.in_features)
+        generator = layer_generator(self.config.seed, number, self.name)
+        start = torch.empty(self.A.shape, dtype=torch.float32, device="cpu")  # the same numbers on every device
+        return start.uniform_(-bound, bound, generator=generator)
+
     @torch.no_grad()
     def initialise(self) -> None:
-        bound = 1 / math.sqrt(self.in_features)
-        generator = layer_generator(self.config.seed, 0, self.name)
-        start = torch.empty(self.A.shape, dtype=torch.float32, device="cpu")  # the same numbers on every device
-        self.A.copy_(start.uniform_(-bound, bound, generator=generator))
+        self.A.copy_(self.first_factor())
         self.B.zero_()
 
     def forward(self, x: Tensor) -> Tensor:

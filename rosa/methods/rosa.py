@@ -7,20 +7,16 @@ The base module's own weight holds W_f, so that the adapted layer stores one wei
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from rosa.config import LowRankConfig, option
 from rosa.fused import full_precision
-from rosa.layers import product
 from rosa.methods import register
 from rosa.resampling import SubspaceLayer
-from rosa.sharding import gather
 from rosa.subspace import (
     ADAPTED,
     FACTOR_SPLITS,
@@ -94,12 +90,7 @@ class RosaConfig(LowRankConfig):
 
 @register(RosaConfig)
 class RosaLayer(SubspaceLayer):
-    """A layer whose base weight is W_f. A resample does not change the function that it computes.
-
-    All values are written in place, so that optimizers, DDP and compiled graphs keep their parameters.
-    """
-
-    rewrites_base: ClassVar[bool] = True
+    """A layer whose base weight is W_f. A resample does not change the function that it computes."""
 
     config: RosaConfig
 
@@ -108,54 +99,6 @@ class RosaLayer(SubspaceLayer):
         self.fixed = {"ab": (), "a": ("B",), "b": ("A",)}[config.adapt]
         for factor in self.fixed:
             self.get_parameter(factor).requires_grad_(False)
-        # Used only if the stored W has 16 bits:
-        self._exact: Tensor | None = None  # W in float32, between merge_pair and set_factors
-        self._start: tuple[Tensor, Tensor] | None = None  # A and B as they were sampled, on the CPU
-        self._change = math.nan  # Frobenius norm of the change of A B by training
-
-    @property
-    def _is_rounded(self) -> bool:
-        return self.base.weight.dtype.itemsize < 4
-
-    @property
-    def merged_mn(self) -> Tensor:
-        return self.weight_mn if self._exact is None else self._exact
-
-    @torch.no_grad()
-    def initialise(self) -> None:
-        self._zero_pair()
-
-    def _zero_pair(self) -> None:
-        self.A.zero_()
-        self.B.zero_()
-
-    @torch.no_grad()
-    def on_load(self) -> None:
-        self._remember_pair()
-
-    def _remember_pair(self) -> None:
-        """Keep A and B as training starts from them, to find what it changed. Only 16-bit weights need that."""
-        if self._is_rounded:
-            self._start = gather(self.A).to("cpu", copy=True), gather(self.B).to("cpu", copy=True)
-
-    @torch.no_grad()
-    def merge_pair(self) -> None:
-        with full_precision(self.base.weight.device):
-            if self._is_rounded:
-                delta = self.delta()
-                self._exact = (self.weight_mn + delta).float()
-                if self._start is not None:
-                    self._change = float((delta - product(*(start.to(delta.device) for start in self._start))).norm())
-            self._add_pair(1)
-        self._zero_pair()
-
-    def _add_pair(self, sign: int) -> None:
-        """W ← W ± A B, on a CPU in one pass over W."""
-        weight = self.weight_mn
-        if weight.device.type == "cpu" and weight.dtype == self.A.dtype:
-            weight.addmm_(self.A, self.B, alpha=sign)
-        else:
-            weight.add_(self.delta(), alpha=sign)
 
     def optimizer_options(self, name: str) -> dict[str, float]:
         is_part_of_weight = name in ("A", "B") and self.config.start == "split"
@@ -179,26 +122,3 @@ class RosaLayer(SubspaceLayer):
         if config.start == "zero":
             (a if config.adapt == "a" else b).zero_()
         return (a * config.gain).to(self.A.dtype), (b * config.gain).to(self.B.dtype)
-
-    @torch.no_grad()
-    def set_factors(self, a: Tensor, b: Tensor) -> None:
-        """A, B ← a, b and W_f = W − A B.
-
-        W_f is formed from the rounded A and B, so that an error of the factorisation does not change the function. A
-        W_f that is stored in 16 bits is rounded once, and ``rounding`` records by how much. With several processes the
-        first one sends its A and B to the others, because two machines may find singular vectors of other signs.
-        """
-        self.A.copy_(a)
-        self.B.copy_(b)
-        if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-            dist.broadcast(self.A.data, 0)
-            dist.broadcast(self.B.data, 0)
-        with full_precision(self.base.weight.device):
-            if self._exact is None:
-                self._add_pair(-1)
-            else:
-                delta = self.delta()
-                self.weight_mn.copy_(self._exact - delta)
-                self.rounding = float((self.weight_mn + delta - self._exact).norm()), self._change
-                self._exact = None
-        self._remember_pair()

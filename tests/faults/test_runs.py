@@ -42,6 +42,7 @@ SETTINGS = (  # method, overrides: whatever they add to a run's state must come 
     ("lora", "train.save_every=null train.save_minutes=0.002"),
     ("rosa", "fnmodel.rosa.level=step fnmodel.rosa.every=4 fnmodel.rosa.optimizer_state=keep"),
     ("rosa", "fnmodel.rosa.level=step fnmodel.rosa.every=2 fnmodel.rosa.sample_method=window train.save_every=3"),
+    ("rosa", "fnmodel.rosa.level=step fnmodel.rosa.every=3 fnmodel.rosa.rewarm_steps=2 fnmodel.rosa.adapt=b"),
     ("rosa", "fnmodel.rosa.level=never fnmodel.rosa.factor_split=left fnmodel.params.bias=none"),
     ("rosa", "fnmodel.rosa.sample_method=top fnmodel.params.rank=4 train.save_every=1"),
     ("rosa", "fnmodel.rosa.sample_method=bottom fnmodel.rosa.every=2 train.save_every=null"),

@@ -23,12 +23,29 @@ METHODS = {  # SGD, unlike Adam, shows a gradient that is wrong by a factor
     "none": ("fnmodel.name=none", "train.optimizer=sgd", "train.lr=0.3"),
     "layers": ("fnmodel.name=none", "fnmodel.params.target_modules=all-linear", "train.optimizer=sgd", "train.lr=0.3"),
     "lora": ("fnmodel.name=lora", "train.lr=2e-2", "train.max_grad_norm=0.1", "logging.samples=1"),
+    "relora": (
+        "fnmodel.name=relora",
+        "train.optimizer=sgd",
+        "train.momentum=0.9",
+        "train.lr=2",
+        "fnmodel.relora.level=step",
+        "fnmodel.relora.every=4",
+        "fnmodel.relora.rewarm_steps=1",
+        "fnmodel.relora.lr_ratio_b=4",
+    ),
     "rosa": (
         "fnmodel.name=rosa",
         "train.optimizer=sgd",
         "train.lr=10",
         "fnmodel.rosa.level=step",
         "fnmodel.rosa.every=4",
+    ),
+    "one-sided": (
+        "fnmodel.rosa.adapt=b",
+        "fnmodel.rosa.basis=random",
+        "fnmodel.rosa.level=step",
+        "fnmodel.rosa.every=4",
+        "fnmodel.rosa.optimizer_state=rescale",
     ),
 }
 DROPOUT = (
@@ -39,7 +56,9 @@ SHARDED = {
     "none": ("train.sharding=fsdp", "train.gradient_checkpointing=true"),
     "layers": ("train.sharding=fsdp",),
     "lora": ("train.sharding=fsdp", "train.micro_batch_tokens=150"),
+    "relora": ("train.sharding=fsdp",),
     "rosa": ("train.sharding=fsdp", "train.micro_batch_size=2"),
+    "one-sided": ("train.sharding=fsdp",),
 }
 STOPPED = f"exit {EXIT_INTERRUPTED}"
 

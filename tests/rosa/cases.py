@@ -55,6 +55,8 @@ CASES = [
     Case("dora", rosa.DoraConfig(rank=4)),
     Case("dora-alpha-bias", rosa.DoraConfig(rank=2, alpha=3.0, bias="adapted")),
     Case("dora-dropout", rosa.DoraConfig(rank=0.25, dropout=0.3)),
+    Case("relora", rosa.ReloraConfig(rank=4, alpha=6.0)),
+    Case("relora-dropout-bias", rosa.ReloraConfig(rank=0.25, dropout=0.3, pruned=1.0, bias="adapted")),
     Case("ia3", rosa.IA3Config()),
     Case("ia3-outputs-bias", rosa.IA3Config(feedforward_modules=[], bias="adapted")),
     Case("bitfit", rosa.BitFitConfig(), families=("gpt2",)),  # Llama has no biases to train

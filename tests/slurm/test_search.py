@@ -7,7 +7,9 @@ import json
 import math
 import re
 import shlex
+import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,6 +18,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import make_config
+from tests.slurm.conftest import ROOT, wait_for
 from utils.errors import UserError
 from utils.runs import RUN_POINTER
 from utils.slurm import local
@@ -161,22 +164,23 @@ def test_each_bad_search_is_one_clear_problem(project: Path, settings: str, prob
 
 # Stands in for train.py: its loss depends on method and rate, and its record is what a search reads.
 TRAINER = """
-import json, math, os, sys
+import json, math, os, sys, time
 from pathlib import Path
 given = dict(word.split("=") for word in sys.argv[1:])
 lr, seed, best = float(given["lr"]), given["seed"], {"lora": 1e-3, "rosa": 2e-2}[given["method"]]
 with open("log", "a") as log:
     log.write(" ".join(sys.argv[1:]) + "\\n")
+while Path("hold").exists():
+    time.sleep(0.01)
 run = Path("runs", "-".join(sys.argv[1:])).absolute()
 run.mkdir(parents=True, exist_ok=True)
 Path(os.environ["ROSA_RUN_POINTER"]).write_text(f"{run}\\n")
-if Path("break").exists() and lr == 1e-3 and Path("break").read_text() in ("", given["method"]):
-    sys.exit(3)
 diverged = lr > 0.1 or Path("diverge").exists() and given["method"] == "rosa"
-status = "failed" if diverged else "finished"
+broken = Path("break").exists() and lr == 1e-3 and Path("break").read_text() in ("", given["method"])
+status = "failed" if diverged or broken else "finished"
 loss = 1 + math.log(lr / best) ** 2
 (run / "run.json").write_text(json.dumps({"status": status, "best": {"loss": loss}, "diverged": diverged}))
-sys.exit(diverged)
+sys.exit(status == "failed")
 """
 SWEEP = """
 groups:
@@ -223,6 +227,22 @@ def test_a_search_runs_here_to_its_end_and_nothing_twice(trainer: Path, run: Run
     assert len(trained(trainer)) == before
     shown = run("-s").out
     assert "search find: method=lora: chose lr=0.001" in shown and " not sent" not in shown
+
+
+def test_a_killed_search_goes_on(trainer: Path, run: Run) -> None:
+    """jobrunner.py is killed while all trials run, and they run on: the next call waits for them and repeats none."""
+    (trainer / "hold").touch()
+    program = f"import sys; sys.path.insert(0, {str(ROOT)!r}); import jobrunner; jobrunner.main()"
+    killed = subprocess.Popen([sys.executable, "-c", program, "--local", "6"], stdout=subprocess.DEVNULL)
+    wait_for(lambda: (trainer / "log").exists() and len(trained(trainer)) == 6)
+    killed.kill()
+    killed.wait()
+    assert "find: 6 running\n" in run("-s").out
+    threading.Timer(0.3, (trainer / "hold").unlink).start()
+    again = run("--local", "2", "--only", "find")
+    assert again.code == 0, again.err
+    calls = [tuple(call.values()) for call in trained(trainer)]
+    assert len(calls) == len(set(calls)) and "method=lora: chose lr=0.001" in again.out
 
 
 def test_diverged_trials_are_results(trainer: Path, run: Run) -> None:

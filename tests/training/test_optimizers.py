@@ -10,7 +10,8 @@ import torch
 import rosa
 from tests.conftest import make_config
 from tests.rosa.cases import adapt, make_model, train_steps, trained
-from utils.training.optimizers import build_optimizer, build_scheduler
+from utils.errors import UserError
+from utils.training.optimizers import build_optimizer, build_scheduler, check_rewarm_steps
 
 peft = pytest.importorskip("peft")
 LORA_PLUS = ("fnmodel.name=lora", "fnmodel.lora.lr_ratio_b=16", "train.lr=1e-2")
@@ -72,6 +73,19 @@ def test_lora_plus_takes_pefts_steps(family: str) -> None:
     for name, layer in layers.items():
         torch.testing.assert_close(layer.A.T, others[name].lora_A["default"].weight, atol=1e-8, rtol=0)
         torch.testing.assert_close(layer.B.T, others[name].lora_B["default"].weight, atol=1e-8, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "steps"),
+    [(("fnmodel.relora.every=2", "fnmodel.relora.rewarm_steps=10"), 10), (("fnmodel.relora.level=step",), 1)],
+)
+def test_a_ramp_that_never_ends_is_refused(train: Any, overrides: tuple[str, ...], steps: int) -> None:
+    """The fixture's epochs have five steps."""
+    with pytest.raises(UserError, match=rf"fnmodel\.relora\.rewarm_steps=10 is not shorter than the {steps} steps"):
+        train("fnmodel.name=relora", *overrides)
+    never = make_config("fnmodel.name=relora", "fnmodel.relora.level=never").fnmodel
+    for fnmodel in (never, make_config().fnmodel, make_config("fnmodel.name=none").fnmodel):
+        check_rewarm_steps(fnmodel, 1)
 
 
 def test_a_run_with_two_groups_resumes(train: Any, monkeypatch: Any, tmp_path: Any) -> None:

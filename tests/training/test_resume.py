@@ -17,7 +17,8 @@ from utils.runs import checkpoints
 from utils.training import loop
 
 METHODS = ("rosa", "lora", "dora", "none", "ia3", "bitfit")
-OPTIONS = (  # of ROSA
+OPTIONS = (
+    "relora fnmodel.relora.rewarm_steps=3",
     "rosa fnmodel.rosa.adapt=b fnmodel.rosa.optimizer_state=rescale fnmodel.rosa.rewarm_steps=4",
     "rosa fnmodel.rosa.basis=random fnmodel.rosa.start=zero fnmodel.rosa.decay=true",
 )

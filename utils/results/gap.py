@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from utils.fnmodel import LAYERS_ONLY
 from utils.results.aggregate import Row, counterpart
 from utils.results.columns import Column
 from utils.results.methods import UNTRAINED
 
 REFERENCE = "lora"
 OWN = ("train.lr",)  # each method has its own, so the row with the lowest loss counts whatever its rate
-CEILINGS = ("none-layers", "none")  # the first that there is: full training of the same layers, full fine-tuning
+CEILINGS = (LAYERS_ONLY, "none")  # the first that there is: full training of the same layers, full fine-tuning
 EQUAL = 0.01  # numbers of trainable parameters count as equal up to this share
 SAMPLES = 10_000
 QUANTILES = (0.025, 0.975)  # bounds of a 95 % interval
@@ -83,17 +84,15 @@ def share_of_gap(
     Args:
         lora, method, ceiling: a loss per seed, in the same order.
     """
-    import numpy as np  # here, because compile_results.py --help needs none of it
+    import numpy as np  # only for a table that has a gap: a command that prints its help must start fast
 
-    gains, gaps = np.subtract(lora, method), np.subtract(lora, ceiling)
+    closed, gaps = np.subtract(lora, method), np.subtract(lora, ceiling)
     if gaps.mean() <= 0:
         return None, None
-    share = float(gains.mean() / gaps.mean())
-    if len(gains) < 2:
+    share = float(closed.mean() / gaps.mean())
+    drawn = np.random.default_rng(0).integers(len(gaps), size=(SAMPLES, len(gaps)))
+    resampled = gaps[drawn].mean(axis=1)
+    if len(gaps) < 2 or resampled.min() <= 0:
         return share, None
-    drawn = np.random.default_rng(0).integers(len(gains), size=(SAMPLES, len(gains)))
-    drawn_gaps = gaps[drawn].mean(axis=1)
-    if drawn_gaps.min() <= 0:
-        return share, None
-    low, high = np.quantile(gains[drawn].mean(axis=1) / drawn_gaps, QUANTILES)
+    low, high = np.quantile(closed[drawn].mean(axis=1) / resampled, QUANTILES)
     return share, (float(low), float(high))

@@ -20,7 +20,7 @@ from utils.slurm.status_table import advice, escaped, status_json, status_table
 from utils.slurm.submit import preview, read_statuses, submit_all
 from utils.slurm.sweep.file import Group, Sweep
 
-ITS_PATIENCE = 600.0  # seconds that the job of a search waits for another jobrunner
+PATIENCE_OF_NEXT = 600.0  # seconds that the job of a search waits for another jobrunner
 
 
 def sending_problems(groups: list[Group]) -> list[str]:
@@ -43,6 +43,8 @@ def print_scripts(sweep: Sweep, groups: list[Group], retry: bool) -> int:
         except UserError as error:  # send would stop here
             messages.append(str(error))
     _print_notes(messages)
+    for line in _search_lines(groups, list(statuses.values())):
+        print(f"# {escaped(line)}")
     for text in preview(sweep, groups, ledger, statuses, retry):
         print(text)
     return 0
@@ -55,13 +57,14 @@ def send(sweep: Sweep, groups: list[Group], retry: bool, local: int | None, go_o
     """
     if local is None:
         client.require_sbatch()
-    with changing(sweep.folder, ITS_PATIENCE if go_on else None) as ledger:
-        sweep = sweep.again()  # others may have ended meanwhile
+    with changing(sweep.folder, PATIENCE_OF_NEXT if go_on else None) as ledger:
+        sweep = sweep.again()  # trials may have ended since the file was read
         groups = sweep.only([group.name for group in groups])
         statuses, messages = read_statuses(sweep, ledger, fix=True)
         ledger.save()
         _print_notes(messages)
-        _print_findings(sweep.findings())
+        for line in sweep.findings():
+            print(escaped(line), flush=True)
         if local is None:
             check_unknown_jobs(ledger)
             lines = submit_all(sweep, groups, ledger, statuses, retry)
@@ -176,11 +179,6 @@ def print_log(sweep: Sweep, name: str) -> int:
     print(f"==> {log}", file=sys.stderr)
     sys.stdout.write(log.read_text(encoding="utf-8", errors="replace"))
     return 0
-
-
-def _print_findings(lines: list[str]) -> None:
-    for line in lines:
-        print(escaped(line), flush=True)
 
 
 def _print_notes(messages: list[str]) -> None:

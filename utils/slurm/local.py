@@ -109,7 +109,7 @@ class _Queue:
         for group, job in self.waiting if len(running) < slots else []:
             same = sum(one.group == group.name for one in running)
             before = [other for other in self.sweep.groups if other.name in group.after]
-            through = all(other.settled and self.done.issuperset(job.id for job in other.jobs) for other in before)
+            through = all(other.settled and all(job.id in self.done for job in other.jobs) for other in before)
             if same < (group.max_jobs or slots) and through:
                 self.waiting.remove((group, job))
                 return group, job

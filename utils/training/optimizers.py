@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from torch import nn
 
 import rosa
 from rosa.sharding import is_sharded
+from utils.config import Config
 from utils.errors import UserError
 from utils.train_config import DEFAULT_DECAY, OPTIMIZER_PARAMETERS, TrainConfig
 
@@ -36,6 +38,18 @@ def build_optimizer(train: TrainConfig, model: nn.Module, device: torch.device) 
     return OPTIMIZERS[train.optimizer](groups, lr=train.lr, fused=fused, **options)
 
 
+def step_counts(config: Config, samples: int) -> tuple[int, int]:
+    """The optimizer steps of a run on ``samples``, and those of its warm-up.
+
+    Raises:
+        UserError: the warm-up, or the ramp after a resample, never ends.
+    """
+    steps_per_epoch = math.ceil(samples / config.train.batch_size)
+    check_rewarm_steps(config.fnmodel, steps_per_epoch)
+    total_steps = steps_per_epoch * config.train.epochs
+    return total_steps, warmup_steps(config.train, total_steps)
+
+
 def warmup_steps(train: TrainConfig, total_steps: int) -> int:
     """Warm-up in optimizer steps: 500 by default, or a tenth of the run if that has no more than 500.
 
@@ -52,6 +66,26 @@ def warmup_steps(train: TrainConfig, total_steps: int) -> int:
             "lower it, or train longer (train.epochs, train.fraction)"
         )
     return train.warmup_steps
+
+
+def check_rewarm_steps(fnmodel: Any, steps_per_epoch: int) -> None:
+    """Check that the learning rate reaches its schedule again between two resamples.
+
+    Args:
+        fnmodel: the configuration's node.
+
+    Raises:
+        UserError: ``rewarm_steps`` is not shorter than the steps between them.
+    """
+    own = getattr(fnmodel, fnmodel.name, None)
+    level, rewarm = getattr(own, "level", "never"), getattr(own, "rewarm_steps", 0)
+    steps = 0 if own is None or level == "never" else own.every * (steps_per_epoch if level == "epoch" else 1)
+    if steps and rewarm >= steps:
+        key = f"fnmodel.{fnmodel.name}"
+        raise UserError(
+            f"{key}.rewarm_steps={rewarm} is not shorter than the {steps} steps between resamples: lower it, or "
+            f"resample less often ({key}.every)"
+        )
 
 
 def build_scheduler(train: TrainConfig, optimizer: Any, warmup: int, total_steps: int) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ from utils.runs.metrics_writer import MetricsWriter
 from utils.tokens.batches import Collator
 from utils.training.data import check_lengths, load_training_data
 from utils.training.loss_meter import LossMeter, Throughput
-from utils.training.optimizers import build_optimizer, build_scheduler, warmup_steps
+from utils.training.optimizers import build_optimizer, build_scheduler, step_counts
 from utils.training.placement import Placement, build_placement
 from utils.training.resume import restore
 from utils.training.training import Training
@@ -49,8 +48,7 @@ def set_up(config: Config, precision: str, run: Run, stop: StopRequest) -> Train
     agree_on_data(run, data.digests, config.dataset, processes)
     model = load_model(config.model.name, config.model.dropout)
     check_lengths(data, model, config)
-    total_steps = math.ceil(len(data.train) / train.batch_size) * train.epochs
-    warmup = warmup_steps(train, total_steps)  # a wrong warm-up fails before the factorisation
+    total_steps, warmup = step_counts(config, len(data.train))  # a wrong warm-up fails before the factorisation
 
     # adapters or the checkpoint's weights, on the device
     checkpoint, progress = processes.run_on_main(lambda: select_checkpoint(run)) or (None, Progress())
