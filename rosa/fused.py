@@ -91,7 +91,7 @@ class _AdaptedProduct(torch.autograd.Function):
         rows, weight, a, b, low = ctx.saved_tensors
         needs_rows, _, needs_bias, trains_a, trains_b, *_ = ctx.needs_input_grad
         own_rows, own_grad = rows if rows is None else rows.to(a.dtype), grad_output.to(a.dtype)
-        # for second derivatives: by A and B too, and by the rows, which a kept rows A does not depend on
+        # second derivatives need W + A B as a function of A and B, and rows A as one of the rows, computed again
         differentiable = torch.is_grad_enabled() and not torch.compiler.is_compiling()
         if differentiable and ctx.summed:
             weight = weight + (a @ b - (a @ b).detach())

@@ -12,7 +12,7 @@ import torch
 import yaml
 
 import rosa
-from studies.capacity import draws, measure, report
+from studies.capacity import draws, figure, measure, report
 from studies.capacity.make_base import character_tokenizer, write_untrained
 from tests.conftest import ROOT, make_config
 from utils.config import load_config
@@ -160,6 +160,8 @@ def test_the_tables_choose_a_rate_and_show_each_seed(tmp_path: Path) -> None:
     assert "| ROSA" not in report.report(tmp_path).split("Reported seeds")[1]
     write_record(tmp_path / "rosa", "rosa", 0.01, 0, 0.5)
     assert f"| {(1 - 0.5) / (1 - 0.2):.0%} |" in report.report(tmp_path)  # of losses, over seed 0, which all three have
+    lines = {line.get_label(): line for line in figure.draw(report.load(tmp_path)).axes[0].containers}
+    assert lines["LoRA r=1"].lines[0].get_ydata() == pytest.approx([(bits[1] + bits[4]) / 2 / 1000])  # at its best rate
     (tmp_path / "seed-0" / "run.json").write_text('{"status": "finished", "dataset": "e2e_nlg"}')
     with pytest.raises(UserError, match="is not a finished run of the study"):
         report.report(tmp_path)

@@ -94,20 +94,25 @@ def chosen_rate(runs: list[Measured]) -> tuple[float, bool]:
     return best.lr, best.lr in (rates[0], rates[-1])
 
 
-def best_rate(runs: list[Measured]) -> dict[int, float]:
-    """The loss of each seed at the rate with the lowest mean, {} without runs."""
-    rates: dict[float, dict[int, float]] = defaultdict(dict)
+def best_rate(runs: list[Measured]) -> list[Measured]:
+    """The runs at the rate with the lowest mean loss, [] without runs."""
+    rates: dict[float, list[Measured]] = defaultdict(list)
     for run in runs:
-        rates[run.lr][run.seed] = run.loss
-    return min(rates.values(), key=lambda losses: statistics.fmean(losses.values()), default={})
+        rates[run.lr].append(run)
+    return min(rates.values(), key=lambda same: statistics.fmean(run.loss for run in same), default=[])
 
 
-def gap_closed(method: dict[int, float], lora: dict[int, float], ceiling: dict[int, float]) -> str:
-    """The closed share of the gap, with its interval, over the seeds that all three have; empty if it has none."""
-    seeds = sorted(method.keys() & lora.keys() & ceiling.keys())
+def gap_closed(*runs: list[Measured]) -> str:
+    """The share of the gap that a method closes, with its interval; empty without a seed in common.
+
+    Args:
+        runs: of LoRA, the method, and the ceiling.
+    """
+    losses = [{run.seed: run.loss for run in same} for same in runs]
+    seeds = sorted(set.intersection(*map(set, losses)))
     if not seeds:
         return ""
-    share, interval = share_of_gap(*([part[seed] for seed in seeds] for part in (lora, method, ceiling)))
+    share, interval = share_of_gap(*([part[seed] for seed in seeds] for part in losses))
     ends = f" ({interval[0]:.0%} to {interval[1]:.0%})" if interval else ""
     return "no gap" if share is None else f"{share:.0%}{ends}"
 
@@ -135,7 +140,7 @@ def seeds_table(found: dict[Way, list[Measured]]) -> list[str]:
         runs = sorted((run for run in found[way] if run.lr == lr), key=lambda run: run.seed)
         ends = (way[0], "lora", 1, 0, ""), (way[0], LAYERS_ONLY, 0, 0, "")
         lora, ceiling = (best_rate(found.get(end, [])) for end in ends)
-        gap = gap_closed({run.seed: run.loss for run in runs}, lora, ceiling)
+        gap = gap_closed(lora, runs, ceiling)
         cells = [
             str(way[0]), label(way), f"{runs[0].parameters:,}", f"{lr:g}",
             " ".join(f"{run.bits:,.0f}" for run in runs), f"{statistics.fmean(run.bits for run in runs):,.0f}", gap,
@@ -158,14 +163,19 @@ def _mean(runs: list[Measured], form: str, value: Any) -> str:
     return form.format(statistics.fmean(values)) if values else ""
 
 
-def report(folder: Path) -> str:
-    """Both tables as Markdown. Raises UserError if a record cannot be read or is not of the study."""
+def load(folder: Path) -> list[Measured]:
+    """The finished runs below ``folder``. Raises UserError if a record cannot be read or is not of the study."""
     results, unreadable = read_results([folder])
     if unreadable:
         raise UserError(f"{unreadable[0].run.path}: {unreadable[0].reason}")
+    return [Measured.of(result) for result in results if result.finished]
+
+
+def report(folder: Path) -> str:
+    """Both tables as Markdown; see ``load``."""
     search: dict[Way, list[Measured]] = defaultdict(list)
     reported: dict[Way, list[Measured]] = defaultdict(list)
-    for run in map(Measured.of, (result for result in results if result.finished)):
+    for run in load(folder):
         (search if run.trial else reported)[run.way].append(run)
     parts = []
     if search:

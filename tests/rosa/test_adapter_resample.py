@@ -162,12 +162,12 @@ def wide_model(layers: int = 6, m: int = 256, n: int = 512) -> nn.Module:
     return model
 
 
-def resampled(threads: int, **changes: int) -> dict[str, str]:
+def resampled(threads: int, basis: Any = "singular", **changes: int) -> dict[str, str]:
     """The bits of a model after injection and two resamples with this many threads."""
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        model = rosa.inject(wide_model(**changes), rosa.RosaConfig(rank=0.1))
+        model = rosa.inject(wide_model(**changes), rosa.RosaConfig(rank=0.1, basis=basis))
         for number in (1, 2):
             rosa.resample(model, number)
         assert torch.get_num_threads() == threads
@@ -176,9 +176,10 @@ def resampled(threads: int, **changes: int) -> dict[str, str]:
         torch.set_num_threads(before)
 
 
-def test_a_resample_repeats_to_the_bit_whatever_the_number_of_threads() -> None:
-    reference = resampled(1)
-    assert reference == resampled(1) == resampled(2) == resampled(3)
+@pytest.mark.parametrize("basis", ["singular", "random"])
+def test_a_resample_repeats_to_the_bit_whatever_the_number_of_threads(basis: str) -> None:
+    reference = resampled(1, basis)
+    assert reference == resampled(1, basis) == resampled(2, basis) == resampled(3, basis)
     assert ThreadPoolExecutor(1).submit(torch.get_num_threads).result() == torch.get_num_threads()
 
 
