@@ -46,9 +46,11 @@ class DoraLayer(LoraLayer):
 
     @torch.no_grad()
     def norms(self) -> Tensor:
-        """‖V‖ of each output, (n,), detached."""
+        """‖V‖ of each output, (n,), detached, in float32 at least."""
+        dtype = torch.promote_types(self.A.dtype, torch.float32)
         with full_precision(self.A.device):
-            total = torch.addmm(self.weight_mn.to(self.A.dtype), self.A, self.B, alpha=self.scale)
+            weight, a, b = (values.to(dtype) for values in (self.weight_mn, self.A, self.B))
+            total = torch.addmm(weight, a, b, alpha=self.scale)
             norms: Tensor = torch.linalg.vector_norm(total, dim=0)
         return norms.clamp_min(torch.finfo(norms.dtype).tiny)
 

@@ -85,7 +85,8 @@ def test_a_ramp_that_never_ends_is_refused(train: Any, overrides: tuple[str, ...
         train("fnmodel.name=relora", *overrides)
     never = make_config("fnmodel.name=relora", "fnmodel.relora.level=never").fnmodel
     for fnmodel in (never, make_config().fnmodel, make_config("fnmodel.name=none").fnmodel):
-        check_rewarm_steps(fnmodel, 1)
+        check_rewarm_steps(fnmodel, 1, 9)
+    check_rewarm_steps(make_config("fnmodel.name=relora").fnmodel, 5, 5)  # a run without a restart
 
 
 def test_a_run_with_two_groups_resumes(train: Any, monkeypatch: Any, tmp_path: Any) -> None:

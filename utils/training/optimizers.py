@@ -45,8 +45,8 @@ def step_counts(config: Config, samples: int) -> tuple[int, int]:
         UserError: the warm-up, or the ramp after a resample, never ends.
     """
     steps_per_epoch = math.ceil(samples / config.train.batch_size)
-    check_rewarm_steps(config.fnmodel, steps_per_epoch)
     total_steps = steps_per_epoch * config.train.epochs
+    check_rewarm_steps(config.fnmodel, steps_per_epoch, total_steps)
     return total_steps, warmup_steps(config.train, total_steps)
 
 
@@ -68,7 +68,7 @@ def warmup_steps(train: TrainConfig, total_steps: int) -> int:
     return train.warmup_steps
 
 
-def check_rewarm_steps(fnmodel: Any, steps_per_epoch: int) -> None:
+def check_rewarm_steps(fnmodel: Any, steps_per_epoch: int, total_steps: int) -> None:
     """Check that the learning rate reaches its schedule again between two resamples.
 
     Args:
@@ -80,7 +80,7 @@ def check_rewarm_steps(fnmodel: Any, steps_per_epoch: int) -> None:
     own = getattr(fnmodel, fnmodel.name, None)
     level, rewarm = getattr(own, "level", "never"), getattr(own, "rewarm_steps", 0)
     steps = 0 if own is None or level == "never" else own.every * (steps_per_epoch if level == "epoch" else 1)
-    if steps and rewarm >= steps:
+    if 0 < steps < total_steps and rewarm >= steps:
         key = f"fnmodel.{fnmodel.name}"
         raise UserError(
             f"{key}.rewarm_steps={rewarm} is not shorter than the {steps} steps between resamples: lower it, or "
