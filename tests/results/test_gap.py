@@ -71,6 +71,22 @@ def test_each_method_counts_with_its_own_rate(tmp_path: Path) -> None:
     assert row_of(csv_of(tmp_path), method="rosa").gap_closed == pytest.approx(0.5, rel=1e-12)
 
 
+def test_only_what_is_trained_alike_is_compared(tmp_path: Path) -> None:
+    """LoRA+ is a method to compare, not the reference; full training of fewer layers or for longer is no ceiling."""
+    targets = "fnmodel.params.target_modules"
+    write(tmp_path, "lora", [1.5])
+    write(tmp_path, "lora", [1.3], config={"fnmodel.lora.lr_ratio_b": 16.0})
+    write(tmp_path, "rosa", [1.2], config={targets: None})
+    write(tmp_path, "none-layers", [1.1], config={targets: ["c_attn"], "fnmodel.name": "none"})
+    write(tmp_path, "none", [0.5], config={"train.epochs": 50})
+    write(tmp_path, "none", [1.0])
+    compile_results([tmp_path])
+    table = csv_of(tmp_path)
+    assert row_of(table, method="rosa").gap_closed == pytest.approx(0.6, rel=1e-12)
+    plus = row_of(table, method="lora", val_loss_mean=1.3)
+    assert plus.gap_closed == pytest.approx(0.4, rel=1e-12)
+
+
 @pytest.mark.parametrize(("trainable", "told"), [(1009, False), (1011, True), (989, True)])
 def test_unequal_trainables_are_told(tmp_path: Path, trainable: int, told: bool) -> None:
     write(tmp_path, "lora", [1.5])

@@ -9,10 +9,13 @@ from utils.fnmodel import LAYERS_ONLY
 from utils.results.aggregate import Row, counterpart
 from utils.results.columns import Column
 from utils.results.methods import UNTRAINED
+from utils.results.read import as_typed
+from utils.runs.identity import LATER
 
 REFERENCE = "lora"
+VARIANTS = ("fnmodel.lora.scale", "fnmodel.lora.lr_ratio_b")  # off their defaults: rsLoRA, LoRA+, methods to compare
 OWN = ("train.lr",)  # each method has its own, so the row with the lowest loss counts whatever its rate
-CEILINGS = (LAYERS_ONLY, "none")  # the first that there is: full training of the same layers, full fine-tuning
+CEILINGS = (LAYERS_ONLY, "none")  # the first that there is: full training of the same layers, or of everything
 EQUAL = 0.01  # numbers of trainable parameters count as equal up to this share
 SAMPLES = 10_000
 QUANTILES = (0.025, 0.975)  # bounds of a 95 % interval
@@ -38,10 +41,26 @@ class Closed:
 
 
 def compared(rows: Sequence[Row]) -> list[tuple[Row, Row]]:
-    """Each row of an adapter with the row of LoRA that has the same rank."""
-    pairs = [(row, counterpart(row, rows, REFERENCE, OWN)) for row in rows]
-    skipped = (REFERENCE, UNTRAINED, *CEILINGS)
-    return [(row, lora) for row, lora in pairs if lora is not None and row.first.method not in skipped]
+    """Each row of another adapter than plain LoRA with the row of plain LoRA that has the same rank."""
+    skipped = (UNTRAINED, *CEILINGS)
+    plain = [row for row in rows if row.first.method == REFERENCE and not _is_variant(row)]
+    others = [row for row in rows if row.first.method not in skipped and row not in plain]
+    return [(row, lora) for row in others if (lora := _comparable(row, plain, REFERENCE)) is not None]
+
+
+def _is_variant(row: Row) -> bool:
+    return any(as_typed(row.settings.get(key, LATER[key])) != as_typed(LATER[key]) for key in VARIANTS)
+
+
+def _comparable(row: Row, rows: Sequence[Row], method: str) -> Row | None:
+    """The row of ``method`` whose training differs from that of ``row`` in nothing but the method and ``OWN``."""
+
+    def differs(other: Row) -> bool:
+        common = row.settings.keys() & other.settings.keys() - {*OWN, *VARIANTS}
+        trained = [key for key in common if not key.startswith("decoding.")]
+        return any(as_typed(row.settings[key]) != as_typed(other.settings[key]) for key in trained)
+
+    return counterpart(row, [other for other in rows if not differs(other)], method, OWN)
 
 
 def unequal(rows: Sequence[Row]) -> list[tuple[Row, Row]]:
@@ -57,7 +76,7 @@ def closed_shares(rows: Sequence[Row], column: Column) -> list[Closed]:
     """The share of each row of ``compared`` that has a ceiling and a seed in common with it and with LoRA."""
     found = []
     for row, lora in compared(rows):
-        ceiling = next((other for name in CEILINGS if (other := counterpart(row, rows, name, OWN))), None)
+        ceiling = next((other for name in CEILINGS if (other := _comparable(row, rows, name))), None)
         if ceiling is None:
             continue
         three = [_by_seed(part, column) for part in (lora, row, ceiling)]

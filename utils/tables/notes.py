@@ -123,8 +123,9 @@ def gap_notes(rows: list[Row], closed: list[Closed], column: Column) -> Iterator
     if closed:
         ceilings = " or ".join(dict.fromkeys(method_label(one.ceiling.first.method) for one in closed))
         yield (
-            f"Gap closed: (LoRA − method) / (LoRA − {ceilings}) of the {column.header}, LoRA of the same rank, over "
-            f"the seeds that all three have; {SAMPLES:,} bootstrap samples of seeds."
+            f"Gap closed: (LoRA − method) / (LoRA − {ceilings}) of the {column.header}, over the seeds that all three "
+            "have; LoRA of the same rank, all three with the same settings but for the learning rate; "
+            f"{SAMPLES:,} bootstrap samples of seeds."
         )
     different = [
         f"{method_label(row.first.method)} {as_typed(row.first.rank)} {human(row.parameters or 0)}, "
