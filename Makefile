@@ -55,8 +55,8 @@ bench: $(VENV)/.installed-dev ## measure speed and memory on this machine: write
 study: export RUNS ?= runs
 study: $(VENV)/.installed ## the capacity study's small form, about ten minutes on two cores: prints its table
 	python jobrunner.py --fn studies/capacity/small.yaml --local 2
-	python -m studies.capacity.measure $(RUNS)/capacity/phone_book --records $(RUNS)/capacity-records
-	python -m studies.capacity.report $(RUNS)/capacity-records
+	python -m studies.capacity.measure $(RUNS)/capacity-small/phone_book --records $(RUNS)/capacity-small/records
+	python -m studies.capacity.report $(RUNS)/capacity-small/records
 
 clean: ## remove the environment, the demo and the caches
 	rm -rf $(VENV) demo .pytest_cache .mypy_cache .ruff_cache

@@ -74,8 +74,8 @@ def test_each_method_counts_with_its_own_rate(tmp_path: Path) -> None:
 def test_only_what_is_trained_alike_is_compared(tmp_path: Path) -> None:
     """LoRA+ is a method to compare, not the reference; full training of fewer layers or for longer is no ceiling."""
     targets = "fnmodel.params.target_modules"
-    write(tmp_path, "lora", [1.5])
-    write(tmp_path, "lora", [1.3], config={"fnmodel.lora.lr_ratio_b": 16.0})
+    write(tmp_path, "lora", [1.5], config={targets: None})
+    write(tmp_path, "lora", [1.3], config={"fnmodel.lora.lr_ratio_b": 16.0, targets: None})
     write(tmp_path, "rosa", [1.2], config={targets: None})
     write(tmp_path, "none-layers", [1.1], config={targets: ["c_attn"], "fnmodel.name": "none"})
     write(tmp_path, "none", [0.5], config={"train.epochs": 50})
