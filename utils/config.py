@@ -226,6 +226,6 @@ def _dataset_problems(config: Config) -> list[str]:
         problems.append(f"train.loss_on=target: {name} has no targets, use all")
     if source.needs_path and not dataset.path:
         problems.append(f"dataset.path is needed by dataset.name={name}")
-    if not source.takes_size and (dataset.size, dataset.book) != (None, 0):
+    if source.default_size is None and (dataset.size, dataset.book) != (None, 0):
         problems.append(f"dataset.size and dataset.book do not go with {name}, whose pairs are fixed: leave them out")
     return problems

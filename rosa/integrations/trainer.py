@@ -4,7 +4,7 @@
     trainer = Trainer(rosa.inject(model, config), args, train_dataset=data, callbacks=[ResampleCallback(config)])
 
 Parameters are written in place, so the Trainer's optimizer, its schedule and its checkpoints need nothing else. The
-Trainer's own optimizer decays A and B; to exempt them, give it one of ``rosa.parameter_groups(model)``.
+Trainer's own optimizer decays A and B and knows no rates of LoRA+; give it one of ``rosa.parameter_groups``.
 """
 
 from __future__ import annotations

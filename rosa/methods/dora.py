@@ -2,7 +2,7 @@
 
 A B changes the direction of each column of W, of which an output has one, and a trained magnitude s (n,) sets its
 length, at first that of W's column. ‖V‖ is the norm of the columns, (n,). As in section 4.3 of the paper, it is a
-constant in the backward pass. Dropout acts on the change of the output only, as in PEFT.
+constant in the backward pass. As in PEFT, dropout acts on the change of the output only, and weight decay on s too.
 """
 
 from __future__ import annotations

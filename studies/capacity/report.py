@@ -88,8 +88,8 @@ def order(way: Way) -> tuple[Any, ...]:
 
 
 def chosen_rate(runs: list[Measured]) -> tuple[float, bool]:
-    """The rate with the most bits, and whether it lies at an end of its grid."""
-    best = max(runs, key=lambda run: run.bits)
+    """The rate with the lowest loss, and whether it lies at an end of its grid."""
+    best = min(runs, key=lambda run: run.loss)
     rates = sorted({run.lr for run in runs})
     return best.lr, best.lr in (rates[0], rates[-1])
 

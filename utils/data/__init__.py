@@ -54,7 +54,7 @@ class DataSource(ABC):
     generate_limit: ClassVar[int | None] = None  # eval.py generates for this many items, the first ones; None: for all
     needs_path: ClassVar[bool] = False  # True: the user must set dataset.path
     metrics: ClassVar[tuple[str, ...]] = ()  # its scores in the order of a table's columns; empty: all that apply
-    takes_size: ClassVar[bool] = False  # True: generated from dataset.size and dataset.book
+    default_size: ClassVar[int | None] = None  # pairs, if they are generated from dataset.size and dataset.book
     target_bits: ClassVar[float | None] = None  # information in a target, if its pairs are random: bits to be stored
 
     def __init__(self, size: int | None = None, book: int = 0) -> None:

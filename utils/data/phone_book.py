@@ -13,7 +13,6 @@ from string import ascii_lowercase, digits
 
 from utils.data import DataSource, Example, refuse_path, register
 
-SIZE = 200  # pairs
 LETTERS, DIGITS = 6, 10
 
 
@@ -26,7 +25,7 @@ class PhoneBook(DataSource):
 
     names = ("phone_book",)
     metrics = ("exact_match",)
-    takes_size = True
+    default_size = 200
     target_bits = DIGITS * math.log2(10)
 
     def load(self, split: str, path: Path | None, cache: str | None) -> list[Example]:
@@ -34,7 +33,7 @@ class PhoneBook(DataSource):
         refuse_path("phone_book", path)
         rng = random.Random(f"phone book {self.book}")
         book: dict[str, str] = {}
-        while len(book) < (SIZE if self.size is None else self.size):
+        while len(book) < (self.size or self.default_size):
             key = "".join(rng.choices(ascii_lowercase, k=LETTERS))
             book.setdefault(key, "".join(rng.choices(digits, k=DIGITS)))
         return [Example(key, f"{key}:", number, number) for key, number in book.items()]

@@ -67,6 +67,8 @@ def science(config: Config, data: dict[str, str] | None = None) -> dict[str, Any
     for key in WITHOUT_EFFECT:
         group, name = _place(values, key)
         del group[name]
+    if config.dataset.size == config.source.default_size:
+        values["dataset"]["size"] = None
     for key, default in LATER.items():
         group, name = _place(values, key)
         if group[name] == default:
@@ -87,7 +89,8 @@ def science(config: Config, data: dict[str, str] | None = None) -> dict[str, Any
         if not isinstance(adapter, LowRankConfig):
             del params["rank"]
     elif config.fnmodel.trained_layers is not None:
-        values["fnmodel"]["params"] = {"target_modules": config.fnmodel.trained_layers}
+        layers = config.fnmodel.trained_layers  # the order of a list is without effect
+        values["fnmodel"]["params"] = {"target_modules": layers if isinstance(layers, str) else sorted(set(layers))}
     else:
         del values["fnmodel"]["params"]
     return values
