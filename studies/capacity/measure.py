@@ -18,16 +18,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import OmegaConf
 
 import rosa
 from rosa.targets import find_targets
 from studies.capacity.make_base import BOOK_A, POSITIONS, SIZE_A
+from studies.records import copy_record
 from utils.config import load_config
 from utils.data import DataSource, get_source
 from utils.errors import run_cli
 from utils.generation.generate import Decoding, generate
-from utils.io.files import write_json, write_text
+from utils.io.files import write_json
 from utils.metrics.exact_match import ExactMatch
 from utils.models.loading import load_model, load_tokenizer
 from utils.models.token_loss import TokenLoss, evaluate_losses
@@ -94,12 +94,10 @@ def collect(run: Run, records: Path) -> Path:
         "book_b": recall(model, tokenizer, config.source),
         "change": change(before, weights(model)),
     }
-    folder, base = records / run.path.name, Path(config.model.name).name
-    settings = OmegaConf.merge(OmegaConf.load(run.config_file), {"model": {"name": base}, "output": {"path": "runs"}})
+    folder = records / run.path.name
     folder.mkdir(parents=True, exist_ok=True)
-    write_text(folder / "config.yaml", OmegaConf.to_yaml(settings))
     write_json(folder / "study.json", measured)
-    write_json(folder / "run.json", run.record() | {"model": base})  # last: it makes the folder a whole record
+    copy_record(run, folder)
     return folder
 
 

@@ -1,0 +1,42 @@
+"""Copy the records of finished runs: run.json and config.yaml, without paths and weights.
+
+python -m studies.records runs/precision --records studies/precision/records
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from omegaconf import OmegaConf
+
+from utils.config import load_config
+from utils.errors import run_cli
+from utils.io.files import write_json, write_text
+from utils.runs import Run, find_runs
+
+
+def copy_record(run: Run, folder: Path) -> None:
+    """Write run.json and config.yaml of a finished run into ``folder``, without the places of model, data and runs."""
+    base = Path(load_config(run.config_file).model.name).name
+    plain = {"model": {"name": base}, "dataset": {"path": None}, "output": {"path": "runs"}}
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.merge(OmegaConf.load(run.config_file), plain)))
+    write_json(folder / "run.json", run.record() | {"model": base})  # last: it makes the folder a whole record
+
+
+def main() -> None:
+    """Copy what is finished and was not copied yet."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("runs", nargs="+", help="folders with runs")
+    parser.add_argument("--records", type=Path, required=True, help="where to write, a folder for each run")
+    arguments = parser.parse_args()
+    for run in find_runs(arguments.runs):
+        folder = arguments.records / run.path.name
+        if run.record()["status"] == "finished" and not (folder / "run.json").exists():
+            copy_record(run, folder)
+            print(folder.name, flush=True)
+
+
+if __name__ == "__main__":
+    run_cli(main)
