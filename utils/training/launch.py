@@ -68,12 +68,12 @@ def _precision(config: Config) -> tuple[str, str]:
 
 def _finished_record_or_lock(config: Config, run: Run, stack: contextlib.ExitStack) -> dict[str, Any] | None:
     """The record of a finished run. Else None, after the run's directory is made, and locked until ``stack`` closes."""
-    _point_to(run)
     record = _record(run)
     if record["status"] == "finished":
         recorded = recorded_digests(record)
         if recorded and config.dataset.path:  # data from the hub are not loaded only to be compared
             refuse_other_data(run, recorded, training_digests(config), config.dataset)
+        _point_to(run)
         unknown = "" if recorded else " (its record, of an earlier version, does not say on which data)"
         print(f"{run.path} is finished already{unknown}; remove the folder to train again", file=sys.stderr)
         with contextlib.suppress(OSError):  # a kill may have left it; a read-only folder is finished all the same
@@ -93,6 +93,7 @@ def _train(
         described = description(training)
         if stop.processes.main:
             _write_snapshots(config, run, overrides)
+            _point_to(run)  # only now: a run of other data was refused by set_up
     _note(training, **_start_fields(training, group), **described, **current_progress(training))
     _fit(training)
     _note(training, status="finished", finished=now(), **current_progress(training))
@@ -218,6 +219,7 @@ def _write_snapshots(config: Config, run: Run, overrides: list[str]) -> None:
 
 
 def _point_to(run: Run) -> None:
+    """Note for a job runner that its job trains ``run``; a sweep's search takes the run's loss for the job's."""
     pointer = os.environ.get(RUN_POINTER)
     if pointer:
         path = Path(pointer)
