@@ -7,6 +7,7 @@ import json
 import math
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import threading
@@ -141,6 +142,19 @@ SEARCH = "keys: {train.lr: [3e-4, 1e-3]}, seed: 100, seeds: [0, 1]"
         ("keys: {train.lr: [1, 1.0]}, seed: 1, seeds: [0]", "search.keys.train.lr must be a list of different values"),
         ("keys: {seed: [1, 2]}, seed: 1, seeds: [0]", "search.keys.seed: give seed and seeds"),
         ("keys: {fnmodel.name: [rosa]}, seed: 1, seeds: [0]", "search.keys.fnmodel.name: it is in matrix, too"),
+        *(
+            (f"keys: {{{key}: [a, b]}}, seed: 1, seeds: [0]", f"search.keys.{key}: losses under different values")
+            for key in (
+                "train.loss_on",
+                "train.validation_fraction",
+                "train.seq_len",
+                "train.block_size",
+                "model.name",
+                "dataset.name",
+                "++dataset.path",
+                "experiment",
+            )
+        ),
         (SEARCH.replace("seed: 100", "seed: 1"), "search.seeds has the search's own seed, 1"),
         (SEARCH.replace("[0, 1]", "[]"), "search.seeds must be a list of different whole numbers"),
         (SEARCH.replace("[0, 1]", "[0, 0]"), "search.seeds must be a list of different whole numbers"),
@@ -286,8 +300,21 @@ def test_trials_without_a_record_are_told(trainer: Path, run: Run) -> None:
     (trainer / "trainer.py").write_text("")
     done = run("--local", "--only", "find")
     assert done.code == 2
-    assert "group find: method=lora: 3 of 3 trials have no result in a run.json" in done.err
-    assert "search find: method=rosa: waits for 3 of 3 trials (3 done without a result)" in run("-s").out
+    assert "group find: method=lora: 3 of 3 trials have no result in a run.json: --retry sends them again" in done.err
+    assert "search find: method=rosa: waits for 3 of 3 trials (3 without result)" in run("-s").out
+
+
+def test_a_trial_whose_run_is_gone_is_trained_again_by_retry(trainer: Path, run: Run) -> None:
+    assert run("--local", "2").code == 0
+    before = len(trained(trainer))
+    (folder,) = trainer.glob("runs/*method=lora-lr=0.001-seed=100")
+    shutil.rmtree(folder)
+    asked = run("--local", "--only", "find")
+    assert asked.code == 2 and "nothing to send; 1 jobs did not end well: --retry sends them again" in asked.out
+    assert "method=lora: 1 of 3 trials have no result in a run.json: --retry sends them again" in asked.err
+    again = run("--local", "--retry")
+    assert again.code == 0 and "method=lora: chose lr=0.001" in again.out
+    assert len(trained(trainer)) == before + 1
 
 
 def test_real_trainings_are_searched(
