@@ -23,6 +23,7 @@ from tests.slurm.conftest import ROOT, wait_for
 from utils.errors import UserError
 from utils.runs import RUN_POINTER
 from utils.slurm import local
+from utils.slurm.commands import sending_problems
 from utils.slurm.ledger import Ledger, Submission
 from utils.slurm.sweep.file import Job, load_sweep
 from utils.slurm.sweep.search import Found, Search, explore
@@ -126,6 +127,45 @@ def test_a_best_at_the_edge_is_never_chosen(most: int) -> None:
     found = explore(search([1e-3, 2e-3], most=most), lambda point: -point["lr"])
     assert found.chosen is None and len(found.points) == 2 + most
     assert f"is at the edge after {most} further values of lr" in found.problem and "search.most" in found.problem
+
+
+@pytest.mark.parametrize(
+    ("lowest", "added", "chosen"),
+    [(3.0, [1.0, 10.0], 1.0), (0.1, [1.0], 0.1), (0.01, [], 0.01), (-1.0, [], 0)],
+)
+def test_a_zero_is_the_lowest_and_the_other_end_is_widened(lowest: float, added: list[float], chosen: float) -> None:
+    """No ratio leads to 0: nothing is tried between it and the lowest other value."""
+
+    def loss(point: dict[str, Any]) -> float:
+        return float(abs(point["lr"] - lowest))
+
+    for factor in (None, 10.0):
+        found = explore(search([0, 0.01, 0.1], factor=factor), loss)
+        assert rates(found) == [0, 0.01, 0.1, *added] and found.chosen == {"lr": chosen}
+    alone = explore(search([0, 0.1]), loss)
+    assert rates(alone) == [0, 0.1], "one number has no ratio"
+
+
+@pytest.mark.parametrize(("limit", "chosen"), [(1.0, 0.9), (2.0, 1.62)])
+def test_a_value_that_is_not_allowed_ends_the_widening(limit: float, chosen: float) -> None:
+    found = explore(search([0.5, 0.9]), lambda point: -point["lr"], lambda point: point["lr"] <= limit)
+    assert found.chosen == {"lr": chosen} and max(rates(found)) == chosen and not found.problem
+
+
+def test_train_py_says_where_a_key_ends(project: Path) -> None:
+    """The ratio of a rank is at most 1: the sweep file is right, though the next value would not be."""
+    (project / "jobs.yaml").write_text(
+        "groups: [{name: g, search: {keys: {fnmodel.params.rank: [0.5, 0.9]}, seed: 100, seeds: [0]}}]"
+    )
+    sweep = load_sweep(project / "jobs.yaml", sending_problems)
+    (sweep.folder / "pointers").mkdir(parents=True)
+    for job in sweep.jobs:
+        (project / job.id).mkdir()
+        best = {"loss": 2 - job.overrides["fnmodel.params.rank"]}
+        (project / job.id / "run.json").write_text(json.dumps({"status": "finished", "best": best}))
+        (sweep.folder / "pointers" / job.id).write_text(f"{project / job.id}\n")
+    (line,) = load_sweep(project / "jobs.yaml", sending_problems).findings()
+    assert line == "g: g: chose fnmodel.params.rank=0.9, validation loss 1.1000 (2 tried)"
 
 
 SEARCH = "keys: {train.lr: [3e-4, 1e-3]}, seed: 100, seeds: [0, 1]"

@@ -25,8 +25,10 @@ from utils.slurm.sweep.file import Job, Sweep
 # This program's words for a job's state. ACTIVE: SLURM has the job. RETRY: it ended without success.
 ACTIVE = ("queued", "waiting", "held", "requeued", "running", "never", "unknown")
 NO_RESULT = "without result"  # a trial of a search that is done, but whose loss is in no run.json
-_ENDINGS = ("failed", "cancelled", "timeout", "out of memory", "preempted", "node failed", "interrupted", "lost")
-RETRY = (*_ENDINGS, "never", NO_RESULT)
+RETRY = (
+    "failed", "cancelled", "timeout", "out of memory", "preempted", "node failed", "interrupted", "lost", "never",
+    NO_RESULT,
+)  # fmt: skip
 DIVERGED = "diverged"  # a trial of a search whose loss became NaN or infinite: a result, which is not tried again
 STATES = ("not sent", "refused", *dict.fromkeys((*ACTIVE, *RETRY)), DIVERGED, "done")
 
