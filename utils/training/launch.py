@@ -26,7 +26,7 @@ from utils.runs import RUN_POINTER, Run, checkpoints
 from utils.runs.digests import identify_run, recorded_digests, refuse_other_data, training_digests
 from utils.runs.precision import settle_precision
 from utils.runs.provenance import git_commit, hardware, now, versions
-from utils.training.failures import advice, is_divergence
+from utils.training.failures import Diverged, advice
 from utils.training.loop import fit
 from utils.training.record import current_progress, description
 from utils.training.setup import set_up
@@ -138,7 +138,7 @@ def _fit(training: Training) -> None:
         _note(training, status="interrupted", error="interrupted between checkpoints")
         raise
     except UserError as error:
-        _note_failure(training, str(error))
+        _note_failure(training, str(error), isinstance(error, Diverged))
         raise
     except Exception as error:
         log.error("%s", traceback.format_exc())
@@ -153,9 +153,9 @@ def _note(training: Training, **fields: Any) -> None:
             training.run.update_record(**fields)
 
 
-def _note_failure(training: Training, text: str) -> None:
+def _note_failure(training: Training, text: str, diverged: bool = False) -> None:
     with contextlib.suppress(UserError):  # the record is on the same disk that failed, and that error is shown already
-        _note(training, status="failed", error=text, diverged=is_divergence(text))
+        _note(training, status="failed", error=text, diverged=diverged)
 
 
 def _remove_last_checkpoint(config: Config, run: Run) -> None:
@@ -206,8 +206,8 @@ def _explained(config: Config, run: Run, step: Callable[[], int | None]) -> Iter
     try:
         yield
     except Exception as error:
-        if text := advice(error, config.train, run.path, step()):
-            raise UserError(text) from None
+        if known := advice(error, config.train, run.path, step()):
+            raise known from None
         raise
 
 
