@@ -25,7 +25,7 @@ from utils.io.yaml_files import dotted
 from utils.processes.group import Processes
 from utils.results.aggregate import settings_of
 from utils.results.read import read_results
-from utils.runs import Run, find_runs
+from utils.runs import RUN_POINTER, Run, find_runs
 from utils.runs.digests import agree_on_data, identify_run
 from utils.runs.identity import LATER, WITHOUT_EFFECT, group_hash, run_directory
 from utils.tables import compile_results
@@ -85,6 +85,13 @@ def test_settings_without_effect_neither_name_another_run_nor_tell_rows_apart(tm
     folders = [write_run(tmp_path, seed=0), write_run(tmp_path, seed=1, config={**others, "output.path": "elsewhere"})]
     plain, other = read_results(folders)[0]
     assert plain.settings != other.settings and settings_of(plain) == settings_of(other)
+
+
+def test_a_trial_of_a_search_is_no_run_of_the_same_settings(train: Any) -> None:
+    """Each is trained, whichever comes first; figures find the trials of a result by its group."""
+    trial, run = train("train.epochs=0", "output.search=true"), train("train.epochs=0")
+    assert trial.path != run.path and trial.record()["group"] == run.record()["group"]
+    assert [load_config(one.config_file).output.search for one in (trial, run)] == [True, False]
 
 
 def test_a_share_of_the_validation_split(train: Any) -> None:
@@ -194,17 +201,20 @@ def test_a_finished_run_without_digests_says_so(train: Any, capsys: Any) -> None
 
 @pytest.mark.parametrize(("name", "split"), [("trainset.csv", "train"), ("devset.csv", "validation")])
 def test_a_finished_run_is_not_taken_for_one_of_other_data(
-    train: Any, small_e2e: Path, tmp_path: Path, name: str, split: str
+    train: Any, small_e2e: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, split: str
 ) -> None:
     run = train("train.epochs=1")
+    monkeypatch.setenv(RUN_POINTER, str(tmp_path / "pointer"))
     other = copy_with(small_e2e, tmp_path / "other", name, " the ", " a ")
     with pytest.raises(UserError, match=f"its {split} data are not what dataset.path={other} has now") as refused:
         train("train.epochs=1", f"dataset.path={other}")
     assert str(run.path) in str(refused.value) and "another output.path" in str(refused.value)
+    assert not (tmp_path / "pointer").exists(), "a search would take the run's loss"
     with pytest.raises(UserError, match="does not exist"):
         train("train.epochs=1", f"dataset.path={tmp_path / 'nowhere'}")
     shutil.copytree(small_e2e, tmp_path / "moved")
     train("train.epochs=1", f"dataset.path={tmp_path / 'moved'}")
+    assert (tmp_path / "pointer").read_text() == f"{run.path.resolve()}\n"
 
 
 def test_a_resume_goes_on_with_the_same_data_only(
@@ -217,8 +227,10 @@ def test_a_resume_goes_on_with_the_same_data_only(
             train()
     (run,) = find_runs([tmp_path / "runs"])
     before = run.record()["data_sha256"]
-    with pytest.raises(UserError, match="its train data are not what"):
+    with monkeypatch.context() as patch, pytest.raises(UserError, match="its train data are not what"):
+        patch.setenv(RUN_POINTER, str(tmp_path / "pointer"))
         train(f"dataset.path={other}")
+    assert not (tmp_path / "pointer").exists(), "a search would take its end, if it diverged"
     record = run.record()
     del record["data_sha256"]  # like a record of an earlier version
     run.record_file.write_text(json.dumps(record))

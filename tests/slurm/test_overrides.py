@@ -88,6 +88,7 @@ def test_a_limit_set_by_another_key_is_seen_in_a_later_group(project: Path) -> N
 
 
 def test_the_configuration_is_composed_once_for_a_thousand_jobs(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    overrides._composed.cache_clear()
     composed, parsed = [], []
     compose, parse = overrides.compose, overrides.parse_config
     monkeypatch.setattr(overrides, "compose", lambda *a, **k: composed.append(a) or compose(*a, **k))

@@ -7,6 +7,7 @@ import json
 import math
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import threading
@@ -22,6 +23,7 @@ from tests.slurm.conftest import ROOT, wait_for
 from utils.errors import UserError
 from utils.runs import RUN_POINTER
 from utils.slurm import local
+from utils.slurm.commands import sending_problems
 from utils.slurm.ledger import Ledger, Submission
 from utils.slurm.sweep.file import Job, load_sweep
 from utils.slurm.sweep.search import Found, Search, explore
@@ -127,6 +129,45 @@ def test_a_best_at_the_edge_is_never_chosen(most: int) -> None:
     assert f"is at the edge after {most} further values of lr" in found.problem and "search.most" in found.problem
 
 
+@pytest.mark.parametrize(
+    ("lowest", "added", "chosen"),
+    [(3.0, [1.0, 10.0], 1.0), (0.1, [1.0], 0.1), (0.01, [], 0.01), (-1.0, [], 0)],
+)
+def test_a_zero_is_the_lowest_and_the_other_end_is_widened(lowest: float, added: list[float], chosen: float) -> None:
+    """No ratio leads to 0: nothing is tried between it and the lowest other value."""
+
+    def loss(point: dict[str, Any]) -> float:
+        return float(abs(point["lr"] - lowest))
+
+    for factor in (None, 10.0):
+        found = explore(search([0, 0.01, 0.1], factor=factor), loss)
+        assert rates(found) == [0, 0.01, 0.1, *added] and found.chosen == {"lr": chosen}
+    alone = explore(search([0, 0.1]), loss)
+    assert rates(alone) == [0, 0.1], "one number has no ratio"
+
+
+@pytest.mark.parametrize(("limit", "chosen"), [(1.0, 0.9), (2.0, 1.62)])
+def test_a_value_that_is_not_allowed_ends_the_widening(limit: float, chosen: float) -> None:
+    found = explore(search([0.5, 0.9]), lambda point: -point["lr"], lambda point: point["lr"] <= limit)
+    assert found.chosen == {"lr": chosen} and max(rates(found)) == chosen and not found.problem
+
+
+def test_train_py_says_where_a_key_ends(project: Path) -> None:
+    """The ratio of a rank is at most 1: the sweep file is right, though the next value would not be."""
+    (project / "jobs.yaml").write_text(
+        "groups: [{name: g, search: {keys: {fnmodel.params.rank: [0.5, 0.9]}, seed: 100, seeds: [0]}}]"
+    )
+    sweep = load_sweep(project / "jobs.yaml", sending_problems)
+    (sweep.folder / "pointers").mkdir(parents=True)
+    for job in sweep.jobs:
+        (project / job.id).mkdir()
+        best = {"loss": 2 - job.overrides["fnmodel.params.rank"]}
+        (project / job.id / "run.json").write_text(json.dumps({"status": "finished", "best": best}))
+        (sweep.folder / "pointers" / job.id).write_text(f"{project / job.id}\n")
+    (line,) = load_sweep(project / "jobs.yaml", sending_problems).findings()
+    assert line == "g: g: chose fnmodel.params.rank=0.9, validation loss 1.1000 (2 tried)"
+
+
 SEARCH = "keys: {train.lr: [3e-4, 1e-3]}, seed: 100, seeds: [0, 1]"
 
 
@@ -141,6 +182,19 @@ SEARCH = "keys: {train.lr: [3e-4, 1e-3]}, seed: 100, seeds: [0, 1]"
         ("keys: {train.lr: [1, 1.0]}, seed: 1, seeds: [0]", "search.keys.train.lr must be a list of different values"),
         ("keys: {seed: [1, 2]}, seed: 1, seeds: [0]", "search.keys.seed: give seed and seeds"),
         ("keys: {fnmodel.name: [rosa]}, seed: 1, seeds: [0]", "search.keys.fnmodel.name: it is in matrix, too"),
+        *(
+            (f"keys: {{{key}: [a, b]}}, seed: 1, seeds: [0]", f"search.keys.{key}: losses under different values")
+            for key in (
+                "train.loss_on",
+                "train.validation_fraction",
+                "train.seq_len",
+                "train.block_size",
+                "model.name",
+                "dataset.name",
+                "++dataset.path",
+                "experiment",
+            )
+        ),
         (SEARCH.replace("seed: 100", "seed: 1"), "search.seeds has the search's own seed, 1"),
         (SEARCH.replace("[0, 1]", "[]"), "search.seeds must be a list of different whole numbers"),
         (SEARCH.replace("[0, 1]", "[0, 0]"), "search.seeds must be a list of different whole numbers"),
@@ -286,8 +340,21 @@ def test_trials_without_a_record_are_told(trainer: Path, run: Run) -> None:
     (trainer / "trainer.py").write_text("")
     done = run("--local", "--only", "find")
     assert done.code == 2
-    assert "group find: method=lora: 3 of 3 trials have no result in a run.json" in done.err
-    assert "search find: method=rosa: waits for 3 of 3 trials (3 done without a result)" in run("-s").out
+    assert "group find: method=lora: 3 of 3 trials have no result in a run.json: --retry sends them again" in done.err
+    assert "search find: method=rosa: waits for 3 of 3 trials (3 without result)" in run("-s").out
+
+
+def test_a_trial_whose_run_is_gone_is_trained_again_by_retry(trainer: Path, run: Run) -> None:
+    assert run("--local", "2").code == 0
+    before = len(trained(trainer))
+    (folder,) = trainer.glob("runs/*method=lora-lr=0.001-seed=100")
+    shutil.rmtree(folder)
+    asked = run("--local", "--only", "find")
+    assert asked.code == 2 and "nothing to send; 1 jobs did not end well: --retry sends them again" in asked.out
+    assert "method=lora: 1 of 3 trials have no result in a run.json: --retry sends them again" in asked.err
+    again = run("--local", "--retry")
+    assert again.code == 0 and "method=lora: chose lr=0.001" in again.out
+    assert len(trained(trainer)) == before + 1
 
 
 def test_real_trainings_are_searched(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -172,6 +173,22 @@ def test_a_failed_trial_holds_its_own_search_only(trainer: Path, run: Run, clust
     assert "find, whose search goes on" in run().out
     (trainer / "break").unlink()
     assert run("--retry").code == 0
+    cluster.run()
+    assert finals(trainer)["lora"] == {"0.001"} and (trainer / "seen").exists()
+
+
+def test_a_trial_whose_run_is_gone_is_sent_again_by_retry(trainer: Path, run: Run, cluster: Cluster) -> None:
+    run()
+    assert cluster.step()
+    (folder,) = trainer.glob("runs/*method=lora-lr=0.001-seed=100")
+    shutil.rmtree(folder)
+    cluster.run()
+    assert finals(trainer).keys() == {"rosa"}
+    assert "search find: method=lora: waits for 1 of 3 trials (1 without result)" in run("-s").out
+    asked = run().out
+    assert "find, whose search goes on (--retry sends again its trials that did not end well)" in asked
+    assert "nothing to send; 1 jobs did not end well: --retry sends them again" in run("--only", "find").out
+    assert "find: submitted job " in run("--retry").out
     cluster.run()
     assert finals(trainer)["lora"] == {"0.001"} and (trainer / "seen").exists()
 

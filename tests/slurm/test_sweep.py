@@ -219,6 +219,8 @@ def test_the_papers_sweep(monkeypatch: pytest.MonkeyPatch) -> None:
                 final = {item["seed"] for item in own if item not in trials}
                 assert len(final) >= 3 and final.isdisjoint(item["seed"] for item in trials)
                 assert len({item["train.lr"] for item in trials}) >= 4
+    ceiling = {item.get("fnmodel.params.target_modules") for item in overrides if item["fnmodel.name"] == "none"}
+    assert ceiling == {None, "all-linear"}, "full training, and that of the layers that adapters adapt by default"
     training = [group.name for group in sweep.groups if group.jobs[0].overrides]
     evaluation = [group for group in sweep.groups if "eval.py" in group.jobs[0].command]
     assert sorted(name for group in evaluation for name in group.after) == sorted(training)

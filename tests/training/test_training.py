@@ -96,8 +96,8 @@ def test_accumulation_changes_nothing(train: Any, tmp_path: Path, monkeypatch: p
 
 def test_missing_memory_is_answered_with_half_of_what_divides_the_batch() -> None:
     for key, unit in (("micro_batch_tokens", "tokens"), ("micro_batch_size", "samples")):
-        message = failures.advice(MemoryError(), TrainConfig(**{key: 64}), Path(), 3)
-        assert message and f"with 64 {unit} at once" in message and f"set train.{key}=32 " in message
+        message = str(failures.advice(MemoryError(), TrainConfig(**{key: 64}), Path(), 3))
+        assert f"with 64 {unit} at once" in message and f"set train.{key}=32 " in message
 
 
 def test_gradient_checkpointing_changes_nothing(train: Any, tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
@@ -175,12 +175,15 @@ def test_a_resample_of_a_diverged_pair_says_so(train: Any, tmp_path: Path) -> No
     assert failure(tmp_path) == ("failed", True)
 
 
-def test_another_failure_is_no_divergence(train: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("text", ["No space left on device", f"too long a name: {failures.REMEDY}"])
+def test_another_failure_is_no_divergence(
+    train: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
     def full(*_: object) -> None:
-        raise OSError(28, "No space left on device")
+        raise OSError(28, text)
 
     monkeypatch.setattr(launch, "fit", full)
-    with pytest.raises(UserError, match="No space left"):
+    with pytest.raises(UserError, match=text):
         train()
     assert failure(tmp_path) == ("failed", False)
 

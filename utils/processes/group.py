@@ -84,9 +84,9 @@ class Processes:
         dist.all_gather_object(values, value, group=self.control)
         return values
 
-    def same_error(self, text: str) -> UserError:
+    def same_error(self, text: str, kind: type[UserError] = UserError) -> UserError:
         """The error for a problem that all processes find at the same time. Only the main process prints it."""
-        return UserError(text) if self.main else EchoedError(text)
+        return kind(text) if self.main else EchoedError(text)
 
 
 _connected: Processes | None = None

@@ -120,7 +120,10 @@ def run_directory(config: Config, data: dict[str, str] | None = None) -> Path:
     A method without a rank has no ``-r<rank>``. For a run that is to be trained or found, see
     ``utils.runs.digests.identify_run``.
     """
+    values = science(config, data)
+    if config.output.search:  # a trial is no result, so that the same settings must be trained again for one
+        values["search"] = True
     model = slug(Path(config.model.name).name, r"[^A-Za-z0-9._-]+") or "model"
     rank = f"-r{config.adapter.rank}" if isinstance(config.adapter, LowRankConfig) else ""
-    label = f"{model}-{config.fnmodel.method}{rank}-s{config.seed}-{_hash(science(config, data))}"
+    label = f"{model}-{config.fnmodel.method}{rank}-s{config.seed}-{_hash(values)}"
     return Path(config.output.path) / config.source.names[0] / label

@@ -27,7 +27,7 @@ def sending_problems(groups: list[Group]) -> list[str]:
     """What is wrong with ``groups``: overrides that train.py does not take, text that bash cannot read."""
     problems = shell_problems(groups)
     if any("train.py" in job.command for group in groups for job in group.jobs):
-        from utils.slurm.sweep.overrides import override_problems  # it imports torch, which only sending needs
+        from utils.slurm.sweep.overrides import override_problems  # it imports hydra, which only sending needs
 
         problems += override_problems(groups)
     return problems
@@ -88,7 +88,8 @@ def check_searches(groups: list[Group], ended: bool) -> None:
     problems = [f"group {name}: {one.text()}" for name, one in found if one.problem]
     if ended:
         problems += [
-            f"group {name}: {one.name}: {len(one.waits)} of {len(one.jobs)} trials have no result in a run.json"
+            f"group {name}: {one.name}: {len(one.waits)} of {len(one.jobs)} trials have no result in a run.json: "
+            "--retry sends them again"
             for name, one in found
             if one.waits
         ]
@@ -123,7 +124,7 @@ def _search_lines(groups: list[Group], statuses: list[JobStatus]) -> list[str]:
     for group in groups:
         for found in group.searches:
             counts = Counter(states[job] for job in found.waits)
-            parts = [f"{count} {state}{' without a result' * (state == 'done')}" for state, count in counts.items()]
+            parts = [f"{count} {state}" for state, count in counts.items()]
             waits = f"{found.name}: waits for {len(found.waits)} of {len(found.jobs)} trials ({', '.join(parts)})"
             lines.append(f"search {group.name}: {found.text() or waits}")
     return lines

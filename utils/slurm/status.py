@@ -24,9 +24,11 @@ from utils.slurm.sweep.file import Job, Sweep
 
 # This program's words for a job's state. ACTIVE: SLURM has the job. RETRY: it ended without success.
 ACTIVE = ("queued", "waiting", "held", "requeued", "running", "never", "unknown")
+NO_RESULT = "without result"  # a trial of a search that is done, but whose loss is in no run.json
 RETRY = (
-    *("failed", "cancelled", "timeout", "out of memory", "preempted", "node failed", "interrupted", "lost", "never"),
-)
+    "failed", "cancelled", "timeout", "out of memory", "preempted", "node failed", "interrupted", "lost", "never",
+    NO_RESULT,
+)  # fmt: skip
 DIVERGED = "diverged"  # a trial of a search whose loss became NaN or infinite: a result, which is not tried again
 STATES = ("not sent", "refused", *dict.fromkeys((*ACTIVE, *RETRY)), DIVERGED, "done")
 
@@ -106,7 +108,7 @@ def job_statuses(sweep: Sweep, ledger: Ledger, listing: Listing) -> dict[str, Jo
         jobs |= {job.id: job for job in group.jobs}
         if group.next_id in latest:
             jobs[group.next_id] = Job(group.next_id, group.name, "goes on with the search", "", {})
-    diverged = sweep.diverged
+    diverged, waits = sweep.diverged, {job for group in sweep.groups for job in group.waits}
     for job_id, (submission, _) in latest.items():
         jobs.setdefault(job_id, Job(job_id, submission.group, "(not in the sweep file)", "", {}))
     statuses = {}
@@ -119,6 +121,8 @@ def job_statuses(sweep: Sweep, ledger: Ledger, listing: Listing) -> dict[str, Jo
         _add_progress(status, ledger.folder)
         if job.id in diverged and status.state in RETRY:
             status.state = DIVERGED
+        if job.id in waits and status.state == "done":
+            status.state = NO_RESULT
     for group in sweep.groups:  # the way of a search that is over
         if group.settled and group.next_id in statuses and not statuses[group.next_id].active:
             del statuses[group.next_id]

@@ -170,7 +170,9 @@ def _obstacle(
     sending = {job.id for request in requests if request.group.name not in held for job in request.jobs}
     for before in (other for other in sweep.groups if other.name in group.after):
         if not before.settled:
-            return f"it waits for {before.name}, whose search goes on"
+            bad = any(job not in sending and statuses[job].state in RETRY for job in before.waits)
+            more = " (--retry sends again its trials that did not end well)" if bad else ""
+            return f"it waits for {before.name}, whose search goes on{more}"
         for job in before.jobs:
             status = statuses[job.id]
             if job.id not in sending and status.state not in (DIVERGED, "done") and not status.can_end:

@@ -9,15 +9,14 @@ from typing import Any
 import torch
 
 import rosa
-from utils.errors import is_out_of_memory, short_reason
+from utils.errors import UserError, is_out_of_memory, short_reason
 from utils.train_config import TrainConfig
 
-REMEDY = "lower train.lr"  # in every message about numbers that are not finite, and in no other
+REMEDY = "lower train.lr"
 
 
-def is_divergence(error: str) -> bool:
-    """Whether a training stopped with the message ``error`` because its numbers were no longer finite."""
-    return REMEDY in error
+class Diverged(UserError):
+    """The numbers of a training are no longer finite."""
 
 
 def not_finite(what: str, value: float, step: int) -> str:
@@ -42,20 +41,22 @@ def optimizer_tensors(optimizer: Any) -> Iterable[torch.Tensor]:
         yield from (v for v in values.values() if isinstance(v, torch.Tensor) and v.device == parameter.device)
 
 
-def advice(error: Exception, train: TrainConfig, folder: Path, step: int | None) -> str | None:
-    """The message for an error that the user can fix; None for any other.
+def advice(error: Exception, train: TrainConfig, folder: Path, step: int | None) -> UserError | None:
+    """What to raise in place of an error that the user can fix; None for any other.
 
     Args:
         folder: the run's.
         step: the number of optimizer steps done; None while the model is still being loaded.
     """
     if is_out_of_memory(error):
-        return _out_of_memory(train, step, error)
+        return UserError(_out_of_memory(train, step, error))
     if isinstance(error, rosa.AdapterError) and step is not None:  # from a resample
-        return f"{error}, at step {step}: {REMEDY} or set train.max_grad_norm=1. The checkpoints before it are kept."
+        advised = f"{REMEDY} or set train.max_grad_norm=1. The checkpoints before it are kept."
+        return Diverged(f"{error}, at step {step}: {advised}")
     if isinstance(error, OSError) and error.errno is not None:
         where = error.filename or folder
-        return f"{where}: {error.strerror}. The last checkpoint is kept: fix this, then run the same command again."
+        advised = "The last checkpoint is kept: fix this, then run the same command again."
+        return UserError(f"{where}: {error.strerror}. {advised}")
     return None
 
 

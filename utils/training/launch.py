@@ -26,7 +26,7 @@ from utils.runs import RUN_POINTER, Run, checkpoints
 from utils.runs.digests import identify_run, recorded_digests, refuse_other_data, training_digests
 from utils.runs.precision import settle_precision
 from utils.runs.provenance import git_commit, hardware, now, versions
-from utils.training.failures import advice, is_divergence
+from utils.training.failures import Diverged, advice
 from utils.training.loop import fit
 from utils.training.record import current_progress, description
 from utils.training.setup import set_up
@@ -68,12 +68,12 @@ def _precision(config: Config) -> tuple[str, str]:
 
 def _finished_record_or_lock(config: Config, run: Run, stack: contextlib.ExitStack) -> dict[str, Any] | None:
     """The record of a finished run. Else None, after the run's directory is made, and locked until ``stack`` closes."""
-    _point_to(run)
     record = _record(run)
     if record["status"] == "finished":
         recorded = recorded_digests(record)
         if recorded and config.dataset.path:  # data from the hub are not loaded only to be compared
             refuse_other_data(run, recorded, training_digests(config), config.dataset)
+        _point_to(run)
         unknown = "" if recorded else " (its record, of an earlier version, does not say on which data)"
         print(f"{run.path} is finished already{unknown}; remove the folder to train again", file=sys.stderr)
         with contextlib.suppress(OSError):  # a kill may have left it; a read-only folder is finished all the same
@@ -93,6 +93,7 @@ def _train(
         described = description(training)
         if stop.processes.main:
             _write_snapshots(config, run, overrides)
+            _point_to(run)  # only now: a run of other data was refused by set_up
     _note(training, **_start_fields(training, group), **described, **current_progress(training))
     _fit(training)
     _note(training, status="finished", finished=now(), **current_progress(training))
@@ -137,7 +138,7 @@ def _fit(training: Training) -> None:
         _note(training, status="interrupted", error="interrupted between checkpoints")
         raise
     except UserError as error:
-        _note_failure(training, str(error))
+        _note_failure(training, str(error), isinstance(error, Diverged))
         raise
     except Exception as error:
         log.error("%s", traceback.format_exc())
@@ -152,9 +153,9 @@ def _note(training: Training, **fields: Any) -> None:
             training.run.update_record(**fields)
 
 
-def _note_failure(training: Training, text: str) -> None:
+def _note_failure(training: Training, text: str, diverged: bool = False) -> None:
     with contextlib.suppress(UserError):  # the record is on the same disk that failed, and that error is shown already
-        _note(training, status="failed", error=text, diverged=is_divergence(text))
+        _note(training, status="failed", error=text, diverged=diverged)
 
 
 def _remove_last_checkpoint(config: Config, run: Run) -> None:
@@ -205,8 +206,8 @@ def _explained(config: Config, run: Run, step: Callable[[], int | None]) -> Iter
     try:
         yield
     except Exception as error:
-        if text := advice(error, config.train, run.path, step()):
-            raise UserError(text) from None
+        if known := advice(error, config.train, run.path, step()):
+            raise known from None
         raise
 
 
@@ -218,6 +219,7 @@ def _write_snapshots(config: Config, run: Run, overrides: list[str]) -> None:
 
 
 def _point_to(run: Run) -> None:
+    """Note for a job runner that its job trains ``run``; a sweep's search takes the run's loss for the job's."""
     pointer = os.environ.get(RUN_POINTER)
     if pointer:
         path = Path(pointer)

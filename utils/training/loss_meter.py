@@ -15,7 +15,7 @@ from utils.errors import UserError
 from utils.log import log
 from utils.models.token_loss import LossSum
 from utils.runs.checkpoint_folder import Progress
-from utils.training.failures import REMEDY, not_finite
+from utils.training.failures import REMEDY, Diverged, not_finite
 
 SKIPPED_IN_A_ROW = 10  # this many left-out updates in a row end a run
 
@@ -28,7 +28,7 @@ class LossMeter:
         error: makes the error that every process raises.
     """
 
-    def __init__(self, accelerator: Any, error: Callable[[str], UserError] = UserError) -> None:
+    def __init__(self, accelerator: Any, error: Callable[[str, type[UserError]], UserError]) -> None:
         self.accelerator, self.error = accelerator, error
         self.steps: list[Tensor] = []  # this process's nats of each step, on the device
         self.tokens = self.characters = self.skipped_in_a_row = 0
@@ -47,7 +47,7 @@ class LossMeter:
             norm: the gradient's; None if something else checks it (the scaler of fp16).
 
         Raises:
-            UserError: it is not finite at ``SKIPPED_IN_A_ROW`` steps in a row.
+            Diverged: it is not finite at ``SKIPPED_IN_A_ROW`` steps in a row.
         """
         finite = torch.stack([nats.float(), *([] if norm is None else [norm.float()])]).isfinite().all()
         if float(self.accelerator.reduce((~finite).float(), "sum")) == 0:
@@ -56,7 +56,9 @@ class LossMeter:
         self.skipped_in_a_row += 1
         log.warning("step %d: the loss or the gradient is not finite, the update is left out", step)
         if self.skipped_in_a_row >= SKIPPED_IN_A_ROW:
-            raise self.error(f"{SKIPPED_IN_A_ROW} updates in a row, up to step {step}, were not finite: {REMEDY}")
+            raise self.error(
+                f"{SKIPPED_IN_A_ROW} updates in a row, up to step {step}, were not finite: {REMEDY}", Diverged
+            )
         return True
 
     def nats(self, step: int) -> float:
@@ -66,7 +68,7 @@ class LossMeter:
             step: the number of the last of these steps.
 
         Raises:
-            UserError: the loss of a step is not finite; the text has its number.
+            Diverged: the loss of a step is not finite; the text has its number.
         """
         if not self.steps:
             return 0.0
@@ -74,7 +76,8 @@ class LossMeter:
         bad = (~steps.isfinite()).nonzero()
         if len(bad):
             first = int(bad[0])
-            raise self.error(not_finite("training loss", float(steps[first]), step - len(steps) + 1 + first))
+            text = not_finite("training loss", float(steps[first]), step - len(steps) + 1 + first)
+            raise self.error(text, Diverged)
         return float(steps.sum())
 
     def read(self, step: int) -> dict[str, float]:

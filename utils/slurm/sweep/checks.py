@@ -35,6 +35,8 @@ SEARCH_KEYS: dict[str, tuple[type, ...]] = {
     "factor": (int, float),
     "most": (int,),
 }
+# These change what a loss means, so that losses under different values cannot be compared.
+NOT_SEARCHED = ("train.loss_on", "train.validation_fraction", "train.seq_len", "train.block_size", "model.name")
 LARGEST_SWEEP = 100_000  # jobs
 _LEAST = {"max_jobs": 1, "requeue": 0, "save_before": 1, "seed": 0, "most": 0}
 _KINDS = {
@@ -147,6 +149,9 @@ def _search_problems(name: str, node: dict[str, Any], document: dict[str, Any]) 
     for key, values in search["keys"].items():
         if not isinstance(values, list) or not values or any(value in values[:i] for i, value in enumerate(values)):
             problems.append(f"{where}keys.{key} must be a list of different values")
+        bare = key.lstrip("+")
+        if bare in NOT_SEARCHED or bare.partition(".")[0] in ("dataset", "experiment"):
+            problems.append(f"{where}keys.{key}: losses under different values cannot be compared; move it to matrix")
         if key == "seed" or key in set().union(*matrix):
             problems.append(f"{where}keys.{key}: {'give seed and seeds' if key == 'seed' else 'it is in matrix, too'}")
     if not search["keys"]:

@@ -16,7 +16,7 @@ from utils.io.yaml_files import read_yaml
 from utils.slurm.sweep.checks import blocks, check_document, names, slug
 from utils.slurm.sweep.quoting import expand_environment, override_word
 from utils.slurm.sweep.resources import time_limit
-from utils.slurm.sweep.search import SEARCHED, Found, Search, explore, recorded_loss
+from utils.slurm.sweep.search import SEARCHED, Found, Point, Search, explore, recorded_loss
 
 COMMAND = "python train.py"
 STATE = "runs/.jobs"
@@ -216,7 +216,12 @@ def _search(
     def trial(point: dict[str, Any]) -> Job:
         return _matrix_job(group, command, {**shared, SEARCHED: True}, {**chosen, **point, "seed": search.seed})
 
-    found = explore(search, lambda point: recorded_loss(folder, trial(point).id))
+    def allowed(point: Point) -> bool:
+        from utils.slurm.sweep.overrides import refusals  # it imports hydra, which a status seldom needs
+
+        return "train.py" not in command or not refusals(trial(point).overrides)
+
+    found = explore(search, lambda point: recorded_loss(folder, trial(point).id), allowed)
     jobs = [trial(point) for point in found.points]
     found = replace(found, name=_label(chosen) or group, jobs=tuple(job.id for job in jobs))
     if found.chosen is not None:

@@ -8,10 +8,11 @@ the largest are checked again: a limit that depends on another key is exceeded t
 
 from __future__ import annotations
 
+import functools
 import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -21,8 +22,10 @@ from omegaconf.errors import OmegaConfBaseException
 
 from utils.config import parse_config, schema
 from utils.errors import UserError
-from utils.slurm.sweep.file import Group, Job
 from utils.slurm.sweep.quoting import ENVIRONMENT, hydra_value
+
+if TYPE_CHECKING:
+    from utils.slurm.sweep.file import Group, Job
 
 CONFIGS = Path(__file__).resolve().parents[3] / "configs"
 
@@ -30,13 +33,11 @@ CONFIGS = Path(__file__).resolve().parents[3] / "configs"
 def override_problems(groups: Sequence[Group]) -> list[str]:
     """The overrides of train.py that the configuration does not take: one sentence per problem."""
     problems: dict[str, None] = {}  # in order, each once
-    composed: dict[tuple[str, ...], DictConfig | str] = {}
     seen: set[tuple[str, str]] = set()
-    with initialize_config_dir(str(CONFIGS), version_base=None):
-        for group in groups:
-            for overrides in _witnesses(group, seen):
-                for problem in _problems(overrides, composed):
-                    problems.setdefault(f"group {group.name}: {problem}")
+    for group in groups:
+        for overrides in _witnesses(group, seen):
+            for problem in refusals(overrides):
+                problems.setdefault(f"group {group.name}: {problem}")
     return list(problems)
 
 
@@ -97,11 +98,10 @@ def _parsed(word: str) -> Any:
     return None if override.is_sweep_override() else override.value()
 
 
-def _problems(overrides: dict[str, Any], composed: dict[tuple[str, ...], DictConfig | str]) -> list[str]:
+def refusals(overrides: dict[str, Any]) -> list[str]:
+    """Why train.py does not take these overrides: one sentence per problem."""
     choices = tuple(f"{key}={hydra_value(value)}" for key, value in overrides.items() if (CONFIGS / key).is_dir())
-    if choices not in composed:
-        composed[choices] = _composed(choices)
-    base = composed[choices]
+    base = _composed(choices)
     if isinstance(base, str):
         return [base]
     config = base.copy()
@@ -135,10 +135,12 @@ def _stand_in(key: str, present: Any) -> Any:
     return "from the environment"
 
 
+@functools.cache
 def _composed(choices: tuple[str, ...]) -> DictConfig | str:
     """The configuration with a choice of config groups, or a message if that cannot be composed."""
     try:
-        config = compose("train", overrides=list(choices))
+        with initialize_config_dir(str(CONFIGS), version_base=None):
+            config = compose("train", overrides=list(choices))
     except HydraException as error:
         return str(error).splitlines()[0]
     OmegaConf.set_struct(config, False)

@@ -1,10 +1,10 @@
 """A search for settings: what to try next and what is chosen, as a function of the losses known so far.
 
 A search starts with every combination of the values in the sweep file. The best one is then compared with its
-neighbours, one key at a time. A key whose values are all numbers above 0 is widened: while the best value is the lowest
-or the highest tried, the next one is added, at the ratio of the last two. With ``factor`` values are then added between
-the best and its neighbours, until their ratios are at most ``factor``. Nothing is remembered: the same losses give the
-same steps again.
+neighbours, one key at a time. A key with two or more numbers above 0, and none below, is widened: while the best value
+is the lowest or the highest tried, the next one is added, at the ratio of the last two, unless train.py refuses it. A 0
+among them is the lowest. With ``factor`` values are then added between the best and its neighbours, until their ratios
+are at most ``factor``. Nothing is remembered: the same losses give the same steps again.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ DIGITS = 3  # significant digits of added values
 _ROUNDING = 1.01  # two values that were rounded to three digits have a ratio that is at most so much too large
 
 Point = dict[str, Any]  # the value of each searched key
+Allowed = Callable[[Point], bool]
 
 
 @dataclass(frozen=True)
@@ -85,12 +86,13 @@ class Found:
         return f"{self.name}: chose {_words(self.chosen)}, validation loss {loss:.4f} ({len(self.points)} tried{bad})"
 
 
-def explore(search: Search, loss: Callable[[Point], float | None]) -> Found:
+def explore(search: Search, loss: Callable[[Point], float | None], allowed: Allowed = lambda point: True) -> Found:
     """The points to try, and the choice if it can be made.
 
     Args:
         search: the settings of the search.
         loss: a point's best validation loss: infinite if it diverged, None if it is not known yet.
+        allowed: whether a point beyond the given values can be trained; else the search ends before it.
     """
     points = [dict(zip(search.keys, values, strict=True)) for values in itertools.product(*search.keys.values())]
     losses: list[float | None] = []
@@ -102,9 +104,9 @@ def explore(search: Search, loss: Callable[[Point], float | None]) -> Found:
         best = points[known.index(min(known))]  # the first of equals
         if min(known) == math.inf:
             return Found(points, losses, problem=f"all {len(points)} trainings diverged: give other values")
-        added = list(_neighbours(search, points, best)) or list(_between(search, points, best))
+        added = list(_neighbours(search, points, best, allowed)) or list(_between(search, points, best))
         if not added:
-            edges = [key for key in _numeric(search) if _at_edge(search, points, best, key)]
+            edges = [key for key in _numeric(search) if _beyond(points, best, key, allowed) is not None]
             problem = (
                 f"the best, {_words(best)}, is at the edge after {search.most} further values of {', '.join(edges)}: "
                 "give other values, or a higher search.most"
@@ -113,14 +115,14 @@ def explore(search: Search, loss: Callable[[Point], float | None]) -> Found:
         points += added
 
 
-def _neighbours(search: Search, points: list[Point], best: Point) -> Iterator[Point]:
+def _neighbours(search: Search, points: list[Point], best: Point, allowed: Allowed) -> Iterator[Point]:
     """The points beside ``best`` along each numeric key that were not tried; beyond an end of the tried values, too."""
     for key in _numeric(search):
         values = _values(points, key)
         place = values.index(best[key])
         near = values[max(0, place - 1) : place + 2]
         if _widened(search, values, key, place) < search.most:
-            near += [value for value in [_beyond(values, place)] if value is not None]
+            near += [value for value in [_beyond(points, best, key, allowed)] if value is not None]
         yield from (point for value in near if (point := {**best, key: value}) not in points)
 
 
@@ -130,27 +132,21 @@ def _between(search: Search, points: list[Point], best: Point) -> Iterator[Point
         values = _values(points, key)
         place = values.index(best[key])
         for low, high in itertools.pairwise(values[max(0, place - 1) : place + 2]):
-            if search.factor is None or high / low <= search.factor * _ROUNDING:
+            if search.factor is None or low == 0 or high / low <= search.factor * _ROUNDING:
                 continue
             parts = math.ceil(math.log(high / low) / math.log(search.factor) - 1e-9)
             between = (_like(low * (high / low) ** (part / parts), values) for part in range(1, parts))
             yield from ({**best, key: value} for value in dict.fromkeys(between) if value not in values)
 
 
-def _at_edge(search: Search, points: list[Point], best: Point, key: str) -> bool:
-    """Whether ``best`` has the lowest or highest value tried, although there are values beyond it."""
-    values = _values(points, key)
-    return _beyond(values, values.index(best[key])) is not None
-
-
 def _numeric(search: Search) -> list[str]:
-    """The keys that are widened: all values are numbers above 0, two or more."""
-    return [key for key, values in search.keys.items() if len(values) > 1 and all(map(_positive, values))]
-
-
-def _positive(value: Any) -> bool:
-    number = finite(value)
-    return number is not None and number > 0
+    """The keys that are widened: their values are numbers from 0 on, two or more of them above 0."""
+    numbers = {key: list(map(finite, values)) for key, values in search.keys.items()}
+    return [
+        key
+        for key, values in numbers.items()
+        if all(value is not None and value >= 0 for value in values) and sum(map(bool, values)) > 1
+    ]
 
 
 def _values(points: list[Point], key: str) -> list[Any]:
@@ -163,13 +159,14 @@ def _widened(search: Search, values: list[Any], key: str, place: int) -> int:
     return sum(value < min(given) for value in values) if place == 0 else sum(value > max(given) for value in values)
 
 
-def _beyond(values: list[Any], place: int) -> Any:
-    """The next value after an end of ``values``; None if ``place`` is no end, or for integers if there is none."""
-    if place not in (0, len(values) - 1):
+def _beyond(points: list[Point], best: Point, key: str, allowed: Allowed) -> Any:
+    """The next value of ``key`` if that of ``best`` is the lowest or highest tried; None if it is not, or has none."""
+    values = _values(points, key)
+    if best[key] not in (values[0], values[-1]):
         return None
-    last, previous = (values[0], values[1]) if place == 0 else (values[-1], values[-2])
+    last, previous = (values[0], values[1]) if best[key] == values[0] else (values[-1], values[-2])
     value = _like(last * (last / previous), values)
-    return value if value > 0 and value not in values else None
+    return value if value not in (0, *values) and allowed({**best, key: value}) else None
 
 
 def _like(value: float, values: list[Any]) -> Any:
