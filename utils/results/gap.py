@@ -111,7 +111,7 @@ def share_of_gap(
     share = float(closed.mean() / gaps.mean())
     drawn = np.random.default_rng(0).integers(len(gaps), size=(SAMPLES, len(gaps)))
     resampled = gaps[drawn].mean(axis=1)
-    if len(gaps) < 2 or resampled.min() <= 0:
+    if len(gaps) < 2 or np.min(resampled) <= 0:
         return share, None
     low, high = np.quantile(closed[drawn].mean(axis=1) / resampled, QUANTILES)
     return share, (float(low), float(high))
