@@ -202,7 +202,7 @@ def test_a_run_goes_on_with_another_number_of_processes(lab: Lab, ends: Any, nam
 
 def test_a_loss_that_is_not_finite_ends_both(lab: Lab, ends: Any) -> None:
     main, other = (end.how for end in ends["nan"])
-    assert main.startswith("UserError: the training loss is nan at step")
+    assert main.startswith("Diverged: the training loss is nan at step")
     assert other.startswith("EchoedError: ")
     assert lab.run("nan").record()["status"] == "failed"
 
