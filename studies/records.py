@@ -6,6 +6,7 @@ python -m studies.records runs/precision --records studies/precision/records
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from omegaconf import OmegaConf
@@ -14,6 +15,13 @@ from utils.config import load_config
 from utils.errors import run_cli
 from utils.io.files import write_json, write_text
 from utils.runs import Run, find_runs
+
+
+def uncopied(folders: Iterable[str], records: Path) -> Iterator[Run]:
+    """The finished runs below ``folders`` that have no whole record in ``records`` yet."""
+    for run in find_runs(folders):
+        if run.record()["status"] == "finished" and not (records / run.path.name / "run.json").exists():
+            yield run
 
 
 def copy_record(run: Run, folder: Path) -> None:
@@ -31,11 +39,9 @@ def main() -> None:
     parser.add_argument("runs", nargs="+", help="folders with runs")
     parser.add_argument("--records", type=Path, required=True, help="where to write, a folder for each run")
     arguments = parser.parse_args()
-    for run in find_runs(arguments.runs):
-        folder = arguments.records / run.path.name
-        if run.record()["status"] == "finished" and not (folder / "run.json").exists():
-            copy_record(run, folder)
-            print(folder.name, flush=True)
+    for run in uncopied(arguments.runs, arguments.records):
+        copy_record(run, arguments.records / run.path.name)
+        print(run.path.name, flush=True)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ import torch
 import rosa
 from rosa.targets import find_targets
 from studies.capacity.make_base import BOOK_A, POSITIONS, SIZE_A
-from studies.records import copy_record
+from studies.records import copy_record, uncopied
 from utils.config import load_config
 from utils.data import DataSource, get_source
 from utils.errors import run_cli
@@ -31,7 +31,7 @@ from utils.io.files import write_json
 from utils.metrics.exact_match import ExactMatch
 from utils.models.loading import load_model, load_tokenizer
 from utils.models.token_loss import TokenLoss, evaluate_losses
-from utils.runs import Run, find_runs
+from utils.runs import Run
 from utils.runs.checkpoint_folder import load_weights
 from utils.tokens.batches import Collator
 from utils.tokens.encoding import encode
@@ -107,9 +107,8 @@ def main() -> None:
     parser.add_argument("runs", nargs="+", help="folders with runs of the study")
     parser.add_argument("--records", type=Path, default=RECORDS, help="where to write (default: beside the page)")
     arguments = parser.parse_args()
-    for run in find_runs(arguments.runs):
-        fresh = run.record()["status"] == "finished" and not (arguments.records / run.path.name / "run.json").exists()
-        if fresh and load_config(run.config_file).dataset.book != BOOK_A:
+    for run in uncopied(arguments.runs, arguments.records):
+        if load_config(run.config_file).dataset.book != BOOK_A:
             print(collect(run, arguments.records).name, flush=True)
 
 
