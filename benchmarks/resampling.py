@@ -26,7 +26,7 @@ def measure(settings: Settings) -> dict[str, Any]:
     """Seconds for all 48 layers (one block's four with ``--quick``), angles, and the change of the function."""
     model = gpt2_small("sdpa").to(settings.device)
     start = time.perf_counter()
-    rosa.inject(model, rosa.RosaConfig(rank=RANK))
+    rosa.inject(model, rosa.RosaConfig(rank=RANK), keep_base=False)
     settings.synchronise()
     injection = time.perf_counter() - start
     on_random_bases = rosa.inject(gpt2_small("sdpa").to(settings.device), rosa.RosaConfig(rank=RANK, basis="random"))

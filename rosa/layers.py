@@ -23,6 +23,7 @@ from transformers.pytorch_utils import Conv1D
 
 from rosa.config import AdapterConfig, LowRankConfig
 from rosa.fused import KeptSum, adapted_product, compute_dtype, full_precision, is_transformed
+from rosa.kept_base import KeptBase
 from rosa.sharding import gathered
 from rosa.subspace import resolve_rank
 
@@ -72,6 +73,7 @@ class AdapterLayer(nn.Module, ABC):
 
     rewrites_base: ClassVar[bool] = False  # True: training changes the base weight, so a checkpoint must hold it
     fixed: tuple[str, ...] = ()  # own parameters that do not train; only a resample writes them
+    kept: KeptBase | None = None  # the base's values that training writes over; None: not kept
 
     base: nn.Linear  # or Conv1D, which has the same attributes
 
@@ -253,8 +255,7 @@ class LowRankLayer(AdapterLayer):
     def weight(self) -> Tensor:
         """W + scale · A B; see ``AdapterLayer``. Gradients reach W too, if it trains. LoRA's dropout has no part in it.
 
-        T5 reads ``weight.dtype`` in each forward pass, which computes this. In training the cost is too small to
-        measure. In decoding it is a sixth of a step, unless merged.
+        T5 reads ``weight.dtype`` in each forward pass, which computes this: a sixth of a decoding step, unless merged.
         """
         weight = self.base.weight
         if self.merged:

@@ -94,7 +94,7 @@ def _adapt(model: Any, config: Config, placement: Placement, checkpoint: Path | 
     """Adapt or freeze the model, or load its checkpoint, and distribute it. Returns the model with its loss."""
     adapter, start = config.adapter, time.perf_counter()
     if adapter is not None:  # also before loading: a checkpoint of an earlier version lacks some of the settings
-        rosa.inject(model, adapter, start=False)
+        rosa.inject(model, adapter, start=False, keep_base=False)
     if checkpoint is not None:
         load_weights(checkpoint, model)
     if config.fnmodel.trained_layers is not None:
