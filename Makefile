@@ -6,7 +6,7 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 unexport PYTHON
 
 .DEFAULT_GOAL := help
-.PHONY: demo test slow-test slurm-test faults faults-quick lint bench study clean help
+.PHONY: demo test slow-test slurm-test faults faults-quick lint docs bench study clean help
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  \1\t/p' Makefile | expand -t 18
@@ -48,6 +48,14 @@ lint: $(VENV)/.installed-dev ## ruff and mypy
 	ruff check .
 	ruff format --check .
 	mypy
+
+$(VENV)/.installed-docs: $(VENV)/.installed requirements-docs.txt
+	$(VENV)/bin/pip install -r requirements-docs.txt
+	@touch $@
+
+docs: $(VENV)/.installed-docs ## the documentation site, built strictly into site/html
+	python -m scripts.docs.collect
+	mkdocs build --strict
 
 bench: $(VENV)/.installed-dev ## measure speed and memory on this machine: writes benchmarks/results
 	python benchmarks/run.py
