@@ -12,6 +12,7 @@ import rosa
 from utils.config import Config
 from utils.log import log
 from utils.models import compilation
+from utils.models.causality import check_causal
 from utils.models.loading import load_model, load_tokenizer, recompute_activations
 from utils.models.token_loss import TokenLoss
 from utils.processes.signals import StopRequest
@@ -59,6 +60,7 @@ def set_up(config: Config, precision: str, run: Run, stop: StopRequest) -> Train
     scheduler = build_scheduler(train, optimizer, warmup, total_steps)
     resampler = rosa.Resampler(model, optimizer, config.adapter)
     collator = Collator(tokenizer.pad_token_id, config.loss_on(), placement.device)
+    check_causal(token_loss, placement.device)
     token_loss.choose_fast_paths(data.validation, collator)
     if compilation.should_compile(train.compile, placement.device):
         token_loss.compile()
