@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import torch
 
 import rosa
 from utils.config import Config
+from utils.io.yaml_files import dotted
 from utils.log import log
 from utils.models import compilation
 from utils.models.causality import check_causal
@@ -88,7 +90,8 @@ def set_up(config: Config, precision: str, run: Run, stop: StopRequest) -> Train
     if checkpoint is not None:
         restore(training, checkpoint)
     if processes.main:
-        training.metrics = MetricsWriter(run, progress)
+        settings = dotted(dataclasses.asdict(config))
+        training.metrics = MetricsWriter(run, progress, config.logging.to, settings)
     return training
 
 
