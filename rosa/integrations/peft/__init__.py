@@ -1,4 +1,6 @@
-"""ROSA beside the ``peft`` library: adapters here written as LoRA adapters of PEFT."""
+"""ROSA beside the ``peft`` library: ``lora_files.py`` writes adapters as LoRA adapters of PEFT, whose pairs
+``changes.py`` finds.
+"""
 
 from rosa.integrations.peft.lora_files import to_peft_lora
 
