@@ -74,6 +74,7 @@ class AdapterLayer(nn.Module, ABC):
     rewrites_base: ClassVar[bool] = False  # True: training changes the base weight, so a checkpoint must hold it
     fixed: tuple[str, ...] = ()  # own parameters that do not train; only a resample writes them
     kept: KeptBase | None = None  # the base's values that training writes over; None: not kept
+    in_use: bool = True  # False: the module that holds this layer uses another one now (several adapters of peft)
 
     base: nn.Linear  # or Conv1D, which has the same attributes
 
