@@ -58,9 +58,8 @@ class AdapterLayer(nn.Module, ABC):
     ``__init__`` makes parameters (by ``new_parameter``) without values and leaves the base module unchanged.
     ``initialise`` or a checkpoint gives them values.
 
-    Hooks of the base module are hooks of this layer, whether they were registered before or after: they see the whole
-    layer's inputs and outputs. If another library has replaced the base module's ``forward`` (accelerate's offload),
-    that one is called, and the fused product is not used.
+    Hooks of the base module, registered before or after, are hooks of this layer: they see the whole layer's inputs
+    and outputs. A base ``forward`` that another library has replaced (accelerate's offload) is called, unfused.
 
     Args:
         name: the module's name in its model; with the seed it decides every random choice.

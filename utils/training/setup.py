@@ -91,8 +91,7 @@ def set_up(config: Config, precision: str, run: Run, stop: StopRequest) -> Train
     if checkpoint is not None:
         restore(training, checkpoint)
     if processes.main:
-        settings = dotted(dataclasses.asdict(config))
-        training.metrics = MetricsWriter(run, progress, config.logging.to, settings)
+        training.metrics = MetricsWriter(run, progress, config.logging.to, dotted(dataclasses.asdict(config)))
     return training
 
 
