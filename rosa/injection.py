@@ -27,9 +27,9 @@ Model = TypeVar("Model", bound=nn.Module)
 
 
 def adapter_layers(model: nn.Module) -> dict[str, AdapterLayer]:
-    """The adapted layers by canonical name, in the model's order."""
+    """The adapted layers in use by canonical name, in the model's order."""
     names = canonical_names(model)
-    return {names[n]: m for n, m in model.named_modules() if isinstance(m, AdapterLayer)}
+    return {names[n]: m for n, m in model.named_modules() if isinstance(m, AdapterLayer) and m.in_use}
 
 
 def inject(model: Model, config: AdapterConfig, *, start: bool = True, keep_base: bool = True) -> Model:

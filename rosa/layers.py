@@ -58,9 +58,8 @@ class AdapterLayer(nn.Module, ABC):
     ``__init__`` makes parameters (by ``new_parameter``) without values and leaves the base module unchanged.
     ``initialise`` or a checkpoint gives them values.
 
-    Hooks of the base module are hooks of this layer, whether they were registered before or after: they see the whole
-    layer's inputs and outputs. If another library has replaced the base module's ``forward`` (accelerate's offload),
-    that one is called, and the fused product is not used.
+    Hooks of the base module, registered before or after, are hooks of this layer: they see the whole layer's inputs
+    and outputs. A base ``forward`` that another library has replaced (accelerate's offload) is called, unfused.
 
     Args:
         name: the module's name in its model; with the seed it decides every random choice.
@@ -74,6 +73,7 @@ class AdapterLayer(nn.Module, ABC):
     rewrites_base: ClassVar[bool] = False  # True: training changes the base weight, so a checkpoint must hold it
     fixed: tuple[str, ...] = ()  # own parameters that do not train; only a resample writes them
     kept: KeptBase | None = None  # the base's values that training writes over; None: not kept
+    in_use: bool = True  # False: the module that holds this layer uses another one now (several adapters of peft)
 
     base: nn.Linear  # or Conv1D, which has the same attributes
 
