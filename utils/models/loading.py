@@ -153,12 +153,17 @@ def check_method_fits(config: Config) -> None:
     """Check that the adapter, or the layers to train, fit the model's shapes, before any weight is read.
 
     Raises:
-        UserError: a rank above a layer's full rank, targets that match nothing.
+        UserError: a rank above a layer's full rank, targets that match nothing, no causal language model.
     """
-    from transformers import AutoModelForCausalLM
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoModelForCausalLM
 
     name, adapter, layers = config.model.name, config.adapter, config.fnmodel.trained_layers
     model_config = load_model_config(name, gguf=config.model.gguf_file)
+    if type(model_config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise UserError(
+            f"model.name={name}: transformers has no causal language model of type {model_config.model_type}, and "
+            "train.py trains no other. It can be adapted as a library: rosa.inject."
+        )
     if adapter is None and layers is None:
         return
     try:

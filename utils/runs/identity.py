@@ -20,6 +20,7 @@ from utils.train_config import DEFAULT_DECAY, TrainConfig
 # Groups and keys that do not change the result of a run: with another value the same run continues.
 WITHOUT_EFFECT = (
     "runs",
+    "dry_run",
     "output",
     "logging",
     "dataset.path",

@@ -9,6 +9,7 @@ Layout of ``RUNS/<dataset>/<label>-<hash>/``::
     run.json               the record: status, versions, hardware, parameter counts, timings, best metrics
     metrics.jsonl          one object per logging point: step, epoch, split and the values
     events.out.tfevents.*  TensorBoard
+    loggers.json           the ids by which wandb and trackio know the run; only with them
     train.log              the log as plain lines
     checkpoints/           best and last
     start_adapter/         a copy of model.adapter, the adapter that the run starts from
@@ -64,6 +65,10 @@ class Run:
     def board_files(self) -> list[Path]:
         """TensorBoard's files, in order of name."""
         return sorted(self.path.glob("events.out.tfevents.*"))
+
+    @property
+    def loggers_file(self) -> Path:
+        return self.path / "loggers.json"
 
     @property
     def log_file(self) -> Path:
