@@ -36,6 +36,10 @@ class ModelConfig:
     """A hub name, a local folder, or ``tiny`` (bundled)."""
     dropout: float | None = option(None, minimum=0, maximum=1)
     """Probability of every dropout of the model; None: the model's own."""
+    gguf_file: str | None = None
+    """A GGUF file in the folder or repository ``name``, which holds model and tokenizer; None: none."""
+    adapter: str | None = None
+    """Folder of an adapter that is merged before the training starts; None: none."""
 
 
 @dataclass

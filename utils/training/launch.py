@@ -29,6 +29,7 @@ from utils.runs.digests import identify_run, recorded_digests, refuse_other_data
 from utils.runs.loggers import check_installed
 from utils.runs.precision import settle_precision
 from utils.runs.provenance import git_commit, hardware, memory_mib, now, versions
+from utils.runs.start_adapter import keep_start
 from utils.training.dry_run import estimate, report
 from utils.training.failures import Diverged, advice
 from utils.training.loop import fit
@@ -88,7 +89,7 @@ def train_one(config: Config, overrides: list[str], stop: StopRequest) -> float 
 
 def _precision(config: Config) -> tuple[str, str]:
     """``train.precision`` in the run's identity, and the precision used."""
-    config, precision = settle_precision(config, width(config.model.name))
+    config, precision = settle_precision(config, width(config.model.name, config.model.gguf_file))
     return config.train.precision, precision
 
 
@@ -114,13 +115,15 @@ def _train(
 ) -> float | None:
     """Train one seed in its locked directory. Returns its best validation loss."""
     log.info("run directory %s, precision %s", run.path, precision)
+    start: dict[str, str] = {}
     with _explained(config, run, lambda: None):
         training = set_up(config, precision, run, stop)
         described = description(training)
         if stop.processes.main:
+            start = keep_start(run, config)
             _write_snapshots(config, run, overrides)
             _point_to(run)  # only now: a run of other data was refused by set_up
-    _note(training, **_start_fields(training, group), **described, **current_progress(training))
+    _note(training, **_start_fields(training, group), **start, **described, **current_progress(training))
     _fit(training)
     _note(training, status="finished", finished=now(), **current_progress(training))
     if stop.processes.main:  # only now: before the record says finished, a killed run would need it to resume
