@@ -21,7 +21,8 @@ class RosaAdapter(RosaLayer):
     Attributes:
         left, right: the factors (m, r) and (r, n) of W_f − W_0.
         in_weight: whether the base weight contains them.
-        drawn: the number of the present subspace, −1 before the first; ``number`` holds it in files.
+        has_values: whether the first subspace was sampled or loaded.
+        drawn: the number of the present subspace, −1 without values; ``number`` holds it in files.
         bias_change: what is added to the base bias (n,), where biases train.
     """
 
@@ -34,8 +35,8 @@ class RosaAdapter(RosaLayer):
         super().__init__(host.name, host.base_layer, config.settings(rank))
         del self._modules["base"]
         self.in_weight = in_weight
-        self.drawn = -1
-        self._sampled = -1
+        self.has_values = False  # beside ``drawn``, which would make a compiled forward pass depend on a count
+        self.drawn = self._sampled = -1
         self.register_buffer("number", torch.tensor(-1))
         self._set_record(self.A.new_empty(self.in_features, 0), self.B.new_empty(0, self.out_features))
         self.fixed = (*self.fixed, "left", "right")
@@ -92,7 +93,7 @@ class RosaAdapter(RosaLayer):
     @torch.no_grad()
     def set_factors(self, a: Tensor, b: Tensor) -> None:
         super().set_factors(a, b)
-        self.drawn = self._sampled
+        self.drawn, self.has_values = self._sampled, True
         self.number.fill_(self.drawn)
 
     def hold(self, sign: int) -> None:
@@ -128,6 +129,7 @@ class RosaAdapter(RosaLayer):
         if moves:
             self.hold(1)
         self.drawn = int(number)
+        self.has_values = self.drawn >= 0
 
 
 def joined(pairs: Sequence[Pair]) -> Pair:
