@@ -6,7 +6,7 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 unexport PYTHON
 
 .DEFAULT_GOAL := help
-.PHONY: demo test slow-test slurm-test faults faults-quick lint bench study clean help
+.PHONY: demo test slow-test slurm-test faults faults-quick lint docs wheel-check constraints bench study clean help
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  \1\t/p' Makefile | expand -t 18
@@ -48,6 +48,22 @@ lint: $(VENV)/.installed-dev ## ruff and mypy
 	ruff check .
 	ruff format --check .
 	mypy
+
+$(VENV)/.installed-docs: $(VENV)/.installed requirements-docs.txt
+	$(VENV)/bin/pip install -r requirements-docs.txt
+	@touch $@
+
+docs: $(VENV)/.installed-docs ## the documentation site, built strictly into site/html
+	python -m scripts.docs.collect
+	mkdocs build --strict
+
+wheel-check: $(VENV)/.installed ## build the wheel, install it elsewhere and use it there
+	bash scripts/wheel_check.sh
+
+constraints: $(VENV)/.installed-dev ## write this environment's versions to constraints.txt, once `make test` passed in it
+	{ python -c 'import platform; print("# Versions that the tests passed with, on Python", platform.python_version())'; \
+	  echo "# written by: make constraints; used by: PIP_CONSTRAINT=constraints.txt make test, or pip install -c"; \
+	  pip freeze | sed 's/+cpu$$//'; } > constraints.txt
 
 bench: $(VENV)/.installed-dev ## measure speed and memory on this machine: writes benchmarks/results
 	python benchmarks/run.py

@@ -25,6 +25,8 @@ DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 BLOCKS = "the default (all Linear and Conv1D inside the model's blocks)"
 SHARED = "it shares its weight with another module"
 OWN_FORWARD = "its class computes more than x W + b in a forward of its own"
+ROUTER = "it chooses experts, and is adapted only if it is named"
+STACKED = "its weights, {:.0%} of the model's parameters, are stacked in three dimensions, which no adapter takes"
 QUANTISED = (
     "its weight ({}) is quantised, not supported: dequantise the model first (model.dequantize()), or load it "
     "without quantisation"
@@ -61,8 +63,8 @@ def find_targets(model: nn.Module, target_modules: str | Collection[str] | None)
     Args:
         target_modules: a regular expression that must match the whole name (it must be trusted: its run time is not
             bounded); name endings; None for all inside the blocks (the members of a ModuleList). A layer that shares
-            its weight with another module (GPT-2's lm_head and its embedding) is never adapted. The output head is
-            adapted only if it is named.
+            its weight with another module (GPT-2's lm_head and its embedding) is never adapted. The output head and
+            the routers of experts are adapted only if they are named.
 
     Raises:
         AdapterError: a target, or one of the endings, matches nothing; a named layer cannot be adapted, or one in the
@@ -94,16 +96,16 @@ def find_targets(model: nn.Module, target_modules: str | Collection[str] | None)
                     f"{name} cannot be adapted: {OWN_FORWARD} ({type(module).__name__}). Name targets without it."
                 )
             left_out[OWN_FORWARD].append(name)
+        elif target_modules is None and _is_router(model, name):
+            left_out[ROUTER].append(name)
         else:
             found[name] = cast(nn.Linear, module)
     if missing := [target for target, names in matches.items() if not found.keys() & set(names)]:
         raise AdapterError(_nothing_matches(missing, candidates, shared, left_out))
-    if target_modules is None:
-        left_out["their weights are stacked in three dimensions, which no adapter takes"] = _stacked(model)
     if not all(module.weight.is_meta for module in found.values()):
-        for reason, names in left_out.items():
-            if names:
-                log.warning("not adapted: %s: %s", summary(names), reason)
+        if target_modules is None:
+            left_out.update(_stacked(model))
+        _log_left_out(left_out)
     return found
 
 
@@ -196,13 +198,33 @@ def _nothing_matches(
     )
 
 
-def _stacked(model: nn.Module) -> list[str]:
-    """Modules in the blocks that hold the matrices of many experts in one parameter."""
-    stacked = [
-        name for name, module in model.named_modules() for p in module.parameters(recurse=False)
-        if p.dim() == 3 and min(p.shape) > 1 and not isinstance(module, nn.modules.conv._ConvNd)
-    ]  # fmt: skip
-    return list(dict.fromkeys(_in_blocks(model, stacked)))
+def _is_router(model: nn.Module, name: str) -> bool:
+    """Whether a layer is, or lies in, what chooses the experts of a token: a router, or a gate beside experts."""
+    parts = name.split(".")
+    return any(
+        "router" in part
+        or (part in ("gate", "shared_expert_gate") and hasattr(model.get_submodule(".".join(parts[:i])), "experts"))
+        for i, part in enumerate(parts)
+    )
+
+
+def _stacked(model: nn.Module) -> dict[str, list[str]]:
+    """The modules in the blocks that stack many experts in one parameter, by the reason (one or none)."""
+    sizes: Counter[str] = Counter()
+    for name, module in model.named_modules():
+        if not isinstance(module, nn.modules.conv._ConvNd):
+            for parameter in module.parameters(recurse=False):
+                if parameter.dim() == 3 and min(parameter.shape) > 1:
+                    sizes[name] += parameter.numel()
+    names = _in_blocks(model, sizes)
+    share = sum(sizes[name] for name in names) / sum(p.numel() for p in model.parameters())
+    return {STACKED.format(share): names} if names else {}
+
+
+def _log_left_out(left_out: dict[str, list[str]]) -> None:
+    for reason, names in left_out.items():
+        if names:
+            log.warning("not adapted: %s: %s", summary(names), reason)
 
 
 def summary(names: Iterable[str]) -> str:

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from transformers import AutoConfig
 
+from tests.conftest import make_config
 from utils.errors import UserError, short_reason
-from utils.models.loading import load_model_config, load_tokenizer
+from utils.models.loading import check_method_fits, load_model_config, load_tokenizer
 
 
 @pytest.fixture
@@ -73,3 +75,9 @@ def test_reasons_are_cut_after_a_word() -> None:
     text = short_reason(OSError("see\nhttps://example.org/a/long/address for more"), width=30)
     assert text == "see ..."
     assert short_reason(OSError("short")) == "short"
+
+
+def test_a_model_that_transformers_does_not_have_as_causal_is_refused(tmp_path: Path) -> None:
+    AutoConfig.for_model("t5").save_pretrained(tmp_path)
+    with pytest.raises(UserError, match=r"no causal language model of type t5.*rosa\.inject"):
+        check_method_fits(make_config(f"model.name={tmp_path}"))

@@ -7,13 +7,17 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
 import rosa
+from tests.rosa.test_architectures import CAUSAL, make
 from utils.data import pair
+from utils.errors import UserError
+from utils.models.causality import check_causal
 from utils.models.loading import load_model, load_tokenizer
 from utils.models.token_loss import TokenLoss
 from utils.tokens.batches import Collator
-from utils.tokens.encoding import encode
+from utils.tokens.encoding import Encoded, Sample, encode
 
 
 @pytest.mark.parametrize("loss_on", ["target", "all"])
@@ -61,3 +65,25 @@ def test_a_head_that_is_more_than_linear_takes_the_plain_way(small_model: Path) 
 
     model.forward = scaled
     assert not token_loss.try_head_only(batch)
+
+
+@pytest.mark.parametrize("kind", CAUSAL)
+def test_every_architecture_gets_the_losses_of_its_samples_alone(kind: str) -> None:
+    """No mask, padding on the right, the head where there is a loss: against the model's own pass over each sample."""
+    model = make(AutoModelForCausalLM, kind, CAUSAL[kind][0])
+    rows = [[5, 9, 3, 8, 2, 7, 4], [6, 1, 12]]
+    encoded = Encoded([Sample(row, 1, 0, 0) for row in rows], 0)
+    token_loss = TokenLoss(model).eval().choose_fast_paths(encoded, Collator(0, "all"))
+    check_causal(token_loss, torch.device("cpu"))
+    batch = Collator(0, "all")(encoded, [0, 1])
+    _, losses = token_loss(batch.input_ids, batch.positions, batch.labels)
+    alone = [model(input_ids=torch.tensor([row]), use_cache=False).logits[0, :-1].log_softmax(-1) for row in rows]
+    expected = [-row[range(len(ids) - 1), ids[1:]] for row, ids in zip(alone, rows, strict=True)]
+    torch.testing.assert_close(losses, torch.cat(expected), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("kind", "why"), [("bert", "its predictions depend on later"), ("roberta", "TypeError")])
+def test_an_encoder_is_refused(kind: str, why: str) -> None:
+    token_loss = TokenLoss(make(AutoModelForCausalLM, kind, dict(pad_token_id=None)))
+    with pytest.raises(UserError, match=f"is no causal language model, .*{why}"):
+        check_causal(token_loss, torch.device("cpu"))

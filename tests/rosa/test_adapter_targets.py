@@ -183,25 +183,21 @@ def test_a_tied_layer_that_was_asked_for_is_reported(targets: Any, caplog: pytes
     assert caplog.messages == ["not adapted: one.lm_head: it shares its weight with another module"]
 
 
-def test_experts_that_no_adapter_takes_are_logged(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_model_without_values_is_read_in_silence(caplog: pytest.LogCaptureFixture) -> None:
     settings = dict(vocab_size=61, hidden_size=24, intermediate_size=16, num_hidden_layers=2, num_local_experts=3)
     config = MixtralConfig(**settings, num_attention_heads=4, num_key_value_heads=2, bos_token_id=0, eos_token_id=0)
     with torch.device("meta"):
         counted = MixtralForCausalLM(config)
     with caplog.at_level(logging.WARNING, "rosa"):
-        rosa.inject(counted, rosa.LoraConfig(rank=2))  # read for its shapes only
-        assert not caplog.messages
-        model = rosa.inject(MixtralForCausalLM(config), rosa.LoraConfig(rank=2))
-    (message,) = caplog.messages
-    assert "model.layers.{0..1}.mlp.experts" in message and "three dimensions" in message
-    assert len(rosa.adapter_layers(model)) == 2 * 4
+        rosa.inject(counted, rosa.LoraConfig(rank=2))
+    assert not caplog.messages and len(rosa.adapter_layers(counted)) == 2 * 4
 
 
 @pytest.mark.parametrize("kind", [tuple, set, frozenset])
 def test_name_endings_in_any_collection(kind: Any, tmp_path: Any) -> None:
     model = rosa.inject(make_model("gpt2"), rosa.RosaConfig(rank=2, target_modules=kind(["c_fc", "c_attn"])))
     assert len(rosa.adapter_layers(model)) == 4
-    rosa.save_adapter(model, tmp_path)
+    rosa.save_adapter(model, tmp_path, exact=True)
     assert digests(rosa.load_adapter(make_model("gpt2"), tmp_path)) == digests(model)
     with pytest.raises(rosa.AdapterError, match="at least one name ending"):
         rosa.inject(make_model("gpt2"), rosa.RosaConfig(rank=2, target_modules=kind()))
@@ -242,7 +238,7 @@ def test_the_configuration_is_copied(tmp_path: Any) -> None:
     model, other = (rosa.inject(make_model("gpt2"), config) for _ in range(2))
     config.rank, config.seed = 8, 99
     config.target_modules.append("c_attn")  # type: ignore[union-attr]
-    rosa.save_adapter(model, tmp_path)
+    rosa.save_adapter(model, tmp_path, exact=True)
     assert digests(rosa.load_adapter(make_model("gpt2"), tmp_path)) == digests(model)
     rosa.resample(model, 1)
     config.seed = 0

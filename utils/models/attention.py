@@ -40,7 +40,8 @@ def causal_attention(model: Any, length: int) -> Iterator[None]:
         length: tokens of the batch.
     """
     config = model.config
-    if config._attn_implementation != "sdpa" or not is_fully_causal(config, length):
+    by_name = config._attn_implementation == "sdpa" and getattr(model, "_supports_attention_backend", False)
+    if not by_name or not is_fully_causal(config, length):  # Falcon calls SDPA itself
         yield
         return
     from transformers import AttentionInterface

@@ -7,7 +7,7 @@
       model = get_peft_model(model, RosaConfig(r=8, target_modules="all-linear"))
 
 - ``as_lora.py`` (``save_as_lora``): such an adapter written as a LoRA adapter, and ``lora_files.py``: one of
-  ``rosa.inject``.
+  ``rosa.inject``, whose pairs ``changes.py`` finds.
 """
 
 from __future__ import annotations
