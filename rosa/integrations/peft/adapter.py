@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from rosa.fused import full_precision
 from rosa.integrations.peft.config import RosaConfig
+from rosa.kept_base import cut_to_rank
 from rosa.layers import product
 from rosa.methods.rosa import RosaLayer
 from rosa.resampling import Pair
@@ -81,9 +82,7 @@ class RosaAdapter(RosaLayer):
             super()._add_pair(sign)
         left, right = torch.cat([self.left, sign * self.A], 1), torch.cat([self.right, self.B])
         if left.shape[1] > min(self.in_features, self.out_features):
-            whole = product(left, right).to(left.dtype)
-            eye = torch.eye(min(whole.shape), dtype=left.dtype, device=left.device)
-            left, right = (eye, whole) if self.in_features <= self.out_features else (whole, eye)
+            left, right = cut_to_rank(left, right)
         self._set_record(left, right)
 
     def sample(self, number: int, vectors: Tensor | None) -> Pair:
