@@ -37,7 +37,7 @@ class RosaAdapter(RosaLayer):
         del self._modules["base"]
         self.in_weight = in_weight
         self.has_values = False  # beside ``drawn``, which would make a compiled forward pass depend on a count
-        self.drawn = self._sampled = -1
+        self.drawn = -1
         self.register_buffer("number", torch.tensor(-1))
         self._set_record(self.A.new_empty(self.in_features, 0), self.B.new_empty(0, self.out_features))
         self.fixed = (*self.fixed, "left", "right")
@@ -76,7 +76,7 @@ class RosaAdapter(RosaLayer):
 
     def _add_pair(self, sign: int) -> None:
         """W_f ← W_f ± A B: in the weight, if it holds W_f, and in the factors."""
-        if (sign > 0 and self.drawn < 0) or (sign < 0 and self.config.start == "zero"):
+        if (sign > 0 and not self.has_values) or (sign < 0 and self.config.start == "zero"):
             return  # A B is zero
         if self.in_weight:
             super()._add_pair(sign)
@@ -85,15 +85,12 @@ class RosaAdapter(RosaLayer):
             left, right = cut_to_rank(left, right)
         self._set_record(left, right)
 
-    def sample(self, number: int, vectors: Tensor | None) -> Pair:
-        self._sampled = number
-        return super().sample(number, vectors)
-
     @torch.no_grad()
     def set_factors(self, a: Tensor, b: Tensor) -> None:
         super().set_factors(a, b)
-        self.drawn, self.has_values = self._sampled, True
+        self.drawn += 1
         self.number.fill_(self.drawn)
+        self.has_values = True
 
     def hold(self, sign: int) -> None:
         """Add the factors' product to the base weight, or subtract it."""

@@ -23,6 +23,7 @@ from rosa.integrations.peft.config import RosaConfig
 from rosa.integrations.peft.layer import RosaLinear
 from rosa.integrations.peft.quantised import dequantised
 from rosa.resampler import Resampler
+from rosa.sharding import is_sharded
 from rosa.targets import OWN_FORWARD, SHARED, find_targets, has_own_forward, obstacle
 
 OPTIONS = "Name targets without it (target_modules, exclude_modules)."
@@ -81,6 +82,8 @@ class RosaModel(BaseTuner):  # type: ignore[misc]  # peft is not type-checked he
         has_resampled = False
         for name in self.active_adapters:
             if adapters := self._adapters(name):
+                if any(is_sharded(adapter.base.weight) for adapter in adapters):
+                    raise AdapterError("a sharded model does not resample under PEFT: adapt it by rosa.inject")
                 if not all(adapter.has_values for adapter in adapters):
                     RosaAdapter.initialise_all(adapters)
                 resampler = Resampler(nn.ModuleList(adapters), self._optimizer, adapters[0].config)
