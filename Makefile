@@ -6,7 +6,7 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 unexport PYTHON
 
 .DEFAULT_GOAL := help
-.PHONY: demo test slow-test slurm-test faults faults-quick lint wheel-check constraints bench study clean help
+.PHONY: demo test slow-test slurm-test faults faults-quick lint docs wheel-check constraints bench study clean help
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  \1\t/p' Makefile | expand -t 18
@@ -56,6 +56,14 @@ constraints: $(VENV)/.installed-dev ## write this environment's versions to cons
 	{ python -c 'import platform; print("# Versions that the tests passed with, on Python", platform.python_version())'; \
 	  echo "# written by: make constraints; used by: PIP_CONSTRAINT=constraints.txt make test, or pip install -c"; \
 	  pip freeze | sed 's/+cpu$$//'; } > constraints.txt
+
+$(VENV)/.installed-docs: $(VENV)/.installed requirements-docs.txt
+	$(VENV)/bin/pip install -r requirements-docs.txt
+	@touch $@
+
+docs: $(VENV)/.installed-docs ## the documentation site, built strictly into site/html
+	python -m scripts.docs.collect
+	mkdocs build --strict
 
 bench: $(VENV)/.installed-dev ## measure speed and memory on this machine: writes benchmarks/results
 	python benchmarks/run.py

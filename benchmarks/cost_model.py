@@ -163,7 +163,7 @@ def cases() -> list[tuple[str, Sizes, int]]:
     for label, config in methods.items():
         for name, (model, saved) in bare_models().items():
             if config is not None:
-                rosa.inject(model, config, start=False)
+                rosa.inject(model, config, start=False, keep_base=False)
             found.append((f"{name}, {label}", sizes_of(model), saved))
     return sorted(found, key=lambda case: case[0].split(",")[0])
 

@@ -89,7 +89,7 @@ def train_once(samples: int, data: str | None, device: str) -> dict[str, Any]:
     from utils.tokens.encoding import encode
 
     tokenizer, model = load_tokenizer("tiny"), load_model("tiny", None).to(device)
-    rosa.inject(model, rosa.RosaConfig(rank=RANK)).train()
+    rosa.inject(model, rosa.RosaConfig(rank=RANK), keep_base=False).train()
     token_loss = TokenLoss(model)
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-3, fused=True)
     source = get_source("e2e" if data else "e2e_sample")

@@ -1,7 +1,7 @@
 """Resample GPT-2 small's 48 layers: a full SVD layer by layer against this project, and both against float64.
 
 The plain way is the first public code's: for each layer in turn merge the pair, take the whole float32 SVD, and
-split off the chosen directions.
+split off the chosen directions. A third way is this project's with random bases, which factorises nothing.
 """
 
 from __future__ import annotations
@@ -26,13 +26,14 @@ def measure(settings: Settings) -> dict[str, Any]:
     """Seconds for all 48 layers (one block's four with ``--quick``), angles, and the change of the function."""
     model = gpt2_small("sdpa").to(settings.device)
     start = time.perf_counter()
-    rosa.inject(model, rosa.RosaConfig(rank=RANK))
+    rosa.inject(model, rosa.RosaConfig(rank=RANK), keep_base=False)
     settings.synchronise()
     injection = time.perf_counter() - start
+    on_random_bases = rosa.inject(gpt2_small("sdpa").to(settings.device), rosa.RosaConfig(rank=RANK, basis="random"))
     if settings.quick:
-        model = model.transformer.h[0]
+        model, on_random_bases = model.transformer.h[0], on_random_bases.transformer.h[0]
     layers = list(adapter_layers(model).values())
-    ways: dict[str, list[float]] = {"svd": [], "project": []}
+    ways: dict[str, list[float]] = {"svd": [], "project": [], "random": []}
     for number in range(1, 3 if settings.quick else 5):  # turn about, so that a slow spell of the machine meets both
         for way, seconds in ways.items():
             settings.synchronise()
@@ -41,7 +42,7 @@ def measure(settings: Settings) -> dict[str, Any]:
                 for layer in layers:
                     plain_resample(layer, number)
             else:
-                rosa.resample(model, number)
+                rosa.resample(model if way == "project" else on_random_bases, number)
             settings.synchronise()
             if number > 1:  # the first is warm-up
                 seconds.append(round(time.perf_counter() - start, 4))
@@ -128,4 +129,5 @@ def table(figures: dict[str, Any]) -> list[list[str]]:
         [label, f"{figures['median_seconds'][way]:.3f}", f"{max(row[way] for row in sines):.1e}"]
         for way, label in (("svd", "full SVD, layer by layer"), ("project", "this project"))
     ]
+    rows.append(["this project, `basis=random`", f"{figures['median_seconds']['random']:.3f}", "–"])
     return [[f"resample of {figures['layers']} layers", "seconds", "largest sine to the float64 SVD"], *rows]

@@ -115,7 +115,7 @@ def _model(row: Row) -> tuple[Any, Callable[[Any], Any], float]:
         model = peft.get_peft_model(model, settings)
     elif row.method != "full":
         config = rosa.RosaConfig(rank=row.rank) if row.method == "rosa" else rosa.LoraConfig(rank=row.rank)
-        rosa.inject(model, config)
+        rosa.inject(model, config, keep_base=False)
     seconds = time.perf_counter() - start
     if row.checkpointing:
         recompute_activations(model)

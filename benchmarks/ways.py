@@ -154,7 +154,7 @@ def _gpt2(task: Task, attention: str) -> Any:
 
 
 def _adapted(task: Task, attention: str, config: type[rosa.RosaConfig] | type[rosa.LoraConfig]) -> Any:
-    return rosa.inject(_gpt2(task, attention), config(rank=task.rank, bias="none"))
+    return rosa.inject(_gpt2(task, attention), config(rank=task.rank, bias="none"), keep_base=False)
 
 
 def _peft(task: Task) -> Any:

@@ -5,12 +5,12 @@
 
 Needs torch, transformers and safetensors only. Torch is imported with the first name that needs it.
 
-``injection.py`` wraps and merges layers, and ``targets.py`` says which. ``layers.py`` is the contract of an adapter
-layer, ``fused.py`` its product; ``methods`` has one file per method. ``subspace.py`` is ROSA's mathematics.
-``resampling.py`` resamples many layers at once, ``resampler.py`` on schedule; ``optimization.py`` is what adapters ask
-of an optimizer. ``adapter_files.py`` saves, loads and
-exports, with ``files.py`` and ``checksums.py``. ``sharding.py`` gathers sharded layers. ``config.py``,
-``registry.py`` and ``errors.py`` serve all of them. ``integrations``: PEFT, and the HF Trainer.
+``injection.py`` wraps and merges layers, and ``targets.py`` says which. ``disabling.py`` gives the base's function back
+from what ``kept_base.py`` keeps. ``layers.py`` is the contract of an adapter layer, ``fused.py`` its product;
+``methods`` has one file per method. ``subspace.py`` is ROSA's mathematics. ``resampling.py`` resamples many layers at
+once, ``resampler.py`` on schedule; ``optimization.py`` is what adapters ask of an optimizer. ``adapter_files.py`` saves
+and loads, with ``files.py`` and ``checksums.py``; ``exporting.py`` saves a plain model. ``sharding.py`` gathers sharded
+layers. ``config.py``, ``registry.py`` and ``errors.py`` serve all of them. ``integrations``: PEFT, and the HF Trainer.
 """
 
 from __future__ import annotations
@@ -19,9 +19,11 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rosa.adapter_files import export, load_adapter, save_adapter
+    from rosa.adapter_files import load_adapter, save_adapter
     from rosa.config import AdapterConfig, LowRankConfig
+    from rosa.disabling import disabled
     from rosa.errors import AdapterError
+    from rosa.exporting import export
     from rosa.injection import (
         ParameterReport,
         adapter_layers,
@@ -62,7 +64,8 @@ _HOMES = {  # name: its module
     "Resampler": "resampler",
     "RosaConfig": "methods.rosa",
     "adapter_layers": "injection",
-    "export": "adapter_files",
+    "disabled": "disabling",
+    "export": "exporting",
     "inject": "injection",
     "load_adapter": "adapter_files",
     "merge": "injection",
@@ -92,6 +95,7 @@ __all__ = [
     "Resampler",
     "RosaConfig",
     "adapter_layers",
+    "disabled",
     "export",
     "inject",
     "load_adapter",

@@ -1,28 +1,36 @@
-"""Adapter files, and export as a plain model.
+"""Adapter files.
 
 A folder holds ``adapter_config.json`` (method, settings, shape of each layer, the base model's name),
 ``adapter.safetensors`` (what trains, such as A and B and biases) and, for methods that have them,
-``frozen.safetensors`` (what only a resample changes: ROSA's W_f, and a factor that does not train). The base model
-itself is not saved. Nothing is ever unpickled.
+``frozen.safetensors`` (what only a resample changes: ROSA's W_f, and a factor that does not train). In the place of
+W_f it holds the two factors of W_f − W_0 where they are smaller and known, ``left`` (m, r) and ``right`` (r, n). The
+base model itself is not saved. Nothing is ever unpickled.
 
 The metadata of ``adapter.safetensors`` has two checksums (``rosa.checksums``): of the layers' description, and of the
-matching frozen weights. Files of earlier versions have none and are read without this check.
+matching frozen weights. Files of earlier versions have none and are read without this check. Factors belong to one
+base model: the description has a checksum of its W_0.
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
-import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from rosa.checksums import base_description, check_base, frozen_checksum, layers_checksum, values_checksum
+from rosa.checksums import (
+    base_description,
+    check_adapted,
+    check_base,
+    frozen_checksum,
+    layers_checksum,
+    remember_base,
+    values_checksum,
+)
 from rosa.config import AdapterConfig
 from rosa.errors import AdapterError
 from rosa.files import (
@@ -30,36 +38,37 @@ from rosa.files import (
     CONFIG_FILE,
     FORMAT,
     FROZEN_FILE,
+    LEFT,
+    RIGHT,
+    factor_ranks,
     read_description,
     read_tensors,
     replace_files,
     write_tensors,
 )
-from rosa.injection import (
-    Model,
-    adapter_layers,
-    build_layers,
-    install_layers,
-    layers_in_place,
-    merged,
-    unmerge,
-    without_adapters,
-)
-from rosa.layers import AdapterLayer
+from rosa.fused import full_precision
+from rosa.injection import Model, adapter_layers, build_layers, install_layers, unmerge
+from rosa.kept_base import Pair, cut_to_rank
+from rosa.layers import AdapterLayer, product
 from rosa.methods import methods
-from rosa.sharding import gather, is_sharded, on_first_process, reshard, shard_like
+from rosa.sharding import gather_all, gathered, is_sharded, on_first_process, reshard, shard_like
 from rosa.targets import canonical_names
 
 
-def save_adapter(model: nn.Module, folder: str | Path, *, frozen: bool = True) -> None:
+def save_adapter(model: nn.Module, folder: str | Path, *, frozen: bool = True, exact: bool = False) -> None:
     """Write the adapter of ``model`` to ``folder``, which is made if missing.
+
+    A loaded adapter computes the same function to the bit, except with the factors of W_f − W_0 (ROSA, ReLoRA): they
+    give W_f up to rounding, in float32 within 1e-5 of the logits. They are written where they are smaller than W_f and
+    known (``inject`` with ``keep_base=True``), and load into the same base model only.
 
     Every process of a sharded model must call it. A kill leaves the folder as it was, or with files that
     ``load_adapter`` refuses.
 
     Args:
         frozen: also write the changed base weights, for methods that have them. They change only at a resample: if the
-            folder has them from an earlier save, give False.
+            folder has them from an earlier save with the same ``exact``, give False.
+        exact: write W_f itself, so that training goes on to the bit, as the checkpoints of train.py do.
 
     Raises:
         AdapterError: no adapters; or ``frozen=False``, and the folder's frozen weights are not those of the model.
@@ -69,7 +78,7 @@ def save_adapter(model: nn.Module, folder: str | Path, *, frozen: bool = True) -
         raise AdapterError("this model has no adapters to save")
     reshard(model)
     sharded = any(is_sharded(layer.base.weight) for layer in layers.values())
-    trained, rest = _whole(adapter_tensors(layers)), _whole(frozen_tensors(layers))
+    trained, rest = gather_all(adapter_tensors(layers)), gather_all(frozen_tensors(layers, exact=exact))
     description = {**_description(layers), "base": base_description(model, layers)}
 
     def write() -> None:
@@ -105,7 +114,7 @@ def _write(
         (folder / FROZEN_FILE).unlink(missing_ok=True)  # left by another method's adapter
 
 
-def load_adapter(model: Model, folder: str | Path, *, trainable: bool = True) -> Model:
+def load_adapter(model: Model, folder: str | Path, *, trainable: bool = True, keep_base: bool = True) -> Model:
     """Load an adapter saved by ``save_adapter`` into its base model, in place; adapters are injected if missing.
 
     The folder is not trusted. A regular expression in its settings is not run: the file lists the layers.
@@ -114,86 +123,73 @@ def load_adapter(model: Model, folder: str | Path, *, trainable: bool = True) ->
         model: the base model, or one with the same adapters. A sharded model must have them already (``inject`` with
             ``start=False`` before ``fully_shard``).
         trainable: False freezes the adapters, for use without training.
+        keep_base: see ``inject``. If the folder holds ROSA's W_f whole, all of W_0 is kept, as many numbers as the
+            adapted weights. A model that has the adapters already keeps what it kept before.
 
     Raises:
         AdapterError: a file is missing or damaged, was made for another model or other settings, or the files are of
-            different saves. The values of the model are not changed then.
+            different saves; the folder holds the factors of W_f − W_0, and the model has not the W_0 that they belong
+            to (weights in another dtype are not compared). The values of the model are not changed then.
     """
     folder = Path(folder)
     description = read_description(folder)
     reshard(model)
-    present = adapter_layers(model)
+    present, ranks = adapter_layers(model), factor_ranks(folder / FROZEN_FILE)
     plain = canonical_names(model)
-    built = {} if present else _build(model, description)
+    built = {} if present else _build(model, description, keep_base or bool(ranks))
     layers = present or {plain[name]: layer for name, layer in built.items()}
     _check_description(folder, description, _description(layers))
-    values, checksums = read_tensors(folder / ADAPTER_FILE, adapter_tensors(layers))
-    if checksums.get("layers", layers_checksum(description)) != layers_checksum(description):
-        raise AdapterError(f"{CONFIG_FILE} and {ADAPTER_FILE} in {folder} are of two different saves: save once more")
-    if rest := frozen_tensors(layers):
-        frozen = read_tensors(folder / FROZEN_FILE, rest)[0]
-        if "frozen" in checksums and checksums["frozen"] != frozen_checksum(folder / FROZEN_FILE):
-            raise AdapterError(
-                f"{FROZEN_FILE} and {ADAPTER_FILE} in {folder} are of two different subspaces: a save was interrupted, "
-                "or the files come from two folders. Save once more, with frozen=True."
-            )
-        values |= frozen
+    values = _read_values(folder, description, layers, ranks)
+    remember_base(layers.values())
+    if ranks:
+        check_adapted(folder, description["base"], layers)
     check_base(description["base"], base_description(model, layers))
     if built:
         install_layers(model, built)
     unmerge(model)
     with torch.no_grad():
-        for name, target in {**adapter_tensors(layers), **frozen_tensors(layers)}.items():
-            target.copy_(shard_like(values[name], target) if is_sharded(target) else values[name])
+        for name, layer in layers.items():
+            if layer.rewrites_base and layer.kept is not None:
+                _keep(layer, (values[f"{name}.{LEFT}"], values[f"{name}.{RIGHT}"]) if name in ranks else None)
+        for name, target in {**adapter_tensors(layers), **frozen_tensors(layers, exact=True)}.items():
+            if name in values:
+                target.copy_(shard_like(values[name], target) if is_sharded(target) else values[name])
     for layer in layers.values():
         layer.on_load()
         if not trainable:
             layer.train_adapter(False)
+        if built and not keep_base:
+            layer.kept = None
     return model
 
 
-def export(model: Any, folder: str | Path) -> None:
-    """Save as a plain model: adapters merged, loadable by ``from_pretrained`` without this library.
-
-    The weights from before the merge are kept in an unnamed file in ``folder``, not in memory, and restored to the bit.
-    Every process of a sharded model must call this; the first one gathers the whole model on its CPU.
-    """
-    layers = layers_in_place(model)
-    if any(is_sharded(layer.base.weight) for layer in layers.values()):
-        with merged(model):
-            state = _whole(model.state_dict(keep_vars=True))
-            on_first_process(lambda: model.save_pretrained(folder, state_dict=state))
-        return
-    Path(folder).mkdir(parents=True, exist_ok=True)
-    with _merged_in_place(layers.values(), Path(folder)), without_adapters(model):
-        model.save_pretrained(folder)
-
-
-@contextlib.contextmanager
-def _merged_in_place(layers: Iterable[AdapterLayer], folder: Path) -> Iterator[None]:
-    """Merge the layers within a ``with`` block; a file keeps their previous weights and biases."""
-    changing = [layer for layer in layers if not layer.merged]
-    with tempfile.TemporaryFile(dir=folder) as file:
-        for layer in changing:
-            for values in layer.base.parameters():
-                file.write(_bytes(values.detach().contiguous().cpu()))
-        file.flush()
-        try:
-            for layer in changing:
-                layer.merge(keep=False)
-            yield
-        finally:
-            file.seek(0)
-            for layer in changing:
-                for values in layer.base.parameters():
-                    before = torch.empty_like(values, device="cpu", memory_format=torch.contiguous_format)
-                    if file.readinto(_bytes(before)) != before.nbytes:
-                        raise AdapterError(f"{layer.name}: its weight could not be read back from {folder}")
-                    values.detach().copy_(before)
+def _read_values(
+    folder: Path, description: Mapping[str, Any], layers: Mapping[str, AdapterLayer], ranks: Mapping[str, int]
+) -> dict[str, Tensor]:
+    """The tensors of both files, which must be of one save and fit the layers."""
+    values, checksums = read_tensors(folder / ADAPTER_FILE, adapter_tensors(layers))
+    if checksums.get("layers", layers_checksum(description)) != layers_checksum(description):
+        raise AdapterError(f"{CONFIG_FILE} and {ADAPTER_FILE} in {folder} are of two different saves: save once more")
+    if expected := _frozen_like(layers, ranks):
+        values |= read_tensors(folder / FROZEN_FILE, expected)[0]
+        if "frozen" in checksums and checksums["frozen"] != frozen_checksum(folder / FROZEN_FILE):
+            raise AdapterError(
+                f"{FROZEN_FILE} and {ADAPTER_FILE} in {folder} are of two different subspaces: a save was interrupted, "
+                "or the files come from two folders. Save once more, with frozen=True."
+            )
+    return values
 
 
-def _bytes(tensor: Tensor) -> Any:
-    return tensor.view(torch.uint8).numpy()
+def _keep(layer: AdapterLayer, pair: Pair | None) -> None:
+    """Prepare a layer for another W_f: keep W_0, or set the weight to the W_f that ``pair`` gives."""
+    assert layer.kept is not None
+    with gathered(layer), full_precision(layer.base.weight.device):
+        weight = layer.weight_mn
+        kept = layer.kept.loaded(pair, weight)
+        if pair is not None:
+            left, right = (factor.to(weight.device) for factor in pair)
+            weight.copy_(layer.kept.weight(weight) + product(left, right))
+        layer.kept = kept
 
 
 def adapter_tensors(layers: Mapping[str, AdapterLayer]) -> dict[str, Tensor]:
@@ -205,23 +201,41 @@ def adapter_tensors(layers: Mapping[str, AdapterLayer]) -> dict[str, Tensor]:
     }
 
 
-def frozen_tensors(layers: Mapping[str, AdapterLayer]) -> dict[str, Tensor]:
-    """What only a resample changes: base weights, as stored, of layers whose method rewrites them; fixed factors."""
-    weights = {f"{name}.weight": layer.unmerged_weight for name, layer in layers.items() if layer.rewrites_base}
-    return weights | {
-        f"{name}.{key}": layer.own_parameters()[key].detach() for name, layer in layers.items() for key in layer.fixed
-    }
+def frozen_tensors(layers: Mapping[str, AdapterLayer], *, exact: bool) -> dict[str, Tensor]:
+    """What only a resample changes: base weights of layers whose method rewrites them; fixed factors.
+
+    Args:
+        exact: the weights as they are stored; else the factors of W_f − W_0 where they are smaller and known.
+    """
+    tensors: dict[str, Tensor] = {}
+    for name, layer in layers.items():
+        if layer.rewrites_base and (pair := None if exact else _smaller_factors(layer)):
+            tensors |= {f"{name}.{LEFT}": pair[0], f"{name}.{RIGHT}": pair[1]}
+        elif layer.rewrites_base:
+            tensors[f"{name}.weight"] = layer.unmerged_weight
+        tensors |= {f"{name}.{key}": layer.own_parameters()[key].detach() for key in layer.fixed}
+    return tensors
 
 
-def _whole(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors; sharded ones gathered one after another, with values on the first process only, on its CPU."""
-    found: dict[int, Tensor] = {}
-    for tensor in tensors.values():
-        if is_sharded(tensor) and id(tensor) not in found:
-            values = gather(tensor)
-            first = torch.distributed.get_rank() == 0
-            found[id(tensor)] = values.cpu() if first else values.new_empty(0)
-    return {name: found.get(id(tensor), tensor) for name, tensor in tensors.items()}
+def _smaller_factors(layer: AdapterLayer) -> Pair | None:
+    """The factors of W_f − W_0; None if they are not known, or no smaller than the weight."""
+    pair = layer.kept.difference() if layer.kept is not None else None
+    if pair is None:
+        return None
+    left, right = cut_to_rank(*pair)
+    return (left, right) if left.nbytes + right.nbytes < layer.base.weight.nbytes else None
+
+
+def _frozen_like(layers: Mapping[str, AdapterLayer], ranks: Mapping[str, int]) -> dict[str, Tensor]:
+    """Tensors in the shapes and dtypes of what the frozen file must hold; ``ranks`` are those of its factors."""
+    tensors = frozen_tensors(layers, exact=True)
+    for name, layer in layers.items():
+        if layer.rewrites_base and name in ranks:
+            weight = tensors.pop(f"{name}.weight")
+            dtype, rank = torch.promote_types(weight.dtype, torch.float32), ranks[name]
+            tensors[f"{name}.{LEFT}"] = torch.empty(layer.in_features, rank, dtype=dtype, device="meta")
+            tensors[f"{name}.{RIGHT}"] = torch.empty(rank, layer.out_features, dtype=dtype, device="meta")
+    return tensors
 
 
 def adapter_config(description: Mapping[str, Any]) -> AdapterConfig:
@@ -235,10 +249,11 @@ def adapter_config(description: Mapping[str, Any]) -> AdapterConfig:
         raise AdapterError(f"the saved adapter's settings are not those of {method}: {error}") from None
 
 
-def _build(model: nn.Module, description: Mapping[str, Any]) -> dict[str, AdapterLayer]:
+def _build(model: nn.Module, description: Mapping[str, Any], keep_base: bool) -> dict[str, AdapterLayer]:
     """New layers as the file describes them."""
     config = adapter_config(description)
-    return build_layers(model, config, description["layers"] if isinstance(config.target_modules, str) else None)
+    names = description["layers"] if isinstance(config.target_modules, str) else None
+    return build_layers(model, config, names, keep_base=keep_base)
 
 
 def _description(layers: Mapping[str, AdapterLayer]) -> dict[str, Any]:

@@ -9,7 +9,8 @@ import hashlib
 import json
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 from rosa.errors import AdapterError
 from rosa.files import read_checksums
 from rosa.layers import AdapterLayer
-from rosa.sharding import is_sharded
+from rosa.sharding import gather, is_sharded
 
 SAMPLES = 16  # values of each parameter of the base model that are compared, at least
 
@@ -79,7 +80,55 @@ def base_description(model: nn.Module, layers: Mapping[str, AdapterLayer]) -> di
         "parameters": sum(math.prod(p.shape) for p in rest),
         "dtype": str(rest[0].dtype) if rest else None,
         "values": values,
+        "adapted": adapted_checksum(layers),
     }
+
+
+def remember_base(layers: Iterable[AdapterLayer]) -> None:
+    """Let each layer that keeps its base's values keep those that training writes over. The second call does nothing.
+
+    It must come before anything is written. Every process of a sharded model must call it.
+    """
+    for layer in layers:
+        if layer.kept is None or layer.base.weight.is_meta:
+            continue
+        if layer.rewrites_base and layer.kept.checksum is None:
+            weight = gather(layer.base.weight)
+            checksum = f"{weight.dtype} {values_checksum({'weight': weight})}"
+            layer.kept = replace(layer.kept, checksum=checksum)
+        if layer.trains_bias and layer.kept.bias is None:
+            layer.kept = replace(layer.kept, bias=gather(layer.base.bias).to("cpu", copy=True))
+
+
+def adapted_checksum(layers: Mapping[str, AdapterLayer]) -> str | None:
+    """The dtypes and a checksum of W_0 in the layers whose method rewrites it; None if unknown, or without any."""
+    found = {name: layer.kept and layer.kept.checksum for name, layer in layers.items() if layer.rewrites_base}
+    if not found or None in found.values():
+        return None
+    dtypes = sorted({str(checksum).partition(" ")[0] for checksum in found.values()})
+    digest = hashlib.sha256(json.dumps(found, sort_keys=True).encode())
+    return f"{'+'.join(dtypes)} {digest.hexdigest()[:16]}"
+
+
+def check_adapted(folder: Path, saved: Mapping[str, Any], layers: Mapping[str, AdapterLayer]) -> None:
+    """Check that the layers' base weights are the W_0 to which a folder's factors of W_f − W_0 belong.
+
+    Weights in other dtypes than the saved ones are not compared: they differ by rounding.
+
+    Raises:
+        AdapterError: they are not; or the layers do not know their W_0.
+    """
+    theirs, ours = str(saved.get("adapted")), adapted_checksum(layers)
+    if ours is None:
+        raise AdapterError(
+            f"{folder} holds what changed in the base's weights, and the adapters of this model did not keep them: "
+            "load it into the base model itself, or adapt that with keep_base=True"
+        )
+    if theirs != ours and theirs.partition(" ")[0] == ours.partition(" ")[0]:
+        raise AdapterError(
+            f"{folder} belongs to another base model ({saved.get('name') or 'without a name'!s:.200}): it holds what "
+            "changed in the base's weights, and those of this model have other values"
+        )
 
 
 def check_base(saved: Mapping[str, Any], here: Mapping[str, Any]) -> None:

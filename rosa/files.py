@@ -18,6 +18,7 @@ from rosa.sharding import max_abs
 CONFIG_FILE = "adapter_config.json"
 ADAPTER_FILE = "adapter.safetensors"
 FROZEN_FILE = "frozen.safetensors"
+LEFT, RIGHT = "left", "right"  # the factors of W_f − W_0, in the frozen file
 FORMAT = 1
 METADATA_KEY = "marks"  # of the checksums, in a safetensors file
 LARGEST_CONFIG = 2**26  # bytes; a layer takes some 100
@@ -94,6 +95,18 @@ def _is_flat(part: object) -> bool:
         return False
     items = [item for value in part.values() for item in (value if isinstance(value, list) else [value])]
     return not any(isinstance(item, (dict, list)) for item in items)
+
+
+def factor_ranks(path: Path) -> dict[str, int]:
+    """The rank of each layer whose factors the frozen file holds; {} for a file that cannot be read."""
+    if not path.is_file():
+        return {}
+    try:
+        with safe_open(path, framework="pt") as file:
+            names = [name for name in file.keys() if name.endswith(f".{LEFT}")]  # noqa: SIM118 (not a dict)
+            return {name.removesuffix(f".{LEFT}"): max(1, *file.get_slice(name).get_shape()[1:]) for name in names}
+    except Exception:  # ``read_tensors`` says what is wrong
+        return {}
 
 
 def read_tensors(path: Path, expected: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:

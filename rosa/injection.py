@@ -14,8 +14,10 @@ from typing import TypeVar
 
 from torch import nn
 
+from rosa.checksums import remember_base
 from rosa.config import AdapterConfig
 from rosa.errors import AdapterError
+from rosa.kept_base import KeptBase
 from rosa.layers import AdapterLayer
 from rosa.methods import methods
 from rosa.sharding import max_abs, reshard
@@ -25,12 +27,12 @@ Model = TypeVar("Model", bound=nn.Module)
 
 
 def adapter_layers(model: nn.Module) -> dict[str, AdapterLayer]:
-    """The adapted layers by canonical name, in the model's order."""
+    """The adapted layers in use by canonical name, in the model's order."""
     names = canonical_names(model)
-    return {names[n]: m for n, m in model.named_modules() if isinstance(m, AdapterLayer)}
+    return {names[n]: m for n, m in model.named_modules() if isinstance(m, AdapterLayer) and m.in_use}
 
 
-def inject(model: Model, config: AdapterConfig, *, start: bool = True) -> Model:
+def inject(model: Model, config: AdapterConfig, *, start: bool = True, keep_base: bool = True) -> Model:
     """Adapt ``model`` in place and return it: wrap the target layers, freeze everything but the adapters' parameters.
 
     Args:
@@ -39,6 +41,11 @@ def inject(model: Model, config: AdapterConfig, *, start: bool = True) -> Model:
         config: a method's settings, such as ``RosaConfig`` or ``LoraConfig``; the adapters keep a copy.
         start: set the adapters' parameters. If False, call ``start_adapters`` once the model is on its device (a GPU,
             or sharded over processes).
+        keep_base: keep what training writes over, for ``rosa.disabled`` and for adapter files that hold factors in the
+            place of ROSA's whole W_f. LoRA writes over nothing. A trained bias is copied. ROSA's pairs are copied as
+            they are sampled: rank · (m + n) numbers of a layer at first, up to twice as many more with each resample,
+            and never more than the weight (``rosa/kept_base.py``). They are in the memory of the CPU, on each process.
+            A resample takes longer by two QR factorisations of these pairs.
 
     Raises:
         AdapterError: bad settings, no layer matches (the text lists those that exist), a target that cannot
@@ -46,7 +53,7 @@ def inject(model: Model, config: AdapterConfig, *, start: bool = True) -> Model:
             above a layer's full rank, a weight that is not finite, a model of the library peft. The model is not
             changed then.
     """
-    layers = build_layers(model, config)
+    layers = build_layers(model, config, keep_base=keep_base)
     if start:
         _start(layers)
     install_layers(model, layers)
@@ -91,17 +98,19 @@ def _start(layers: dict[str, AdapterLayer]) -> None:
         if not math.isfinite(max_abs(layer.base.weight)):
             raise AdapterError(f"{name}: its weight holds values that are not finite")
     if with_values:
+        remember_base(with_values.values())
         found = list(with_values.values())
         type(found[0]).initialise_all(found)
 
 
 def build_layers(
-    model: nn.Module, config: AdapterConfig, names: Collection[str] | None = None
+    model: nn.Module, config: AdapterConfig, names: Collection[str] | None = None, *, keep_base: bool = True
 ) -> dict[str, AdapterLayer]:
     """The adapter layers that ``config`` asks for, by module name, without values; the model is not changed.
 
     Args:
         names: canonical names of the layers to adapt, instead of ``config.target_modules``.
+        keep_base: see ``inject``.
 
     Raises:
         AdapterError: see ``inject``.
@@ -122,6 +131,7 @@ def build_layers(
             )
         try:
             layers[name] = layer_class(plain[name], module, config).train(module.training)
+            layers[name].kept = KeptBase() if keep_base else None
         except ValueError as error:
             raise AdapterError(f"{name}: {error}") from None
     if not any(layer.adapter_parameters() for layer in layers.values()):

@@ -23,6 +23,7 @@ from transformers.pytorch_utils import Conv1D
 
 from rosa.config import AdapterConfig, LowRankConfig
 from rosa.fused import KeptSum, adapted_product, compute_dtype, full_precision, is_transformed
+from rosa.kept_base import KeptBase
 from rosa.sharding import gathered
 from rosa.subspace import resolve_rank
 
@@ -57,9 +58,8 @@ class AdapterLayer(nn.Module, ABC):
     ``__init__`` makes parameters (by ``new_parameter``) without values and leaves the base module unchanged.
     ``initialise`` or a checkpoint gives them values.
 
-    Hooks of the base module are hooks of this layer, whether they were registered before or after: they see the whole
-    layer's inputs and outputs. If another library has replaced the base module's ``forward`` (accelerate's offload),
-    that one is called, and the fused product is not used.
+    Hooks of the base module, registered before or after, are hooks of this layer: they see the whole layer's inputs
+    and outputs. A base ``forward`` that another library has replaced (accelerate's offload) is called, unfused.
 
     Args:
         name: the module's name in its model; with the seed it decides every random choice.
@@ -72,6 +72,8 @@ class AdapterLayer(nn.Module, ABC):
 
     rewrites_base: ClassVar[bool] = False  # True: training changes the base weight, so a checkpoint must hold it
     fixed: tuple[str, ...] = ()  # own parameters that do not train; only a resample writes them
+    kept: KeptBase | None = None  # the base's values that training writes over; None: not kept
+    in_use: bool = True  # False: the module that holds this layer uses another one now (several adapters of peft)
 
     base: nn.Linear  # or Conv1D, which has the same attributes
 
@@ -253,8 +255,7 @@ class LowRankLayer(AdapterLayer):
     def weight(self) -> Tensor:
         """W + scale · A B; see ``AdapterLayer``. Gradients reach W too, if it trains. LoRA's dropout has no part in it.
 
-        T5 reads ``weight.dtype`` in each forward pass, which computes this. In training the cost is too small to
-        measure. In decoding it is a sixth of a step, unless merged.
+        T5 reads ``weight.dtype`` in each forward pass, which computes this: a sixth of a decoding step, unless merged.
         """
         weight = self.base.weight
         if self.merged:

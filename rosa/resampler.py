@@ -89,25 +89,32 @@ class Resampler:
     Make each optimizer step within ``rewarmed``, unless the settings have no ``rewarm_steps``. For methods without a
     schedule (LoRA) nothing happens.
 
+    A resume needs ``state_dict`` beside the states of the model and the optimizer: accelerate saves and loads it after
+    ``accelerator.register_for_checkpointing(resampler)``.
+
     Args:
         model: an adapted model.
         optimizer: the optimizer of the model. A resample changes its state of A and B as the settings say. It must
             update the parameters themselves, not master copies of its own.
-        config: the settings with which the model was adapted; None for a model without adapters.
+        config: the settings with which the model was adapted; None: those that its adapters hold. A model without
+            adapters has no schedule.
 
     Attributes:
-        number: the number of resamples so far; save it, and set it at a resume.
+        number: the number of resamples so far.
         step: the optimizer steps so far, as ``after_step`` was told.
-        resampled_at: ``step`` at the last resample; save it and set it at a resume, for ``rewarm_steps``.
+        resampled_at: ``step`` at the last resample, for ``rewarm_steps``.
         seconds: the duration of the last one.
         rounding_lost: the result of the last one, see ``resample``.
 
     Raises:
-        AdapterError: the model's adapters are of another method than ``config``, or it has none.
+        AdapterError: ``config`` is given, and the model has no adapters or those of another method.
     """
 
-    def __init__(self, model: nn.Module, optimizer: Any | None, config: Any | None) -> None:
-        found = {layer.config.method for layer in adapter_layers(model).values()}
+    def __init__(self, model: nn.Module, optimizer: Any | None, config: Any | None = None) -> None:
+        settings = [layer.config for layer in adapter_layers(model).values()]
+        found = {own.method for own in settings}
+        if config is None and settings:
+            config = settings[0]
         if config is not None and found != {config.method}:
             raise AdapterError(
                 f"the settings are those of {config.method}, the model has {', '.join(found) or 'no'} adapters"
@@ -130,6 +137,23 @@ class Resampler:
     def after_epoch(self, epoch: int, epochs: int) -> bool:
         """Resample if due after epoch ``epoch`` (from 1) of ``epochs``, never after the last; True if it did."""
         return self._resample(self.level == "epoch" and epoch % self.every == 0 and epoch < epochs)
+
+    def state_dict(self) -> dict[str, int]:
+        """The counts that a resume needs, as plain numbers."""
+        return {"number": self.number, "step": self.step, "resampled_at": self.resampled_at}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go on from a ``state_dict``, so that the next resample samples the subspace that is due.
+
+        Raises:
+            AdapterError: ``state`` is not one of a ``Resampler``; nothing is changed then.
+        """
+        if state.keys() != self.state_dict().keys() or not all(type(n) is int and n >= 0 for n in state.values()):
+            keys = ", ".join(self.state_dict())
+            raise AdapterError(
+                f"this is not the state of a Resampler, which has whole numbers for {keys}: {state!r:.200}"
+            )
+        self.number, self.step, self.resampled_at = state["number"], state["step"], state["resampled_at"]
 
     def rate_factor(self, step: int) -> float:
         """The factor of the learning rate in optimizer step ``step`` (from 1).

@@ -88,6 +88,7 @@ class SubspaceLayer(LowRankLayer):
     def merge_pair(self) -> None:
         """W ← W + scale · A B and A = B = 0, in place. The function stays the same, also if a later step fails."""
         with full_precision(self.base.weight.device):
+            kept = self.kept and self.kept.merged(self.A * self.scale, self.B, self.weight_mn)
             if self._is_rounded:
                 delta = self.delta()
                 self._exact = (self.weight_mn + delta).float()
@@ -96,6 +97,7 @@ class SubspaceLayer(LowRankLayer):
                     self._change = float((delta - before).norm())
             self._add_pair(1)
         self._zero_pair()
+        self.kept = kept
 
     def _add_pair(self, sign: int) -> None:
         """W ← W ± scale · A B, on a CPU in one pass over W."""
@@ -139,6 +141,7 @@ class SubspaceLayer(LowRankLayer):
                 self.weight_mn.copy_(self._exact - delta)
                 self.rounding = float((self.weight_mn + delta - self._exact).norm()), self._change
                 self._exact = None
+            self.kept = self.kept and self.kept.sampled(self.A * self.scale, self.B)
         self._remember_pair()
 
     @classmethod

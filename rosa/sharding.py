@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -93,3 +93,13 @@ def gathered(layer: nn.Module) -> Iterator[None]:
     finally:
         for module, name, parameter in sharded:
             module._parameters[name] = parameter
+
+
+def gather_all(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors; sharded ones gathered one after another, with values on the first process only, on its CPU."""
+    found: dict[int, Tensor] = {}
+    for tensor in tensors.values():
+        if is_sharded(tensor) and id(tensor) not in found:
+            values = gather(tensor)
+            found[id(tensor)] = values.cpu() if dist.get_rank() == 0 else values.new_empty(0)
+    return {name: found.get(id(tensor), tensor) for name, tensor in tensors.items()}

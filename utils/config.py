@@ -25,6 +25,8 @@ from utils.io.yaml_files import read_yaml
 from utils.schema import leaves, missing_keys, set_key, with_earlier
 from utils.train_config import TrainConfig, train_problems
 
+LOGGERS = ("tensorboard", "wandb", "trackio")  # names of packages
+
 
 @dataclass
 class ModelConfig:
@@ -34,6 +36,10 @@ class ModelConfig:
     """A hub name, a local folder, or ``tiny`` (bundled)."""
     dropout: float | None = option(None, minimum=0, maximum=1)
     """Probability of every dropout of the model; None: the model's own."""
+    gguf_file: str | None = None
+    """A GGUF file in the folder or repository ``name``, which holds model and tokenizer; None: none."""
+    adapter: str | None = None
+    """Folder of an adapter that is merged before the training starts; None: none."""
 
 
 @dataclass
@@ -74,6 +80,8 @@ class LoggingConfig:
     """Optimizer steps between logging points."""
     samples: int = option(2, minimum=0)
     """Validation prompts to show a generated text for, each epoch."""
+    to: list[str] = field(default_factory=lambda: ["tensorboard"])
+    """The loggers that show the logging points, besides metrics.jsonl."""
 
 
 @dataclass
@@ -84,6 +92,8 @@ class Config:
     """Decides the order of the data, dropout, and what an adapter chooses at random."""
     runs: int = option(1, minimum=1)
     """Number of seeds to train, a directory each: seed, seed + 1, ..."""
+    dry_run: bool = False
+    """Print what the run would take in memory and time, from a few steps; keep nothing."""
     model: ModelConfig = field(default_factory=ModelConfig)
     dataset: DatasetConfig = field(default_factory=DatasetConfig)
     fnmodel: Any = field(default_factory=lambda: fnmodel_type()())
@@ -202,7 +212,7 @@ def config_problems(config: Config) -> list[str]:
     problems += [f"fnmodel.params.{text}" for text in LowRankConfig(**vars(config.fnmodel.params)).problems()]
     if (last := config.seed + config.runs - 1) >= 2**63:
         problems.append(f"seed={config.seed} with runs={config.runs}: the last seed must be below 2**63, not {last}")
-    return problems + _dataset_problems(config) + train_problems(config.train)
+    return problems + _logging_problems(config.logging) + _dataset_problems(config) + train_problems(config.train)
 
 
 def method_problems(config: Config) -> list[str]:
@@ -212,6 +222,14 @@ def method_problems(config: Config) -> list[str]:
     if not problems and config.adapter is not None:
         problems = [f"fnmodel.name={config.fnmodel.name}: {problem}" for problem in config.adapter.problems()]
     return problems
+
+
+def _logging_problems(logging: LoggingConfig) -> list[str]:
+    """What is wrong with the list of loggers."""
+    unknown = [name for name in logging.to if name not in LOGGERS]
+    if unknown or len(set(logging.to)) < len(logging.to):
+        return [f"logging.to={list(logging.to)} must name some of {', '.join(LOGGERS)}, each once at most, or none: []"]
+    return []
 
 
 def _dataset_problems(config: Config) -> list[str]:

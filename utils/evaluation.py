@@ -13,15 +13,15 @@ import rosa
 from utils.config import Config, load_config
 from utils.data import Example, digest, group_by_source
 from utils.errors import UserError, is_out_of_memory, reason
-from utils.generation.generate import Decoding, generate
+from utils.generation.generate import Decoding, check_beams, generate
 from utils.io.files import LARGEST, lock, remove_leftovers, sha256, write_json
 from utils.log import log, run_log
 from utils.processes.signals import never, stop_on_signals
 from utils.runs import Run, find_runs
-from utils.runs.checkpoint_folder import checkpoint_hash, load_weights, verify
+from utils.runs.checkpoint_folder import checkpoint_hash, verify
 from utils.runs.digests import TRAINING, recorded_digests, refuse_other_data
-from utils.runs.identity import group_hash
 from utils.runs.texts import Answer, write_texts
+from utils.runs.trained import check_settings, load_trained
 
 
 @dataclass(frozen=True)
@@ -172,25 +172,6 @@ def _evaluations(run: Run) -> dict[str, Any]:
     return {split: value for split, value in evaluations.items() if value}
 
 
-def check_settings(run: Run, config: Config) -> None:
-    """Raise UserError if the saved configuration is not the one that the run was trained with.
-
-    ``model.name`` may differ, because the model's folder may have moved. A checkpoint does not load into another model.
-    """
-    record = run.record()
-    config = dataclasses.replace(
-        config, model=dataclasses.replace(config.model, name=record.get("model", config.model.name))
-    )
-    data = {split: value for split, value in recorded_digests(record).items() if split in TRAINING}
-    groups = (None, group_hash(config), group_hash(config, data))  # with data: see identify_run
-    if record.get("group") not in groups or record.get("seed") not in (None, config.seed):
-        raise UserError(
-            f"{run.config_file} was changed after the training: its settings are not those of {run.record_file.name}. "
-            f"Restore it (the overrides given on the command line are in {run.overrides_file}), or remove the folder "
-            "and train with the new settings"
-        )
-
-
 def load_examples(run: Run, config: Config, options: Options) -> list[Example]:
     """The examples of the split. The first evaluation on the test split records their digest.
 
@@ -214,26 +195,17 @@ def _measure(
     import torch
 
     from utils.generation.prompts import shorten
-    from utils.models.loading import load_model, load_tokenizer, max_positions, width
+    from utils.models.loading import max_positions, width
     from utils.models.token_loss import TokenLoss, evaluate_losses
-    from utils.processes.devices import MIXED_DTYPE, resolve_device, resolve_precision
+    from utils.processes.devices import autocast, resolve_device, resolve_precision
     from utils.tokens.batches import Collator
     from utils.tokens.packing import encode_units
 
     device = torch.device(resolve_device(options.device))
-    precision = resolve_precision(options.precision, device.type, width(config.model.name))
-    tokenizer = load_tokenizer(config.model.name)
-    model = load_model(config.model.name, config.model.dropout)
-    vocabulary = model.config.get_text_config(decoder=True).vocab_size
-    if options.decoding.num_beams > vocabulary:
-        raise UserError(
-            f"--num-beams {options.decoding.num_beams} is above {vocabulary}, the size of the model's vocabulary, "
-            "which is the number of candidates for the first token"
-        )
-    load_weights(run.best, model)
+    precision = resolve_precision(options.precision, device.type, width(config.model.name, config.model.gguf_file))
+    tokenizer, model = load_trained(run, config, run.best)
+    check_beams(model, options.decoding)
     model = rosa.unwrap(model).to(device).eval()
-    dtype = MIXED_DTYPE[precision]
-    context = torch.autocast(device.type, dtype) if dtype else contextlib.nullcontext()
 
     source = config.source
     encoded = encode_units(
@@ -248,7 +220,7 @@ def _measure(
         if cut:
             log.warning("%d of %d questions are cut at the beginning to fit the model", cut, len(chosen))
     collator = Collator(tokenizer.pad_token_id, "all", device)
-    with context:
+    with autocast(device, precision):
         token_loss = TokenLoss(model).choose_fast_paths(encoded, collator)
         losses = evaluate_losses(token_loss, encoded, collator, options.batch(), check=check)
         texts = generate(model, tokenizer, prompts, options.decoding, options.batch(), bar=True, check=check)

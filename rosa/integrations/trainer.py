@@ -1,42 +1,56 @@
 """ROSA under transformers' ``Trainer``: a callback that resamples between epochs or steps.
 
-    config = rosa.RosaConfig(rank=0.05)
-    trainer = Trainer(rosa.inject(model, config), args, train_dataset=data, callbacks=[ResampleCallback(config)])
+    model = rosa.inject(model, rosa.RosaConfig(rank=0.05))  # or get_peft_model with rosa.integrations.peft.RosaConfig
+    trainer = Trainer(model, args, train_dataset=data, callbacks=[ResampleCallback()])
 
-Parameters are written in place, so the Trainer's optimizer, its schedule and its checkpoints need nothing else. The
-Trainer's own optimizer decays A and B and knows no rates of LoRA+; give it one of ``rosa.parameter_groups``.
+Parameters are written in place, so the Trainer's optimizer and its schedule need nothing else. The Trainer's own
+optimizer decays A and B and knows no rates of LoRA+; give it one of ``rosa.parameter_groups``.
 """
 
 from __future__ import annotations
 
 import contextlib
 import math
+import os
+from pathlib import Path
 from typing import Any
 
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.utils import SAFE_WEIGHTS_NAME
 
 from rosa.config import AdapterConfig
+from rosa.errors import AdapterError
+from rosa.injection import adapter_layers
 from rosa.resampler import Resampler
 
 
 class ResampleCallback(TrainerCallback):  # type: ignore[misc]  # transformers is not type-checked here
-    """Resample when ``config`` says so, and never after the last epoch or step.
+    """Resample when the adapters' settings say so, and never after the last epoch or step.
 
     The new subspace is sampled when the next epoch or step begins, after the Trainer has evaluated and saved. A run
     that continues from any of its checkpoints (``resume_from_checkpoint``) therefore samples the same subspaces.
 
+    A checkpoint of the Trainer holds the adapter alone if the model is one of ``get_peft_model``. After ``rosa.inject``
+    it holds what trains or changes (``keep_what_changes``): enough to resume, and for ``load_best_model_at_end``. What
+    others load is then written by ``rosa.save_adapter`` or ``rosa.export``, not by ``trainer.save_model``.
+
     Args:
-        config: the settings with which the model was adapted. LoRA has no schedule: nothing happens then. Settings of
-            another method than the model's are an ``AdapterError`` when training begins.
+        config: the settings with which ``rosa.inject`` adapted the model; None: those that its adapters hold. LoRA has
+            no schedule: nothing happens then. A model without adapters, or with those of another method, is an
+            ``AdapterError`` when training begins.
 
     Attributes:
-        resampler: the ``rosa.Resampler`` in use, None before training.
+        resampler: the ``rosa.Resampler`` in use; None before training, and for a model of ``get_peft_model``, which
+            resamples itself when it is told the step and the epoch.
     """
 
-    def __init__(self, config: AdapterConfig) -> None:
+    def __init__(self, config: AdapterConfig | None = None) -> None:
         self.config = config
         self.resampler: Resampler | None = None
+        self._tuner: Any = None  # of ``get_peft_model``
         self._ramp = contextlib.ExitStack()
 
     def on_train_begin(
@@ -49,6 +63,18 @@ class ResampleCallback(TrainerCallback):  # type: ignore[misc]  # transformers i
         **kwargs: Any,
     ) -> None:
         assert model is not None  # the Trainer always gives it
+        base: Any = getattr(model, "base_model", None)
+        if hasattr(base, "bind_optimizer"):
+            if self.config is not None:
+                raise AdapterError("a model of get_peft_model has its settings itself: use ResampleCallback()")
+            base.bind_optimizer(optimizer)
+            self._tuner = base
+            return
+        if not adapter_layers(model):
+            raise AdapterError(
+                "this model has no adapters to resample: adapt it before the Trainer is made (rosa.inject, or "
+                "get_peft_model with rosa.integrations.peft.RosaConfig)"
+            )
         self.resampler = Resampler(model, optimizer, self.config)
         # On a resume, every complete epoch or step had its resample, except the last one.
         begun = {"step": state.global_step, "epoch": math.ceil(state.epoch or 0)}.get(self.resampler.level, 0)
@@ -60,14 +86,22 @@ class ResampleCallback(TrainerCallback):  # type: ignore[misc]  # transformers i
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         complete = state.epoch or 0  # not whole if a run resumes within an epoch
-        if self.resampler is not None and complete > 0 and complete == int(complete):
+        if not (complete > 0 and complete == int(complete)):
+            return
+        if self.resampler is not None:
             self.resampler.step = state.global_step
-            self.resampler.after_epoch(int(complete), math.ceil(state.num_train_epochs))
+        schedule = self.resampler if self._tuner is None else self._tuner
+        if schedule is not None:
+            schedule.after_epoch(int(complete), math.ceil(state.num_train_epochs))
 
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        if self.resampler is not None and state.global_step > 0:
+        if state.global_step == 0:
+            return
+        if self._tuner is not None:
+            self._tuner.update_and_allocate(state.global_step, state.max_steps)
+        elif self.resampler is not None:
             self.resampler.after_step(state.global_step, state.max_steps)
 
     def on_pre_optimizer_step(
@@ -80,3 +114,34 @@ class ResampleCallback(TrainerCallback):  # type: ignore[misc]  # transformers i
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         self._ramp.close()
+
+    def on_save(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        model: nn.Module | None = None,
+        **kwargs: Any,
+    ) -> None:
+        weights = Path(args.output_dir) / f"checkpoint-{state.global_step}" / SAFE_WEIGHTS_NAME
+        if self.resampler is not None and args.should_save and weights.is_file():
+            keep_what_changes(self.resampler.model, weights)
+
+
+def keep_what_changes(model: nn.Module, weights: Path) -> None:
+    """Drop from ``weights``, a file of the model's whole state, the parameters that neither train nor resample.
+
+    ``model.load_state_dict(..., strict=False)``, which is what the Trainer does on a resume, then restores the model
+    from its base. The Trainer names the missing keys in a warning.
+    """
+    layers = adapter_layers(model).values()
+    kept = {id(parameter) for layer in layers for parameter in layer.own_parameters().values()}
+    kept |= {id(layer.base.weight) for layer in layers if layer.rewrites_base}
+    named = model.named_parameters(remove_duplicate=False)
+    frozen = {name for name, p in named if not p.requires_grad and id(p) not in kept}
+    with safe_open(weights, framework="pt") as file:
+        names, metadata = list(file.keys()), file.metadata()
+        tensors = {name: file.get_tensor(name) for name in names if name not in frozen}
+    smaller = weights.with_suffix(".smaller")
+    save_file(tensors, smaller, metadata)
+    os.replace(smaller, weights)

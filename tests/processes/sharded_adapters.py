@@ -46,7 +46,7 @@ def check(family: str, config: rosa.AdapterConfig, folder: Path) -> None:
     train_steps(model, make_optimizer(model))
     rosa.resample(model, 1)
     expected = logits(model)  # leaves the outermost group gathered on each process
-    rosa.save_adapter(model, folder)
+    rosa.save_adapter(model, folder, exact=True)
     dist.barrier()
     whole = rosa.load_adapter(make_model(family), folder)
     torch.testing.assert_close(logits(whole), expected, atol=1e-5, rtol=0)
@@ -57,6 +57,16 @@ def check(family: str, config: rosa.AdapterConfig, folder: Path) -> None:
     assert same(other, model) and all(is_sharded(parameter) for parameter in other.parameters())
     torch.testing.assert_close(logits(other), expected, atol=1e-5, rtol=0)
 
+    with rosa.disabled(model):
+        torch.testing.assert_close(logits(model), logits(make_model(family)), atol=1e-5, rtol=0)
+    rosa.save_adapter(model, folder / "compact")
+    dist.barrier()
+    for loaded in (make_model(family), sharded(family, config)):
+        rosa.load_adapter(loaded, folder / "compact")
+        torch.testing.assert_close(logits(loaded), expected, atol=1e-5, rtol=0)
+        with rosa.disabled(loaded):
+            torch.testing.assert_close(logits(loaded), logits(make_model(family)), atol=1e-5, rtol=0)
+
     before = values(model)
     rosa.export(model, folder / "plain")
     assert all(torch.equal(one, two) for one, two in zip(values(model), before, strict=True))
@@ -65,7 +75,7 @@ def check(family: str, config: rosa.AdapterConfig, folder: Path) -> None:
     assert torch.equal(logits(plain), logits(rosa.unwrap(whole)))
 
     if config.method == "rosa":
-        rosa.save_adapter(model, folder, frozen=False)
+        rosa.save_adapter(model, folder, frozen=False, exact=True)
         rosa.resample(model, 2)
         with pytest.raises(rosa.AdapterError, match="frozen=True"):
             rosa.save_adapter(model, folder, frozen=False)  # raised on both processes, though only one writes

@@ -33,7 +33,7 @@ def saved_model(config: rosa.AdapterConfig, folder: Path, family: str = "gpt2") 
     train_steps(model, optimizer)
     rosa.resample(model, 1, optimizer)
     train_steps(model, optimizer)
-    rosa.save_adapter(model, folder)
+    rosa.save_adapter(model, folder, exact=True)
     return model
 
 
@@ -71,10 +71,10 @@ def test_files_hold_what_they_say(tmp_path: Path) -> None:
 
 def test_the_frozen_file_may_be_kept_from_an_earlier_save(tmp_path: Path) -> None:
     model = adapt("llama", rosa.RosaConfig(rank=3))
-    rosa.save_adapter(model, tmp_path)
+    rosa.save_adapter(model, tmp_path, exact=True)
     frozen = (tmp_path / "frozen.safetensors").stat().st_mtime_ns
     train_steps(model, make_optimizer(model))
-    rosa.save_adapter(model, tmp_path, frozen=False)
+    rosa.save_adapter(model, tmp_path, frozen=False, exact=True)
     assert (tmp_path / "frozen.safetensors").stat().st_mtime_ns == frozen
     assert digests(rosa.load_adapter(make_model("llama"), tmp_path)) == digests(model)
 
@@ -82,7 +82,7 @@ def test_the_frozen_file_may_be_kept_from_an_earlier_save(tmp_path: Path) -> Non
 @pytest.mark.parametrize("config", [rosa.RosaConfig(rank=3), rosa.LoraConfig(rank=3)], ids=["rosa", "lora"])
 def test_a_merged_model_saves_and_loads_like_any_other(config: rosa.AdapterConfig, tmp_path: Path) -> None:
     model = saved_model(config, tmp_path / "before")
-    rosa.save_adapter(rosa.merge(model), tmp_path / "merged")
+    rosa.save_adapter(rosa.merge(model), tmp_path / "merged", exact=True)
     for file in (tmp_path / "before").iterdir():
         assert file.read_bytes() == (tmp_path / "merged" / file.name).read_bytes(), file.name
     other = rosa.merge(adapt("gpt2", config))

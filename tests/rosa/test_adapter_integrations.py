@@ -1,4 +1,4 @@
-"""The bridge to the HF Trainer: resampling by a callback."""
+"""Training loops of others: the HF Trainer, which resamples by a callback, and accelerate."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch.utils.data import Dataset
 
 import rosa
-from tests.rosa.cases import adapt, logits, tokens
+from tests.rosa.cases import adapt, digests, logits, tokens
 
 EPOCHS, STEPS_PER_EPOCH = 3, 4
 
@@ -38,8 +39,8 @@ def make_trainer(config: rosa.AdapterConfig, folder: Path, callbacks: list[Any] 
         str(folder), use_cpu=True, report_to=[], disable_tqdm=True, seed=0, **{**defaults, **settings}
     )
     model = adapt("gpt2", config)
-    callbacks = [ResampleCallback(config), *(callbacks or [])]
-    return Trainer(model, args, train_dataset=Rows(), callbacks=callbacks)
+    callbacks = [ResampleCallback(), *(callbacks or [])]
+    return Trainer(model, args, train_dataset=Rows(), eval_dataset=Rows(), callbacks=callbacks)
 
 
 def watcher() -> Any:
@@ -148,3 +149,89 @@ def test_settings_of_another_method_end_a_trainer_run_at_once(tmp_path: Path) ->
     trainer.add_callback(ResampleCallback(rosa.LoraConfig(rank=4)))
     with pytest.raises(rosa.AdapterError, match="those of lora, the model has rosa adapters"):
         trainer.train()
+
+
+def test_a_trainer_run_without_adapters_ends_at_once(tmp_path: Path) -> None:
+    trainer = make_trainer(rosa.RosaConfig(rank=4), tmp_path)
+    rosa.unwrap(trainer.model).requires_grad_(True)
+    with pytest.raises(rosa.AdapterError, match=r"no adapters to resample: adapt it before"):
+        trainer.train()
+
+
+@pytest.mark.parametrize("config", [rosa.RosaConfig(rank=4, adapt="b"), rosa.LoraConfig(rank=4), rosa.BitFitConfig()])
+def test_a_trainer_checkpoint_holds_what_trains_or_changes(config: rosa.AdapterConfig, tmp_path: Path) -> None:
+    """Onto the base model it gives the model of its step, to the bit."""
+    trainer = make_trainer(config, tmp_path, save_strategy="steps", save_steps=6, num_train_epochs=2, max_steps=6)
+    trainer.train()
+    saved = load_file(tmp_path / "checkpoint-6" / "model.safetensors")
+    changed = {
+        name for name, digest in digests(adapt("gpt2", config)).items() if digests(trainer.model)[name] != digest
+    }
+    own = {name for name in trainer.model.state_dict() if name.rpartition(".")[2] in ("A", "B")}
+    assert changed and saved.keys() == changed | own
+    resumed = adapt("gpt2", config)
+    assert not resumed.load_state_dict(saved, strict=False).unexpected_keys
+    assert digests(resumed) == digests(trainer.model)
+
+
+def test_the_best_model_at_the_end_comes_from_such_a_checkpoint(tmp_path: Path) -> None:
+    from transformers import TrainerCallback
+
+    class Worse(TrainerCallback):
+        """Evaluations get worse, so that the first checkpoint is the best."""
+
+        best: dict[str, str]
+
+        def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any, model: Any = None, **_: Any) -> None:
+            metrics["eval_loss"] = float(state.global_step)
+            if state.global_step == STEPS_PER_EPOCH:
+                self.best = digests(model)
+
+    worse, each_epoch = Worse(), dict(save_strategy="epoch", eval_strategy="epoch")
+    settings = dict(load_best_model_at_end=True, metric_for_best_model="loss", save_total_limit=1)
+    trainer = make_trainer(rosa.RosaConfig(rank=4), tmp_path, [worse], **each_epoch, **settings)
+    trainer.train()
+    assert trainer.state.best_model_checkpoint.endswith(f"checkpoint-{STEPS_PER_EPOCH}")
+    assert digests(trainer.model) == worse.best
+
+
+def accelerated(folder: Path, *, load: bool = False, register: bool = True) -> tuple[Any, rosa.Resampler]:
+    """Seven steps that resample after 2, 4 and 6; the state is saved after 3, or loaded there instead."""
+    from accelerate import Accelerator
+
+    accelerator = Accelerator(cpu=True)
+    model = adapt("gpt2", rosa.RosaConfig(rank=4, level="step", every=2, rewarm_steps=1))
+    model, optimizer = accelerator.prepare(model, torch.optim.AdamW(rosa.parameter_groups(model), lr=1e-2))
+    resampler = rosa.Resampler(model, optimizer)
+    if register:
+        accelerator.register_for_checkpointing(resampler)
+    if load:
+        accelerator.load_state(str(folder))
+    for step in range(4 if load else 1, 8):
+        batch = tokens(seed=step)
+        accelerator.backward(model(input_ids=batch, labels=batch).loss)
+        with resampler.rewarmed(step):
+            optimizer.step()
+        optimizer.zero_grad()
+        resampler.after_step(step, 8)
+        if step == 3:
+            accelerator.save_state(str(folder))
+    return model, resampler
+
+
+def test_accelerate_goes_on_from_its_saved_state_to_the_bit(tmp_path: Path) -> None:
+    """Also in the ramp of the learning rate; a resampler that is not registered would repeat a subspace."""
+    whole, resampler = accelerated(tmp_path / "with")
+    resumed, again = accelerated(tmp_path / "with", load=True)
+    assert digests(resumed) == digests(whole)
+    assert again.state_dict() == resampler.state_dict() == {"number": 3, "step": 7, "resampled_at": 6}
+    accelerated(tmp_path / "without", register=False)
+    assert digests(accelerated(tmp_path / "without", load=True, register=False)[0]) != digests(whole)
+
+
+@pytest.mark.parametrize("state", [{}, {"number": 1, "step": 2}, {"number": 1.0, "step": 2, "resampled_at": -1}])
+def test_a_resampler_takes_its_own_state_only(state: Any) -> None:
+    resampler = rosa.Resampler(adapt("gpt2", rosa.RosaConfig(rank=4)), None)
+    with pytest.raises(rosa.AdapterError, match="number, step, resampled_at"):
+        resampler.load_state_dict(state)
+    assert resampler.number == 0

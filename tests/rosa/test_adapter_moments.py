@@ -31,9 +31,9 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 def test_weights_of_another_subspace_are_refused(tmp_path: Path) -> None:
     model = adapt("gpt2", ROSA)
-    rosa.save_adapter(model, tmp_path / "old")
+    rosa.save_adapter(model, tmp_path / "old", exact=True)
     rosa.resample(model, 1)
-    rosa.save_adapter(model, tmp_path / "new")
+    rosa.save_adapter(model, tmp_path / "new", exact=True)
     for name in (ADAPTER_FILE, FROZEN_FILE):
         mixed = tmp_path / name
         shutil.copytree(tmp_path / "new", mixed)
@@ -59,18 +59,21 @@ def test_a_save_without_the_frozen_weights_after_a_resample_is_refused(tmp_path:
 
 
 @pytest.mark.parametrize("stop", range(7))
-@pytest.mark.parametrize("config", [ROSA, LORA], ids=["rosa", "lora"])
+@pytest.mark.parametrize(
+    ("config", "exact"), [(ROSA, True), (ROSA, False), (LORA, False)], ids=["rosa", "compact", "lora"]
+)
 def test_a_kill_at_any_write_is_never_taken_for_an_adapter(
-    config: rosa.AdapterConfig, stop: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    config: rosa.AdapterConfig, exact: bool, stop: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The folder then loads as the old or the new adapter, or is refused."""
-    model = adapt("gpt2", config)
-    rosa.save_adapter(model, tmp_path)
-    known = [digests(model)]
-    train_steps(model, make_optimizer(model))
-    rosa.resample(model, 1)
-    known.append(digests(model))
-    steps = 0
+    model, known = adapt("gpt2", config), []
+    for folder in (tmp_path / "old", tmp_path / "new"):
+        rosa.save_adapter(model, folder, exact=exact)
+        known.append(digests(rosa.load_adapter(make_model("gpt2"), folder)))
+        if folder.name == "old":
+            train_steps(model, make_optimizer(model))
+            rosa.resample(model, 1)
+    tmp_path, steps = tmp_path / "old", 0
 
     def counted(function: Any) -> Any:
         def run(*arguments: Any, **options: Any) -> Any:
@@ -88,14 +91,14 @@ def test_a_kill_at_any_write_is_never_taken_for_an_adapter(
         patch.setattr(Path, "replace", counted(Path.replace))
         patch.setattr(Path, "unlink", lambda *_, **__: None)  # a kill removes no temporary files
         try:
-            rosa.save_adapter(model, tmp_path)
+            rosa.save_adapter(model, tmp_path, exact=exact)
         except KillError:
             assert steps == stop + 1
     try:
         assert digests(rosa.load_adapter(make_model("gpt2"), tmp_path)) in known
     except rosa.AdapterError as error:
         assert "two different" in str(error) and stop > 3 - (config is LORA)  # only while files are replaced
-    rosa.save_adapter(model, tmp_path)
+    rosa.save_adapter(model, tmp_path, exact=exact)
     assert digests(rosa.load_adapter(make_model("gpt2"), tmp_path)) == known[1]
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
 
@@ -112,7 +115,7 @@ def test_settings_of_another_save_are_refused(tmp_path: Path) -> None:
 def test_files_from_before_there_were_marks_load(tmp_path: Path) -> None:
     model = adapt("gpt2", ROSA)
     train_steps(model, make_optimizer(model))
-    rosa.save_adapter(model, tmp_path)
+    rosa.save_adapter(model, tmp_path, exact=True)
     for name in (ADAPTER_FILE, FROZEN_FILE):
         save_file(load_file(tmp_path / name), tmp_path / name)  # without metadata
     description = json.loads((tmp_path / CONFIG_FILE).read_text())
@@ -121,11 +124,11 @@ def test_files_from_before_there_were_marks_load(tmp_path: Path) -> None:
     loaded = rosa.load_adapter(make_model("gpt2"), tmp_path)
     assert digests(loaded) == digests(model)
     train_steps(loaded, make_optimizer(loaded))  # a run of an earlier version goes on: A and B with a mark, W_f without
-    rosa.save_adapter(loaded, tmp_path, frozen=False)
+    rosa.save_adapter(loaded, tmp_path, frozen=False, exact=True)
     assert digests(rosa.load_adapter(make_model("gpt2"), tmp_path)) == digests(loaded)
     rosa.resample(loaded, 1)
     with pytest.raises(rosa.AdapterError, match="frozen=True"):
-        rosa.save_adapter(loaded, tmp_path, frozen=False)
+        rosa.save_adapter(loaded, tmp_path, frozen=False, exact=True)
 
 
 def test_another_method_leaves_no_frozen_file(tmp_path: Path) -> None:
@@ -139,7 +142,7 @@ def test_another_base_of_the_same_shapes_is_a_warning(config: rosa.AdapterConfig
     model = adapt("gpt2", config)
     model.config._name_or_path = "some/model"
     train_steps(model, make_optimizer(model))
-    rosa.save_adapter(rosa.merge(model), tmp_path)
+    rosa.save_adapter(rosa.merge(model), tmp_path, exact=True)
     assert json.loads((tmp_path / CONFIG_FILE).read_text())["base"]["name"] == "some/model"
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -165,7 +168,7 @@ def test_weights_that_are_views_save(config: rosa.AdapterConfig, view: str, tmp_
         return model
 
     model = rosa.inject(build(), config)
-    rosa.save_adapter(model, tmp_path)
+    rosa.save_adapter(model, tmp_path, exact=True)
     x = torch.randn(2, 6)
     loaded = rosa.load_adapter(build(), tmp_path)
     for ours, theirs in zip(loaded.layers, model.layers, strict=True):
@@ -176,7 +179,7 @@ def test_a_hostile_expression_is_not_run(tmp_path: Path) -> None:
     """Matching it would take forever. The layers are those that the file lists."""
     config = rosa.LoraConfig(rank=3, target_modules=r".*c_fc")
     model = adapt("gpt2", config)
-    rosa.save_adapter(model, tmp_path)
+    rosa.save_adapter(model, tmp_path, exact=True)
     for pattern in ("(.+)+!", "(" * 5000, "a{99999999999}"):
         description = json.loads((tmp_path / CONFIG_FILE).read_text())
         description["config"]["target_modules"] = pattern
@@ -189,7 +192,7 @@ def test_a_hostile_expression_is_not_run(tmp_path: Path) -> None:
 
 def test_an_adapter_can_be_loaded_frozen(tmp_path: Path) -> None:
     model = adapt("gpt2", ROSA)
-    rosa.save_adapter(model, tmp_path)
+    rosa.save_adapter(model, tmp_path, exact=True)
     for loaded in (make_model("gpt2"), adapt("gpt2", ROSA)):
         rosa.load_adapter(loaded, tmp_path, trainable=False)
         assert torch.equal(logits(loaded), logits(model))

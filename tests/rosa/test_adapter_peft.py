@@ -49,7 +49,7 @@ def test_peft_reads_the_change_as_lora(
     assert (logits(base) - expected).abs().max() > 0.1
     if merged:
         rosa.merge(model)
-    assert to_peft_lora(model, base if merged else base.state_dict(), tmp_path) == bound
+    assert to_peft_lora(model, base if merged else base.state_dict(), tmp_path).rank == bound
     loaded = peft.PeftModel.from_pretrained(base, tmp_path)
     torch.testing.assert_close(logits(loaded), expected, atol=1e-5, rtol=0)
     settings = loaded.peft_config["default"]
@@ -64,7 +64,7 @@ def test_ranks_that_differ_between_layers(tmp_path: Path) -> None:
 
     model = change_model(rosa.LoraConfig(rank=0.25), "llama", 0)
     assert {layer.rank for layer in rosa.adapter_layers(model).values()} == {3, 6}
-    assert to_peft_lora(model, make_model("llama"), tmp_path) == 6
+    assert to_peft_lora(model, make_model("llama"), tmp_path).rank == 6
     loaded = peft.PeftModel.from_pretrained(make_model("llama"), tmp_path)
     torch.testing.assert_close(logits(loaded), logits(model), atol=1e-5, rtol=0)
     shapes = {name: p.shape[0] for name, p in loaded.named_parameters() if "lora_A" in name and "layers.0" in name}
@@ -75,10 +75,10 @@ def test_an_untrained_adapter_becomes_one_of_rank_one(tmp_path: Path) -> None:
     from rosa.integrations.peft import to_peft_lora
 
     model = adapt("gpt2", rosa.RosaConfig(rank=8))
-    assert to_peft_lora(model, make_model("gpt2"), tmp_path) == 1  # rounding is no change
+    assert to_peft_lora(model, make_model("gpt2"), tmp_path).rank == 1  # rounding is no change
     for number in range(1, 21):
         rosa.resample(model, number)
-    assert to_peft_lora(model, make_model("gpt2"), tmp_path) == 1
+    assert to_peft_lora(model, make_model("gpt2"), tmp_path).rank == 1
     assert trained(model)
 
 
@@ -109,12 +109,15 @@ def test_a_base_that_is_not_the_models_is_refused(tmp_path: Path) -> None:
     assert not folder.exists()
 
 
-def test_without_peft_one_clear_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from rosa.integrations.peft import to_peft_lora
+def test_the_package_peft_is_not_needed_to_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from rosa.integrations.peft.lora_files import to_peft_lora
 
     monkeypatch.setitem(sys.modules, "peft", None)
-    with pytest.raises(rosa.AdapterError, match="pip install peft"):
-        to_peft_lora(adapt("gpt2", rosa.RosaConfig(rank=1)), make_model("gpt2"), tmp_path)
+    model = change_model(rosa.LoraConfig(rank=2), "llama", 0)
+    to_peft_lora(model, make_model("llama"), tmp_path)
+    monkeypatch.undo()
+    loaded = peft.PeftModel.from_pretrained(make_model("llama"), tmp_path)
+    torch.testing.assert_close(logits(loaded), logits(model), atol=1e-5, rtol=0)
 
 
 def test_the_adapter_file_has_pefts_names(tmp_path: Path) -> None:

@@ -76,7 +76,7 @@ def test_settings_without_effect_neither_name_another_run_nor_tell_rows_apart(tm
         "train.micro_batch_size": 16, "train.gradient_checkpointing": True, "train.device": "cpu",
         "train.compile": False, "train.sharding": "fsdp", "train.save_every": 7, "train.save_minutes": 5.0,
         "train.keep_last": False, "train.skip_nonfinite": True, "dataset.path": "x", "dataset.cache": "x",
-        "runs": 3, "logging.samples": 0,
+        "runs": 3, "dry_run": True, "logging.to": [],
     }  # fmt: skip
     # output.path is part of the directory, and train.micro_batch_tokens excludes the size
     assert len(others) == len(WITHOUT_EFFECT) - 2

@@ -16,6 +16,7 @@ from utils.models.loading import load_model, load_tokenizer
 from utils.models.token_loss import TokenLoss
 from utils.runs import find_runs
 from utils.runs.checkpoint_folder import load_weights
+from utils.runs.trained import load_base
 from utils.train_config import TrainConfig
 from utils.training import failures, launch, loop, setup
 
@@ -81,7 +82,7 @@ def test_accumulation_changes_nothing(train: Any, tmp_path: Path, monkeypatch: p
 
     The model computes in float64, its loss in float32.
     """
-    monkeypatch.setattr(setup, "load_model", lambda *names: load_model(*names).double())
+    monkeypatch.setattr(setup, "load_base", lambda *given: load_base(*given).double())
     forward, inputs, found = TokenLoss.forward, [], []
     monkeypatch.setattr(TokenLoss, "forward", lambda *given: inputs.append(given[1].numel()) or forward(*given))
     for key, value in (("size", 16), ("size", 5), ("tokens", 200)):

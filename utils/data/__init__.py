@@ -61,6 +61,10 @@ class DataSource(ABC):
         """For generated data: ``size`` is the number of pairs (None: its default), ``book`` says which pairs."""
         self.size, self.book = size, book
 
+    def prompt(self, source: str) -> str:
+        """What the model reads for a source of the user's own; the text itself, unless the data set has a template."""
+        return source
+
     @abstractmethod
     def load(self, split: str, path: Path | None, cache: str | None) -> list[Example]:
         """The examples of ``split`` in file order.

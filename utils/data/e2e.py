@@ -21,6 +21,9 @@ class E2E(DataSource):
 
     names = ("e2e_nlg", "e2e")
 
+    def prompt(self, source: str) -> str:
+        return pair(source, "").prompt
+
     def load(self, split: str, path: Path | None, cache: str | None) -> list[Example]:
         if path is not None:
             rows = read_rows(find_split(path, FILES[split]), ("mr", "ref"))

@@ -219,6 +219,9 @@ class E2ESample(DataSource):
 
     names = ("e2e_sample",)
 
+    def prompt(self, source: str) -> str:
+        return pair(source, "").prompt
+
     def load(self, split: str, path: Path | None, cache: str | None) -> list[Example]:
         """See DataSource.load. Raises UserError when a path is given: this data set has no files."""
         refuse_path("e2e_sample", path)

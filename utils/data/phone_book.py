@@ -28,6 +28,9 @@ class PhoneBook(DataSource):
     default_size = 200
     target_bits = DIGITS * math.log2(10)
 
+    def prompt(self, source: str) -> str:
+        return f"{source}:"
+
     def load(self, split: str, path: Path | None, cache: str | None) -> list[Example]:
         """See DataSource.load. Raises UserError when a path is given."""
         refuse_path("phone_book", path)
@@ -36,4 +39,4 @@ class PhoneBook(DataSource):
         while len(book) < (self.size or self.default_size):
             key = "".join(rng.choices(ascii_lowercase, k=LETTERS))
             book.setdefault(key, "".join(rng.choices(digits, k=DIGITS)))
-        return [Example(key, f"{key}:", number, number) for key, number in book.items()]
+        return [Example(key, self.prompt(key), number, number) for key, number in book.items()]

@@ -1,13 +1,18 @@
-"""``Decoding``: beams, length penalty, lengths; eval.py's options, made without torch."""
+"""``Decoding``: beams, length penalty, lengths; and its options on a command line. Made without torch."""
 
 from __future__ import annotations
 
+import argparse
+import dataclasses
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
+from utils.errors import UserError
+
 
 def _option(default: float, about: str, minimum: int | None = None) -> Any:
-    """A field with its lower bound, as in ``rosa.config.option``, and its text in eval.py's help."""
+    """A field with its lower bound, as in ``rosa.config.option``, and its text in a command's help."""
     return field(default=default, metadata={"minimum": minimum, "help": about})
 
 
@@ -26,3 +31,37 @@ class Decoding:
     length_penalty: float = _option(0.8, "of the beam search")
     no_repeat_ngram_size: int = _option(4, "0: off; counts the prompt, as published", minimum=0)
     max_new_tokens: int = _option(128, "longest output in tokens", minimum=1)
+
+
+def flag(name: str) -> str:
+    """The option of a command for a field."""
+    return f"--{name.replace('_', '-')}"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of ``Decoding``, and those that say where and how the model computes."""
+    for option in dataclasses.fields(Decoding):
+        text = f"{option.metadata['help']} (default: {option.default})"
+        parser.add_argument(flag(option.name), type=type(option.default), default=option.default, help=text)
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="(default: auto)")
+    parser.add_argument(
+        "--precision", choices=("auto", "fp32", "bf16", "fp16"), default="auto", help="auto: as for train.py"
+    )
+
+
+def take_decoding(values: dict[str, Any], **least: int) -> Decoding:
+    """Remove the options of ``Decoding`` from a command's ``values``, and return them.
+
+    Args:
+        least: the least values of other options, which are checked too; None is no value.
+
+    Raises:
+        UserError: a value below its least one, or a length penalty that is not finite.
+    """
+    least |= {option.name: option.metadata["minimum"] for option in dataclasses.fields(Decoding)}
+    for name, minimum in least.items():
+        if minimum is not None and values[name] is not None and values[name] < minimum:
+            raise UserError(f"{flag(name)} {values[name]} must be at least {minimum}")
+    if not math.isfinite(values["length_penalty"]):
+        raise UserError(f"--length-penalty {values['length_penalty']} must be a finite number")
+    return Decoding(**{option.name: values.pop(option.name) for option in dataclasses.fields(Decoding)})

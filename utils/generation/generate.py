@@ -18,6 +18,16 @@ from utils.processes.signals import never
 from utils.tokens.batches import length_batches
 
 
+def check_beams(model: Any, decoding: Decoding) -> None:
+    """Raise UserError if the search has more beams than candidates for the first token."""
+    vocabulary = model.config.get_text_config(decoder=True).vocab_size
+    if decoding.num_beams > vocabulary:
+        raise UserError(
+            f"--num-beams {decoding.num_beams} is above {vocabulary}, the size of the model's vocabulary, which is the "
+            "number of candidates for the first token"
+        )
+
+
 def generate(
     model: Any, tokenizer: Any, prompts: Sequence[str], decoding: Decoding, batch_size: int, **options: Any
 ) -> list[str]:

@@ -1,4 +1,4 @@
-"""Loading base models and tokenizers: a hub name, a local folder, or the bundled ``tiny``."""
+"""Loading base models and tokenizers: a hub name, a local folder, or the bundled ``tiny``; or a GGUF file in one."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from utils.errors import UserError, short_reason
 from utils.io.hub import WAYS_OUT
 from utils.models.attention import same_attention
 from utils.models.fast_modules import use_faster_modules
+from utils.models.gguf import as_plain, check_gguf, gguf_options
 from utils.text import nearest
 
 BUNDLED = {"tiny": Path(__file__).parents[2] / "assets" / "tiny-gpt2"}
@@ -25,12 +26,17 @@ TOKENIZER_HINT = (
 )
 
 
-def model_source(name: str) -> str:
-    """The name or path for ``from_pretrained``. Raises UserError for a path that is not a model folder."""
-    if name in BUNDLED:
-        return str(BUNDLED[name])
-    path = Path(name).expanduser()
+def model_source(name: str, gguf: str | None = None) -> str:
+    """The name or path for ``from_pretrained``. Raises UserError for a path that is not a model folder.
+
+    Args:
+        gguf: the name of a GGUF file there, which then is the model.
+    """
+    path = BUNDLED.get(name) or Path(name).expanduser()
     looks_like_path = name.startswith((".", "/", "~")) or name.count("/") > 1
+    if gguf is not None and (path.is_dir() or not looks_like_path):
+        check_gguf(path if path.is_dir() else None, gguf)
+        return str(path) if path.is_dir() else name
     if path.is_dir():
         if not (path / "config.json").is_file():
             raise UserError(f"model.name={name} is a folder without config.json: not a saved model")
@@ -40,15 +46,15 @@ def model_source(name: str) -> str:
     return name
 
 
-def load_tokenizer(name: str) -> Any:
+def load_tokenizer(name: str, gguf: str | None = None) -> Any:
     """The tokenizer. It pads on the left, as generation in batches needs, and with eos if it has no padding token.
 
     A special token in a text, such as ``<|endoftext|>``, is tokenised as plain text: data cannot end a text early.
     """
     from transformers import AutoTokenizer
 
-    tokenizer = _from_pretrained(AutoTokenizer, name, "tokenizer")
-    _check_vocabulary(tokenizer, name)
+    tokenizer = _from_pretrained(AutoTokenizer, name, "tokenizer", gguf)
+    _check_vocabulary(tokenizer, name, gguf)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     tokenizer.padding_side = "left"
@@ -56,7 +62,7 @@ def load_tokenizer(name: str) -> Any:
     return tokenizer
 
 
-def _check_vocabulary(tokenizer: Any, name: str) -> None:
+def _check_vocabulary(tokenizer: Any, name: str, gguf: str | None) -> None:
     """Raise UserError for a tokenizer without tokens, one without eos, or one whose tokens the model does not have."""
     if tokenizer.eos_token_id is None:
         raise UserError(
@@ -68,7 +74,7 @@ def _check_vocabulary(tokenizer: Any, name: str) -> None:
         raise UserError(f"model.name={name} has no tokenizer, or one without tokens. {TOKENIZER_HINT}")
     special = {token for token, content in added.items() if content.special}  # never made from a text
     largest = max({tokenizer.eos_token_id, *tokenizer.get_vocab().values()} - (special - {tokenizer.eos_token_id}))
-    rows = getattr(load_model_config(name).get_text_config(), "vocab_size", None)
+    rows = getattr(load_model_config(name, gguf=gguf).get_text_config(), "vocab_size", None)
     if rows is not None and largest >= rows:
         raise UserError(
             f"model.name={name}: its tokenizer has tokens up to number {largest}, but its embedding has {rows} rows: "
@@ -76,31 +82,46 @@ def _check_vocabulary(tokenizer: Any, name: str) -> None:
         )
 
 
-def load_model(name: str, dropout: float | None = None) -> Any:
+def load_model(
+    name: str, dropout: float | None = None, *, gguf: str | None = None, adapter: str | Path | None = None
+) -> Any:
     """The causal language model in float32 (merges in bfloat16 would lose small changes).
 
     Args:
         name: see ``model_source``.
         dropout: for every dropout of the model; None keeps its own.
+        gguf: the name of a GGUF file in the model's folder or repository, which holds the weights.
+        adapter: the folder of an adapter to merge, of this library or a LoRA of the library peft.
     """
     from transformers import AutoModelForCausalLM
 
-    config = load_model_config(name, dropout)
+    config = load_model_config(name, dropout, gguf)
     # With a padding id, models search each batch for padding, which waits for the device. Here padding is on the right,
     # where no token attends to it, and generation gets its padding id by itself.
     config.pad_token_id = None
-    model = _from_pretrained(
-        AutoModelForCausalLM, name, "model", config=config, dtype=torch.float32, use_safetensors=True
-    )
+    options = gguf_options() if gguf else {"use_safetensors": True}
+    model = _from_pretrained(AutoModelForCausalLM, name, "model", gguf, config=config, dtype=torch.float32, **options)
+    model = as_plain(model) if gguf else model
+    if adapter is not None:
+        _merge_adapter(model, adapter)
     use_faster_modules(model)
     return model
 
 
-def load_model_config(name: str, dropout: float | None = None) -> Any:
+def _merge_adapter(model: Any, folder: str | Path) -> None:
+    """Add a saved adapter to the model's weights, in place. All of them train afterwards, as before."""
+    try:
+        rosa.load_adapter(model, Path(folder).expanduser())
+    except rosa.AdapterError as error:
+        raise UserError(f"model.adapter={folder} cannot be used: {error}") from None
+    rosa.unwrap(model).requires_grad_(True)
+
+
+def load_model_config(name: str, dropout: float | None = None, gguf: str | None = None) -> Any:
     """The model's configuration, with all dropout probabilities replaced if ``dropout`` is given."""
     from transformers import AutoConfig
 
-    config = _from_pretrained(AutoConfig, name, "configuration")
+    config = _from_pretrained(AutoConfig, name, "configuration", gguf)
     if dropout is not None:
         keys = [
             key
@@ -114,9 +135,9 @@ def load_model_config(name: str, dropout: float | None = None) -> Any:
     return config
 
 
-def width(name: str) -> int | None:
+def width(name: str, gguf: str | None = None) -> int | None:
     """The model's hidden size, None if it names none."""
-    value = getattr(load_model_config(name).get_text_config(decoder=True), "hidden_size", None)
+    value = getattr(load_model_config(name, gguf=gguf).get_text_config(decoder=True), "hidden_size", None)
     return value if isinstance(value, int) else None
 
 
@@ -136,7 +157,7 @@ def check_method_fits(config: Config) -> None:
     from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoModelForCausalLM
 
     name, adapter, layers = config.model.name, config.adapter, config.fnmodel.trained_layers
-    model_config = load_model_config(name)
+    model_config = load_model_config(name, gguf=config.model.gguf_file)
     if type(model_config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         raise UserError(
             f"model.name={name}: transformers has no causal language model of type {model_config.model_type}, and "
@@ -161,11 +182,13 @@ def max_positions(model: Any) -> int | None:
     return int(value) if value else None
 
 
-def _from_pretrained(loader: Any, name: str, what: str, **options: Any) -> Any:
+def _from_pretrained(loader: Any, name: str, what: str, gguf: str | None = None, **options: Any) -> Any:
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()
-    source = model_source(name)
+    source = model_source(name, gguf)
+    if gguf is not None:
+        options["gguf_file"] = gguf
     try:
         return loader.from_pretrained(source, trust_remote_code=False, **options)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 from pathlib import Path
@@ -55,6 +56,12 @@ def check_precision(precision: str, device: str, why: str = "") -> None:
         raise UserError(f"{asked} needs a CUDA device: use bf16 or fp32 here")
     if precision == "bf16" and device == "cuda" and not torch.cuda.is_bf16_supported():
         raise UserError(f"{asked} is not supported by this GPU: use another GPU, or fp32")
+
+
+def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager[Any]:
+    """The context in which a float32 model computes in ``precision``: fp32, bf16 or fp16."""
+    dtype = MIXED_DTYPE[precision]
+    return torch.autocast(device.type, dtype) if dtype else contextlib.nullcontext()
 
 
 @functools.cache

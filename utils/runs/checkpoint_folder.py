@@ -113,7 +113,7 @@ def load_weights(folder: Path, model: Any) -> None:
         if (folder / MODEL_FILE).exists():
             load_model(model, str(folder / MODEL_FILE))
         else:
-            rosa.load_adapter(model, folder)
+            rosa.load_adapter(model, folder, keep_base=False)
     except (rosa.AdapterError, SafetensorError, RuntimeError, OSError, ValueError, TypeError, KeyError) as error:
         reason = short_reason(error, 300)
         raise UserError(f"the checkpoint {folder} does not fit this model: {reason}") from None

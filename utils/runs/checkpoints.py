@@ -53,7 +53,7 @@ def save(run: Run, model: Any, progress: Progress, state: dict[str, Any], best: 
         previous, known_best = _target(run.last), _target(run.best)
         shared = _share_frozen(run, previous, temporary, progress.resamples)
         if rosa.adapter_layers(model):
-            rosa.save_adapter(model, temporary, frozen=shared is None)
+            rosa.save_adapter(model, temporary, frozen=shared is None, exact=True)
         else:
             save_model(model, str(temporary / MODEL_FILE))
         torch.save(state, temporary / STATE_FILE)

@@ -17,6 +17,7 @@ from utils.errors import UserError
 from utils.processes.group import Processes
 from utils.runs.identity import group_hash, run_directory
 from utils.runs.run import Run
+from utils.runs.start_adapter import given_digest
 
 TRAINING = ("train", "validation")
 
@@ -39,17 +40,18 @@ def recorded_digests(record: dict[str, Any]) -> dict[str, str]:
 def identify_run(config: Config) -> tuple[Path, str]:
     """The directory and the group hash of the run with these settings.
 
-    Both include the data's digests if only a path names the data. A run of an earlier version, whose hash has none, is
-    found again unless its record says that it read other data.
+    Both include the data's digests if only a path names the data, and the digest of ``model.adapter``. A run of an
+    earlier version, whose hash has no digests of data, is found again unless its record says that it read other data.
     """
-    before = run_directory(config)
+    start = given_digest(config)
+    before = run_directory(config, None, start)
     if not config.source.needs_path:
-        return before, group_hash(config)
+        return before, group_hash(config, None, start)
     data = training_digests(config)
-    path, old = run_directory(config, data), Run(before)
+    path, old = run_directory(config, data, start), Run(before)
     if not path.exists() and old.record_file.exists() and not _others(recorded_digests(old.record()), data):
-        return before, group_hash(config)
-    return path, group_hash(config, data)
+        return before, group_hash(config, None, start)
+    return path, group_hash(config, data, start)
 
 
 def _others(recorded: dict[str, str], found: dict[str, str]) -> list[str]:

@@ -12,7 +12,7 @@ from typing import Any
 
 from rosa.config import LowRankConfig
 from rosa.methods import method_names
-from utils.config import Config, DatasetConfig
+from utils.config import Config, DatasetConfig, ModelConfig
 from utils.schema import EARLIER
 from utils.text import slug
 from utils.train_config import DEFAULT_DECAY, TrainConfig
@@ -20,6 +20,7 @@ from utils.train_config import DEFAULT_DECAY, TrainConfig
 # Groups and keys that do not change the result of a run: with another value the same run continues.
 WITHOUT_EFFECT = (
     "runs",
+    "dry_run",
     "output",
     "logging",
     "dataset.path",
@@ -39,6 +40,8 @@ WITHOUT_EFFECT = (
 # Keys of later versions, and what earlier versions did, mostly the default: it is not hashed, so that their runs are
 # found again.
 LATER = {
+    "model.gguf_file": ModelConfig.gguf_file,
+    "model.adapter": ModelConfig.adapter,
     "train.validation_fraction": TrainConfig.validation_fraction,
     "train.validate_every": TrainConfig.validate_every,
     "dataset.size": DatasetConfig.size,
@@ -54,13 +57,16 @@ LATER = {
 }
 
 
-def science(config: Config, data: dict[str, str] | None = None) -> dict[str, Any]:
+def science(config: Config, data: dict[str, str] | None = None, start: str | None = None) -> dict[str, Any]:
     """The settings that change the result, as plain values, with aliases resolved and without keys that have no effect.
 
     Args:
         data: digests of the data, if no other setting identifies them.
+        start: the digest of ``model.adapter``, which stands for its path.
     """
     values, train = dataclasses.asdict(config), config.train
+    if config.model.adapter is not None and start is not None:
+        values["model"]["adapter"] = start
     decay = DEFAULT_DECAY[train.optimizer] if train.weight_decay is None else train.weight_decay
     if not decay or config.fnmodel.rosa.start == "zero":
         values["fnmodel"]["rosa"]["decay"] = True  # the key has no effect
@@ -107,20 +113,20 @@ def _hash(values: dict[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
-def group_hash(config: Config, data: dict[str, str] | None = None) -> str:
+def group_hash(config: Config, data: dict[str, str] | None = None, start: str | None = None) -> str:
     """The hash that runs share if only their seeds differ."""
-    values = science(config, data)
+    values = science(config, data, start)
     del values["seed"]
     return _hash(values)
 
 
-def run_directory(config: Config, data: dict[str, str] | None = None) -> Path:
+def run_directory(config: Config, data: dict[str, str] | None = None, start: str | None = None) -> Path:
     """``<output.path>/<dataset>/<model>-<method>-r<rank>-s<seed>-<hash>``; the label is for people.
 
     A method without a rank has no ``-r<rank>``. For a run that is to be trained or found, see
     ``utils.runs.digests.identify_run``.
     """
-    values = science(config, data)
+    values = science(config, data, start)
     if config.output.search:  # a trial is no result, so that the same settings must be trained again for one
         values["search"] = True
     model = slug(Path(config.model.name).name, r"[^A-Za-z0-9._-]+") or "model"

@@ -1,7 +1,6 @@
-"""metrics.jsonl and TensorBoard: the logging points of a run.
+"""The logging points of a run: metrics.jsonl, and the loggers that show the same to people.
 
-metrics.jsonl is a part of the result: training stops if it cannot be written. TensorBoard shows the same to people: if
-its files cannot be written, there is one warning and training goes on.
+metrics.jsonl is a part of the result: training stops if it cannot be written. A logger that fails is left out.
 """
 
 from __future__ import annotations
@@ -9,104 +8,81 @@ from __future__ import annotations
 import json
 import math
 import os
-import threading
-from collections.abc import Callable
+from collections.abc import Iterable
 from typing import Any
 
-from utils.io.files import open_in_place
+from utils.io.files import LARGEST, open_in_place
 from utils.log import log
+from utils.runs.loggers import Loggers
 from utils.runs.run import Run
 
 
 class MetricsWriter:
-    """Logging points to metrics.jsonl and, under the same names, to TensorBoard.
+    """Logging points to metrics.jsonl and, under the same names, to the loggers.
 
-    A resume truncates both to their size at the checkpoint, so that no point is lost or appears twice.
+    A resume truncates metrics.jsonl and TensorBoard's files to their size at the checkpoint, so that no point is lost
+    or appears twice. A logger that cannot take points back does not get those again that metrics.jsonl had beyond it.
+
+    Args:
+        progress: that of the checkpoint from which training resumes (``Progress``).
+        to: names of the loggers.
+        settings: the run's configuration by dotted key.
     """
 
-    def __init__(self, run: Run, progress: Any) -> None:
-        """``progress`` is that of the checkpoint from which training resumes (``Progress``)."""
+    def __init__(self, run: Run, progress: Any, to: Iterable[str], settings: dict[str, Any]) -> None:
         position: int = progress.metrics_position
+        self._run = run
         self._file = os.fdopen(open_in_place(run.metrics_file), "r+", encoding="utf-8")
         size = self._file.seek(0, os.SEEK_END)
         if size < position:
             log.warning("%s has lost its last %d bytes: its points are gone", run.metrics_file, position - size)
+        beyond = os.pread(self._file.fileno(), min(max(size - position, 0), LARGEST), position)
+        self._repeated = set(map(_split_and_step, beyond.splitlines()))
         self._file.truncate(min(position, size))
         self._file.seek(0, os.SEEK_END)
-        self._board = _Board(run, progress.board, progress.step)
+        self._loggers = Loggers(to, run, settings, progress)
 
     def note_positions(self, progress: Any) -> None:
         """Write everything to the disk, and put the files' sizes into ``progress``."""
         self._file.flush()
         os.fsync(self._file.fileno())
-        progress.metrics_position, progress.board = self._file.seek(0, os.SEEK_END), self._board.sizes()
+        self._loggers.each(lambda logger: logger.flush())
+        progress.metrics_position = self._file.seek(0, os.SEEK_END)
+        progress.board = {path.name: path.stat().st_size for path in self._run.board_files() if path.is_file()}
 
     def write(self, split: str, step: int, epoch: float, values: dict[str, float]) -> None:
         """One logging point: optimizer step (from 1), epochs done, and named values; JSON has null for NaN."""
         finite = {name: value if math.isfinite(value) else None for name, value in values.items()}
         self._file.write(json.dumps({"step": step, "epoch": round(epoch, 4), "split": split, **finite}) + "\n")
         self._file.flush()
-        for name, value in values.items():
-            self.scalar(f"{split}/{name}", value, step)
+        self._show(
+            {f"{split}/{name}": value for name, value in values.items()}, step, (split, str(step)) in self._repeated
+        )
 
-    def scalar(self, name: str, value: float, step: int = 0) -> None:
-        """A number for TensorBoard; at step 0 for one that belongs to the whole run."""
-        self._board.do(lambda board: board.add_scalar(name, value, step))
+    def scalar(self, name: str, value: float) -> None:
+        """A number for the loggers that belongs to the whole run."""
+        self._show({name: value}, 0, bool(self._repeated))
 
     def text(self, name: str, step: int, text: str) -> None:
-        """A text for TensorBoard."""
-        self._board.do(lambda board: board.add_text(name, text, step))
+        """A text of a validation for the loggers."""
+        self._show({name: text}, step, ("validation", str(step)) in self._repeated)
 
-    def hyperparameters(self, settings: dict[str, Any], metrics: dict[str, float]) -> None:
-        """Settings with final metrics, for TensorBoard's table of runs."""
-        plain = {k: v if isinstance(v, (bool, int, float, str)) else str(v) for k, v in settings.items()}
-        final = {f"final/{k}": v for k, v in metrics.items()}
-        self._board.do(lambda board: board.add_hparams(plain, final, run_name="."))
+    def _show(self, values: dict[str, Any], step: int, repeated: bool) -> None:
+        self._loggers.each(lambda logger: None if repeated and logger.holds_repeated else logger.log(values, step))
+
+    def finish(self, metrics: dict[str, float]) -> None:
+        """Give the loggers the final metrics of a run that has ended well."""
+        self._loggers.each(lambda logger: logger.finish(metrics))
 
     def close(self) -> None:
         self._file.close()
-        self._board.do(lambda board: board.close())
+        self._loggers.each(lambda logger: logger.close())
 
 
-class _Board:
-    """TensorBoard's files of a run, taken back to the sizes that a checkpoint recorded."""
-
-    def __init__(self, run: Run, sizes: dict[str, int], step: int) -> None:
-        from torch.utils.tensorboard import SummaryWriter
-
-        self._run = run
-        self._writer: Any = None
-        threading.excepthook = _quiet_writer
-        try:
-            for path in run.board_files():
-                if path.name in sizes and path.is_file() and not path.is_symlink():
-                    os.truncate(path, min(sizes[path.name], path.stat().st_size))
-                else:
-                    path.unlink()
-            # a running TensorBoard may have read the steps that are repeated now: purge_step makes it drop them
-            self._writer = SummaryWriter(str(run.path), purge_step=step + 1 if step else None)
-        except Exception as error:
-            self._give_up(error)
-
-    def do(self, act: Callable[[Any], Any]) -> None:
-        """Call ``act`` with TensorBoard's writer, unless an earlier call failed."""
-        try:
-            if self._writer is not None:
-                act(self._writer)
-        except Exception as error:  # of any kind: a display must not end a training
-            self._give_up(error)
-
-    def sizes(self) -> dict[str, int]:
-        """The size in bytes of each file, with everything flushed."""
-        self.do(lambda board: board.flush())
-        return {path.name: path.stat().st_size for path in self._run.board_files() if path.is_file()}
-
-    def _give_up(self, error: Exception) -> None:
-        self._writer = None
-        log.warning("TensorBoard's files in %s cannot be written: %s. Training goes on.", self._run.path, error)
-
-
-def _quiet_writer(failed: threading.ExceptHookArgs) -> None:
-    """Print no traceback for TensorBoard's writing thread: the next call raises its error, which is reported."""
-    if type(failed.thread).__name__ != "_AsyncWriterThread":
-        threading.__excepthook__(failed)
+def _split_and_step(line: bytes) -> tuple[str, str] | None:
+    """Of a line of metrics.jsonl; None if it is none, such as one that a kill has cut off."""
+    try:
+        point = json.loads(line)
+        return str(point["split"]), str(point["step"])
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return None

@@ -70,6 +70,21 @@ def peak_memory_mib(device: Any) -> float:
     return peak / (2**20 if platform.system() == "Darwin" else 2**10)
 
 
+def memory_mib(device: Any) -> float:
+    """The memory in use now, of the kind whose peak ``peak_memory_mib`` gives."""
+    import resource
+
+    import torch
+
+    if device.type == "cuda":
+        return torch.cuda.memory_allocated(device) / 2**20
+    try:
+        pages = int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[1])
+        return pages * resource.getpagesize() / 2**20
+    except OSError:  # no Linux: the peak so far
+        return peak_memory_mib(device)
+
+
 def _cpu_name() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()

@@ -9,8 +9,10 @@ Layout of ``RUNS/<dataset>/<label>-<hash>/``::
     run.json               the record: status, versions, hardware, parameter counts, timings, best metrics
     metrics.jsonl          one object per logging point: step, epoch, split and the values
     events.out.tfevents.*  TensorBoard
+    loggers.json           the ids by which wandb and trackio know the run; only with them
     train.log              the log as plain lines
     checkpoints/           best and last
+    start_adapter/         a copy of model.adapter, the adapter that the run starts from
     <split>_predictions.txt, <split>_predictions.jsonl, <split>_references.txt   written by eval.py
     eval.json              per split: loss, perplexity, decoding, limit, checkpoint hash
     scores.json            per split: the scores and the hash of the predictions they belong to
@@ -65,6 +67,10 @@ class Run:
         return sorted(self.path.glob("events.out.tfevents.*"))
 
     @property
+    def loggers_file(self) -> Path:
+        return self.path / "loggers.json"
+
+    @property
     def log_file(self) -> Path:
         return self.path / "train.log"
 
@@ -79,6 +85,10 @@ class Run:
     @property
     def last(self) -> Path:
         return self.checkpoints / "last"
+
+    @property
+    def start_adapter(self) -> Path:
+        return self.path / "start_adapter"
 
     @property
     def eval_file(self) -> Path:

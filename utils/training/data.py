@@ -38,8 +38,8 @@ def load_training_data(config: Config, tokenizer: Any) -> TrainingData:
     source, train = config.source, config.train
     examples = {split: config.load(split) for split in TRAINING}
     units = {split: training_units(source, part) for split, part in examples.items()}
-    units["train"] = _share(units["train"], train.fraction, "fraction", config.seed)
-    units["validation"] = _share(units["validation"], train.validation_fraction, "validation_fraction", config.seed)
+    units["train"] = share(units["train"], train.fraction, "fraction", config.seed)
+    units["validation"] = share(units["validation"], train.validation_fraction, "validation_fraction", config.seed)
     prompts = dict.fromkeys(example.prompt for unit in units["validation"] for example in unit)
     encoded = {
         split: encode_units(part, tokenizer, packed=source.packed, seq_len=train.seq_len, block_size=train.block_size)
@@ -59,7 +59,7 @@ def load_training_data(config: Config, tokenizer: Any) -> TrainingData:
     )
 
 
-def _share(units: list[Any], fraction: float, key: str, seed: int) -> list[Any]:
+def share(units: list[Any], fraction: float, key: str, seed: int) -> list[Any]:
     """A random fraction of ``units``, at least one, in their original order.
 
     Args:

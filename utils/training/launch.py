@@ -7,11 +7,13 @@ import dataclasses
 import os
 import sys
 import tempfile
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import torch
 from omegaconf import OmegaConf
 
 from utils.config import Config
@@ -24,8 +26,11 @@ from utils.processes.group import connect, explain_lost_process
 from utils.processes.signals import Interrupted, StopRequest, stop_on_signals
 from utils.runs import RUN_POINTER, Run, checkpoints
 from utils.runs.digests import identify_run, recorded_digests, refuse_other_data, training_digests
+from utils.runs.loggers import check_installed
 from utils.runs.precision import settle_precision
-from utils.runs.provenance import git_commit, hardware, now, versions
+from utils.runs.provenance import git_commit, hardware, memory_mib, now, versions
+from utils.runs.start_adapter import keep_start
+from utils.training.dry_run import estimate, report
 from utils.training.failures import Diverged, advice
 from utils.training.loop import fit
 from utils.training.record import current_progress, description
@@ -36,13 +41,35 @@ from utils.training.training import Training
 def train_all(config: Config, overrides: list[str]) -> float | None:
     """Train ``config.runs`` seeds, one directory each. Returns the best validation loss of the last one."""
     check_method_fits(config)
+    check_installed(config.logging.to)
     processes = connect(resolve_device(config.train.device))
     loss = None
     with stop_on_signals(processes) as stop, explain_lost_process():
+        if config.dry_run:
+            try_run(config, stop)
+            return None
         for seed in range(config.seed, config.seed + config.runs):
             stop.check(now=True)
             loss = train_one(dataclasses.replace(config, seed=seed, runs=1), overrides, stop)
     return loss
+
+
+def try_run(config: Config, stop: StopRequest) -> None:
+    """Print what the run of the first seed takes in memory and time (``dry_run``). Nothing of it is kept."""
+    processes = stop.processes
+    to = [name for name in config.logging.to if name == "tensorboard"]  # the others' runs are seen by other people
+    config = dataclasses.replace(config, logging=dataclasses.replace(config.logging, to=to))
+    with tempfile.TemporaryDirectory() as folder, run_log(None, processes.main):
+        run = Run(Path(processes.run_on_main(lambda: folder)))
+        with _explained(config, run, lambda: None):
+            precision = processes.run_on_main(lambda: _precision(config))[1]
+            device = torch.device(resolve_device(config.train.device))
+            start, memory = time.perf_counter(), memory_mib(device)
+            training = set_up(config, precision, run, stop)
+            found = estimate(training, start, memory)
+            training.close()
+        if processes.main:
+            print(report(training, found))
 
 
 def train_one(config: Config, overrides: list[str], stop: StopRequest) -> float | None:
@@ -62,7 +89,7 @@ def train_one(config: Config, overrides: list[str], stop: StopRequest) -> float 
 
 def _precision(config: Config) -> tuple[str, str]:
     """``train.precision`` in the run's identity, and the precision used."""
-    config, precision = settle_precision(config, width(config.model.name))
+    config, precision = settle_precision(config, width(config.model.name, config.model.gguf_file))
     return config.train.precision, precision
 
 
@@ -88,13 +115,15 @@ def _train(
 ) -> float | None:
     """Train one seed in its locked directory. Returns its best validation loss."""
     log.info("run directory %s, precision %s", run.path, precision)
+    start: dict[str, str] = {}
     with _explained(config, run, lambda: None):
         training = set_up(config, precision, run, stop)
         described = description(training)
         if stop.processes.main:
+            start = keep_start(run, config)
             _write_snapshots(config, run, overrides)
             _point_to(run)  # only now: a run of other data was refused by set_up
-    _note(training, **_start_fields(training, group), **described, **current_progress(training))
+    _note(training, **_start_fields(training, group), **start, **described, **current_progress(training))
     _fit(training)
     _note(training, status="finished", finished=now(), **current_progress(training))
     if stop.processes.main:  # only now: before the record says finished, a killed run would need it to resume

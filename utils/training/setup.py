@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,11 @@ import torch
 
 import rosa
 from utils.config import Config
+from utils.io.yaml_files import dotted
 from utils.log import log
 from utils.models import compilation
 from utils.models.causality import check_causal
-from utils.models.loading import load_model, load_tokenizer, recompute_activations
+from utils.models.loading import load_tokenizer, recompute_activations
 from utils.models.token_loss import TokenLoss
 from utils.processes.signals import StopRequest
 from utils.runs import Run
@@ -21,6 +23,7 @@ from utils.runs.checkpoint_folder import Progress, load_weights
 from utils.runs.checkpoints import select_checkpoint
 from utils.runs.digests import agree_on_data
 from utils.runs.metrics_writer import MetricsWriter
+from utils.runs.trained import load_base
 from utils.tokens.batches import Collator
 from utils.training.data import check_lengths, load_training_data
 from utils.training.loss_meter import LossMeter, Throughput
@@ -44,10 +47,10 @@ def set_up(config: Config, precision: str, run: Run, stop: StopRequest) -> Train
     torch.manual_seed(config.seed)
 
     # data and bare model
-    tokenizer = load_tokenizer(config.model.name)
+    tokenizer = load_tokenizer(config.model.name, config.model.gguf_file)
     data = load_training_data(config, tokenizer)
     agree_on_data(run, data.digests, config.dataset, processes)
-    model = load_model(config.model.name, config.model.dropout)
+    model = load_base(config.model, config.model.adapter)
     check_lengths(data, model, config)
     total_steps, warmup = step_counts(config, len(data.train))  # a wrong warm-up fails before the factorisation
 
@@ -88,7 +91,7 @@ def set_up(config: Config, precision: str, run: Run, stop: StopRequest) -> Train
     if checkpoint is not None:
         restore(training, checkpoint)
     if processes.main:
-        training.metrics = MetricsWriter(run, progress)
+        training.metrics = MetricsWriter(run, progress, config.logging.to, dotted(dataclasses.asdict(config)))
     return training
 
 
@@ -96,7 +99,7 @@ def _adapt(model: Any, config: Config, placement: Placement, checkpoint: Path | 
     """Adapt or freeze the model, or load its checkpoint, and distribute it. Returns the model with its loss."""
     adapter, start = config.adapter, time.perf_counter()
     if adapter is not None:  # also before loading: a checkpoint of an earlier version lacks some of the settings
-        rosa.inject(model, adapter, start=False)
+        rosa.inject(model, adapter, start=False, keep_base=False)
     if checkpoint is not None:
         load_weights(checkpoint, model)
     if config.fnmodel.trained_layers is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import time
 from dataclasses import dataclass, field
@@ -12,7 +11,6 @@ import torch
 
 import rosa
 from utils.config import Config
-from utils.io.yaml_files import dotted
 from utils.processes.group import Processes
 from utils.processes.signals import StopRequest
 from utils.runs import Run
@@ -75,10 +73,9 @@ class Training:
             self.metrics.write(split, self.progress.step, self.epochs_done, values)
 
     def close(self) -> None:
-        """Write TensorBoard's table of runs and close the files."""
+        """Give the loggers the final metrics of a complete run, and close the files."""
         if self.metrics is None:
             return
         if self.progress.epoch == self.config.train.epochs and self.progress.best:
-            settings = dotted(dataclasses.asdict(self.config))
-            self.metrics.hyperparameters(settings, {k: v for k, v in self.progress.best.items() if k != "step"})
+            self.metrics.finish({k: v for k, v in self.progress.best.items() if k != "step"})
         self.metrics.close()

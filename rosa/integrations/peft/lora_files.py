@@ -1,163 +1,214 @@
-"""Save what an adapter has learned as a standard LoRA adapter of the ``peft`` library.
+"""Save what an adapter has learned as a standard LoRA adapter, in the files of the ``peft`` library.
 
 After K factorisations ROSA's change of a weight, W_K − W_0, has a rank of at most 2 R K: it is the sum of each trained
 pair minus the pair as it was sampled. If that rank is small, two factors of W_K − W_0 take less room than the weight.
-Needs the package ``peft``.
+The package ``peft`` is not needed to write them.
 """
 
 from __future__ import annotations
 
+import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from rosa.errors import AdapterError
-from rosa.injection import adapter_layers
-from rosa.layers import LowRankLayer
-from rosa.targets import WRAPPERS
+from rosa.files import CONFIG_FILE, replace_files
+from rosa.integrations.peft.changes import Change, Layer, base_module, change_of, changed_layers, pretrained_values
+from rosa.targets import canonical_names
 
 WEIGHTS_FILE = "adapter_model.safetensors"  # PEFT's name for it
+# vLLM's rules for such a folder are in its source: validate_legal and _validate_features in vllm/lora/peft_helper.py,
+# parse_fine_tuned_lora_name in vllm/lora/utils.py, and MaxLoRARanks in vllm/config/lora.py.
+VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # the values of --max-lora-rank; its default is 16
+VLLM_TENSORS = (".lora_A.weight", ".lora_B.weight")
 
 
 @dataclass(frozen=True)
-class _Change:
-    """The change of one layer: A (m, r), B (r, n) and the bias's change (n,), None where there is none."""
+class PeftLora:
+    """What ``to_peft_lora`` wrote.
 
-    a: Tensor
-    b: Tensor
-    bias: Tensor | None
+    Attributes:
+        changes: the pair and the change of the bias of each layer, by its name.
+        vllm_problems: why vLLM refuses the folder; empty if it takes it.
+    """
+
+    changes: dict[str, Change]
+    vllm_problems: list[str]
+
+    @property
+    def ranks(self) -> dict[str, int]:
+        """The rank of each layer's pair."""
+        return {name: change.rank for name, change in self.changes.items()}
+
+    @property
+    def rank(self) -> int:
+        """The largest rank of all layers."""
+        return max(self.ranks.values())
+
+    @property
+    def errors(self) -> dict[str, float]:
+        """‖W_K − W_0 − A B‖ / ‖W_K − W_0‖ of each layer, in Frobenius norms; 0 for a layer that did not change."""
+        return {name: _error([change]) for name, change in self.changes.items()}
+
+    @property
+    def error(self) -> float:
+        """The same ratio with the norms over all layers together."""
+        return _error(self.changes.values())
+
+    @property
+    def max_lora_rank(self) -> int | None:
+        """The least value of vLLM's ``--max-lora-rank`` that admits this rank; None if no value does."""
+        return next((allowed for allowed in VLLM_RANKS if allowed >= self.rank), None)
+
+    def merge_into(self, base: nn.Module) -> None:
+        """Add the pairs, as they were written, and the changes of biases to the base model's weights, in place."""
+        modules = {name: base.get_submodule(long) for long, name in canonical_names(base).items()}
+        for name, change in self.changes.items():
+            change.add_to(modules[name])
 
 
-def to_peft_lora(model: nn.Module, base: nn.Module | Mapping[str, Tensor], folder: str | Path) -> int:
+def to_peft_lora(
+    model: nn.Module,
+    base: nn.Module | Mapping[str, Tensor],
+    folder: str | Path,
+    *,
+    rank: int | None = None,
+    keep: float | None = None,
+) -> PeftLora:
     """Write the change since the pretrained weights as a LoRA adapter that ``PeftModel.from_pretrained`` loads.
 
     Each layer gets the numerical rank r of its own change, found by SVD in float64. Singular values below the rounding
-    of the weights' dtype are dropped. Trained biases become the biases of PEFT's B (``lora_bias``). PEFT cannot merge
-    those if only some adapted layers have a bias. Then the file holds the trained biases themselves
-    (``bias="lora_only"``), which PEFT loads into the base model.
+    of the weights' dtype are dropped. ``rank`` or ``keep`` cut the pair further, to the best approximation of its rank
+    (Eckart and Young 1936). Linear and Conv1D layers that are not adapted and differ from ``base`` get a pair too.
+
+    Trained biases become the biases of PEFT's B (``lora_bias``). PEFT cannot merge those if only some of the layers
+    have a bias. Then the file holds the trained biases themselves (``bias="lora_only"``), which PEFT loads into the
+    base model. vLLM takes neither.
 
     Args:
         model: an adapted model, merged or not; it is not changed.
         base: the pretrained model (plain) or its state dict. ROSA writes into the weights of ``model``, so they must be
             read again, by ``from_pretrained`` with the same dtype.
         folder: where to write two files, ``adapter_config.json`` and the weights; made if missing.
-
-    Returns:
-        The largest rank of all layers.
+        rank: the largest rank of a layer's pair.
+        keep: the least share, in (0, 1], of the squared Frobenius norm of its change that each layer's pair keeps. All
+            layers together keep that share too.
 
     Raises:
         AdapterError: the method has no pair, ``base`` is not this model's base, or the pairs would be no smaller than
             the weights themselves: Σ r (m + n) ≥ Σ m n. Nothing is written then.
     """
-    try:
-        from peft import LoraConfig as PeftLoraConfig
-    except ImportError:
-        raise AdapterError("to_peft_lora needs the package peft (pip install peft)") from None
-    layers, pretrained = _layers(model), _pretrained_values(base)
-    changes = {name: _change(name, layer, pretrained) for name, layer in layers.items()}
-
-    pairs = sum(change.a.numel() + change.b.numel() for change in changes.values())
-    whole = sum(layer.base.weight.numel() for layer in layers.values())
-    rank = max(change.a.shape[1] for change in changes.values())
-    if pairs >= whole:
-        raise AdapterError(
-            f"the change has rank up to {rank}: as a LoRA adapter it would take {pairs:,} numbers, the adapted weights "
-            f"themselves take {whole:,}. Save the plain model instead: rosa.export(model, folder)."
-        )
+    _check_cut(rank, keep)
+    pretrained = pretrained_values(base)
+    layers = changed_layers(model, pretrained)
+    changes = {name: change_of(name, layer, pretrained, rank, keep) for name, layer in layers.items()}
+    _check_size(changes.values())
     biases = {name for name, change in changes.items() if change.bias is not None}
     added = biases == changes.keys()  # False: the trained biases replace those of the base
-    ranks = {f"^{re.escape(name)}": change.a.shape[1] for name, change in changes.items()}
-    below = {pattern: r for pattern, r in ranks.items() if r < rank}
-    config = PeftLoraConfig(
-        r=rank,
-        lora_alpha=rank,  # alpha = r: scale 1
-        rank_pattern=below,
-        alpha_pattern=dict(below),
-        target_modules=list(changes),
-        fan_in_fan_out=not any(layer.transposed for layer in layers.values()),
-        lora_bias=added,
-        bias="lora_only" if biases and not added else "none",
-        task_type=_task(model),
-        base_model_name_or_path=getattr(getattr(model, "config", None), "_name_or_path", None) or None,
-        inference_mode=True,
-    )
+    tensors = _peft_tensors(changes, layers, added)
+    config = _peft_config(model, layers, changes, bool(biases), added)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    save_file(_peft_tensors(changes, layers, added), folder / WEIGHTS_FILE, metadata={"format": "pt"})
-    config.save_pretrained(str(folder))
-    return rank
+    text = json.dumps(config, indent=2, sort_keys=True) + "\n"
+    replace_files(
+        {
+            folder / WEIGHTS_FILE: lambda path: save_file(tensors, path, metadata={"format": "pt"}),
+            folder / CONFIG_FILE: lambda path: path.write_text(text, encoding="utf-8"),
+        }
+    )
+    return PeftLora(changes, vllm_problems(config, tensors))
 
 
-def _layers(model: nn.Module) -> dict[str, LowRankLayer]:
-    """The adapted layers by name. Raises AdapterError unless all have a pair."""
-    adapted = adapter_layers(model)
-    if not adapted:
-        raise AdapterError("this model has no adapters to convert")
-    layers = {name: layer for name, layer in adapted.items() if isinstance(layer, LowRankLayer)}
-    if len(layers) < len(adapted):
-        raise AdapterError("these adapters have no pair A, B: save the plain model instead (rosa.export)")
-    return layers
+def vllm_problems(config: Mapping[str, Any], tensors: Iterable[str]) -> list[str]:
+    """Why vLLM refuses a LoRA adapter with this ``adapter_config.json`` and tensors of these names; [] if it takes it.
 
-
-def _pretrained_values(base: nn.Module | Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors of the pretrained model by name, with and without the wrappers of DDP and torch.compile."""
-    if isinstance(base, nn.Module):
-        if adapter_layers(base):
-            raise AdapterError("base has adapters itself: give the pretrained model as from_pretrained loads it")
-        base = base.state_dict()
-    unwrapped = {".".join(part for part in key.split(".") if part not in WRAPPERS): key for key in base}
-    return {**{plain: base[key] for plain, key in unwrapped.items()}, **base}
-
-
-@torch.no_grad()
-def _change(name: str, layer: LowRankLayer, pretrained: Mapping[str, Tensor]) -> _Change:
-    """W_K − W_0 (m, n) as A B with √S on both sides, cut to its numerical rank (at least 1)."""
-    before = _pretrained(f"{name}.weight", layer.base.weight, pretrained)
-    before = before.T if layer.transposed else before
-    after = layer.weight_mn.double()
-    if not layer.merged:
-        after = after + layer.delta().double()
-    u, s, vt = torch.linalg.svd(after - before, full_matrices=False)
-    rank = max(1, int((s > _rounding(before, layer.base.weight.dtype)).sum()))
-    root = s[:rank].sqrt()
-    bias = None
-    if layer.trains_bias:
-        bias = (layer.base.bias.double() - _pretrained(f"{name}.bias", layer.base.bias, pretrained)).float()
-    return _Change((u[:, :rank] * root).float(), (root[:, None] * vt[:rank]).float(), bias)
-
-
-def _rounding(weight: Tensor, dtype: torch.dtype) -> float:
-    """A bound of the singular values of W_K − W_0 that come from rounding alone.
-
-    Every resample rounds each number to within ε/2 of its size. That is noise, and a random (m, n) matrix of standard
-    deviation σ has singular values up to σ (√m + √n). The factor 2 leaves room for tens of resamples, whose noise grows
-    with the square root of their number.
+    Only the format is judged, not whether vLLM serves adapters for the model's architecture.
     """
-    m, n = weight.shape
-    deviation = torch.finfo(dtype).eps * float(weight.square().mean().sqrt())
-    return 2 * deviation * (math.sqrt(m) + math.sqrt(n))
+    problems = [f"{key} is missing" for key in ("r", "lora_alpha", "target_modules") if config.get(key) is None]
+    problems += [f"{key} is set" for key in ("modules_to_save", "use_dora") if config.get(key)]
+    if config.get("bias", "none") != "none":
+        problems.append(f"bias is {config['bias']}, not none")
+    largest = max([config.get("r") or 0, *(config.get("rank_pattern") or {}).values()])
+    if largest > VLLM_RANKS[-1]:
+        problems.append(f"its rank {largest} is above {VLLM_RANKS[-1]}, the largest --max-lora-rank")
+    if other := [name for name in tensors if not name.endswith(VLLM_TENSORS)]:
+        kind = "trained biases" if all(name.endswith(".bias") for name in other) else "tensors outside its pairs"
+        problems.append(f"it has {kind} ({other[0]})")
+    return problems
 
 
-def _pretrained(key: str, like: Tensor, pretrained: Mapping[str, Tensor]) -> Tensor:
-    """The base's tensor ``key`` in float64 on the device of ``like``."""
-    if key not in pretrained:
-        raise AdapterError(f"base has no {key}: it is not the model that was adapted")
-    found = pretrained[key]
-    if found.shape != like.shape:
+def _check_cut(rank: int | None, keep: float | None) -> None:
+    if rank is not None and keep is not None:
+        raise AdapterError("rank and keep exclude each other: give one of them")
+    if rank is not None and rank < 1:
+        raise AdapterError(f"rank={rank} must be at least 1")
+    if keep is not None and not 0 < keep <= 1:
+        raise AdapterError(f"keep={keep} must be a share in (0, 1]")
+
+
+def _check_size(changes: Collection[Change]) -> None:
+    """Raise AdapterError unless the pairs are smaller than the weights that they change."""
+    shapes = [(change.a.shape[0], change.b.shape[1]) for change in changes]
+    pairs = sum(change.a.numel() + change.b.numel() for change in changes)
+    whole, sides = sum(m * n for m, n in shapes), sum(m + n for m, n in shapes)
+    if pairs >= whole:
         raise AdapterError(
-            f"base is another model: its {key} is {tuple(found.shape)}, the adapted one {tuple(like.shape)}"
+            f"the change has rank up to {max(change.rank for change in changes)}: as a LoRA adapter it would take "
+            f"{pairs:,} numbers, the adapted weights themselves take {whole:,}. Save the plain model instead "
+            f"(rosa.export), or cut the change, by keep=0.99 or by a rank of at most {max(1, (whole - 1) // sides)}."
         )
-    return found.detach().to(like.device, torch.float64)
 
 
-def _peft_tensors(changes: Mapping[str, _Change], layers: Mapping[str, LowRankLayer], added: bool) -> dict[str, Tensor]:
+def _error(changes: Collection[Change]) -> float:
+    """‖W_K − W_0 − A B‖ / ‖W_K − W_0‖ over these layers, 0 without a change."""
+    norm, lost = sum(change.norm for change in changes), sum(change.lost for change in changes)
+    return math.sqrt(lost / norm) if norm else 0.0
+
+
+def _peft_config(
+    model: nn.Module, layers: Mapping[str, Layer], changes: Mapping[str, Change], biases: bool, added: bool
+) -> dict[str, Any]:
+    """The content of ``adapter_config.json``. Alpha is the rank in each layer, so that every scale is 1.
+
+    vLLM computes one scale, from r and lora_alpha, and does not read the patterns. It is the right one for all layers.
+    """
+    ranks = {name: change.rank for name, change in changes.items()}
+    rank = max(ranks.values())
+    below = {f"^{re.escape(name)}": r for name, r in ranks.items() if r < rank}
+    return {
+        "peft_type": "LORA",
+        "task_type": _task(model),
+        "base_model_name_or_path": getattr(getattr(model, "config", None), "_name_or_path", None) or None,
+        "inference_mode": True,
+        "r": rank,
+        "lora_alpha": rank,
+        "rank_pattern": below,
+        "alpha_pattern": below,
+        "target_modules": _target_modules(model, set(layers)),
+        "fan_in_fan_out": not any(isinstance(base_module(layer), nn.Linear) for layer in layers.values()),
+        "bias": "lora_only" if biases and not added else "none",
+        "lora_bias": biases and added,
+        "modules_to_save": None,
+        "use_dora": False,
+        "use_rslora": False,
+    }
+
+
+def _target_modules(model: nn.Module, layers: set[str]) -> list[str]:
+    """The layers by the last parts of their names, as people write them; by whole names if others end so too."""
+    endings = {name.rpartition(".")[2] for name in layers}
+    matched = {name for name in canonical_names(model).values() if name.rpartition(".")[2] in endings}
+    return sorted(endings if matched == layers else layers)
+
+
+def _peft_tensors(changes: Mapping[str, Change], layers: Mapping[str, Layer], added: bool) -> dict[str, Tensor]:
     """The pairs as PEFT stores them, as weights of two Linear modules: A as (r, m), B as (n, r).
 
     Args:
@@ -169,7 +220,8 @@ def _peft_tensors(changes: Mapping[str, _Change], layers: Mapping[str, LowRankLa
         tensors[f"{prefix}.lora_A.weight"] = change.a.T.contiguous().cpu()
         tensors[f"{prefix}.lora_B.weight"] = change.b.T.contiguous().cpu()
         if change.bias is not None:
-            key, bias = ("lora_B", change.bias) if added else ("base_layer", layers[name].base.bias.detach())
+            own = base_module(layers[name]).bias.detach()
+            key, bias = ("lora_B", change.bias) if added else ("base_layer", own)
             tensors[f"{prefix}.{key}.bias"] = bias.cpu()
     return tensors
 

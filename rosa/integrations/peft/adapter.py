@@ -1,0 +1,136 @@
+"""One ROSA adapter of one layer, with what it takes to have the base function beside it (see ``layer.py``)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rosa.fused import full_precision
+from rosa.integrations.peft.config import RosaConfig
+from rosa.layers import product
+from rosa.methods.rosa import RosaLayer
+from rosa.resampling import Pair
+
+
+class RosaAdapter(RosaLayer):
+    """One adapter of a ``RosaLinear``: this library's ROSA layer without a base module of its own.
+
+    Attributes:
+        left, right: the factors (m, r) and (r, n) of W_f − W_0.
+        in_weight: whether the base weight contains them.
+        drawn: the number of the present subspace, −1 before the first; ``number`` holds it in files.
+        bias_change: what is added to the base bias (n,), where biases train.
+    """
+
+    host: Any  # the ``RosaLinear``, which imports this file
+    number: Tensor
+    bias_change: nn.Parameter | None
+
+    def __init__(self, host: Any, config: RosaConfig, rank: int | float, in_weight: bool) -> None:
+        self.__dict__["host"] = host  # not a submodule: the host holds this one
+        super().__init__(host.name, host.base_layer, config.settings(rank))
+        del self._modules["base"]
+        self.in_weight = in_weight
+        self.drawn = -1
+        self._sampled = -1
+        self.register_buffer("number", torch.tensor(-1))
+        self._set_record(self.A.new_empty(self.in_features, 0), self.B.new_empty(0, self.out_features))
+        self.fixed = (*self.fixed, "left", "right")
+        has_bias = config.trains_bias and host.base_layer.bias is not None
+        self.bias_change = nn.Parameter(torch.zeros_like(self.new_parameter(self.out_features))) if has_bias else None
+        with torch.no_grad():
+            self._zero_pair()
+
+    @property
+    def base(self) -> nn.Linear:  # type: ignore[override]
+        """The host's base module."""
+        return self.host.base_layer  # type: ignore[no-any-return]
+
+    @property
+    def in_use(self) -> bool:  # type: ignore[override]
+        """Whether the adapter is active."""
+        return any(adapter is self for adapter in self.host.active_layers())
+
+    @property
+    def merged(self) -> bool:
+        """Whether the host's weight contains adapters as a whole."""
+        return bool(self.host.merged)
+
+    @property
+    def _is_rounded(self) -> bool:
+        return False  # a 16-bit weight is not written
+
+    @property
+    def merged_mn(self) -> Tensor:
+        """The weight (m, n) to factorise; at least float32."""
+        return self.weight_mn if self.in_weight else self.weight_mn.float() + self.host.change([self])
+
+    def _set_record(self, left: Tensor, right: Tensor) -> None:
+        self.left = nn.Parameter(left, requires_grad=False)
+        self.right = nn.Parameter(right, requires_grad=False)
+
+    def _add_pair(self, sign: int) -> None:
+        """W_f ← W_f ± A B: in the weight, if it holds W_f, and in the factors."""
+        if (sign > 0 and self.drawn < 0) or (sign < 0 and self.config.start == "zero"):
+            return  # A B is zero
+        if self.in_weight:
+            super()._add_pair(sign)
+        left, right = torch.cat([self.left, sign * self.A], 1), torch.cat([self.right, self.B])
+        if left.shape[1] > min(self.in_features, self.out_features):
+            whole = product(left, right).to(left.dtype)
+            eye = torch.eye(min(whole.shape), dtype=left.dtype, device=left.device)
+            left, right = (eye, whole) if self.in_features <= self.out_features else (whole, eye)
+        self._set_record(left, right)
+
+    def sample(self, number: int, vectors: Tensor | None) -> Pair:
+        self._sampled = number
+        return super().sample(number, vectors)
+
+    @torch.no_grad()
+    def set_factors(self, a: Tensor, b: Tensor) -> None:
+        super().set_factors(a, b)
+        self.drawn = self._sampled
+        self.number.fill_(self.drawn)
+
+    def hold(self, sign: int) -> None:
+        """Add the factors' product to the base weight, or subtract it."""
+        with full_precision(self.weight_mn.device):
+            self.weight_mn.add_(product(self.left, self.right), alpha=sign)
+
+    def delta(self) -> Tensor:
+        """W − W_0 (m, n), the whole change by this adapter."""
+        return product(*joined([(self.A, self.B), (self.left, self.right)]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = super().forward(x)
+        return out if self.bias_change is None else (out + self.bias_change).to(out.dtype)
+
+    @torch.no_grad()
+    def load_record(self, state_dict: dict[str, Tensor], prefix: str, brings_weight: bool) -> None:
+        """Take the factors and the number of a state, and put the factors into the weight in place of the present ones.
+
+        Args:
+            state_dict: with keys that begin with ``prefix``; the factors may have another rank than the present ones.
+            brings_weight: whether the base weight comes with it, so that it contains the factors already.
+        """
+        a, left, right, number = (state_dict.get(prefix + key) for key in ("A", "left", "right", "number"))
+        if a is None or left is None or right is None or number is None:
+            return
+        if (a.shape, left.shape[0], right.shape[1]) != (self.A.shape, self.in_features, self.out_features):
+            return  # PyTorch's error names the key
+        moves = self.in_weight and not brings_weight
+        if moves:
+            self.hold(-1)
+        self._set_record(*(part.to(self.base.weight.device, self.A.dtype, copy=True) for part in (left, right)))
+        if moves:
+            self.hold(1)
+        self.drawn = int(number)
+
+
+def joined(pairs: Sequence[Pair]) -> Pair:
+    """One pair whose product is the sum of the products."""
+    a, b = zip(*pairs, strict=True)
+    return torch.cat(a, 1), torch.cat(b)

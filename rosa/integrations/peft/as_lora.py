@@ -1,0 +1,137 @@
+"""Save a ROSA adapter of a PEFT model as a LoRA adapter, with the state to train on as ROSA beside it."""
+
+from __future__ import annotations
+
+import copy
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, get_peft_model_state_dict
+from safetensors.torch import save_file
+from torch import Tensor
+
+from rosa.errors import AdapterError
+from rosa.integrations.peft.adapter import RosaAdapter, joined
+from rosa.integrations.peft.layer import RosaLinear
+from rosa.resampling import Pair
+
+WEIGHTS_FILE = "adapter_model.safetensors"  # PEFT's name for it
+STATE_FOLDER = "rosa"
+
+
+@torch.no_grad()
+def save_as_lora(folder: str | Path, model: Any, rank: int | float | None = None, adapter_name: str = "default") -> int:
+    """Write a ROSA adapter as a LoRA adapter, which ``PeftModel.from_pretrained(base, folder)`` loads without ``rosa``.
+
+    The folder ``rosa`` in it holds the ROSA adapter itself, in PEFT's files. Where this library is installed,
+    ``PeftModel.from_pretrained(base, folder, subfolder="rosa", is_trainable=True)`` trains on, in the subspace in which
+    the training was. Delete that folder where nobody will.
+
+    Args:
+        folder: made if missing.
+        model: what ``get_peft_model`` or ``PeftModel.from_pretrained`` returned; it is not changed.
+        rank: None writes the change W − W_0 as it is, of rank 2 R K at most after K subspaces. An int cuts the rank of
+            each layer to it, a share in (0, 1] to the least rank that keeps this share of the squared Frobenius norm.
+        adapter_name: which adapter.
+
+    Returns:
+        The largest rank of all layers.
+
+    Raises:
+        AdapterError: no such ROSA adapter, a bad rank, or the factors are no smaller than the weights themselves.
+    """
+    adapters = _adapters(model, adapter_name)
+    if isinstance(rank, bool) or (rank is not None and not (rank >= 1 if isinstance(rank, int) else 0 < rank <= 1)):
+        raise AdapterError(f"rank={rank} must be an int of at least 1 or a share in (0, 1], such as 0.99")
+    pairs = {name: _cut(adapter, rank) for name, adapter in adapters.items()}
+    largest = max(a.shape[1] for a, _ in pairs.values())
+    numbers = sum(a.numel() + b.numel() for a, b in pairs.values())
+    whole = sum(adapter.base.weight.numel() for adapter in adapters.values())
+    if numbers >= whole:
+        raise AdapterError(
+            f"the change has rank up to {largest}: as a LoRA adapter it takes {numbers:,} numbers, the adapted weights "
+            f"themselves take {whole:,}. Write the plain model (model.merge_and_unload().save_pretrained(folder)) or "
+            "the ROSA adapter (model.save_pretrained(folder)), or cut the change (rank=0.99, or a smaller rank)."
+        )
+    state = get_peft_model_state_dict(model, adapter_name=adapter_name)
+    others = {key: values for key, values in state.items() if ".rosa_layers." not in key}  # modules_to_save
+    config = model.peft_config[adapter_name]
+    folder = Path(folder)
+    _write(folder / STATE_FOLDER, config, state)
+    _write(folder, _lora_config(config, adapters, pairs, largest), others | _lora_tensors(adapters, pairs))
+    return largest
+
+
+def _adapters(model: Any, adapter_name: str) -> dict[str, RosaAdapter]:
+    """The adapter's layers by their module's name in the base model."""
+    found = {
+        module.name: module.rosa_layers[adapter_name]
+        for module in model.modules()
+        if isinstance(module, RosaLinear) and adapter_name in module.rosa_layers
+    }
+    if not found:
+        known = ", ".join(getattr(model, "peft_config", {}))
+        raise AdapterError(f"this model has no ROSA adapter {adapter_name!r} (its adapters of PEFT: {known or 'none'})")
+    return found
+
+
+def _cut(adapter: RosaAdapter, rank: int | float | None) -> Pair:
+    """W − W_0 as A (m, r) and B (r, n), U √S and √S Vᵀ without the singular values that are rounding.
+
+    Two QR factorisations of its factors make the SVD a small one.
+    """
+    left, right = joined([(adapter.A, adapter.B), (adapter.left, adapter.right)])
+    q_left, r_left = torch.linalg.qr(left.double())
+    q_right, r_right = torch.linalg.qr(right.double().T)
+    u, s, vt = torch.linalg.svd(r_left @ r_right.T, full_matrices=False)
+    above = int((s > torch.finfo(left.dtype).eps * max(s[0], r_left.norm() * r_right.norm() * 1e-7)).sum())
+    if isinstance(rank, float):
+        shares = s.square().cumsum(0)
+        rank = int((shares < rank * shares[-1]).sum()) + 1
+    r = max(1, min(above, rank or above))
+    root = s[:r].sqrt()
+    return (q_left @ (u[:, :r] * root)).to(left.dtype), ((root[:, None] * vt[:r]) @ q_right.T).to(left.dtype)
+
+
+def _lora_config(config: Any, adapters: dict[str, RosaAdapter], pairs: dict[str, Pair], largest: int) -> LoraConfig:
+    """Alpha is the rank in each layer, so that every scale is 1. PEFT's B gets the biases, if all layers have one."""
+    below = {f"^{re.escape(name)}": a.shape[1] for name, (a, _) in pairs.items() if a.shape[1] < largest}
+    biases = [adapter.bias_change is not None for adapter in adapters.values()]
+    return LoraConfig(
+        r=largest,
+        lora_alpha=largest,
+        rank_pattern=below,
+        alpha_pattern=dict(below),
+        target_modules=list(pairs),
+        fan_in_fan_out=not any(adapter.transposed for adapter in adapters.values()),
+        bias="lora_only" if any(biases) and not all(biases) else "none",
+        lora_bias=all(biases),
+        modules_to_save=config.modules_to_save,
+        task_type=config.task_type,
+        base_model_name_or_path=config.base_model_name_or_path,
+        revision=config.revision,
+    )
+
+
+def _lora_tensors(adapters: dict[str, RosaAdapter], pairs: dict[str, Pair]) -> dict[str, Tensor]:
+    """The pairs as PEFT stores them, as weights of two Linear modules: A as (r, m), B as (n, r)."""
+    tensors = {}
+    has_all_biases = all(adapter.bias_change is not None for adapter in adapters.values())
+    for name, (a, b) in pairs.items():
+        prefix, change = f"base_model.model.{name}", adapters[name].bias_change
+        tensors[f"{prefix}.lora_A.weight"], tensors[f"{prefix}.lora_B.weight"] = a.T, b.T
+        if change is not None:
+            own = change if has_all_biases else adapters[name].base.bias + change
+            tensors[f"{prefix}.{'lora_B' if has_all_biases else 'base_layer'}.bias"] = own.detach()
+    return tensors
+
+
+def _write(folder: Path, config: Any, tensors: dict[str, Tensor]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    whole = {key: values.detach().cpu().clone(memory_format=torch.contiguous_format) for key, values in tensors.items()}
+    save_file(whole, folder / WEIGHTS_FILE, metadata={"format": "pt"})
+    config = copy.copy(config)
+    config.inference_mode = True
+    config.save_pretrained(str(folder))

@@ -1,0 +1,154 @@
+"""What each layer has learned since the pretrained weights, W_K − W_0, as two factors cut to a rank."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from rosa.errors import AdapterError
+from rosa.injection import adapter_layers
+from rosa.layers import AdapterLayer, LowRankLayer, product
+from rosa.targets import WRAPPERS, canonical_names
+
+Layer = AdapterLayer | nn.Linear  # or Conv1D, which has the same attributes
+
+
+@dataclass(frozen=True)
+class Change:
+    """The change of one layer.
+
+    Attributes:
+        a, b: factors (m, r) and (r, n), float32.
+        norm, lost: squared Frobenius norms of W_K − W_0, and of what A B lacks of it.
+        bias: the change of the bias (n,); None if there is none.
+    """
+
+    a: Tensor
+    b: Tensor
+    norm: float
+    lost: float
+    bias: Tensor | None
+
+    @property
+    def rank(self) -> int:
+        return int(self.a.shape[1])
+
+    @torch.no_grad()
+    def add_to(self, module: Any) -> None:
+        """Add A B and the change of the bias to a plain Linear or Conv1D, in place."""
+        delta = product(self.a, self.b)
+        module.weight.add_(delta.T if isinstance(module, nn.Linear) else delta)
+        if self.bias is not None:
+            module.bias.add_(self.bias)
+
+
+def base_module(layer: Layer) -> nn.Linear:
+    """The Linear or Conv1D of an adapted or plain layer."""
+    return layer.base if isinstance(layer, AdapterLayer) else layer
+
+
+def changed_layers(model: nn.Module, pretrained: Mapping[str, Tensor]) -> dict[str, Layer]:
+    """The adapted layers by name, and the plain ones that differ from the pretrained model.
+
+    Raises:
+        AdapterError: no adapters, or adapters without a pair.
+    """
+    adapted = adapter_layers(model)
+    if not adapted:
+        raise AdapterError("this model has no adapters to convert")
+    if not all(isinstance(layer, LowRankLayer) for layer in adapted.values()):
+        raise AdapterError("these adapters have no pair A, B: save the plain model instead (rosa.export)")
+    names, inner = canonical_names(model), {id(layer.base) for layer in adapted.values()}
+    found: dict[str, Layer] = {}
+    for long, module in model.named_modules():
+        name = names[long]
+        if name in adapted:
+            found[name] = adapted[name]
+        elif isinstance(module, (nn.Linear, Conv1D)) and id(module) not in inner and _differs(name, module, pretrained):
+            found[name] = module
+    return found
+
+
+def _differs(name: str, module: nn.Linear, pretrained: Mapping[str, Tensor]) -> bool:
+    """Whether a plain layer is not the base's. A weight that a state dict leaves out is tied to another one."""
+    for key, values in module.named_parameters():
+        before = pretrained.get(f"{name}.{key}")
+        if before is not None and not torch.equal(values.detach(), before.to(values.device, values.dtype)):
+            return True
+    return False
+
+
+def pretrained_values(base: nn.Module | Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of the pretrained model by name, with and without the wrappers of DDP and torch.compile."""
+    if isinstance(base, nn.Module):
+        if adapter_layers(base):
+            raise AdapterError("base has adapters itself: give the pretrained model as from_pretrained loads it")
+        base = base.state_dict()
+    unwrapped = {".".join(part for part in key.split(".") if part not in WRAPPERS): key for key in base}
+    return {**{plain: base[key] for plain, key in unwrapped.items()}, **base}
+
+
+@torch.no_grad()
+def change_of(
+    name: str, layer: Layer, pretrained: Mapping[str, Tensor], largest: int | None, keep: float | None
+) -> Change:
+    """W_K − W_0 (m, n) as A B with √S on both sides, cut to its numerical rank or further (at least 1)."""
+    module = base_module(layer)
+    before, after = _pretrained(f"{name}.weight", module.weight, pretrained), module.weight.double()
+    if isinstance(module, nn.Linear):
+        before, after = before.T, after.T
+    if isinstance(layer, AdapterLayer) and not layer.merged and (delta := layer.delta()) is not None:
+        after = after + delta.double()
+    u, s, vt = torch.linalg.svd(after - before, full_matrices=False)
+    rank = _rank(s, _rounding(before, module.weight.dtype), largest, keep)
+    root, squares = s[:rank].sqrt(), s.square()
+    a, b = (u[:, :rank] * root).float(), (root[:, None] * vt[:rank]).float()
+    return Change(a, b, float(squares.sum()), float(squares[rank:].sum()), _bias(name, layer, pretrained))
+
+
+def _bias(name: str, layer: Layer, pretrained: Mapping[str, Tensor]) -> Tensor | None:
+    bias = base_module(layer).bias
+    if bias is None:
+        return None
+    change = (bias.double() - _pretrained(f"{name}.bias", bias, pretrained)).float()
+    trains = isinstance(layer, AdapterLayer) and layer.trains_bias
+    return change if trains or change.any() else None
+
+
+def _rank(s: Tensor, rounding: float, largest: int | None, keep: float | None) -> int:
+    """How many of the singular values ``s`` (falling) to keep: those above ``rounding``, at most what the cut says."""
+    rank = int((s > rounding).sum())
+    if keep is not None and rank:
+        shares = s[:rank].square().cumsum(0)
+        rank = min(rank, int((shares < keep * shares[-1]).sum()) + 1)
+    return max(1, rank if largest is None else min(rank, largest))
+
+
+def _rounding(weight: Tensor, dtype: torch.dtype) -> float:
+    """A bound of the singular values of W_K − W_0 that come from rounding alone.
+
+    Every resample rounds each number to within ε/2 of its size. That is noise, and a random (m, n) matrix of standard
+    deviation σ has singular values up to σ (√m + √n). The factor 2 leaves room for tens of resamples, whose noise grows
+    with the square root of their number.
+    """
+    m, n = weight.shape
+    deviation = torch.finfo(dtype).eps * float(weight.square().mean().sqrt())
+    return 2 * deviation * (math.sqrt(m) + math.sqrt(n))
+
+
+def _pretrained(key: str, like: Tensor, pretrained: Mapping[str, Tensor]) -> Tensor:
+    """The base's tensor ``key`` in float64 on the device of ``like``."""
+    if key not in pretrained:
+        raise AdapterError(f"base has no {key}: it is not the model that was adapted")
+    found = pretrained[key]
+    if found.shape != like.shape:
+        raise AdapterError(
+            f"base is another model: its {key} is {tuple(found.shape)}, the adapted one {tuple(like.shape)}"
+        )
+    return found.detach().to(like.device, torch.float64)

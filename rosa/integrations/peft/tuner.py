@@ -1,0 +1,232 @@
+"""``RosaModel``: PEFT's tuner for ROSA, which wraps layers and resamples the active adapter."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import hashlib
+import json
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from peft.tuners.tuners_utils import BaseTuner, check_target_module_exists
+from peft.utils import register_peft_method
+from peft.utils.other import AuxiliaryTrainingWrapper, get_pattern_key
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from rosa.errors import AdapterError
+from rosa.integrations.peft.adapter import RosaAdapter
+from rosa.integrations.peft.config import RosaConfig
+from rosa.integrations.peft.layer import RosaLinear
+from rosa.integrations.peft.quantised import dequantised
+from rosa.resampler import Resampler
+from rosa.targets import OWN_FORWARD, SHARED, find_targets, has_own_forward, obstacle
+
+OPTIONS = "Name targets without it (target_modules, exclude_modules)."
+
+
+class RosaModel(BaseTuner):  # type: ignore[misc]  # peft is not type-checked here
+    """What ``peft.get_peft_model(model, RosaConfig(...))`` keeps as ``base_model``.
+
+    The training calls one of two methods, as the settings' ``level`` asks: ``update_and_allocate`` after each optimizer
+    step or ``after_epoch`` after each epoch. ``rosa.integrations.trainer.ResampleCallback`` does it for the Trainer.
+    """
+
+    prefix = "rosa_"
+    tuner_layer_cls = RosaLinear
+    target_module_mapping: dict[str, list[str]] = {}  # noqa: RUF012  # the default targets are found in the model
+
+    _optimizer: Any = None
+    _has_warned = False
+    _owners: Counter[int]
+
+    def bind_optimizer(self, optimizer: Any) -> None:
+        """Name the optimizer, once, whose state of A and B a resample changes as ``optimizer_state`` says.
+
+        Raises:
+            AdapterError: it holds none of the parameters of this model's adapters.
+        """
+        own = {id(p) for layer in self._layers() for p in layer.rosa_layers.parameters()}
+        if not any(id(p) in own for group in optimizer.param_groups for p in group["params"]):
+            raise AdapterError(
+                "the optimizer holds no parameter of these adapters: make it of this model's parameters after "
+                "get_peft_model"
+            )
+        self._optimizer = optimizer
+
+    def update_and_allocate(self, global_step: int, total_steps: int | None = None) -> bool:
+        """Resample the active adapter if it is due (``level="step"``), and say whether it was.
+
+        Args:
+            global_step: the optimizer steps so far, at least 1.
+            total_steps: those of the training; there is no resample after the last one.
+        """
+        last = global_step + 1 if total_steps is None else total_steps
+        return self._resample(lambda resampler: resampler.after_step(global_step, last))
+
+    def after_epoch(self, epoch: int, epochs: int | None = None) -> bool:
+        """Resample the active adapter if it is due (``level="epoch"``), and say whether it was.
+
+        Args:
+            epoch: the epochs so far, at least 1.
+            epochs: those of the training; there is no resample after the last one.
+        """
+        last = epoch + 1 if epochs is None else epochs
+        return self._resample(lambda resampler: resampler.after_epoch(epoch, last))
+
+    def _resample(self, if_due: Callable[[Resampler], bool]) -> bool:
+        has_resampled = False
+        for name in self.active_adapters:
+            if adapters := self._adapters(name):
+                if any(adapter.drawn < 0 for adapter in adapters):
+                    RosaAdapter.initialise_all(adapters)
+                resampler = Resampler(nn.ModuleList(adapters), self._optimizer, adapters[0].config)
+                resampler.number = max(adapter.drawn for adapter in adapters)
+                if if_due(resampler):
+                    has_resampled = True
+                    self._warn_without_optimizer(resampler.optimizer_state)
+        return has_resampled
+
+    def _warn_without_optimizer(self, optimizer_state: str | float) -> None:
+        if self._optimizer is None and not self._has_warned and optimizer_state != "keep":
+            self._has_warned = True
+            warnings.warn(
+                "a resample without an optimizer: its moments of the subspace before stay. Call "
+                "model.base_model.bind_optimizer(optimizer) once, or set optimizer_state='keep'.",
+                stacklevel=4,
+            )
+
+    def _layers(self) -> list[RosaLinear]:
+        return [module for module in self.model.modules() if isinstance(module, RosaLinear)]
+
+    def _adapters(self, name: str) -> list[RosaAdapter]:
+        return [layer.rosa_layers[name] for layer in self._layers() if name in layer.rosa_layers]
+
+    # What PEFT calls to adapt a model
+
+    def _prepare_adapter_config(self, peft_config: RosaConfig, model_config: dict[str, Any]) -> RosaConfig:
+        """Without ``target_modules``: every Linear and Conv1D in the blocks."""
+        if peft_config.target_modules is None:
+            names = [name.removesuffix(".base_layer") for name in find_targets(self.model, None)]
+            if peft_config.layers_to_transform is not None:
+                trial = copy.copy(peft_config)
+                trial.target_modules = [name.rpartition(".")[2] for name in names]
+                names = [name for name in names if check_target_module_exists(trial, f".{name}")]
+            peft_config.target_modules = names
+        return peft_config
+
+    def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
+        """Wrap the target layers and sample the first subspace of each, unless values will be loaded."""
+        self._owners = Counter(id(p) for _, p in model.named_parameters(remove_duplicate=False))
+        super().inject_adapter(model, adapter_name, *args, **kwargs)
+        config, adapters = self.peft_config[adapter_name], self._adapters(adapter_name)
+        checksum = _checksum([adapter.host for adapter in adapters])
+        if not config.values_follow:
+            config.base_checksum = checksum
+            if not any(adapter.A.is_meta or adapter.base.weight.is_meta for adapter in adapters):
+                RosaAdapter.initialise_all(adapters)
+        elif _differ(checksum, config.base_checksum):
+            raise AdapterError(
+                f"the adapter belongs to another base model ({config.base_model_name_or_path or 'without a name'}): "
+                "the weights that it adapts have other values here. Load the model that it was trained on."
+            )
+
+    def _create_and_replace(
+        self,
+        peft_config: RosaConfig,
+        adapter_name: str,
+        target: nn.Module,
+        target_name: str,
+        parent: nn.Module,
+        current_key: str,
+        **others: Any,
+    ) -> None:
+        pattern = get_pattern_key(list(peft_config.rank_pattern), current_key)
+        rank = peft_config.rank_pattern.get(pattern, peft_config.r)
+        if isinstance(target, RosaLinear):
+            target.update_layer(adapter_name, peft_config, rank)
+            return
+        base = self._adaptable(current_key, target, peft_config.dequantize)
+        layer = RosaLinear(base, current_key)
+        layer._active_adapter = self.active_adapter
+        layer.update_layer(adapter_name, peft_config, rank)
+        self._replace_module(parent, target_name, layer.train(target.training), base)
+
+    def _adaptable(self, name: str, target: nn.Module, dequantize: bool) -> nn.Module:
+        """The module to wrap in the place of ``target``. Raises AdapterError if there is none."""
+        is_packed = getattr(target, "qweight", None) is not None
+        if not (isinstance(target, nn.Linear | Conv1D) or is_packed):
+            raise AdapterError(f"{name} cannot be adapted: ROSA takes Linear and Conv1D, not {type(target)}. {OPTIONS}")
+        if reason := obstacle(target):
+            if "quantise" not in reason:
+                raise AdapterError(f"{name} cannot be adapted: {reason}")
+            if not dequantize:
+                raise AdapterError(f"{name} cannot be adapted: {reason}; or let RosaConfig(dequantize=True) do it.")
+            return dequantised(name, target)
+        if has_own_forward(target):
+            raise AdapterError(f"{name} cannot be adapted: {OWN_FORWARD} ({type(target).__name__}). {OPTIONS}")
+        if self._owners[id(target.weight)] > 1:
+            raise AdapterError(f"{name} cannot be adapted: {SHARED}. {OPTIONS}")
+        return target
+
+    # PEFT reads ``bias`` in its own words (all, lora_only); here the bias is a part of the adapter.
+
+    def _check_new_adapter_config(self, config: RosaConfig) -> None:
+        pass
+
+    def _mark_only_adapters_as_trainable(self, model: nn.Module) -> None:
+        kept = [m for m in model.modules() if isinstance(m, RosaAdapter | AuxiliaryTrainingWrapper)]
+        own = {id(p) for module in kept for p in module.parameters()}
+        for parameter in model.parameters():
+            if id(parameter) not in own:
+                parameter.requires_grad_(False)
+
+    def disable_adapter_layers(self) -> None:
+        """Compute the base function, see PEFT; here it is the base function also where biases train."""
+        for module in self.model.modules():
+            if isinstance(module, RosaLinear | AuxiliaryTrainingWrapper):
+                module.enable_adapters(False)  # type: ignore[operator]
+
+    # What PEFT calls later
+
+    def _unload_and_optionally_merge(self, merge: bool = True, *args: Any, **kwargs: Any) -> nn.Module:
+        if not merge:
+            for layer in self._layers():
+                layer.restore_base()
+        return super()._unload_and_optionally_merge(merge, *args, **kwargs)  # type: ignore[no-any-return]
+
+    @contextlib.contextmanager
+    def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any) -> Iterator[None]:
+        if kwargs.get("adapter_names") is not None:
+            raise AdapterError(
+                "a batch with another adapter for each sample (adapter_names) needs LoRA: write each adapter with "
+                "rosa.integrations.peft.save_as_lora and load those"
+            )
+        yield
+
+    def add_weighted_adapter(self, *args: Any, **kwargs: Any) -> None:
+        """Not for ROSA, whose adapters hold parts of the base weight."""
+        raise AdapterError(
+            "ROSA adapters cannot be combined by weights: write each with rosa.integrations.peft.save_as_lora, load "
+            "those, and call LoRA's add_weighted_adapter"
+        )
+
+
+def _checksum(layers: list[RosaLinear]) -> str | None:
+    """The dtype and a hash of the base weights of these layers; None if a weight has no values yet."""
+    values = {layer.name: layer.checksum for layer in layers}
+    if not layers or None in values.values():
+        return None
+    digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+    return f"{layers[0].base_layer.weight.dtype}:{digest[:16]}"
+
+
+def _differ(one: str | None, other: str | None) -> bool:
+    """Whether two checksums are known and of different weights. Those of different dtypes are not compared."""
+    return bool(one and other and one.partition(":")[0] == other.partition(":")[0] and one != other)
+
+
+register_peft_method(name="rosa", config_cls=RosaConfig, model_cls=RosaModel)

@@ -1,0 +1,81 @@
+"""A ROSA adapter of PEFT as a LoRA adapter that PEFT loads without this library."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import rosa
+from tests.rosa.cases import FAMILIES, logits, make_model, make_optimizer, tokens
+
+peft = pytest.importorskip("peft")
+
+from tests.rosa.peft_models import adapt_by_peft, distance, make_classifier, train, trained  # noqa: E402
+
+
+@pytest.mark.parametrize(("family", "bias"), [("gpt2", "none"), ("llama", "adapted"), ("gpt2", "adapted")])
+def test_a_folder_for_peft_alone_and_to_train_on(family: str, bias: str, tmp_path: Path) -> None:
+    from rosa.integrations.peft import save_as_lora
+
+    model = trained(family, resamples=1, r=1, bias=bias)
+    expected = logits(model)
+    assert save_as_lora(tmp_path, model) == 4  # 2 R K
+    assert torch.equal(logits(model), expected)
+    loaded = peft.PeftModel.from_pretrained(make_model(family), tmp_path)
+    settings = json.loads((tmp_path / "adapter_config.json").read_text())
+    assert settings["peft_type"] == "LORA" and settings.keys() <= {f.name for f in dataclasses.fields(peft.LoraConfig)}
+    assert all(".lora_" in key for key in load_file(tmp_path / "adapter_model.safetensors"))
+    assert distance(loaded, expected) < 1e-5
+    again = peft.PeftModel.from_pretrained(make_model(family), tmp_path, subfolder="rosa", is_trainable=True)
+    for one in (model, again):
+        train(one, 1)
+    assert distance(model, again) < 1e-4
+
+
+def test_a_change_as_large_as_the_weights_is_refused_or_cut(tmp_path: Path) -> None:
+    from rosa.integrations.peft import save_as_lora
+
+    model = trained(r=6)
+    with pytest.raises(rosa.AdapterError, match=r"rank up to 24.*merge_and_unload\(\)\.save_pretrained.*rank=0\.99"):
+        save_as_lora(tmp_path / "no", model)
+    assert not (tmp_path / "no").exists()
+    layer = model.get_base_model().transformer.h[0].attn.c_attn.get_delta_weight("default").detach().double()
+    for cut in (3, 0.9):
+        assert save_as_lora(tmp_path / str(cut), model, rank=cut) < 12
+        tensors = load_file(tmp_path / str(cut) / "adapter_model.safetensors")
+        a, b = (tensors[f"base_model.model.transformer.h.0.attn.c_attn.lora_{x}.weight"].double().T for x in "AB")
+        s = torch.linalg.svdvals(layer)
+        rank = 3 if cut == 3 else int(((s**2).cumsum(0) < 0.9 * (s**2).sum()).sum()) + 1
+        assert a.shape[1] == rank
+        assert float((layer - a @ b).norm()) == pytest.approx(float(s[rank:].norm()), rel=1e-4)
+    for wrong in (0, 1.5, True):
+        with pytest.raises(rosa.AdapterError, match="rank="):
+            save_as_lora(tmp_path, model, rank=wrong)
+    with pytest.raises(rosa.AdapterError, match=r"no ROSA adapter 'other' \(its adapters of PEFT: default\)"):
+        save_as_lora(tmp_path, model, adapter_name="other")
+
+
+@pytest.mark.skipif(not hasattr(peft, "save_as_lora"), reason="this version of peft has no save_as_lora")
+@pytest.mark.parametrize("family", FAMILIES)
+def test_pefts_own_conversion(family: str, tmp_path: Path) -> None:
+    model = trained(family, resamples=1, r=1)
+    peft.save_as_lora(tmp_path, model, rank=4)
+    assert distance(peft.PeftModel.from_pretrained(make_model(family), tmp_path), model) < 1e-5
+
+
+def test_a_classifier_with_its_head(tmp_path: Path) -> None:
+    from rosa.integrations.peft import save_as_lora
+
+    model = adapt_by_peft(base=make_classifier(0), task_type="SEQ_CLS", modules_to_save=["wpe"], r=1)
+    optimizer = make_optimizer(model)
+    model(input_ids=tokens(), labels=torch.tensor([0, 1, 1, 0])).loss.backward()
+    optimizer.step()
+    save_as_lora(tmp_path, model)
+    loaded = peft.PeftModel.from_pretrained(make_classifier(1), tmp_path)
+    assert loaded.peft_config["default"].task_type == "SEQ_CLS"
+    assert distance(loaded, model) < 1e-5

@@ -1,0 +1,164 @@
+"""ROSA adapters of PEFT on disk: trained on, under the Trainer, on the hub, beside a head, with the wrong base."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import rosa
+from tests.rosa.cases import logits, make_model, make_optimizer, tokens, train_steps
+
+peft = pytest.importorskip("peft")
+
+from tests.rosa.peft_models import adapt_by_peft, distance, make_classifier, train, trained  # noqa: E402
+
+
+@pytest.mark.parametrize("options", [{}, {"basis": "random", "adapt": "b"}, {"seed": 2, "sample_method": "window"}])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_loaded_adapter_trains_on_in_the_same_subspaces(
+    dtype: torch.dtype, options: dict[str, Any], tmp_path: Path
+) -> None:
+    model = trained(base=make_model("gpt2", dtype=dtype), **options)
+    model.save_pretrained(tmp_path)
+    loaded = peft.PeftModel.from_pretrained(make_model("gpt2", dtype=dtype), tmp_path, is_trainable=True)
+    names = [{name for name, p in one.named_parameters() if p.requires_grad} for one in (model, loaded)]
+    assert names[0] == names[1]
+    for one in (model, loaded):
+        train(one, 1)
+    pairs = [one.get_base_model().transformer.h[1].mlp.c_fc.rosa_layers["default"] for one in (model, loaded)]
+    assert [pair.drawn for pair in pairs] == [3, 3]
+    exact = dtype == torch.float32
+    assert distance(pairs[0].A @ pairs[0].B, pairs[1].A @ pairs[1].B) < (1e-4 if exact else 0.02)
+    assert distance(model, loaded) < (1e-4 if exact else 0.1)
+
+
+def test_the_file_holds_the_adapter_only_and_is_small(tmp_path: Path) -> None:
+    model = trained(r=1, resamples=1)
+    model.save_pretrained(tmp_path)
+    tensors = load_file(tmp_path / "adapter_model.safetensors")
+    assert {key.rpartition(".")[2] for key in tensors} == {"A", "B", "left", "right", "number"}
+    assert all(".rosa_layers." in key and "default" not in key for key in tensors)
+    sides = sum(sum(layer.base.weight.shape) for layer in rosa.adapter_layers(model).values())
+    assert sum(values.numel() for key, values in tensors.items() if not key.endswith("number")) == sides * 4  # 2 R K
+
+
+def test_another_base_is_refused(tmp_path: Path) -> None:
+    trained(resamples=0).save_pretrained(tmp_path)
+    with pytest.raises(rosa.AdapterError, match="belongs to another base model"):
+        peft.PeftModel.from_pretrained(make_model("gpt2", seed=1), tmp_path)
+    with pytest.raises(ValueError, match="not found in the base model"):
+        peft.PeftModel.from_pretrained(make_model("llama"), tmp_path)
+    peft.PeftModel.from_pretrained(make_model("gpt2", dtype=torch.bfloat16), tmp_path)  # not comparable
+
+
+def test_a_config_from_a_file_starts_anew_without_values(tmp_path: Path) -> None:
+    from rosa.integrations.peft import RosaConfig
+
+    trained(resamples=1).save_pretrained(tmp_path)
+    config = RosaConfig.from_pretrained(tmp_path)
+    config.inference_mode = False
+    model = peft.get_peft_model(make_model("gpt2"), config)
+    assert distance(model, make_model("gpt2")) < 1e-5
+    train(model, 1)
+    assert distance(model, make_model("gpt2")) > 0.05
+
+
+class Hub:
+    """Stands in for the hub: keeps what is pushed in a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.repos: list[str] = []
+
+    def create_repo(self, repo_id: str, **others: Any) -> Any:
+        return SimpleNamespace(repo_id=repo_id)
+
+    def create_commit(self, repo_id: str, operations: Any, **others: Any) -> None:
+        self.repos.append(repo_id)
+        for operation in operations:
+            (self.folder / operation.path_in_repo).write_bytes(Path(operation.path_or_fileobj).read_bytes())
+
+
+def test_push_to_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from transformers.utils import hub
+
+    there = Hub(tmp_path)
+    monkeypatch.setattr(hub, "hf_api", lambda: there, raising=False)  # earlier versions of transformers: functions
+    for name in ("create_repo", "create_commit"):
+        monkeypatch.setattr(hub, name, getattr(there, name), raising=False)
+    model = trained(resamples=1)
+    model.push_to_hub("someone/adapter")
+    assert there.repos == ["someone/adapter"]
+    assert distance(peft.PeftModel.from_pretrained(make_model("gpt2"), tmp_path), model) < 1e-5
+
+
+class Rows(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
+    def __len__(self) -> int:
+        return 4
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        return {"input_ids": tokens()[index], "labels": tokens()[index]}
+
+
+def test_trainer_checkpoints_hold_the_adapter_and_resume(tmp_path: Path) -> None:
+    from transformers import Trainer, TrainerCallback, TrainingArguments
+
+    class Resample(TrainerCallback):  # type: ignore[misc]
+        def on_train_begin(self, args: Any, state: Any, control: Any, **others: Any) -> None:
+            others["model"].base_model.bind_optimizer(others["optimizer"])
+
+        def on_step_begin(self, args: Any, state: Any, control: Any, **others: Any) -> None:
+            if state.global_step:
+                others["model"].base_model.update_and_allocate(state.global_step, state.max_steps)
+
+    def trainer(folder: Path) -> Any:
+        settings = dict(max_steps=4, save_steps=3, per_device_train_batch_size=2, use_cpu=True, report_to="none")
+        args = TrainingArguments(str(folder), **settings, learning_rate=1e-2, disable_tqdm=True, logging_steps=100)
+        model = adapt_by_peft(level="step", every=2)
+        return Trainer(model, args, train_dataset=Rows(), callbacks=[Resample()])
+
+    whole = trainer(tmp_path)
+    whole.train()
+    checkpoint = tmp_path / "checkpoint-3"
+    assert (checkpoint / "adapter_model.safetensors").exists() and not (checkpoint / "model.safetensors").exists()
+    resumed = trainer(tmp_path / "again")
+    resumed.train(resume_from_checkpoint=str(checkpoint))
+    layers = [next(iter(rosa.adapter_layers(one.model).values())) for one in (whole, resumed)]
+    assert [layer.drawn for layer in layers] == [1, 1]
+    assert distance(whole.model, resumed.model) < 1e-4
+    assert distance(whole.model, make_model("gpt2")) > 0.01
+
+
+def test_sequence_classification_trains_and_keeps_the_head(tmp_path: Path) -> None:
+    model = adapt_by_peft(base=make_classifier(0), task_type="SEQ_CLS")
+    assert any("score" in name and p.requires_grad for name, p in model.named_parameters())
+    optimizer = make_optimizer(model)
+    model.base_model.bind_optimizer(optimizer)
+    labels = torch.tensor([0, 1, 1, 0])
+    for epoch in (1, 2):
+        model(input_ids=tokens(), labels=labels).loss.backward()
+        optimizer.step()
+        model.base_model.after_epoch(epoch, 2)
+    expected = logits(model)
+    model.save_pretrained(tmp_path)
+    assert json.loads((tmp_path / "adapter_config.json").read_text())["task_type"] == "SEQ_CLS"
+    assert (
+        distance(peft.PeftModel.from_pretrained(make_classifier(1), tmp_path), expected) < 1e-5
+    )  # another random head
+
+
+def test_modules_to_save(tmp_path: Path) -> None:
+    """``modules_to_save`` beside ROSA trains, is saved, and is off while the adapter is disabled."""
+    model = adapt_by_peft(modules_to_save=["wpe"])
+    train_steps(model, make_optimizer(model), 2)
+    expected = logits(model)
+    with model.disable_adapter():
+        assert distance(model, make_model("gpt2")) < 1e-5
+    model.save_pretrained(tmp_path)
+    assert distance(peft.PeftModel.from_pretrained(make_model("gpt2"), tmp_path), expected) < 1e-5

@@ -1,0 +1,38 @@
+"""The validation loss of models, to say what a cut of the learned change costs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from utils.config import Config
+from utils.data import training_units
+from utils.evaluation import Options, load_examples
+from utils.models.token_loss import TokenLoss, evaluate_losses
+from utils.processes.devices import resolve_device
+from utils.runs import Run
+from utils.tokens.batches import Collator
+from utils.tokens.packing import encode_units
+from utils.training.data import share
+
+
+def validation_losses(run: Run, config: Config, tokenizer: Any, models: Sequence[Any], options: Options) -> list[float]:
+    """The loss of each plain model on the validation data of the run's training, in float32.
+
+    Raises:
+        UserError: the data are missing, or are not those that the run was trained with.
+    """
+    source, train = config.source, config.train
+    units = training_units(source, load_examples(run, config, options))
+    units = share(units, train.validation_fraction, "validation_fraction", config.seed)
+    encoded = encode_units(units, tokenizer, packed=source.packed, seq_len=train.seq_len, block_size=train.block_size)
+    device = torch.device(resolve_device(options.device))
+    collator, losses = Collator(tokenizer.pad_token_id, "all", device), []
+    for model in models:
+        token_loss = TokenLoss(model.to(device).eval()).choose_fast_paths(encoded, collator)
+        found = evaluate_losses(token_loss, encoded, collator, options.batch())
+        losses.append(found.metrics(config.loss_on())["loss"])
+        model.cpu()
+    return losses

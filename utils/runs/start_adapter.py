@@ -1,0 +1,82 @@
+"""The adapter that a run starts from (``model.adapter``): its digest, and the run's own copy.
+
+The adapter is merged into the base model before anything else. Its digest takes the place of its path in the run's
+identity. The run keeps a copy of its files, so that it can be evaluated and exported once the folder is gone, or on
+another machine: checkpoints do not hold all weights of the model that they adapt.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from pathlib import Path
+
+from rosa.files import CONFIG_FILE
+from utils.config import Config
+from utils.data import add_texts
+from utils.errors import UserError
+from utils.io.files import own_folder, sha256, sync
+from utils.runs.run import Run
+
+RECORDED = "adapter_sha256"  # the digest's key in the record
+
+
+def adapter_files(folder: Path) -> list[Path]:
+    """The files of an adapter: its settings and its tensors, of this library's format or of PEFT's.
+
+    Raises:
+        UserError: the folder holds no adapter.
+    """
+    tensors = sorted(folder.glob("*.safetensors"))
+    if not (folder / CONFIG_FILE).is_file() or not tensors:
+        missing = "no such folder" if not folder.is_dir() else f"it lacks {CONFIG_FILE} or a .safetensors file"
+        raise UserError(f"model.adapter={folder} is not the folder of an adapter: {missing}")
+    return [folder / CONFIG_FILE, *tensors]
+
+
+def adapter_digest(folder: Path) -> str:
+    """SHA-256 of the names and contents of an adapter's files. Raises UserError if it cannot be read."""
+    digest = hashlib.sha256()
+    try:
+        for path in adapter_files(folder):
+            add_texts(digest, path.name, sha256(path))
+    except OSError as error:
+        raise UserError(f"model.adapter={folder} cannot be read: {error.strerror}") from None
+    return digest.hexdigest()
+
+
+def given_digest(config: Config) -> str | None:
+    """The digest of the folder in ``model.adapter``; None where that is not set."""
+    return None if config.model.adapter is None else adapter_digest(Path(config.model.adapter).expanduser())
+
+
+def keep_start(run: Run, config: Config) -> dict[str, str]:
+    """Copy the adapter into the run's directory, unless it is there. Returns the record's field for it, if any."""
+    if config.model.adapter is None:
+        return {}
+    source, digest = Path(config.model.adapter).expanduser(), given_digest(config)
+    if not run.start_adapter.exists() or adapter_digest(run.start_adapter) != digest:
+        temporary = run.path / f".{run.start_adapter.name}"
+        for folder in (temporary, run.start_adapter):
+            shutil.rmtree(folder, ignore_errors=True)
+        own_folder(temporary)
+        copies = [shutil.copyfile(path, temporary / path.name) for path in adapter_files(source)]
+        sync(*copies, temporary)
+        temporary.rename(run.start_adapter)
+    return {RECORDED: adapter_digest(run.start_adapter)}
+
+
+def kept_start(run: Run, config: Config) -> Path | None:
+    """The run's copy of its start, once its digest is the record's; None if the run has none.
+
+    Raises:
+        UserError: it is gone, or another one.
+    """
+    if config.model.adapter is None:
+        return None
+    way_out = f"put the adapter that the run began with (model.adapter={config.model.adapter}) there again"
+    if not run.start_adapter.is_dir():
+        raise UserError(f"{run.start_adapter} is gone: {way_out}")
+    if adapter_digest(run.start_adapter) != run.record().get(RECORDED):
+        raise UserError(f"{run.start_adapter} is not the adapter in the run's record: {way_out}")
+    return run.start_adapter

@@ -1,0 +1,79 @@
+"""A run's trained model: its settings are checked, its checkpoint is verified, its weights are loaded."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from utils.config import Config, ModelConfig
+from utils.errors import UserError
+from utils.models.loading import load_model, load_tokenizer
+from utils.runs.checkpoint_folder import load_weights, verify
+from utils.runs.digests import TRAINING, recorded_digests
+from utils.runs.identity import group_hash
+from utils.runs.run import RECORD, Run
+from utils.runs.start_adapter import RECORDED, kept_start
+
+
+def one_run(path: str) -> Run:
+    """The run in the folder ``path``. Raises UserError if it is not one run's folder."""
+    run = Run(Path(path))
+    if not run.record_file.is_file():
+        what = "is not a folder" if not run.path.is_dir() else f"is not a run: it has no {RECORD}"
+        raise UserError(f"{path} {what}. Give one run, RUNS/<dataset>/<model>-<method>-...")
+    return run
+
+
+def checkpoint_of(run: Run, name: str = "best") -> Path:
+    """The checkpoint ``name``, best or last, once its files are verified.
+
+    Raises:
+        UserError: the run has none, or a file is missing or damaged.
+    """
+    folder, status = {"best": run.best, "last": run.last}[name], run.record()["status"]
+    if not folder.is_dir():
+        way_out = "give --checkpoint best" if name == "last" and run.best.is_dir() else "run its training command again"
+        raise UserError(f"{run.path} has no checkpoint '{name}' (its training is {status}): {way_out}")
+    folder = folder.resolve()  # a training that goes on may move the link meanwhile
+    verify(folder)
+    return folder
+
+
+def check_settings(run: Run, config: Config) -> None:
+    """Raise UserError if the saved configuration is not the one that the run was trained with.
+
+    ``model.name`` may differ, because the model's folder may have moved. A checkpoint does not load into another model.
+    """
+    record = run.record()
+    config = dataclasses.replace(
+        config, model=dataclasses.replace(config.model, name=record.get("model", config.model.name))
+    )
+    data = {split: value for split, value in recorded_digests(record).items() if split in TRAINING}
+    start = record.get(RECORDED)
+    groups = (None, group_hash(config, None, start), group_hash(config, data, start))  # with data: see identify_run
+    if record.get("group") not in groups or record.get("seed") not in (None, config.seed):
+        raise UserError(
+            f"{run.config_file} was changed after the training: its settings are not those of {run.record_file.name}. "
+            f"Restore it (the overrides given on the command line are in {run.overrides_file}), or remove the folder "
+            "and train with the new settings"
+        )
+
+
+def load_base(settings: ModelConfig, start: str | Path | None = None) -> Any:
+    """The base model of a run; with the adapter in the folder ``start`` merged, if that is given."""
+    return load_model(settings.name, settings.dropout, gguf=settings.gguf_file, adapter=start)
+
+
+def load_trained(run: Run, config: Config, checkpoint: Path) -> tuple[Any, Any]:
+    """The tokenizer and the model with a checkpoint's weights, its adapter layers in place, on the CPU.
+
+    Its configuration has the dropout of the base model, not that of the training.
+
+    Raises:
+        UserError: the base model, the adapter that the run starts from, or the checkpoint cannot be loaded.
+    """
+    tokenizer = load_tokenizer(config.model.name, config.model.gguf_file)
+    model = load_base(dataclasses.replace(config.model, dropout=None), kept_start(run, config))
+    load_weights(checkpoint, model)
+    return tokenizer, model
