@@ -49,14 +49,6 @@ lint: $(VENV)/.installed-dev ## ruff and mypy
 	ruff format --check .
 	mypy
 
-wheel-check: $(VENV)/.installed ## build the wheel, install it elsewhere and use it there
-	bash scripts/wheel_check.sh
-
-constraints: $(VENV)/.installed-dev ## write this environment's versions to constraints.txt, once `make test` passed in it
-	{ python -c 'import platform; print("# Versions that the tests passed with, on Python", platform.python_version())'; \
-	  echo "# written by: make constraints; used by: PIP_CONSTRAINT=constraints.txt make test, or pip install -c"; \
-	  pip freeze | sed 's/+cpu$$//'; } > constraints.txt
-
 $(VENV)/.installed-docs: $(VENV)/.installed requirements-docs.txt
 	$(VENV)/bin/pip install -r requirements-docs.txt
 	@touch $@
@@ -64,6 +56,14 @@ $(VENV)/.installed-docs: $(VENV)/.installed requirements-docs.txt
 docs: $(VENV)/.installed-docs ## the documentation site, built strictly into site/html
 	python -m scripts.docs.collect
 	mkdocs build --strict
+
+wheel-check: $(VENV)/.installed ## build the wheel, install it elsewhere and use it there
+	bash scripts/wheel_check.sh
+
+constraints: $(VENV)/.installed-dev ## write this environment's versions to constraints.txt, once `make test` passed in it
+	{ python -c 'import platform; print("# Versions that the tests passed with, on Python", platform.python_version())'; \
+	  echo "# written by: make constraints; used by: PIP_CONSTRAINT=constraints.txt make test, or pip install -c"; \
+	  pip freeze | sed 's/+cpu$$//'; } > constraints.txt
 
 bench: $(VENV)/.installed-dev ## measure speed and memory on this machine: writes benchmarks/results
 	python benchmarks/run.py

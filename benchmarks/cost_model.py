@@ -137,9 +137,10 @@ def sent_by_resample(sizes: Sizes, gpus: int, sharded: bool) -> float:
     return (gpus - 1) / gpus * 4 * numbers
 
 
-def resample_seconds(sizes: Sizes) -> float:
-    """Seconds of a resample on each GPU; every process factorises all layers."""
-    return GRAM_SECONDS * sum(min(layer.m, layer.n) ** 3 for layer in sizes.layers)
+def resample_seconds(sizes: Sizes, gpus: int, sharded: bool) -> float:
+    """Seconds of a resample. Whole layers are shared out among the GPUs, sharded ones gathered one after another."""
+    share = 1.0 if sharded else math.ceil(len(sizes.layers) / gpus) / len(sizes.layers)
+    return share * GRAM_SECONDS * sum(min(layer.m, layer.n) ** 3 for layer in sizes.layers)
 
 
 def bare_models() -> dict[str, tuple[Any, int]]:
@@ -171,19 +172,21 @@ def cases() -> list[tuple[str, Sizes, int]]:
 def time_table() -> list[list[str]]:
     """Header and rows: work, bytes and seconds of an epoch, for a whole model on each GPU and for a sharded one."""
     rows = [["model, method", "GPUs", "10¹⁸ FLOP", "computing (s)", "sent per step (GB), whole", "sharded",
-             "resample (s)", "sent by it (GB), whole", "sharded", "epoch (s), whole", "sharded"]]  # fmt: skip
+             "resample (s), whole", "sharded", "sent by it (GB), whole", "sharded",
+             "epoch (s), whole", "sharded"]]  # fmt: skip
     for label, sizes, _ in cases():
         for gpus, speed in GPUS.items():
             passes, steps = math.ceil(BATCH / gpus * TOKENS / LIMIT), SAMPLES / BATCH
-            work, sent, resent, epoch = [], [], [], []
-            factorise = resample_seconds(sizes) if "ROSA" in label else 0.0
+            work, sent, factorise, resent, epoch = [], [], [], [], []
             for sharded in (False, True):
                 work.append(flop(sizes, BATCH * TOKENS, BATCH * LABELS, TOKENS, passes * gpus, sharded) * steps)
                 sent.append(sent_by_step(sizes, gpus, sharded, passes, 2))
-                resent.append(sent_by_resample(sizes, gpus, sharded) if factorise else 0.0)
+                resamples = "ROSA" in label and (gpus > 1 or not sharded)
+                factorise.append(resample_seconds(sizes, gpus, sharded) if resamples else 0.0)
+                resent.append(sent_by_resample(sizes, gpus, sharded) if resamples else 0.0)
                 seconds = max(work[-1] / (gpus * PEAK * USED), sent[-1] * steps / speed)
-                epoch.append(seconds + factorise + resent[-1] / speed if gpus > 1 or not sharded else 0.0)
-            numbers = [work[0] / 1e18, work[0] / (gpus * PEAK * USED), *(value / 1e9 for value in sent), factorise]
+                epoch.append(seconds + factorise[-1] + resent[-1] / speed if gpus > 1 or not sharded else 0.0)
+            numbers = [work[0] / 1e18, work[0] / (gpus * PEAK * USED), *(value / 1e9 for value in sent), *factorise]
             rows.append([label, str(gpus), *map(_digits, [*numbers, *(value / 1e9 for value in resent), *epoch])])
     return rows
 

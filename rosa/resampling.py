@@ -8,6 +8,7 @@ at a time do. On a CPU each runs on one core, so that the result is the same to 
 
 from __future__ import annotations
 
+import itertools
 import math
 from abc import abstractmethod
 from collections import defaultdict, deque
@@ -125,14 +126,10 @@ class SubspaceLayer(LowRankLayer):
         """A, B ← a, b and W_f = W − scale · A B, in place. The function stays the same.
 
         W_f is formed from the rounded A and B, so that an error of the factorisation does not change the function. A
-        W_f that is stored in 16 bits is rounded once, and ``rounding`` records by how much. With several processes the
-        first one sends its A and B to the others, because two machines may find singular vectors of other signs.
+        W_f that is stored in 16 bits is rounded once, and ``rounding`` records by how much.
         """
         self.A.copy_(a)
         self.B.copy_(b)
-        if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-            dist.broadcast(self.A.data, 0)
-            dist.broadcast(self.B.data, 0)
         with full_precision(self.base.weight.device):
             if self._exact is None:
                 self._add_pair(-1)
@@ -160,7 +157,8 @@ class SubspaceLayer(LowRankLayer):
 def resample_layers(layers: Sequence[SubspaceLayer], number: int) -> None:
     """Merge the pair of each layer and sample subspace ``number``, in place.
 
-    Every process gathers and resamples sharded layers, one after another.
+    Several processes share the layers out: each factorises some and sends their pairs to the others, so that all have
+    the same vectors (two machines may find other signs). Sharded layers are gathered one after another.
 
     Raises:
         RuntimeError: a layer is merged; nothing is written then.
@@ -191,7 +189,14 @@ def check_finite(layers: Iterable[LowRankLayer]) -> None:
 
 
 def _resample(layers: Sequence[SubspaceLayer], number: int) -> None:
-    def sample(group: list[SubspaceLayer]) -> list[Pair]:
+    several = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+    processes, here = (dist.get_world_size(), dist.get_rank()) if several else (1, 0)
+
+    def sample(groups: list[list[SubspaceLayer]]) -> list[Pair]:
+        """The pairs of this process's group among those of all processes."""
+        if here >= len(groups):
+            return []
+        group = groups[here]
         if not group[0].needs_vectors:  # all layers of a model share their settings
             return [layer.sample(number, None) for layer in group]
         vectors = short_side_vectors([layer.merged_mn for layer in group])
@@ -199,27 +204,38 @@ def _resample(layers: Sequence[SubspaceLayer], number: int) -> None:
 
     on_cpu = [layer for layer in layers if layer.base.weight.device.type in IN_THREADS]
     elsewhere = [layer for layer in layers if layer.base.weight.device.type not in IN_THREADS]
-    for groups, workers in (([[layer] for layer in on_cpu], _workers(on_cpu)), (_batches(elsewhere), 1)):
-        for group, pairs in _in_order(sample, _with_merged_pairs(groups), workers):
-            for layer, (a, b) in zip(group, pairs, strict=True):
-                layer.set_factors(a, b)
+    for groups, workers in (([[layer] for layer in on_cpu], _workers(on_cpu)), (_batches(elsewhere, processes), 1)):
+        rounds = [groups[first : first + processes] for first in range(0, len(groups), processes)]
+        for round_, pairs in _in_order(sample, _with_merged_pairs(rounds), workers):
+            for process, group in enumerate(round_):
+                found = pairs if process == here else [(torch.empty_like(x.A), torch.empty_like(x.B)) for x in group]
+                for layer, pair in zip(group, found, strict=True):
+                    layer.set_factors(*(_sent(pair, process) if several else pair))
 
 
-def _with_merged_pairs(groups: Iterable[list[SubspaceLayer]]) -> Iterator[list[SubspaceLayer]]:
-    for group in groups:
-        for layer in group:
+def _sent(pair: Pair, process: int) -> Pair:
+    """The pair of the process with this number, received into those of the others."""
+    a, b = pair[0].detach().contiguous(), pair[1].detach().contiguous()
+    dist.broadcast(a, process)
+    dist.broadcast(b, process)
+    return a, b
+
+
+def _with_merged_pairs(rounds: Iterable[list[list[SubspaceLayer]]]) -> Iterator[list[list[SubspaceLayer]]]:
+    for groups in rounds:
+        for layer in itertools.chain(*groups):
             layer.merge_pair()
-        yield group
+        yield groups
 
 
-def _batches(layers: Sequence[SubspaceLayer]) -> list[list[SubspaceLayer]]:
-    """Groups of layers with the same device and q, as large as ``BATCH_NUMBERS`` allows."""
+def _batches(layers: Sequence[SubspaceLayer], processes: int) -> list[list[SubspaceLayer]]:
+    """Groups of layers with the same device and q, as large as ``BATCH_NUMBERS`` allows, at least one a process."""
     alike: dict[tuple[torch.device, int], list[SubspaceLayer]] = defaultdict(list)
     for layer in layers:
         alike[layer.base.weight.device, _short_side(layer)].append(layer)
     batches = []
     for (_, q), group in alike.items():
-        size = max(1, BATCH_NUMBERS // q**2)
+        size = max(1, min(BATCH_NUMBERS // q**2, -(-len(group) // processes)))
         batches += [group[first : first + size] for first in range(0, len(group), size)]
     return batches
 

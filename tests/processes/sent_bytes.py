@@ -1,12 +1,14 @@
-"""The code of each process in ``test_sent_bytes``: it counts what a training step and a resample send.
+"""The code of each process in ``test_sent_bytes``: it counts what a training step and a resample send and factorise.
 
 ``torchrun --nproc_per_node=2 -m tests.processes.sent_bytes FILE`` writes the bytes as JSON.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import rosa
+from rosa import resampling
 from tests.rosa.cases import make_model
 from utils.config import TrainConfig
 from utils.models.token_loss import TokenLoss
@@ -51,7 +54,7 @@ def build(method: str) -> Any:
 
 
 def count(method: str, sharding: str, precision: str) -> dict[str, float]:
-    """Bytes of a step and of a resample."""
+    """Bytes of a step and of a resample, and of how many layers all processes together found the singular vectors."""
     processes = Processes(dist.get_rank(), dist.get_world_size(), dist.group.WORLD)
     placement = build_placement(TrainConfig(device="cpu", sharding=sharding), precision, processes)
     model: Any = build(method)
@@ -67,10 +70,23 @@ def count(method: str, sharding: str, precision: str) -> dict[str, float]:
             with placement.micro_batch_context(token_loss, last=part + 1 == PASSES):
                 nats, _ = token_loss(ids, positions, ids.flatten()[positions + 1])
                 nats.backward()
-    with Sent() as resample:
+    factorised = torch.zeros(())
+    with Sent() as resample, counted(factorised):
         if method != "none":
             rosa.resample(model, 1)
-    return {"step": step.bytes, "resample": resample.bytes}
+    dist.all_reduce(factorised)
+    return {"step": step.bytes, "resample": resample.bytes, "factorised": float(factorised)}
+
+
+@contextlib.contextmanager
+def counted(number: Tensor) -> Iterator[None]:
+    """Adds up in ``number`` of how many weights ``short_side_vectors`` is asked for."""
+    vectors = resampling.short_side_vectors
+    resampling.short_side_vectors = lambda weights: number.add_(len(weights)) is not None and vectors(weights)
+    try:
+        yield
+    finally:
+        resampling.short_side_vectors = vectors
 
 
 def main(file: Path) -> None:

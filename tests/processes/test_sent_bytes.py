@@ -24,3 +24,4 @@ def test_bytes_of_a_step_and_of_a_resample(tmp_path: Path) -> None:
         expected = sent_by_step(sizes, 2, sharded, PASSES, 2 if precision == "bf16" else 4)
         assert sent["step"] == pytest.approx(expected), name
         assert sent["resample"] == (sent_by_resample(sizes, 2, sharded) if method == "rosa" else 0), name
+        assert sent["factorised"] == (len(sizes.layers) if method == "rosa" else 0), name  # each layer once in all
