@@ -112,7 +112,7 @@ def load_model(
 def _merge_adapter(model: Any, folder: str | Path) -> None:
     """Add a saved adapter to the model's weights, in place. All of them train afterwards, as before."""
     try:
-        rosa.load_adapter(model, Path(folder).expanduser())
+        rosa.load_adapter(model, Path(folder).expanduser(), keep_base=False)
     except rosa.AdapterError as error:
         raise UserError(f"model.adapter={folder} cannot be used: {error}") from None
     rosa.unwrap(model).requires_grad_(True)
