@@ -67,7 +67,7 @@ def export_run(run: Run, options: Options) -> list[str]:
     if options.out is None and target.parent.is_symlink():
         raise UserError(f"{target.parent} is a link, which could lead anywhere: nothing is written there. Remove it.")
     with whole_folder(target, options.overwrite) as folder:
-        tokenizer, model = load_trained(run, config, checkpoint)
+        tokenizer, model = load_trained(run, config, checkpoint, keep_base=options.form == "adapter")
         facts = []
         if options.form == "merged":
             _write_merged(tokenizer, model, folder)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +12,7 @@ from transformers.pytorch_utils import Conv1D
 
 from rosa.errors import AdapterError
 from rosa.injection import adapter_layers
+from rosa.kept_base import rounding_bound
 from rosa.layers import AdapterLayer, LowRankLayer, product
 from rosa.subspace import short_side_vectors
 from rosa.targets import WRAPPERS, canonical_names
@@ -107,7 +107,7 @@ def change_of(
     if isinstance(layer, AdapterLayer) and not layer.merged and (delta := layer.delta()) is not None:
         after = after + delta.double()
     u, s, vt = _triplets(after - before)
-    rank = _rank(s, _rounding(before, module.weight.dtype), largest, keep)
+    rank = _rank(s, rounding_bound(before, module.weight.dtype), largest, keep)
     root, squares = s[:rank].sqrt(), s.square()
     a, b = (u[:, :rank] * root).float(), (root[:, None] * vt[:rank]).float()
     return Change(a, b, float(squares.sum()), float(squares[rank:].sum()), _bias(name, layer, pretrained))
@@ -143,18 +143,6 @@ def _rank(s: Tensor, rounding: float, largest: int | None, keep: float | None) -
         shares = s[:rank].square().cumsum(0)
         rank = min(rank, int((shares < keep * shares[-1]).sum()) + 1)
     return max(1, rank if largest is None else min(rank, largest))
-
-
-def _rounding(weight: Tensor, dtype: torch.dtype) -> float:
-    """A bound of the singular values of W_K − W_0 that come from rounding alone.
-
-    Every resample rounds each number to within ε/2 of its size. That is noise, and a random (m, n) matrix of standard
-    deviation σ has singular values up to σ (√m + √n). The factor 2 leaves room for tens of resamples, whose noise grows
-    with the square root of their number.
-    """
-    m, n = weight.shape
-    deviation = torch.finfo(dtype).eps * float(weight.square().mean().sqrt())
-    return 2 * deviation * (math.sqrt(m) + math.sqrt(n))
 
 
 def _pretrained(key: str, like: Tensor, pretrained: Mapping[str, Tensor]) -> Tensor:
