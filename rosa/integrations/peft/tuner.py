@@ -58,27 +58,31 @@ class RosaModel(BaseTuner):  # type: ignore[misc]  # peft is not type-checked he
             )
         self._optimizer = optimizer
 
-    def update_and_allocate(self, global_step: int, total_steps: int | None = None) -> bool:
+    def update_and_allocate(self, global_step: int, total_steps: int | None = None, optimizer: Any = None) -> bool:
         """Resample the active adapter if it is due (``level="step"``), and say whether it was.
 
         Args:
             global_step: the optimizer steps so far, at least 1.
             total_steps: those of the training; there is no resample after the last one.
+            optimizer: see ``bind_optimizer``; None: the one that was bound.
         """
         last = global_step + 1 if total_steps is None else total_steps
-        return self._resample(lambda resampler: resampler.after_step(global_step, last))
+        return self._resample(lambda resampler: resampler.after_step(global_step, last), optimizer)
 
-    def after_epoch(self, epoch: int, epochs: int | None = None) -> bool:
+    def after_epoch(self, epoch: int, epochs: int | None = None, optimizer: Any = None) -> bool:
         """Resample the active adapter if it is due (``level="epoch"``), and say whether it was.
 
         Args:
             epoch: the epochs so far, at least 1.
             epochs: those of the training; there is no resample after the last one.
+            optimizer: see ``bind_optimizer``; None: the one that was bound.
         """
         last = epoch + 1 if epochs is None else epochs
-        return self._resample(lambda resampler: resampler.after_epoch(epoch, last))
+        return self._resample(lambda resampler: resampler.after_epoch(epoch, last), optimizer)
 
-    def _resample(self, if_due: Callable[[Resampler], bool]) -> bool:
+    def _resample(self, if_due: Callable[[Resampler], bool], optimizer: Any) -> bool:
+        if optimizer is not None:
+            self.bind_optimizer(optimizer)
         has_resampled = False
         for name in self.active_adapters:
             if adapters := self._adapters(name):
