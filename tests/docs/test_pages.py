@@ -8,6 +8,7 @@ import importlib.util
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -102,7 +103,13 @@ def test_every_yes_of_ours_names_its_test() -> None:
     assert not [row[0] for row in ours if not TEST.search(row[-1])]
 
 
-@pytest.mark.skipif(not GENERATOR, reason="the generator is not installed: pip install mkdocs-material latex2mathml")
+def test_the_generator_is_the_extra_of_the_project() -> None:
+    extra = tomllib.loads(text_of("pyproject.toml"))["project"]["optional-dependencies"]["docs"]
+    lines = [line.partition("  #")[0] for line in text_of("requirements-docs.txt").splitlines()]
+    assert [line for line in lines if not line.startswith("#")] == extra
+
+
+@pytest.mark.skipif(not GENERATOR, reason="the generator is not installed: pip install -r requirements-docs.txt")
 def test_the_site_is_built_strictly(tmp_path: Path) -> None:
     collect(tmp_path / "pages")
     (tmp_path / "mkdocs.yml").write_text(text_of("mkdocs.yml").replace("site/", ""))

@@ -23,6 +23,7 @@ from rosa.integrations.peft.config import RosaConfig
 from rosa.integrations.peft.layer import RosaLinear
 from rosa.integrations.peft.quantised import dequantised
 from rosa.resampler import Resampler
+from rosa.sharding import is_sharded
 from rosa.targets import OWN_FORWARD, SHARED, find_targets, has_own_forward, obstacle
 
 OPTIONS = "Name targets without it (target_modules, exclude_modules)."
@@ -85,7 +86,9 @@ class RosaModel(BaseTuner):  # type: ignore[misc]  # peft is not type-checked he
         has_resampled = False
         for name in self.active_adapters:
             if adapters := self._adapters(name):
-                if any(adapter.drawn < 0 for adapter in adapters):
+                if any(is_sharded(adapter.base.weight) for adapter in adapters):
+                    raise AdapterError("a sharded model does not resample under PEFT: adapt it by rosa.inject")
+                if not all(adapter.has_values for adapter in adapters):
                     RosaAdapter.initialise_all(adapters)
                 resampler = Resampler(nn.ModuleList(adapters), self._optimizer, adapters[0].config)
                 resampler.number = max(adapter.drawn for adapter in adapters)
@@ -114,7 +117,11 @@ class RosaModel(BaseTuner):  # type: ignore[misc]  # peft is not type-checked he
     def _prepare_adapter_config(self, peft_config: RosaConfig, model_config: dict[str, Any]) -> RosaConfig:
         """Without ``target_modules``: every Linear and Conv1D in the blocks."""
         if peft_config.target_modules is None:
-            names = [name.removesuffix(".base_layer") for name in find_targets(self.model, None)]
+            try:
+                names = [name.removesuffix(".base_layer") for name in find_targets(self.model, None)]
+            except AdapterError as error:
+                way_out = "; or name target_modules (all-linear), with dequantize=True"
+                raise AdapterError(f"{error}{way_out if 'quantise' in str(error) else ''}") from None
             if peft_config.layers_to_transform is not None:
                 trial = copy.copy(peft_config)
                 trial.target_modules = [name.rpartition(".")[2] for name in names]
