@@ -29,7 +29,9 @@ def measure(settings: Settings) -> dict[str, Any]:
     rosa.inject(model, rosa.RosaConfig(rank=RANK), keep_base=False)
     settings.synchronise()
     injection = time.perf_counter() - start
-    on_random_bases = rosa.inject(gpt2_small("sdpa").to(settings.device), rosa.RosaConfig(rank=RANK, basis="random"))
+    on_random_bases = rosa.inject(
+        gpt2_small("sdpa").to(settings.device), rosa.RosaConfig(rank=RANK, basis="random"), keep_base=False
+    )
     if settings.quick:
         model, on_random_bases = model.transformer.h[0], on_random_bases.transformer.h[0]
     layers = list(adapter_layers(model).values())

@@ -9,8 +9,10 @@ Needs torch, transformers and safetensors only. Torch is imported with the first
 from what ``kept_base.py`` keeps. ``layers.py`` is the contract of an adapter layer, ``fused.py`` its product;
 ``methods`` has one file per method. ``subspace.py`` is ROSA's mathematics. ``resampling.py`` resamples many layers at
 once, ``resampler.py`` on schedule; ``optimization.py`` is what adapters ask of an optimizer. ``adapter_files.py`` saves
-and loads, with ``files.py`` and ``checksums.py``; ``exporting.py`` saves a plain model. ``sharding.py`` gathers sharded
-layers. ``config.py``, ``registry.py`` and ``errors.py`` serve all of them. ``integrations``: PEFT, and the HF Trainer.
+and loads, with ``adapter_description.py``, ``files.py`` and ``checksums.py``; ``peft_files.py`` reads PEFT's files, and
+``exporting.py`` saves a plain model. ``saved_modules.py`` is of modules that train whole, ``report.py`` of counts,
+``sharding.py`` of sharded layers. ``config.py``, ``registry.py`` and ``errors.py`` serve all of them.
+``integrations``: PEFT, and the HF Trainer.
 """
 
 from __future__ import annotations
@@ -25,12 +27,10 @@ if TYPE_CHECKING:
     from rosa.errors import AdapterError
     from rosa.exporting import export
     from rosa.injection import (
-        ParameterReport,
         adapter_layers,
         inject,
         merge,
         merged,
-        parameter_report,
         start_adapters,
         train_only,
         unmerge,
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from rosa.methods.relora import ReloraConfig
     from rosa.methods.rosa import RosaConfig
     from rosa.optimization import parameter_groups
+    from rosa.report import ParameterReport, parameter_report
     from rosa.resampler import Resampler, resample
 
 __version__ = "0.1.0"
@@ -59,7 +60,7 @@ _HOMES = {  # name: its module
     "LoraConfig": "methods.lora",
     "LowRankConfig": "config",
     "LowRankLayer": "layers",
-    "ParameterReport": "injection",
+    "ParameterReport": "report",
     "ReloraConfig": "methods.relora",
     "Resampler": "resampler",
     "RosaConfig": "methods.rosa",
@@ -71,7 +72,7 @@ _HOMES = {  # name: its module
     "merge": "injection",
     "merged": "injection",
     "parameter_groups": "optimization",
-    "parameter_report": "injection",
+    "parameter_report": "report",
     "register": "methods",
     "resample": "resampler",
     "save_adapter": "adapter_files",

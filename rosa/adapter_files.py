@@ -13,8 +13,8 @@ base model: the description has a checksum of its W_0.
 
 from __future__ import annotations
 
-import dataclasses
 import json
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from rosa.adapter_description import build_described, check_description, describe
 from rosa.checksums import (
     base_description,
     check_adapted,
@@ -31,12 +32,10 @@ from rosa.checksums import (
     remember_base,
     values_checksum,
 )
-from rosa.config import AdapterConfig
 from rosa.errors import AdapterError
 from rosa.files import (
     ADAPTER_FILE,
     CONFIG_FILE,
-    FORMAT,
     FROZEN_FILE,
     LEFT,
     RIGHT,
@@ -47,10 +46,11 @@ from rosa.files import (
     write_tensors,
 )
 from rosa.fused import full_precision
-from rosa.injection import Model, adapter_layers, build_layers, install_layers, unmerge
+from rosa.injection import Model, adapter_layers, install_layers, unmerge
 from rosa.kept_base import Pair, cut_to_rank
 from rosa.layers import AdapterLayer, product
-from rosa.methods import methods
+from rosa.peft_files import PeftAdapter
+from rosa.saved_modules import find_modules, module_tensors, remember_modules, saved_modules
 from rosa.sharding import gather_all, gathered, is_sharded, on_first_process, reshard, shard_like
 from rosa.targets import canonical_names
 
@@ -77,9 +77,11 @@ def save_adapter(model: nn.Module, folder: str | Path, *, frozen: bool = True, e
     if not layers:
         raise AdapterError("this model has no adapters to save")
     reshard(model)
+    _warn_of_others(model, layers)
     sharded = any(is_sharded(layer.base.weight) for layer in layers.values())
-    trained, rest = gather_all(adapter_tensors(layers)), gather_all(frozen_tensors(layers, exact=exact))
-    description = {**_description(layers), "base": base_description(model, layers)}
+    trained = gather_all(adapter_tensors(layers) | module_tensors(saved_modules(model)))
+    rest = gather_all(frozen_tensors(layers, exact=exact))
+    description = {**describe(layers), "base": base_description(model, layers)}
 
     def write() -> None:
         _write(Path(folder), description, trained, rest, frozen)
@@ -88,6 +90,19 @@ def save_adapter(model: nn.Module, folder: str | Path, *, frozen: bool = True, e
         on_first_process(write)
     else:
         write()
+
+
+def _warn_of_others(model: nn.Module, layers: Mapping[str, AdapterLayer]) -> None:
+    """Warn of parameters that train and are not a part of the adapter: they are lost."""
+    modules = [*layers.values(), *saved_modules(model).values()]
+    own = {id(parameter) for module in modules for parameter in module.parameters()}
+    others = [name for name, p in model.named_parameters() if p.requires_grad and id(p) not in own]
+    if others:
+        warnings.warn(
+            f"{len(others)} parameters train and are not saved, because they are not a part of the adapter "
+            f"({', '.join(others[:3])}): name their modules in modules_to_save of the settings",
+            stacklevel=3,
+        )
 
 
 def _write(
@@ -133,51 +148,74 @@ def load_adapter(model: Model, folder: str | Path, *, trainable: bool = True, ke
     """
     folder = Path(folder)
     description = read_description(folder)
+    foreign = PeftAdapter(folder, description) if "peft_type" in description else None
+    description = description if foreign is None else foreign.description
     reshard(model)
-    present, ranks = adapter_layers(model), factor_ranks(folder / FROZEN_FILE)
+    present, ranks = adapter_layers(model), {} if foreign else factor_ranks(folder / FROZEN_FILE)
     plain = canonical_names(model)
-    built = {} if present else _build(model, description, keep_base or bool(ranks))
+    keep, by_name = keep_base or bool(ranks), foreign is not None
+    built = {} if present else build_described(model, description, by_name=by_name, keep_base=keep)
     layers = present or {plain[name]: layer for name, layer in built.items()}
-    _check_description(folder, description, _description(layers))
-    values = _read_values(folder, description, layers, ranks)
+    check_description(folder, description, describe(layers))
+    modules = find_modules(model, next(iter(layers.values())).config.modules_to_save or ())
+    trained = adapter_tensors(layers) | module_tensors(modules)
+    if foreign is None:
+        values = _read_values(folder, description, trained, _frozen_like(layers, ranks))
+    else:
+        values = foreign.read(trained, layers)
     remember_base(layers.values())
+    if keep_base and any(layer.kept is not None for layer in layers.values()):
+        remember_modules(modules)
     if ranks:
         check_adapted(folder, description["base"], layers)
     check_base(description["base"], base_description(model, layers))
     if built:
         install_layers(model, built)
     unmerge(model)
-    with torch.no_grad():
-        for name, layer in layers.items():
-            if layer.rewrites_base and layer.kept is not None:
-                _keep(layer, (values[f"{name}.{LEFT}"], values[f"{name}.{RIGHT}"]) if name in ranks else None)
-        for name, target in {**adapter_tensors(layers), **frozen_tensors(layers, exact=True)}.items():
-            if name in values:
-                target.copy_(shard_like(values[name], target) if is_sharded(target) else values[name])
+    _set_values(layers, modules, values, ranks)
     for layer in layers.values():
         layer.on_load()
         if not trainable:
             layer.train_adapter(False)
         if built and not keep_base:
             layer.kept = None
+    for module in modules.values():
+        module.requires_grad_(trainable)
     return model
 
 
 def _read_values(
-    folder: Path, description: Mapping[str, Any], layers: Mapping[str, AdapterLayer], ranks: Mapping[str, int]
+    folder: Path, description: Mapping[str, Any], trained: Mapping[str, Tensor], frozen: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
     """The tensors of both files, which must be of one save and fit the layers."""
-    values, checksums = read_tensors(folder / ADAPTER_FILE, adapter_tensors(layers))
+    values, checksums = read_tensors(folder / ADAPTER_FILE, trained)
     if checksums.get("layers", layers_checksum(description)) != layers_checksum(description):
         raise AdapterError(f"{CONFIG_FILE} and {ADAPTER_FILE} in {folder} are of two different saves: save once more")
-    if expected := _frozen_like(layers, ranks):
-        values |= read_tensors(folder / FROZEN_FILE, expected)[0]
+    if frozen:
+        values |= read_tensors(folder / FROZEN_FILE, frozen)[0]
         if "frozen" in checksums and checksums["frozen"] != frozen_checksum(folder / FROZEN_FILE):
             raise AdapterError(
                 f"{FROZEN_FILE} and {ADAPTER_FILE} in {folder} are of two different subspaces: a save was interrupted, "
                 "or the files come from two folders. Save once more, with frozen=True."
             )
     return values
+
+
+@torch.no_grad()
+def _set_values(
+    layers: Mapping[str, AdapterLayer],
+    modules: Mapping[str, nn.Module],
+    values: Mapping[str, Tensor],
+    ranks: Mapping[str, int],
+) -> None:
+    """Write what was read into layers that are not merged, and into modules that train whole."""
+    for name, layer in layers.items():
+        if layer.rewrites_base and layer.kept is not None:
+            _keep(layer, (values[f"{name}.{LEFT}"], values[f"{name}.{RIGHT}"]) if name in ranks else None)
+    trained = adapter_tensors(layers) | module_tensors(modules)
+    for name, target in {**trained, **frozen_tensors(layers, exact=True)}.items():
+        if name in values:
+            target.copy_(shard_like(values[name], target) if is_sharded(target) else values[name])
 
 
 def _keep(layer: AdapterLayer, pair: Pair | None) -> None:
@@ -236,46 +274,3 @@ def _frozen_like(layers: Mapping[str, AdapterLayer], ranks: Mapping[str, int]) -
             tensors[f"{name}.{LEFT}"] = torch.empty(layer.in_features, rank, dtype=dtype, device="meta")
             tensors[f"{name}.{RIGHT}"] = torch.empty(rank, layer.out_features, dtype=dtype, device="meta")
     return tensors
-
-
-def adapter_config(description: Mapping[str, Any]) -> AdapterConfig:
-    """The method's settings in the content of ``adapter_config.json``."""
-    method = description["method"]
-    if method not in methods():
-        raise AdapterError(f"method {method!r:.50} of the saved adapter is not known here: {', '.join(methods())}")
-    try:
-        return methods()[method][0](**description["config"])
-    except TypeError as error:
-        raise AdapterError(f"the saved adapter's settings are not those of {method}: {error}") from None
-
-
-def _build(model: nn.Module, description: Mapping[str, Any], keep_base: bool) -> dict[str, AdapterLayer]:
-    """New layers as the file describes them."""
-    config = adapter_config(description)
-    names = description["layers"] if isinstance(config.target_modules, str) else None
-    return build_layers(model, config, names, keep_base=keep_base)
-
-
-def _description(layers: Mapping[str, AdapterLayer]) -> dict[str, Any]:
-    config = next(iter(layers.values())).config
-    return {
-        "format": FORMAT,
-        "method": config.method,
-        "config": dataclasses.asdict(config),
-        "layers": {name: layer.description() for name, layer in layers.items()},
-    }
-
-
-def _check_description(folder: Path, saved: Mapping[str, Any], here: Mapping[str, Any]) -> None:
-    """Raise AdapterError unless a saved adapter has the layers of this model."""
-    if saved["method"] != here["method"]:
-        raise AdapterError(f"{folder} is a {saved['method']:.50} adapter, the model has {here['method']} adapters")
-    theirs, ours = saved["layers"], here["layers"]
-    if theirs != ours:
-        differing = [name for name in {**theirs, **ours} if theirs.get(name) != ours.get(name)]
-        name = differing[0]
-        raise AdapterError(
-            f"{folder} is the adapter of another model or of other settings: {len(differing)} layers differ; "
-            f"{name:.200} is {theirs.get(name, 'absent')!s:.200} in the file and {ours.get(name, 'absent')} in the "
-            "model"
-        )

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from rosa.errors import AdapterError
 from rosa.files import read_checksums
 from rosa.layers import AdapterLayer
+from rosa.saved_modules import find_modules
 from rosa.sharding import gather, is_sharded
 
 SAMPLES = 16  # values of each parameter of the base model that are compared, at least
@@ -68,6 +69,8 @@ def base_description(model: nn.Module, layers: Mapping[str, AdapterLayer]) -> di
     """
     own = {id(p) for layer in layers.values() for p in (layer.own_parameters() | layer.adapter_parameters()).values()}
     own |= {id(layer.base.weight) for layer in layers.values() if layer.rewrites_base}
+    endings = next(iter(layers.values())).config.modules_to_save or ()
+    own |= {id(p) for module in find_modules(model, endings).values() for p in module.parameters()}
     before_merge = {id(layer.base.weight): layer.unmerged_weight for layer in layers.values()}
     before_merge |= {id(layer.base.bias): layer.unmerged_bias for layer in layers.values() if layer.bias is not None}
     rest = [before_merge.get(id(p), p.detach()) for p in model.parameters() if id(p) not in own]

@@ -75,13 +75,17 @@ class AdapterConfig:
         bias: whether the biases of adapted layers train: ``adapted``, ``none``, or ``auto``, the published
             choice of the method.
         target_modules: which layers to adapt: a regular expression for the whole module name, or a list (or tuple, or
-            set) of name endings. None or ``all-linear``: every Linear and Conv1D inside the model's blocks.
+            set) of name endings. None or ``all-linear``: every Linear and Conv1D inside the model's blocks, except
+            routers of experts.
         seed: the seed of every random choice of the adapters.
+        modules_to_save: name endings of modules that train whole, and are saved with the adapters, such as a new
+            classification head: ``["score"]``. None: nothing but the adapters trains.
     """
 
     bias: Literal["auto", "adapted", "none"] = option("auto", choices=("auto", "adapted", "none"))
     target_modules: str | Collection[str] | None = None
     seed: int = option(0)
+    modules_to_save: Collection[str] | None = None
 
     method: ClassVar[str] = ""  # its name, which is that of its file
     published_bias: ClassVar[str] = "none"
@@ -93,10 +97,8 @@ class AdapterConfig:
     def __post_init__(self) -> None:
         if self.target_modules == ALL_LINEAR:
             self.target_modules = None
-        if isinstance(self.target_modules, (set, frozenset)):
-            self.target_modules = sorted(self.target_modules, key=str)
-        elif isinstance(self.target_modules, (list, tuple)):
-            self.target_modules = list(self.target_modules)
+        self.target_modules = _as_list(self.target_modules)
+        self.modules_to_save = _as_list(self.modules_to_save)
 
     @property
     def trains_bias(self) -> bool:
@@ -106,12 +108,21 @@ class AdapterConfig:
     def problems(self) -> list[str]:
         """Everything wrong with these settings that can be found without a model."""
         found = option_problems(self)
-        targets = self.target_modules
+        targets, saved = self.target_modules, self.modules_to_save
         if isinstance(targets, list) and not (targets and all(isinstance(name, str) for name in targets)):
             found.append(f"target_modules={targets} must hold at least one name ending, and names only")
         elif targets is not None and not isinstance(targets, (str, list)):
             found.append(f"target_modules={targets} must be a regular expression or a list of name endings")
+        if not isinstance(saved or [], list) or not all(isinstance(name, str) and name for name in saved or []):
+            found.append(f"modules_to_save={saved} must be a list of name endings")
         return found
+
+
+def _as_list(names: Any) -> Any:
+    """A tuple or set of names as a list; other values as they are."""
+    if isinstance(names, (set, frozenset)):
+        return sorted(names, key=str)
+    return list(names) if isinstance(names, (list, tuple)) else names
 
 
 @dataclass

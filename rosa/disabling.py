@@ -14,6 +14,7 @@ from rosa.errors import AdapterError
 from rosa.fused import full_precision
 from rosa.injection import layers_in_place
 from rosa.layers import HOOKS, AdapterLayer
+from rosa.saved_modules import base_modules
 from rosa.sharding import is_sharded
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -34,16 +35,17 @@ def disabled(model: Model) -> Iterator[Model]:
 
     Raises:
         AdapterError: the model has no adapters; training wrote over values of the base that were not kept (``inject``
-            with ``keep_base=False``); or a sharded model is merged.
+            with ``keep_base=False``); or a sharded model is merged, or has modules that train whole.
     """
     layers = layers_in_place(model)
     if not layers and not any(isinstance(module, BaseFunction) for module in model.modules()):
         raise AdapterError("this model has no adapters to disable")
     stand_ins = {name: BaseFunction(layer) for name, layer in layers.items()}
     try:
-        for name, stand_in in stand_ins.items():
-            model.set_submodule(name, stand_in)
-        yield model
+        with base_modules(model):
+            for name, stand_in in stand_ins.items():
+                model.set_submodule(name, stand_in)
+            yield model
     finally:
         for name, layer in layers.items():
             if layer.training != stand_ins[name].training:

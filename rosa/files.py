@@ -55,8 +55,10 @@ def read_checksums(file: Any) -> dict[str, str]:
 def read_description(folder: Path) -> dict[str, Any]:
     """The content of ``adapter_config.json``: method, config, layers, and base (may be empty).
 
+    That of the library peft (it has ``peft_type``) comes as it is, for ``rosa.peft_files``.
+
     Raises:
-        AdapterError: the file is missing, damaged, of another format, or from the library peft.
+        AdapterError: the file is missing, damaged, or of another format.
     """
     path = folder / CONFIG_FILE
     try:
@@ -69,11 +71,8 @@ def read_description(folder: Path) -> dict[str, Any]:
         if len(content) > LARGEST_CONFIG:
             raise ValueError(f"it is larger than {LARGEST_CONFIG:,} bytes")
         description = json.loads(content)
-        if "peft_type" in description:
-            raise AdapterError(
-                f"{folder} is an adapter of the library peft ({description['peft_type']!s:.20}): load it with "
-                "peft.PeftModel.from_pretrained"
-            )
+        if isinstance(description, dict) and "peft_type" in description:
+            return description
         if description["format"] != FORMAT:
             raise AdapterError(f"{path} has format {description['format']!s:.20}, this version reads {FORMAT}")
         for key, kind in (("method", str), ("config", dict), ("layers", dict)):
@@ -99,14 +98,25 @@ def _is_flat(part: object) -> bool:
 
 def factor_ranks(path: Path) -> dict[str, int]:
     """The rank of each layer whose factors the frozen file holds; {} for a file that cannot be read."""
-    if not path.is_file():
+    try:
+        shapes = tensor_shapes(path) if path.is_file() else {}
+    except AdapterError:  # ``read_tensors`` says what is wrong
         return {}
+    end = f".{LEFT}"
+    return {name.removesuffix(end): max(1, *shape[1:], 1) for name, shape in shapes.items() if name.endswith(end)}
+
+
+def tensor_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """The shape of each tensor in a file, of which only the header is read.
+
+    Raises:
+        AdapterError: the file is damaged.
+    """
     try:
         with safe_open(path, framework="pt") as file:
-            names = [name for name in file.keys() if name.endswith(f".{LEFT}")]  # noqa: SIM118 (not a dict)
-            return {name.removesuffix(f".{LEFT}"): max(1, *file.get_slice(name).get_shape()[1:]) for name in names}
-    except Exception:  # ``read_tensors`` says what is wrong
-        return {}
+            return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    except Exception as error:  # a damaged file can make the reader raise anything
+        raise AdapterError(f"{path} is missing or damaged: {error!s:.200}") from None
 
 
 def read_tensors(path: Path, expected: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:

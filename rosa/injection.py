@@ -1,4 +1,4 @@
-"""Wrap a model's layers in adapters, freeze the rest, count parameters; merge and remove the adapters."""
+"""Wrap a model's layers in adapters and freeze the rest; merge and remove the adapters."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ import math
 import re
 import sys
 import warnings
-from collections.abc import Collection, Iterator
-from dataclasses import dataclass
-from typing import TypeVar
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any, TypeVar
 
 from torch import nn
 
 from rosa.checksums import remember_base
-from rosa.config import AdapterConfig
+from rosa.config import AdapterConfig, LowRankConfig
 from rosa.errors import AdapterError
 from rosa.kept_base import KeptBase
 from rosa.layers import AdapterLayer
 from rosa.methods import methods
+from rosa.saved_modules import check_modules, forget_modules, remember_modules, saved_modules
 from rosa.sharding import max_abs, reshard
 from rosa.targets import canonical_names, find_targets
 
@@ -57,6 +57,8 @@ def inject(model: Model, config: AdapterConfig, *, start: bool = True, keep_base
     if start:
         _start(layers)
     install_layers(model, layers)
+    if start and keep_base:
+        remember_modules(saved_modules(model))
     return model
 
 
@@ -88,7 +90,10 @@ def start_adapters(model: Model) -> Model:
     Raises:
         AdapterError: a weight holds values that are not finite.
     """
-    _start(adapter_layers(model))
+    layers = adapter_layers(model)
+    _start(layers)
+    if any(layer.kept is not None for layer in layers.values()):
+        remember_modules(saved_modules(model))
     return model
 
 
@@ -104,12 +109,18 @@ def _start(layers: dict[str, AdapterLayer]) -> None:
 
 
 def build_layers(
-    model: nn.Module, config: AdapterConfig, names: Collection[str] | None = None, *, keep_base: bool = True
+    model: nn.Module,
+    config: AdapterConfig,
+    names: Collection[str] | None = None,
+    *,
+    ranks: Mapping[str, Any] | None = None,
+    keep_base: bool = True,
 ) -> dict[str, AdapterLayer]:
     """The adapter layers that ``config`` asks for, by module name, without values; the model is not changed.
 
     Args:
         names: canonical names of the layers to adapt, instead of ``config.target_modules``.
+        ranks: ranks of single layers, by canonical name, where ``config.rank`` is an int.
         keep_base: see ``inject``.
 
     Raises:
@@ -130,10 +141,12 @@ def build_layers(
                 "(accelerate.hooks.remove_hook_from_submodules(model)), adapt it, and offload the adapted model."
             )
         try:
-            layers[name] = layer_class(plain[name], module, config).train(module.training)
+            own = _with_rank(config, (ranks or {}).get(plain[name]))
+            layers[name] = layer_class(plain[name], module, own).train(module.training)
             layers[name].kept = KeptBase() if keep_base else None
         except ValueError as error:
             raise AdapterError(f"{name}: {error}") from None
+    check_modules(model, config.modules_to_save or (), [plain[name] for name in layers])
     if not any(layer.adapter_parameters() for layer in layers.values()):
         raise AdapterError(
             f"{config.label or config.method} with bias={config.bias} has nothing to train: none of the "
@@ -147,6 +160,13 @@ def build_layers(
             stacklevel=3,
         )
     return layers
+
+
+def _with_rank(config: AdapterConfig, rank: Any) -> AdapterConfig:
+    """The settings of a layer with a rank of its own; ``config`` itself if there is none."""
+    if rank is None or not isinstance(config, LowRankConfig) or not isinstance(config.rank, int) or rank == config.rank:
+        return config
+    return dataclasses.replace(config, rank=rank)
 
 
 def _check(model: nn.Module, config: AdapterConfig) -> None:
@@ -173,52 +193,8 @@ def install_layers(model: nn.Module, layers: dict[str, AdapterLayer]) -> None:
     for name, layer in layers.items():
         model.set_submodule(name, layer)
         layer.train_adapter(True)
-
-
-@dataclass(frozen=True)
-class LayerCount:
-    """One adapted layer: its name, shape m x n, rank (None without a pair) and number of trainable parameters."""
-
-    name: str
-    shape: tuple[int, int]
-    rank: int | None
-    trainable: int
-
-
-@dataclass(frozen=True)
-class ParameterReport:
-    """Parameter counts. ``total`` is that of the base model without adapters; ``layers`` is empty for a plain model."""
-
-    layers: list[LayerCount]
-    trainable: int
-    total: int
-
-    def __str__(self) -> str:
-        rows = [f"{'layer':<40} {'shape':>13} {'rank':>5} {'trainable':>12}"] if self.layers else []
-        for row in self.layers:
-            shape = f"{row.shape[0]} x {row.shape[1]}"
-            rows.append(f"{row.name:<40} {shape:>13} {row.rank or '-':>5} {row.trainable:>12,}")
-        share = self.trainable / self.total if self.total else 0.0
-        rows.append(f"trainable {self.trainable:,} of {self.total:,} parameters ({share:.2%})")
-        return "\n".join(rows)
-
-
-def parameter_report(model: nn.Module) -> ParameterReport:
-    """Count trainable parameters, per adapted layer and in total."""
-    layers = adapter_layers(model)
-    rows = [
-        LayerCount(
-            name, (layer.in_features, layer.out_features), getattr(layer, "rank", None),
-            sum(p.numel() for p in layer.adapter_parameters().values()),
-        )
-        for name, layer in layers.items()
-    ]  # fmt: skip
-    added = sum(p.numel() for layer in layers.values() for p in layer.own_parameters().values())
-    return ParameterReport(
-        rows,
-        trainable=sum(p.numel() for p in model.parameters() if p.requires_grad),
-        total=sum(p.numel() for p in model.parameters()) - added,
-    )
+    for module in saved_modules(model).values():
+        module.requires_grad_(True)
 
 
 def merge(model: Model) -> Model:
@@ -241,9 +217,10 @@ def unmerge(model: Model) -> Model:
 def unwrap(model: Model) -> Model:
     """Merge for good and put the base modules back: a plain model without adapters.
 
-    No weight is copied. All parameters are frozen afterwards, also the biases that trained;
+    No weight is copied. All parameters are frozen afterwards, also the biases and modules that trained;
     ``model.requires_grad_(True)`` trains everything.
     """
+    forget_modules(saved_modules(model))
     for name, layer in layers_in_place(model).items():
         layer.merge(keep=False)
         layer.train_adapter(False)

@@ -38,7 +38,8 @@ def _typed_fields(config: type) -> list[tuple[str, Any, dataclasses.Field[Any]]]
 
 
 LAYERS_ONLY = "none-layers"  # full training of some layers only: none with target_modules
-SHARED = [row for row in _typed_fields(LowRankConfig) if row[0] != "seed"]  # the adapter gets the run's seed
+NOT_KEYS = ("seed", "modules_to_save")  # the adapter gets the run's seed; what train.py trains has no new head
+SHARED = [row for row in _typed_fields(LowRankConfig) if row[0] not in NOT_KEYS]
 Params: Any = _node("Params", SHARED)
 
 

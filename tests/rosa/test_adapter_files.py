@@ -148,7 +148,7 @@ DAMAGE = {
     "layers of anything": (lambda f: edit(f / "adapter_config.json", layers={"x": [1]}), "hold plain values"),
     "settings of anything": (lambda f: edit(f / "adapter_config.json", config={"seed": {}}), "hold plain values"),
     "other layers": (lambda f: edit(f / "adapter_config.json", layers={"x": {"in": 7}}), "another model"),
-    "a PEFT adapter": (lambda f: edit(f / "adapter_config.json", peft_type="LORA"), r"library peft \(LORA\)"),
+    "a PEFT adapter": (lambda f: edit(f / "adapter_config.json", peft_type="IA3"), "library peft.*peft_type is IA3"),
     "weights a pipe": (lambda f: instead(f / "adapter.safetensors", os.mkfifo), "damaged"),
     "weights a folder": (lambda f: instead(f / "adapter.safetensors", Path.mkdir), "damaged"),
     "weights complex": (lambda f: change(f, lambda x: x.to(torch.complex64)), "holds C64 numbers"),

@@ -31,6 +31,7 @@ from tests.rosa.cases import (
     make_optimizer,
     train_steps,
 )
+from utils.fnmodel import NOT_KEYS
 
 ROOT = Path(__file__).parents[2]
 
@@ -275,7 +276,7 @@ def test_every_method_file_registers_one_method_with_documented_keys_and_a_case(
         assert config.__module__ == layer.__module__ == f"rosa.methods.{name}" and config.method == name
     documented = yaml.safe_load((ROOT / "configs" / "train.yaml").read_text(encoding="utf-8"))["fnmodel"]
     common = {field.name for field in dataclasses.fields(rosa.LowRankConfig)}
-    assert set(documented["params"]) == common - {"seed"}  # the adapter gets the run's seed
+    assert set(documented["params"]) == common - set(NOT_KEYS)
     for name, (config, _) in registered.items():
         assert set(documented[name]) == {field.name for field in dataclasses.fields(config)} - common
     assert {case.config.method for case in CASES} == set(registered)

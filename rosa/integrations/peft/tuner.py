@@ -23,6 +23,7 @@ from rosa.integrations.peft.config import RosaConfig
 from rosa.integrations.peft.layer import RosaLinear
 from rosa.integrations.peft.quantised import dequantised
 from rosa.resampler import Resampler
+from rosa.sharding import is_sharded
 from rosa.targets import OWN_FORWARD, SHARED, find_targets, has_own_forward, obstacle
 
 OPTIONS = "Name targets without it (target_modules, exclude_modules)."
@@ -57,31 +58,37 @@ class RosaModel(BaseTuner):  # type: ignore[misc]  # peft is not type-checked he
             )
         self._optimizer = optimizer
 
-    def update_and_allocate(self, global_step: int, total_steps: int | None = None) -> bool:
+    def update_and_allocate(self, global_step: int, total_steps: int | None = None, optimizer: Any = None) -> bool:
         """Resample the active adapter if it is due (``level="step"``), and say whether it was.
 
         Args:
             global_step: the optimizer steps so far, at least 1.
             total_steps: those of the training; there is no resample after the last one.
+            optimizer: see ``bind_optimizer``; None: the one that was bound.
         """
         last = global_step + 1 if total_steps is None else total_steps
-        return self._resample(lambda resampler: resampler.after_step(global_step, last))
+        return self._resample(lambda resampler: resampler.after_step(global_step, last), optimizer)
 
-    def after_epoch(self, epoch: int, epochs: int | None = None) -> bool:
+    def after_epoch(self, epoch: int, epochs: int | None = None, optimizer: Any = None) -> bool:
         """Resample the active adapter if it is due (``level="epoch"``), and say whether it was.
 
         Args:
             epoch: the epochs so far, at least 1.
             epochs: those of the training; there is no resample after the last one.
+            optimizer: see ``bind_optimizer``; None: the one that was bound.
         """
         last = epoch + 1 if epochs is None else epochs
-        return self._resample(lambda resampler: resampler.after_epoch(epoch, last))
+        return self._resample(lambda resampler: resampler.after_epoch(epoch, last), optimizer)
 
-    def _resample(self, if_due: Callable[[Resampler], bool]) -> bool:
+    def _resample(self, if_due: Callable[[Resampler], bool], optimizer: Any) -> bool:
+        if optimizer is not None:
+            self.bind_optimizer(optimizer)
         has_resampled = False
         for name in self.active_adapters:
             if adapters := self._adapters(name):
-                if any(adapter.drawn < 0 for adapter in adapters):
+                if any(is_sharded(adapter.base.weight) for adapter in adapters):
+                    raise AdapterError("a sharded model does not resample under PEFT: adapt it by rosa.inject")
+                if not all(adapter.has_values for adapter in adapters):
                     RosaAdapter.initialise_all(adapters)
                 resampler = Resampler(nn.ModuleList(adapters), self._optimizer, adapters[0].config)
                 resampler.number = max(adapter.drawn for adapter in adapters)
@@ -110,7 +117,11 @@ class RosaModel(BaseTuner):  # type: ignore[misc]  # peft is not type-checked he
     def _prepare_adapter_config(self, peft_config: RosaConfig, model_config: dict[str, Any]) -> RosaConfig:
         """Without ``target_modules``: every Linear and Conv1D in the blocks."""
         if peft_config.target_modules is None:
-            names = [name.removesuffix(".base_layer") for name in find_targets(self.model, None)]
+            try:
+                names = [name.removesuffix(".base_layer") for name in find_targets(self.model, None)]
+            except AdapterError as error:
+                way_out = "; or name target_modules (all-linear), with dequantize=True"
+                raise AdapterError(f"{error}{way_out if 'quantise' in str(error) else ''}") from None
             if peft_config.layers_to_transform is not None:
                 trial = copy.copy(peft_config)
                 trial.target_modules = [name.rpartition(".")[2] for name in names]

@@ -1,0 +1,108 @@
+"""Modules that train whole beside the adapters, such as a new classification head (``modules_to_save``)."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Collection, Iterator, Mapping
+
+from torch import Tensor, nn
+
+from rosa.errors import AdapterError
+from rosa.layers import AdapterLayer
+from rosa.sharding import is_sharded
+from rosa.targets import canonical_names
+
+KEPT = "_rosa_base_values"  # attribute of such a module: its parameters from before training, on the CPU
+
+
+def saved_modules(model: nn.Module) -> dict[str, nn.Module]:
+    """The modules that the settings of the model's adapters name in ``modules_to_save``, by canonical name."""
+    layer = next((module for module in model.modules() if isinstance(module, AdapterLayer)), None)
+    return find_modules(model, layer.config.modules_to_save or () if layer is not None else ())
+
+
+def find_modules(model: nn.Module, endings: Collection[str]) -> dict[str, nn.Module]:
+    """The modules whose canonical names end in one of ``endings``, by those names."""
+    names, modules = canonical_names(model), dict(model.named_modules())
+    return {names[n]: m for n, m in modules.items() if any(f".{names[n]}".endswith(f".{end}") for end in endings)}
+
+
+def check_modules(model: nn.Module, endings: Collection[str], layers: Collection[str]) -> None:
+    """Check ``modules_to_save`` of a model that is about to be adapted.
+
+    Args:
+        layers: the canonical names of the layers to adapt.
+
+    Raises:
+        AdapterError: an ending matches nothing, or a module without parameters or with buffers that are a part of its
+            state (which adapter files cannot hold), or one that has a layer to adapt.
+    """
+    for end in endings:
+        found = find_modules(model, [end])
+        if not found:
+            heads = ", ".join(name for name, _ in model.named_children())
+            raise AdapterError(f"modules_to_save: no module's name ends in {end!r:.100}. Outermost modules: {heads}")
+        for name, module in found.items():
+            parameters = {key for key, _ in module.named_parameters()}
+            if not parameters or module.state_dict().keys() - parameters:
+                raise AdapterError(f"modules_to_save: {name} has no parameters, or more in its state than parameters")
+            if both := [layer for layer in layers if f"{layer}.".startswith(f"{name}.")]:
+                raise AdapterError(
+                    f"modules_to_save: {name} trains whole, and {both[0]} is to be adapted: leave it out of one of "
+                    "modules_to_save and target_modules"
+                )
+
+
+def module_tensors(modules: Mapping[str, nn.Module]) -> dict[str, Tensor]:
+    """The parameters of modules that train whole, by name. They share the model's storage."""
+    return {f"{name}.{key}": p.detach() for name, module in modules.items() for key, p in module.named_parameters()}
+
+
+def remember_modules(modules: Mapping[str, nn.Module]) -> None:
+    """Keep the values of modules that are about to train whole. The second call does nothing, nor one on meta.
+
+    Sharded modules keep none.
+    """
+    for module in modules.values():
+        parameters = dict(module.named_parameters())
+        if not hasattr(module, KEPT) and not any(p.is_meta or is_sharded(p) for p in parameters.values()):
+            setattr(module, KEPT, {key: p.detach().to("cpu", copy=True) for key, p in parameters.items()})
+
+
+@contextlib.contextmanager
+def base_modules(model: nn.Module) -> Iterator[None]:
+    """Within a ``with`` block, the modules that train whole have their values from before training.
+
+    Other parameters stand in the place of theirs, and in that of tied ones in other modules.
+
+    Raises:
+        AdapterError: their values were not kept.
+    """
+    originals: dict[int, nn.Parameter] = {}
+    for name, module in saved_modules(model).items():
+        kept = getattr(module, KEPT, None)
+        if kept is None:
+            raise AdapterError(f"{name} trains whole, and its values from before were not kept (keep_base, sharding)")
+        for key, parameter in module.named_parameters():
+            originals[id(parameter)] = nn.Parameter(kept[key].to(parameter), requires_grad=False)
+    changed = [
+        (module, key, parameter)
+        for module in (model.modules() if originals else ())
+        for key, parameter in module.named_parameters(recurse=False)
+        if id(parameter) in originals
+    ]
+    try:
+        for module, key, parameter in changed:
+            setattr(module, key, originals[id(parameter)])
+        yield
+    finally:
+        for module, key, parameter in changed:
+            setattr(module, key, parameter)
+
+
+def forget_modules(modules: Mapping[str, nn.Module]) -> None:
+    """Freeze modules that trained whole, and drop what was kept of them."""
+    for module in modules.values():
+        module.requires_grad_(False)
+        if hasattr(module, KEPT):
+            delattr(module, KEPT)
