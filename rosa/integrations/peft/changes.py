@@ -117,7 +117,7 @@ def _triplets(change: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """U (m, q), S (q,) falling and Vᵀ (q, n) of a change in float64.
 
     They come from the Gram matrix of the shorter side, in a fraction of the time of an SVD. Values below some 1e-8 of
-    the largest one are noise. So is what is below ``_rounding``, which is more.
+    the largest one are noise. So is what is below ``rounding_bound``, which is more.
     """
     m, n = change.shape
     vectors = short_side_vectors([change])[0]
