@@ -75,7 +75,8 @@ class AdapterConfig:
         bias: whether the biases of adapted layers train: ``adapted``, ``none``, or ``auto``, the published
             choice of the method.
         target_modules: which layers to adapt: a regular expression for the whole module name, or a list (or tuple, or
-            set) of name endings. None or ``all-linear``: every Linear and Conv1D inside the model's blocks.
+            set) of name endings. None or ``all-linear``: every Linear and Conv1D inside the model's blocks, except
+            routers of experts.
         seed: the seed of every random choice of the adapters.
         modules_to_save: name endings of modules that train whole, and are saved with the adapters, such as a new
             classification head: ``["score"]``. None: nothing but the adapters trains.

@@ -59,7 +59,8 @@ def of_language(language: str) -> dict[str, list[Block]]:
 
 
 def commands(block: Block) -> Iterator[str]:
-    """The command lines of a block of ``bash``, with their comments."""
-    for line in block.text.replace("\\\n", " ").splitlines():
+    """The command lines of a block of ``bash``, with their comments; of alternatives in braces the first."""
+    text = re.sub(r"\{(\w+)(?:,\w+)+\}", r"\1", block.text.replace("\\\n", " "))
+    for line in text.splitlines():
         if line.strip() and not line.lstrip().startswith("#"):
             yield line.strip()

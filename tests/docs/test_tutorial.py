@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import glob
 import re
 import runpy
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -20,11 +22,15 @@ ELSEWHERE = ("tensorboard",)  # it serves until it is stopped: tests/test_comman
 
 def run(command: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Run a command line in ``folder``; Python in this process, which has imported what it needs."""
-    program, file, *words = command.split()
+    program, file, *words = [path for word in shlex.split(command) for path in glob.glob(word) or [word]]
     if program == "python":
+        module = words.pop(0) if file == "-m" else None
         monkeypatch.setattr(sys, "argv", [file, *words, *LESS.get(file, [])])
         try:
-            runpy.run_path(str(ROOT / file), run_name="__main__")
+            if module:
+                runpy.run_module(module, run_name="__main__", alter_sys=True)
+            else:
+                runpy.run_path(str(ROOT / file), run_name="__main__")
         except SystemExit as ended:
             assert not ended.code, command
     else:
@@ -41,3 +47,4 @@ def test_the_tutorial_runs_as_printed(tmp_path: Path, monkeypatch: pytest.Monkey
     table = (tmp_path / "runs" / "e2e_sample" / "results.md").read_text(encoding="utf-8")
     assert "ROSA" in table and "LoRA" in table and "BLEU" in table
     assert list((tmp_path / "runs" / "e2e_sample" / "figures").glob("*.png"))
+    assert list((tmp_path / "runs" / "e2e_sample").glob("tiny-rosa-*/export/merged/model.safetensors"))

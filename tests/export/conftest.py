@@ -26,7 +26,8 @@ def train_in(small_model: Path, small_e2e: Path) -> TrainIn:
     def run(folder: Path, *overrides: str) -> Run:
         config = make_config(
             f"model.name={small_model}", f"dataset.path={small_e2e}", f"output.path={folder}", "train.batch_size=16",
-            "train.epochs=1", "train.device=cpu", "train.lr=1e-2", "logging.samples=0", "fnmodel.params.rank=2",
+            "train.epochs=1", "train.fraction=0.5", "train.device=cpu", "train.lr=1e-2", "logging.samples=0",
+            "fnmodel.params.rank=2",
             *overrides,
         )  # fmt: skip
         train_all(config, list(overrides))

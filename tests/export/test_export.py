@@ -58,12 +58,6 @@ def test_a_merged_model_is_plain_and_generates_as_the_run_does(
     assert "/" not in "".join(path.read_text() for path in merged.glob("*config.json"))
 
 
-def test_the_dropout_of_a_training_is_not_the_exports(train_in: TrainIn, tmp_path: Path) -> None:
-    run = train_in(tmp_path / "runs", "model.dropout=0.3", "train.epochs=0")
-    merged = export(run, tmp_path / "merged", "--as", "merged")
-    assert json.loads((merged / "config.json").read_text())["attn_pdrop"] == 0.1
-
-
 def test_from_run_to_peft_to_merged_to_plain(rosa_run: Run, small_model: Path, tmp_path: Path, capsys: Any) -> None:
     peft = pytest.importorskip("peft")
     adapter = export(rosa_run, tmp_path / "peft", "--as", "peft")
@@ -91,9 +85,9 @@ def test_a_cut_tells_what_it_costs(
     before, after = (
         float(text.split()[0]) for text in out.split("validation loss ")[1].replace("cut, ", "|").split("|")
     )
-    assert before == pytest.approx(rosa_run.record()["best"]["loss"], abs=2e-4)
+    assert before == pytest.approx(rosa_run.record()["best"]["loss"], abs=1e-4)
     model = peft.PeftModel.from_pretrained(plain(small_model), folder)
-    assert after == pytest.approx(validation_loss(rosa_run, model), abs=2e-4) and abs(after - before) > 1e-3
+    assert after == pytest.approx(validation_loss(rosa_run, model), abs=1e-4) and abs(after - before) > 3e-4
     assert out.splitlines()[-1] in (folder / "README.md").read_text()
 
 
@@ -136,11 +130,13 @@ def test_trained_biases_are_kept_for_peft_and_said_to_be_none_for_vllm(
     train_in: TrainIn, small_model: Path, tmp_path: Path, capsys: Any
 ) -> None:
     peft = pytest.importorskip("peft")
-    run = train_in(tmp_path / "runs")
+    run = train_in(tmp_path / "runs", "model.dropout=0.3")
     folder = export(run, tmp_path / "peft", "--as", "peft")
     assert "vLLM does not take this adapter: it has trained biases" in capsys.readouterr().out
     loaded = peft.PeftModel.from_pretrained(plain(small_model), folder)
     torch.testing.assert_close(logits(loaded), logits(model_of(run)), atol=1e-5, rtol=0)
+    merged = export(run, tmp_path / "merged", "--as", "merged")
+    assert json.loads((merged / "config.json").read_text())["attn_pdrop"] == 0.1, "the training's dropout is its own"
 
 
 # -- the model card ------------------------------------------------------------------------------------------------
@@ -229,7 +225,7 @@ def test_options_that_do_not_go_together(rosa_run: Run, capsys: Any) -> None:
 
 
 def test_a_change_too_large_for_a_lora_adapter_names_the_ways_out(train_in: TrainIn, tmp_path: Path) -> None:
-    run = train_in(tmp_path / "runs", "fnmodel.params.rank=12", "train.epochs=2")
+    run = train_in(tmp_path / "runs", "fnmodel.params.rank=12")
     text = refusal(run.path, "--as", "peft", "--out", tmp_path / "peft")
     assert "would take" in text and "--as merged, --keep SHARE or --rank R" in text
     assert not (tmp_path / "peft").exists()

@@ -106,22 +106,17 @@ class Rows(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
         return {"input_ids": tokens()[index], "labels": tokens()[index]}
 
 
-def test_trainer_checkpoints_hold_the_adapter_and_resume(tmp_path: Path) -> None:
-    from transformers import Trainer, TrainerCallback, TrainingArguments
+@pytest.mark.parametrize(("level", "every", "drawn"), [("step", 2, 1), ("epoch", 1, 1)])
+def test_trainer_checkpoints_hold_the_adapter_and_resume(level: str, every: int, drawn: int, tmp_path: Path) -> None:
+    from transformers import Trainer, TrainingArguments
 
-    class Resample(TrainerCallback):  # type: ignore[misc]
-        def on_train_begin(self, args: Any, state: Any, control: Any, **others: Any) -> None:
-            others["model"].base_model.bind_optimizer(others["optimizer"])
-
-        def on_step_begin(self, args: Any, state: Any, control: Any, **others: Any) -> None:
-            if state.global_step:
-                others["model"].base_model.update_and_allocate(state.global_step, state.max_steps)
+    from rosa.integrations.trainer import ResampleCallback
 
     def trainer(folder: Path) -> Any:
-        settings = dict(max_steps=4, save_steps=3, per_device_train_batch_size=2, use_cpu=True, report_to="none")
+        settings = dict(num_train_epochs=2, save_steps=3, per_device_train_batch_size=2, use_cpu=True, report_to="none")
         args = TrainingArguments(str(folder), **settings, learning_rate=1e-2, disable_tqdm=True, logging_steps=100)
-        model = adapt_by_peft(level="step", every=2)
-        return Trainer(model, args, train_dataset=Rows(), callbacks=[Resample()])
+        model = adapt_by_peft(level=level, every=every)
+        return Trainer(model, args, train_dataset=Rows(), callbacks=[ResampleCallback()])
 
     whole = trainer(tmp_path)
     whole.train()
@@ -130,7 +125,7 @@ def test_trainer_checkpoints_hold_the_adapter_and_resume(tmp_path: Path) -> None
     resumed = trainer(tmp_path / "again")
     resumed.train(resume_from_checkpoint=str(checkpoint))
     layers = [next(iter(rosa.adapter_layers(one.model).values())) for one in (whole, resumed)]
-    assert [layer.drawn for layer in layers] == [1, 1]
+    assert [layer.drawn for layer in layers] == [drawn, drawn]
     assert distance(whole.model, resumed.model) < 1e-4
     assert distance(whole.model, make_model("gpt2")) > 0.01
 

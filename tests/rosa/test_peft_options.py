@@ -173,6 +173,8 @@ def quantised_llama(kind: type[Packed]) -> Any:
 def test_a_quantised_layer_is_refused_or_dequantised_when_told_to() -> None:
     with pytest.raises(rosa.AdapterError, match=r"up_proj cannot be adapted.*quantised.*RosaConfig\(dequantize=True\)"):
         adapt_by_peft(base=quantised_llama(Packed), target_modules=["up_proj"])
+    with pytest.raises(rosa.AdapterError, match=r"up_proj cannot be adapted.*name target_modules \(all-linear\)"):
+        adapt_by_peft(base=quantised_llama(Packed), dequantize=True)
     expected = logits(quantised_llama(Packed))
     model = adapt_by_peft(base=quantised_llama(Packed), target_modules=["up_proj", "q_proj"], dequantize=True)
     assert distance(model, expected) < 1e-5

@@ -71,13 +71,11 @@ def test_a_run_starts_from_the_adapters_function(train: Any, small_model: Path, 
     """For a method with pairs, and for full fine-tuning, which trains the merged weights."""
     expected = start_logits(small_model, lora)
     assert (expected - logits(plain(small_model))).abs().max() > 0.01
-    for method in ("rosa", "lora", "none"):
+    for method in ("rosa", "none"):
         run = train(f"model.adapter={lora}", f"fnmodel.name={method}", *UNTRAINED)
         torch.testing.assert_close(logits(model_of(run)), expected, atol=1e-5, rtol=0)
-    run = train(f"model.adapter={lora}", "fnmodel.name=none", "train.epochs=1")
-    before = train("fnmodel.name=none", "train.epochs=1")
-    assert run.record()["parameters"] == before.record()["parameters"], "all weights train"
-    assert run.record()["best"]["loss"] != before.record()["best"]["loss"]
+    counts = run.record()["parameters"]
+    assert counts["trainable"] == counts["total"] == plain(small_model).num_parameters(), "all weights train"
 
 
 def test_the_content_is_part_of_a_runs_identity_and_its_path_is_not(train: Any, lora: Path, tmp_path: Path) -> None:
@@ -88,7 +86,7 @@ def test_the_content_is_part_of_a_runs_identity_and_its_path_is_not(train: Any, 
     assert train(f"model.adapter={moved}", *UNTRAINED).path == run.path
     (moved / "adapter_config.json").write_text((moved / "adapter_config.json").read_text() + "\n")
     assert identify_run(make_config(f"model.adapter={moved}")) != identify_run(make_config(f"model.adapter={lora}"))
-    assert train(*UNTRAINED).path != run.path
+    assert identify_run(make_config(f"model.adapter={lora}")) != identify_run(make_config())
     assert run_directory(make_config("model.adapter=null")) == run_directory(make_config())
 
 
@@ -108,15 +106,14 @@ def test_a_run_outlives_the_folder(train: Any, small_model: Path, lora: Path, tm
     assert again.path == run.path, "the copy is the same adapter"
 
 
-@pytest.mark.parametrize("damage", ["gone", "other"])
-def test_another_start_is_refused(train: Any, lora: Path, damage: str) -> None:
-    run = train(f"model.adapter={lora}", "train.epochs=1", "fnmodel.name=lora")
-    if damage == "gone":
-        shutil.rmtree(run.start_adapter)
-    else:
-        path = run.start_adapter / "adapter.safetensors"
-        path.write_bytes(path.read_bytes()[:-4] + b"\0\0\0\0")
-    with pytest.raises(UserError, match=r"start_adapter is .* put the adapter that the run began with"):
+def test_another_start_is_refused(train: Any, lora: Path) -> None:
+    run = train(f"model.adapter={lora}", "fnmodel.name=lora", *UNTRAINED)
+    path = run.start_adapter / "adapter.safetensors"
+    path.write_bytes(path.read_bytes()[:-4] + b"\0\0\0\0")
+    with pytest.raises(UserError, match=r"start_adapter is not the adapter .* put the adapter that the run began with"):
+        evaluate_run(run, QUICK)
+    shutil.rmtree(run.start_adapter)
+    with pytest.raises(UserError, match=r"start_adapter is gone: put the adapter that the run began with"):
         evaluate_run(run, QUICK)
 
 
@@ -125,7 +122,7 @@ def test_an_interrupted_run_goes_on_from_the_same_start(
 ) -> None:
     from utils.training import loop
 
-    settings = (f"model.adapter={lora}", "fnmodel.name=lora", "train.epochs=2", "model.dropout=0")
+    settings = (f"model.adapter={lora}", "fnmodel.name=lora", "train.epochs=2", "train.fraction=0.3")
     whole = train(*settings)
     shutil.move(whole.path, tmp_path / "whole")
     validate, calls = loop.validate, []
@@ -161,10 +158,6 @@ def test_from_peft_to_run_to_peft(train: Any, small_model: Path, tmp_path: Path)
     theirs.save_pretrained(tmp_path / "theirs")
     expected = logits(theirs)
     assert (expected - logits(plain(small_model))).abs().max() > 0.01
-    try:
-        rosa.load_adapter(plain(small_model), tmp_path / "theirs")
-    except rosa.AdapterError as error:
-        pytest.skip(str(error))
     run = train(f"model.adapter={tmp_path / 'theirs'}", *UNTRAINED)
     torch.testing.assert_close(logits(model_of(run)), expected, atol=1e-5, rtol=0)
     assert export([str(run.path), "--as", "peft", "--out", str(tmp_path / "ours")]) == 0

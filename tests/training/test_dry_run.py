@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import subprocess
 import sys
@@ -70,7 +69,8 @@ def test_counted_gradients_and_state_are_there_in_a_step(trial: Any) -> None:
 def test_kept_tensors_are_counted_once_and_while_they_are_kept() -> None:
     layer = torch.nn.Linear(10, 10, bias=False)
     x = torch.ones(5, 10)
-    with SavedTensors(layer) as saved:
+    saved = SavedTensors(layer)
+    with saved:
         for _ in range(3):  # the graph of each pass is gone before the next
             hidden = layer(x)  # keeps x; the weight is the model's own
             loss = (hidden.exp() * hidden).sum()  # keeps exp's output (twice) and hidden
@@ -107,14 +107,16 @@ def test_the_planned_resamples_are_those_of_the_run(trial: Any, train: Any, meth
 
 def test_a_dry_run_prints_all_of_it_and_writes_nothing(small_model: Path, tmp_path: Path) -> None:
     """By the command, with a folder of runs that stays as it was."""
-    done = command("dry_run=true", f"model.name={small_model}", "train.epochs=2", f"output.path={tmp_path}")
+    done = command(
+        "dry_run=true", f"model.name={small_model}", "train.epochs=2", "train.batch_size=16", f"output.path={tmp_path}"
+    )
     assert done.returncode == 0, done.stderr
     lines = dict(
         re.findall(r"^(weights|adapters|gradients|optimizer|activations|expected peak) +([\d.,]+)$", done.stdout, re.M)
     )
     assert len(lines) == 6
     assert re.search(r"trainable [\d,]+ of [\d,]+ parameters", done.stdout)
-    assert re.search(r"samples/s in 6 trial steps: about .* for 2 epochs of \d+ samples", done.stdout)
+    assert re.search(r"samples/s in 6 trial steps: about .* for 2 epochs of 2,000 samples", done.stdout)
     assert not any(tmp_path.iterdir())
 
 
@@ -151,24 +153,30 @@ def command(*overrides: str) -> subprocess.CompletedProcess[str]:
 
 
 TRAINED = """
-import json, resource, sys
+import resource, sys
 from tests.conftest import make_config
-from utils.training.launch import train_all
-pages = int(open("/proc/self/statm").read().split()[1])
-train_all(make_config(*sys.argv[1:]), [])
-print(json.dumps(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 - pages * resource.getpagesize() / 2**20))
+from utils.training import launch
+
+def set_up(*arguments):
+    pages = int(open("/proc/self/statm").read().split()[1])
+    start.append(pages * resource.getpagesize() / 2**20)
+    return original(*arguments)
+
+start, original, launch.set_up = [], launch.set_up, set_up
+launch.train_all(make_config(*sys.argv[1:]), [])
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 - start[0])
 """
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
-@pytest.mark.parametrize("method", ["rosa", "lora", "none"])
+@pytest.mark.parametrize("method", ["rosa", "none"])
 def test_the_expected_peak_is_that_of_the_run(method: str, tmp_path: Path) -> None:
-    """On the bundled model, in fresh processes; memory beyond the libraries."""
+    """On the bundled model, in fresh processes, from the set-up on, when the libraries are there."""
     overrides = ["dataset.name=e2e_sample", "model.name=tiny", "train.device=cpu", f"fnmodel.name={method}"]
-    overrides += ["train.batch_size=512", "train.epochs=2", f"output.path={tmp_path}"]
+    overrides += ["train.batch_size=128", "train.epochs=2", "train.fraction=0.3", f"output.path={tmp_path}"]
     done = command("dry_run=true", *overrides)
     expected = float(re.search(r"expected peak +([\d.,]+)", done.stdout)[1].replace(",", ""))
     run = subprocess.run([sys.executable, "-c", TRAINED, *overrides], cwd=ROOT, capture_output=True, text=True)
-    measured = json.loads(run.stdout.splitlines()[-1])
+    measured = float(run.stdout.splitlines()[-1])
     assert 0.8 * measured < expected < 1.2 * measured, (expected, measured)

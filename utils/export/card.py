@@ -48,7 +48,7 @@ def model_card(run: Run, config: Config, exported: Exported) -> str:
         f"# {printable_line(run.path.resolve().name)}", "",
         f"`{result.model}` trained on `{result.dataset}` with {method_label(result.method)}. {TITLES[exported.form]}",
         *(f"\n- {fact}" if not number else f"- {fact}" for number, fact in enumerate(exported.facts)), "",
-        "## Use", "", "```python", *_code(exported.form, base, result), "```", "",
+        "## Use", "", "```python", *_code(exported.form, base, config, result), "```", "",
         f"Texts are generated from {_prompt(config)}", "",
         "## Results", "", *_results(result, exported), "",
         "## Training", "", *_training(result), "",
@@ -73,7 +73,7 @@ def _front_matter(form: str, base: str | None, result: Result) -> list[str]:
     return ["---", *yaml.safe_dump(values, sort_keys=True).splitlines(), "---", ""]
 
 
-def _code(form: str, base: str | None, result: Result) -> list[str]:
+def _code(form: str, base: str | None, config: Config, result: Result) -> list[str]:
     """How to load the export, with this folder's name to be filled in."""
     name = f'"{base}"' if base else f'"PATH/TO/{result.model}"'
     if form == "merged":
@@ -82,7 +82,8 @@ def _code(form: str, base: str | None, result: Result) -> list[str]:
             'tokenizer = AutoTokenizer.from_pretrained("THIS_FOLDER")',
             'model = AutoModelForCausalLM.from_pretrained("THIS_FOLDER")',
         ]  # fmt: skip
-    load = [f"base = AutoModelForCausalLM.from_pretrained({name}, dtype=torch.float32)"]
+    gguf = f", gguf_file={config.model.gguf_file!r}" if config.model.gguf_file else ""
+    load = [f"base = AutoModelForCausalLM.from_pretrained({name}{gguf}, dtype=torch.float32)"]
     if form == "peft":
         imports = ["import torch", "from peft import PeftModel", "from transformers import AutoModelForCausalLM", ""]
         return [*imports, *load, 'model = PeftModel.from_pretrained(base, "THIS_FOLDER")']
@@ -125,7 +126,9 @@ def _training(result: Result) -> Iterator[str]:
     for name in ("trainable", "total"):
         if name in parameters:
             yield f"- {name} parameters: {parameters[name]:,}"
-    yield f"- trained biases: {printable_line(record.get('bias'))}; loss on: {printable_line(record.get('loss_on'))}"
+    for key, name in (("bias", "trained biases"), ("loss_on", "loss on")):
+        if record.get(key) is not None:
+            yield f"- {name}: {printable_line(record[key])}"
     for split, counts in (record.get("data") or {}).items():
         yield f"- {split} data: " + ", ".join(f"{printable_line(k)} {v}" for k, v in counts.items())
     for split, digest in (record.get("data_sha256") or {}).items():

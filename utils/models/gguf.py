@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
+import io
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,11 @@ def gguf_options() -> dict[str, Any]:
     # newer versions of transformers keep quantised blocks unless they are told not to; older ones always unpack them
     unpack = getattr(transformers, "GgufConfig", None)
     return {"quantization_config": unpack(dequantize=True)} if unpack else {}
+
+
+def no_bar() -> contextlib.AbstractContextManager[Any]:
+    """Hide the progress bar that transformers shows even where there is no terminal; log lines are still shown."""
+    return contextlib.redirect_stderr(io.StringIO())
 
 
 def as_plain(loaded: Any) -> Any:

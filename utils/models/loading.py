@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from utils.errors import UserError, short_reason
 from utils.io.hub import WAYS_OUT
 from utils.models.attention import same_attention
 from utils.models.fast_modules import use_faster_modules
-from utils.models.gguf import as_plain, check_gguf, gguf_options
+from utils.models.gguf import as_plain, check_gguf, gguf_options, no_bar
 from utils.text import nearest
 
 BUNDLED = {"tiny": Path(__file__).parents[2] / "assets" / "tiny-gpt2"}
@@ -190,7 +191,8 @@ def _from_pretrained(loader: Any, name: str, what: str, gguf: str | None = None,
     if gguf is not None:
         options["gguf_file"] = gguf
     try:
-        return loader.from_pretrained(source, trust_remote_code=False, **options)
+        with no_bar() if gguf else contextlib.nullcontext():
+            return loader.from_pretrained(source, trust_remote_code=False, **options)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
         ways = WAYS_OUT.format(path_key="model.name", cache_hint="HF_HOME=DIR there and here")
         if Path(source).is_dir():

@@ -36,12 +36,17 @@ MIB = 2**20
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a run takes: MiB by part and at the peak, seconds by kind of work, and training samples per second."""
+    """What a run takes: MiB by part and at the peak, seconds by kind of work, samples per second in some trials.
+
+    ``before`` is the memory of the process before the set-up, its libraries: the peak is beyond it.
+    """
 
     memory: dict[str, float]
+    before: float
     peak: float
     seconds: dict[str, float]
     samples_per_second: float
+    trials: int
 
 
 def estimate(training: Training, start: float, memory_before: float) -> Estimate:
@@ -78,9 +83,11 @@ def estimate(training: Training, start: float, memory_before: float) -> Estimate
         seconds["resampling"] = count * _timed(training, lambda: rosa.resample(training.model, 1, resampler.optimizer))
     return Estimate(
         {**memory, "activations": saved.peak / MIB},
+        memory_before,
         peak_memory_mib(training.device) - memory_before,
         seconds,
         len(data) / (step * len(batches)),
+        len(trials),
     )
 
 
@@ -198,7 +205,7 @@ def report(training: Training, found: Estimate) -> str:
     gpu = training.device.type == "cuda"
     rows = [["memory", "MiB"], *([part, f"{mib:,.1f}"] for part, mib in found.memory.items())]
     rows.append(["expected peak", f"{found.peak:,.1f}"])
-    where = "allocated on the GPU" if gpu else "of the process, beyond its libraries"
+    where = "allocated on the GPU" if gpu else f"of the process, beyond the {found.before:,.0f} MiB of its libraries"
     total = sum(found.seconds.values())
     kinds = ", ".join(f"{kind} {duration(seconds)}" for kind, seconds in found.seconds.items())
     return "\n".join(
@@ -209,7 +216,7 @@ def report(training: Training, found: Estimate) -> str:
             *aligned(rows, right=(1,)),
             f"The peak is {where}; gradients and activations are not all there at once.",
             "",
-            f"{found.samples_per_second:,.4g} samples/s in {TRIALS} trial steps: about {duration(total)} for "
+            f"{found.samples_per_second:,.4g} samples/s in {found.trials} trial steps: about {duration(total)} for "
             f"{train.epochs} epochs of {len(training.data.train):,} samples ({kinds}), without checkpoints.",
         ]
     )

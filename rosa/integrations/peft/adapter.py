@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from rosa.fused import full_precision
 from rosa.integrations.peft.config import RosaConfig
+from rosa.kept_base import cut_to_rank
 from rosa.layers import product
 from rosa.methods.rosa import RosaLayer
 from rosa.resampling import Pair
@@ -21,7 +22,8 @@ class RosaAdapter(RosaLayer):
     Attributes:
         left, right: the factors (m, r) and (r, n) of W_f − W_0.
         in_weight: whether the base weight contains them.
-        drawn: the number of the present subspace, −1 before the first; ``number`` holds it in files.
+        has_values: whether the first subspace was sampled or loaded.
+        drawn: the number of the present subspace, −1 without values; ``number`` holds it in files.
         bias_change: what is added to the base bias (n,), where biases train.
     """
 
@@ -34,8 +36,8 @@ class RosaAdapter(RosaLayer):
         super().__init__(host.name, host.base_layer, config.settings(rank))
         del self._modules["base"]
         self.in_weight = in_weight
+        self.has_values = False  # beside ``drawn``, which would make a compiled forward pass depend on a count
         self.drawn = -1
-        self._sampled = -1
         self.register_buffer("number", torch.tensor(-1))
         self._set_record(self.A.new_empty(self.in_features, 0), self.B.new_empty(0, self.out_features))
         self.fixed = (*self.fixed, "left", "right")
@@ -74,26 +76,21 @@ class RosaAdapter(RosaLayer):
 
     def _add_pair(self, sign: int) -> None:
         """W_f ← W_f ± A B: in the weight, if it holds W_f, and in the factors."""
-        if (sign > 0 and self.drawn < 0) or (sign < 0 and self.config.start == "zero"):
+        if (sign > 0 and not self.has_values) or (sign < 0 and self.config.start == "zero"):
             return  # A B is zero
         if self.in_weight:
             super()._add_pair(sign)
         left, right = torch.cat([self.left, sign * self.A], 1), torch.cat([self.right, self.B])
         if left.shape[1] > min(self.in_features, self.out_features):
-            whole = product(left, right).to(left.dtype)
-            eye = torch.eye(min(whole.shape), dtype=left.dtype, device=left.device)
-            left, right = (eye, whole) if self.in_features <= self.out_features else (whole, eye)
+            left, right = cut_to_rank(left, right)
         self._set_record(left, right)
-
-    def sample(self, number: int, vectors: Tensor | None) -> Pair:
-        self._sampled = number
-        return super().sample(number, vectors)
 
     @torch.no_grad()
     def set_factors(self, a: Tensor, b: Tensor) -> None:
         super().set_factors(a, b)
-        self.drawn = self._sampled
+        self.drawn += 1
         self.number.fill_(self.drawn)
+        self.has_values = True
 
     def hold(self, sign: int) -> None:
         """Add the factors' product to the base weight, or subtract it."""
@@ -128,6 +125,7 @@ class RosaAdapter(RosaLayer):
         if moves:
             self.hold(1)
         self.drawn = int(number)
+        self.has_values = self.drawn >= 0
 
 
 def joined(pairs: Sequence[Pair]) -> Pair:

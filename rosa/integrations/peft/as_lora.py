@@ -15,6 +15,7 @@ from torch import Tensor
 from rosa.errors import AdapterError
 from rosa.integrations.peft.adapter import RosaAdapter, joined
 from rosa.integrations.peft.layer import RosaLinear
+from rosa.kept_base import cut_to_rank
 from rosa.resampling import Pair
 
 WEIGHTS_FILE = "adapter_model.safetensors"  # PEFT's name for it
@@ -78,21 +79,12 @@ def _adapters(model: Any, adapter_name: str) -> dict[str, RosaAdapter]:
 
 
 def _cut(adapter: RosaAdapter, rank: int | float | None) -> Pair:
-    """W − W_0 as A (m, r) and B (r, n), U √S and √S Vᵀ without the singular values that are rounding.
-
-    Two QR factorisations of its factors make the SVD a small one.
-    """
-    left, right = joined([(adapter.A, adapter.B), (adapter.left, adapter.right)])
-    q_left, r_left = torch.linalg.qr(left.double())
-    q_right, r_right = torch.linalg.qr(right.double().T)
-    u, s, vt = torch.linalg.svd(r_left @ r_right.T, full_matrices=False)
-    above = int((s > torch.finfo(left.dtype).eps * max(s[0], r_left.norm() * r_right.norm() * 1e-7)).sum())
+    """W − W_0 as A (m, r) and B (r, n), without the singular values that are rounding."""
+    a, b = cut_to_rank(*joined([(adapter.A, adapter.B), (adapter.left, adapter.right)]))
     if isinstance(rank, float):
-        shares = s.square().cumsum(0)
+        shares = a.double().square().sum(0).square().cumsum(0)  # of S², because A is U √S, S falling
         rank = int((shares < rank * shares[-1]).sum()) + 1
-    r = max(1, min(above, rank or above))
-    root = s[:r].sqrt()
-    return (q_left @ (u[:, :r] * root)).to(left.dtype), ((root[:, None] * vt[:r]) @ q_right.T).to(left.dtype)
+    return a[:, :rank], b[:rank]
 
 
 def _lora_config(config: Any, adapters: dict[str, RosaAdapter], pairs: dict[str, Pair], largest: int) -> LoraConfig:

@@ -14,6 +14,7 @@ from rosa.errors import AdapterError
 from rosa.injection import adapter_layers
 from rosa.kept_base import rounding_bound
 from rosa.layers import AdapterLayer, LowRankLayer, product
+from rosa.subspace import short_side_vectors
 from rosa.targets import WRAPPERS, canonical_names
 
 Layer = AdapterLayer | nn.Linear  # or Conv1D, which has the same attributes
@@ -105,11 +106,25 @@ def change_of(
         before, after = before.T, after.T
     if isinstance(layer, AdapterLayer) and not layer.merged and (delta := layer.delta()) is not None:
         after = after + delta.double()
-    u, s, vt = torch.linalg.svd(after - before, full_matrices=False)
+    u, s, vt = _triplets(after - before)
     rank = _rank(s, rounding_bound(before, module.weight.dtype), largest, keep)
     root, squares = s[:rank].sqrt(), s.square()
     a, b = (u[:, :rank] * root).float(), (root[:, None] * vt[:rank]).float()
     return Change(a, b, float(squares.sum()), float(squares[rank:].sum()), _bias(name, layer, pretrained))
+
+
+def _triplets(change: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """U (m, q), S (q,) falling and Vᵀ (q, n) of a change in float64.
+
+    They come from the Gram matrix of the shorter side, in a fraction of the time of an SVD. Values below some 1e-8 of
+    the largest one are noise. So is what is below ``rounding_bound``, which is more.
+    """
+    m, n = change.shape
+    vectors = short_side_vectors([change])[0]
+    rows = vectors.T @ (change if m <= n else change.T)
+    values, order = torch.linalg.vector_norm(rows, dim=1).sort(descending=True)
+    short, long = vectors[:, order], rows[order] / values.clamp_min(torch.finfo(rows.dtype).tiny)[:, None]
+    return (short, values, long) if m <= n else (long.T, values, short.T)
 
 
 def _bias(name: str, layer: Layer, pretrained: Mapping[str, Tensor]) -> Tensor | None:

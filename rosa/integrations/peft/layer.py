@@ -108,7 +108,7 @@ class RosaLinear(nn.Module, BaseTunerLayer):  # type: ignore[misc]  # peft is no
             self.unmerge()
         wanted, pairs = self._missing()
         for adapter in wanted:
-            if adapter.drawn < 0:  # its settings came from a file, but no values
+            if not adapter.has_values:  # its settings came from a file, but no values
                 adapter.initialise_all([adapter])
                 return self.forward(x)
         if len(wanted) == len(pairs) == 1:

@@ -84,7 +84,7 @@ def to_peft_lora(
 ) -> PeftLora:
     """Write the change since the pretrained weights as a LoRA adapter that ``PeftModel.from_pretrained`` loads.
 
-    Each layer gets the numerical rank r of its own change, found by SVD in float64. Singular values below the rounding
+    Each layer gets the numerical rank r of its own change, found in float64. Singular values below the rounding
     of the weights' dtype are dropped. ``rank`` or ``keep`` cut the pair further, to the best approximation of its rank
     (Eckart and Young 1936). Linear and Conv1D layers that are not adapted and differ from ``base`` get a pair too.
 

@@ -23,6 +23,7 @@ from rosa.integrations.peft.config import RosaConfig
 from rosa.integrations.peft.layer import RosaLinear
 from rosa.integrations.peft.quantised import dequantised
 from rosa.resampler import Resampler
+from rosa.sharding import is_sharded
 from rosa.targets import OWN_FORWARD, SHARED, find_targets, has_own_forward, obstacle
 
 OPTIONS = "Name targets without it (target_modules, exclude_modules)."
@@ -40,7 +41,7 @@ class RosaModel(BaseTuner):  # type: ignore[misc]  # peft is not type-checked he
     target_module_mapping: dict[str, list[str]] = {}  # noqa: RUF012  # the default targets are found in the model
 
     _optimizer: Any = None
-    _has_warned = False
+    _warned: tuple[str, ...] = ()
     _owners: Counter[int]
 
     def bind_optimizer(self, optimizer: Any) -> None:
@@ -57,47 +58,65 @@ class RosaModel(BaseTuner):  # type: ignore[misc]  # peft is not type-checked he
             )
         self._optimizer = optimizer
 
-    def update_and_allocate(self, global_step: int, total_steps: int | None = None) -> bool:
+    @property
+    def levels(self) -> set[str]:
+        """The ``level`` of each active adapter's settings."""
+        return {self.peft_config[name].level for name in self.active_adapters}
+
+    def update_and_allocate(self, global_step: int, total_steps: int | None = None, optimizer: Any = None) -> bool:
         """Resample the active adapter if it is due (``level="step"``), and say whether it was.
+
+        With another level nothing happens, and a warning says so once.
 
         Args:
             global_step: the optimizer steps so far, at least 1.
             total_steps: those of the training; there is no resample after the last one.
+            optimizer: see ``bind_optimizer``; None: the one that was bound.
         """
+        if "epoch" in self.levels:
+            self._warn_once(
+                "update_and_allocate does nothing with level='epoch': call model.base_model.after_epoch(epoch) after "
+                "each epoch, or adapt the model with RosaConfig(level='step', every=...)"
+            )
         last = global_step + 1 if total_steps is None else total_steps
-        return self._resample(lambda resampler: resampler.after_step(global_step, last))
+        return self._resample(lambda resampler: resampler.after_step(global_step, last), optimizer)
 
-    def after_epoch(self, epoch: int, epochs: int | None = None) -> bool:
+    def after_epoch(self, epoch: int, epochs: int | None = None, optimizer: Any = None) -> bool:
         """Resample the active adapter if it is due (``level="epoch"``), and say whether it was.
 
         Args:
             epoch: the epochs so far, at least 1.
             epochs: those of the training; there is no resample after the last one.
+            optimizer: see ``bind_optimizer``; None: the one that was bound.
         """
         last = epoch + 1 if epochs is None else epochs
-        return self._resample(lambda resampler: resampler.after_epoch(epoch, last))
+        return self._resample(lambda resampler: resampler.after_epoch(epoch, last), optimizer)
 
-    def _resample(self, if_due: Callable[[Resampler], bool]) -> bool:
+    def _resample(self, if_due: Callable[[Resampler], bool], optimizer: Any) -> bool:
+        if optimizer is not None:
+            self.bind_optimizer(optimizer)
         has_resampled = False
         for name in self.active_adapters:
             if adapters := self._adapters(name):
-                if any(adapter.drawn < 0 for adapter in adapters):
+                if any(is_sharded(adapter.base.weight) for adapter in adapters):
+                    raise AdapterError("a sharded model does not resample under PEFT: adapt it by rosa.inject")
+                if not all(adapter.has_values for adapter in adapters):
                     RosaAdapter.initialise_all(adapters)
                 resampler = Resampler(nn.ModuleList(adapters), self._optimizer, adapters[0].config)
                 resampler.number = max(adapter.drawn for adapter in adapters)
                 if if_due(resampler):
                     has_resampled = True
-                    self._warn_without_optimizer(resampler.optimizer_state)
+                    if self._optimizer is None and resampler.optimizer_state != "keep":
+                        self._warn_once(
+                            "a resample without an optimizer: its moments of the subspace before stay. Call "
+                            "model.base_model.bind_optimizer(optimizer) once, or set optimizer_state='keep'"
+                        )
         return has_resampled
 
-    def _warn_without_optimizer(self, optimizer_state: str | float) -> None:
-        if self._optimizer is None and not self._has_warned and optimizer_state != "keep":
-            self._has_warned = True
-            warnings.warn(
-                "a resample without an optimizer: its moments of the subspace before stay. Call "
-                "model.base_model.bind_optimizer(optimizer) once, or set optimizer_state='keep'.",
-                stacklevel=4,
-            )
+    def _warn_once(self, text: str) -> None:
+        if text not in self._warned:
+            self._warned = (*self._warned, text)
+            warnings.warn(text, stacklevel=4)
 
     def _layers(self) -> list[RosaLinear]:
         return [module for module in self.model.modules() if isinstance(module, RosaLinear)]
@@ -110,7 +129,11 @@ class RosaModel(BaseTuner):  # type: ignore[misc]  # peft is not type-checked he
     def _prepare_adapter_config(self, peft_config: RosaConfig, model_config: dict[str, Any]) -> RosaConfig:
         """Without ``target_modules``: every Linear and Conv1D in the blocks."""
         if peft_config.target_modules is None:
-            names = [name.removesuffix(".base_layer") for name in find_targets(self.model, None)]
+            try:
+                names = [name.removesuffix(".base_layer") for name in find_targets(self.model, None)]
+            except AdapterError as error:
+                way_out = "; or name target_modules (all-linear), with dequantize=True"
+                raise AdapterError(f"{error}{way_out if 'quantise' in str(error) else ''}") from None
             if peft_config.layers_to_transform is not None:
                 trial = copy.copy(peft_config)
                 trial.target_modules = [name.rpartition(".")[2] for name in names]

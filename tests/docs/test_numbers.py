@@ -1,0 +1,55 @@
+"""Numbers on the pages are those of the records, rounded."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from scripts.docs.collect import ROOT
+from studies.capacity.report import report
+from tests.rosa.test_adapter_oracles import PUBLISHED
+
+SAMPLES = 42_061 * 5  # of E2E in five epochs
+
+
+def cells(text: str) -> list[list[str]]:
+    """The rows of the tables in a text."""
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|")]
+
+
+def figures(name: str) -> Any:
+    return json.loads((ROOT / "benchmarks" / "results" / name).read_text(encoding="utf-8"))["figures"]
+
+
+def test_the_choice_of_a_method_rests_on_the_records_of_the_study() -> None:
+    ways = {
+        "LoRA, rank 1": "LoRA r=1",
+        "ROSA, rank 1, never resampled": "ROSA r=1, never",
+        "ROSA, rank 1, a resample each 100 steps": "ROSA r=1, every 100 steps",
+        "full training of the same layers": "full, layers only",
+    }
+    reported = {row[1]: row for row in cells(report(ROOT / "studies" / "capacity" / "records")) if row[0] == "800"}
+    shown = {row[0]: row[1:] for row in cells((ROOT / "docs" / "which-method.md").read_text(encoding="utf-8"))}
+    for words, way in ways.items():
+        trained, bits, share = shown[words]
+        assert [trained, bits] == [reported[way][2], reported[way][5]]
+        interval = share.replace(" %", "%").replace("−", "-")
+        assert reported[way][6].startswith(interval), way
+
+
+def test_the_cost_of_a_published_run_is_that_of_the_measurements() -> None:
+    rows = figures("train-cpu-batch32.json")["rows"]
+    half, single = (rows[f"rosa {precision}"]["samples_per_second"]["median"] for precision in ("bf16", "fp32"))
+    resample = figures("resample-cpu.json")["median_seconds"]["project"]
+    page = (ROOT / "docs" / "reproduce.md").read_text(encoding="utf-8")
+    assert f"{half:.1f} samples/s in bfloat16 and {single:.1f} in float32" in page
+    assert f"{SAMPLES / half / 3600:.1f} and {SAMPLES / single / 3600:.1f} hours a run" in page
+    assert f"{resample:.1f} s for gpt2's 48 layers" in page
+    assert f"{SAMPLES:,} samples in all" in page and f"{-(-42_061 // 8) * 5:,} steps" in page
+
+
+def test_published_parameters_are_those_that_the_library_counts() -> None:
+    """tests/rosa/test_adapter_oracles.py compares the same counts with the library's."""
+    rows = {row[0]: row[1:] for row in cells((ROOT / "docs" / "reproduce.md").read_text(encoding="utf-8"))}
+    for ratio in PUBLISHED["gpt2"]:
+        assert rows[str(ratio)] == [str(value) for counts in PUBLISHED.values() for value in counts[ratio]]
