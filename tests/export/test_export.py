@@ -73,6 +73,10 @@ def test_an_adapter_of_this_library(rosa_run: Run, small_model: Path, tmp_path: 
     folder = export(rosa_run, tmp_path / "adapter", "--as", "adapter")
     loaded = rosa.load_adapter(plain(small_model), folder)
     torch.testing.assert_close(logits(loaded), logits(model_of(rosa_run)), atol=1e-5, rtol=0)
+    held, whole = ((place / "frozen.safetensors").stat().st_size for place in (folder, rosa_run.best))
+    assert held < 0.7 * whole, "it holds factors where a checkpoint holds the whole W_f"
+    with rosa.disabled(loaded):
+        torch.testing.assert_close(logits(loaded), logits(plain(small_model)), atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("cut", [("--rank", "1"), ("--keep", "0.5")])

@@ -113,6 +113,15 @@ def test_layers_changed_before_the_adapters_came_get_a_pair_too(tmp_path: Path) 
     torch.testing.assert_close(logits(loaded), logits(model), atol=1e-5, rtol=0)
 
 
+def test_a_change_that_no_pair_holds_is_refused(tmp_path: Path) -> None:
+    model = trained_model(rosa.LoraConfig(rank=2), "gpt2", resamples=0)
+    with torch.no_grad():
+        model.transformer.ln_f.bias.add_(0.1)
+    with pytest.raises(rosa.AdapterError, match=r"^transformer\.ln_f\.bias is not the base's either.*rosa\.export"):
+        to_peft_lora(model, make_model("gpt2"), tmp_path / "adapter")
+    assert not (tmp_path / "adapter").exists()
+
+
 def test_target_modules_are_the_usual_names_where_those_are_enough(tmp_path: Path) -> None:
     def names(**settings: Any) -> list[str]:
         to_peft_lora(adapt("llama", rosa.LoraConfig(rank=2, **settings)), make_model("llama"), tmp_path)

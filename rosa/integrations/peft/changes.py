@@ -71,18 +71,26 @@ def changed_layers(model: nn.Module, pretrained: Mapping[str, Tensor]) -> dict[s
         name = names[long]
         if name in adapted:
             found[name] = adapted[name]
-        elif isinstance(module, (nn.Linear, Conv1D)) and id(module) not in inner and _differs(name, module, pretrained):
+        elif id(module) not in inner and (key := _changed_parameter(name, module, pretrained)):
+            if not isinstance(module, (nn.Linear, Conv1D)):
+                raise AdapterError(
+                    f"{key} is not the base's either, and no Linear or Conv1D, of which alone a LoRA adapter holds "
+                    "changes: save the plain model instead (rosa.export)"
+                )
             found[name] = module
     return found
 
 
-def _differs(name: str, module: nn.Linear, pretrained: Mapping[str, Tensor]) -> bool:
-    """Whether a plain layer is not the base's. A weight that a state dict leaves out is tied to another one."""
-    for key, values in module.named_parameters():
-        before = pretrained.get(f"{name}.{key}")
-        if before is not None and not torch.equal(values.detach(), before.to(values.device, values.dtype)):
-            return True
-    return False
+def _changed_parameter(name: str, module: nn.Module, pretrained: Mapping[str, Tensor]) -> str | None:
+    """A module's own parameter that has other values in the base, in the same shape; None if there is none."""
+    for own, values in module.named_parameters(recurse=False):
+        key = f"{name}.{own}".removeprefix(".")
+        before = pretrained.get(key)
+        if before is None or before.shape != values.shape:
+            continue
+        if not torch.equal(values.detach(), before.to(values.device, values.dtype)):
+            return key
+    return None
 
 
 def pretrained_values(base: nn.Module | Mapping[str, Tensor]) -> dict[str, Tensor]:
