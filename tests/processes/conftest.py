@@ -51,7 +51,7 @@ class Lab:
         return [list(pair) for pair in zip(*ends, strict=True)]
 
 
-def launched(command: Sequence[str], timeout: float = 170, **environment: str) -> subprocess.CompletedProcess[str]:
+def launched(command: Sequence[str], timeout: float = 600, **environment: str) -> subprocess.CompletedProcess[str]:
     """The command run to its end in the repository's root."""
     variables = {**ENVIRONMENT, **environment}
     return subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True, timeout=timeout)
