@@ -26,8 +26,8 @@ $(VENV)/.installed-dev: $(VENV)/.installed requirements-dev.txt
 demo: $(VENV)/.installed ## train, evaluate, score, tabulate and draw on the bundled model and data: no downloads of either
 	bash scripts/demo.sh
 
-test: $(VENV)/.installed-dev ## the tests
-	python -m pytest -m "not slow and not slurm and not faults"
+test: $(VENV)/.installed-dev ## the tests, a process for each core
+	python -m pytest -n auto --dist loadfile -m "not slow and not slurm and not faults"
 
 slow-test: $(VENV)/.installed-dev ## the tests marked slow
 	python -m pytest -m "slow and not faults"

@@ -47,11 +47,11 @@ from rosa.files import (
 )
 from rosa.fused import full_precision
 from rosa.injection import Model, adapter_layers, install_layers, unmerge
-from rosa.kept_base import Pair, cut_to_rank
+from rosa.kept_base import Pair, cut_to_rank, factors_between
 from rosa.layers import AdapterLayer, product
 from rosa.peft_files import PeftAdapter
 from rosa.saved_modules import find_modules, module_tensors, remember_modules, saved_modules
-from rosa.sharding import gather_all, gathered, is_sharded, on_first_process, reshard, shard_like
+from rosa.sharding import gather, gather_all, gathered, is_sharded, on_first_process, reshard, shard_like
 from rosa.targets import canonical_names
 
 
@@ -60,7 +60,8 @@ def save_adapter(model: nn.Module, folder: str | Path, *, frozen: bool = True, e
 
     A loaded adapter computes the same function to the bit, except with the factors of W_f − W_0 (ROSA, ReLoRA): they
     give W_f up to rounding, in float32 within 1e-5 of the logits. They are written where they are smaller than W_f and
-    known (``inject`` with ``keep_base=True``), and load into the same base model only.
+    known (``inject`` with ``keep_base=True``), and load into the same base model only. Those of an adapter that was
+    loaded from a whole W_f are found by an SVD of each layer.
 
     Every process of a sharded model must call it. A kill leaves the folder as it was, or with files that
     ``load_adapter`` refuses.
@@ -257,10 +258,15 @@ def frozen_tensors(layers: Mapping[str, AdapterLayer], *, exact: bool) -> dict[s
 
 def _smaller_factors(layer: AdapterLayer) -> Pair | None:
     """The factors of W_f − W_0; None if they are not known, or no smaller than the weight."""
-    pair = layer.kept.difference() if layer.kept is not None else None
+    kept, pair = layer.kept, None
+    if kept is not None and kept.unfactored and kept.whole is not None and layer.base.weight.dtype.itemsize >= 4:
+        weight = gather(layer.unmerged_weight)
+        pair = factors_between(kept.whole, weight.T if layer.transposed else weight)
+    elif kept is not None and (difference := kept.difference()) is not None:
+        pair = cut_to_rank(*difference)
     if pair is None:
         return None
-    left, right = cut_to_rank(*pair)
+    left, right = pair
     return (left, right) if left.nbytes + right.nbytes < layer.base.weight.nbytes else None
 
 

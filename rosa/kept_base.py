@@ -12,6 +12,7 @@ CPU, so that it takes no memory of the device.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import torch
@@ -32,6 +33,7 @@ class KeptBase:
         change: left (m, r) and right (r, n) of what earlier subspaces learned; None: nothing yet.
         start: scale · A (m, R) and B (R, n) as they were sampled; None: no pair was taken from the weight.
         whole: W_0 (m, n) itself, in the place of ``change`` and ``start``.
+        unfactored: W_0 is kept because a W_f of unknown factors was loaded. They may be small (``factors_between``).
     """
 
     bias: Tensor | None = None
@@ -39,6 +41,7 @@ class KeptBase:
     change: Pair | None = None
     start: Pair | None = None
     whole: Tensor | None = None
+    unfactored: bool = False
 
     def difference(self) -> Pair | None:
         """Two factors of W_f − W_0, (m, r) and (r, n). None if W_f is W_0, or if W_0 itself is kept."""
@@ -93,8 +96,9 @@ class KeptBase:
             weight: W_f (m, n) from before.
         """
         if pair is None:
-            return replace(self, change=None, start=None, whole=_kept(self.weight(weight)))
-        return replace(self, change=(_kept(pair[0]), _kept(pair[1])), start=None, whole=None)
+            return replace(self, change=None, start=None, whole=_kept(self.weight(weight)), unfactored=True)
+        change = _kept(pair[0]), _kept(pair[1])
+        return replace(self, change=change, start=None, whole=None, unfactored=False)
 
 
 def cut_to_rank(left: Tensor, right: Tensor) -> Pair:
@@ -112,6 +116,29 @@ def cut_to_rank(left: Tensor, right: Tensor) -> Pair:
     root = s[:rank].sqrt()
     first, second = q_left @ (u[:, :rank] * root), (root[:, None] * vt[:rank]) @ q_right.T
     return first.to(left.device, left.dtype), second.to(left.device, left.dtype)
+
+
+def factors_between(before: Tensor, after: Tensor) -> Pair:
+    """Factors (m, r) and (r, n) of the change of a weight (m, n), by SVD in float64, with its numerical rank r.
+
+    r is at least 1. Singular values that rounding alone explains are dropped.
+    """
+    u, s, vt = torch.linalg.svd(after.cpu().double() - before.cpu().double(), full_matrices=False)
+    rank = max(1, int((s > rounding_bound(before, after.dtype)).sum()))
+    root = s[:rank].sqrt()
+    return (u[:, :rank] * root).to(after.dtype), (root[:, None] * vt[:rank]).to(after.dtype)
+
+
+def rounding_bound(weight: Tensor, dtype: torch.dtype) -> float:
+    """A bound of the singular values of W_K − W_0 that come from rounding alone.
+
+    Every resample rounds each number to within ε/2 of its size. That is noise, and a random (m, n) matrix of standard
+    deviation σ has singular values up to σ (√m + √n). The factor 2 leaves room for tens of resamples, whose noise grows
+    with the square root of their number.
+    """
+    m, n = weight.shape
+    deviation = torch.finfo(dtype).eps * float(weight.square().mean().sqrt())
+    return 2 * deviation * (math.sqrt(m) + math.sqrt(n))
 
 
 def _kept(values: Tensor) -> Tensor:

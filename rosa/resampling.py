@@ -80,6 +80,14 @@ class SubspaceLayer(LowRankLayer):
     def on_load(self) -> None:
         self._remember_pair()
 
+    @torch.no_grad()
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *others: Any) -> None:
+        """Where ``load_state_dict`` brings another W_f, keep W_0 whole: its difference from that W_f is not known."""
+        if self.kept is not None and f"{prefix}base.weight" in state_dict:
+            with gathered(self), full_precision(self.base.weight.device):
+                self.kept = self.kept.loaded(None, self.weight_mn)
+        super()._load_from_state_dict(state_dict, prefix, *others)
+
     def _remember_pair(self) -> None:
         """Keep A and B as training starts from them, to find what it changed. Only 16-bit weights need that."""
         if self._is_rounded:

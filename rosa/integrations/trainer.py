@@ -99,7 +99,7 @@ class ResampleCallback(TrainerCallback):  # type: ignore[misc]  # transformers i
     ) -> None:
         if state.global_step == 0:
             return
-        if self._tuner is not None:
+        if self._tuner is not None and "step" in self._tuner.levels:
             self._tuner.update_and_allocate(state.global_step, state.max_steps)
         elif self.resampler is not None:
             self.resampler.after_step(state.global_step, state.max_steps)

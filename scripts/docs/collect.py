@@ -20,6 +20,7 @@ from utils.errors import UserError, run_cli
 ROOT = Path(__file__).parents[2]
 TARGET = ROOT / "site" / "pages"
 OUTSIDE = (
+    "examples/README.md",
     "studies/README.md",
     "studies/*/README.md",
     "benchmarks/results/README.md",

@@ -78,6 +78,21 @@ def test_every_page_can_be_gathered(page: str) -> None:
     with_site_links(text_of(page), page)
 
 
+def test_the_links_of_the_readme_lead_somewhere() -> None:
+    links = re.findall(r"\]\((?!\w+:)([^)#\s]+)", text_of("README.md"))
+    assert links and not [link for link in links if not (ROOT / link).exists()]
+
+
+def test_three_lines_turn_a_peft_script_into_rosa() -> None:
+    """Those that the page shows are the difference between the two example scripts."""
+    (shown,) = re.findall(r"```diff\n(.*?)```", text_of("docs/peft.md"), re.S)
+    scripts = [text_of(f"examples/{name}_with_peft.py").partition("import")[2] for name in ("lora", "rosa")]
+    before, after = ({line for line in text.splitlines() if line.strip()} for text in scripts)
+    for sign, lines in (("-", before - after), ("+", after - before)):
+        assert {line[1:] for line in shown.splitlines() if line.startswith(sign)} == lines
+    assert len(after - before) == 3
+
+
 def test_the_navigation_has_every_page_once() -> None:
     entries = yaml.safe_load(text_of("mkdocs.yml"))["nav"]
     listed = [page for entry in entries for page in ([entry] if isinstance(entry, str) else next(iter(entry.values())))]

@@ -10,7 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 import rosa
-from tests.rosa.test_architectures import CAUSAL, make
+from tests.rosa.test_adapter_architectures import CAUSAL, make
 from utils.data import pair
 from utils.errors import UserError
 from utils.models.causality import check_causal

@@ -106,6 +106,26 @@ def test_the_base_function_is_there_after_a_load(exact: bool, tmp_path: Path) ->
     assert not any(name.endswith(".left") for name in load_file(tmp_path / "again" / FROZEN_FILE))
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_factors_of_a_whole_w_f_are_found(family: str, tmp_path: Path) -> None:
+    """A checkpoint of a run holds W_f; what is made of it for others is compact again."""
+    model = trained_model(family, rosa.RosaConfig(rank=1), resamples=2)
+    rosa.save_adapter(model, tmp_path / "known")
+    rosa.save_adapter(model, tmp_path / "exact", exact=True)
+    rosa.save_adapter(rosa.load_adapter(make_model(family), tmp_path / "exact"), tmp_path / "found")
+    known, found = (load_file(tmp_path / kind / FROZEN_FILE) for kind in ("known", "found"))
+    assert {name: tensor.shape for name, tensor in found.items()} == {name: t.shape for name, t in known.items()}
+    loaded = rosa.load_adapter(make_model(family), tmp_path / "found")
+    torch.testing.assert_close(logits(loaded), logits(model), atol=1e-5, rtol=0)
+
+
+def test_factors_that_are_not_smaller_are_not_written(tmp_path: Path) -> None:
+    rosa.save_adapter(trained_model("gpt2", rosa.RosaConfig(rank=8), resamples=2), tmp_path / "exact", exact=True)
+    rosa.save_adapter(rosa.load_adapter(make_model("gpt2"), tmp_path / "exact"), tmp_path / "again")
+    exact, again = (load_file(tmp_path / kind / FROZEN_FILE) for kind in ("exact", "again"))
+    assert exact.keys() == again.keys() and all(torch.equal(again[name], exact[name]) for name in exact)
+
+
 def test_saved_and_loaded_many_times_it_stays_the_same(tmp_path: Path) -> None:
     model = trained_model("llama", rosa.RosaConfig(rank=2), resamples=1)
     expected, sizes = logits(model), []

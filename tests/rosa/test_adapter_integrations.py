@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from torch.utils.data import Dataset
 
 import rosa
-from tests.rosa.cases import adapt, digests, logits, tokens
+from tests.rosa.cases import adapt, digests, logits, make_model, make_optimizer, tokens, train_steps
 
 EPOCHS, STEPS_PER_EPOCH = 3, 4
 
@@ -27,7 +27,13 @@ class Rows(Dataset[dict[str, Any]]):
         return {"input_ids": row, "labels": row}
 
 
-def make_trainer(config: rosa.AdapterConfig, folder: Path, callbacks: list[Any] | None = None, **settings: Any) -> Any:
+def adapt_by_peft(config: Any) -> Any:
+    import peft
+
+    return peft.get_peft_model(make_model("gpt2"), config)
+
+
+def make_trainer(config: Any, folder: Path, callbacks: list[Any] | None = None, **settings: Any) -> Any:
     from transformers import Trainer, TrainingArguments
 
     from rosa.integrations.trainer import ResampleCallback
@@ -38,7 +44,7 @@ def make_trainer(config: rosa.AdapterConfig, folder: Path, callbacks: list[Any] 
     args = TrainingArguments(
         str(folder), use_cpu=True, report_to=[], disable_tqdm=True, seed=0, **{**defaults, **settings}
     )
-    model = adapt("gpt2", config)
+    model = adapt("gpt2", config) if isinstance(config, rosa.AdapterConfig) else adapt_by_peft(config)
     callbacks = [ResampleCallback(), *(callbacks or [])]
     return Trainer(model, args, train_dataset=Rows(), eval_dataset=Rows(), callbacks=callbacks)
 
@@ -116,6 +122,46 @@ def test_a_resumed_trainer_run_equals_an_uninterrupted_one(settings: dict[str, A
     resumed.train(resume_from_checkpoint=str(tmp_path / f"checkpoint-{stop}"))
     assert resumed.state.global_step == whole.state.global_step == EPOCHS * STEPS_PER_EPOCH
     torch.testing.assert_close(logits(resumed.model), logits(whole.model), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("settings", "due", "stop"),
+    [
+        (dict(level="epoch"), [4, 8], 4),
+        (dict(level="epoch"), [4, 8], 6),
+        (dict(level="step", every=3), [3, 6, 9], 7),
+    ],
+)
+def test_the_callback_serves_models_of_get_peft_model(
+    settings: dict[str, Any], due: list[int], stop: int, tmp_path: Path
+) -> None:
+    """It resamples when it is due and resets the optimizer, and a resume from the adapter alone goes on the same."""
+    pytest.importorskip("peft", reason="peft is not installed")
+    from rosa.integrations.peft import RosaConfig
+
+    watch = watcher()
+    whole = make_trainer(RosaConfig(r=4, **settings), tmp_path, [watch], save_strategy="steps", save_steps=stop)
+    whole.train()
+    assert watch.resampled_after() == due
+    since = [max((step for step in due if step < now), default=0) for now in range(1, EPOCHS * STEPS_PER_EPOCH + 1)]
+    assert watch.optimizer_steps == [now - before for now, before in enumerate(since, 1)]
+    checkpoint = tmp_path / f"checkpoint-{stop}"
+    assert (checkpoint / "adapter_model.safetensors").exists() and not (checkpoint / "model.safetensors").exists()
+    resumed = make_trainer(RosaConfig(r=4, **settings), tmp_path / "resumed")
+    resumed.train(resume_from_checkpoint=str(checkpoint))
+    torch.testing.assert_close(logits(resumed.model), logits(whole.model), atol=1e-4, rtol=0)
+
+
+def test_settings_beside_those_of_get_peft_model_are_refused(tmp_path: Path) -> None:
+    pytest.importorskip("peft", reason="peft is not installed")
+    from rosa.integrations.peft import RosaConfig
+    from rosa.integrations.trainer import ResampleCallback
+
+    trainer = make_trainer(RosaConfig(r=4), tmp_path)
+    trainer.pop_callback(ResampleCallback)
+    trainer.add_callback(ResampleCallback(rosa.RosaConfig(rank=4)))
+    with pytest.raises(rosa.AdapterError, match=r"use ResampleCallback\(\)"):
+        trainer.train()
 
 
 def test_the_trainers_learning_rate_ramps_after_a_resample(tmp_path: Path) -> None:
@@ -235,3 +281,19 @@ def test_a_resampler_takes_its_own_state_only(state: Any) -> None:
     with pytest.raises(rosa.AdapterError, match="number, step, resampled_at"):
         resampler.load_state_dict(state)
     assert resampler.number == 0
+
+
+def test_the_base_stays_within_reach_of_a_model_whose_state_is_loaded(tmp_path: Path) -> None:
+    """As the Trainer and accelerate do at a resume: the adapter that is saved afterwards is the right one."""
+    model, resumed = (adapt("gpt2", rosa.RosaConfig(rank=2)) for _ in range(2))
+    optimizer = make_optimizer(model)
+    for number in (1, 2):
+        train_steps(model, optimizer)
+        rosa.resample(model, number, optimizer)
+    resumed.load_state_dict(model.state_dict())
+    rosa.resample(resumed, 3)
+    with rosa.disabled(resumed):
+        torch.testing.assert_close(logits(resumed), logits(make_model("gpt2")), atol=1e-5, rtol=0)
+    rosa.save_adapter(resumed, tmp_path)
+    loaded = rosa.load_adapter(make_model("gpt2"), tmp_path)
+    torch.testing.assert_close(logits(loaded), logits(model), atol=1e-5, rtol=0)

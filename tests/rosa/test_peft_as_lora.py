@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -79,3 +80,22 @@ def test_a_classifier_with_its_head(tmp_path: Path) -> None:
     loaded = peft.PeftModel.from_pretrained(make_classifier(1), tmp_path)
     assert loaded.peft_config["default"].task_type == "SEQ_CLS"
     assert distance(loaded, model) < 1e-5
+
+
+def test_an_adapted_output_head_is_saved_without_its_base_weight(tmp_path: Path) -> None:
+    from rosa.integrations.peft import RosaConfig, save_as_lora
+
+    def make() -> Any:
+        return make_model("gpt2", tie_word_embeddings=False)
+
+    model = adapt_by_peft(base=make(), target_modules=["lm_head", "c_attn"])
+    train(model, 1)
+    model.add_adapter("second", RosaConfig(r=1, target_modules=["lm_head", "c_fc"]))
+    model.set_adapter("second")
+    train(model, 1)
+    expected = logits(model)
+    model.save_pretrained(tmp_path)
+    save_as_lora(tmp_path / "lora", model, adapter_name="second")
+    for folder in (tmp_path / "second", tmp_path / "lora"):
+        assert not [key for key in load_file(folder / "adapter_model.safetensors") if "base_layer" in key]
+        assert distance(peft.PeftModel.from_pretrained(make(), folder), expected) < 1e-5

@@ -93,6 +93,15 @@ def test_without_an_optimizer_it_says_so_once() -> None:
         model.base_model.bind_optimizer(torch.optim.SGD(make_model("gpt2").parameters(), lr=1.0))
 
 
+def test_a_level_that_the_call_does_not_serve_is_said_once() -> None:
+    model = adapt_by_peft()
+    with pytest.warns(UserWarning, match="update_and_allocate does nothing with level='epoch': call .*after_epoch"):
+        model.base_model.update_and_allocate(1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert not model.base_model.update_and_allocate(2)
+
+
 def test_a_16_bit_base_keeps_its_values_and_no_resample_is_rounded() -> None:
     """The factors stay in float32 beside it, so many resamples follow a float32 model to bfloat16's rounding."""
     base = make_model("gpt2", dtype=torch.bfloat16)

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import rosa
-from rosa.integrations.peft.changes import factors_since
 from rosa.integrations.peft.lora_files import PeftLora, to_peft_lora
 from utils import evaluation
 from utils.config import Config, load_config
@@ -68,15 +67,14 @@ def export_run(run: Run, options: Options) -> list[str]:
     if options.out is None and target.parent.is_symlink():
         raise UserError(f"{target.parent} is a link, which could lead anywhere: nothing is written there. Remove it.")
     with whole_folder(target, options.overwrite) as folder:
-        facts: list[str] = []
-        if options.form == "adapter":
-            _write_adapter(config, checkpoint, folder)
+        tokenizer, model = load_trained(run, config, checkpoint, keep_base=options.form == "adapter")
+        facts = []
+        if options.form == "merged":
+            _write_merged(tokenizer, model, folder)
+        elif options.form == "adapter":
+            rosa.save_adapter(model, folder)
         else:
-            tokenizer, model = load_trained(run, config, checkpoint)
-            if options.form == "merged":
-                _write_merged(tokenizer, model, folder)
-            else:
-                facts = _write_peft(run, config, tokenizer, model, folder, options)
+            facts = _write_peft(run, config, tokenizer, model, folder, options)
         exported = Exported(options.form, options.checkpoint, tuple(facts), options.cuts)
         write_text(folder / CARD, model_card(run, config, exported))
     return [f"written: {target}", *facts]
@@ -114,19 +112,6 @@ def _write_merged(tokenizer: Any, model: Any, folder: Path) -> None:
     tokenizer.split_special_tokens = tokenizer.init_kwargs.get("split_special_tokens", False)
     tokenizer.init_kwargs["padding_side"] = tokenizer.padding_side
     tokenizer.save_pretrained(folder)
-
-
-def _write_adapter(config: Config, checkpoint: Path, folder: Path) -> None:
-    """The adapter, with the factors of W_f − W_0 where they are smaller than W_f. Checkpoints hold W_f itself."""
-    try:
-        model = rosa.load_adapter(load_base(dataclasses.replace(config.model, dropout=None)), checkpoint)
-    except rosa.AdapterError as error:
-        raise UserError(f"the checkpoint {checkpoint} does not fit this model: {error}") from None
-    for layer in rosa.adapter_layers(model).values():
-        if layer.kept is not None and layer.kept.whole is not None:
-            factors = factors_since(layer.kept.whole, layer.weight_mn)
-            layer.kept = dataclasses.replace(layer.kept, change=factors, whole=None)
-    rosa.save_adapter(model, folder)
 
 
 def _write_peft(run: Run, config: Config, tokenizer: Any, model: Any, folder: Path, options: Options) -> list[str]:

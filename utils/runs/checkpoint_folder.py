@@ -103,8 +103,11 @@ def verify(folder: Path) -> dict[str, Any]:
     return summary
 
 
-def load_weights(folder: Path, model: Any) -> None:
+def load_weights(folder: Path, model: Any, *, keep_base: bool = False) -> None:
     """Load a checkpoint's weights into ``model``, in place. Adapters are injected if it has none.
+
+    Args:
+        keep_base: keep the base's values that the adapters change (``rosa.inject``).
 
     Raises:
         UserError: the checkpoint is from another model, or a file is damaged.
@@ -113,7 +116,7 @@ def load_weights(folder: Path, model: Any) -> None:
         if (folder / MODEL_FILE).exists():
             load_model(model, str(folder / MODEL_FILE))
         else:
-            rosa.load_adapter(model, folder, keep_base=False)
+            rosa.load_adapter(model, folder, keep_base=keep_base)
     except (rosa.AdapterError, SafetensorError, RuntimeError, OSError, ValueError, TypeError, KeyError) as error:
         reason = short_reason(error, 300)
         raise UserError(f"the checkpoint {folder} does not fit this model: {reason}") from None

@@ -65,15 +65,15 @@ def load_base(settings: ModelConfig, start: str | Path | None = None) -> Any:
     return load_model(settings.name, settings.dropout, gguf=settings.gguf_file, adapter=start)
 
 
-def load_trained(run: Run, config: Config, checkpoint: Path) -> tuple[Any, Any]:
+def load_trained(run: Run, config: Config, checkpoint: Path, *, keep_base: bool = False) -> tuple[Any, Any]:
     """The tokenizer and the model with a checkpoint's weights, its adapter layers in place, on the CPU.
 
-    Its configuration has the dropout of the base model, not that of the training.
+    Its configuration has the dropout of the base model, not that of the training. ``keep_base``: see ``rosa.inject``.
 
     Raises:
         UserError: the base model, the adapter that the run starts from, or the checkpoint cannot be loaded.
     """
     tokenizer = load_tokenizer(config.model.name, config.model.gguf_file)
     model = load_base(dataclasses.replace(config.model, dropout=None), kept_start(run, config))
-    load_weights(checkpoint, model)
+    load_weights(checkpoint, model, keep_base=keep_base)
     return tokenizer, model

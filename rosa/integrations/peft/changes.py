@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +12,7 @@ from transformers.pytorch_utils import Conv1D
 
 from rosa.errors import AdapterError
 from rosa.injection import adapter_layers
+from rosa.kept_base import rounding_bound
 from rosa.layers import AdapterLayer, LowRankLayer, product
 from rosa.subspace import short_side_vectors
 from rosa.targets import WRAPPERS, canonical_names
@@ -115,30 +115,17 @@ def change_of(
     if isinstance(layer, AdapterLayer) and not layer.merged and (delta := layer.delta()) is not None:
         after = after + delta.double()
     u, s, vt = _triplets(after - before)
-    rank = _rank(s, _rounding(before, module.weight.dtype), largest, keep)
-    a, b = _split(u, s, vt, rank)
-    squares = s.square()
+    rank = _rank(s, rounding_bound(before, module.weight.dtype), largest, keep)
+    root, squares = s[:rank].sqrt(), s.square()
+    a, b = (u[:, :rank] * root).float(), (root[:, None] * vt[:rank]).float()
     return Change(a, b, float(squares.sum()), float(squares[rank:].sum()), _bias(name, layer, pretrained))
-
-
-@torch.no_grad()
-def factors_since(before: Tensor, after: Tensor) -> tuple[Tensor, Tensor]:
-    """Two factors (m, r) and (r, n) of the change of a weight (m, n) of at least 32 bits, of its numerical rank r."""
-    u, s, vt = _triplets(after.double() - before.double())
-    return _split(u, s, vt, _rank(s, _rounding(before.double(), after.dtype), None, None))
-
-
-def _split(u: Tensor, s: Tensor, vt: Tensor, rank: int) -> tuple[Tensor, Tensor]:
-    """The first ``rank`` directions as factors in float32, with √S on both sides."""
-    root = s[:rank].sqrt()
-    return (u[:, :rank] * root).float(), (root[:, None] * vt[:rank]).float()
 
 
 def _triplets(change: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """U (m, q), S (q,) falling and Vᵀ (q, n) of a change in float64.
 
     They come from the Gram matrix of the shorter side, in a fraction of the time of an SVD. Values below some 1e-8 of
-    the largest one are noise. So is what is below ``_rounding``, which is more.
+    the largest one are noise. So is what is below ``rounding_bound``, which is more.
     """
     m, n = change.shape
     vectors = short_side_vectors([change])[0]
@@ -164,18 +151,6 @@ def _rank(s: Tensor, rounding: float, largest: int | None, keep: float | None) -
         shares = s[:rank].square().cumsum(0)
         rank = min(rank, int((shares < keep * shares[-1]).sum()) + 1)
     return max(1, rank if largest is None else min(rank, largest))
-
-
-def _rounding(weight: Tensor, dtype: torch.dtype) -> float:
-    """A bound of the singular values of W_K − W_0 that come from rounding alone.
-
-    Every resample rounds each number to within ε/2 of its size. That is noise, and a random (m, n) matrix of standard
-    deviation σ has singular values up to σ (√m + √n). The factor 2 leaves room for tens of resamples, whose noise grows
-    with the square root of their number.
-    """
-    m, n = weight.shape
-    deviation = torch.finfo(dtype).eps * float(weight.square().mean().sqrt())
-    return 2 * deviation * (math.sqrt(m) + math.sqrt(n))
 
 
 def _pretrained(key: str, like: Tensor, pretrained: Mapping[str, Tensor]) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import peft
 from peft import PeftConfig, PeftType
@@ -73,6 +73,10 @@ class RosaConfig(PeftConfig):  # type: ignore[misc]  # peft is not type-checked 
     decay: bool = False
     dequantize: bool = False
     base_checksum: str | None = None
+
+    # PEFT would save the base weight of an adapted output head too, unless tokens train. Here the file needs none, and
+    # the weight is the W_f of whichever adapter it holds.
+    trainable_token_indices: ClassVar[dict[str, Any]] = {}
 
     def __new__(cls, *args: Any, **options: Any) -> RosaConfig:
         names = [one.name for one in dataclasses.fields(cls)]

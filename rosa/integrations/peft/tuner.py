@@ -41,7 +41,7 @@ class RosaModel(BaseTuner):  # type: ignore[misc]  # peft is not type-checked he
     target_module_mapping: dict[str, list[str]] = {}  # noqa: RUF012  # the default targets are found in the model
 
     _optimizer: Any = None
-    _has_warned = False
+    _warned: tuple[str, ...] = ()
     _owners: Counter[int]
 
     def bind_optimizer(self, optimizer: Any) -> None:
@@ -58,14 +58,26 @@ class RosaModel(BaseTuner):  # type: ignore[misc]  # peft is not type-checked he
             )
         self._optimizer = optimizer
 
+    @property
+    def levels(self) -> set[str]:
+        """The ``level`` of each active adapter's settings."""
+        return {self.peft_config[name].level for name in self.active_adapters}
+
     def update_and_allocate(self, global_step: int, total_steps: int | None = None, optimizer: Any = None) -> bool:
         """Resample the active adapter if it is due (``level="step"``), and say whether it was.
+
+        With another level nothing happens, and a warning says so once.
 
         Args:
             global_step: the optimizer steps so far, at least 1.
             total_steps: those of the training; there is no resample after the last one.
             optimizer: see ``bind_optimizer``; None: the one that was bound.
         """
+        if "epoch" in self.levels:
+            self._warn_once(
+                "update_and_allocate does nothing with level='epoch': call model.base_model.after_epoch(epoch) after "
+                "each epoch, or adapt the model with RosaConfig(level='step', every=...)"
+            )
         last = global_step + 1 if total_steps is None else total_steps
         return self._resample(lambda resampler: resampler.after_step(global_step, last), optimizer)
 
@@ -94,17 +106,17 @@ class RosaModel(BaseTuner):  # type: ignore[misc]  # peft is not type-checked he
                 resampler.number = max(adapter.drawn for adapter in adapters)
                 if if_due(resampler):
                     has_resampled = True
-                    self._warn_without_optimizer(resampler.optimizer_state)
+                    if self._optimizer is None and resampler.optimizer_state != "keep":
+                        self._warn_once(
+                            "a resample without an optimizer: its moments of the subspace before stay. Call "
+                            "model.base_model.bind_optimizer(optimizer) once, or set optimizer_state='keep'"
+                        )
         return has_resampled
 
-    def _warn_without_optimizer(self, optimizer_state: str | float) -> None:
-        if self._optimizer is None and not self._has_warned and optimizer_state != "keep":
-            self._has_warned = True
-            warnings.warn(
-                "a resample without an optimizer: its moments of the subspace before stay. Call "
-                "model.base_model.bind_optimizer(optimizer) once, or set optimizer_state='keep'.",
-                stacklevel=4,
-            )
+    def _warn_once(self, text: str) -> None:
+        if text not in self._warned:
+            self._warned = (*self._warned, text)
+            warnings.warn(text, stacklevel=4)
 
     def _layers(self) -> list[RosaLinear]:
         return [module for module in self.model.modules() if isinstance(module, RosaLinear)]
