@@ -67,12 +67,12 @@ def export_run(run: Run, options: Options) -> list[str]:
     if options.out is None and target.parent.is_symlink():
         raise UserError(f"{target.parent} is a link, which could lead anywhere: nothing is written there. Remove it.")
     with whole_folder(target, options.overwrite) as folder:
-        facts: list[str] = []
         tokenizer, model = load_trained(run, config, checkpoint, keep_base=options.form == "adapter")
-        if options.form == "adapter":
-            rosa.save_adapter(model, folder)
-        elif options.form == "merged":
+        facts = []
+        if options.form == "merged":
             _write_merged(tokenizer, model, folder)
+        elif options.form == "adapter":
+            rosa.save_adapter(model, folder)
         else:
             facts = _write_peft(run, config, tokenizer, model, folder, options)
         exported = Exported(options.form, options.checkpoint, tuple(facts), options.cuts)
