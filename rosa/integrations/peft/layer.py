@@ -73,9 +73,15 @@ class RosaLinear(nn.Module, BaseTunerLayer):  # type: ignore[misc]  # peft is no
 
     def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: Any) -> None:
         """Called before those of the adapters, which can take values of present shapes only."""
+        self.check_state(state_dict, prefix)
         for name, adapter in self.rosa_layers.items():
             adapter.load_record(state_dict, f"{prefix}rosa_layers.{name}.", f"{prefix}base_layer.weight" in state_dict)
         super()._load_from_state_dict(state_dict, prefix, *args)
+
+    def check_state(self, state_dict: dict[str, Tensor], prefix: str) -> None:
+        """Raise AdapterError unless this layer can take the values that a state has for its adapters."""
+        for name, adapter in self.rosa_layers.items():
+            adapter.check_record(state_dict, f"{prefix}rosa_layers.{name}.", f"{prefix}base_layer.weight" in state_dict)
 
     def active_layers(self) -> list[RosaAdapter]:
         """The active adapters that this layer has."""

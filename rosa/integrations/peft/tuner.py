@@ -14,7 +14,7 @@ from typing import Any
 from peft.tuners.tuners_utils import BaseTuner, check_target_module_exists
 from peft.utils import register_peft_method
 from peft.utils.other import AuxiliaryTrainingWrapper, get_pattern_key
-from torch import nn
+from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from rosa.errors import AdapterError
@@ -214,6 +214,13 @@ class RosaModel(BaseTuner):  # type: ignore[misc]  # peft is not type-checked he
                 module.enable_adapters(False)  # type: ignore[operator]
 
     # What PEFT calls later
+
+    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: Any) -> None:
+        """Called before those of all layers, so that a state that does not fit one of them changes none."""
+        for name, module in self.named_modules():
+            if isinstance(module, RosaLinear):
+                module.check_state(state_dict, f"{prefix}{name}.")
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def _unload_and_optionally_merge(self, merge: bool = True, *args: Any, **kwargs: Any) -> nn.Module:
         if not merge:

@@ -1,0 +1,56 @@
+"""What a ROSA adapter of PEFT refuses: states, models and moments that would give another function in silence."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import rosa
+from tests.rosa.cases import logits, make_model
+
+peft = pytest.importorskip("peft")
+
+from tests.rosa.peft_models import adapt_by_peft, distance, trained  # noqa: E402
+
+FILE = "adapter_model.safetensors"
+
+
+def changed_file(folder: Path, change: Any) -> None:
+    """Write the tensors of a saved adapter again after ``change`` of their dictionary."""
+    tensors = load_file(folder / FILE)
+    change(tensors)
+    save_file(tensors, folder / FILE, {"format": "pt"})
+
+
+def test_a_file_of_another_base_is_refused_by_an_adapter_that_is_there(tmp_path: Path) -> None:
+    """A resume under the Trainer loads this way."""
+    source = trained(resamples=1)
+    source.save_pretrained(tmp_path)
+    base = make_model("gpt2")
+    last = base.transformer.h[1].mlp.c_proj.weight
+    last.data[0, 0] += 1
+    model = adapt_by_peft(base=base)
+    before = logits(model)
+    with pytest.raises(rosa.AdapterError, match=r"h\.1\.mlp\.c_proj: the adapter belongs to another base model"):
+        model.load_adapter(tmp_path, "default")
+    assert torch.equal(logits(model), before), "no layer was loaded"
+    for fits in (adapt_by_peft(), adapt_by_peft(seed=4)):
+        fits.load_adapter(tmp_path, "default")
+        assert distance(fits, source) < 1e-5
+    adapt_by_peft(base=make_model("gpt2", dtype=torch.bfloat16)).load_adapter(tmp_path, "default")  # not comparable
+
+
+def test_a_file_without_checksums_loads_without_a_warning(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    source = trained(resamples=1)
+    source.save_pretrained(tmp_path)
+    changed_file(tmp_path, lambda found: [found.pop(key) for key in list(found) if key.endswith("base_checksum")])
+    loaded = peft.PeftModel.from_pretrained(make_model("gpt2"), tmp_path)
+    assert distance(loaded, source) < 1e-5
+    assert not [str(one.message) for one in recwarn if "missing" in str(one.message)]
+    model = adapt_by_peft()
+    model.load_adapter(tmp_path, "default")
+    assert distance(model, source) < 1e-5
