@@ -54,3 +54,14 @@ def test_a_file_without_checksums_loads_without_a_warning(tmp_path: Path, recwar
     model = adapt_by_peft()
     model.load_adapter(tmp_path, "default")
     assert distance(model, source) < 1e-5
+
+
+def test_nothing_is_loaded_into_a_merged_model(tmp_path: Path) -> None:
+    trained(resamples=1).save_pretrained(tmp_path)
+    model = trained(resamples=2, seed=3)
+    expected = logits(model)
+    model.merge_adapter()
+    with pytest.raises(rosa.AdapterError, match=r"c_attn is merged: call unmerge_adapter\(\)"):
+        model.load_adapter(tmp_path, "default")
+    model.unmerge_adapter()
+    assert torch.equal(logits(model), expected)

@@ -81,6 +81,8 @@ class RosaLinear(nn.Module, BaseTunerLayer):  # type: ignore[misc]  # peft is no
     def check_state(self, state_dict: dict[str, Tensor], prefix: str) -> None:
         """Raise AdapterError unless this layer can take the values that a state has for its adapters."""
         for name, adapter in self.rosa_layers.items():
+            if self.merged and any(key.startswith(f"{prefix}rosa_layers.{name}.") for key in state_dict):
+                raise AdapterError(f"{self.name} is merged: call unmerge_adapter() before you load values")
             adapter.check_record(state_dict, f"{prefix}rosa_layers.{name}.", f"{prefix}base_layer.weight" in state_dict)
 
     def active_layers(self) -> list[RosaAdapter]:
