@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import gc
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +13,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import rosa
-from tests.rosa.cases import logits, make_model
+from tests.rosa.cases import logits, make_model, train_steps
 
 peft = pytest.importorskip("peft")
 
-from tests.rosa.peft_models import adapt_by_peft, distance, trained  # noqa: E402
+from tests.rosa.peft_models import adapt_by_peft, distance, trained, without_decay  # noqa: E402
 
 FILE = "adapter_model.safetensors"
 
@@ -65,3 +68,38 @@ def test_nothing_is_loaded_into_a_merged_model(tmp_path: Path) -> None:
         model.load_adapter(tmp_path, "default")
     model.unmerge_adapter()
     assert torch.equal(logits(model), expected)
+
+
+def test_a_resample_leaves_another_adapters_optimizer_alone_and_says_so() -> None:
+    from rosa.integrations.peft import RosaConfig
+
+    model = adapt_by_peft()
+    optimizer = without_decay(model)
+    model.base_model.bind_optimizer(optimizer)
+    train_steps(model, optimizer, 1)
+    moments = len(optimizer.state)
+    model.add_adapter("second", RosaConfig(r=2))
+    model.set_adapter("second")
+    with pytest.warns(UserWarning, match="without the optimizer of adapter 'second'"):
+        assert model.base_model.after_epoch(1)
+    assert len(optimizer.state) == moments > 0
+    model.set_adapter("default")
+    assert model.base_model.after_epoch(1)
+    assert len(optimizer.state) == 0
+
+
+def test_the_optimizer_is_neither_kept_alive_nor_copied() -> None:
+    model = adapt_by_peft()
+    optimizer = without_decay(model)
+    model.base_model.bind_optimizer(optimizer)
+    train_steps(model, optimizer, 1)
+    moments = len(optimizer.state)
+    copied = pickle.loads(pickle.dumps(model))
+    for one in (copied, copy.deepcopy(model)):
+        with pytest.warns(UserWarning, match="without the optimizer of adapter 'default'"):
+            assert one.base_model.after_epoch(1)
+    assert len(optimizer.state) == moments > 0
+    del optimizer
+    gc.collect()
+    with pytest.warns(UserWarning, match="without the optimizer"):
+        assert model.base_model.after_epoch(1)
