@@ -103,3 +103,18 @@ def test_the_optimizer_is_neither_kept_alive_nor_copied() -> None:
     gc.collect()
     with pytest.warns(UserWarning, match="without the optimizer"):
         assert model.base_model.after_epoch(1)
+
+
+def test_a_lora_folder_of_a_merged_model_has_the_bias_change_once(tmp_path: Path) -> None:
+    from rosa.integrations.peft import save_as_lora
+
+    base = make_model("llama", attention_bias=True)  # biases in some layers only: the file holds them as a whole
+    torch.nn.init.normal_(base.model.layers[0].self_attn.q_proj.bias)
+    model = trained(base=base, resamples=1, r=1, bias="adapted")
+    save_as_lora(tmp_path / "plain", model)
+    model.merge_adapter()
+    save_as_lora(tmp_path / "merged", model)
+    plain, merged = (load_file(tmp_path / name / FILE) for name in ("plain", "merged"))
+    assert any(key.endswith("base_layer.bias") for key in plain)
+    for key, values in plain.items():
+        torch.testing.assert_close(merged[key], values, rtol=0, atol=0)

@@ -67,6 +67,12 @@ class RosaAdapter(RosaLayer):
         return bool(self.host.merged)
 
     @property
+    def unmerged_bias(self) -> Tensor:
+        """The base bias, detached; without changes by adapters even while the host is merged."""
+        unmerged: dict[str, Tensor] = self.host._unmerged
+        return unmerged.get("bias", self.base.bias.detach())
+
+    @property
     def _is_rounded(self) -> bool:
         return False  # a 16-bit weight is not written
 
