@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from rosa.errors import AdapterError
 from rosa.fused import full_precision
 from rosa.integrations.peft.config import RosaConfig
 from rosa.kept_base import cut_to_rank
@@ -24,11 +26,13 @@ class RosaAdapter(RosaLayer):
         in_weight: whether the base weight contains them.
         has_values: whether the first subspace was sampled or loaded.
         drawn: the number of the present subspace, −1 without values; ``number`` holds it in files.
+        base_checksum: of the dtype and of the values of the layer's W_0, (2,); the second is 0 if they are not known.
         bias_change: what is added to the base bias (n,), where biases train.
     """
 
     host: Any  # the ``RosaLinear``, which imports this file
     number: Tensor
+    base_checksum: Tensor
     bias_change: nn.Parameter | None
 
     def __init__(self, host: Any, config: RosaConfig, rank: int | float, in_weight: bool) -> None:
@@ -39,6 +43,7 @@ class RosaAdapter(RosaLayer):
         self.has_values = False  # beside ``drawn``, which would make a compiled forward pass depend on a count
         self.drawn = -1
         self.register_buffer("number", torch.tensor(-1))
+        self.register_buffer("base_checksum", _as_numbers(host.checksum, host.base_layer.weight.dtype))
         self._set_record(self.A.new_empty(self.in_features, 0), self.B.new_empty(0, self.out_features))
         self.fixed = (*self.fixed, "left", "right")
         has_bias = config.trains_bias and host.base_layer.bias is not None
@@ -62,6 +67,12 @@ class RosaAdapter(RosaLayer):
         return bool(self.host.merged)
 
     @property
+    def unmerged_bias(self) -> Tensor:
+        """The base bias, detached; without changes by adapters even while the host is merged."""
+        unmerged: dict[str, Tensor] = self.host._unmerged
+        return unmerged.get("bias", self.base.bias.detach())
+
+    @property
     def _is_rounded(self) -> bool:
         return False  # a 16-bit weight is not written
 
@@ -73,6 +84,22 @@ class RosaAdapter(RosaLayer):
     def _set_record(self, left: Tensor, right: Tensor) -> None:
         self.left = nn.Parameter(left, requires_grad=False)
         self.right = nn.Parameter(right, requires_grad=False)
+
+    @torch.no_grad()
+    def merge_pair(self) -> None:
+        """As in every layer that resamples.
+
+        Raises:
+            AdapterError: values that a resample writes were made 16-bit after the adapter was added; nothing is written.
+        """
+        written = [self.A, self.base.weight] if self.in_weight else [self.A]
+        if any(values.dtype.itemsize < 4 for values in written):
+            raise AdapterError(
+                f"{self.name}: a resample would be rounded to 16 bits, because the model was converted after ROSA was "
+                "added. Load the base model in 16 bits (dtype=torch.bfloat16) before get_peft_model, or train under "
+                "autocast"
+            )
+        super().merge_pair()
 
     def _add_pair(self, sign: int) -> None:
         """W_f ← W_f ± A B: in the weight, if it holds W_f, and in the factors."""
@@ -105,6 +132,18 @@ class RosaAdapter(RosaLayer):
         out = super().forward(x)
         return out if self.bias_change is None else (out + self.bias_change).to(out.dtype)
 
+    def check_record(self, state_dict: dict[str, Tensor], prefix: str, brings_weight: bool) -> None:
+        """Raise AdapterError unless the values of a state, if it has some, belong to this base; see ``load_record``."""
+        saved = state_dict.get(prefix + "base_checksum")
+        if saved is None or brings_weight or self.base_checksum.is_meta:
+            return  # files of earlier versions have none
+        (dtype, values), (own_dtype, own_values) = saved.tolist(), self.base_checksum.tolist()
+        if values and own_values and dtype == own_dtype and values != own_values:
+            raise AdapterError(
+                f"{self.host.name}: the adapter belongs to another base model, whose weight has other values. Load the "
+                "model that it was trained on."
+            )
+
     @torch.no_grad()
     def load_record(self, state_dict: dict[str, Tensor], prefix: str, brings_weight: bool) -> None:
         """Take the factors and the number of a state, and put the factors into the weight in place of the present ones.
@@ -126,6 +165,14 @@ class RosaAdapter(RosaLayer):
             self.hold(1)
         self.drawn = int(number)
         self.has_values = self.drawn >= 0
+        unknown = torch.zeros_like(self.base_checksum) if brings_weight else self.base_checksum
+        state_dict.setdefault(prefix + "base_checksum", unknown)  # files of earlier versions have none
+
+
+def _as_numbers(checksum: str | None, dtype: torch.dtype) -> Tensor:
+    """A checksum in the form of a state's tensor: one number for the dtype, one for the values."""
+    values = 0 if checksum is None else int.from_bytes(bytes.fromhex(checksum), signed=True)
+    return torch.tensor([zlib.crc32(str(dtype).encode()), values])
 
 
 def joined(pairs: Sequence[Pair]) -> Pair:

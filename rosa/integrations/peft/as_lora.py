@@ -115,7 +115,7 @@ def _lora_tensors(adapters: dict[str, RosaAdapter], pairs: dict[str, Pair]) -> d
         prefix, change = f"base_model.model.{name}", adapters[name].bias_change
         tensors[f"{prefix}.lora_A.weight"], tensors[f"{prefix}.lora_B.weight"] = a.T, b.T
         if change is not None:
-            own = change if has_all_biases else adapters[name].base.bias + change
+            own = change if has_all_biases else adapters[name].unmerged_bias + change
             tensors[f"{prefix}.{'lora_B' if has_all_biases else 'base_layer'}.bias"] = own.detach()
     return tensors
 

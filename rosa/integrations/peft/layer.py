@@ -9,7 +9,7 @@ computed with them while the adapter is the only one that is active.
   result is the base function up to rounding.
 - A second adapter, and every adapter of a 16-bit base, leaves the weight as it is, and its forward pass adds its own
   factors: rank 2 R K instead of R. So switching adapters writes nothing, a 16-bit base keeps its exact values, and no
-  resample is rounded to 16 bits.
+  resample is rounded to 16 bits. A model that is converted to 16 bits after ``get_peft_model`` does not resample.
 - ``unload`` and ``delete_adapter`` write W_0 = W_f − left right, up to rounding, or exactly if the weight is W_0.
 """
 
@@ -73,9 +73,17 @@ class RosaLinear(nn.Module, BaseTunerLayer):  # type: ignore[misc]  # peft is no
 
     def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: Any) -> None:
         """Called before those of the adapters, which can take values of present shapes only."""
+        self.check_state(state_dict, prefix)
         for name, adapter in self.rosa_layers.items():
             adapter.load_record(state_dict, f"{prefix}rosa_layers.{name}.", f"{prefix}base_layer.weight" in state_dict)
         super()._load_from_state_dict(state_dict, prefix, *args)
+
+    def check_state(self, state_dict: dict[str, Tensor], prefix: str) -> None:
+        """Raise AdapterError unless this layer can take the values that a state has for its adapters."""
+        for name, adapter in self.rosa_layers.items():
+            if self.merged and any(key.startswith(f"{prefix}rosa_layers.{name}.") for key in state_dict):
+                raise AdapterError(f"{self.name} is merged: call unmerge_adapter() before you load values")
+            adapter.check_record(state_dict, f"{prefix}rosa_layers.{name}.", f"{prefix}base_layer.weight" in state_dict)
 
     def active_layers(self) -> list[RosaAdapter]:
         """The active adapters that this layer has."""

@@ -7,6 +7,7 @@ import copy
 import hashlib
 import json
 import warnings
+import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 from peft.tuners.tuners_utils import BaseTuner, check_target_module_exists
 from peft.utils import register_peft_method
 from peft.utils.other import AuxiliaryTrainingWrapper, get_pattern_key
-from torch import nn
+from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from rosa.errors import AdapterError
@@ -40,12 +41,14 @@ class RosaModel(BaseTuner):  # type: ignore[misc]  # peft is not type-checked he
     tuner_layer_cls = RosaLinear
     target_module_mapping: dict[str, list[str]] = {}  # noqa: RUF012  # the default targets are found in the model
 
-    _optimizer: Any = None
+    _optimizer: weakref.ref[Any] | None = None
     _warned: tuple[str, ...] = ()
     _owners: Counter[int]
 
     def bind_optimizer(self, optimizer: Any) -> None:
         """Name the optimizer, once, whose state of A and B a resample changes as ``optimizer_state`` says.
+
+        It is not kept alive. A resample of an adapter whose A and B it does not hold leaves it as it is, and warns.
 
         Raises:
             AdapterError: it holds none of the parameters of this model's adapters.
@@ -56,7 +59,11 @@ class RosaModel(BaseTuner):  # type: ignore[misc]  # peft is not type-checked he
                 "the optimizer holds no parameter of these adapters: make it of this model's parameters after "
                 "get_peft_model"
             )
-        self._optimizer = optimizer
+        self._optimizer = weakref.ref(optimizer)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """The state for a copy or a file, which has no optimizer."""
+        return {**self.__dict__, "_optimizer": None}
 
     @property
     def levels(self) -> set[str]:
@@ -102,16 +109,26 @@ class RosaModel(BaseTuner):  # type: ignore[misc]  # peft is not type-checked he
                     raise AdapterError("a sharded model does not resample under PEFT: adapt it by rosa.inject")
                 if not all(adapter.has_values for adapter in adapters):
                     RosaAdapter.initialise_all(adapters)
-                resampler = Resampler(nn.ModuleList(adapters), self._optimizer, adapters[0].config)
+                bound = self._optimizer_of(adapters)
+                resampler = Resampler(nn.ModuleList(adapters), bound, adapters[0].config)
                 resampler.number = max(adapter.drawn for adapter in adapters)
                 if if_due(resampler):
                     has_resampled = True
-                    if self._optimizer is None and resampler.optimizer_state != "keep":
+                    if bound is None and resampler.optimizer_state != "keep":
                         self._warn_once(
-                            "a resample without an optimizer: its moments of the subspace before stay. Call "
-                            "model.base_model.bind_optimizer(optimizer) once, or set optimizer_state='keep'"
+                            f"a resample without the optimizer of adapter {name!r}: its moments of the subspace before "
+                            "stay. Call model.base_model.bind_optimizer(optimizer) once, or set optimizer_state='keep'"
                         )
         return has_resampled
+
+    def _optimizer_of(self, adapters: list[RosaAdapter]) -> Any:
+        """The bound optimizer, if it is still there and holds each A and B of these adapters that trains; else None."""
+        optimizer = None if self._optimizer is None else self._optimizer()
+        if optimizer is None:
+            return None
+        held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        pairs = [factor for adapter in adapters for factor in (adapter.A, adapter.B)]
+        return optimizer if all(id(factor) in held for factor in pairs if factor.requires_grad) else None
 
     def _warn_once(self, text: str) -> None:
         if text not in self._warned:
@@ -214,6 +231,13 @@ class RosaModel(BaseTuner):  # type: ignore[misc]  # peft is not type-checked he
                 module.enable_adapters(False)  # type: ignore[operator]
 
     # What PEFT calls later
+
+    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: Any) -> None:
+        """Called before those of all layers, so that a state that does not fit one of them changes none."""
+        for name, module in self.named_modules():
+            if isinstance(module, RosaLinear):
+                module.check_state(state_dict, f"{prefix}{name}.")
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def _unload_and_optionally_merge(self, merge: bool = True, *args: Any, **kwargs: Any) -> nn.Module:
         if not merge:

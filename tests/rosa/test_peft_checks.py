@@ -1,0 +1,129 @@
+"""What a ROSA adapter of PEFT refuses: states, models and moments that would give another function in silence."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import rosa
+from tests.rosa.cases import digests, logits, make_model, train_steps
+
+peft = pytest.importorskip("peft")
+
+from tests.rosa.peft_models import adapt_by_peft, distance, trained, without_decay  # noqa: E402
+
+FILE = "adapter_model.safetensors"
+
+
+def changed_file(folder: Path, change: Any) -> None:
+    """Write the tensors of a saved adapter again after ``change`` of their dictionary."""
+    tensors = load_file(folder / FILE)
+    change(tensors)
+    save_file(tensors, folder / FILE, {"format": "pt"})
+
+
+def test_a_file_of_another_base_is_refused_by_an_adapter_that_is_there(tmp_path: Path) -> None:
+    """A resume under the Trainer loads this way."""
+    source = trained(resamples=1)
+    source.save_pretrained(tmp_path)
+    base = make_model("gpt2")
+    last = base.transformer.h[1].mlp.c_proj.weight
+    last.data[0, 0] += 1
+    model = adapt_by_peft(base=base)
+    before = logits(model)
+    with pytest.raises(rosa.AdapterError, match=r"h\.1\.mlp\.c_proj: the adapter belongs to another base model"):
+        model.load_adapter(tmp_path, "default")
+    assert torch.equal(logits(model), before), "no layer was loaded"
+    for fits in (adapt_by_peft(), adapt_by_peft(seed=4)):
+        fits.load_adapter(tmp_path, "default")
+        assert distance(fits, source) < 1e-5
+    adapt_by_peft(base=make_model("gpt2", dtype=torch.bfloat16)).load_adapter(tmp_path, "default")  # not comparable
+
+
+def test_a_file_without_checksums_loads_without_a_warning(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    source = trained(resamples=1)
+    source.save_pretrained(tmp_path)
+    changed_file(tmp_path, lambda found: [found.pop(key) for key in list(found) if key.endswith("base_checksum")])
+    loaded = peft.PeftModel.from_pretrained(make_model("gpt2"), tmp_path)
+    assert distance(loaded, source) < 1e-5
+    assert not [str(one.message) for one in recwarn if "missing" in str(one.message)]
+    model = adapt_by_peft()
+    model.load_adapter(tmp_path, "default")
+    assert distance(model, source) < 1e-5
+
+
+def test_nothing_is_loaded_into_a_merged_model(tmp_path: Path) -> None:
+    trained(resamples=1).save_pretrained(tmp_path)
+    model = trained(resamples=2, seed=3)
+    expected = logits(model)
+    model.merge_adapter()
+    with pytest.raises(rosa.AdapterError, match=r"c_attn is merged: call unmerge_adapter\(\)"):
+        model.load_adapter(tmp_path, "default")
+    model.unmerge_adapter()
+    assert torch.equal(logits(model), expected)
+
+
+def test_a_resample_leaves_another_adapters_optimizer_alone_and_says_so() -> None:
+    from rosa.integrations.peft import RosaConfig
+
+    model = adapt_by_peft()
+    optimizer = without_decay(model)
+    model.base_model.bind_optimizer(optimizer)
+    train_steps(model, optimizer, 1)
+    moments = len(optimizer.state)
+    model.add_adapter("second", RosaConfig(r=2))
+    model.set_adapter("second")
+    with pytest.warns(UserWarning, match="without the optimizer of adapter 'second'"):
+        assert model.base_model.after_epoch(1)
+    assert len(optimizer.state) == moments > 0
+    model.set_adapter("default")
+    assert model.base_model.after_epoch(1)
+    assert len(optimizer.state) == 0
+
+
+def test_the_optimizer_is_neither_kept_alive_nor_copied() -> None:
+    model = adapt_by_peft()
+    optimizer = without_decay(model)
+    model.base_model.bind_optimizer(optimizer)
+    train_steps(model, optimizer, 1)
+    moments = len(optimizer.state)
+    copied = pickle.loads(pickle.dumps(model))
+    for one in (copied, copy.deepcopy(model)):
+        with pytest.warns(UserWarning, match="without the optimizer of adapter 'default'"):
+            assert one.base_model.after_epoch(1)
+    assert len(optimizer.state) == moments > 0
+    del optimizer
+    gc.collect()
+    with pytest.warns(UserWarning, match="without the optimizer"):
+        assert model.base_model.after_epoch(1)
+
+
+def test_a_lora_folder_of_a_merged_model_has_the_bias_change_once(tmp_path: Path) -> None:
+    from rosa.integrations.peft import save_as_lora
+
+    base = make_model("llama", attention_bias=True)  # biases in some layers only: the file holds them as a whole
+    torch.nn.init.normal_(base.model.layers[0].self_attn.q_proj.bias)
+    model = trained(base=base, resamples=1, r=1, bias="adapted")
+    save_as_lora(tmp_path / "plain", model)
+    model.merge_adapter()
+    save_as_lora(tmp_path / "merged", model)
+    plain, merged = (load_file(tmp_path / name / FILE) for name in ("plain", "merged"))
+    assert any(key.endswith("base_layer.bias") for key in plain)
+    for key, values in plain.items():
+        torch.testing.assert_close(merged[key], values, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_no_resample_after_a_conversion_to_16_bits(dtype: torch.dtype) -> None:
+    model = adapt_by_peft(base=make_model("gpt2", dtype=dtype)).to(torch.bfloat16)
+    before = digests(model)
+    with pytest.raises(rosa.AdapterError, match="the model was converted after ROSA was added"):
+        model.base_model.after_epoch(1)
+    assert digests(model) == before
