@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import rosa
-from tests.rosa.cases import logits, make_model, train_steps
+from tests.rosa.cases import digests, logits, make_model, train_steps
 
 peft = pytest.importorskip("peft")
 
@@ -118,3 +118,12 @@ def test_a_lora_folder_of_a_merged_model_has_the_bias_change_once(tmp_path: Path
     assert any(key.endswith("base_layer.bias") for key in plain)
     for key, values in plain.items():
         torch.testing.assert_close(merged[key], values, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_no_resample_after_a_conversion_to_16_bits(dtype: torch.dtype) -> None:
+    model = adapt_by_peft(base=make_model("gpt2", dtype=dtype)).to(torch.bfloat16)
+    before = digests(model)
+    with pytest.raises(rosa.AdapterError, match="the model was converted after ROSA was added"):
+        model.base_model.after_epoch(1)
+    assert digests(model) == before

@@ -85,6 +85,22 @@ class RosaAdapter(RosaLayer):
         self.left = nn.Parameter(left, requires_grad=False)
         self.right = nn.Parameter(right, requires_grad=False)
 
+    @torch.no_grad()
+    def merge_pair(self) -> None:
+        """As in every layer that resamples.
+
+        Raises:
+            AdapterError: values that it writes were made 16-bit after the adapter was added; nothing is written.
+        """
+        written = [self.A, self.base.weight] if self.in_weight else [self.A]
+        if any(values.dtype.itemsize < 4 for values in written):
+            raise AdapterError(
+                f"{self.name}: a resample would be rounded to 16 bits, because the model was converted after ROSA was "
+                "added. Load the base model in 16 bits (dtype=torch.bfloat16) before get_peft_model, or train under "
+                "autocast"
+            )
+        super().merge_pair()
+
     def _add_pair(self, sign: int) -> None:
         """W_f ← W_f ± A B: in the weight, if it holds W_f, and in the factors."""
         if (sign > 0 and not self.has_values) or (sign < 0 and self.config.start == "zero"):

@@ -9,7 +9,7 @@ computed with them while the adapter is the only one that is active.
   result is the base function up to rounding.
 - A second adapter, and every adapter of a 16-bit base, leaves the weight as it is, and its forward pass adds its own
   factors: rank 2 R K instead of R. So switching adapters writes nothing, a 16-bit base keeps its exact values, and no
-  resample is rounded to 16 bits.
+  resample is rounded to 16 bits. A model that is converted to 16 bits after ``get_peft_model`` does not resample.
 - ``unload`` and ``delete_adapter`` write W_0 = W_f − left right, up to rounding, or exactly if the weight is W_0.
 """
 
