@@ -127,3 +127,23 @@ def test_no_resample_after_a_conversion_to_16_bits(dtype: torch.dtype) -> None:
     with pytest.raises(rosa.AdapterError, match="the model was converted after ROSA was added"):
         model.base_model.after_epoch(1)
     assert digests(model) == before
+
+
+def test_a_lora_folder_is_replaced_as_a_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from rosa.integrations.peft import as_lora
+
+    as_lora.save_as_lora(tmp_path, trained(resamples=0, r=1))
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    assert len(before) == 4
+    real, calls = as_lora.save_file, []
+
+    def fails_second(*args: Any, **options: Any) -> None:
+        calls.append(args)
+        if len(calls) == 2:
+            raise OSError("no space left")
+        real(*args, **options)
+
+    monkeypatch.setattr(as_lora, "save_file", fails_second)
+    with pytest.raises(OSError, match="no space left"):
+        as_lora.save_as_lora(tmp_path, trained(resamples=1, r=1))
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
