@@ -147,3 +147,36 @@ def test_a_lora_folder_is_replaced_as_a_whole(tmp_path: Path, monkeypatch: pytes
     with pytest.raises(OSError, match="no space left"):
         as_lora.save_as_lora(tmp_path, trained(resamples=1, r=1))
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def spoil(key: str) -> Any:
+    """What makes a tensor of a state unsound: a NaN, whole numbers, or another inner rank."""
+    return {
+        "right": lambda values: values.index_fill(0, torch.tensor([0]), torch.nan),
+        "B": lambda values: values.long(),
+        "left": lambda values: values[:, :-1].clone(),
+    }[key]
+
+
+@pytest.mark.parametrize(
+    ("key", "message"), [("right", "right holds values"), ("B", "B holds values"), ("left", "do not fit together")]
+)
+def test_an_unsound_file_changes_nothing(key: str, message: str, tmp_path: Path) -> None:
+    trained(resamples=1).save_pretrained(tmp_path)
+    name = f"base_model.model.transformer.h.1.mlp.c_proj.rosa_layers.{key}"
+    changed_file(tmp_path, lambda found: found.update({name: spoil(key)(found[name])}))
+    model = trained(resamples=1, seed=2)
+    before = digests(model)
+    with pytest.raises(rosa.AdapterError, match=rf"h\.1\.mlp\.c_proj\.rosa_layers\.default\..*{message}"):
+        model.load_adapter(tmp_path, "default")
+    assert digests(model) == before
+    with pytest.raises(rosa.AdapterError, match=message):
+        peft.PeftModel.from_pretrained(make_model("gpt2"), tmp_path)
+
+
+def test_an_adapter_without_a_record_loads(tmp_path: Path) -> None:
+    source = trained(resamples=0, start="zero")  # its weight is W_0, so that left and right are empty
+    source.save_pretrained(tmp_path)
+    model = adapt_by_peft(start="zero")
+    model.load_adapter(tmp_path, "default")
+    assert distance(model, source) < 1e-5 < distance(model, make_model("gpt2"))
