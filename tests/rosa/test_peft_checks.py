@@ -180,3 +180,22 @@ def test_an_adapter_without_a_record_loads(tmp_path: Path) -> None:
     model = adapt_by_peft(start="zero")
     model.load_adapter(tmp_path, "default")
     assert distance(model, source) < 1e-5 < distance(model, make_model("gpt2"))
+
+
+def test_a_model_of_inject_is_refused() -> None:
+    model = rosa.inject(make_model("gpt2"), rosa.RosaConfig(rank=2))
+    with pytest.raises(rosa.AdapterError, match=r"adapters of rosa\.inject: unwrap it first"):
+        adapt_by_peft(base=model)
+
+
+def test_a_merged_model_gets_no_further_adapter() -> None:
+    from rosa.integrations.peft import RosaConfig
+
+    model = trained(resamples=1)
+    model.merge_adapter()
+    names = model.state_dict().keys()
+    with pytest.raises(rosa.AdapterError, match=r"merged: call unmerge_adapter\(\)"):
+        model.add_adapter("second", RosaConfig(r=2))
+    assert model.state_dict().keys() == names and list(model.peft_config) == ["default"]
+    model.unmerge_adapter()
+    model.add_adapter("second", RosaConfig(r=2))
