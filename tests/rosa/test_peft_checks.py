@@ -199,3 +199,10 @@ def test_a_merged_model_gets_no_further_adapter() -> None:
     assert model.state_dict().keys() == names and list(model.peft_config) == ["default"]
     model.unmerge_adapter()
     model.add_adapter("second", RosaConfig(r=2))
+
+
+def test_an_offloaded_base_is_refused() -> None:
+    accelerate = pytest.importorskip("accelerate")
+    model = accelerate.cpu_offload(make_model("gpt2"), execution_device=torch.device("cpu"))
+    with pytest.raises(rosa.AdapterError, match=r"c_attn cannot be adapted: its weight is offloaded by accelerate"):
+        adapt_by_peft(base=model)

@@ -216,6 +216,11 @@ class RosaModel(BaseTuner):  # type: ignore[misc]  # peft is not type-checked he
             if not dequantize:
                 raise AdapterError(f"{name} cannot be adapted: {reason}; or let RosaConfig(dequantize=True) do it.")
             return dequantised(name, target)
+        if target.weight.is_meta and hasattr(target, "_hf_hook"):
+            raise AdapterError(
+                f"{name} cannot be adapted: its weight is offloaded by accelerate. Load the model without offload, or "
+                "take it back to memory (accelerate.hooks.remove_hook_from_submodules(model))."
+            )
         if has_own_forward(target):
             raise AdapterError(f"{name} cannot be adapted: {OWN_FORWARD} ({type(target).__name__}). {OPTIONS}")
         if self._owners[id(target.weight)] > 1:
