@@ -46,7 +46,7 @@ from rosa.files import (
     write_tensors,
 )
 from rosa.fused import full_precision
-from rosa.injection import Model, adapter_layers, install_layers, unmerge
+from rosa.injection import Model, adapter_layers, check_not_of_peft, install_layers, unmerge
 from rosa.kept_base import Pair, cut_to_rank, factors_between
 from rosa.layers import AdapterLayer, product
 from rosa.peft_files import PeftAdapter
@@ -72,8 +72,10 @@ def save_adapter(model: nn.Module, folder: str | Path, *, frozen: bool = True, e
         exact: write W_f itself, so that training goes on to the bit, as the checkpoints of train.py do.
 
     Raises:
-        AdapterError: no adapters; or ``frozen=False``, and the folder's frozen weights are not those of the model.
+        AdapterError: no adapters, or a model of the library peft; or ``frozen=False``, and the folder's frozen weights
+            are not those of the model.
     """
+    check_not_of_peft(model, "save them by its method save_pretrained")
     layers = adapter_layers(model)
     if not layers:
         raise AdapterError("this model has no adapters to save")
@@ -145,8 +147,10 @@ def load_adapter(model: Model, folder: str | Path, *, trainable: bool = True, ke
     Raises:
         AdapterError: a file is missing or damaged, was made for another model or other settings, or the files are of
             different saves; the folder holds the factors of W_f − W_0, and the model has not the W_0 that they belong
-            to (weights in another dtype are not compared). The values of the model are not changed then.
+            to (weights in another dtype are not compared); a model of the library peft. The values of the model are
+            not changed then.
     """
+    check_not_of_peft(model, "load others by its method load_adapter, or merge them first (merge_and_unload)")
     folder = Path(folder)
     description = read_description(folder)
     foreign = PeftAdapter(folder, description) if "peft_type" in description else None

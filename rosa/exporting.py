@@ -22,6 +22,9 @@ def export(model: Any, folder: str | Path) -> None:
 
     The weights from before the merge are kept in an unnamed file in ``folder``, not in memory, and restored to the bit.
     Every process of a sharded model must call this; the first one gathers the whole model on its CPU.
+
+    Raises:
+        AdapterError: a model of the library peft. Nothing is written then.
     """
     layers = layers_in_place(model)
     if any(is_sharded(layer.base.weight) for layer in layers.values()):

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import secrets
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -22,12 +26,16 @@ LEFT, RIGHT = "left", "right"  # the factors of W_f − W_0, in the frozen file
 FORMAT = 1
 METADATA_KEY = "marks"  # of the checksums, in a safetensors file
 LARGEST_CONFIG = 2**26  # bytes; a layer takes some 100
+LEFTOVER_SECONDS = 3600  # a temporary file that nobody wrote to for so long is that of a killed process
 DTYPES = ("F16", "BF16", "F32", "F64")  # as safetensors names them
 
 
 def replace_files(writers: Mapping[Path, Callable[[Path], object]]) -> None:
-    """Write each file under a temporary name, then rename all of them."""
-    temporary = {path: path.with_name(f".{path.name}.tmp") for path in writers}
+    """Write each file under a temporary name, then rename all of them. Several processes may do it at once."""
+    token = f"{os.getpid()}-{secrets.token_hex(4)}"  # process ids of two machines or containers may be equal
+    temporary = {path: path.with_name(f".{path.name}.{token}.tmp") for path in writers}
+    for path in writers:
+        _remove_leftovers(path)
     try:
         for path, write in writers.items():
             write(temporary[path])
@@ -36,6 +44,14 @@ def replace_files(writers: Mapping[Path, Callable[[Path], object]]) -> None:
     finally:
         for path in temporary.values():
             path.unlink(missing_ok=True)
+
+
+def _remove_leftovers(path: Path) -> None:
+    """Remove the temporary files that killed processes left beside ``path``."""
+    for left in path.parent.glob(f".{path.name}.*tmp"):
+        with contextlib.suppress(FileNotFoundError):  # another process removes it too, or renames its own
+            if time.time() - left.stat().st_mtime > LEFTOVER_SECONDS:
+                left.unlink()
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], **checksums: str) -> None:

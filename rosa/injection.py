@@ -173,17 +173,17 @@ def _check(model: nn.Module, config: AdapterConfig) -> None:
     """Raise AdapterError for bad settings, and for a model that has adapters."""
     if problems := config.problems():
         raise AdapterError("; ".join(problems))
+    check_not_of_peft(model, "merge them first (merge_and_unload)")
     if adapter_layers(model):
         raise AdapterError("this model has adapters already: unwrap it first (rosa.unwrap)")
-    if _has_peft_adapters(model):
-        raise AdapterError("this model has adapters of the library peft: merge them first (merge_and_unload)")
 
 
-def _has_peft_adapters(model: nn.Module) -> bool:
-    """Whether ``model`` is or contains a model or layer of the library peft. Does not import it."""
+def check_not_of_peft(model: nn.Module, way_out: str) -> None:
+    """Raise AdapterError if ``model`` is or contains a model or layer of the library peft, which is not imported."""
     peft, tuners = sys.modules.get("peft"), sys.modules.get("peft.tuners.tuners_utils")
     kinds = [getattr(peft, "PeftModel", None), getattr(tuners, "BaseTunerLayer", None)]
-    return any(isinstance(module, kind) for kind in kinds if kind is not None for module in model.modules())
+    if any(isinstance(module, kind) for kind in kinds if kind is not None for module in model.modules()):
+        raise AdapterError(f"this model has adapters of the library peft: {way_out}")
 
 
 def install_layers(model: nn.Module, layers: dict[str, AdapterLayer]) -> None:
@@ -220,8 +220,9 @@ def unwrap(model: Model) -> Model:
     No weight is copied. All parameters are frozen afterwards, also the biases and modules that trained;
     ``model.requires_grad_(True)`` trains everything.
     """
+    layers = layers_in_place(model)
     forget_modules(saved_modules(model))
-    for name, layer in layers_in_place(model).items():
+    for name, layer in layers.items():
         layer.merge(keep=False)
         layer.train_adapter(False)
         model.set_submodule(name, layer.base)
@@ -261,6 +262,14 @@ def without_adapters(model: nn.Module) -> Iterator[None]:
 
 
 def layers_in_place(model: nn.Module) -> dict[str, AdapterLayer]:
-    """The adapted layers by module name, resharded: values written into gathered parameters would be lost."""
+    """The adapted layers by module name, resharded: values written into gathered parameters would be lost.
+
+    Raises:
+        AdapterError: a model of the library peft, whose adapters only its own methods merge, disable and remove.
+    """
+    check_not_of_peft(
+        model,
+        "use the methods of that model, such as merge_adapter, unmerge_adapter, merge_and_unload and disable_adapter",
+    )
     reshard(model)
     return {name: m for name, m in model.named_modules() if isinstance(m, AdapterLayer)}

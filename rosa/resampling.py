@@ -166,11 +166,14 @@ def resample_layers(layers: Sequence[SubspaceLayer], number: int) -> None:
     """Merge the pair of each layer and sample subspace ``number``, in place.
 
     Several processes share the layers out: each factorises some and sends their pairs to the others, so that all have
-    the same vectors (two machines may find other signs). Sharded layers are gathered one after another.
+    the same vectors (two machines may find other signs). Sharded layers are gathered one after another. Subspace 0 of
+    whole layers is sampled by each process alone, because a model may be adapted on one process first; DDP then sends
+    the parameters of the first one to all.
 
     Raises:
         RuntimeError: a layer is merged; nothing is written then.
-        AdapterError: a layer's weight or pair is not finite, or their sum is too large; nothing is written then.
+        AdapterError: a layer's weight or pair is not finite, or their sum is too large, and nothing is written then; or
+            another process failed, and the pairs of some layers are merged.
     """
     for layer in layers:
         if layer.merged:
@@ -179,8 +182,8 @@ def resample_layers(layers: Sequence[SubspaceLayer], number: int) -> None:
     for layer in layers:
         if is_sharded(layer.base.weight):
             with gathered(layer):
-                _resample([layer], number)
-    _resample([layer for layer in layers if not is_sharded(layer.base.weight)], number)
+                _resample([layer], number, together=True)
+    _resample([layer for layer in layers if not is_sharded(layer.base.weight)], number, together=number > 0)
 
 
 def check_finite(layers: Iterable[LowRankLayer]) -> None:
@@ -196,19 +199,22 @@ def check_finite(layers: Iterable[LowRankLayer]) -> None:
             raise AdapterError(f"{layer.name}: W + A B is larger than {dtype} can hold")
 
 
-def _resample(layers: Sequence[SubspaceLayer], number: int) -> None:
-    several = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+def _resample(layers: Sequence[SubspaceLayer], number: int, together: bool) -> None:
+    """``resample_layers`` of layers with values here; ``together``: all processes do so, and share the layers out."""
+    several = together and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
     processes, here = (dist.get_world_size(), dist.get_rank()) if several else (1, 0)
+    failures: list[Exception] = []
 
     def sample(groups: list[list[SubspaceLayer]]) -> list[Pair]:
         """The pairs of this process's group among those of all processes."""
-        if here >= len(groups):
-            return []
-        group = groups[here]
-        if not group[0].needs_vectors:  # all layers of a model share their settings
-            return [layer.sample(number, None) for layer in group]
-        vectors = short_side_vectors([layer.merged_mn for layer in group])
-        return [layer.sample(number, own) for layer, own in zip(group, vectors, strict=True)]
+        group = groups[here] if here < len(groups) else []
+        try:
+            return _sampled(group, number)
+        except Exception as error:
+            if not several:
+                raise
+            failures.append(error)  # raised once the others have heard of it: they wait for these pairs
+            return [(torch.full_like(layer.A, torch.nan), torch.full_like(layer.B, torch.nan)) for layer in group]
 
     on_cpu = [layer for layer in layers if layer.base.weight.device.type in IN_THREADS]
     elsewhere = [layer for layer in layers if layer.base.weight.device.type not in IN_THREADS]
@@ -218,7 +224,16 @@ def _resample(layers: Sequence[SubspaceLayer], number: int) -> None:
             for process, group in enumerate(round_):
                 found = pairs if process == here else [(torch.empty_like(x.A), torch.empty_like(x.B)) for x in group]
                 for layer, pair in zip(group, found, strict=True):
-                    layer.set_factors(*(_sent(pair, process) if several else pair))
+                    if several and (pair := _sent(pair, process))[0].isnan().any():
+                        raise failures[0] if process == here else AdapterError(f"process {process} could not resample")
+                    layer.set_factors(*pair)
+
+
+def _sampled(group: Sequence[SubspaceLayer], number: int) -> list[Pair]:
+    if not group or not group[0].needs_vectors:  # all layers of a model share their settings
+        return [layer.sample(number, None) for layer in group]
+    vectors = short_side_vectors([layer.merged_mn for layer in group])
+    return [layer.sample(number, own) for layer, own in zip(group, vectors, strict=True)]
 
 
 def _sent(pair: Pair, process: int) -> Pair:

@@ -92,11 +92,28 @@ def check(family: str, config: rosa.AdapterConfig, folder: Path) -> None:
             action()
 
 
+def check_failure() -> None:
+    """A process that fails in a resample takes the others with it; one process alone can adapt a model."""
+    rank = dist.get_rank()
+    if rank == 0:
+        rosa.inject(make_model("llama"), rosa.RosaConfig(rank=2))
+    model = rosa.inject(make_model("gpt2"), rosa.RosaConfig(rank=2))
+    expected = logits(model)
+    if rank == 1:
+        layer = list(rosa.adapter_layers(model).values())[3]
+        layer.sample = lambda *_: torch.empty(10**14)  # too large for any memory
+    kind, text = (rosa.AdapterError, "process 1 could not resample") if rank == 0 else (RuntimeError, "memory")
+    with pytest.raises(kind, match=text):
+        rosa.resample(model, 1)
+    torch.testing.assert_close(logits(model), expected, atol=1e-5, rtol=0)
+
+
 def main(folder: Path) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo")
     check("gpt2", rosa.RosaConfig(rank=1), folder / "rosa")
     check("llama", rosa.LoraConfig(rank=3), folder / "lora")
+    check_failure()
     dist.destroy_process_group()
 
 
