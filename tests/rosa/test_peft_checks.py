@@ -127,3 +127,82 @@ def test_no_resample_after_a_conversion_to_16_bits(dtype: torch.dtype) -> None:
     with pytest.raises(rosa.AdapterError, match="the model was converted after ROSA was added"):
         model.base_model.after_epoch(1)
     assert digests(model) == before
+
+
+def test_a_lora_folder_is_replaced_as_a_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from rosa.integrations.peft import as_lora
+
+    as_lora.save_as_lora(tmp_path, trained(resamples=0, r=1))
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    assert len(before) == 4
+    real, calls = as_lora.save_file, []
+
+    def fails_second(*args: Any, **options: Any) -> None:
+        calls.append(args)
+        if len(calls) == 2:
+            raise OSError("no space left")
+        real(*args, **options)
+
+    monkeypatch.setattr(as_lora, "save_file", fails_second)
+    with pytest.raises(OSError, match="no space left"):
+        as_lora.save_as_lora(tmp_path, trained(resamples=1, r=1))
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def spoil(key: str) -> Any:
+    """What makes a tensor of a state unsound: a NaN, whole numbers, or another inner rank."""
+    return {
+        "right": lambda values: values.index_fill(0, torch.tensor([0]), torch.nan),
+        "B": lambda values: values.long(),
+        "left": lambda values: values[:, :-1].clone(),
+    }[key]
+
+
+@pytest.mark.parametrize(
+    ("key", "message"), [("right", "right holds values"), ("B", "B holds values"), ("left", "do not fit together")]
+)
+def test_an_unsound_file_changes_nothing(key: str, message: str, tmp_path: Path) -> None:
+    trained(resamples=1).save_pretrained(tmp_path)
+    name = f"base_model.model.transformer.h.1.mlp.c_proj.rosa_layers.{key}"
+    changed_file(tmp_path, lambda found: found.update({name: spoil(key)(found[name])}))
+    model = trained(resamples=1, seed=2)
+    before = digests(model)
+    with pytest.raises(rosa.AdapterError, match=rf"h\.1\.mlp\.c_proj\.rosa_layers\.default\..*{message}"):
+        model.load_adapter(tmp_path, "default")
+    assert digests(model) == before
+    with pytest.raises(rosa.AdapterError, match=message):
+        peft.PeftModel.from_pretrained(make_model("gpt2"), tmp_path)
+
+
+def test_an_adapter_without_a_record_loads(tmp_path: Path) -> None:
+    source = trained(resamples=0, start="zero")  # its weight is W_0, so that left and right are empty
+    source.save_pretrained(tmp_path)
+    model = adapt_by_peft(start="zero")
+    model.load_adapter(tmp_path, "default")
+    assert distance(model, source) < 1e-5 < distance(model, make_model("gpt2"))
+
+
+def test_a_model_of_inject_is_refused() -> None:
+    model = rosa.inject(make_model("gpt2"), rosa.RosaConfig(rank=2))
+    with pytest.raises(rosa.AdapterError, match=r"adapters of rosa\.inject: unwrap it first"):
+        adapt_by_peft(base=model)
+
+
+def test_a_merged_model_gets_no_further_adapter() -> None:
+    from rosa.integrations.peft import RosaConfig
+
+    model = trained(resamples=1)
+    model.merge_adapter()
+    names = model.state_dict().keys()
+    with pytest.raises(rosa.AdapterError, match=r"merged: call unmerge_adapter\(\)"):
+        model.add_adapter("second", RosaConfig(r=2))
+    assert model.state_dict().keys() == names and list(model.peft_config) == ["default"]
+    model.unmerge_adapter()
+    model.add_adapter("second", RosaConfig(r=2))
+
+
+def test_an_offloaded_base_is_refused() -> None:
+    accelerate = pytest.importorskip("accelerate")
+    model = accelerate.cpu_offload(make_model("gpt2"), execution_device=torch.device("cpu"))
+    with pytest.raises(rosa.AdapterError, match=r"c_attn cannot be adapted: its weight is offloaded by accelerate"):
+        adapt_by_peft(base=model)

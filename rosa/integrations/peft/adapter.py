@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections.abc import Sequence
 from typing import Any
@@ -16,6 +17,7 @@ from rosa.kept_base import cut_to_rank
 from rosa.layers import product
 from rosa.methods.rosa import RosaLayer
 from rosa.resampling import Pair
+from rosa.sharding import max_abs
 
 
 class RosaAdapter(RosaLayer):
@@ -90,7 +92,7 @@ class RosaAdapter(RosaLayer):
         """As in every layer that resamples.
 
         Raises:
-            AdapterError: values that a resample writes were made 16-bit after the adapter was added; nothing is written.
+            AdapterError: values that it writes were made 16-bit after the adapter was added; nothing is written.
         """
         written = [self.A, self.base.weight] if self.in_weight else [self.A]
         if any(values.dtype.itemsize < 4 for values in written):
@@ -133,10 +135,23 @@ class RosaAdapter(RosaLayer):
         return out if self.bias_change is None else (out + self.bias_change).to(out.dtype)
 
     def check_record(self, state_dict: dict[str, Tensor], prefix: str, brings_weight: bool) -> None:
-        """Raise AdapterError unless the values of a state, if it has some, belong to this base; see ``load_record``."""
+        """Raise AdapterError unless the values of a state, if it has some, are sound and belong to this base.
+
+        Args:
+            state_dict, prefix, brings_weight: see ``load_record``.
+        """
+        found = {key: state_dict.get(prefix + key) for key in ("A", "B", "left", "right", "bias_change")}
+        for key, values in found.items():
+            if values is None or (values.is_floating_point() and not values.numel()):
+                continue
+            if not (values.is_floating_point() and max_abs(values) < math.inf):
+                raise AdapterError(f"{prefix}{key} holds values that are not finite floating-point numbers")
+        left, right = found["left"], found["right"]
+        if left is not None and right is not None and (left.shape[1:] != right.shape[:1] or right.dim() != 2):
+            raise AdapterError(f"{prefix}left {tuple(left.shape)} and right {tuple(right.shape)} do not fit together")
         saved = state_dict.get(prefix + "base_checksum")
-        if saved is None or brings_weight or self.base_checksum.is_meta:
-            return  # files of earlier versions have none
+        if saved is None or brings_weight or self.base_checksum.is_meta or saved.shape != self.base_checksum.shape:
+            return  # files of earlier versions have none; PyTorch's error names a wrong shape
         (dtype, values), (own_dtype, own_values) = saved.tolist(), self.base_checksum.tolist()
         if values and own_values and dtype == own_dtype and values != own_values:
             raise AdapterError(
@@ -155,7 +170,8 @@ class RosaAdapter(RosaLayer):
         a, left, right, number = (state_dict.get(prefix + key) for key in ("A", "left", "right", "number"))
         if a is None or left is None or right is None or number is None:
             return
-        if (a.shape, left.shape[0], right.shape[1]) != (self.A.shape, self.in_features, self.out_features):
+        shapes = a.shape, left.shape[0], right.shape[1], number.shape
+        if shapes != (self.A.shape, self.in_features, self.out_features, self.number.shape):
             return  # PyTorch's error names the key
         moves = self.in_weight and not brings_weight
         if moves:

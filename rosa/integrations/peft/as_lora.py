@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import re
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from rosa.errors import AdapterError
+from rosa.files import CONFIG_FILE, replace_files
 from rosa.integrations.peft.adapter import RosaAdapter, joined
 from rosa.integrations.peft.layer import RosaLinear
 from rosa.kept_base import cut_to_rank
@@ -60,8 +63,9 @@ def save_as_lora(folder: str | Path, model: Any, rank: int | float | None = None
     others = {key: values for key, values in state.items() if ".rosa_layers." not in key}  # modules_to_save
     config = model.peft_config[adapter_name]
     folder = Path(folder)
-    _write(folder / STATE_FOLDER, config, state)
-    _write(folder, _lora_config(config, adapters, pairs, largest), others | _lora_tensors(adapters, pairs))
+    lora = _lora_config(config, adapters, pairs, largest)
+    writers = _writers(folder / STATE_FOLDER, config, state)
+    replace_files(writers | _writers(folder, lora, others | _lora_tensors(adapters, pairs)))
     return largest
 
 
@@ -120,10 +124,16 @@ def _lora_tensors(adapters: dict[str, RosaAdapter], pairs: dict[str, Pair]) -> d
     return tensors
 
 
-def _write(folder: Path, config: Any, tensors: dict[str, Tensor]) -> None:
+def _writers(folder: Path, config: Any, tensors: dict[str, Tensor]) -> dict[Path, Callable[[Path], object]]:
+    """What writes each file of one of PEFT's folders, see ``replace_files``."""
     folder.mkdir(parents=True, exist_ok=True)
     whole = {key: values.detach().cpu().clone(memory_format=torch.contiguous_format) for key, values in tensors.items()}
-    save_file(whole, folder / WEIGHTS_FILE, metadata={"format": "pt"})
     config = copy.copy(config)
     config.inference_mode = True
-    config.save_pretrained(str(folder))
+    with tempfile.TemporaryDirectory() as elsewhere:
+        config.save_pretrained(elsewhere)  # PEFT names the file itself
+        text = (Path(elsewhere) / CONFIG_FILE).read_text()
+    return {
+        folder / WEIGHTS_FILE: lambda path: save_file(whole, path, metadata={"format": "pt"}),
+        folder / CONFIG_FILE: lambda path: path.write_text(text),
+    }

@@ -23,6 +23,7 @@ from rosa.integrations.peft.adapter import RosaAdapter
 from rosa.integrations.peft.config import RosaConfig
 from rosa.integrations.peft.layer import RosaLinear
 from rosa.integrations.peft.quantised import dequantised
+from rosa.layers import AdapterLayer
 from rosa.resampler import Resampler
 from rosa.sharding import is_sharded
 from rosa.targets import OWN_FORWARD, SHARED, find_targets, has_own_forward, obstacle
@@ -159,7 +160,16 @@ class RosaModel(BaseTuner):  # type: ignore[misc]  # peft is not type-checked he
         return peft_config
 
     def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
-        """Wrap the target layers and sample the first subspace of each, unless values will be loaded."""
+        """Wrap the target layers and sample the first subspace of each, unless values will be loaded.
+
+        Raises:
+            AdapterError: besides what the layers refuse: the model has adapters of ``rosa.inject`` or is merged, or
+                the adapter belongs to another base model.
+        """
+        if any(isinstance(module, AdapterLayer) and not isinstance(module, RosaAdapter) for module in model.modules()):
+            raise AdapterError("this model has adapters of rosa.inject: unwrap it first (rosa.unwrap)")
+        if any(isinstance(module, RosaLinear) and module.merged for module in model.modules()):
+            raise AdapterError("this model is merged: call unmerge_adapter() before you add an adapter")
         self._owners = Counter(id(p) for _, p in model.named_parameters(remove_duplicate=False))
         super().inject_adapter(model, adapter_name, *args, **kwargs)
         config, adapters = self.peft_config[adapter_name], self._adapters(adapter_name)
@@ -206,6 +216,11 @@ class RosaModel(BaseTuner):  # type: ignore[misc]  # peft is not type-checked he
             if not dequantize:
                 raise AdapterError(f"{name} cannot be adapted: {reason}; or let RosaConfig(dequantize=True) do it.")
             return dequantised(name, target)
+        if target.weight.is_meta and hasattr(target, "_hf_hook"):
+            raise AdapterError(
+                f"{name} cannot be adapted: its weight is offloaded by accelerate. Load the model without offload, or "
+                "take it back to memory (accelerate.hooks.remove_hook_from_submodules(model))."
+            )
         if has_own_forward(target):
             raise AdapterError(f"{name} cannot be adapted: {OWN_FORWARD} ({type(target).__name__}). {OPTIONS}")
         if self._owners[id(target.weight)] > 1:
