@@ -74,5 +74,5 @@ study: $(VENV)/.installed ## the capacity study's small form, about ten minutes 
 	python -m studies.capacity.measure $(RUNS)/capacity-small/phone_book --records $(RUNS)/capacity-small/records
 	python -m studies.capacity.report $(RUNS)/capacity-small/records
 
-clean: ## remove the environment, the demo and the caches
-	rm -rf $(VENV) demo .pytest_cache .mypy_cache .ruff_cache
+clean: ## remove the environment, the demo, the site and the caches
+	rm -rf $(VENV) demo site .pytest_cache .mypy_cache .ruff_cache

@@ -60,8 +60,8 @@ def save_adapter(model: nn.Module, folder: str | Path, *, frozen: bool = True, e
 
     A loaded adapter computes the same function to the bit, except with the factors of W_f − W_0 (ROSA, ReLoRA): they
     give W_f up to rounding, in float32 within 1e-5 of the logits. They are written where they are smaller than W_f and
-    known (``inject`` with ``keep_base=True``), and load into the same base model only. Those of an adapter that was
-    loaded from a whole W_f are found by an SVD of each layer.
+    known (``inject`` with ``keep_base=True``, weights of 32 bits), and load into the same base model only. Those of an
+    adapter that was loaded from a whole W_f are found by an SVD of each layer. W_f in 16 bits is written whole.
 
     Every process of a sharded model must call it. A kill leaves the folder as it was, or with files that
     ``load_adapter`` refuses.

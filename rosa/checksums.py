@@ -90,7 +90,8 @@ def base_description(model: nn.Module, layers: Mapping[str, AdapterLayer]) -> di
 def remember_base(layers: Iterable[AdapterLayer]) -> None:
     """Let each layer that keeps its base's values keep those that training writes over. The second call does nothing.
 
-    It must come before anything is written. Every process of a sharded model must call it.
+    W_0 in 16 bits is kept whole: resamples round W_f, so its difference from W_0 is not the one of the pairs. The call
+    must come before anything is written. Every process of a sharded model must make it.
     """
     for layer in layers:
         if layer.kept is None or layer.base.weight.is_meta:
@@ -98,7 +99,8 @@ def remember_base(layers: Iterable[AdapterLayer]) -> None:
         if layer.rewrites_base and layer.kept.checksum is None:
             weight = gather(layer.base.weight)
             checksum = f"{weight.dtype} {values_checksum({'weight': weight})}"
-            layer.kept = replace(layer.kept, checksum=checksum)
+            whole = weight.T if layer.transposed else weight
+            layer.kept = replace(layer.kept, checksum=checksum).started(whole)
         if layer.trains_bias and layer.kept.bias is None:
             layer.kept = replace(layer.kept, bias=gather(layer.base.bias).to("cpu", copy=True))
 

@@ -44,8 +44,8 @@ def inject(model: Model, config: AdapterConfig, *, start: bool = True, keep_base
         keep_base: keep what training writes over, for ``rosa.disabled`` and for adapter files that hold factors in the
             place of ROSA's whole W_f. LoRA writes over nothing. A trained bias is copied. ROSA's pairs are copied as
             they are sampled: rank · (m + n) numbers of a layer at first, up to twice as many more with each resample,
-            and never more than the weight (``rosa/kept_base.py``). They are in the memory of the CPU, on each process.
-            A resample takes longer by two QR factorisations of these pairs.
+            and never more than the weight. Weights in 16 bits are copied whole (``rosa/kept_base.py``). The copies are
+            in the memory of the CPU, on each process. A resample takes longer by two QR factorisations of the pairs.
 
     Raises:
         AdapterError: bad settings, no layer matches (the text lists those that exist), a target that cannot

@@ -6,7 +6,8 @@ adds the trained pair, a new subspace takes the sampled pair away. So after K su
     W_f − W_0 = change − start,    change = left right of rank ≤ 2 R (K − 1),    start = scale · A B as sampled.
 
 ``change`` is what the earlier subspaces have learned. It is cut to its numerical rank after each merge. The two pairs
-take (r + R) (m + n) numbers. Once that is no less than the weight's, W_0 itself is kept instead. All of it is on the
+take (r + R) (m + n) numbers. Once that is no less than the weight's, W_0 itself is kept instead. So it is from the
+start for weights in 16 bits, because the rounding of W_f at each resample is in none of the pairs. All of it is on the
 CPU, so that it takes no memory of the device.
 """
 
@@ -42,6 +43,10 @@ class KeptBase:
     start: Pair | None = None
     whole: Tensor | None = None
     unfactored: bool = False
+
+    def started(self, weight: Tensor) -> KeptBase:
+        """The state before anything is written over W_0, the ``weight`` (m, n)."""
+        return replace(self, whole=_kept(weight)) if _is_rounded(weight) else self
 
     def difference(self) -> Pair | None:
         """Two factors of W_f − W_0, (m, r) and (r, n). None if W_f is W_0, or if W_0 itself is kept."""
@@ -80,7 +85,7 @@ class KeptBase:
             left, right = (factor.to(a.device) for factor in pair)
             change = cut_to_rank(torch.cat([left, a], 1), torch.cat([right, b]))
         columns = a.shape[1] + (0 if change is None else change[0].shape[1])  # with the pair that is sampled next
-        if columns * (len(a) + b.shape[1]) * a.element_size() >= weight.nbytes:
+        if _is_rounded(weight) or columns * (len(a) + b.shape[1]) * a.element_size() >= weight.nbytes:
             return replace(self, change=None, start=None, whole=_kept(self.weight(weight)))
         return replace(self, change=change and (_kept(change[0]), _kept(change[1])), start=None)
 
@@ -92,10 +97,10 @@ class KeptBase:
         """The state after another W_f is loaded.
 
         Args:
-            pair: the factors of its W_f − W_0, if they are known; else W_0 itself is kept.
+            pair: the factors of its W_f − W_0, if they are known; else W_0 itself is kept, as for 16 bits.
             weight: W_f (m, n) from before.
         """
-        if pair is None:
+        if pair is None or _is_rounded(weight):
             return replace(self, change=None, start=None, whole=_kept(self.weight(weight)), unfactored=True)
         change = _kept(pair[0]), _kept(pair[1])
         return replace(self, change=change, start=None, whole=None, unfactored=False)
@@ -139,6 +144,10 @@ def rounding_bound(weight: Tensor, dtype: torch.dtype) -> float:
     m, n = weight.shape
     deviation = torch.finfo(dtype).eps * float(weight.square().mean().sqrt())
     return 2 * deviation * (math.sqrt(m) + math.sqrt(n))
+
+
+def _is_rounded(weight: Tensor) -> bool:
+    return weight.dtype.itemsize < 4
 
 
 def _kept(values: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from utils.text import did_you_mean
@@ -52,6 +52,8 @@ def set_key(typed: DictConfig, key: str, value: Any) -> str | None:
     node = OmegaConf.select(typed, parent) if parent else typed
     if name not in node:
         return unknown_key(key, [str(known) for known in node])
+    if isinstance(node[name], ListConfig) and not isinstance(value, list):
+        return f"{key}={value} must be a list: {key}=[{value}]"
     if isinstance(node[name], DictConfig) and not isinstance(value, dict):
         return f"{key}={value} must be a group of keys ({', '.join(map(str, node[name]))})"
     try:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_utils import has_length
 from transformers.utils import SAFE_WEIGHTS_NAME
 
 from rosa.config import AdapterConfig
@@ -29,6 +31,8 @@ from rosa.resampler import Resampler
 
 class ResampleCallback(TrainerCallback):  # type: ignore[misc]  # transformers is not type-checked here
     """Resample when the adapters' settings say so, and never after the last epoch or step.
+
+    A warning when training begins says if that is never. Epochs of a data set without a length are not counted.
 
     The new subspace is sampled when the next epoch or step begins, after the Trainer has evaluated and saved. A run
     that continues from any of its checkpoints (``resume_from_checkpoint``) therefore samples the same subspaces.
@@ -60,6 +64,7 @@ class ResampleCallback(TrainerCallback):  # type: ignore[misc]  # transformers i
         control: TrainerControl,
         model: nn.Module | None = None,
         optimizer: Any | None = None,
+        train_dataloader: Any | None = None,
         **kwargs: Any,
     ) -> None:
         assert model is not None  # the Trainer always gives it
@@ -69,6 +74,8 @@ class ResampleCallback(TrainerCallback):  # type: ignore[misc]  # transformers i
                 raise AdapterError("a model of get_peft_model has its settings itself: use ResampleCallback()")
             base.bind_optimizer(optimizer)
             self._tuner = base
+            for name in base.active_adapters:
+                _warn_if_never_due(base.peft_config[name], state, train_dataloader)
             return
         if not adapter_layers(model):
             raise AdapterError(
@@ -76,6 +83,7 @@ class ResampleCallback(TrainerCallback):  # type: ignore[misc]  # transformers i
                 "get_peft_model with rosa.integrations.peft.RosaConfig)"
             )
         self.resampler = Resampler(model, optimizer, self.config)
+        _warn_if_never_due(self.resampler, state, train_dataloader)
         # On a resume, every complete epoch or step had its resample, except the last one.
         begun = {"step": state.global_step, "epoch": math.ceil(state.epoch or 0)}.get(self.resampler.level, 0)
         self.resampler.number = max(begun - 1, 0) // self.resampler.every
@@ -126,6 +134,22 @@ class ResampleCallback(TrainerCallback):  # type: ignore[misc]  # transformers i
         weights = Path(args.output_dir) / f"checkpoint-{state.global_step}" / SAFE_WEIGHTS_NAME
         if self.resampler is not None and args.should_save and weights.is_file():
             keep_what_changes(self.resampler.model, weights)
+
+
+def _warn_if_never_due(schedule: Any, state: TrainerState, data: Any) -> None:
+    """Warn if the ``level`` and ``every`` of the settings, or of a Resampler, resample nowhere in this training."""
+    counts = {"epoch": math.ceil(state.num_train_epochs), "step": state.max_steps}
+    if schedule.level == "epoch" and data is not None and not has_length(data):
+        reason, way_out = "the data set has no length, so that its epochs are not counted", "level='step', every=STEPS"
+    elif schedule.level in counts and counts[schedule.level] <= schedule.every:
+        reason = f"it has {counts[schedule.level]} {schedule.level}s, and level='{schedule.level}' with "
+        reason += f"every={schedule.every} needs more"
+        way_out = "level='step', every=STEPS" if schedule.level == "epoch" else "a smaller every"
+    else:
+        return
+    warnings.warn(
+        f"this training never resamples: {reason}. Adapt the model with {way_out}, or with level='never'", stacklevel=3
+    )
 
 
 def keep_what_changes(model: nn.Module, weights: Path) -> None:

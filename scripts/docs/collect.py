@@ -10,6 +10,7 @@ written to ``site/pages``, from where mkdocs builds the site:
 
 from __future__ import annotations
 
+import importlib.util
 import posixpath
 import re
 import shutil
@@ -84,6 +85,8 @@ def with_mathml(text: str) -> str:
 
 def collect(target: Path) -> None:
     """Write the pages and the files that they link to into ``target``, in place of what was there."""
+    if importlib.util.find_spec("latex2mathml") is None:
+        raise UserError("the site needs the packages of requirements-docs.txt, which make docs installs")
     shutil.rmtree(target, ignore_errors=True)
     copied: set[str] = set()
     for source, there in pages().items():

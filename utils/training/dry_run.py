@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 import rosa
 from utils.errors import UserError
+from utils.log import log
 from utils.models.token_loss import evaluate_losses
 from utils.runs.provenance import peak_memory_mib
 from utils.text import aligned
@@ -74,6 +75,7 @@ def estimate(training: Training, start: float, memory_before: float) -> Estimate
     memory = {part: count / MIB for part, count in count_bytes(training).items()}
     train_step(training, batches[0], wants_norm=False)  # compiled code is made for the largest and the smallest shape
     trials = spread(batches, TRIALS)
+    log.info("dry run: trying %d steps", len(trials))
     step = _timed(training, lambda: [train_step(training, batch, wants_norm=False) for batch in trials]) / len(trials)
     seconds["training"] = step * len(batches) * train.epochs
     validations = 1 + math.ceil(train.epochs / train.validate_every)
