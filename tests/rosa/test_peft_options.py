@@ -227,5 +227,5 @@ def test_inject_adapter_in_model() -> None:
 
 
 def test_this_librarys_functions_refuse_to_adapt_it_again() -> None:
-    with pytest.raises(rosa.AdapterError, match="adapters already"):
+    with pytest.raises(rosa.AdapterError, match="adapters of the library peft"):
         rosa.inject(trained(resamples=0), rosa.LoraConfig(rank=2))
