@@ -27,3 +27,10 @@ def test_other_training_is_no_way_out_of_the_biases_of_the_start(second_run: Run
     assert main([str(second_run.path), "--as", "peft", "--out", str(tmp_path / "peft")]) == 0
     out = capsys.readouterr().out
     assert "has trained biases" in out and "Serve --as merged." in out and "bias=none" not in out
+
+
+def test_a_card_names_the_adapter_that_the_run_began_with(second_run: Run, tmp_path: Path) -> None:
+    assert main([str(second_run.path), "--as", "merged", "--out", str(tmp_path / "merged")]) == 0
+    card = (tmp_path / "merged" / "README.md").read_text()
+    about = card.split("## Use")[0]
+    assert "The run began with another adapter" in about and f"`{second_run.record()['adapter_sha256']}`" in about
