@@ -10,9 +10,11 @@ line breaks are blanks, and nothing else.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import itertools
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from utils.errors import UserError, printable, run_cli
@@ -31,6 +33,16 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--batch-size", type=int, default=1, help="texts generated together (default: 1)")
     add_arguments(parser)
     return parser.parse_args(argv)
+
+
+def check_texts(texts: Sequence[str]) -> None:
+    """Raise UserError for a text that is the folder of a run: a pattern such as ``runs/*`` matched more than one."""
+    from utils.runs.run import RECORD
+
+    for text in texts:
+        with contextlib.suppress(OSError, ValueError):  # of a text that is no path at all
+            if text and (Path(text) / RECORD).is_file():
+                raise UserError(f"{text} is the folder of a second run, not a text: give one run, then the texts")
 
 
 def lines_of_input() -> Iterator[str]:
@@ -105,6 +117,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     go_offline_without_network()  # before anything imports the hub's libraries
     from utils.log import run_log
 
+    check_texts(values["texts"])
     texts = values.pop("texts") or lines_of_input()
     with run_log(None):
         for text in continuations(values.pop("run"), texts, decoding, **values):

@@ -86,6 +86,10 @@ def test_bad_options(rosa_run: Run, options: list[str], message: str) -> None:
 def test_bad_input(rosa_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match="is not a folder"):
         prompt.main([str(tmp_path / "nowhere"), "text"])
+    with pytest.raises(UserError, match="is the folder of a second run, not a text"):
+        prompt.main([str(rosa_run.path), str(rosa_run.path), "text"])
+    monkeypatch.chdir(rosa_run.path)
+    prompt.check_texts(["", "x" * 9999, "a\0b", "name[Blue Spice]"])
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"\xff\n"), encoding="utf-8"))
     with pytest.raises(UserError, match="standard input is not UTF-8"):
         prompt.main([str(rosa_run.path), *SHORT])

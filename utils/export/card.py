@@ -23,7 +23,7 @@ from utils.runs.start_adapter import RECORDED
 
 TITLES = {
     "merged": "A plain model: the adapters are merged into its weights.",
-    "peft": "A LoRA adapter in the format of PEFT, of the whole change since the base model.",
+    "peft": "A LoRA adapter in the format of PEFT, of {change} since the base model.",
     "adapter": "An adapter in the format of rosa.",
 }
 HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
@@ -46,7 +46,7 @@ def model_card(run: Run, config: Config, exported: Exported) -> str:
     lines = [
         *_front_matter(exported.form, base, result), MARK, "",
         f"# {printable_line(run.path.resolve().name)}", "",
-        f"`{result.model}` trained on `{result.dataset}` with {method_label(result.method)}. {TITLES[exported.form]}",
+        f"`{result.model}` trained on `{result.dataset}` with {method_label(result.method)}. {_about(exported, result)}",
         *(f"\n- {fact}" if not number else f"- {fact}" for number, fact in enumerate(exported.facts)), "",
         "## Use", "", "```python", *_code(exported.form, base, config, result), "```", "",
         f"Texts are generated from {_prompt(config)}", "",
@@ -56,6 +56,18 @@ def model_card(run: Run, config: Config, exported: Exported) -> str:
         "```yaml", *_settings(config, result).splitlines(), "```", "",
     ]  # fmt: skip
     return "\n".join(lines)
+
+
+def _about(exported: Exported, result: Result) -> str:
+    """What the export is, and the adapter that the run began with, if any, in sentences."""
+    title, start = TITLES[exported.form], result.record.get(RECORDED)
+    title = title.format(change="a part (see below) of the change" if exported.cut else "the whole change")
+    if start is None:
+        return title
+    return (
+        f"{title} The run began with another adapter merged into its base model (`model.adapter`, SHA-256 "
+        f"`{printable_line(start)}`), whose change is in this export too."
+    )
 
 
 def hub_name(name: str) -> str | None:

@@ -24,8 +24,9 @@ def whole_folder(target: Path, overwrite: bool = False) -> Iterator[Path]:
         overwrite: replace an earlier export in ``target``. Other files are never replaced.
 
     Raises:
-        UserError: ``target`` has files, or cannot be written.
+        UserError: ``target`` has files, is no place for a folder of its own, or cannot be written.
     """
+    target = _place(target)
     _check_target(target, overwrite)
     temporary, old = (target.with_name(f".{target.name}.{part}") for part in ("partial", "old"))
     try:
@@ -46,6 +47,20 @@ def whole_folder(target: Path, overwrite: bool = False) -> Iterator[Path]:
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or short_reason(error, 200)
         raise UserError(f"{target} cannot be written: {reason}. Make room, or give another folder (--out).") from None
+
+
+def _place(target: Path) -> Path:
+    """``target`` as an absolute path. Raises UserError for a folder that nothing can take the place of."""
+    try:
+        place = target.expanduser().absolute()
+    except RuntimeError:
+        raise UserError(f"{target} names a user without a home folder: give another folder (--out)") from None
+    if place.name in ("", "..") or Path.cwd().is_relative_to(place.resolve()):
+        raise UserError(
+            f"{target} holds the folder in which this command runs, which an export would replace: give the name of a "
+            "new folder (--out)"
+        )
+    return place
 
 
 def _check_target(target: Path, overwrite: bool) -> None:

@@ -121,7 +121,7 @@ def _write_peft(run: Run, config: Config, tokenizer: Any, model: Any, folder: Pa
         lora = to_peft_lora(model, base, folder, rank=options.rank, keep=options.keep)
     except rosa.AdapterError as error:
         raise UserError(f"{error} For the command: --as merged, --keep SHARE or --rank R.") from None
-    facts = [_size(lora), _vllm(lora)]
+    facts = [_size(lora), _vllm(lora, own_biases=config.adapter is not None and config.adapter.trains_bias)]
     if options.cuts:
         lora.merge_into(base)
         facts.append(_loss_change(run, config, tokenizer, rosa.unwrap(model), base, options))
@@ -138,12 +138,11 @@ def _size(lora: PeftLora) -> str:
     )
 
 
-def _vllm(lora: PeftLora) -> str:
+def _vllm(lora: PeftLora, own_biases: bool) -> str:
+    """Whether vLLM takes the adapter. ``own_biases``: the run trained biases, not the adapter that it began with."""
     if lora.vllm_problems:
-        return (
-            f"vLLM does not take this adapter: {'; '.join(lora.vllm_problems)}. Serve --as merged, or train with "
-            "fnmodel.params.bias=none."
-        )
+        other = ", or train with fnmodel.params.bias=none" if own_biases else ""
+        return f"vLLM does not take this adapter: {'; '.join(lora.vllm_problems)}. Serve --as merged{other}."
     return f"vLLM takes its format with --enable-lora --max-lora-rank {lora.max_lora_rank}"
 
 
