@@ -46,7 +46,7 @@ def model_card(run: Run, config: Config, exported: Exported) -> str:
     lines = [
         *_front_matter(exported.form, base, result), MARK, "",
         f"# {printable_line(run.path.resolve().name)}", "",
-        f"`{result.model}` trained on `{result.dataset}` with {method_label(result.method)}. {_about(exported, result)}",
+        _about(exported, result),
         *(f"\n- {fact}" if not number else f"- {fact}" for number, fact in enumerate(exported.facts)), "",
         "## Use", "", "```python", *_code(exported.form, base, config, result), "```", "",
         f"Texts are generated from {_prompt(config)}", "",
@@ -60,12 +60,16 @@ def model_card(run: Run, config: Config, exported: Exported) -> str:
 
 def _about(exported: Exported, result: Result) -> str:
     """What the export is, and the adapter that the run began with, if any, in sentences."""
-    title, start = TITLES[exported.form], result.record.get(RECORDED)
-    title = title.format(change="a part (see below) of the change" if exported.cut else "the whole change")
+    change = "a part (see below) of the change" if exported.cut else "the whole change"
+    text = (
+        f"`{result.model}` trained on `{result.dataset}` with {method_label(result.method)}. "
+        f"{TITLES[exported.form].format(change=change)}"
+    )
+    start = result.record.get(RECORDED)
     if start is None:
-        return title
+        return text
     return (
-        f"{title} The run began with another adapter merged into its base model (`model.adapter`, SHA-256 "
+        f"{text} The run began with another adapter merged into its base model (`model.adapter`, SHA-256 "
         f"`{printable_line(start)}`), whose change is in this export too."
     )
 
