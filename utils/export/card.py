@@ -13,6 +13,7 @@ import yaml
 import rosa
 from utils.config import Config
 from utils.export.folder import MARK
+from utils.models.gguf import gguf_options
 from utils.models.loading import BUNDLED
 from utils.results.columns import all_columns
 from utils.results.methods import method_label
@@ -98,12 +99,16 @@ def _code(form: str, base: str | None, config: Config, result: Result) -> list[s
             'tokenizer = AutoTokenizer.from_pretrained("THIS_FOLDER")',
             'model = AutoModelForCausalLM.from_pretrained("THIS_FOLDER")',
         ]  # fmt: skip
-    gguf = f", gguf_file={config.model.gguf_file!r}" if config.model.gguf_file else ""
+    gguf, classes = "", "AutoModelForCausalLM"
+    if config.model.gguf_file:
+        gguf = f", gguf_file={config.model.gguf_file!r}"
+        if gguf_options():
+            gguf, classes = f"{gguf}, quantization_config=GgufConfig(dequantize=True)", f"{classes}, GgufConfig"
     load = [f"base = AutoModelForCausalLM.from_pretrained({name}{gguf}, dtype=torch.float32)"]
     if form == "peft":
-        imports = ["import torch", "from peft import PeftModel", "from transformers import AutoModelForCausalLM", ""]
+        imports = ["import torch", "from peft import PeftModel", f"from transformers import {classes}", ""]
         return [*imports, *load, 'model = PeftModel.from_pretrained(base, "THIS_FOLDER")']
-    imports = ["import rosa", "import torch", "from transformers import AutoModelForCausalLM", ""]
+    imports = ["import rosa", "import torch", f"from transformers import {classes}", ""]
     return [*imports, *load, 'model = rosa.load_adapter(base, "THIS_FOLDER", trainable=False)']
 
 
