@@ -15,7 +15,6 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import rosa
 from tests.export.conftest import TrainIn, logits, model_of
 from utils.errors import UserError
-from utils.export import folder as folders
 from utils.export import write
 from utils.export.__main__ import main
 from utils.export.card import hub_name
@@ -265,12 +264,3 @@ def test_a_write_that_fails_leaves_what_was_there(
     assert f"{target} cannot be written: No space left on device" in text
     assert sorted((path.name, sha256(path)) for path in target.iterdir()) == before
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
-
-
-def test_leftovers_of_a_kill_are_removed(tmp_path: Path) -> None:
-    (tmp_path / ".out.partial").mkdir()
-    (tmp_path / ".out.partial" / "half").touch()
-    with folders.whole_folder(tmp_path / "out") as folder:
-        assert not (tmp_path / "out").exists() and not list(folder.iterdir())
-        (folder / "file").write_text("whole")
-    assert [path.name for path in tmp_path.iterdir()] == ["out"] and (tmp_path / "out" / "file").is_file()
