@@ -31,3 +31,9 @@ def test_the_code_unpacks_a_gguf_base(rosa_run: Run, monkeypatch: pytest.MonkeyP
     exec("\n".join(line for line in lines if not line.startswith(("model =", "from peft"))), {})
     assert given["gguf_file"] == "small.gguf" and ("quantization_config" in given) == newer
     assert not newer or given["quantization_config"].dequantize
+
+
+def test_the_settings_do_not_claim_to_be_all(rosa_run: Run) -> None:
+    """Keys that came later are left out at their default, such as fnmodel.rosa.start (``LATER`` of the identity)."""
+    text = card.model_card(rosa_run, load_config(rosa_run.config_file), card.Exported("merged", "best", (), False))
+    assert "without keys of later versions that are at their default:" in text and "start:" not in text

@@ -53,7 +53,7 @@ def model_card(run: Run, config: Config, exported: Exported) -> str:
         f"Texts are generated from {_prompt(config)}", "",
         "## Results", "", *_results(result, exported), "",
         "## Training", "", *_training(result), "",
-        "All settings that change the result:", "",
+        "The settings that change the result, without keys of later versions that are at their default:", "",
         "```yaml", *_settings(config, result).splitlines(), "```", "",
     ]  # fmt: skip
     return "\n".join(lines)
