@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import shutil
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -35,5 +38,21 @@ def test_the_code_unpacks_a_gguf_base(rosa_run: Run, monkeypatch: pytest.MonkeyP
 
 def test_the_settings_do_not_claim_to_be_all(rosa_run: Run) -> None:
     """Keys that came later are left out at their default, such as fnmodel.rosa.start (``LATER`` of the identity)."""
-    text = card.model_card(rosa_run, load_config(rosa_run.config_file), card.Exported("merged", "best", (), False))
+    text = card.model_card(
+        rosa_run, load_config(rosa_run.config_file), card.Exported("merged", "best", rosa_run.best, (), False)
+    )
     assert "without keys of later versions that are at their default:" in text and "start:" not in text
+
+
+def test_the_loss_is_that_of_the_exported_checkpoint(rosa_run: Run, tmp_path: Path) -> None:
+    """Also when a training that goes on has recorded another one meanwhile, or saved between two validations."""
+    loss = rosa_run.record()["best"]["loss"]
+    run = Run(Path(shutil.copytree(rosa_run.path, tmp_path / "run", symlinks=True)))
+    run.update_record(best={**run.record()["best"], "loss": 9.87654})
+    config, exported = load_config(run.config_file), card.Exported("merged", "best", run.best, (), False)
+    text = card.model_card(run, config, exported)
+    assert f"| {loss:.4f} |" in text and "9.8765" not in text
+    state = json.loads((run.best / "state.json").read_text())
+    state["progress"]["step"] += 1
+    (run.best / "state.json").write_text(json.dumps(state))
+    assert f"{loss:.4f}" not in card.model_card(run, config, exported)

@@ -13,12 +13,14 @@ import yaml
 import rosa
 from utils.config import Config
 from utils.export.folder import MARK
+from utils.io.files import read_object
 from utils.models.gguf import gguf_options
 from utils.models.loading import BUNDLED
 from utils.results.columns import all_columns
 from utils.results.methods import method_label
 from utils.results.read import Result, printable_line, read_results
 from utils.runs import Run
+from utils.runs.checkpoint_folder import SUMMARY
 from utils.runs.identity import science
 from utils.runs.start_adapter import RECORDED
 
@@ -32,10 +34,19 @@ HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 @dataclass(frozen=True)
 class Exported:
-    """What a card is about: the form, the checkpoint (best or last), facts about it, whether the change was cut."""
+    """What a card is about.
+
+    Attributes:
+        form: merged, peft or adapter.
+        checkpoint: best or last.
+        folder: that checkpoint's, which a training that goes on no longer changes.
+        facts: what the export found, one sentence each.
+        cut: whether the change was cut.
+    """
 
     form: str
     checkpoint: str
+    folder: Path
     facts: tuple[str, ...]
     cut: bool
 
@@ -121,8 +132,11 @@ def _prompt(config: Config) -> str:
 
 def _results(result: Result, exported: Exported) -> Iterator[str]:
     """A table of the losses and scores that the run's files have, each with the checkpoint that it is of."""
-    validation = result.record.get(exported.checkpoint) or {}
-    rows = [("validation loss (nats per token)", f"{validation['loss']:.4f}")] if "loss" in validation else []
+    # not of the run's record, which a training that goes on has meanwhile moved to a later checkpoint
+    progress = read_object(exported.folder / SUMMARY)["progress"]
+    measured = progress.get("last") or {}
+    own = "loss" in measured and measured.get("step") == progress.get("step")  # else of an earlier step
+    rows = [("validation loss (nats per token)", f"{measured['loss']:.4f}")] if own else []
     if exported.checkpoint == "best":
         for column in all_columns([result]).values():
             number = column.value(result)

@@ -75,7 +75,7 @@ def export_run(run: Run, options: Options) -> list[str]:
             rosa.save_adapter(model, folder)
         else:
             facts = _write_peft(run, config, tokenizer, model, folder, options)
-        exported = Exported(options.form, options.checkpoint, tuple(facts), options.cuts)
+        exported = Exported(options.form, options.checkpoint, checkpoint, tuple(facts), options.cuts)
         write_text(folder / CARD, model_card(run, config, exported))
     return [f"written: {target}", *facts]
 
