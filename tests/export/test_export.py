@@ -15,7 +15,6 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import rosa
 from tests.export.conftest import TrainIn, logits, model_of
 from utils.errors import UserError
-from utils.export import folder as folders
 from utils.export import write
 from utils.export.__main__ import main
 from utils.export.card import hub_name
@@ -117,6 +116,22 @@ def validation_loss(run: Run, model: Any) -> float:
 def test_a_cut_without_its_data_says_that_nothing_was_measured(rosa_run: Run, tmp_path: Path, capsys: Any) -> None:
     export(rosa_run, tmp_path / "peft", "--as", "peft", "--rank", "1", "--dataset-path", str(tmp_path / "gone"))
     assert "was not measured" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("error", [MemoryError(), torch.OutOfMemoryError("CUDA out of memory."), RuntimeError("other")])
+def test_a_loss_for_which_memory_is_short_costs_no_export(
+    rosa_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fails(*_: Any) -> list[float]:
+        raise error
+
+    monkeypatch.setattr(write, "validation_losses", fails)
+    if str(error) == "other":
+        with pytest.raises(RuntimeError, match="other"):
+            export(rosa_run, tmp_path / "peft", "--as", "peft", "--rank", "1")
+        return
+    card = (export(rosa_run, tmp_path / "peft", "--as", "peft", "--rank", "1") / "README.md").read_text()
+    assert f"by the cut was not measured: {type(error).__name__}" in card
 
 
 def test_the_last_checkpoint_on_request(rosa_run: Run, tmp_path: Path) -> None:
@@ -265,12 +280,3 @@ def test_a_write_that_fails_leaves_what_was_there(
     assert f"{target} cannot be written: No space left on device" in text
     assert sorted((path.name, sha256(path)) for path in target.iterdir()) == before
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
-
-
-def test_leftovers_of_a_kill_are_removed(tmp_path: Path) -> None:
-    (tmp_path / ".out.partial").mkdir()
-    (tmp_path / ".out.partial" / "half").touch()
-    with folders.whole_folder(tmp_path / "out") as folder:
-        assert not (tmp_path / "out").exists() and not list(folder.iterdir())
-        (folder / "file").write_text("whole")
-    assert [path.name for path in tmp_path.iterdir()] == ["out"] and (tmp_path / "out" / "file").is_file()

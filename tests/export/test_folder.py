@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from utils.errors import UserError
-from utils.export.folder import whole_folder
+from utils.export.folder import CARD, MARK, whole_folder
 
 
-def write(target: Path, overwrite: bool = False) -> None:
+def write(target: Path, text: str = "whole", overwrite: bool = False) -> None:
     with whole_folder(target, overwrite) as folder:
-        (folder / "file").write_text("whole")
+        (folder / "file").write_text(text)
+        (folder / CARD).write_text(MARK)
+
+
+def content(target: Path) -> str:
+    """The file of the export, which is all that its parent holds."""
+    assert [path.name for path in target.parent.iterdir()] == [target.name]
+    return (target / "file").read_text()
 
 
 @pytest.mark.parametrize("place", [".", "/", "..", "sub/..", "/usr/..", "~nobody-of-this-name/out"])
@@ -27,3 +36,55 @@ def test_a_home_folder_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("HOME", str(tmp_path))
     write(Path("~/out"))
     assert (tmp_path / "out" / "file").read_text() == "whole"
+
+
+def test_two_exports_at_once_leave_the_first_that_is_whole(tmp_path: Path) -> None:
+    target = tmp_path / "out"
+    with pytest.raises(UserError, match="is not empty"), whole_folder(target) as folder:
+        (folder / "file").write_text("slow")
+        write(target, "quick")
+        assert (folder / "file").read_text() == "slow", "its own files are still there"
+    assert content(target) == "quick"
+    with whole_folder(target, overwrite=True) as folder:
+        write(target, "quicker", overwrite=True)
+        (folder / "file").write_text("slow")
+    assert content(target) == "slow"
+
+
+def test_an_export_that_cannot_take_its_place_puts_the_earlier_one_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target, rename = tmp_path / "out", Path.rename
+    write(target, "earlier")
+
+    def fails(path: Path, to: Path) -> Path:
+        if path.name == "new":
+            raise OSError(5, "Input/output error")
+        return rename(path, to)
+
+    monkeypatch.setattr(Path, "rename", fails)
+    with pytest.raises(UserError, match="cannot be written: Input/output error"):
+        write(target, overwrite=True)
+    assert content(target) == "earlier"
+
+
+@pytest.mark.parametrize("last", ["yield", "between"])
+def test_what_a_killed_export_left(tmp_path: Path, last: str) -> None:
+    """It is removed by the next one, which finds the earlier export in its place."""
+    target = tmp_path / "out"
+    write(target, "earlier")
+    code = f"""
+import os, pathlib
+from utils.export.folder import whole_folder
+rename = pathlib.Path.rename
+pathlib.Path.rename = lambda path, to: os._exit(9) if path.name == "new" else rename(path, to)
+with whole_folder(pathlib.Path({str(target)!r}), True) as folder:
+    (folder / "half").touch()
+    if {last == "yield"}:
+        os._exit(9)
+"""
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 9
+    assert target.exists() == (last == "yield") and len(list(tmp_path.glob(".out.*"))) == 1
+    with pytest.raises(UserError, match="is not empty"):
+        write(target)
+    assert content(target) == "earlier"

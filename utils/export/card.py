@@ -13,11 +13,14 @@ import yaml
 import rosa
 from utils.config import Config
 from utils.export.folder import MARK
+from utils.io.files import read_object
+from utils.models.gguf import gguf_options
 from utils.models.loading import BUNDLED
 from utils.results.columns import all_columns
 from utils.results.methods import method_label
 from utils.results.read import Result, printable_line, read_results
 from utils.runs import Run
+from utils.runs.checkpoint_folder import SUMMARY
 from utils.runs.identity import science
 from utils.runs.start_adapter import RECORDED
 
@@ -31,10 +34,19 @@ HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 @dataclass(frozen=True)
 class Exported:
-    """What a card is about: the form, the checkpoint (best or last), facts about it, whether the change was cut."""
+    """What a card is about.
+
+    Attributes:
+        form: merged, peft or adapter.
+        checkpoint: best or last.
+        folder: that checkpoint's, which a training that goes on no longer changes.
+        facts: what the export found, one sentence each.
+        cut: whether the change was cut.
+    """
 
     form: str
     checkpoint: str
+    folder: Path
     facts: tuple[str, ...]
     cut: bool
 
@@ -46,13 +58,13 @@ def model_card(run: Run, config: Config, exported: Exported) -> str:
     lines = [
         *_front_matter(exported.form, base, result), MARK, "",
         f"# {printable_line(run.path.resolve().name)}", "",
-        f"`{result.model}` trained on `{result.dataset}` with {method_label(result.method)}. {_about(exported, result)}",
+        _about(exported, result),
         *(f"\n- {fact}" if not number else f"- {fact}" for number, fact in enumerate(exported.facts)), "",
         "## Use", "", "```python", *_code(exported.form, base, config, result), "```", "",
         f"Texts are generated from {_prompt(config)}", "",
         "## Results", "", *_results(result, exported), "",
         "## Training", "", *_training(result), "",
-        "All settings that change the result:", "",
+        "The settings that change the result, without keys of later versions that are at their default:", "",
         "```yaml", *_settings(config, result).splitlines(), "```", "",
     ]  # fmt: skip
     return "\n".join(lines)
@@ -60,12 +72,16 @@ def model_card(run: Run, config: Config, exported: Exported) -> str:
 
 def _about(exported: Exported, result: Result) -> str:
     """What the export is, and the adapter that the run began with, if any, in sentences."""
-    title, start = TITLES[exported.form], result.record.get(RECORDED)
-    title = title.format(change="a part (see below) of the change" if exported.cut else "the whole change")
+    change = "a part (see below) of the change" if exported.cut else "the whole change"
+    text = (
+        f"`{result.model}` trained on `{result.dataset}` with {method_label(result.method)}. "
+        f"{TITLES[exported.form].format(change=change)}"
+    )
+    start = result.record.get(RECORDED)
     if start is None:
-        return title
+        return text
     return (
-        f"{title} The run began with another adapter merged into its base model (`model.adapter`, SHA-256 "
+        f"{text} The run began with another adapter merged into its base model (`model.adapter`, SHA-256 "
         f"`{printable_line(start)}`), whose change is in this export too."
     )
 
@@ -94,12 +110,16 @@ def _code(form: str, base: str | None, config: Config, result: Result) -> list[s
             'tokenizer = AutoTokenizer.from_pretrained("THIS_FOLDER")',
             'model = AutoModelForCausalLM.from_pretrained("THIS_FOLDER")',
         ]  # fmt: skip
-    gguf = f", gguf_file={config.model.gguf_file!r}" if config.model.gguf_file else ""
+    gguf, classes = "", "AutoModelForCausalLM"
+    if config.model.gguf_file:
+        gguf = f", gguf_file={config.model.gguf_file!r}"
+        if gguf_options():
+            gguf, classes = f"{gguf}, quantization_config=GgufConfig(dequantize=True)", f"{classes}, GgufConfig"
     load = [f"base = AutoModelForCausalLM.from_pretrained({name}{gguf}, dtype=torch.float32)"]
     if form == "peft":
-        imports = ["import torch", "from peft import PeftModel", "from transformers import AutoModelForCausalLM", ""]
+        imports = ["import torch", "from peft import PeftModel", f"from transformers import {classes}", ""]
         return [*imports, *load, 'model = PeftModel.from_pretrained(base, "THIS_FOLDER")']
-    imports = ["import rosa", "import torch", "from transformers import AutoModelForCausalLM", ""]
+    imports = ["import rosa", "import torch", f"from transformers import {classes}", ""]
     return [*imports, *load, 'model = rosa.load_adapter(base, "THIS_FOLDER", trainable=False)']
 
 
@@ -112,8 +132,11 @@ def _prompt(config: Config) -> str:
 
 def _results(result: Result, exported: Exported) -> Iterator[str]:
     """A table of the losses and scores that the run's files have, each with the checkpoint that it is of."""
-    validation = result.record.get(exported.checkpoint) or {}
-    rows = [("validation loss (nats per token)", f"{validation['loss']:.4f}")] if "loss" in validation else []
+    # not of the run's record, which a training that goes on has meanwhile moved to a later checkpoint
+    progress = read_object(exported.folder / SUMMARY)["progress"]
+    measured = progress.get("last") or {}
+    own = "loss" in measured and measured.get("step") == progress.get("step")  # else of an earlier step
+    rows = [("validation loss (nats per token)", f"{measured['loss']:.4f}")] if own else []
     if exported.checkpoint == "best":
         for column in all_columns([result]).values():
             number = column.value(result)

@@ -11,7 +11,7 @@ import rosa
 from rosa.integrations.peft.lora_files import PeftLora, to_peft_lora
 from utils import evaluation
 from utils.config import Config, load_config
-from utils.errors import UserError, reason
+from utils.errors import UserError, is_out_of_memory, reason
 from utils.export.card import Exported, model_card
 from utils.export.folder import CARD, whole_folder
 from utils.export.loss import validation_losses
@@ -75,7 +75,7 @@ def export_run(run: Run, options: Options) -> list[str]:
             rosa.save_adapter(model, folder)
         else:
             facts = _write_peft(run, config, tokenizer, model, folder, options)
-        exported = Exported(options.form, options.checkpoint, tuple(facts), options.cuts)
+        exported = Exported(options.form, options.checkpoint, checkpoint, tuple(facts), options.cuts)
         write_text(folder / CARD, model_card(run, config, exported))
     return [f"written: {target}", *facts]
 
@@ -151,7 +151,9 @@ def _loss_change(run: Run, config: Config, tokenizer: Any, whole: Any, cut: Any,
     chosen = evaluation.Options(split="validation", device=options.device, dataset_path=options.dataset_path)
     try:
         before, after = validation_losses(run, config, tokenizer, [whole, cut], chosen)
-    except UserError as error:
-        log.warning("the validation loss is not measured: %s", error)
+    except (UserError, MemoryError, RuntimeError) as error:
+        if not isinstance(error, UserError) and not is_out_of_memory(error):
+            raise
+        log.warning("the validation loss is not measured: %s", reason(error))
         return f"the change of the validation loss by the cut was not measured: {reason(error)}"
     return f"validation loss {before:.4f} before the cut, {after:.4f} with it ({after - before:+.4f}), in float32"
