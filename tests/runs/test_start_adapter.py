@@ -187,3 +187,17 @@ def test_an_adapter_of_another_model_is_refused(train: Any, tmp_path: Path) -> N
     rosa.save_adapter(rosa.inject(load_model("tiny"), rosa.LoraConfig(rank=1)), tmp_path / "other")
     with pytest.raises(UserError, match=r"model\.adapter=.*cannot be used: .*another model"):
         train(f"model.adapter={tmp_path / 'other'}", *UNTRAINED)
+
+
+def test_an_adapter_of_other_weights_is_refused(train: Any, small_model: Path, lora: Path, tmp_path: Path) -> None:
+    """Also that of a run which itself began with an adapter: its base is not model.name alone."""
+    other = plain(small_model)
+    other.transformer.wte.weight.data += 0.01
+    rosa.save_adapter(rosa.inject(other, rosa.LoraConfig(rank=1)), tmp_path / "other")
+    with pytest.raises(UserError, match=r"saved with another base model .*Give the model that it was made for"):
+        train(f"model.adapter={tmp_path / 'other'}", *UNTRAINED)
+    first = train(f"model.adapter={lora}", "fnmodel.name=lora", *UNTRAINED, "fnmodel.params.target_modules=[c_attn]")
+    with pytest.raises(UserError, match=r"saved with another base model .*start_adapter: .*--as peft, and give that"):
+        train(f"model.adapter={first.best}", *UNTRAINED)
+    export([str(first.path), "--as", "peft", "--out", str(tmp_path / "both")])
+    train(f"model.adapter={tmp_path / 'both'}", *UNTRAINED)
