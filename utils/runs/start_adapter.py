@@ -29,7 +29,9 @@ def adapter_files(folder: Path) -> list[Path]:
     """
     tensors = sorted(folder.glob("*.safetensors"))
     if not (folder / CONFIG_FILE).is_file() or not tensors:
-        missing = "no such folder" if not folder.is_dir() else f"it lacks {CONFIG_FILE} or a .safetensors file"
+        missing = f"it lacks {CONFIG_FILE} or a .safetensors file"
+        if not folder.is_dir():
+            missing = "no such folder. A run that began with it keeps a copy, RUN/start_adapter: give that path instead"
         raise UserError(f"model.adapter={folder} is not the folder of an adapter: {missing}")
     return [folder / CONFIG_FILE, *tensors]
 
