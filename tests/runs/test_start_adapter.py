@@ -201,3 +201,26 @@ def test_an_adapter_of_other_weights_is_refused(train: Any, small_model: Path, l
         train(f"model.adapter={first.best}", *UNTRAINED)
     export([str(first.path), "--as", "peft", "--out", str(tmp_path / "both")])
     train(f"model.adapter={tmp_path / 'both'}", *UNTRAINED)
+
+
+@pytest.mark.parametrize("moment", ["load_base", "description"])
+def test_a_folder_that_changes_while_a_run_starts_is_refused(
+    train: Any, lora: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    """Rewritten before it is merged, or between that and the copy: the record would name what was not trained on."""
+    from utils.training import launch, setup
+
+    adapter = Path(shutil.copytree(lora, tmp_path / "adapter"))
+    module: Any = setup if moment == "load_base" else launch
+    original = getattr(module, moment)
+
+    def rewrite_first(*arguments: Any) -> Any:
+        with (adapter / "adapter_config.json").open("a") as file:
+            file.write("\n")
+        return original(*arguments)
+
+    with monkeypatch.context() as patch, pytest.raises(UserError, match=r"was changed while it was loaded: give the"):
+        patch.setattr(module, moment, rewrite_first)
+        train(f"model.adapter={adapter}", *UNTRAINED)
+    assert not [*tmp_path.rglob("run.json"), *tmp_path.rglob("*start_adapter")]
+    assert train(f"model.adapter={adapter}", *UNTRAINED).record()["adapter_sha256"] == adapter_digest(adapter)

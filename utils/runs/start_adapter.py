@@ -52,20 +52,37 @@ def given_digest(config: Config) -> str | None:
     return None if config.model.adapter is None else adapter_digest(Path(config.model.adapter).expanduser())
 
 
-def keep_start(run: Run, config: Config) -> dict[str, str]:
-    """Copy the adapter into the run's directory, unless it is there. Returns the record's field for it, if any."""
-    if config.model.adapter is None:
+def keep_start(run: Run, config: Config, digest: str | None) -> dict[str, str]:
+    """Copy the adapter into the run's directory, unless it is there. To be called once the adapter was loaded.
+
+    Args:
+        digest: the adapter's in the run's identity; None where ``model.adapter`` is not set.
+
+    Returns:
+        The record's field for it, if any.
+
+    Raises:
+        UserError: the folder has changed since ``digest`` was taken, so that something else may have been loaded.
+    """
+    if config.model.adapter is None or digest is None:
         return {}
-    source, digest = Path(config.model.adapter).expanduser(), given_digest(config)
+    source = Path(config.model.adapter).expanduser()
+    _check_unchanged(source, source, digest)
     if not run.start_adapter.exists() or adapter_digest(run.start_adapter) != digest:
         temporary = run.path / f".{run.start_adapter.name}"
         for folder in (temporary, run.start_adapter):
             shutil.rmtree(folder, ignore_errors=True)
         own_folder(temporary)
         copies = [shutil.copyfile(path, temporary / path.name) for path in adapter_files(source)]
+        _check_unchanged(source, temporary, digest)
         sync(*copies, temporary)
         temporary.rename(run.start_adapter)
-    return {RECORDED: adapter_digest(run.start_adapter)}
+    return {RECORDED: digest}
+
+
+def _check_unchanged(source: Path, folder: Path, digest: str) -> None:
+    if adapter_digest(folder) != digest:
+        raise UserError(f"model.adapter={source} was changed while it was loaded: give the same command again")
 
 
 def kept_start(run: Run, config: Config) -> Path | None:
