@@ -83,6 +83,7 @@ def test_the_content_is_part_of_a_runs_identity_and_its_path_is_not(train: Any, 
     assert run.record()["adapter_sha256"] == adapter_digest(lora)
     moved = shutil.copytree(lora, tmp_path / "moved")
     (moved / "README.md").write_text("of no effect")
+    (moved / "model.safetensors").write_bytes(b"of no effect: it is not read")
     assert train(f"model.adapter={moved}", *UNTRAINED).path == run.path
     (moved / "adapter_config.json").write_text((moved / "adapter_config.json").read_text() + "\n")
     assert identify_run(make_config(f"model.adapter={moved}")) != identify_run(make_config(f"model.adapter={lora}"))
@@ -167,8 +168,9 @@ def test_from_peft_to_run_to_peft(train: Any, small_model: Path, tmp_path: Path)
 
 MAKE_BAD: dict[str, Callable[[Path], object]] = {
     "it lacks adapter_config.json": lambda folder: (folder / "adapter_config.json").unlink(),
-    "or a .safetensors file": lambda folder: (folder / "adapter.safetensors").unlink(),
-    "cannot be used: .*damaged": lambda folder: (folder / "adapter.safetensors").write_bytes(b"no tensors"),
+    r"it lacks adapter\.safetensors": lambda folder: (folder / "adapter.safetensors").unlink(),
+    "cannot be used: .*config.json is damaged": lambda folder: (folder / "adapter_config.json").write_text("{"),
+    "cannot be used: .*tensors is .*damaged": lambda folder: (folder / "adapter.safetensors").write_bytes(b"none"),
 }
 
 

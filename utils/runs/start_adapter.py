@@ -11,7 +11,9 @@ import hashlib
 import shutil
 from pathlib import Path
 
-from rosa.files import CONFIG_FILE
+from rosa import AdapterError
+from rosa.files import ADAPTER_FILE, CONFIG_FILE, FROZEN_FILE, read_description
+from rosa.peft_files import WEIGHTS_FILE
 from utils.config import Config
 from utils.data import add_texts
 from utils.errors import UserError
@@ -22,18 +24,24 @@ RECORDED = "adapter_sha256"  # the digest's key in the record
 
 
 def adapter_files(folder: Path) -> list[Path]:
-    """The files of an adapter: its settings and its tensors, of this library's format or of PEFT's.
+    """The files that ``rosa.load_adapter`` reads: an adapter's settings and its tensors, by the format of the settings.
 
     Raises:
         UserError: the folder holds no adapter.
     """
-    tensors = sorted(folder.glob("*.safetensors"))
-    if not (folder / CONFIG_FILE).is_file() or not tensors:
-        missing = f"it lacks {CONFIG_FILE} or a .safetensors file"
-        if not folder.is_dir():
-            missing = "no such folder. A run that began with it keeps a copy, RUN/start_adapter: give that path instead"
-        raise UserError(f"model.adapter={folder} is not the folder of an adapter: {missing}")
-    return [folder / CONFIG_FILE, *tensors]
+    missing = f"it lacks {CONFIG_FILE}"
+    if not folder.is_dir():
+        missing = "no such folder. A run that began with it keeps a copy, RUN/start_adapter: give that path instead"
+    elif (folder / CONFIG_FILE).is_file():
+        try:
+            of_peft = "peft_type" in read_description(folder)
+        except AdapterError as error:
+            raise UserError(f"model.adapter={folder} cannot be used: {error}") from None
+        first, *others = (WEIGHTS_FILE,) if of_peft else (ADAPTER_FILE, FROZEN_FILE)
+        if (folder / first).is_file():
+            return [folder / name for name in (CONFIG_FILE, first, *others) if (folder / name).is_file()]
+        missing = f"it lacks {first}"
+    raise UserError(f"model.adapter={folder} is not the folder of an adapter: {missing}")
 
 
 def adapter_digest(folder: Path) -> str:
