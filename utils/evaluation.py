@@ -21,7 +21,7 @@ from utils.runs import Run, find_runs
 from utils.runs.checkpoint_folder import checkpoint_hash, verify
 from utils.runs.digests import TRAINING, recorded_digests, refuse_other_data
 from utils.runs.texts import Answer, write_texts
-from utils.runs.trained import check_settings, load_trained
+from utils.runs.trained import check_base_found, check_settings, load_trained
 
 
 @dataclass(frozen=True)
@@ -201,6 +201,7 @@ def _measure(
     from utils.tokens.batches import Collator
     from utils.tokens.packing import encode_units
 
+    check_base_found(run, config)
     device = torch.device(resolve_device(options.device))
     precision = resolve_precision(options.precision, device.type, width(config.model.name, config.model.gguf_file))
     tokenizer, model = load_trained(run, config, run.best)

@@ -86,11 +86,12 @@ def continuations(
     from utils.models.loading import max_positions, width
     from utils.processes.devices import autocast, resolve_device, resolve_precision
     from utils.runs.texts import one_line
-    from utils.runs.trained import check_settings, checkpoint_of, load_trained, one_run
+    from utils.runs.trained import check_base_found, check_settings, checkpoint_of, load_trained, one_run
 
     run = one_run(run_folder)
     config = load_config(run.config_file)
     check_settings(run, config)
+    check_base_found(run, config)
     place = torch.device(resolve_device(device))
     precision = resolve_precision(precision, place.type, width(config.model.name, config.model.gguf_file))
     tokenizer, model = load_trained(run, config, checkpoint_of(run, checkpoint))

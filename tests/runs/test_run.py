@@ -1,12 +1,19 @@
-"""The files of a run's directory, and errors in logging points with line numbers."""
+"""The files of a run's directory, errors in logging points with line numbers, and a base model that has moved."""
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from utils.errors import UserError
+from utils.evaluation import Options, evaluate_run
+from utils.export.__main__ import main as export
+from utils.generation.generate import Decoding
+from utils.prompt import main as prompt
 from utils.runs import Run
 
 
@@ -37,3 +44,22 @@ def test_the_files_of_a_run_lie_in_its_directory(tmp_path: Path) -> None:
     for name in ("events.out.tfevents.2.x", "events.out.tfevents.1.x", "other"):
         (tmp_path / name).touch()
     assert [path.name[-3] for path in run.board_files()] == ["1", "2"]
+
+
+def test_the_model_of_a_run_is_found_again_where_it_was_moved(train: Any, small_model: Path, tmp_path: Path) -> None:
+    """Every command that needs it names the key and the file to edit, which is then as good as before."""
+    before, after = Path(shutil.copytree(small_model, tmp_path / "before")), tmp_path / "after"
+    run = train(f"model.name={before}", "train.epochs=0", "fnmodel.name=lora")
+    before.rename(after)
+    options = Options(decoding=Decoding(num_beams=1, max_new_tokens=4), device="cpu")
+    commands: list[Callable[[], Any]] = [
+        lambda: evaluate_run(run, options),
+        lambda: prompt([str(run.path), "text", "--device", "cpu"]),
+        lambda: export([str(run.path), "--as", "adapter", "--out", str(tmp_path / "exported")]),
+    ]
+    for command in commands:
+        with pytest.raises(UserError, match=r"before is not a folder .* new path as model\.name in .*config\.yaml"):
+            command()
+    run.config_file.write_text(run.config_file.read_text().replace(f"name: {before}", f"name: {after}"))
+    for command in commands:
+        command()

@@ -83,6 +83,7 @@ def test_the_content_is_part_of_a_runs_identity_and_its_path_is_not(train: Any, 
     assert run.record()["adapter_sha256"] == adapter_digest(lora)
     moved = shutil.copytree(lora, tmp_path / "moved")
     (moved / "README.md").write_text("of no effect")
+    (moved / "model.safetensors").write_bytes(b"of no effect: it is not read")
     assert train(f"model.adapter={moved}", *UNTRAINED).path == run.path
     (moved / "adapter_config.json").write_text((moved / "adapter_config.json").read_text() + "\n")
     assert identify_run(make_config(f"model.adapter={moved}")) != identify_run(make_config(f"model.adapter={lora}"))
@@ -100,7 +101,7 @@ def test_a_run_outlives_the_folder(train: Any, small_model: Path, lora: Path, tm
     assert evaluate_run(copy, QUICK)[0] == "evaluated"
     assert export([str(copy.path), "--as", "merged", "--out", str(tmp_path / "merged")]) == 0
     torch.testing.assert_close(logits(plain(tmp_path / "merged")), expected, atol=1e-5, rtol=0)
-    with pytest.raises(UserError, match="is not the folder of an adapter: no such folder"):
+    with pytest.raises(UserError, match=r"no such folder\. A run that began with it keeps a copy, RUN/start_adapter"):
         train(f"model.adapter={adapter}", "train.epochs=1", "fnmodel.name=lora")
     again = train(f"model.adapter={run.start_adapter}", "train.epochs=1", "fnmodel.name=lora")
     assert again.path == run.path, "the copy is the same adapter"
@@ -167,8 +168,9 @@ def test_from_peft_to_run_to_peft(train: Any, small_model: Path, tmp_path: Path)
 
 MAKE_BAD: dict[str, Callable[[Path], object]] = {
     "it lacks adapter_config.json": lambda folder: (folder / "adapter_config.json").unlink(),
-    "or a .safetensors file": lambda folder: (folder / "adapter.safetensors").unlink(),
-    "cannot be used: .*damaged": lambda folder: (folder / "adapter.safetensors").write_bytes(b"no tensors"),
+    r"it lacks adapter\.safetensors": lambda folder: (folder / "adapter.safetensors").unlink(),
+    "cannot be used: .*config.json is damaged": lambda folder: (folder / "adapter_config.json").write_text("{"),
+    "cannot be used: .*tensors is .*damaged": lambda folder: (folder / "adapter.safetensors").write_bytes(b"none"),
 }
 
 
@@ -187,3 +189,40 @@ def test_an_adapter_of_another_model_is_refused(train: Any, tmp_path: Path) -> N
     rosa.save_adapter(rosa.inject(load_model("tiny"), rosa.LoraConfig(rank=1)), tmp_path / "other")
     with pytest.raises(UserError, match=r"model\.adapter=.*cannot be used: .*another model"):
         train(f"model.adapter={tmp_path / 'other'}", *UNTRAINED)
+
+
+def test_an_adapter_of_other_weights_is_refused(train: Any, small_model: Path, lora: Path, tmp_path: Path) -> None:
+    """Also that of a run which itself began with an adapter: its base is not model.name alone."""
+    other = plain(small_model)
+    other.transformer.wte.weight.data += 0.01
+    rosa.save_adapter(rosa.inject(other, rosa.LoraConfig(rank=1)), tmp_path / "other")
+    with pytest.raises(UserError, match=r"saved with another base model .*Give the model that it was made for"):
+        train(f"model.adapter={tmp_path / 'other'}", *UNTRAINED)
+    first = train(f"model.adapter={lora}", "fnmodel.name=lora", *UNTRAINED, "fnmodel.params.target_modules=[c_attn]")
+    with pytest.raises(UserError, match=r"saved with another base model .*start_adapter: .*--as peft, and give that"):
+        train(f"model.adapter={first.best}", *UNTRAINED)
+    export([str(first.path), "--as", "peft", "--out", str(tmp_path / "both")])
+    train(f"model.adapter={tmp_path / 'both'}", *UNTRAINED)
+
+
+@pytest.mark.parametrize("moment", ["load_base", "description"])
+def test_a_folder_that_changes_while_a_run_starts_is_refused(
+    train: Any, lora: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    """Rewritten before it is merged, or between that and the copy: the record would name what was not trained on."""
+    from utils.training import launch, setup
+
+    adapter = Path(shutil.copytree(lora, tmp_path / "adapter"))
+    module: Any = setup if moment == "load_base" else launch
+    original = getattr(module, moment)
+
+    def rewrite_first(*arguments: Any) -> Any:
+        with (adapter / "adapter_config.json").open("a") as file:
+            file.write("\n")
+        return original(*arguments)
+
+    with monkeypatch.context() as patch, pytest.raises(UserError, match=r"was changed while it was loaded: give the"):
+        patch.setattr(module, moment, rewrite_first)
+        train(f"model.adapter={adapter}", *UNTRAINED)
+    assert not [*tmp_path.rglob("run.json"), *tmp_path.rglob("*start_adapter")]
+    assert train(f"model.adapter={adapter}", *UNTRAINED).record()["adapter_sha256"] == adapter_digest(adapter)

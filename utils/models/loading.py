@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from utils.models.gguf import as_plain, check_gguf, gguf_options, no_bar
 from utils.text import nearest
 
 BUNDLED = {"tiny": Path(__file__).parents[2] / "assets" / "tiny-gpt2"}
+START_ADAPTER = "start_adapter"  # a run's copy of model.adapter (utils.runs.run)
 TOKENIZER_HINT = (
     "Save the model's own tokenizer in its folder: AutoTokenizer.from_pretrained(BASE).save_pretrained(FOLDER), or "
     "copy tokenizer.json and tokenizer_config.json there."
@@ -110,12 +112,32 @@ def load_model(
 
 
 def _merge_adapter(model: Any, folder: str | Path) -> None:
-    """Add a saved adapter to the model's weights, in place. All of them train afterwards, as before."""
+    """Add a saved adapter to the model's weights, in place. All of them train afterwards, as before.
+
+    Raises:
+        UserError: it cannot be loaded, or was made for a base model with other values.
+    """
+    path = Path(folder).expanduser()
     try:
-        rosa.load_adapter(model, Path(folder).expanduser(), keep_base=False)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", "the adapter was saved with another base model", UserWarning)
+            rosa.load_adapter(model, path, keep_base=False)
+    except UserWarning as warning:
+        raise UserError(f"model.adapter={folder} cannot be used: {warning}. {_right_base(path)}") from None
     except rosa.AdapterError as error:
         raise UserError(f"model.adapter={folder} cannot be used: {error}") from None
     rosa.unwrap(model).requires_grad_(True)
+
+
+def _right_base(folder: Path) -> str:
+    """The way out for an adapter of another base model, which may be one with a run's own start merged."""
+    for run in folder.resolve().parents:
+        if (run / START_ADAPTER).is_dir():
+            return (
+                f"It is of a run that itself began with an adapter, {run / START_ADAPTER}: write both as one by "
+                f"python -m utils.export {run} --as peft, and give that folder"
+            )
+    return "Give the model that it was made for as model.name"
 
 
 def load_model_config(name: str, dropout: float | None = None, gguf: str | None = None) -> Any:

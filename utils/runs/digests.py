@@ -37,13 +37,16 @@ def recorded_digests(record: dict[str, Any]) -> dict[str, str]:
     return found if isinstance(found, dict) else {}
 
 
-def identify_run(config: Config) -> tuple[Path, str]:
+def identify_run(config: Config, start: str | None = None) -> tuple[Path, str]:
     """The directory and the group hash of the run with these settings.
 
     Both include the data's digests if only a path names the data, and the digest of ``model.adapter``. A run of an
     earlier version, whose hash has no digests of data, is found again unless its record says that it read other data.
+
+    Args:
+        start: the digest of ``model.adapter``; None takes it of the folder.
     """
-    start = given_digest(config)
+    start = given_digest(config) if start is None else start
     before = run_directory(config, None, start)
     if not config.source.needs_path:
         return before, group_hash(config, None, start)

@@ -11,7 +11,9 @@ import hashlib
 import shutil
 from pathlib import Path
 
-from rosa.files import CONFIG_FILE
+from rosa import AdapterError
+from rosa.files import ADAPTER_FILE, CONFIG_FILE, FROZEN_FILE, read_description
+from rosa.peft_files import WEIGHTS_FILE
 from utils.config import Config
 from utils.data import add_texts
 from utils.errors import UserError
@@ -22,16 +24,24 @@ RECORDED = "adapter_sha256"  # the digest's key in the record
 
 
 def adapter_files(folder: Path) -> list[Path]:
-    """The files of an adapter: its settings and its tensors, of this library's format or of PEFT's.
+    """The files that ``rosa.load_adapter`` reads: an adapter's settings and its tensors, by the format of the settings.
 
     Raises:
         UserError: the folder holds no adapter.
     """
-    tensors = sorted(folder.glob("*.safetensors"))
-    if not (folder / CONFIG_FILE).is_file() or not tensors:
-        missing = "no such folder" if not folder.is_dir() else f"it lacks {CONFIG_FILE} or a .safetensors file"
-        raise UserError(f"model.adapter={folder} is not the folder of an adapter: {missing}")
-    return [folder / CONFIG_FILE, *tensors]
+    missing = f"it lacks {CONFIG_FILE}"
+    if not folder.is_dir():
+        missing = "no such folder. A run that began with it keeps a copy, RUN/start_adapter: give that path instead"
+    elif (folder / CONFIG_FILE).is_file():
+        try:
+            of_peft = "peft_type" in read_description(folder)
+        except AdapterError as error:
+            raise UserError(f"model.adapter={folder} cannot be used: {error}") from None
+        first, *others = (WEIGHTS_FILE,) if of_peft else (ADAPTER_FILE, FROZEN_FILE)
+        if (folder / first).is_file():
+            return [folder / name for name in (CONFIG_FILE, first, *others) if (folder / name).is_file()]
+        missing = f"it lacks {first}"
+    raise UserError(f"model.adapter={folder} is not the folder of an adapter: {missing}")
 
 
 def adapter_digest(folder: Path) -> str:
@@ -50,20 +60,37 @@ def given_digest(config: Config) -> str | None:
     return None if config.model.adapter is None else adapter_digest(Path(config.model.adapter).expanduser())
 
 
-def keep_start(run: Run, config: Config) -> dict[str, str]:
-    """Copy the adapter into the run's directory, unless it is there. Returns the record's field for it, if any."""
-    if config.model.adapter is None:
+def keep_start(run: Run, config: Config, digest: str | None) -> dict[str, str]:
+    """Copy the adapter into the run's directory, unless it is there. To be called once the adapter was loaded.
+
+    Args:
+        digest: the adapter's in the run's identity; None where ``model.adapter`` is not set.
+
+    Returns:
+        The record's field for it, if any.
+
+    Raises:
+        UserError: the folder has changed since ``digest`` was taken, so that something else may have been loaded.
+    """
+    if config.model.adapter is None or digest is None:
         return {}
-    source, digest = Path(config.model.adapter).expanduser(), given_digest(config)
+    source = Path(config.model.adapter).expanduser()
+    _check_unchanged(source, source, digest)
     if not run.start_adapter.exists() or adapter_digest(run.start_adapter) != digest:
         temporary = run.path / f".{run.start_adapter.name}"
         for folder in (temporary, run.start_adapter):
             shutil.rmtree(folder, ignore_errors=True)
         own_folder(temporary)
         copies = [shutil.copyfile(path, temporary / path.name) for path in adapter_files(source)]
+        _check_unchanged(source, temporary, digest)
         sync(*copies, temporary)
         temporary.rename(run.start_adapter)
-    return {RECORDED: adapter_digest(run.start_adapter)}
+    return {RECORDED: digest}
+
+
+def _check_unchanged(source: Path, folder: Path, digest: str) -> None:
+    if adapter_digest(folder) != digest:
+        raise UserError(f"model.adapter={source} was changed while it was loaded: give the same command again")
 
 
 def kept_start(run: Run, config: Config) -> Path | None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from utils.config import Config, ModelConfig
 from utils.errors import UserError
-from utils.models.loading import load_model, load_tokenizer
+from utils.models.loading import load_model, load_tokenizer, model_source
 from utils.runs.checkpoint_folder import load_weights, verify
 from utils.runs.digests import TRAINING, recorded_digests
 from utils.runs.identity import group_hash
@@ -60,6 +60,14 @@ def check_settings(run: Run, config: Config) -> None:
         )
 
 
+def check_base_found(run: Run, config: Config) -> None:
+    """Raise UserError if the base model's folder is gone. It may have moved: see ``check_settings``."""
+    try:
+        model_source(config.model.name, config.model.gguf_file)
+    except UserError as error:
+        raise UserError(f"{error}. If it was moved, give its new path as model.name in {run.config_file}") from None
+
+
 def load_base(settings: ModelConfig, start: str | Path | None = None) -> Any:
     """The base model of a run; with the adapter in the folder ``start`` merged, if that is given."""
     return load_model(settings.name, settings.dropout, gguf=settings.gguf_file, adapter=start)
@@ -73,6 +81,7 @@ def load_trained(run: Run, config: Config, checkpoint: Path, *, keep_base: bool 
     Raises:
         UserError: the base model, the adapter that the run starts from, or the checkpoint cannot be loaded.
     """
+    check_base_found(run, config)
     tokenizer = load_tokenizer(config.model.name, config.model.gguf_file)
     model = load_base(dataclasses.replace(config.model, dropout=None), kept_start(run, config))
     load_weights(checkpoint, model, keep_base=keep_base)

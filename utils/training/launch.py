@@ -29,7 +29,7 @@ from utils.runs.digests import identify_run, recorded_digests, refuse_other_data
 from utils.runs.loggers import check_installed
 from utils.runs.precision import settle_precision
 from utils.runs.provenance import git_commit, hardware, memory_mib, now, versions
-from utils.runs.start_adapter import keep_start
+from utils.runs.start_adapter import given_digest, keep_start
 from utils.training.dry_run import estimate, report
 from utils.training.failures import Diverged, advice
 from utils.training.loop import fit
@@ -78,13 +78,14 @@ def train_one(config: Config, overrides: list[str], stop: StopRequest) -> float 
     with contextlib.ExitStack() as stack:
         setting, precision = processes.run_on_main(lambda: _precision(config))
         config = config.with_precision(setting)
-        path, group = processes.run_on_main(lambda: identify_run(config))
+        start = processes.run_on_main(lambda: given_digest(config))
+        path, group = processes.run_on_main(lambda: identify_run(config, start))
         run = Run(path)
         finished = processes.run_on_main(lambda: _finished_record_or_lock(config, run, stack))
         if finished:
             return (finished["best"] or {}).get("loss")
         stack.enter_context(run_log(run.log_file, processes.main))
-        return _train(config, precision, run, group, overrides, stop)
+        return _train(config, precision, run, (group, start), overrides, stop)
 
 
 def _precision(config: Config) -> tuple[str, str]:
@@ -111,16 +112,20 @@ def _finished_record_or_lock(config: Config, run: Run, stack: contextlib.ExitSta
 
 
 def _train(
-    config: Config, precision: str, run: Run, group: str, overrides: list[str], stop: StopRequest
+    config: Config, precision: str, run: Run, identity: tuple[str, str | None], overrides: list[str], stop: StopRequest
 ) -> float | None:
-    """Train one seed in its locked directory. Returns its best validation loss."""
+    """Train one seed in its locked directory. Returns its best validation loss.
+
+    Args:
+        identity: the group hash, and the digest of ``model.adapter`` in it.
+    """
     log.info("run directory %s, precision %s", run.path, precision)
-    start: dict[str, str] = {}
+    group, digest = identity
     with _explained(config, run, lambda: None):
         training = set_up(config, precision, run, stop)
         described = description(training)
+        start = stop.processes.run_on_main(lambda: keep_start(run, config, digest))
         if stop.processes.main:
-            start = keep_start(run, config)
             _write_snapshots(config, run, overrides)
             _point_to(run)  # only now: a run of other data was refused by set_up
     _note(training, **_start_fields(training, group), **start, **described, **current_progress(training))
