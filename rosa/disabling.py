@@ -12,8 +12,9 @@ from torch.func import functional_call
 
 from rosa.errors import AdapterError
 from rosa.fused import full_precision
+from rosa.hooks import share_hooks
 from rosa.injection import layers_in_place
-from rosa.layers import HOOKS, AdapterLayer
+from rosa.layers import AdapterLayer
 from rosa.saved_modules import base_modules
 from rosa.sharding import is_sharded
 
@@ -76,9 +77,7 @@ class BaseFunction(nn.Module):
         super().__init__()
         self.unhooked = _Unhooked(layer.base)
         self.train(layer.training)
-        for hooks in HOOKS:
-            setattr(self, hooks, getattr(layer, hooks))
-        self._is_full_backward_hook = layer._is_full_backward_hook
+        share_hooks(self, layer)
         self.transposed = layer.transposed
         self.values, self.pair = _base_values(layer)
 

@@ -14,6 +14,7 @@ CPU, so that it takes no memory of the device.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -55,7 +56,7 @@ class KeptBase:
             pairs.append((-self.start[0], self.start[1]))
         if not pairs:
             return None
-        return torch.cat([left for left, _ in pairs], 1), torch.cat([right for _, right in pairs])
+        return joined(pairs)
 
     def weight(self, present: Tensor) -> Tensor:
         """W_0 (m, n), given the ``present`` W_f, on its device and in its dtype.
@@ -104,6 +105,18 @@ class KeptBase:
             return replace(self, change=None, start=None, whole=_kept(self.weight(weight)), unfactored=True)
         change = _kept(pair[0]), _kept(pair[1])
         return replace(self, change=change, start=None, whole=None, unfactored=False)
+
+
+def joined(pairs: Sequence[Pair]) -> Pair:
+    """One pair whose product is the sum of the products."""
+    left, right = zip(*pairs, strict=True)
+    return torch.cat(left, 1), torch.cat(right)
+
+
+def rank_of_share(squares: Tensor, share: float) -> int:
+    """The least rank that keeps this share of a squared Frobenius norm; ``squares``: of singular values, falling."""
+    sums = squares.cumsum(0)
+    return int((sums < share * sums[-1]).sum()) + 1
 
 
 def cut_to_rank(left: Tensor, right: Tensor) -> Pair:

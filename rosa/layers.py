@@ -23,21 +23,12 @@ from transformers.pytorch_utils import Conv1D
 
 from rosa.config import AdapterConfig, LowRankConfig
 from rosa.fused import KeptSum, adapted_product, compute_dtype, full_precision, is_transformed
+from rosa.hooks import share_hooks
 from rosa.kept_base import KeptBase
 from rosa.sharding import gathered
 from rosa.subspace import resolve_rank
 
 OWN_FORWARDS = (nn.Linear.forward, Conv1D.forward)  # those that the fused product can replace
-# The dictionaries of a module's hooks. They are shared, not copied, so that hooks registered or removed later count.
-HOOKS = (
-    "_forward_pre_hooks",
-    "_forward_pre_hooks_with_kwargs",
-    "_forward_hooks",
-    "_forward_hooks_with_kwargs",
-    "_forward_hooks_always_called",
-    "_backward_pre_hooks",
-    "_backward_hooks",
-)
 
 
 def layer_shape(module: nn.Linear) -> tuple[int, int]:
@@ -86,9 +77,7 @@ class AdapterLayer(nn.Module, ABC):
         self.in_features, self.out_features = layer_shape(base)
         self.trains_bias = config.trains_bias and base.bias is not None
         self._unmerged: dict[str, Tensor] | None = None  # while merged: what the base module held before
-        for hooks in HOOKS:
-            setattr(self, hooks, getattr(base, hooks))
-        self._is_full_backward_hook = base._is_full_backward_hook
+        share_hooks(self, base)
 
     def new_parameter(self, *shape: int) -> nn.Parameter:
         """An unset parameter on the device of the weight.

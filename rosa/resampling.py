@@ -22,13 +22,13 @@ from torch import Tensor, nn
 
 from rosa.errors import AdapterError
 from rosa.fused import full_precision
+from rosa.kept_base import Pair
 from rosa.layers import AdapterLayer, LowRankLayer, product
 from rosa.sharding import gather, gathered, is_sharded, max_abs
 from rosa.subspace import short_side_vectors
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-Pair = tuple[Tensor, Tensor]
 
 IN_THREADS = ("cpu", "mps")  # mps has no float64: its layers are factorised on the CPU
 # Limits of the memory used beside the model, in float64 numbers; a single layer may take more.

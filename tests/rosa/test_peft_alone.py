@@ -28,7 +28,7 @@ logits = []
 for folder in folders:
     model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), folder).eval()
     with torch.no_grad():
-        logits.append(model(torch.load(ids)).logits)
+        logits.append(model(torch.load(ids, weights_only=True)).logits)
 torch.save(logits, found)
 """
 
@@ -47,6 +47,6 @@ def test_folders_load_where_only_peft_is(tmp_path: Path) -> None:
     words = [sys.executable, "-c", ALONE, *(str(tmp_path / name) for name in names)]
     done = subprocess.run(words, capture_output=True, text=True, timeout=600, cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
-    for found, model in zip(torch.load(tmp_path / "found"), (by_peft, injected), strict=True):
+    for found, model in zip(torch.load(tmp_path / "found", weights_only=True), (by_peft, injected), strict=True):
         torch.testing.assert_close(found, logits(model), atol=1e-5, rtol=0)
         assert (found - logits(make_model("gpt2"))).abs().max() > 1e-3

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -13,10 +12,9 @@ from torch import Tensor, nn
 from rosa.errors import AdapterError
 from rosa.fused import full_precision
 from rosa.integrations.peft.config import RosaConfig
-from rosa.kept_base import cut_to_rank
+from rosa.kept_base import cut_to_rank, joined
 from rosa.layers import product
 from rosa.methods.rosa import RosaLayer
-from rosa.resampling import Pair
 from rosa.sharding import max_abs
 
 
@@ -189,9 +187,3 @@ def _as_numbers(checksum: str | None, dtype: torch.dtype) -> Tensor:
     """A checksum in the form of a state's tensor: one number for the dtype, one for the values."""
     values = 0 if checksum is None else int.from_bytes(bytes.fromhex(checksum), signed=True)
     return torch.tensor([zlib.crc32(str(dtype).encode()), values])
-
-
-def joined(pairs: Sequence[Pair]) -> Pair:
-    """One pair whose product is the sum of the products."""
-    a, b = zip(*pairs, strict=True)
-    return torch.cat(a, 1), torch.cat(b)

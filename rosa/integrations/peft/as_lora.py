@@ -16,12 +16,11 @@ from torch import Tensor
 
 from rosa.errors import AdapterError
 from rosa.files import CONFIG_FILE, replace_files
-from rosa.integrations.peft.adapter import RosaAdapter, joined
+from rosa.integrations.peft.adapter import RosaAdapter
 from rosa.integrations.peft.layer import RosaLinear
-from rosa.kept_base import cut_to_rank
-from rosa.resampling import Pair
+from rosa.kept_base import Pair, cut_to_rank, joined, rank_of_share
+from rosa.peft_files import WEIGHTS_FILE
 
-WEIGHTS_FILE = "adapter_model.safetensors"  # PEFT's name for it
 STATE_FOLDER = "rosa"
 
 
@@ -86,8 +85,7 @@ def _cut(adapter: RosaAdapter, rank: int | float | None) -> Pair:
     """W − W_0 as A (m, r) and B (r, n), without the singular values that are rounding."""
     a, b = cut_to_rank(*joined([(adapter.A, adapter.B), (adapter.left, adapter.right)]))
     if isinstance(rank, float):
-        shares = a.double().square().sum(0).square().cumsum(0)  # of S², because A is U √S, S falling
-        rank = int((shares < rank * shares[-1]).sum()) + 1
+        rank = rank_of_share(a.double().square().sum(0).square(), rank)  # of S², because A is U √S
     return a[:, :rank], b[:rank]
 
 

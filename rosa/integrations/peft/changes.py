@@ -12,7 +12,7 @@ from transformers.pytorch_utils import Conv1D
 
 from rosa.errors import AdapterError
 from rosa.injection import adapter_layers
-from rosa.kept_base import rounding_bound
+from rosa.kept_base import rank_of_share, rounding_bound
 from rosa.layers import AdapterLayer, LowRankLayer, product
 from rosa.subspace import short_side_vectors
 from rosa.targets import WRAPPERS, canonical_names
@@ -148,8 +148,7 @@ def _rank(s: Tensor, rounding: float, largest: int | None, keep: float | None) -
     """How many of the singular values ``s`` (falling) to keep: those above ``rounding``, at most what the cut says."""
     rank = int((s > rounding).sum())
     if keep is not None and rank:
-        shares = s[:rank].square().cumsum(0)
-        rank = min(rank, int((shares < keep * shares[-1]).sum()) + 1)
+        rank = min(rank, rank_of_share(s[:rank].square(), keep))
     return max(1, rank if largest is None else min(rank, largest))
 
 

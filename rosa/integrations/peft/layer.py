@@ -26,10 +26,11 @@ from torch import Tensor, nn
 from rosa.checksums import values_checksum
 from rosa.errors import AdapterError
 from rosa.fused import adapted_product, full_precision
-from rosa.integrations.peft.adapter import RosaAdapter, joined
+from rosa.hooks import share_hooks
+from rosa.integrations.peft.adapter import RosaAdapter
 from rosa.integrations.peft.config import RosaConfig
-from rosa.layers import HOOKS, product
-from rosa.resampling import Pair
+from rosa.kept_base import Pair, joined
+from rosa.layers import product
 
 
 class RosaLinear(nn.Module, BaseTunerLayer):  # type: ignore[misc]  # peft is not type-checked here
@@ -54,9 +55,7 @@ class RosaLinear(nn.Module, BaseTunerLayer):  # type: ignore[misc]  # peft is no
         self._unmerged: dict[str, Tensor] = {}  # while merged: what the base module held before
         weight = self.base_layer.weight.detach()
         self.checksum = None if weight.is_meta else values_checksum({"weight": weight})
-        for hooks in HOOKS:
-            setattr(self, hooks, getattr(base_layer, hooks))
-        self._is_full_backward_hook = base_layer._is_full_backward_hook
+        share_hooks(self, base_layer)
 
     def update_layer(self, adapter_name: str, config: RosaConfig, rank: int | float) -> None:
         """Add an adapter without values.

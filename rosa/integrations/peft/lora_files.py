@@ -21,9 +21,9 @@ from torch import Tensor, nn
 from rosa.errors import AdapterError
 from rosa.files import CONFIG_FILE, replace_files
 from rosa.integrations.peft.changes import Change, Layer, base_module, change_of, changed_layers, pretrained_values
+from rosa.peft_files import WEIGHTS_FILE
 from rosa.targets import canonical_names
 
-WEIGHTS_FILE = "adapter_model.safetensors"  # PEFT's name for it
 # vLLM's rules for such a folder are in its source: validate_legal and _validate_features in vllm/lora/peft_helper.py,
 # parse_fine_tuned_lora_name in vllm/lora/utils.py, and MaxLoRARanks in vllm/config/lora.py.
 VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # the values of --max-lora-rank; its default is 16

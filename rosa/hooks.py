@@ -1,0 +1,25 @@
+"""A module that stands in the place of another one has its hooks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+# The dictionaries of a module's hooks. They are shared, not copied, so that hooks registered or removed later count.
+HOOKS = (
+    "_forward_pre_hooks",
+    "_forward_pre_hooks_with_kwargs",
+    "_forward_hooks",
+    "_forward_hooks_with_kwargs",
+    "_forward_hooks_always_called",
+    "_backward_pre_hooks",
+    "_backward_hooks",
+)
+
+
+def share_hooks(stand_in: nn.Module, module: Any) -> None:
+    """Make the hooks of ``module``, registered before or after, those of ``stand_in``."""
+    for hooks in HOOKS:
+        setattr(stand_in, hooks, getattr(module, hooks))
+    stand_in._is_full_backward_hook = module._is_full_backward_hook
