@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from rosa.errors import AdapterError
 from rosa.files import read_checksums
 from rosa.layers import AdapterLayer
+from rosa.quantised import is_quantised
 from rosa.saved_modules import find_modules
 from rosa.sharding import gather, is_sharded
 
@@ -65,8 +66,11 @@ def frozen_checksum(path: Path) -> str | None:
 def base_description(model: nn.Module, layers: Mapping[str, AdapterLayer]) -> dict[str, Any]:
     """An adapter's base model: its name, and the size and some values of the parameters that the adapter leaves out.
 
-    ``values`` is None if this process does not have all values (on meta, sharded).
+    ``values`` is None if this process does not have all values (on meta, sharded). Of a quantised model ``parameters``
+    is None too: it may stand for another one, whose count and values are different.
     """
+    if is_quantised(model):
+        return {"name": _name(model), "parameters": None, "dtype": None, "values": None, "adapted": None}
     own = {id(p) for layer in layers.values() for p in (layer.own_parameters() | layer.adapter_parameters()).values()}
     own |= {id(layer.base.weight) for layer in layers.values() if layer.rewrites_base}
     endings = next(iter(layers.values())).config.modules_to_save or ()
@@ -139,11 +143,12 @@ def check_adapted(folder: Path, saved: Mapping[str, Any], layers: Mapping[str, A
 def check_base(saved: Mapping[str, Any], here: Mapping[str, Any]) -> None:
     """Warn if the weights outside the adapter differ from those at its save.
 
-    Values are compared only between equal dtypes: other values differ by rounding.
+    Values are compared only between equal dtypes: other values differ by rounding. What either does not know is not
+    compared.
     """
-    comparable = saved.get("dtype") == here["dtype"] and None not in (saved.get("values"), here["values"])
-    keys = ("parameters", "values") if comparable else ("parameters",)
-    if any(key in saved and saved[key] != here[key] for key in keys):
+    keys = ("parameters", "values") if saved.get("dtype") == here["dtype"] else ("parameters",)
+    known = [(saved.get(key), here[key]) for key in keys]
+    if any(None not in pair and pair[0] != pair[1] for pair in known):
         theirs, ours = (base.get("name") or "without a name" for base in (saved, here))
         warnings.warn(
             f"the adapter was saved with another base model ({theirs!s:.200}) than this one ({ours}): the weights that "

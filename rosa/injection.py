@@ -17,8 +17,9 @@ from rosa.checksums import remember_base
 from rosa.config import AdapterConfig, LowRankConfig
 from rosa.errors import AdapterError
 from rosa.kept_base import KeptBase
-from rosa.layers import AdapterLayer
+from rosa.layers import NO_MERGE, AdapterLayer
 from rosa.methods import methods
+from rosa.quantised import check_trainable
 from rosa.saved_modules import check_modules, forget_modules, remember_modules, saved_modules
 from rosa.sharding import max_abs, reshard
 from rosa.targets import canonical_names, find_targets
@@ -38,6 +39,7 @@ def inject(model: Model, config: AdapterConfig, *, start: bool = True, keep_base
     Args:
         model: any model with Linear or Conv1D layers. Load it in float32 and use autocast for speed. 16-bit weights
             work (the parameters that a method adds are float32), but a resample or a merge rounds small changes away.
+            On quantised layers (bitsandbytes, torchao) LoRA, (IA)³ and BitFit train, and do not merge.
         config: a method's settings, such as ``RosaConfig`` or ``LoraConfig``; the adapters keep a copy.
         start: set the adapters' parameters. If False, call ``start_adapters`` once the model is on its device (a GPU,
             or sharded over processes).
@@ -48,10 +50,10 @@ def inject(model: Model, config: AdapterConfig, *, start: bool = True, keep_base
             in the memory of the CPU, on each process. A resample takes longer by two QR factorisations of the pairs.
 
     Raises:
-        AdapterError: bad settings, no layer matches (the text lists those that exist), a target that cannot
-            be adapted (quantised, parametrised, sharded, of a class with another forward), nothing to train, a rank
-            above a layer's full rank, a weight that is not finite, a model of the library peft. The model is not
-            changed then.
+        AdapterError: bad settings, no layer matches (the text lists those that exist), a target that cannot be adapted
+            (quantised, except by the methods above, parametrised, sharded, of a class with another forward), nothing
+            to train, a rank above a layer's full rank, a weight that is not finite, a model of the library peft. The
+            model is not changed then.
     """
     layers = build_layers(model, config, keep_base=keep_base)
     if start:
@@ -100,7 +102,7 @@ def start_adapters(model: Model) -> Model:
 def _start(layers: dict[str, AdapterLayer]) -> None:
     with_values = {name: layer for name, layer in layers.items() if not layer.base.weight.is_meta}  # meta: for counts
     for name, layer in with_values.items():
-        if not math.isfinite(max_abs(layer.base.weight)):
+        if not layer.quantised and not math.isfinite(max_abs(layer.base.weight)):
             raise AdapterError(f"{name}: its weight holds values that are not finite")
     if with_values:
         remember_base(with_values.values())
@@ -134,7 +136,7 @@ def build_layers(
     layer_class = methods()[config.method][1]
     plain, layers = canonical_names(model), {}
     targets = config.target_modules if names is None else "|".join(map(re.escape, names))
-    for name, module in find_targets(model, targets).items():
+    for name, module in find_targets(model, targets, quantised=layer_class.takes_quantised).items():
         if module.weight.is_meta and hasattr(module, "_hf_hook"):
             raise AdapterError(
                 f"{name}: its weight is offloaded by accelerate. Take the model back to memory "
@@ -146,14 +148,17 @@ def build_layers(
             layers[name].kept = KeptBase() if keep_base else None
         except ValueError as error:
             raise AdapterError(f"{name}: {error}") from None
+    if any(layer.quantised for layer in layers.values()):
+        check_trainable(model)
     check_modules(model, config.modules_to_save or (), [plain[name] for name in layers])
     if not any(layer.adapter_parameters() for layer in layers.values()):
         raise AdapterError(
             f"{config.label or config.method} with bias={config.bias} has nothing to train: none of the "
             f"{len(layers)} layers to adapt has a bias"
         )
-    in_16_bits = [layer for layer in layers.values() if layer.base.weight.dtype.itemsize < 4]
-    if any(layer.rewrites_base or layer.trains_bias for layer in in_16_bits):
+    written = [layer.base.weight for layer in layers.values() if layer.rewrites_base]
+    written += [layer.base.bias for layer in layers.values() if layer.trains_bias]
+    if any(values.dtype.itemsize < 4 for values in written):
         warnings.warn(
             "adapting 16-bit weights: updates of trained biases and resamples round small changes away (rosa.resample "
             "returns how much); load the model in float32 (dtype=torch.float32) and train under autocast",
@@ -201,8 +206,11 @@ def merge(model: Model) -> Model:
     """Add the adapters' changes to the base modules. The adapters stay, and the forward pass costs nothing more.
 
     Copies of the changed weights and biases are kept for ``unmerge``.
+
+    Raises:
+        AdapterError: a weight is quantised; or a model of the library peft. Nothing is changed then.
     """
-    for layer in layers_in_place(model).values():
+    for layer in mergeable_layers(model).values():
         layer.merge()
     return model
 
@@ -219,8 +227,11 @@ def unwrap(model: Model) -> Model:
 
     No weight is copied. All parameters are frozen afterwards, also the biases and modules that trained;
     ``model.requires_grad_(True)`` trains everything.
+
+    Raises:
+        AdapterError: see ``merge``.
     """
-    layers = layers_in_place(model)
+    layers = mergeable_layers(model)
     forget_modules(saved_modules(model))
     for name, layer in layers.items():
         layer.merge(keep=False)
@@ -234,8 +245,11 @@ def merged(model: Model) -> Iterator[Model]:
     """The model as a plain one within a ``with`` block, to generate. Afterwards it is as before, to the bit.
 
     Copies of the changed weights and biases are kept meanwhile.
+
+    Raises:
+        AdapterError: see ``merge``.
     """
-    layers = layers_in_place(model)
+    layers = mergeable_layers(model)
     merged_before = {name for name, layer in layers.items() if layer.merged}
     try:
         for layer in layers.values():
@@ -273,3 +287,16 @@ def layers_in_place(model: nn.Module) -> dict[str, AdapterLayer]:
     )
     reshard(model)
     return {name: m for name, m in model.named_modules() if isinstance(m, AdapterLayer)}
+
+
+def mergeable_layers(model: nn.Module) -> dict[str, AdapterLayer]:
+    """``layers_in_place``, of which each can take its change into its weight.
+
+    Raises:
+        AdapterError: a weight is quantised; see ``layers_in_place``.
+    """
+    layers = layers_in_place(model)
+    for name, layer in layers.items():
+        if layer.quantised:
+            raise AdapterError(f"{name}: {NO_MERGE}")
+    return layers

@@ -22,17 +22,25 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from rosa.config import AdapterConfig, LowRankConfig
+from rosa.errors import AdapterError
 from rosa.fused import KeptSum, adapted_product, compute_dtype, full_precision, is_transformed
 from rosa.hooks import share_hooks
 from rosa.kept_base import KeptBase
+from rosa.quantised import quantisation
 from rosa.sharding import gathered
 from rosa.subspace import resolve_rank
 
+NO_MERGE = (
+    "its weight is quantised and takes no change: save the adapter (rosa.save_adapter), load it into the model without "
+    "quantisation (rosa.load_adapter) and merge it there"
+)
 OWN_FORWARDS = (nn.Linear.forward, Conv1D.forward)  # those that the fused product can replace
 
 
 def layer_shape(module: nn.Linear) -> tuple[int, int]:
     """(m, n): inputs and outputs of a Linear or Conv1D."""
+    if quantisation(module):  # its weight may be packed
+        return int(module.in_features), int(module.out_features)
     rows, columns = module.weight.shape
     return (int(columns), int(rows)) if isinstance(module, nn.Linear) else (int(rows), int(columns))
 
@@ -62,6 +70,7 @@ class AdapterLayer(nn.Module, ABC):
     """
 
     rewrites_base: ClassVar[bool] = False  # True: training changes the base weight, so a checkpoint must hold it
+    takes_quantised: ClassVar[bool] = False  # True: needs the base's outputs only, so W may be quantised
     fixed: tuple[str, ...] = ()  # own parameters that do not train; only a resample writes them
     kept: KeptBase | None = None  # the base's values that training writes over; None: not kept
     in_use: bool = True  # False: the module that holds this layer uses another one now (several adapters of peft)
@@ -74,6 +83,7 @@ class AdapterLayer(nn.Module, ABC):
         self.base = base
         self.config = config
         self.transposed = isinstance(base, nn.Linear)
+        self.quantised = quantisation(base) is not None
         self.in_features, self.out_features = layer_shape(base)
         self.trains_bias = config.trains_bias and base.bias is not None
         self._unmerged: dict[str, Tensor] | None = None  # while merged: what the base module held before
@@ -84,17 +94,19 @@ class AdapterLayer(nn.Module, ABC):
 
         It is at least float32: a 16-bit parameter would round small updates away.
         """
-        weight = self.base.weight.detach()
-        return nn.Parameter(weight.new_empty(shape, dtype=torch.promote_types(weight.dtype, torch.float32)))
+        weight = self.base.weight
+        dtype = torch.float32 if self.quantised else torch.promote_types(weight.dtype, torch.float32)
+        return nn.Parameter(torch.empty(shape, dtype=dtype, device=weight.device))
 
     @property
     def weight(self) -> Tensor:
         """The merged weight in the shape and dtype of the base module's, for models that read ``layer.weight``.
 
         Gradients reach the layer's own parameters through it. It is computed at each read, unless merged. In a sharded
-        layer it is like the parameters: whole during a forward pass, sharded otherwise.
+        layer it is like the parameters: whole during a forward pass, sharded otherwise. A quantised weight is given as
+        it is stored, without the change.
         """
-        weight, delta = self.base.weight, None if self.merged else self.delta()
+        weight, delta = self.base.weight, None if self.merged or self.quantised else self.delta()
         if delta is None:
             return weight
         return (weight + (delta.T if self.transposed else delta)).to(weight.dtype)
@@ -185,9 +197,14 @@ class AdapterLayer(nn.Module, ABC):
 
         Args:
             keep: False keeps no copies, so that ``unmerge`` cannot follow. For a layer that is removed next.
+
+        Raises:
+            AdapterError: the weight is quantised.
         """
         if self.merged:
             return
+        if self.quantised:
+            raise AdapterError(f"{self.name}: {NO_MERGE}")
         with full_precision(self.base.weight.device):
             delta, bias_delta = self.delta(), self.bias_delta()
         if keep:
@@ -247,7 +264,7 @@ class LowRankLayer(AdapterLayer):
         T5 reads ``weight.dtype`` in each forward pass, which computes this: a sixth of a decoding step, unless merged.
         """
         weight = self.base.weight
-        if self.merged:
+        if self.merged or self.quantised:
             return weight
         left, right = (self.B.T, self.A.T) if self.transposed else (self.A, self.B)
         dtype = torch.promote_types(weight.dtype, left.dtype)
@@ -280,7 +297,8 @@ class LowRankLayer(AdapterLayer):
         """Whether the fused product gives the base module's result here, and all gradients that are needed."""
         base = self.base
         return (
-            type(base).forward in OWN_FORWARDS
+            not self.quantised
+            and type(base).forward in OWN_FORWARDS
             and "forward" not in vars(base)
             and not base.weight.requires_grad
             and compute_dtype(x) == compute_dtype(base.weight)  # else Linear raises its own clear error

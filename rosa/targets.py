@@ -15,13 +15,12 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from rosa.errors import AdapterError
+from rosa.quantised import has_shape, quantisation
 from rosa.sharding import is_sharded
 
 log = logging.getLogger(__name__)
 
 WRAPPERS = ("module", "_orig_mod")
-DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-
 BLOCKS = "the default (all Linear and Conv1D inside the model's blocks)"
 SHARED = "it shares its weight with another module"
 OWN_FORWARD = "its class computes more than x W + b in a forward of its own"
@@ -31,6 +30,7 @@ QUANTISED = (
     "its weight ({}) is quantised, not supported: dequantise the model first (model.dequantize()), or load it "
     "without quantisation"
 )
+ON_QUANTISED = "; LoRA, (IA)³ and BitFit train on it as it is"
 COMPUTED = (
     "its weight is computed by a parametrisation (weight_norm, spectral_norm, pruning): make it a plain one first, "
     'torch.nn.utils.parametrize.remove_parametrizations(layer, "weight"), or remove_weight_norm and the like for hooks'
@@ -55,7 +55,9 @@ def canonical_names(model: nn.Module) -> dict[str, str]:
     return names
 
 
-def find_targets(model: nn.Module, target_modules: str | Collection[str] | None) -> dict[str, nn.Linear]:
+def find_targets(
+    model: nn.Module, target_modules: str | Collection[str] | None, *, quantised: bool = False
+) -> dict[str, nn.Linear]:
     """The Linear and Conv1D modules to adapt, by name.
 
     A warning is logged for each target that is left out, unless the model is on meta, where only shapes are read.
@@ -65,10 +67,11 @@ def find_targets(model: nn.Module, target_modules: str | Collection[str] | None)
             bounded); name endings; None for all inside the blocks (the members of a ModuleList). A layer that shares
             its weight with another module (GPT-2's lm_head and its embedding) is never adapted. The output head and
             the routers of experts are adapted only if they are named.
+        quantised: take layers with a quantised weight too, except those of GPTQ and AWQ, which have no weight.
 
     Raises:
         AdapterError: a target, or one of the endings, matches nothing; a named layer cannot be adapted, or one in the
-            blocks is quantised, parametrised or sharded.
+            blocks is quantised (see ``quantised``), parametrised or sharded.
     """
     candidates = {name: m for name, m in model.named_modules() if name and _is_candidate(m)}
     owners = Counter(id(p) for _, p in model.named_parameters(remove_duplicate=False))
@@ -88,7 +91,7 @@ def find_targets(model: nn.Module, target_modules: str | Collection[str] | None)
         module = candidates[name]
         if name in shared:
             left_out[SHARED].append(name)
-        elif reason := obstacle(module):
+        elif reason := obstacle(module, quantised=quantised):
             raise AdapterError(f"{name} cannot be adapted: {reason}")
         elif has_own_forward(module):
             if target_modules is not None:
@@ -109,18 +112,16 @@ def find_targets(model: nn.Module, target_modules: str | Collection[str] | None)
     return found
 
 
-def obstacle(module: nn.Module) -> str | None:
-    """Why a Linear or Conv1D cannot be adapted, and what to do then; None if it can."""
+def obstacle(module: nn.Module, *, quantised: bool = False) -> str | None:
+    """Why a Linear or Conv1D cannot be adapted, and what to do then; None if it can. See ``find_targets``."""
+    if kind := quantisation(module):
+        takes = has_shape(module)
+        return None if quantised and takes else QUANTISED.format(kind) + (ON_QUANTISED if takes else "")
     weight = getattr(module, "weight", None)
     if weight is None or torch.nn.parameter.is_lazy(weight):
-        packed = getattr(module, "qweight", None) is not None
-        return QUANTISED.format(type(module).__name__) if packed else "it has no weight yet: run the model once"
+        return "it has no weight yet: run the model once"
     if is_sharded(weight):
         return SHARDED
-    if hasattr(weight, "__tensor_flatten__"):  # a tensor made of others: torchao's, quanto's
-        return QUANTISED.format(type(weight).__name__)
-    if weight.dtype not in DTYPES:
-        return QUANTISED.format(str(weight.dtype).removeprefix("torch."))
     if any(module._parameters.get(key) is None and getattr(module, key) is not None for key in ("weight", "bias")):
         return COMPUTED
     if weight.dim() != 2:
@@ -131,8 +132,10 @@ def obstacle(module: nn.Module) -> str | None:
 def has_own_forward(module: nn.Module) -> bool:
     """Whether a Linear or Conv1D computes something else than x W + b.
 
-    False for a class that computes the same product by other code (Falcon's).
+    False for a class that computes the same product by other code (Falcon's), or from a quantised weight.
     """
+    if quantisation(module):
+        return False
     replaced = vars(module).get("forward")
     if replaced is not None and not hasattr(module, "_hf_hook"):  # accelerate's hooks are allowed
         return getattr(replaced, "__func__", None) is not type(module).forward

@@ -35,6 +35,8 @@ class DoraLayer(LoraLayer):
     Each forward pass computes the norms, and so the matrix V.
     """
 
+    takes_quantised: ClassVar[bool] = False
+
     def __init__(self, name: str, base: nn.Linear, config: LoraConfig) -> None:
         super().__init__(name, base, config)
         self.magnitude = self.new_parameter(self.out_features)

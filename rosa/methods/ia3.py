@@ -47,6 +47,8 @@ class IA3Config(AdapterConfig):
 class IA3Layer(AdapterLayer):
     """The base module with a ``scale``, (m,) on its inputs or (n,) on its outputs, which starts as 1."""
 
+    takes_quantised: ClassVar[bool] = True
+
     config: IA3Config
 
     def __init__(self, name: str, base: nn.Linear, config: IA3Config) -> None:

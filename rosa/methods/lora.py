@@ -52,6 +52,8 @@ class LoraConfig(LowRankConfig):
 class LoraLayer(LowRankLayer):
     """A starts uniform in ±1/√m (Kaiming with a = √5 over the m inputs, as in the authors' and PEFT's code), B zero."""
 
+    takes_quantised: ClassVar[bool] = True
+
     config: LoraConfig
 
     def __init__(self, name: str, base: nn.Linear, config: LoraConfig) -> None:

@@ -56,6 +56,8 @@ class ReloraConfig(LoraConfig):
 class ReloraLayer(SubspaceLayer, LoraLayer):
     """LoRA's layer; the base weight holds what was merged."""
 
+    takes_quantised: ClassVar[bool] = False
+
     config: ReloraConfig
 
     @property

@@ -81,3 +81,9 @@ def test_a_model_that_transformers_does_not_have_as_causal_is_refused(tmp_path: 
     AutoConfig.for_model("t5").save_pretrained(tmp_path)
     with pytest.raises(UserError, match=r"no causal language model of type t5.*rosa\.inject"):
         check_method_fits(make_config(f"model.name={tmp_path}"))
+
+
+def test_a_quantised_model_is_refused_with_a_way_out(model: Path) -> None:
+    edit(model / "config.json", quantization_config={"quant_method": "bitsandbytes", "load_in_4bit": True})
+    with pytest.raises(UserError, match=r"holds quantised weights.*model\.dequantize\(\).*rosa\.inject"):
+        check_method_fits(make_config(f"model.name={model}"))

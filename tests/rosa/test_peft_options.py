@@ -11,11 +11,12 @@ import torch
 from torch import nn
 
 import rosa
-from tests.rosa.cases import logits, make_model
+from tests.rosa.cases import make_model
 
 peft = pytest.importorskip("peft")
 
 from tests.rosa.peft_models import adapt_by_peft, distance, train, trained  # noqa: E402
+from tests.rosa.quantised_models import QUANTISERS, Sealed, quantised_llama, training_logits  # noqa: E402
 
 
 def ranks(model: Any) -> dict[str, int]:
@@ -141,50 +142,31 @@ def test_a_config_survives_its_file(tmp_path: Path) -> None:
         assert RosaConfig.from_pretrained(tmp_path) == config
 
 
-class Packed(nn.Linear):
-    """Stands in for a quantised layer: int8 values and a scale, with a way back as in HQQ or GPTQ."""
+@pytest.mark.parametrize("kind", QUANTISERS)
+def test_a_quantised_layer_is_refused_or_dequantised_when_told_to(kind: str) -> None:
+    def base() -> Any:
+        return quantised_llama(kind, "up_proj")
 
-    def __init__(self, plain: nn.Linear) -> None:
-        super().__init__(plain.in_features, plain.out_features, device="meta")
-        self.scale = plain.weight.detach().abs().max() / 127
-        self.weight = nn.Parameter((plain.weight.detach() / self.scale).round().to(torch.int8), requires_grad=False)
-        self.bias = plain.bias
-
-    def dequantize(self) -> torch.Tensor:
-        return self.weight.float() * self.scale
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return nn.functional.linear(x, self.dequantize(), self.bias)
-
-
-class Sealed(Packed):
-    dequantize = None  # type: ignore[assignment]
-
-
-def quantised_llama(kind: type[Packed]) -> Any:
-    model = make_model("llama")
-    for layer in model.model.layers:
-        packed = Packed(layer.mlp.up_proj)
-        packed.__class__ = kind
-        layer.mlp.up_proj = packed
-    return model
-
-
-def test_a_quantised_layer_is_refused_or_dequantised_when_told_to() -> None:
     with pytest.raises(rosa.AdapterError, match=r"up_proj cannot be adapted.*quantised.*RosaConfig\(dequantize=True\)"):
-        adapt_by_peft(base=quantised_llama(Packed), target_modules=["up_proj"])
+        adapt_by_peft(base=base(), target_modules=["up_proj"])
     with pytest.raises(rosa.AdapterError, match=r"up_proj cannot be adapted.*name target_modules \(all-linear\)"):
-        adapt_by_peft(base=quantised_llama(Packed), dequantize=True)
-    expected = logits(quantised_llama(Packed))
-    model = adapt_by_peft(base=quantised_llama(Packed), target_modules=["up_proj", "q_proj"], dequantize=True)
+        adapt_by_peft(base=base(), dequantize=True)
+    expected = training_logits(base())
+    model = adapt_by_peft(base=base(), target_modules=["up_proj", "q_proj"], dequantize=True)
     assert distance(model, expected) < 1e-5
     train(model, 1)
     assert distance(model, expected) > 0.05
     with model.disable_adapter():
         assert distance(model, expected) < 1e-5
     assert type(model.unload().model.layers[0].mlp.up_proj) is nn.Linear
+
+
+def test_a_layer_that_cannot_be_dequantised_is_refused() -> None:
+    base = quantised_llama("stand-in", "up_proj")
+    for layer in base.model.layers:
+        layer.mlp.up_proj.__class__ = Sealed
     with pytest.raises(rosa.AdapterError, match="up_proj: its Sealed cannot be dequantised here"):
-        adapt_by_peft(base=quantised_llama(Sealed), target_modules=["up_proj"], dequantize=True)
+        adapt_by_peft(base=base, target_modules=["up_proj"], dequantize=True)
 
 
 def test_layers_that_compute_something_else_are_refused() -> None:

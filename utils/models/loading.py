@@ -175,7 +175,8 @@ def check_method_fits(config: Config) -> None:
     """Check that the adapter, or the layers to train, fit the model's shapes, before any weight is read.
 
     Raises:
-        UserError: a rank above a layer's full rank, targets that match nothing, no causal language model.
+        UserError: a rank above a layer's full rank, targets that match nothing, no causal language model, a quantised
+            one.
     """
     from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoModelForCausalLM
 
@@ -185,6 +186,12 @@ def check_method_fits(config: Config) -> None:
         raise UserError(
             f"model.name={name}: transformers has no causal language model of type {model_config.model_type}, and "
             "train.py trains no other. It can be adapted as a library: rosa.inject."
+        )
+    if not config.model.gguf_file and getattr(model_config, "quantization_config", None):
+        raise UserError(
+            f"model.name={name} holds quantised weights, and train.py trains weights of 32 bits: save it dequantised "
+            "(transformers: model.dequantize(), then model.save_pretrained(FOLDER)), and give that folder. As a "
+            "library, LoRA trains on quantised weights too: rosa.inject."
         )
     if adapter is None and layers is None:
         return
