@@ -6,7 +6,7 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 unexport PYTHON
 
 .DEFAULT_GOAL := help
-.PHONY: demo test slow-test slurm-test faults faults-quick lint docs wheel-check constraints bench study clean help
+.PHONY: demo test extras-test slow-test slurm-test faults faults-quick lint docs wheel-check constraints bench study clean help
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  \1\t/p' Makefile | expand -t 18
@@ -28,6 +28,9 @@ demo: $(VENV)/.installed ## train, evaluate, score, tabulate and draw on the bun
 
 test: $(VENV)/.installed-dev ## the tests, a process for each core
 	python -m pytest -n auto --dist loadfile -m "not slow and not slurm and not faults"
+
+extras-test: $(VENV)/.installed-dev ## the tests of optional packages (gguf, loggers, quantisers), with all of them
+	bash scripts/extras_test.sh
 
 slow-test: $(VENV)/.installed-dev ## the tests marked slow
 	python -m pytest -m "slow and not faults"

@@ -1,4 +1,4 @@
-"""Models with quantised layers: by real quantisers where they are installed, and by a stand-in."""
+"""Models with quantised layers: by a stand-in, and by the real quantisers where they are (make extras-test)."""
 
 from __future__ import annotations
 
