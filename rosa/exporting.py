@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from rosa.errors import AdapterError
-from rosa.injection import mergeable_layers, merged, without_adapters
+from rosa.injection import layers_in_place, merged, without_adapters
 from rosa.layers import AdapterLayer
 from rosa.sharding import gather_all, is_sharded, on_first_process
 
@@ -26,7 +26,7 @@ def export(model: Any, folder: str | Path) -> None:
     Raises:
         AdapterError: a model of the library peft, or a quantised weight. Nothing is written then.
     """
-    layers = mergeable_layers(model)
+    layers = layers_in_place(model, to_merge=True)
     if any(is_sharded(layer.base.weight) for layer in layers.values()):
         with merged(model):
             state = gather_all(model.state_dict(keep_vars=True))

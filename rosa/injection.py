@@ -17,9 +17,9 @@ from rosa.checksums import remember_base
 from rosa.config import AdapterConfig, LowRankConfig
 from rosa.errors import AdapterError
 from rosa.kept_base import KeptBase
-from rosa.layers import NO_MERGE, AdapterLayer
+from rosa.layers import AdapterLayer
 from rosa.methods import methods
-from rosa.quantised import check_trainable
+from rosa.quantised import NO_MERGE, check_trainable
 from rosa.saved_modules import check_modules, forget_modules, remember_modules, saved_modules
 from rosa.sharding import max_abs, reshard
 from rosa.targets import canonical_names, find_targets
@@ -210,7 +210,7 @@ def merge(model: Model) -> Model:
     Raises:
         AdapterError: a weight is quantised; or a model of the library peft. Nothing is changed then.
     """
-    for layer in mergeable_layers(model).values():
+    for layer in layers_in_place(model, to_merge=True).values():
         layer.merge()
     return model
 
@@ -231,7 +231,7 @@ def unwrap(model: Model) -> Model:
     Raises:
         AdapterError: see ``merge``.
     """
-    layers = mergeable_layers(model)
+    layers = layers_in_place(model, to_merge=True)
     forget_modules(saved_modules(model))
     for name, layer in layers.items():
         layer.merge(keep=False)
@@ -249,7 +249,7 @@ def merged(model: Model) -> Iterator[Model]:
     Raises:
         AdapterError: see ``merge``.
     """
-    layers = mergeable_layers(model)
+    layers = layers_in_place(model, to_merge=True)
     merged_before = {name for name, layer in layers.items() if layer.merged}
     try:
         for layer in layers.values():
@@ -275,28 +275,19 @@ def without_adapters(model: nn.Module) -> Iterator[None]:
             model.set_submodule(name, layer)
 
 
-def layers_in_place(model: nn.Module) -> dict[str, AdapterLayer]:
+def layers_in_place(model: nn.Module, *, to_merge: bool = False) -> dict[str, AdapterLayer]:
     """The adapted layers by module name, resharded: values written into gathered parameters would be lost.
 
     Raises:
-        AdapterError: a model of the library peft, whose adapters only its own methods merge, disable and remove.
+        AdapterError: a model of the library peft, whose adapters only its own methods merge, disable and remove; with
+            ``to_merge``, a quantised weight.
     """
     check_not_of_peft(
         model,
         "use the methods of that model, such as merge_adapter, unmerge_adapter, merge_and_unload and disable_adapter",
     )
     reshard(model)
-    return {name: m for name, m in model.named_modules() if isinstance(m, AdapterLayer)}
-
-
-def mergeable_layers(model: nn.Module) -> dict[str, AdapterLayer]:
-    """``layers_in_place``, of which each can take its change into its weight.
-
-    Raises:
-        AdapterError: a weight is quantised; see ``layers_in_place``.
-    """
-    layers = layers_in_place(model)
-    for name, layer in layers.items():
-        if layer.quantised:
-            raise AdapterError(f"{name}: {NO_MERGE}")
+    layers = {name: m for name, m in model.named_modules() if isinstance(m, AdapterLayer)}
+    if to_merge and (fixed := [name for name, layer in layers.items() if layer.quantised]):
+        raise AdapterError(f"{fixed[0]}: {NO_MERGE}")
     return layers

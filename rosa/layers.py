@@ -26,14 +26,10 @@ from rosa.errors import AdapterError
 from rosa.fused import KeptSum, adapted_product, compute_dtype, full_precision, is_transformed
 from rosa.hooks import share_hooks
 from rosa.kept_base import KeptBase
-from rosa.quantised import quantisation
+from rosa.quantised import NO_MERGE, quantisation
 from rosa.sharding import gathered
 from rosa.subspace import resolve_rank
 
-NO_MERGE = (
-    "its weight is quantised and takes no change: save the adapter (rosa.save_adapter), load it into the model without "
-    "quantisation (rosa.load_adapter) and merge it there"
-)
 OWN_FORWARDS = (nn.Linear.forward, Conv1D.forward)  # those that the fused product can replace
 
 
@@ -90,10 +86,7 @@ class AdapterLayer(nn.Module, ABC):
         share_hooks(self, base)
 
     def new_parameter(self, *shape: int) -> nn.Parameter:
-        """An unset parameter on the device of the weight.
-
-        It is at least float32: a 16-bit parameter would round small updates away.
-        """
+        """An unset parameter on the weight's device, in float32 at least: 16 bits round small updates away."""
         weight = self.base.weight
         dtype = torch.float32 if self.quantised else torch.promote_types(weight.dtype, torch.float32)
         return nn.Parameter(torch.empty(shape, dtype=dtype, device=weight.device))
@@ -103,8 +96,7 @@ class AdapterLayer(nn.Module, ABC):
         """The merged weight in the shape and dtype of the base module's, for models that read ``layer.weight``.
 
         Gradients reach the layer's own parameters through it. It is computed at each read, unless merged. In a sharded
-        layer it is like the parameters: whole during a forward pass, sharded otherwise. A quantised weight is given as
-        it is stored, without the change.
+        layer it is like the parameters: whole during a forward pass, sharded otherwise. Quantised, it has no change.
         """
         weight, delta = self.base.weight, None if self.merged or self.quantised else self.delta()
         if delta is None:

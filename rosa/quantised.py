@@ -15,6 +15,10 @@ from torch import Tensor, nn
 from rosa.errors import AdapterError
 from rosa.sharding import is_sharded
 
+NO_MERGE = (
+    "its weight is quantised and takes no change: save the adapter (rosa.save_adapter), load it into the model without "
+    "quantisation (rosa.load_adapter) and merge it there"
+)
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
