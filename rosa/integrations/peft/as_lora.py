@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import re
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +17,7 @@ from rosa.errors import AdapterError
 from rosa.files import CONFIG_FILE, replace_files
 from rosa.integrations.peft.adapter import RosaAdapter
 from rosa.integrations.peft.layer import RosaLinear
+from rosa.integrations.peft.lora_files import lora_settings, lora_tensors
 from rosa.kept_base import Pair, cut_to_rank, joined, rank_of_share
 from rosa.peft_files import WEIGHTS_FILE
 
@@ -62,9 +62,19 @@ def save_as_lora(folder: str | Path, model: Any, rank: int | float | None = None
     others = {key: values for key, values in state.items() if ".rosa_layers." not in key}  # modules_to_save
     config = model.peft_config[adapter_name]
     folder = Path(folder)
-    lora = _lora_config(config, adapters, pairs, largest)
+    changes = {name: adapter.bias_change for name, adapter in adapters.items() if adapter.bias_change is not None}
+    biases = {name: adapters[name].unmerged_bias + change for name, change in changes.items()}
+    conv1d = not any(adapter.transposed for adapter in adapters.values())
+    lora = LoraConfig(
+        **lora_settings({name: a.shape[1] for name, (a, _) in pairs.items()}, changes, conv1d=conv1d),
+        target_modules=list(pairs),
+        modules_to_save=config.modules_to_save,
+        task_type=config.task_type,
+        base_model_name_or_path=config.base_model_name_or_path,
+        revision=config.revision,
+    )
     writers = _writers(folder / STATE_FOLDER, config, state)
-    replace_files(writers | _writers(folder, lora, others | _lora_tensors(adapters, pairs)))
+    replace_files(writers | _writers(folder, lora, others | lora_tensors(pairs, changes, biases)))
     return largest
 
 
@@ -87,39 +97,6 @@ def _cut(adapter: RosaAdapter, rank: int | float | None) -> Pair:
     if isinstance(rank, float):
         rank = rank_of_share(a.double().square().sum(0).square(), rank)  # of S², because A is U √S
     return a[:, :rank], b[:rank]
-
-
-def _lora_config(config: Any, adapters: dict[str, RosaAdapter], pairs: dict[str, Pair], largest: int) -> LoraConfig:
-    """Alpha is the rank in each layer, so that every scale is 1. PEFT's B gets the biases, if all layers have one."""
-    below = {f"^{re.escape(name)}": a.shape[1] for name, (a, _) in pairs.items() if a.shape[1] < largest}
-    biases = [adapter.bias_change is not None for adapter in adapters.values()]
-    return LoraConfig(
-        r=largest,
-        lora_alpha=largest,
-        rank_pattern=below,
-        alpha_pattern=dict(below),
-        target_modules=list(pairs),
-        fan_in_fan_out=not any(adapter.transposed for adapter in adapters.values()),
-        bias="lora_only" if any(biases) and not all(biases) else "none",
-        lora_bias=all(biases),
-        modules_to_save=config.modules_to_save,
-        task_type=config.task_type,
-        base_model_name_or_path=config.base_model_name_or_path,
-        revision=config.revision,
-    )
-
-
-def _lora_tensors(adapters: dict[str, RosaAdapter], pairs: dict[str, Pair]) -> dict[str, Tensor]:
-    """The pairs as PEFT stores them, as weights of two Linear modules: A as (r, m), B as (n, r)."""
-    tensors = {}
-    has_all_biases = all(adapter.bias_change is not None for adapter in adapters.values())
-    for name, (a, b) in pairs.items():
-        prefix, change = f"base_model.model.{name}", adapters[name].bias_change
-        tensors[f"{prefix}.lora_A.weight"], tensors[f"{prefix}.lora_B.weight"] = a.T, b.T
-        if change is not None:
-            own = change if has_all_biases else adapters[name].unmerged_bias + change
-            tensors[f"{prefix}.{'lora_B' if has_all_biases else 'base_layer'}.bias"] = own.detach()
-    return tensors
 
 
 def _writers(folder: Path, config: Any, tensors: dict[str, Tensor]) -> dict[Path, Callable[[Path], object]]:

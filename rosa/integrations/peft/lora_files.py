@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from rosa.errors import AdapterError
 from rosa.files import CONFIG_FILE, replace_files
 from rosa.integrations.peft.changes import Change, Layer, base_module, change_of, changed_layers, pretrained_values
+from rosa.kept_base import Pair
 from rosa.peft_files import WEIGHTS_FILE
 from rosa.targets import canonical_names
 
@@ -110,10 +111,9 @@ def to_peft_lora(
     layers = changed_layers(model, pretrained)
     changes = {name: change_of(name, layer, pretrained, rank, keep) for name, layer in layers.items()}
     _check_size(changes.values())
-    biases = {name for name, change in changes.items() if change.bias is not None}
-    added = biases == changes.keys()  # False: the trained biases replace those of the base
-    tensors = _peft_tensors(changes, layers, added)
-    config = _peft_config(model, layers, changes, bool(biases), added)
+    pairs, biases = {name: (change.a, change.b) for name, change in changes.items()}, _biases(changes)
+    tensors = lora_tensors(pairs, biases, {name: base_module(layers[name]).bias for name in biases})
+    config = _peft_config(model, layers, changes)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(config, indent=2, sort_keys=True) + "\n"
@@ -172,33 +172,74 @@ def _error(changes: Collection[Change]) -> float:
     return math.sqrt(lost / norm) if norm else 0.0
 
 
-def _peft_config(
-    model: nn.Module, layers: Mapping[str, Layer], changes: Mapping[str, Change], biases: bool, added: bool
-) -> dict[str, Any]:
-    """The content of ``adapter_config.json``. Alpha is the rank in each layer, so that every scale is 1.
+def lora_settings(ranks: Mapping[str, int], biases: Collection[str], *, conv1d: bool) -> dict[str, Any]:
+    """What PEFT's ``LoraConfig`` must say of pairs of these ranks. Alpha is the rank in each layer: every scale is 1.
 
     vLLM computes one scale, from r and lora_alpha, and does not read the patterns. It is the right one for all layers.
+
+    Args:
+        ranks: of each layer's pair, by its name.
+        biases: the layers whose bias has changed. If all have, B adds the changes (``lora_bias``). If only some have,
+            the trained biases replace those of the base (``bias="lora_only"``).
+        conv1d: whether the layers are Conv1D.
     """
-    ranks = {name: change.rank for name, change in changes.items()}
     rank = max(ranks.values())
     below = {f"^{re.escape(name)}": r for name, r in ranks.items() if r < rank}
+    added = _are_added(ranks, biases)
     return {
+        "r": rank,
+        "lora_alpha": rank,
+        "rank_pattern": below,
+        "alpha_pattern": dict(below),
+        "fan_in_fan_out": conv1d,
+        "bias": "lora_only" if biases and not added else "none",
+        "lora_bias": added,
+    }
+
+
+def lora_tensors(
+    pairs: Mapping[str, Pair], changes: Mapping[str, Tensor], biases: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """The pairs (m, r), (r, n) as PEFT stores them, as weights of two Linear modules: A as (r, m), B as (n, r).
+
+    Args:
+        changes: of the biases (n,), by the layer's name; see ``lora_settings``.
+        biases: the trained biases themselves, of the same layers.
+    """
+    tensors = {}
+    for name, (a, b) in pairs.items():
+        tensors[f"base_model.model.{name}.lora_A.weight"] = a.T
+        tensors[f"base_model.model.{name}.lora_B.weight"] = b.T
+    added = _are_added(pairs, changes)
+    for name, bias in (changes if added else biases).items():
+        tensors[f"base_model.model.{name}.{'lora_B' if added else 'base_layer'}.bias"] = bias
+    return {key: values.detach().cpu().contiguous() for key, values in tensors.items()}
+
+
+def _are_added(layers: Collection[str], biases: Collection[str]) -> bool:
+    return bool(biases) and set(biases) == set(layers)
+
+
+def _peft_config(model: nn.Module, layers: Mapping[str, Layer], changes: Mapping[str, Change]) -> dict[str, Any]:
+    """The content of ``adapter_config.json``."""
+    ranks = {name: change.rank for name, change in changes.items()}
+    conv1d = not any(isinstance(base_module(layer), nn.Linear) for layer in layers.values())
+    return {
+        **lora_settings(ranks, _biases(changes), conv1d=conv1d),
         "peft_type": "LORA",
         "task_type": _task(model),
         "base_model_name_or_path": getattr(getattr(model, "config", None), "_name_or_path", None) or None,
         "inference_mode": True,
-        "r": rank,
-        "lora_alpha": rank,
-        "rank_pattern": below,
-        "alpha_pattern": below,
         "target_modules": _target_modules(model, set(layers)),
-        "fan_in_fan_out": not any(isinstance(base_module(layer), nn.Linear) for layer in layers.values()),
-        "bias": "lora_only" if biases and not added else "none",
-        "lora_bias": biases and added,
         "modules_to_save": None,
         "use_dora": False,
         "use_rslora": False,
     }
+
+
+def _biases(changes: Mapping[str, Change]) -> dict[str, Tensor]:
+    """The changes of biases, of the layers that have one."""
+    return {name: change.bias for name, change in changes.items() if change.bias is not None}
 
 
 def _target_modules(model: nn.Module, layers: set[str]) -> list[str]:
@@ -206,24 +247,6 @@ def _target_modules(model: nn.Module, layers: set[str]) -> list[str]:
     endings = {name.rpartition(".")[2] for name in layers}
     matched = {name for name in canonical_names(model).values() if name.rpartition(".")[2] in endings}
     return sorted(endings if matched == layers else layers)
-
-
-def _peft_tensors(changes: Mapping[str, Change], layers: Mapping[str, Layer], added: bool) -> dict[str, Tensor]:
-    """The pairs as PEFT stores them, as weights of two Linear modules: A as (r, m), B as (n, r).
-
-    Args:
-        added: whether B adds the change of the bias; else the trained bias replaces that of the base.
-    """
-    tensors = {}
-    for name, change in changes.items():
-        prefix = f"base_model.model.{name}"
-        tensors[f"{prefix}.lora_A.weight"] = change.a.T.contiguous().cpu()
-        tensors[f"{prefix}.lora_B.weight"] = change.b.T.contiguous().cpu()
-        if change.bias is not None:
-            own = base_module(layers[name]).bias.detach()
-            key, bias = ("lora_B", change.bias) if added else ("base_layer", own)
-            tensors[f"{prefix}.{key}.bias"] = bias.cpu()
-    return tensors
 
 
 def _task(model: Any) -> str | None:
