@@ -160,8 +160,11 @@ def test_the_tables_choose_a_rate_and_show_each_seed(tmp_path: Path) -> None:
     assert "| ROSA" not in report.report(tmp_path).split("Reported seeds")[1]
     write_record(tmp_path / "rosa", "rosa", 0.01, 0, 0.5)
     assert f"| {(1 - 0.5) / (1 - 0.2):.0%} |" in report.report(tmp_path)  # of losses, over seed 0, which all three have
-    lines = {line.get_label(): line for line in figure.draw(report.load(tmp_path)).axes[0].containers}
-    assert lines["LoRA r=1"].lines[0].get_ydata() == pytest.approx([(bits[1] + bits[4]) / 2 / 1000])  # at its best rate
+    axes = figure.draw(report.load(tmp_path)).axes[0]
+    levels = {line.get_label(): line.get_ydata() for line in axes.lines}
+    assert levels["LoRA r=1"] == pytest.approx([(bits[1] + bits[4]) / 2 / 1000] * 2)  # at its best rate
+    points = {line.get_label(): line.lines[0] for line in axes.containers}["ROSA r=1, gain=1.5"]
+    assert points.get_xdata() == [100] and points.get_ydata() == pytest.approx([bits[3] / 1000])
     (tmp_path / "seed-0" / "run.json").write_text('{"status": "finished", "dataset": "e2e_nlg"}')
     with pytest.raises(UserError, match="is not a finished run of the study"):
         report.report(tmp_path)

@@ -1,8 +1,10 @@
-"""Draw the bits stored over the size of the book, from the study's records.
+"""Draw the bits stored over the steps between resamples, from the study's records.
 
     python -m studies.capacity.figure [RECORDS]
 
-writes capacity.png and capacity.pdf beside the page: means of the reported seeds with one standard deviation.
+writes capacity.png and capacity.pdf beside the page: means of the reported seeds with one standard deviation, of the
+largest book. Methods that do not resample are levels. A second panel has the bits over the size of the book, if there
+are runs of several sizes.
 """
 
 from __future__ import annotations
@@ -11,12 +13,13 @@ import sys
 from collections import defaultdict
 from pathlib import Path
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from studies.capacity.report import RECORDS, Measured, Way, best_rate, label, load, order
 from utils.data.phone_book import PhoneBook
 from utils.errors import UserError, run_cli
-from utils.plots._style import draw_points, new_axes, save, style
+from utils.plots._style import count_ticks, draw_points, new_axes, save, style
 from utils.results.aggregate import Statistic
 from utils.results.methods import method_colour
 
@@ -24,7 +27,7 @@ MARKERS = "os^vDPXd"  # methods of one colour differ by marker
 
 
 def draw(runs: list[Measured]) -> Figure:
-    """A line for each method, and a grey one for a model that stores everything.
+    """Both panels; the second one only with runs of several sizes.
 
     Raises:
         UserError: there is no run of a reported seed.
@@ -32,26 +35,61 @@ def draw(runs: list[Measured]) -> Figure:
     ways: dict[Way, list[Measured]] = defaultdict(list)
     for run in (run for run in runs if not run.trial):
         ways[run.way].append(run)
-    found: dict[Way, dict[float, list[float]]] = defaultdict(dict)
-    for way, same in ways.items():
-        bits = [run.bits / 1000 for run in best_rate(same)]
-        found[0, *way[1:]][way[0] * PhoneBook.target_bits / 1000] = bits
+    found: dict[Way, Statistic] = {}
+    for way in sorted(ways, key=order):
+        if statistic := Statistic.of([run.bits / 1000 for run in best_rate(ways[way])]):
+            found[way] = statistic
     if not found:
         raise UserError("no run of a reported seed is there yet: run the groups of studies/capacity/sweep.yaml")
-    figure, (axes,) = new_axes(3.2)
-    demands = sorted({demand for books in found.values() for demand in books})
-    axes.plot(demands, demands, color="#bbbbbb", label="everything")
-    for number, way in enumerate(sorted(found, key=order)):
-        books = sorted(found[way].items())
-        stored = [statistic for _, bits in books if (statistic := Statistic.of(bits))]
-        look = {"marker": MARKERS[number % len(MARKERS)], "color": method_colour(way[1])}
-        draw_points(axes, [demand for demand, _ in books], stored, label(way), **look)
-    axes.set_xscale("log", base=2)
-    axes.set_xticks(demands, [f"{demand:.1f}" for demand in demands])
-    axes.set_xlabel("information in the book (kbit)")
-    axes.set_ylabel("bits stored (kbit, higher is better)")
-    axes.legend(fontsize=6)
+    sizes = sorted({way[0] for way in found})
+    figure, axes = new_axes(3.2, min(2, len(sizes)))
+    _draw_steps(axes[0], {way: statistic for way, statistic in found.items() if way[0] == sizes[-1]})
+    if len(sizes) > 1:
+        _draw_sizes(axes[1], found, sizes)
+    axes[0].set_ylabel("bits stored (kbit, higher is better)")
     return figure
+
+
+def _draw_steps(axes: Axes, found: dict[Way, Statistic]) -> None:
+    """Over the steps between resamples, with a level for each method that does not resample."""
+    lines: dict[Way, dict[int, Statistic]] = defaultdict(dict)
+    for (size, method, rank, every, others), statistic in found.items():
+        lines[size, method, rank, 0, others][every] = statistic
+    levels = [way for way, steps in lines.items() if 0 in steps]
+    for number, (way, steps) in enumerate(lines.items()):
+        colour = method_colour(way[1])
+        if 0 in steps:
+            dashes = (0, (4, 1 + levels.index(way)))
+            axes.axhline(steps[0].mean, color=colour, linestyle=dashes, label=label(way))
+        if resampled := {every: steps[every] for every in sorted(steps) if every}:
+            text = label(way).replace(", never", "")
+            look = {"marker": MARKERS[number % len(MARKERS)], "color": colour}
+            draw_points(axes, list(resampled), list(resampled.values()), text, **look)
+    axes.set_xscale("log")
+    if counts := {way[3] for way in found if way[3]}:
+        count_ticks(axes.xaxis, counts)
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel("optimizer steps between resamples")
+    axes.legend(fontsize=6)
+
+
+def _draw_sizes(axes: Axes, found: dict[Way, Statistic], sizes: list[int]) -> None:
+    """Over the size of the book, for the methods with runs of several sizes, and a grey line that stores everything."""
+    content = {size: size * PhoneBook.target_bits / 1000 for size in sizes}
+    axes.plot(list(content.values()), list(content.values()), color="#bbbbbb", label="everything")
+    lines: dict[Way, dict[int, Statistic]] = defaultdict(dict)
+    for way, statistic in found.items():
+        lines[0, *way[1:]][way[0]] = statistic
+    for number, (way, books) in enumerate(lines.items()):
+        if len(books) > 1:
+            look = {"marker": MARKERS[number % len(MARKERS)], "color": method_colour(way[1])}
+            ordered = sorted(books)
+            stored = [books[size] for size in ordered]
+            draw_points(axes, [content[size] for size in ordered], stored, label(way), **look)
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(list(content.values()), [f"{bits:.1f}" for bits in content.values()])
+    axes.set_xlabel("information in the book (kbit)")
+    axes.legend(fontsize=6)
 
 
 def main() -> None:
