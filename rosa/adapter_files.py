@@ -50,6 +50,7 @@ from rosa.injection import Model, adapter_layers, check_not_of_peft, install_lay
 from rosa.kept_base import Pair, cut_to_rank, factors_between
 from rosa.layers import AdapterLayer, product
 from rosa.peft_files import PeftAdapter
+from rosa.quantised import check_trainable
 from rosa.saved_modules import find_modules, module_tensors, remember_modules, saved_modules
 from rosa.sharding import gather, gather_all, gathered, is_sharded, on_first_process, reshard, shard_like
 from rosa.targets import canonical_names
@@ -174,6 +175,8 @@ def load_adapter(model: Model, folder: str | Path, *, trainable: bool = True, ke
     if ranks:
         check_adapted(folder, description["base"], layers)
     check_base(description["base"], base_description(model, layers))
+    if trainable and any(layer.quantised for layer in layers.values()):
+        check_trainable(model)
     if built:
         install_layers(model, built)
     unmerge(model)

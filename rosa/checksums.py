@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -21,7 +20,7 @@ from torch import Tensor, nn
 from rosa.errors import AdapterError
 from rosa.files import read_checksums
 from rosa.layers import AdapterLayer
-from rosa.quantised import is_quantised
+from rosa.quantised import parameter_sizes, quantisation
 from rosa.saved_modules import find_modules
 from rosa.sharding import gather, is_sharded
 
@@ -66,26 +65,27 @@ def frozen_checksum(path: Path) -> str | None:
 def base_description(model: nn.Module, layers: Mapping[str, AdapterLayer]) -> dict[str, Any]:
     """An adapter's base model: its name, and the size and some values of the parameters that the adapter leaves out.
 
-    ``values`` is None if this process does not have all values (on meta, sharded). Of a quantised model ``parameters``
-    is None too: it may stand for another one, whose count and values are different.
+    ``values`` is None if this process does not have all values (on meta, sharded). It leaves quantised weights out, so
+    that ``dtype`` is "quantised" if there are any: their number alone is compared with that of a plain model.
     """
-    if is_quantised(model):
-        return {"name": _name(model), "parameters": None, "dtype": None, "values": None, "adapted": None}
     own = {id(p) for layer in layers.values() for p in (layer.own_parameters() | layer.adapter_parameters()).values()}
     own |= {id(layer.base.weight) for layer in layers.values() if layer.rewrites_base}
     endings = next(iter(layers.values())).config.modules_to_save or ()
     own |= {id(p) for module in find_modules(model, endings).values() for p in module.parameters()}
     before_merge = {id(layer.base.weight): layer.unmerged_weight for layer in layers.values()}
     before_merge |= {id(layer.base.bias): layer.unmerged_bias for layer in layers.values() if layer.bias is not None}
-    rest = [before_merge.get(id(p), p.detach()) for p in model.parameters() if id(p) not in own]
+    packed = {id(module._parameters.get("weight")) for module in model.modules() if quantisation(module)}
+    sizes = parameter_sizes(model)
+    number = sum(size for key, size in sizes.items() if key not in own)
+    rest = [before_merge.get(id(p), p.detach()) for p in model.parameters() if id(p) not in own | packed]
     values = None
     if not any(p.is_meta or is_sharded(p) for p in rest):
         samples = [p.reshape(-1)[:: max(1, p.numel() // SAMPLES)] for p in rest]
         values = values_checksum({f"{number:06}": sample for number, sample in enumerate(samples)})
     return {
         "name": _name(model),
-        "parameters": sum(math.prod(p.shape) for p in rest),
-        "dtype": str(rest[0].dtype) if rest else None,
+        "parameters": number,
+        "dtype": "quantised" if packed else str(rest[0].dtype) if rest else None,
         "values": values,
         "adapted": adapted_checksum(layers),
     }
@@ -143,12 +143,11 @@ def check_adapted(folder: Path, saved: Mapping[str, Any], layers: Mapping[str, A
 def check_base(saved: Mapping[str, Any], here: Mapping[str, Any]) -> None:
     """Warn if the weights outside the adapter differ from those at its save.
 
-    Values are compared only between equal dtypes: other values differ by rounding. What either does not know is not
-    compared.
+    Values are compared only between equal dtypes: other values differ by rounding.
     """
-    keys = ("parameters", "values") if saved.get("dtype") == here["dtype"] else ("parameters",)
-    known = [(saved.get(key), here[key]) for key in keys]
-    if any(None not in pair and pair[0] != pair[1] for pair in known):
+    comparable = saved.get("dtype") == here["dtype"] and None not in (saved.get("values"), here["values"])
+    keys = ("parameters", "values") if comparable else ("parameters",)
+    if any(key in saved and saved[key] != here[key] for key in keys):
         theirs, ours = (base.get("name") or "without a name" for base in (saved, here))
         warnings.warn(
             f"the adapter was saved with another base model ({theirs!s:.200}) than this one ({ours}): the weights that "

@@ -39,7 +39,7 @@ def inject(model: Model, config: AdapterConfig, *, start: bool = True, keep_base
     Args:
         model: any model with Linear or Conv1D layers. Load it in float32 and use autocast for speed. 16-bit weights
             work (the parameters that a method adds are float32), but a resample or a merge rounds small changes away.
-            On quantised layers (bitsandbytes, torchao) LoRA, (IA)³ and BitFit train, and do not merge.
+            On quantised layers (bitsandbytes, torchao) LoRA and (IA)³ train, without biases, and do not merge.
         config: a method's settings, such as ``RosaConfig`` or ``LoraConfig``; the adapters keep a copy.
         start: set the adapters' parameters. If False, call ``start_adapters`` once the model is on its device (a GPU,
             or sharded over processes).
@@ -56,6 +56,8 @@ def inject(model: Model, config: AdapterConfig, *, start: bool = True, keep_base
             model is not changed then.
     """
     layers = build_layers(model, config, keep_base=keep_base)
+    if any(layer.quantised for layer in layers.values()):
+        check_trainable(model)
     if start:
         _start(layers)
     install_layers(model, layers)
@@ -148,8 +150,6 @@ def build_layers(
             layers[name].kept = KeptBase() if keep_base else None
         except ValueError as error:
             raise AdapterError(f"{name}: {error}") from None
-    if any(layer.quantised for layer in layers.values()):
-        check_trainable(model)
     check_modules(model, config.modules_to_save or (), [plain[name] for name in layers])
     if not any(layer.adapter_parameters() for layer in layers.values()):
         raise AdapterError(

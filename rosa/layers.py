@@ -7,8 +7,7 @@
                  └── A (m, R) ── B (R, n) ┘
 
 Linear keeps its weight as (n, m) and Conv1D as (m, n). That difference ends here: everything else sees
-``weight_mn``, a view of shape (m, n). A GPT-2 ``c_fc`` of 768 inputs and 3072 outputs with R = 38 has A of
-768 x 38, B of 38 x 3072: 145,920 numbers beside the weight's 2,359,296.
+``weight_mn``, a view of shape (m, n).
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from rosa.errors import AdapterError
 from rosa.fused import KeptSum, adapted_product, compute_dtype, full_precision, is_transformed
 from rosa.hooks import share_hooks
 from rosa.kept_base import KeptBase
-from rosa.quantised import NO_MERGE, quantisation
+from rosa.quantised import NO_MERGE, is_packed, quantisation, readable
 from rosa.sharding import gathered
 from rosa.subspace import resolve_rank
 
@@ -59,10 +58,7 @@ class AdapterLayer(nn.Module, ABC):
     Args:
         name: the module's name in its model; with the seed it decides every random choice.
         base: the module to wrap, kept as it is (its weight's storage included).
-        config: the method's settings.
-
-    Raises:
-        ValueError: the settings do not fit the base module.
+        config: the method's settings. ValueError is raised if they do not fit the base module.
     """
 
     rewrites_base: ClassVar[bool] = False  # True: training changes the base weight, so a checkpoint must hold it
@@ -79,9 +75,10 @@ class AdapterLayer(nn.Module, ABC):
         self.base = base
         self.config = config
         self.transposed = isinstance(base, nn.Linear)
-        self.quantised = quantisation(base) is not None
         self.in_features, self.out_features = layer_shape(base)
         self.trains_bias = config.trains_bias and base.bias is not None
+        if self.trains_bias and self.quantised:
+            raise ValueError("its class may round the bias of a quantised layer: train none there (bias='none')")
         self._unmerged: dict[str, Tensor] | None = None  # while merged: what the base module held before
         share_hooks(self, base)
 
@@ -96,9 +93,11 @@ class AdapterLayer(nn.Module, ABC):
         """The merged weight in the shape and dtype of the base module's, for models that read ``layer.weight``.
 
         Gradients reach the layer's own parameters through it. It is computed at each read, unless merged. In a sharded
-        layer it is like the parameters: whole during a forward pass, sharded otherwise. Quantised, it has no change.
+        layer it is like the parameters: whole during a forward pass, sharded otherwise. If only the base module can
+        read its weight (bitsandbytes), that is given as it is stored.
         """
-        weight, delta = self.base.weight, None if self.merged or self.quantised else self.delta()
+        weight = readable(self.base.weight)
+        delta = None if self.merged or is_packed(self.base) else self.delta()
         if delta is None:
             return weight
         return (weight + (delta.T if self.transposed else delta)).to(weight.dtype)
@@ -121,9 +120,14 @@ class AdapterLayer(nn.Module, ABC):
 
     @property
     def weight_mn(self) -> Tensor:
-        """The base weight as an (m, n) view, detached: writing into it writes into the weight."""
-        weight = self.base.weight.detach()
+        """The base weight as an (m, n) view, detached: writing into it writes into the weight, unless quantised."""
+        weight = readable(self.base.weight.detach())
         return weight.T if self.transposed else weight
+
+    @property
+    def quantised(self) -> bool:
+        """Whether the base weight is quantised, so that it takes no change."""
+        return quantisation(self.base) is not None
 
     @property
     def merged(self) -> bool:
@@ -185,13 +189,11 @@ class AdapterLayer(nn.Module, ABC):
     def merge(self, *, keep: bool = True) -> None:
         """Add ``delta`` to the base weight and ``bias_delta`` to the bias. A second merge changes nothing.
 
-        Copies of both are kept, because subtracting again would not restore their last bits.
+        Copies of both are kept, because subtracting again would not restore their last bits. A quantised weight raises
+        AdapterError.
 
         Args:
             keep: False keeps no copies, so that ``unmerge`` cannot follow. For a layer that is removed next.
-
-        Raises:
-            AdapterError: the weight is quantised.
         """
         if self.merged:
             return
@@ -251,12 +253,9 @@ class LowRankLayer(AdapterLayer):
 
     @property
     def weight(self) -> Tensor:
-        """W + scale · A B; see ``AdapterLayer``. Gradients reach W too, if it trains. LoRA's dropout has no part in it.
-
-        T5 reads ``weight.dtype`` in each forward pass, which computes this: a sixth of a decoding step, unless merged.
-        """
-        weight = self.base.weight
-        if self.merged or self.quantised:
+        """W + scale · A B; see ``AdapterLayer``. Gradients reach W too, if it trains. LoRA's dropout is not in it."""
+        weight = readable(self.base.weight)
+        if self.merged or is_packed(self.base):
             return weight
         left, right = (self.B.T, self.A.T) if self.transposed else (self.A, self.B)
         dtype = torch.promote_types(weight.dtype, left.dtype)

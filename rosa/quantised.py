@@ -2,12 +2,12 @@
 
 Such a layer computes x W + b from small integers. Methods that only add to its output or scale it, such as LoRA, train
 on it as it is (QLoRA, Dettmers et al. 2023). Others read or change W itself, and a merge writes into it. They need the
-dequantised weight.
+dequantised weight. A module's own ``weight`` is looked up without calling a property, which might compute it.
 """
 
 from __future__ import annotations
 
-import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,32 +15,44 @@ from torch import Tensor, nn
 from rosa.errors import AdapterError
 from rosa.sharding import is_sharded
 
-NO_MERGE = (
-    "its weight is quantised and takes no change: save the adapter (rosa.save_adapter), load it into the model without "
-    "quantisation (rosa.load_adapter) and merge it there"
-)
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+NO_MERGE = (
+    "its weight is quantised and takes no change. To generate, no merge is needed. To merge, save the adapter "
+    "(rosa.save_adapter) and load it into the model without quantisation (rosa.load_adapter)"
+)
 
 
 def quantisation(module: nn.Module) -> str | None:
-    """In what a module holds a quantised weight (a class, or a dtype); None if its weight is not quantised."""
-    weight = getattr(module, "weight", None)
+    """The class or dtype of a module's quantised weight; None if it has none."""
+    weight = _own(module, "weight")
     if weight is None:
-        return type(module).__name__ if isinstance(getattr(module, "qweight", None), Tensor) else None
-    if torch.nn.parameter.is_lazy(weight) or is_sharded(weight):
+        return None if _own(module, "qweight") is None else type(module).__name__  # GPTQ's and AWQ's layers
+    if isinstance(weight, nn.UninitializedParameter) or is_sharded(weight):  # is_lazy does not compile
         return None
-    if hasattr(weight, "__tensor_flatten__"):  # a tensor made of others: torchao's, quanto's
+    if is_tensor_class(weight) or hasattr(weight, "quant_state"):  # bitsandbytes may store integers as bfloat16
         return type(weight).__name__
-    if weight.dtype not in DTYPES:  # bitsandbytes: a class of its own
-        plain = type(weight) in (nn.Parameter, Tensor)
-        return str(weight.dtype).removeprefix("torch.") if plain else type(weight).__name__
-    return None
+    return None if weight.dtype in DTYPES else str(weight.dtype).removeprefix("torch.")
+
+
+def is_tensor_class(weight: Tensor) -> bool:
+    """Whether a weight is made of other tensors (torchao's, quanto's), and acts as the matrix that it stands for."""
+    return hasattr(weight, "__tensor_flatten__") and not is_sharded(weight)
+
+
+def is_packed(module: Any) -> bool:
+    """Whether only the module itself can read its quantised weight (bitsandbytes)."""
+    return quantisation(module) is not None and not is_tensor_class(module.weight)
+
+
+def readable(weight: Tensor) -> Tensor:
+    """A weight as a plain tensor, if it is a tensor class; else as it is stored."""
+    return weight.dequantize() if is_tensor_class(weight) else weight
 
 
 def has_shape(module: nn.Module) -> bool:
-    """Whether a quantised layer has a weight and says of which (m, n) it stands for."""
+    """Whether a quantised layer has a weight and gives its shape (m, n)."""
     shape = getattr(module, "in_features", None), getattr(module, "out_features", None)
-    return hasattr(module, "weight") and all(isinstance(size, int) for size in shape)
+    return _own(module, "weight") is not None and all(isinstance(size, int) for size in shape)
 
 
 def is_quantised(model: nn.Module) -> bool:
@@ -50,18 +62,28 @@ def is_quantised(model: nn.Module) -> bool:
 
 def check_trainable(model: nn.Module) -> None:
     """Raise AdapterError if transformers says of a quantised model that no gradient passes through its layers."""
-    quantizer = getattr(model, "hf_quantizer", None)
-    if getattr(quantizer, "is_trainable", True) is False:
-        raise AdapterError(
-            f"no gradient passes through the layers of this model ({type(quantizer).__name__}): dequantise it "
-            "(model.dequantize()), or load it without quantisation"
-        )
-
-
-def parameter_count(model: nn.Module) -> int:
-    """The number of a model's parameters. A quantised weight counts as the matrix that it stands for."""
-    counts = {id(p): math.prod(p.shape) for p in model.parameters()}
     for module in model.modules():
-        if quantisation(module) and has_shape(module):
-            counts[id(module.weight)] = int(module.in_features) * int(module.out_features)  # type: ignore[arg-type]
-    return sum(counts.values())
+        quantizer = getattr(module, "hf_quantizer", None)
+        if getattr(quantizer, "is_trainable", True) is False:
+            raise AdapterError(
+                f"no gradient passes through the layers of this model ({type(quantizer).__name__}): load it without "
+                "quantisation, or in another one"
+            )
+
+
+def parameter_sizes(model: nn.Module) -> dict[int, int]:
+    """The size of each parameter by its id. A quantised weight has that of the matrix that it stands for."""
+    sizes = {id(parameter): parameter.numel() for parameter in model.parameters()}
+    for module in model.modules():
+        if quantisation(module):
+            kinds: Any = (("in_features", "out_features"), ("num_embeddings", "embedding_dim"))
+            for first, second in kinds:
+                if isinstance(getattr(module, first, None), int) and id(_own(module, "weight")) in sizes:
+                    sizes[id(_own(module, "weight"))] = getattr(module, first) * getattr(module, second)
+    return sizes
+
+
+def _own(module: nn.Module, name: str) -> Tensor | None:
+    """A parameter or buffer of the module itself."""
+    found = module._parameters.get(name)
+    return module._buffers.get(name) if found is None else found

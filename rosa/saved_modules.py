@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from rosa.errors import AdapterError
 from rosa.layers import AdapterLayer
+from rosa.quantised import is_quantised
 from rosa.sharding import is_sharded
 from rosa.targets import canonical_names
 
@@ -34,8 +35,8 @@ def check_modules(model: nn.Module, endings: Collection[str], layers: Collection
         layers: the canonical names of the layers to adapt.
 
     Raises:
-        AdapterError: an ending matches nothing, or a module without parameters or with buffers that are a part of its
-            state (which adapter files cannot hold), or one that has a layer to adapt.
+        AdapterError: an ending matches nothing, or a module without parameters, with a quantised weight or with buffers
+            that are a part of its state (which adapter files cannot hold), or one that has a layer to adapt.
     """
     for end in endings:
         found = find_modules(model, [end])
@@ -44,6 +45,8 @@ def check_modules(model: nn.Module, endings: Collection[str], layers: Collection
             raise AdapterError(f"modules_to_save: no module's name ends in {end!r:.100}. Outermost modules: {heads}")
         for name, module in found.items():
             parameters = {key for key, _ in module.named_parameters()}
+            if is_quantised(module):
+                raise AdapterError(f"modules_to_save: {name} holds a quantised weight, which cannot train")
             if not parameters or module.state_dict().keys() - parameters:
                 raise AdapterError(f"modules_to_save: {name} has no parameters, or more in its state than parameters")
             if both := [layer for layer in layers if f"{layer}.".startswith(f"{name}.")]:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from rosa.errors import AdapterError
-from rosa.quantised import has_shape, quantisation
+from rosa.quantised import has_shape, is_packed, parameter_sizes, quantisation
 from rosa.sharding import is_sharded
 
 log = logging.getLogger(__name__)
@@ -27,10 +27,9 @@ OWN_FORWARD = "its class computes more than x W + b in a forward of its own"
 ROUTER = "it chooses experts, and is adapted only if it is named"
 STACKED = "its weights, {:.0%} of the model's parameters, are stacked in three dimensions, which no adapter takes"
 QUANTISED = (
-    "its weight ({}) is quantised, not supported: dequantise the model first (model.dequantize()), or load it "
-    "without quantisation"
+    "its weight ({}) is quantised, which {} takes: load the model without quantisation, or dequantise it first "
+    "(model.dequantize(), where transformers has that for its kind)"
 )
-ON_QUANTISED = "; LoRA, (IA)³ and BitFit train on it as it is"
 COMPUTED = (
     "its weight is computed by a parametrisation (weight_norm, spectral_norm, pruning): make it a plain one first, "
     'torch.nn.utils.parametrize.remove_parametrizations(layer, "weight"), or remove_weight_norm and the like for hooks'
@@ -115,8 +114,8 @@ def find_targets(
 def obstacle(module: nn.Module, *, quantised: bool = False) -> str | None:
     """Why a Linear or Conv1D cannot be adapted, and what to do then; None if it can. See ``find_targets``."""
     if kind := quantisation(module):
-        takes = has_shape(module)
-        return None if quantised and takes else QUANTISED.format(kind) + (ON_QUANTISED if takes else "")
+        taken = has_shape(module)
+        return None if quantised and taken else QUANTISED.format(kind, "only LoRA or (IA)³" if taken else "no method")
     weight = getattr(module, "weight", None)
     if weight is None or torch.nn.parameter.is_lazy(weight):
         return "it has no weight yet: run the model once"
@@ -129,16 +128,16 @@ def obstacle(module: nn.Module, *, quantised: bool = False) -> str | None:
     return None
 
 
-def has_own_forward(module: nn.Module) -> bool:
+def has_own_forward(module: Any) -> bool:
     """Whether a Linear or Conv1D computes something else than x W + b.
 
     False for a class that computes the same product by other code (Falcon's), or from a quantised weight.
     """
-    if quantisation(module):
-        return False
     replaced = vars(module).get("forward")
     if replaced is not None and not hasattr(module, "_hf_hook"):  # accelerate's hooks are allowed
         return getattr(replaced, "__func__", None) is not type(module).forward
+    if is_packed(module):
+        return False
     return not _is_plain_product(type(module).forward, isinstance(module, nn.Linear))
 
 
@@ -220,7 +219,7 @@ def _stacked(model: nn.Module) -> dict[str, list[str]]:
                 if parameter.dim() == 3 and min(parameter.shape) > 1:
                     sizes[name] += parameter.numel()
     names = _in_blocks(model, sizes)
-    share = sum(sizes[name] for name in names) / sum(p.numel() for p in model.parameters())
+    share = sum(sizes[name] for name in names) / sum(parameter_sizes(model).values())
     return {STACKED.format(share): names} if names else {}
 
 

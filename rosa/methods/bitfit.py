@@ -32,8 +32,6 @@ class BitFitConfig(AdapterConfig):
 class BitFitLayer(AdapterLayer):
     """The base module with a trained bias; layers without one stay as they are."""
 
-    takes_quantised: ClassVar[bool] = True
-
     def initialise(self) -> None:
         """Nothing is added, so nothing is set."""
 

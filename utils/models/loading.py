@@ -189,9 +189,9 @@ def check_method_fits(config: Config) -> None:
         )
     if not config.model.gguf_file and getattr(model_config, "quantization_config", None):
         raise UserError(
-            f"model.name={name} holds quantised weights, and train.py trains weights of 32 bits: save it dequantised "
-            "(transformers: model.dequantize(), then model.save_pretrained(FOLDER)), and give that folder. As a "
-            "library, LoRA trains on quantised weights too: rosa.inject."
+            f"model.name={name} holds quantised weights, and train.py trains weights of 32 bits: give the model without "
+            "quantisation, or save it dequantised (model.dequantize(), where transformers has that for its kind, and "
+            "model.save_pretrained(FOLDER)). As a library, LoRA and (IA)³ train on quantised weights: rosa.inject."
         )
     if adapter is None and layers is None:
         return

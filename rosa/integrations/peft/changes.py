@@ -14,9 +14,14 @@ from rosa.errors import AdapterError
 from rosa.injection import adapter_layers
 from rosa.kept_base import rank_of_share, rounding_bound
 from rosa.layers import AdapterLayer, LowRankLayer, product
+from rosa.quantised import is_quantised
 from rosa.subspace import short_side_vectors
 from rosa.targets import WRAPPERS, canonical_names
 
+ELSEWHERE = (
+    "save the adapter (rosa.save_adapter), load it into the model without quantisation (rosa.load_adapter), and "
+    "convert that one"
+)
 Layer = AdapterLayer | nn.Linear  # or Conv1D, which has the same attributes
 
 
@@ -58,11 +63,13 @@ def changed_layers(model: nn.Module, pretrained: Mapping[str, Tensor]) -> dict[s
     """The adapted layers by name, and the plain ones that differ from the pretrained model.
 
     Raises:
-        AdapterError: no adapters, or adapters without a pair.
+        AdapterError: no adapters, adapters without a pair, or a quantised weight.
     """
     adapted = adapter_layers(model)
     if not adapted:
         raise AdapterError("this model has no adapters to convert")
+    if is_quantised(model):
+        raise AdapterError(f"this model is quantised: {ELSEWHERE}")
     if not all(isinstance(layer, LowRankLayer) for layer in adapted.values()):
         raise AdapterError("these adapters have no pair A, B: save the plain model instead (rosa.export)")
     names, inner = canonical_names(model), {id(layer.base) for layer in adapted.values()}
@@ -98,6 +105,8 @@ def pretrained_values(base: nn.Module | Mapping[str, Tensor]) -> dict[str, Tenso
     if isinstance(base, nn.Module):
         if adapter_layers(base):
             raise AdapterError("base has adapters itself: give the pretrained model as from_pretrained loads it")
+        if is_quantised(base):
+            raise AdapterError(f"base is quantised: {ELSEWHERE}")
         base = base.state_dict()
     unwrapped = {".".join(part for part in key.split(".") if part not in WRAPPERS): key for key in base}
     return {**{plain: base[key] for plain, key in unwrapped.items()}, **base}
