@@ -190,8 +190,9 @@ def check_method_fits(config: Config) -> None:
     if not config.model.gguf_file and getattr(model_config, "quantization_config", None):
         raise UserError(
             f"model.name={name} holds quantised weights, and train.py trains weights of 32 bits: give the model "
-            "without quantisation, or save it dequantised (model.dequantize(), where transformers has that for its kind, and "
-            "model.save_pretrained(FOLDER)). As a library, LoRA and (IA)³ train on quantised weights: rosa.inject."
+            "without quantisation, or save it dequantised (model.dequantize(), where transformers has that for its "
+            "kind, and model.save_pretrained(FOLDER)). As a library, LoRA and (IA)³ train on quantised weights: "
+            "rosa.inject."
         )
     if adapter is None and layers is None:
         return
