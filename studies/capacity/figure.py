@@ -12,6 +12,7 @@ from __future__ import annotations
 import sys
 from collections import defaultdict
 from pathlib import Path
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -55,12 +56,12 @@ def _draw_steps(axes: Axes, found: dict[Way, Statistic]) -> None:
     lines: dict[Way, dict[int, Statistic]] = defaultdict(dict)
     for (size, method, rank, every, others), statistic in found.items():
         lines[size, method, rank, 0, others][every] = statistic
-    levels = [way for way, steps in lines.items() if 0 in steps]
     for number, (way, steps) in enumerate(lines.items()):
         colour = method_colour(way[1])
         if 0 in steps:
-            dashes = (0, (4, 1 + levels.index(way)))
-            axes.axhline(steps[0].mean, color=colour, linestyle=dashes, label=label(way))
+            axes.axhline(steps[0].mean, color=colour, linestyle="--", label=label(way))
+            place: dict[str, Any] = {"ha": "center", "va": "top" if way[1] == "rosa" else "bottom"}  # they may coincide
+            axes.text(0.8, steps[0].mean, label(way), transform=axes.get_yaxis_transform(), fontsize=6, **place)
         if resampled := {every: steps[every] for every in sorted(steps) if every}:
             text = label(way).replace(", never", "")
             look = {"marker": MARKERS[number % len(MARKERS)], "color": colour}
@@ -70,7 +71,7 @@ def _draw_steps(axes: Axes, found: dict[Way, Statistic]) -> None:
         count_ticks(axes.xaxis, counts)
     axes.set_ylim(bottom=0)
     axes.set_xlabel("optimizer steps between resamples")
-    axes.legend(fontsize=6)
+    axes.legend(handles=axes.containers, fontsize=6, loc="center left")
 
 
 def _draw_sizes(axes: Axes, found: dict[Way, Statistic], sizes: list[int]) -> None:

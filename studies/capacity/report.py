@@ -77,7 +77,8 @@ def own_settings(result: Result) -> tuple[int, str]:
 def label(way: Way) -> str:
     """A method as a table names it."""
     _, method, rank, every, others = way
-    draws = "" if method != "rosa" or "epochs" in others else f", every {every} steps" if every else ", never"
+    never = ", never" if method == "rosa" and "epochs" not in others else ""
+    draws = f", every {every} steps" if every else never
     return method_label(method) + (f" r={rank}" if rank else "") + draws + (f", {others}" if others else "")
 
 

@@ -24,8 +24,10 @@ def figures(name: str) -> Any:
 def test_the_choice_of_a_method_rests_on_the_records_of_the_study() -> None:
     ways = {
         "LoRA, rank 1": "LoRA r=1",
+        "LoRA, rank 4": "LoRA r=4",
         "ROSA, rank 1, never resampled": "ROSA r=1, never",
         "ROSA, rank 1, a resample each 100 steps": "ROSA r=1, every 100 steps",
+        "ROSA, rank 1, a resample each 12 steps": "ROSA r=1, every 12 steps",
         "full training of the same layers": "full, layers only",
     }
     reported = {row[1]: row for row in cells(report(ROOT / "studies" / "capacity" / "records")) if row[0] == "800"}
