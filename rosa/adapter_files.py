@@ -175,8 +175,8 @@ def load_adapter(model: Model, folder: str | Path, *, trainable: bool = True, ke
     if ranks:
         check_adapted(folder, description["base"], layers)
     check_base(description["base"], base_description(model, layers))
-    if trainable and any(layer.quantised for layer in layers.values()):
-        check_trainable(model)
+    if trainable:
+        check_trainable(model, layers.values())
     if built:
         install_layers(model, built)
     unmerge(model)

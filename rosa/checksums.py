@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from rosa.errors import AdapterError
 from rosa.files import read_checksums
 from rosa.layers import AdapterLayer
-from rosa.quantised import parameter_sizes, quantisation
+from rosa.quantised import quantised_sizes
 from rosa.saved_modules import find_modules
 from rosa.sharding import gather, is_sharded
 
@@ -66,7 +66,7 @@ def base_description(model: nn.Module, layers: Mapping[str, AdapterLayer]) -> di
     """An adapter's base model: its name, and the size and some values of the parameters that the adapter leaves out.
 
     ``values`` is None if this process does not have all values (on meta, sharded). It leaves quantised weights out, so
-    that ``dtype`` is "quantised" if there are any: their number alone is compared with that of a plain model.
+    that ``dtype`` is "quantised" if there are any: a plain model is then compared by the number of parameters only.
     """
     own = {id(p) for layer in layers.values() for p in (layer.own_parameters() | layer.adapter_parameters()).values()}
     own |= {id(layer.base.weight) for layer in layers.values() if layer.rewrites_base}
@@ -74,18 +74,17 @@ def base_description(model: nn.Module, layers: Mapping[str, AdapterLayer]) -> di
     own |= {id(p) for module in find_modules(model, endings).values() for p in module.parameters()}
     before_merge = {id(layer.base.weight): layer.unmerged_weight for layer in layers.values()}
     before_merge |= {id(layer.base.bias): layer.unmerged_bias for layer in layers.values() if layer.bias is not None}
-    packed = {id(module._parameters.get("weight")) for module in model.modules() if quantisation(module)}
-    sizes = parameter_sizes(model)
-    number = sum(size for key, size in sizes.items() if key not in own)
-    rest = [before_merge.get(id(p), p.detach()) for p in model.parameters() if id(p) not in own | packed]
+    quantised = quantised_sizes(model)
+    left = [p for p in model.parameters() if id(p) not in own]
+    rest = [before_merge.get(id(p), p.detach()) for p in left if id(p) not in quantised]
     values = None
     if not any(p.is_meta or is_sharded(p) for p in rest):
         samples = [p.reshape(-1)[:: max(1, p.numel() // SAMPLES)] for p in rest]
         values = values_checksum({f"{number:06}": sample for number, sample in enumerate(samples)})
     return {
         "name": _name(model),
-        "parameters": number,
-        "dtype": "quantised" if packed else str(rest[0].dtype) if rest else None,
+        "parameters": sum(quantised.get(id(p), p.numel()) for p in left),
+        "dtype": "quantised" if quantised else str(rest[0].dtype) if rest else None,
         "values": values,
         "adapted": adapted_checksum(layers),
     }

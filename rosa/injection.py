@@ -56,8 +56,7 @@ def inject(model: Model, config: AdapterConfig, *, start: bool = True, keep_base
             model is not changed then.
     """
     layers = build_layers(model, config, keep_base=keep_base)
-    if any(layer.quantised for layer in layers.values()):
-        check_trainable(model)
+    check_trainable(model, layers.values())
     if start:
         _start(layers)
     install_layers(model, layers)

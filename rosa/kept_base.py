@@ -84,7 +84,7 @@ class KeptBase:
         change, pair = None, self.difference()
         if pair is not None:  # else the first pair is not sampled yet, and zero
             left, right = (factor.to(a.device) for factor in pair)
-            change = cut_to_rank(torch.cat([left, a], 1), torch.cat([right, b]))
+            change = cut_to_rank(*joined([(left, right), (a, b)]))
         columns = a.shape[1] + (0 if change is None else change[0].shape[1])  # with the pair that is sampled next
         if _is_rounded(weight) or columns * (len(a) + b.shape[1]) * a.element_size() >= weight.nbytes:
             return replace(self, change=None, start=None, whole=_kept(self.weight(weight)))

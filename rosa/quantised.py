@@ -7,6 +7,8 @@ dequantised weight. A module's own ``weight`` is looked up without calling a pro
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -60,8 +62,10 @@ def is_quantised(model: nn.Module) -> bool:
     return any(quantisation(module) for module in model.modules())
 
 
-def check_trainable(model: nn.Module) -> None:
-    """Raise AdapterError if transformers says of a quantised model that no gradient passes through its layers."""
+def check_trainable(model: nn.Module, layers: Iterable[Any]) -> None:
+    """Raise AdapterError if a layer is quantised and transformers says that no gradient passes through the model's."""
+    if not any(layer.quantised for layer in layers):
+        return
     for module in model.modules():
         quantizer = getattr(module, "hf_quantizer", None)
         if getattr(quantizer, "is_trainable", True) is False:
@@ -71,16 +75,21 @@ def check_trainable(model: nn.Module) -> None:
             )
 
 
-def parameter_sizes(model: nn.Module) -> dict[int, int]:
-    """The size of each parameter by its id. A quantised weight has that of the matrix that it stands for."""
-    sizes = {id(parameter): parameter.numel() for parameter in model.parameters()}
+def quantised_sizes(model: nn.Module) -> dict[int, int]:
+    """The sizes of the matrices that a model's quantised weights stand for, by the ids of these parameters."""
+    sizes = {}
     for module in model.modules():
-        if quantisation(module):
-            kinds: Any = (("in_features", "out_features"), ("num_embeddings", "embedding_dim"))
-            for first, second in kinds:
-                if isinstance(getattr(module, first, None), int) and id(_own(module, "weight")) in sizes:
-                    sizes[id(_own(module, "weight"))] = getattr(module, first) * getattr(module, second)
+        if quantisation(module) and (weight := module._parameters.get("weight")) is not None:
+            sides = ("in_features", "out_features") if has_shape(module) else ("num_embeddings", "embedding_dim")
+            known = all(hasattr(module, side) for side in sides)
+            sizes[id(weight)] = math.prod(getattr(module, side) for side in sides) if known else weight.numel()
     return sizes
+
+
+def parameter_count(model: nn.Module) -> int:
+    """The number of a model's parameters. A quantised weight counts as the matrix that it stands for."""
+    quantised = quantised_sizes(model)
+    return sum(quantised.get(id(parameter), parameter.numel()) for parameter in model.parameters())
 
 
 def _own(module: nn.Module, name: str) -> Tensor | None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from torch import nn
 
 from rosa.injection import adapter_layers
-from rosa.quantised import parameter_sizes
+from rosa.quantised import parameter_count
 from rosa.saved_modules import saved_modules
 
 
@@ -58,6 +58,6 @@ def parameter_report(model: nn.Module) -> ParameterReport:
     return ParameterReport(
         rows,
         trainable=sum(p.numel() for p in model.parameters() if p.requires_grad),
-        total=sum(parameter_sizes(model).values()) - added,
+        total=parameter_count(model) - added,
         modules={name: sum(p.numel() for p in m.parameters()) for name, m in saved_modules(model).items()},
     )

@@ -252,7 +252,7 @@ def _with_merged_pairs(rounds: Iterable[list[list[SubspaceLayer]]]) -> Iterator[
 
 
 def _batches(layers: Sequence[SubspaceLayer], processes: int) -> list[list[SubspaceLayer]]:
-    """Groups of layers with the same device and q, as large as ``BATCH_NUMBERS`` allows, at least one a process."""
+    """Groups of layers of one device and q, as large as ``BATCH_NUMBERS`` allows, at least one for each process."""
     alike: dict[tuple[torch.device, int], list[SubspaceLayer]] = defaultdict(list)
     for layer in layers:
         alike[layer.base.weight.device, _short_side(layer)].append(layer)

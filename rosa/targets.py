@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from rosa.errors import AdapterError
-from rosa.quantised import has_shape, is_packed, parameter_sizes, quantisation
+from rosa.quantised import has_shape, is_packed, parameter_count, quantisation
 from rosa.sharding import is_sharded
 
 log = logging.getLogger(__name__)
@@ -219,7 +219,7 @@ def _stacked(model: nn.Module) -> dict[str, list[str]]:
                 if parameter.dim() == 3 and min(parameter.shape) > 1:
                     sizes[name] += parameter.numel()
     names = _in_blocks(model, sizes)
-    share = sum(sizes[name] for name in names) / sum(parameter_sizes(model).values())
+    share = sum(sizes[name] for name in names) / parameter_count(model)
     return {STACKED.format(share): names} if names else {}
 
 

@@ -70,13 +70,19 @@ def test_nothing_is_loaded_into_a_merged_model(tmp_path: Path) -> None:
     assert torch.equal(logits(model), expected)
 
 
-def test_a_resample_leaves_another_adapters_optimizer_alone_and_says_so() -> None:
-    from rosa.integrations.peft import RosaConfig
-
+def trained_by_bound_optimizer() -> tuple[Any, torch.optim.Optimizer]:
+    """A model, and the optimizer that made one step."""
     model = adapt_by_peft()
     optimizer = without_decay(model)
     model.base_model.bind_optimizer(optimizer)
     train_steps(model, optimizer, 1)
+    return model, optimizer
+
+
+def test_a_resample_leaves_another_adapters_optimizer_alone_and_says_so() -> None:
+    from rosa.integrations.peft import RosaConfig
+
+    model, optimizer = trained_by_bound_optimizer()
     moments = len(optimizer.state)
     model.add_adapter("second", RosaConfig(r=2))
     model.set_adapter("second")
@@ -89,10 +95,7 @@ def test_a_resample_leaves_another_adapters_optimizer_alone_and_says_so() -> Non
 
 
 def test_the_optimizer_is_neither_kept_alive_nor_copied() -> None:
-    model = adapt_by_peft()
-    optimizer = without_decay(model)
-    model.base_model.bind_optimizer(optimizer)
-    train_steps(model, optimizer, 1)
+    model, optimizer = trained_by_bound_optimizer()
     moments = len(optimizer.state)
     copied = pickle.loads(pickle.dumps(model))
     for one in (copied, copy.deepcopy(model)):
