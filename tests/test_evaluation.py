@@ -152,7 +152,7 @@ def test_generation_beyond_the_positions_is_refused(small_model: Path) -> None:
 
 def test_more_beams_than_tokens_in_the_vocabulary_are_refused_at_once(train: Any, monkeypatch: Any) -> None:
     run = train("train.epochs=1")
-    monkeypatch.setattr("utils.models.token_loss.evaluate_losses", None)  # must not be called
+    monkeypatch.setattr("utils.models.losses.evaluate_losses", None)  # must not be called
     with pytest.raises(UserError, match=r"--num-beams 1000000 is above 2000, the size of the model's vocabulary"):
         evaluate_run(run, dataclasses.replace(FAST, decoding=Decoding(num_beams=10**6)))
 

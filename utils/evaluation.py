@@ -196,7 +196,8 @@ def _measure(
 
     from utils.generation.prompts import shorten
     from utils.models.loading import max_positions, width
-    from utils.models.token_loss import TokenLoss, evaluate_losses
+    from utils.models.losses import evaluate_losses
+    from utils.models.token_loss import TokenLoss
     from utils.processes.devices import autocast, resolve_device, resolve_precision
     from utils.tokens.batches import Collator
     from utils.tokens.packing import encode_units

@@ -60,6 +60,8 @@ class TrainConfig:
     """The dtype of matrix products; auto: chosen by the device."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, more time."""
+    cache_frozen: bool = False
+    """Compute the blocks before the first trained one once for each sample, and keep their outputs in memory."""
     device: str = option("auto", choices=("auto", "cpu", "cuda", "mps"))
     """Where to train; auto: a GPU if there is one."""
     compile: bool | str = option("auto", choices=("auto", True, False))
@@ -91,6 +93,8 @@ def train_problems(train: TrainConfig) -> list[str]:
         problems.append(f"train.micro_batch_size={train.micro_batch_size} is above train.batch_size={train.batch_size}")
     if train.micro_batch_size and train.micro_batch_tokens:
         problems.append("train.micro_batch_size and train.micro_batch_tokens exclude each other: set one to null")
+    if train.cache_frozen and (train.compile is True or train.sharding != "none"):
+        problems.append("train.cache_frozen works with neither train.compile=true nor train.sharding: leave one out")
     if train.scheduler == "none" and train.warmup_steps:
         problems.append("train.warmup_steps has no effect with train.scheduler=none: use constant, or leave it out")
     return problems

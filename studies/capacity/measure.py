@@ -30,7 +30,8 @@ from utils.generation.generate import Decoding, generate
 from utils.io.files import write_json
 from utils.metrics.exact_match import ExactMatch
 from utils.models.loading import load_model, load_tokenizer
-from utils.models.token_loss import TokenLoss, evaluate_losses
+from utils.models.losses import evaluate_losses
+from utils.models.token_loss import TokenLoss
 from utils.runs import Run
 from utils.runs.checkpoint_folder import load_weights
 from utils.tokens.batches import Collator

@@ -14,7 +14,8 @@ from tests.rosa.cases import FAMILIES, make_model
 from utils.data import get_source
 from utils.models import token_loss as module
 from utils.models.loading import load_tokenizer
-from utils.models.token_loss import Losses, TokenLoss, evaluate_losses
+from utils.models.losses import Losses, evaluate_losses
+from utils.models.token_loss import TokenLoss
 from utils.processes.group import Processes
 from utils.tokens import shared_prompts
 from utils.tokens.batches import Collator

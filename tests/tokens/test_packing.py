@@ -16,7 +16,8 @@ from utils.data import Example
 from utils.errors import UserError
 from utils.generation.prompts import shorten
 from utils.models.loading import load_model, load_tokenizer
-from utils.models.token_loss import TokenLoss, evaluate_losses
+from utils.models.losses import evaluate_losses
+from utils.models.token_loss import TokenLoss
 from utils.tokens.batches import Collator, epoch_batches
 from utils.tokens.packing import pack
 

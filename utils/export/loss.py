@@ -10,7 +10,8 @@ import torch
 from utils.config import Config
 from utils.data import training_units
 from utils.evaluation import Options, load_examples
-from utils.models.token_loss import TokenLoss, evaluate_losses
+from utils.models.losses import evaluate_losses
+from utils.models.token_loss import TokenLoss
 from utils.processes.devices import resolve_device
 from utils.runs import Run
 from utils.tokens.batches import Collator

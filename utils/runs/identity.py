@@ -28,6 +28,7 @@ WITHOUT_EFFECT = (
     "train.micro_batch_size",
     "train.micro_batch_tokens",
     "train.gradient_checkpointing",
+    "train.cache_frozen",
     "train.device",
     "train.compile",
     "train.sharding",

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 import rosa
 from utils.errors import UserError
 from utils.log import log
-from utils.models.token_loss import evaluate_losses
+from utils.models.losses import evaluate_losses
 from utils.runs.provenance import peak_memory_mib
 from utils.text import aligned
 from utils.tokens.batches import epoch_batches, micro_batches
@@ -76,8 +76,9 @@ def estimate(training: Training, start: float, memory_before: float) -> Estimate
     train_step(training, batches[0], wants_norm=False)  # compiled code is made for the largest and the smallest shape
     trials = spread(batches, TRIALS)
     log.info("dry run: trying %d steps", len(trials))
-    step = _timed(training, lambda: [train_step(training, batch, wants_norm=False) for batch in trials]) / len(trials)
-    seconds["training"] = step * len(batches) * train.epochs
+    passes = _timed_twice(training, lambda: [train_step(training, batch, wants_norm=False) for batch in trials])
+    first, step = (taken / len(trials) for taken in passes)
+    seconds["training"] = len(batches) * (first + step * (train.epochs - 1))
     validations = 1 + math.ceil(train.epochs / train.validate_every)
     seconds["validation"] = validations * _validation_seconds(training)
     if count := resamples(training):
@@ -174,6 +175,12 @@ def _timed(training: Training, act: Callable[[], Any]) -> float:
     return time.perf_counter() - start
 
 
+def _timed_twice(training: Training, act: Callable[[], Any]) -> tuple[float, float]:
+    """The seconds of ``act`` in the first epoch and in later ones, which differ with train.cache_frozen only."""
+    first = _timed(training, act)
+    return first, _timed(training, act) if training.config.train.cache_frozen else first
+
+
 def _validation_seconds(training: Training) -> float:
     """The seconds of a validation, from some of its batches, the largest among them, and the sample texts."""
     train, data, processes = training.config.train, training.data.validation, training.processes
@@ -182,7 +189,7 @@ def _validation_seconds(training: Training) -> float:
     batches = row_batches(data, size, inner.shares_prompts and sharing_pays(data), limit, training.device)
     chosen = spread(batches, TRIALS * processes.count)
     part = Encoded([data.samples[i] for batch in chosen for row in batch for i in row], 0, data.documents)
-    losses = _timed(
+    _, losses = _timed_twice(
         training,
         lambda: evaluate_losses(
             training.token_loss, part, training.collator, size, processes, training.stop.check, tokens=limit

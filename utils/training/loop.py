@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from utils.log import log, progress, progress_bar
-from utils.models.token_loss import evaluate_losses
+from utils.models.losses import evaluate_losses
 from utils.processes.signals import Interrupted
 from utils.runs.provenance import peak_memory_mib
 from utils.tokens.batches import epoch_batches, micro_batches

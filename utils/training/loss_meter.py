@@ -13,7 +13,7 @@ from torch import Tensor
 
 from utils.errors import UserError
 from utils.log import log
-from utils.models.token_loss import LossSum
+from utils.models.losses import LossSum
 from utils.runs.checkpoint_folder import Progress
 from utils.training.failures import REMEDY, Diverged, not_finite
 

@@ -15,6 +15,7 @@ from utils.io.yaml_files import dotted
 from utils.log import log
 from utils.models import compilation
 from utils.models.causality import check_causal
+from utils.models.frozen_blocks import frozen_blocks
 from utils.models.loading import load_tokenizer, recompute_activations
 from utils.models.token_loss import TokenLoss
 from utils.processes.signals import StopRequest
@@ -25,7 +26,8 @@ from utils.runs.digests import agree_on_data
 from utils.runs.metrics_writer import MetricsWriter
 from utils.runs.trained import load_base
 from utils.tokens.batches import Collator
-from utils.training.data import check_lengths, load_training_data
+from utils.train_config import TrainConfig
+from utils.training.data import TrainingData, check_lengths, load_training_data
 from utils.training.loss_meter import LossMeter, Throughput
 from utils.training.optimizers import build_optimizer, build_scheduler, step_counts
 from utils.training.placement import Placement, build_placement
@@ -63,10 +65,7 @@ def set_up(config: Config, precision: str, run: Run, stop: StopRequest) -> Train
     scheduler = build_scheduler(train, optimizer, warmup, total_steps)
     resampler = rosa.Resampler(model, optimizer, config.adapter)
     collator = Collator(tokenizer.pad_token_id, config.loss_on(), placement.device)
-    check_causal(token_loss, placement.device)
-    token_loss.choose_fast_paths(data.validation, collator)
-    if compilation.should_compile(train.compile, placement.device):
-        token_loss.compile()
+    _choose_fast_paths(token_loss, data, collator, train)
     token_loss, optimizer = placement.prepare(token_loss, optimizer)
 
     torch.manual_seed(config.seed + 1_000_003 * processes.index)  # dropout differs by process
@@ -112,3 +111,15 @@ def _adapt(model: Any, config: Config, placement: Placement, checkpoint: Path | 
     if config.train.gradient_checkpointing:
         recompute_activations(model)
     return token_loss
+
+
+def _choose_fast_paths(token_loss: Any, data: TrainingData, collator: Collator, train: TrainConfig) -> None:
+    """Let the model compute its losses in the fastest way that trials and the settings allow, once it is causal."""
+    check_causal(token_loss, collator.device)
+    token_loss.choose_fast_paths(data.validation, collator)
+    if train.cache_frozen:
+        frozen = frozen_blocks(token_loss, collator(data.validation, range(min(2, len(data.validation)))))
+        log.info("the first %d of %d blocks are computed once for each sample", frozen.count, frozen.total)
+        token_loss.frozen = frozen
+    elif compilation.should_compile(train.compile, collator.device):
+        token_loss.compile()

@@ -1,0 +1,115 @@
+"""``train.cache_frozen``: the same losses and gradients, with each row's frozen blocks computed once."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from transformers import AutoModelForCausalLM
+
+import rosa
+from tests.conftest import make_config
+from tests.rosa.test_adapter_architectures import CAUSAL, make
+from utils.errors import UserError
+from utils.models.frozen_blocks import FrozenBlocks, frozen_blocks
+from utils.models.token_loss import TokenLoss
+from utils.tokens.batches import Batch, Collator
+from utils.tokens.encoding import Encoded, Sample
+from utils.training import loop
+
+NO_DROPOUT = dict.fromkeys(("dropout", "resid_pdrop", "embd_pdrop", "attn_pdrop"), 0.0)
+LAST = r".*\.1\..*"  # the second of two blocks
+SAMPLES = Encoded([Sample([5, 3, 8, 2, 6], 2, 0, 0), Sample([9, 1, 7], 1, 0, 0), Sample([4, 4, 4, 4], 2, 0, 0)], 0)
+
+
+def token_loss_of(model: Any) -> TokenLoss:
+    rosa.inject(model, rosa.LoraConfig(rank=2, target_modules=LAST))
+    for layer in rosa.adapter_layers(model).values():
+        nn.init.normal_(layer.B)
+    return TokenLoss(model.train())
+
+
+def batch_of(rows: list[int], loss_on: str = "target") -> Batch:
+    return Collator(0, loss_on)(SAMPLES, rows)
+
+
+def loss_and_gradients(token_loss: TokenLoss, batch: Batch) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    total, _ = token_loss(batch.input_ids, batch.positions, batch.labels)
+    return total, list(torch.autograd.grad(total, [p for p in token_loss.parameters() if p.requires_grad]))
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "gpt_neox", "opt", "llama", "mixtral", "gemma2", "qwen3"])
+def test_losses_and_gradients_are_those_of_all_blocks(kind: str) -> None:
+    """GPT-2 adds positions to the embeddings and Gemma scales them, before the blocks that are left out."""
+    token_loss = token_loss_of(make(AutoModelForCausalLM, kind, {**CAUSAL[kind][0], **NO_DROPOUT}))
+    batches = [batch_of([0, 1, 2]), batch_of([1]), batch_of([2, 0], "all")]
+    expected = [loss_and_gradients(token_loss, batch) for batch in batches]
+    token_loss.frozen = frozen_blocks(token_loss, batches[0])
+    for _ in range(2):
+        for batch, (total, gradients) in zip(batches, expected, strict=True):
+            found, found_gradients = loss_and_gradients(token_loss, batch)
+            torch.testing.assert_close(found, total, rtol=1e-5, atol=1e-5)
+            for a, b in zip(found_gradients, gradients, strict=True):
+                torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_a_frozen_block_runs_once_for_each_row_and_alone(monkeypatch: Any) -> None:
+    token_loss = token_loss_of(make(AutoModelForCausalLM, "llama", CAUSAL["llama"][0]))
+    token_loss.frozen = frozen_blocks(token_loss, batch_of([0]))
+    shapes: list[tuple[int, ...]] = []
+    token_loss.frozen.blocks[0].mlp.register_forward_pre_hook(lambda _, args: shapes.append(tuple(args[0].shape[:2])))
+    for rows in ([0, 1, 2], [2, 1], [0], []):
+        batch = batch_of(rows)
+        token_loss(batch.input_ids, batch.positions, batch.labels)
+    # the last token of a sample predicts nothing; a batch without samples keeps nothing
+    assert shapes == [(1, 4), (1, 2), (1, 3), (1, 1)]
+    assert sorted(len(row) for row in token_loss.frozen.kept) == [2, 3, 4]
+
+
+def test_what_cannot_be_kept_is_refused() -> None:
+    with pytest.raises(UserError, match=r"set model\.dropout=0"):
+        frozen_blocks(token_loss_of(make(AutoModelForCausalLM, "gpt2", {})), batch_of([0, 1]))
+    model = make(AutoModelForCausalLM, "llama", CAUSAL["llama"][0])
+    with pytest.raises(UserError, match=r"model\.embed_tokens\.weight is trained"):
+        FrozenBlocks(model)
+    rosa.inject(model, rosa.LoraConfig(rank=2))
+    with pytest.raises(UserError, match=r"the first block is trained, or none: set fnmodel\.params"):
+        FrozenBlocks(model)
+    for other in ("train.compile=true", "train.sharding=fsdp"):
+        with pytest.raises(UserError, match=r"train\.cache_frozen works with neither"):
+            make_config("train.cache_frozen=true", other)
+
+
+@pytest.mark.parametrize("method", ["rosa", "lora", "none"])
+def test_a_training_stays_the_same_and_a_stopped_one_goes_on(
+    train: Any, monkeypatch: Any, tmp_path: Path, method: str
+) -> None:
+    settings = (f"fnmodel.name={method}", "fnmodel.params.target_modules=[h.1.mlp.c_fc]", "model.dropout=0")
+    plain = train(*settings)
+    cached = (*settings, "train.cache_frozen=true")
+    whole = train(*cached, f"output.path={tmp_path / 'whole'}")
+    assert whole.path.name == plain.path.name
+    for found, expected in zip(losses(whole), losses(plain), strict=True):
+        assert found == pytest.approx(expected, abs=1e-4)
+
+    original = loop.train_step
+
+    def stopping(training: Any, *arguments: Any, **options: Any) -> Any:
+        training.stop.signal = "SIGTERM" if training.progress.step + 1 == 7 else None
+        return original(training, *arguments, **options)
+
+    halves = (*cached, f"output.path={tmp_path / 'halves'}")
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "train_step", stopping)
+        with pytest.raises(SystemExit):
+            train(*halves)
+    assert losses(train(*halves)) == losses(whole)
+
+
+def losses(run: Any) -> list[float]:
+    points = map(json.loads, run.metrics_file.read_text().splitlines())
+    return [point["loss"] for point in points if point["split"] == "validation"]

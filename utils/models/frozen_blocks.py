@@ -1,0 +1,128 @@
+"""The blocks before the first trained one: computed once for each row of tokens, not again in each epoch."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from utils.errors import UserError
+from utils.models.compilation import blocks
+from utils.tokens.batches import Batch
+
+
+class FrozenBlocks:
+    """Keeps what the leading frozen blocks of a causal model give for each row of tokens that it has seen.
+
+    Each row is computed alone, so that its values depend neither on the batch that it first came in nor on a resume.
+
+    Attributes:
+        count: number of leading blocks without trained parameters.
+        total: number of all blocks.
+        kept: the hidden states (n, d) after those blocks, of each row of n tokens.
+    """
+
+    def __init__(self, model: Any) -> None:
+        """Raises UserError if the first block, or something outside the blocks, is trained, or nothing at all."""
+        self.model, self.blocks = model, blocks(model)
+        self.kept: dict[tuple[int, ...], Tensor] = {}
+        self.total = len(self.blocks)
+        trained = [any(parameter.requires_grad for parameter in block.parameters()) for block in self.blocks]
+        self.count = trained.index(True) if True in trained else 0
+        inside = {id(parameter) for block in self.blocks[self.count :] for parameter in block.parameters()}
+        outside = [name for name, p in model.named_parameters() if p.requires_grad and id(p) not in inside]
+        if not self.count or outside:
+            what = f"{outside[0]} is trained" if outside else "the first block is trained, or none"
+            raise UserError(
+                f"train.cache_frozen=true needs leading blocks that are not trained, and nothing trained outside the "
+                f"blocks, but {what}: set fnmodel.params.target_modules to layers of the last blocks, or "
+                f"train.cache_frozen=false"
+            )
+
+    @contextlib.contextmanager
+    def reused(self, input_ids: Tensor, positions: Tensor) -> Iterator[None]:
+        """Within the ``with`` block a forward pass of ``input_ids`` takes what is kept. Unseen rows are computed first.
+
+        Args:
+            input_ids: (B, T), padded on the right.
+            positions: of labels, indices into the flattened B · T axis. What follows a row's last one gets zeros.
+        """
+        count, length = input_ids.shape
+        ends = torch.zeros(count, dtype=torch.long, device=positions.device)
+        ends.scatter_reduce_(0, positions // length, positions % length + 1, "amax")
+        rows = [tuple(row[:end]) for row, end in zip(input_ids.tolist(), ends.tolist(), strict=True)]
+        for row in rows:
+            if row and row not in self.kept:
+                self.kept[row] = self.compute(input_ids.new_tensor([row]))[0]
+        if not any(rows):
+            yield
+            return
+        some = next(iter(self.kept.values()))
+        hidden = some.new_zeros(count, length, some.shape[-1])
+        for out, row in zip(hidden, rows, strict=True):
+            if row:
+                out[: len(row)] = self.kept[row]
+        with self._replaced(lambda given: hidden, self.blocks[: self.count]):
+            yield
+
+    @torch.no_grad()
+    def compute(self, input_ids: Tensor) -> Tensor:
+        """The hidden states (B, T, d) after the frozen blocks. The other blocks, which may have dropout, do not run."""
+        found = []
+
+        def keep(given: Tensor) -> Tensor:
+            found.append(given)
+            return given
+
+        with self._replaced(keep, self.blocks[self.count :]):
+            self.model.base_model(input_ids=input_ids, use_cache=False)
+        return found[0]
+
+    @contextlib.contextmanager
+    def _replaced(self, function: Callable[[Tensor], Tensor], some: list[nn.Module]) -> Iterator[None]:
+        """Let ``some`` of the blocks give ``function`` of their hidden states, and nothing else."""
+
+        def forward(hidden_states: Tensor, *_: Any, **__: Any) -> Tensor:
+            return function(hidden_states)
+
+        for block in some:
+            block.forward = forward
+        try:
+            yield
+        finally:
+            for block in some:
+                del block.forward
+
+
+@torch.no_grad()
+def frozen_blocks(token_loss: Any, batch: Batch) -> FrozenBlocks:
+    """The frozen blocks of a ``TokenLoss``'s model, after a trial on ``batch`` has shown that its losses stay.
+
+    Raises:
+        UserError: they cannot be kept, with the way out.
+    """
+    frozen = FrozenBlocks(token_loss.model)
+    inputs = batch.input_ids, batch.positions, batch.labels
+    training = token_loss.training
+    try:
+        with torch.autocast(batch.input_ids.device.type, enabled=False):
+            token_loss.train()
+            if not torch.equal(frozen.compute(batch.input_ids), frozen.compute(batch.input_ids)):
+                raise UserError("train.cache_frozen=true keeps no random outputs: set model.dropout=0 as well")
+            token_loss.eval()
+            _, plain = token_loss(*inputs)
+            with frozen.reused(*inputs[:2]):
+                _, reused = token_loss(*inputs)
+    except (TypeError, ValueError, IndexError, AttributeError) as error:  # blocks of another kind
+        why = f"a trial ended with {type(error).__name__}: {str(error)[:100]}"
+    else:
+        why = "" if torch.allclose(plain, reused, rtol=1e-4, atol=1e-4) else "in a trial the losses differ"
+    finally:
+        token_loss.train(training)
+    frozen.kept.clear()
+    if why:
+        raise UserError(f"train.cache_frozen=true does not work with this model ({why}): leave it out")
+    return frozen
