@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
+import statistics
+from collections import defaultdict
 from typing import Any
+
+import pytest
 
 from scripts.docs.collect import ROOT
 from studies.capacity.report import report
 from tests.rosa.test_adapter_oracles import PUBLISHED
+from utils.results.read import Result, read_results
 
 SAMPLES = 42_061 * 5  # of E2E in five epochs
 
@@ -32,12 +38,50 @@ def test_the_choice_of_a_method_rests_on_the_records_of_the_study() -> None:
     }
     reported = {row[1]: row for row in cells(report(ROOT / "studies" / "capacity" / "records")) if row[0] == "800"}
     for page in ("README.md", "docs/which-method.md"):
-        shown = {row[0]: row[1:] for row in cells((ROOT / page).read_text(encoding="utf-8"))}
+        shown = {row[0]: row[1:] for row in cells((ROOT / page).read_text(encoding="utf-8")) if len(row) == 4}
         for words, way in ways.items():
             trained, bits, share = shown[words]
             assert [trained, bits] == [reported[way][2], reported[way][5]]
             interval = share.replace(" %", "%").replace("−", "-")
             assert reported[way][6].startswith(interval), (page, way)
+
+
+def test_the_short_runs_are_those_of_the_records() -> None:
+    """On two pages, seed by seed on that of the study; and the demo trains at the rates that the search chose."""
+    found: dict[str, dict[int, Result]] = defaultdict(dict)
+    for result in read_results([ROOT / "studies" / "bundled" / "records"])[0]:
+        if not result.trial:
+            found[short_run(result)][int(result.seed)] = result
+    page, choice = (
+        {row[0]: row[1:] for row in cells((ROOT / name).read_text(encoding="utf-8")) if len(row) == width}
+        for name, width in (("studies/bundled/README.md", 7), ("docs/which-method.md", 3))
+    )
+    assert len(found) >= 6 and found.keys() <= page.keys()
+    for name, runs in found.items():
+        losses = [runs[seed].number("best", "loss_target") or 0.0 for seed in (0, 1, 2)]
+        trained = f"{runs[0].number('parameters', 'trainable'):,}"
+        shown = [f"{loss:.4f}" for loss in (*losses, statistics.mean(losses))]
+        assert page[name] == [trained, str(runs[0].settings["train.lr"]), *shown]
+        assert choice.get(name, [trained, shown[-1]]) == [trained, shown[-1]]
+
+    demo = (ROOT / "scripts" / "demo.sh").read_text(encoding="utf-8")
+    rates = dict(re.findall(r"fnmodel\.name=(\w+) .*train\.lr=(\S+)", demo))
+    rivals = ("full fine-tuning", "LoRA", "ROSA, a resample each epoch")
+    for method, name in zip(("none", "lora", "rosa"), rivals, strict=True):
+        assert float(rates[method]) == pytest.approx(found[name][0].settings["train.lr"], rel=0.01)
+
+
+def short_run(result: Result) -> str:
+    """A run of studies/bundled as its page names it."""
+    level, every = result.settings["fnmodel.rosa.level"], result.settings["fnmodel.rosa.every"]
+    resampled = {"never": "never resampled", "epoch": "a resample each epoch", "step": f"a resample each {every} steps"}
+    names = {
+        "none": "full fine-tuning",
+        "none-layers": "full training of the same layers",
+        "lora": "LoRA" if result.rank == 0.33 else f"LoRA, rank {result.rank}",
+        "rosa": f"ROSA, {resampled[level]}",
+    }
+    return names[result.method]
 
 
 def test_the_cost_of_a_published_run_is_that_of_the_measurements() -> None:
