@@ -23,12 +23,14 @@ class FrozenBlocks:
         count: number of leading blocks without trained parameters.
         total: number of all blocks.
         kept: the hidden states (n, d) after those blocks, of each row of n tokens.
+        token_bytes: what a token takes in ``kept``, as the trial showed.
     """
 
     def __init__(self, model: Any) -> None:
         """Raises UserError if the first block, or something outside the blocks, is trained, or nothing at all."""
         self.model, self.blocks = model, blocks(model)
         self.kept: dict[tuple[int, ...], Tensor] = {}
+        self.token_bytes = 0
         self.total = len(self.blocks)
         trained = [any(parameter.requires_grad for parameter in block.parameters()) for block in self.blocks]
         self.count = trained.index(True) if True in trained else 0
@@ -122,6 +124,7 @@ def frozen_blocks(token_loss: Any, batch: Batch) -> FrozenBlocks:
         why = "" if torch.allclose(plain, reused, rtol=1e-4, atol=1e-4) else "in a trial the losses differ"
     finally:
         token_loss.train(training)
+    frozen.token_bytes = max((row[0].nbytes for row in frozen.kept.values()), default=0)
     frozen.kept.clear()
     if why:
         raise UserError(f"train.cache_frozen=true does not work with this model ({why}): leave it out")

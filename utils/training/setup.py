@@ -119,7 +119,11 @@ def _choose_fast_paths(token_loss: Any, data: TrainingData, collator: Collator, 
     token_loss.choose_fast_paths(data.validation, collator)
     if train.cache_frozen:
         frozen = frozen_blocks(token_loss, collator(data.validation, range(min(2, len(data.validation)))))
-        log.info("the first %d of %d blocks are computed once for each sample", frozen.count, frozen.total)
+        mib = frozen.token_bytes * sum(data.train.lengths + data.validation.lengths) / 2**20
+        log.info(
+            "the first %d of %d blocks are computed once for each sample: their outputs take up to %.0f MiB",
+            frozen.count, frozen.total, mib,
+        )  # fmt: skip
         token_loss.frozen = frozen
     elif compilation.should_compile(train.compile, collator.device):
         token_loss.compile()
