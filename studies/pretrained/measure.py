@@ -1,0 +1,86 @@
+"""Collect the finished runs of new facts: their records, and what only their weights can say.
+
+    python -m studies.pretrained.measure runs/pretrained/phone_book --eli5 ELI5_DIR
+
+writes a folder for each run into ``records/``: run.json and config.yaml, both without paths, and study.json. Runs that
+have one already are left alone, and no weight is copied. ``study.json`` has, of the best checkpoint, ``book_b``, what it
+knows of the facts, ``english``, its loss on ordinary text, and ``change``, its ΔW in each adapted layer, the first and
+the last as in ``studies.capacity.measure``. The record ``base`` has the loss of the model before training.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import rosa
+from rosa.targets import find_targets
+from studies.capacity.measure import change, recall
+from studies.records import copy_record, uncopied
+from utils.config import load_config
+from utils.data import get_source, training_units
+from utils.errors import run_cli
+from utils.io.files import write_json
+from utils.models.loading import load_model, load_tokenizer
+from utils.models.losses import evaluate_losses
+from utils.models.token_loss import TokenLoss
+from utils.runs import Run
+from utils.runs.checkpoint_folder import load_weights
+from utils.tokens.batches import Collator
+from utils.tokens.packing import encode_units
+
+RECORDS = Path(__file__).parent / "records"
+DOCUMENTS, BLOCK = 60, 128  # of ELI5's validation split, the first; tokens of a block
+
+
+def english(model: Any, tokenizer: Any, folder: Path) -> dict[str, float]:
+    """The loss of ``model`` in nats per token on the first questions and answers of ELI5's validation split."""
+    source = get_source("eli5")
+    units = training_units(source, source.load("validation", folder, None))[:DOCUMENTS]
+    encoded = encode_units(units, tokenizer, packed=True, seq_len=BLOCK, block_size=BLOCK)
+    collator = Collator(tokenizer.pad_token_id, "all", torch.device("cpu"))
+    token_loss = TokenLoss(model).choose_fast_paths(encoded, collator)
+    found = evaluate_losses(token_loss, encoded, collator, 16).all
+    return {"loss": found.metrics()["loss"], "tokens": found.tokens}
+
+
+def collect(run: Run, records: Path, eli5: Path) -> Path:
+    """Write the record of a finished run, and that of its base if there is none. Returns the run's folder."""
+    config = load_config(run.config_file)
+    tokenizer, model = load_tokenizer(config.model.name), load_model(config.model.name)
+    if not (records / "base" / "study.json").exists():
+        (records / "base").mkdir(parents=True, exist_ok=True)
+        write_json(records / "base" / "study.json", {"english": english(model, tokenizer, eli5)})
+    layers = find_targets(model, config.fnmodel.params.target_modules)
+    before = {name: module.weight.detach().clone() for name, module in layers.items()}
+    load_weights(run.best, model)
+    model = rosa.unwrap(model).eval()
+    after = {name: module.weight for name, module in model.named_modules() if name in before}
+    measured = {
+        "book_b": recall(model, tokenizer, config.source),
+        "english": english(model, tokenizer, eli5),
+        "change": change(before, after),
+    }
+    folder = records / run.path.name
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "study.json", measured)
+    copy_record(run, folder)
+    return folder
+
+
+def main() -> None:
+    """Collect what is finished and not collected yet."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("runs", nargs="+", help="folders with runs of the study")
+    parser.add_argument("--eli5", type=Path, required=True, help="folder with ELI5's files")
+    parser.add_argument("--records", type=Path, default=RECORDS, help="where to write (default: beside the page)")
+    arguments = parser.parse_args()
+    for run in uncopied(arguments.runs, arguments.records):
+        print(collect(run, arguments.records, arguments.eli5).name, flush=True)
+
+
+if __name__ == "__main__":
+    run_cli(main)
