@@ -14,12 +14,13 @@ import yaml
 import rosa
 from studies.capacity import draws, figure, measure, report
 from studies.capacity.make_base import character_tokenizer, write_untrained
+from studies.pretrained import measure as pretrained
 from tests.conftest import ROOT, make_config
 from utils.config import load_config
 from utils.data import get_source
 from utils.errors import UserError
 from utils.fnmodel import LAYERS_ONLY
-from utils.models.loading import load_model
+from utils.models.loading import load_model, load_tokenizer
 from utils.results.columns import default_columns, stored_bits
 from utils.results.read import read_results
 from utils.runs import Run, find_runs
@@ -93,6 +94,38 @@ def test_the_rank_of_the_change(untrained: Path, tmp_path: Path, method: str, dr
         assert 1 <= layer["rank"] <= expected and 1 <= layer["effective_rank"] <= layer["rank"] + 1
     assert all(value < 1e-5 for value in change["spectrum"][expected:])
     assert change["spectrum"][expected - 1] > 1e-5
+
+
+def test_what_is_measured_of_a_pretrained_model(small_model: Path, tmp_path: Path) -> None:
+    """Its loss on ordinary text before and after, in nats per token of the stream, and the change of one layer."""
+    pairs = [("Why is the sky blue?", "Light of short waves scatters."), ("What is rain?", "Water that falls.")]
+    (tmp_path / "validation.jsonl").write_text(
+        "".join(json.dumps({"question": q, "answer": a}) + "\n" for q, a in pairs)
+    )
+    run = trained(
+        small_model, tmp_path / "runs", "model.dropout=0", "train.epochs=4", "train.cache_frozen=true",
+        "fnmodel.name=rosa", "fnmodel.params.target_modules=[h.1.mlp.c_fc]",
+    )  # fmt: skip
+    folder = pretrained.collect(run, tmp_path / "records", tmp_path)
+    measured, base = (json.loads((tmp_path / "records" / n / "study.json").read_text()) for n in (folder.name, "base"))
+    assert list(measured["change"]["layers"]) == ["transformer.h.1.mlp.c_fc"]
+    assert measured["book_b"]["loss"] == pytest.approx(run.record()["best"]["loss_target"], abs=1e-3)
+
+    model, tokenizer = load_model(str(small_model)).eval(), load_tokenizer(str(small_model))
+    source = get_source("eli5")
+    ids = [
+        token
+        for example in source.load("validation", tmp_path, None)
+        for token in (
+            *tokenizer(example.prompt).input_ids,
+            *tokenizer(example.target).input_ids,
+            tokenizer.eos_token_id,
+        )
+    ]
+    with torch.no_grad():
+        plain = float(model(torch.tensor([ids]), labels=torch.tensor([ids])).loss)
+    assert base["english"] == {"loss": pytest.approx(plain, abs=1e-4), "tokens": len(ids) - 1}
+    assert measured["english"]["loss"] != base["english"]["loss"]
 
 
 def test_the_effective_rank_by_hand() -> None:

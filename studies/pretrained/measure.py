@@ -3,9 +3,9 @@
     python -m studies.pretrained.measure runs/pretrained/phone_book --eli5 ELI5_DIR
 
 writes a folder for each run into ``records/``: run.json and config.yaml, both without paths, and study.json. Runs that
-have one already are left alone, and no weight is copied. ``study.json`` has, of the best checkpoint, ``book_b``, what it
-knows of the facts, ``english``, its loss on ordinary text, and ``change``, its ΔW in each adapted layer, the first and
-the last as in ``studies.capacity.measure``. The record ``base`` has the loss of the model before training.
+have one already are left alone, and no weight is copied. ``study.json`` has, of the best checkpoint: ``book_b``, what
+it knows of the facts; ``english``, its loss on ordinary text; ``change``, its ΔW in the adapted layers. The first and
+the last are those of ``studies.capacity.measure``. The record ``base`` has the loss of the model before training.
 """
 
 from __future__ import annotations
