@@ -23,9 +23,9 @@ cat "$out/e2e_sample/results.md"
 cat <<'EOF'
 
 What to see: training brings a model that knew nothing of restaurants to describe them. LoRA and ROSA train equally
-many parameters, each with the learning rate that a search found for it. In so short a training rank is not what LoRA
-lacks, so ROSA's three resamples cost more than they give (studies/bundled/README.md). Where the data hold more than an
-adapter can, it is the other way round (studies/capacity/README.md, make study).
+many parameters, each with the learning rate that a search found for it. In this short training ROSA's three resamples
+cost more than they give (studies/bundled/README.md). Where the data held far more than the adapter could, they paid
+(studies/capacity/README.md, make study).
 
 EOF
 echo "table:   $out/e2e_sample/results.md (.csv, .tex)"

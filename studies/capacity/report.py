@@ -8,10 +8,10 @@ the share of the gap between LoRA and the ceiling that each method closes, with 
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import json
 import statistics
-import sys
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
@@ -133,24 +133,35 @@ def search_table(found: dict[Way, list[Measured]]) -> list[str]:
 def seeds_table(found: dict[Way, list[Measured]]) -> list[str]:
     """The reported seeds, each shown, and what is derived from them."""
     heads = (
-        "keys", "method", "trained", "lr", "bits of each seed", "mean", "gap closed", "exact", "loss on A", "rank",
+        "keys", "method", "trained", "lr", "bits of each seed", "mean", "gap closed", "exact",
+        f"loss on {old_text(found)}", "rank",
     )  # fmt: skip
     lines = [f"| {' | '.join(heads)} |", "| --- " * len(heads) + "|"]
     rows = {(run.way, run.lr) for runs in found.values() for run in runs}
     for way, lr in sorted(rows, key=lambda row: (order(row[0]), row[1])):
         runs = sorted((run for run in found[way] if run.lr == lr), key=lambda run: run.seed)
-        ends = (way[0], "lora", 1, 0, ""), (way[0], LAYERS_ONLY, 0, 0, "")
+        ends = (way[0], "lora", least_rank(found, way[0]), 0, ""), (way[0], LAYERS_ONLY, 0, 0, "")
         lora, ceiling = (best_rate(found.get(end, [])) for end in ends)
         gap = gap_closed(lora, runs, ceiling)
         cells = [
             str(way[0]), label(way), f"{runs[0].parameters:,}", f"{lr:g}",
             " ".join(f"{run.bits:,.0f}" for run in runs), f"{statistics.fmean(run.bits for run in runs):,.0f}", gap,
             _mean(runs, "{:.0%}", lambda study: study["book_b"]["exact_match"]),
-            _mean(runs, "{:.2f}", lambda study: study["book_a"]["loss"]),
+            _mean(runs, "{:.2f}", lambda study: (study.get("book_a") or study["english"])["loss"]),
             _mean(runs, "{:.1f}", mean_rank),
         ]  # fmt: skip
         lines.append(f"| {' | '.join(cells)} |")
     return lines
+
+
+def old_text(found: dict[Way, list[Measured]]) -> str:
+    """What the runs may have forgotten: book A, or the ordinary text of ``studies.pretrained.measure``."""
+    return "English" if any("english" in run.study for runs in found.values() for run in runs) else "A"
+
+
+def least_rank(found: dict[Way, list[Measured]], keys: int) -> int:
+    """The rank of the LoRA from which gaps count, the smallest of the book with so many keys; 0 without one."""
+    return min((way[2] for way in found if way[:2] == (keys, "lora")), default=0)
 
 
 def mean_rank(study: dict[str, Any]) -> float:
@@ -188,7 +199,11 @@ def report(folder: Path) -> str:
 
 def main() -> None:
     """Print the tables."""
-    print(report(Path(sys.argv[1]) if len(sys.argv) > 1 else RECORDS))
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument(
+        "records", nargs="?", type=Path, default=RECORDS, help="folder with records (default: the study's)"
+    )
+    print(report(parser.parse_args().records))
 
 
 if __name__ == "__main__":

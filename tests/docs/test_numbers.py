@@ -62,7 +62,7 @@ def test_the_short_runs_are_those_of_the_records() -> None:
         trained = f"{runs[0].number('parameters', 'trainable'):,}"
         shown = [f"{loss:.4f}" for loss in (*losses, statistics.mean(losses))]
         assert page[name] == [trained, str(runs[0].settings["train.lr"]), *shown]
-        assert choice.get(name, [trained, shown[-1]]) == [trained, shown[-1]]
+        assert choice[name] == [trained, shown[-1]]
 
     demo = (ROOT / "scripts" / "demo.sh").read_text(encoding="utf-8")
     rates = dict(re.findall(r"fnmodel\.name=(\w+) .*train\.lr=(\S+)", demo))

@@ -22,6 +22,7 @@ from utils.tokens.encoding import Encoded, Sample
 from utils.training import loop
 
 NO_DROPOUT = dict.fromkeys(("dropout", "resid_pdrop", "embd_pdrop", "attn_pdrop"), 0.0)
+ALL_DROPOUT = dict.fromkeys(("hidden_dropout", "attention_dropout", "embed_dropout"), 0.0)
 LAST = r".*\.1\..*"  # the second of two blocks
 SAMPLES = Encoded([Sample([5, 3, 8, 2, 6], 2, 0, 0), Sample([9, 1, 7], 1, 0, 0), Sample([4, 4, 4, 4], 2, 0, 0)], 0)
 
@@ -57,7 +58,7 @@ def test_losses_and_gradients_are_those_of_all_blocks(kind: str) -> None:
                 torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
 
 
-def test_a_frozen_block_runs_once_for_each_row_and_alone(monkeypatch: Any) -> None:
+def test_a_frozen_block_runs_once_for_each_row_and_alone() -> None:
     token_loss = token_loss_of(make(AutoModelForCausalLM, "llama", CAUSAL["llama"][0]))
     token_loss.frozen = frozen_blocks(token_loss, batch_of([0]))
     shapes: list[tuple[int, ...]] = []
@@ -71,7 +72,7 @@ def test_a_frozen_block_runs_once_for_each_row_and_alone(monkeypatch: Any) -> No
 
 
 def test_what_cannot_be_kept_is_refused() -> None:
-    with pytest.raises(UserError, match=r"set model\.dropout=0"):
+    with pytest.raises(UserError, match=r"Set model\.dropout=0"):
         frozen_blocks(token_loss_of(make(AutoModelForCausalLM, "gpt2", {})), batch_of([0, 1]))
     model = make(AutoModelForCausalLM, "llama", CAUSAL["llama"][0])
     with pytest.raises(UserError, match=r"model\.embed_tokens\.weight is trained"):
@@ -92,6 +93,7 @@ def test_a_training_stays_the_same_and_a_stopped_one_goes_on(
     plain = train(*settings)
     cached = (*settings, "train.cache_frozen=true")
     whole = train(*cached, f"output.path={tmp_path / 'whole'}")
+    assert "the first 1 of 2 blocks are computed once for each sample" in whole.log_file.read_text()
     assert whole.path.name == plain.path.name
     for found, expected in zip(losses(whole), losses(plain), strict=True):
         assert found == pytest.approx(expected, abs=1e-4)
@@ -113,3 +115,27 @@ def test_a_training_stays_the_same_and_a_stopped_one_goes_on(
 def losses(run: Any) -> list[float]:
     points = map(json.loads, run.metrics_file.read_text().splitlines())
     return [point["loss"] for point in points if point["split"] == "validation"]
+
+
+def test_a_model_that_computes_short_rows_otherwise_in_long_batches_is_refused() -> None:
+    """Phi-3 with longrope: beyond the original length all rows of a batch get other frequencies."""
+    settings = CAUSAL["phi3"][0] | dict(
+        original_max_position_embeddings=8, max_position_embeddings=32,
+        rope_parameters=dict(
+            rope_type="longrope", rope_theta=10_000.0, short_factor=[1.0] * 3, long_factor=[4.0] * 3,
+            original_max_position_embeddings=8,
+        ),
+    )  # fmt: skip
+    token_loss = token_loss_of(make(AutoModelForCausalLM, "phi3", settings))
+    long = Encoded([*SAMPLES.samples, Sample(list(range(1, 21)), 2, 0, 0)], 0)
+    frozen_blocks(token_loss, Collator(0, "target")(long, [0, 1]))
+    with pytest.raises(UserError, match="does not work with this model"):
+        frozen_blocks(token_loss, Collator(0, "target")(long, [1, 3]))
+
+
+@pytest.mark.parametrize("kind", ["gpt_neo", "falcon", "bloom"])
+def test_blocks_of_another_kind_are_refused_with_the_way_out(kind: str) -> None:
+    token_loss = token_loss_of(make(AutoModelForCausalLM, kind, {**CAUSAL[kind][0], **NO_DROPOUT, **ALL_DROPOUT}))
+    with pytest.raises(UserError, match=r"does not work with this model .*: leave it out"):
+        frozen_blocks(token_loss, batch_of([0, 1]))
+    assert token_loss.training and "forward" not in vars(FrozenBlocks(token_loss.model).blocks[0])

@@ -57,6 +57,17 @@ def find_layers(model: Any) -> list[Any]:
     return [module for module in model.modules() if isinstance(module, Conv1D)]
 
 
+def test_kept_outputs_of_frozen_blocks_are_counted_and_the_first_epoch_computes_them(trial: Any) -> None:
+    """12 validation samples are among no training samples; a token takes 32 numbers."""
+    last = ("fnmodel.name=lora", "fnmodel.params.target_modules=[h.1.mlp.c_fc]", "model.dropout=0")
+    training, found = trial(*last, "train.cache_frozen=true", "train.epochs=3")
+    samples = {tuple(s.ids) for part in (training.data.train, training.data.validation) for s in part.samples}
+    assert round(found.memory["kept outputs"] * 2**20) == FLOAT * 32 * sum(map(len, samples))
+    assert found.samples_per_second == pytest.approx(3 * len(training.data.train) / found.seconds["training"])
+    _, plain = trial(*last)
+    assert "kept outputs" not in plain.memory
+
+
 def test_counted_gradients_and_state_are_there_in_a_step(trial: Any) -> None:
     training, found = trial("fnmodel.name=rosa", "train.optimizer=sgd", "train.momentum=0.9")
     training.token_loss.zero_grad()

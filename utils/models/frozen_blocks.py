@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from utils.errors import UserError
 from utils.models.compilation import blocks
 from utils.tokens.batches import Batch
+from utils.tokens.encoding import Encoded
 
 
 class FrozenBlocks:
@@ -56,9 +57,9 @@ class FrozenBlocks:
         ends = torch.zeros(count, dtype=torch.long, device=positions.device)
         ends.scatter_reduce_(0, positions // length, positions % length + 1, "amax")
         rows = [tuple(row[:end]) for row, end in zip(input_ids.tolist(), ends.tolist(), strict=True)]
-        for row in rows:
+        for number, row in enumerate(rows):
             if row and row not in self.kept:
-                self.kept[row] = self.compute(input_ids.new_tensor([row]))[0]
+                self.kept[row] = self.compute(input_ids[number : number + 1, : len(row)])[0]
         if not any(rows):
             yield
             return
@@ -69,6 +70,10 @@ class FrozenBlocks:
                 out[: len(row)] = self.kept[row]
         with self._replaced(lambda given: hidden, self.blocks[: self.count]):
             yield
+
+    def expected_bytes(self, *parts: Encoded) -> int:
+        """The bytes of ``kept`` once it has every sample of ``parts``."""
+        return self.token_bytes * sum(map(len, {tuple(sample.ids) for part in parts for sample in part.samples}))
 
     @torch.no_grad()
     def compute(self, input_ids: Tensor) -> Tensor:
@@ -103,6 +108,10 @@ class FrozenBlocks:
 def frozen_blocks(token_loss: Any, batch: Batch) -> FrozenBlocks:
     """The frozen blocks of a ``TokenLoss``'s model, after a trial on ``batch`` has shown that its losses stay.
 
+    Args:
+        batch: with the shortest and the longest sample, because some models (longrope) compute short rows otherwise in
+            a long batch.
+
     Raises:
         UserError: they cannot be kept, with the way out.
     """
@@ -113,12 +122,17 @@ def frozen_blocks(token_loss: Any, batch: Batch) -> FrozenBlocks:
         with torch.autocast(batch.input_ids.device.type, enabled=False):
             token_loss.train()
             if not torch.equal(frozen.compute(batch.input_ids), frozen.compute(batch.input_ids)):
-                raise UserError("train.cache_frozen=true keeps no random outputs: set model.dropout=0 as well")
+                raise UserError(
+                    "train.cache_frozen=true: the frozen blocks give other outputs each time. Set model.dropout=0; if "
+                    "it is 0, a kernel of theirs is not deterministic: leave train.cache_frozen out"
+                )
             token_loss.eval()
             _, plain = token_loss(*inputs)
             with frozen.reused(*inputs[:2]):
                 _, reused = token_loss(*inputs)
-    except (TypeError, ValueError, IndexError, AttributeError) as error:  # blocks of another kind
+    except (UserError, torch.OutOfMemoryError, MemoryError):
+        raise
+    except Exception as error:  # blocks of another kind may raise anything
         why = f"a trial ended with {type(error).__name__}: {str(error)[:100]}"
     else:
         why = "" if torch.allclose(plain, reused, rtol=1e-4, atol=1e-4) else "in a trial the losses differ"

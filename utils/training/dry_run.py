@@ -76,35 +76,39 @@ def estimate(training: Training, start: float, memory_before: float) -> Estimate
     train_step(training, batches[0], wants_norm=False)  # compiled code is made for the largest and the smallest shape
     trials = spread(batches, TRIALS)
     log.info("dry run: trying %d steps", len(trials))
-    passes = _timed_twice(training, lambda: [train_step(training, batch, wants_norm=False) for batch in trials])
+    passes = _first_and_later(training, lambda: [train_step(training, batch, wants_norm=False) for batch in trials])
     first, step = (taken / len(trials) for taken in passes)
     seconds["training"] = len(batches) * (first + step * (train.epochs - 1))
-    validations = 1 + math.ceil(train.epochs / train.validate_every)
-    seconds["validation"] = validations * _validation_seconds(training)
+    first, later = _validation_seconds(training)
+    seconds["validation"] = first + later * math.ceil(train.epochs / train.validate_every)
     if count := resamples(training):
         resampler = training.resampler
         seconds["resampling"] = count * _timed(training, lambda: rosa.resample(training.model, 1, resampler.optimizer))
     return Estimate(
         {**memory, "activations": saved.peak / MIB},
         memory_before,
-        peak_memory_mib(training.device) - memory_before,
+        peak_memory_mib(training.device) - memory_before + memory.get("kept outputs", 0),
         seconds,
-        len(data) / (step * len(batches)),
+        len(data) * train.epochs / seconds["training"],
         len(trials),
     )
 
 
 def count_bytes(training: Training) -> dict[str, int]:
-    """Bytes of a training after its first step, on this process: weights, adapters, gradients, optimizer."""
+    """Bytes of a training after its first epoch, on this process, by part."""
     model = training.model
     layers = rosa.adapter_layers(model).values()
     added = {id(t) for layer in layers for t in (*layer.parameters(recurse=False), *layer.buffers(recurse=False))}
     tensors = [*model.parameters(), *model.buffers()]
+    inner: Any = getattr(training.token_loss, "module", training.token_loss)  # DDP wraps it
+    data = training.data
+    kept = {} if inner.frozen is None else {"kept outputs": inner.frozen.expected_bytes(data.train, data.validation)}
     return {
         "weights": _bytes(t for t in tensors if id(t) not in added),
         "adapters": _bytes(t for t in tensors if id(t) in added),
         "gradients": _bytes(training.trained_parameters()),
         "optimizer": _bytes(optimizer_tensors(training.optimizer)),
+        **kept,
     }
 
 
@@ -175,21 +179,24 @@ def _timed(training: Training, act: Callable[[], Any]) -> float:
     return time.perf_counter() - start
 
 
-def _timed_twice(training: Training, act: Callable[[], Any]) -> tuple[float, float]:
+def _first_and_later(training: Training, act: Callable[[], Any]) -> tuple[float, float]:
     """The seconds of ``act`` in the first epoch and in later ones, which differ with train.cache_frozen only."""
-    first = _timed(training, act)
-    return first, _timed(training, act) if training.config.train.cache_frozen else first
+    inner: Any = getattr(training.token_loss, "module", training.token_loss)  # DDP wraps it
+    if inner.frozen is None:
+        return (_timed(training, act),) * 2
+    inner.frozen.kept.clear()
+    return _timed(training, act), _timed(training, act)
 
 
-def _validation_seconds(training: Training) -> float:
-    """The seconds of a validation, from some of its batches, the largest among them, and the sample texts."""
+def _validation_seconds(training: Training) -> tuple[float, float]:
+    """The seconds of the first validation and of a later one, from some batches and the sample texts."""
     train, data, processes = training.config.train, training.data.validation, training.processes
     size, limit = train.micro_batch_size or train.batch_size, train.micro_batch_tokens
     inner: Any = getattr(training.token_loss, "module", training.token_loss)  # DDP wraps it
     batches = row_batches(data, size, inner.shares_prompts and sharing_pays(data), limit, training.device)
     chosen = spread(batches, TRIALS * processes.count)
     part = Encoded([data.samples[i] for batch in chosen for row in batch for i in row], 0, data.documents)
-    _, losses = _timed_twice(
+    first, later = _first_and_later(
         training,
         lambda: evaluate_losses(
             training.token_loss, part, training.collator, size, processes, training.stop.check, tokens=limit
@@ -198,7 +205,8 @@ def _validation_seconds(training: Training) -> float:
     texts = 0.0
     if not training.placement.sharded:
         texts = _timed(training, lambda: processes.run_on_main(lambda: sample_texts(training)))
-    return losses * len(batches) / len(chosen) + texts
+    share = len(batches) / len(chosen)
+    return first * share + texts, later * share + texts
 
 
 def resamples(training: Training) -> int:

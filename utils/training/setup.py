@@ -118,11 +118,13 @@ def _choose_fast_paths(token_loss: Any, data: TrainingData, collator: Collator, 
     check_causal(token_loss, collator.device)
     token_loss.choose_fast_paths(data.validation, collator)
     if train.cache_frozen:
-        frozen = frozen_blocks(token_loss, collator(data.validation, range(min(2, len(data.validation)))))
-        mib = frozen.token_bytes * sum(data.train.lengths + data.validation.lengths) / 2**20
+        lengths = data.train.lengths
+        ends = lengths.index(min(lengths)), lengths.index(max(lengths))
+        frozen = frozen_blocks(token_loss, collator(data.train, ends))
         log.info(
-            "the first %d of %d blocks are computed once for each sample: their outputs take up to %.0f MiB",
-            frozen.count, frozen.total, mib,
+            "the first %d of %d blocks are computed once for each sample, and torch.compile is left out: each process "
+            "keeps outputs of up to %.0f MiB",
+            frozen.count, frozen.total, frozen.expected_bytes(data.train, data.validation) / 2**20,
         )  # fmt: skip
         token_loss.frozen = frozen
     elif compilation.should_compile(train.compile, collator.device):
