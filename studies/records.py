@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from omegaconf import OmegaConf
 
@@ -24,11 +25,17 @@ def uncopied(folders: Iterable[str], records: Path) -> Iterator[Run]:
             yield run
 
 
-def copy_record(run: Run, folder: Path) -> None:
-    """Write run.json and config.yaml of a finished run into ``folder``, without the places of model, data and runs."""
+def copy_record(run: Run, folder: Path, measured: dict[str, Any] | None = None) -> None:
+    """Write run.json and config.yaml of a finished run into ``folder``, without the places of model, data and runs.
+
+    Args:
+        measured: what study.json gets, if it is given.
+    """
     base = Path(load_config(run.config_file).model.name).name
     plain = {"model": {"name": base}, "dataset": {"path": None}, "output": {"path": "runs"}}
     folder.mkdir(parents=True, exist_ok=True)
+    if measured is not None:
+        write_json(folder / "study.json", measured)
     write_text(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.merge(OmegaConf.load(run.config_file), plain)))
     write_json(folder / "run.json", run.record() | {"model": base})  # last: it makes the folder a whole record
 

@@ -27,7 +27,6 @@ from utils.config import load_config
 from utils.data import DataSource, get_source
 from utils.errors import run_cli
 from utils.generation.generate import Decoding, generate
-from utils.io.files import write_json
 from utils.metrics.exact_match import ExactMatch
 from utils.models.loading import load_model, load_tokenizer
 from utils.models.losses import evaluate_losses
@@ -78,9 +77,9 @@ def change(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor]) -> d
     return {"layers": layers, "spectrum": [float(f"{value:.4g}") for value in spectrum]}
 
 
-def weights(model: Any) -> dict[str, torch.Tensor]:
-    """Copies of the weights of the layers that are adapted by default."""
-    return {name: module.weight.detach().clone() for name, module in find_targets(model, None).items()}
+def weights(model: Any, target_modules: str | list[str] | None = None) -> dict[str, torch.Tensor]:
+    """Copies of the weights of the layers to adapt, see ``rosa.targets.find_targets``."""
+    return {name: module.weight.detach().clone() for name, module in find_targets(model, target_modules).items()}
 
 
 def collect(run: Run, records: Path) -> Path:
@@ -96,9 +95,7 @@ def collect(run: Run, records: Path) -> Path:
         "change": change(before, weights(model)),
     }
     folder = records / run.path.name
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / "study.json", measured)
-    copy_record(run, folder)
+    copy_record(run, folder, measured)
     return folder
 
 

@@ -17,8 +17,7 @@ from typing import Any
 import torch
 
 import rosa
-from rosa.targets import find_targets
-from studies.capacity.measure import change, recall
+from studies.capacity.measure import change, recall, weights
 from studies.records import copy_record, uncopied
 from utils.config import load_config
 from utils.data import get_source, training_units
@@ -54,20 +53,17 @@ def collect(run: Run, records: Path, eli5: Path) -> Path:
     if not (records / "base" / "study.json").exists():
         (records / "base").mkdir(parents=True, exist_ok=True)
         write_json(records / "base" / "study.json", {"english": english(model, tokenizer, eli5)})
-    layers = find_targets(model, config.fnmodel.params.target_modules)
-    before = {name: module.weight.detach().clone() for name, module in layers.items()}
+    targets = config.fnmodel.params.target_modules
+    before = weights(model, targets)
     load_weights(run.best, model)
     model = rosa.unwrap(model).eval()
-    after = {name: module.weight for name, module in model.named_modules() if name in before}
     measured = {
         "book_b": recall(model, tokenizer, config.source),
         "english": english(model, tokenizer, eli5),
-        "change": change(before, after),
+        "change": change(before, weights(model, targets)),
     }
     folder = records / run.path.name
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / "study.json", measured)
-    copy_record(run, folder)
+    copy_record(run, folder, measured)
     return folder
 
 
