@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +13,12 @@ from transformers import AutoModelForCausalLM
 import rosa
 from tests.conftest import make_config
 from tests.rosa.test_adapter_architectures import CAUSAL, make
+from tests.training.reading import points, stopped_at
 from utils.errors import UserError
 from utils.models.frozen_blocks import FrozenBlocks, frozen_blocks
 from utils.models.token_loss import TokenLoss
 from utils.tokens.batches import Batch, Collator
 from utils.tokens.encoding import Encoded, Sample
-from utils.training import loop
 
 NO_DROPOUT = dict.fromkeys(("dropout", "resid_pdrop", "embd_pdrop", "attn_pdrop"), 0.0)
 ALL_DROPOUT = dict.fromkeys(("hidden_dropout", "attention_dropout", "embed_dropout"), 0.0)
@@ -86,35 +85,20 @@ def test_what_cannot_be_kept_is_refused() -> None:
 
 
 @pytest.mark.parametrize("method", ["rosa", "lora", "none"])
-def test_a_training_stays_the_same_and_a_stopped_one_goes_on(
-    train: Any, monkeypatch: Any, tmp_path: Path, method: str
-) -> None:
+def test_a_training_stays_the_same_and_a_stopped_one_goes_on(train: Any, tmp_path: Path, method: str) -> None:
     settings = (f"fnmodel.name={method}", "fnmodel.params.target_modules=[h.1.mlp.c_fc]", "model.dropout=0")
     plain = train(*settings)
     cached = (*settings, "train.cache_frozen=true")
     whole = train(*cached, f"output.path={tmp_path / 'whole'}")
     assert "the first 1 of 2 blocks are computed once for each sample" in whole.log_file.read_text()
     assert whole.path.name == plain.path.name
-    for found, expected in zip(losses(whole), losses(plain), strict=True):
+    for (found,), (expected,) in zip(*(points(run, "validation", "loss") for run in (whole, plain)), strict=True):
         assert found == pytest.approx(expected, abs=1e-4)
 
-    original = loop.train_step
-
-    def stopping(training: Any, *arguments: Any, **options: Any) -> Any:
-        training.stop.signal = "SIGTERM" if training.progress.step + 1 == 7 else None
-        return original(training, *arguments, **options)
-
     halves = (*cached, f"output.path={tmp_path / 'halves'}")
-    with monkeypatch.context() as patch:
-        patch.setattr(loop, "train_step", stopping)
-        with pytest.raises(SystemExit):
-            train(*halves)
-    assert losses(train(*halves)) == losses(whole)
-
-
-def losses(run: Any) -> list[float]:
-    points = map(json.loads, run.metrics_file.read_text().splitlines())
-    return [point["loss"] for point in points if point["split"] == "validation"]
+    with stopped_at(7):
+        train(*halves)
+    assert points(train(*halves), "validation", "loss") == points(whole, "validation", "loss")
 
 
 def test_a_model_that_computes_short_rows_otherwise_in_long_batches_is_refused() -> None:

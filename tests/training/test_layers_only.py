@@ -13,16 +13,15 @@ from safetensors.torch import load_file
 from tests.conftest import make_config
 from tests.plots.test_plots import figure_of, lines
 from tests.records import csv_of, markdown_rows, row_of, write_run
+from tests.training.reading import stopped_at
 from utils.data.e2e import E2E
 from utils.errors import UserError
 from utils.evaluation import Options, evaluate_run
 from utils.generation.generate import Decoding
 from utils.models.loading import load_model, load_tokenizer
-from utils.processes.signals import EXIT_INTERRUPTED
 from utils.runs.identity import run_directory
 from utils.tables import compile_results
 from utils.tokens.batches import epoch_batches
-from utils.training import loop
 
 LAYERS = ("fnmodel.name=none", "fnmodel.params.target_modules=all-linear", "model.dropout=0")
 SETTINGS = {"fnmodel.params.target_modules": "all-linear"}
@@ -68,19 +67,10 @@ def test_it_is_a_training_of_these_layers_by_hand(train: Any, small_model: Path,
     assert "-none-layers-s0-" in run.path.name
 
 
-def test_a_stopped_run_goes_on_and_is_evaluated(train: Any, monkeypatch: Any, tmp_path: Path) -> None:
+def test_a_stopped_run_goes_on_and_is_evaluated(train: Any, tmp_path: Path) -> None:
     whole = train(*LAYERS, f"output.path={tmp_path / 'whole'}")
-    original = loop.train_step
-
-    def stopping(training: Any, *arguments: Any, **options: Any) -> Any:
-        training.stop.signal = "SIGTERM" if training.progress.step + 1 == 4 else None
-        return original(training, *arguments, **options)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(loop, "train_step", stopping)
-        with pytest.raises(SystemExit) as stopped:
-            train(*LAYERS)
-    assert stopped.value.code == EXIT_INTERRUPTED
+    with stopped_at(4):
+        train(*LAYERS)
     halves = train(*LAYERS)
     assert "resumed from" in halves.log_file.read_text()
     first, second = (load_file(run.last / "model.safetensors") for run in (whole, halves))

@@ -89,21 +89,12 @@ def test_a_ramp_that_never_ends_is_refused(train: Any, overrides: tuple[str, ...
     check_rewarm_steps(make_config("fnmodel.name=relora").fnmodel, 5, 5)  # a run without a restart
 
 
-def test_a_run_with_two_groups_resumes(train: Any, monkeypatch: Any, tmp_path: Any) -> None:
-    from tests.training.reading import points, weights
-    from utils.training import loop
+def test_a_run_with_two_groups_resumes(train: Any, tmp_path: Any) -> None:
+    from tests.training.reading import points, stopped_at, weights
 
     whole = train(*LORA_PLUS, f"output.path={tmp_path / 'whole'}")
-    original = loop.train_step
-
-    def stopping(training: Any, *arguments: Any, **options: Any) -> Any:
-        training.stop.signal = "SIGTERM" if training.progress.step + 1 == 7 else None
-        return original(training, *arguments, **options)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(loop, "train_step", stopping)
-        with pytest.raises(SystemExit):
-            train(*LORA_PLUS)
+    with stopped_at(7):
+        train(*LORA_PLUS)
     halves = train(*LORA_PLUS)
     first, second = weights(whole.last), weights(halves.last)
     assert all(torch.equal(first[name], second[name]) for name in first)
