@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +129,13 @@ def test_what_is_measured_of_a_pretrained_model(small_model: Path, tmp_path: Pat
     assert measured["english"]["loss"] != base["english"]["loss"]
 
 
+def test_a_trial_is_recorded_and_not_measured(untrained: Path, tmp_path: Path) -> None:
+    run = trained(untrained, tmp_path / "runs", "train.epochs=2", "output.search=true")
+    folder = pretrained.collect(run, tmp_path / "records", tmp_path)
+    assert sorted(path.name for path in folder.iterdir()) == ["config.yaml", "run.json"]
+    assert [path.name for path in (tmp_path / "records").iterdir()] == [folder.name]
+
+
 def test_the_effective_rank_by_hand() -> None:
     """Equal singular values count in full; of 2 and 1, with shares 4/5 and 1/5, it is exp(H)."""
     columns = torch.tensor([[2.0] * 4 + [0.0] * 5, [2.0, 1.0] + [0.0] * 7])
@@ -159,7 +167,9 @@ def test_what_is_kept_of_each_draw(untrained: Path, tmp_path: Path) -> None:
     torch.testing.assert_close(snapshots[0], start, rtol=0, atol=1e-6)
 
 
-def write_record(folder: Path, method: str, lr: float, seed: int, loss: float, trial: bool = False) -> None:
+def write_record(
+    folder: Path, method: str, lr: float, seed: int, loss: float, trial: bool = False, rank: float = 1
+) -> None:
     """A record of four pairs with 44 target tokens."""
     folder.mkdir(parents=True)
     data = {"validation": {"samples": 4, "target_tokens": 44}}
@@ -167,7 +177,7 @@ def write_record(folder: Path, method: str, lr: float, seed: int, loss: float, t
     record |= {
         "seed": seed,
         "group": "g",
-        "rank": None if method == LAYERS_ONLY else 1,
+        "rank": None if method == LAYERS_ONLY else rank,
         "data": data,
         "best": {"loss_target": loss},
     }
@@ -193,6 +203,12 @@ def test_the_tables_choose_a_rate_and_show_each_seed(tmp_path: Path) -> None:
     assert "| ROSA" not in report.report(tmp_path).split("Reported seeds")[1]
     write_record(tmp_path / "rosa", "rosa", 0.01, 0, 0.5)
     assert f"| {(1 - 0.5) / (1 - 0.2):.0%} |" in report.report(tmp_path)  # of losses, over seed 0, which all three have
+    write_record(tmp_path / "ratio", "lora", 0.01, 0, 1.2, rank=1.0)  # full rank, which is not rank 1
+    assert (
+        f"| 4 | LoRA, rank=1.0 | 4,096 | 0.01 | {4 * 10 * math.log2(10) - 1.2 * 44 / math.log(2):.0f} |"
+        in report.report(tmp_path)
+    )
+    shutil.rmtree(tmp_path / "ratio")
     axes = figure.draw(report.load(tmp_path)).axes[0]
     levels = {line.get_label(): line.get_ydata() for line in axes.lines}
     assert levels["LoRA r=1"] == pytest.approx([(bits[1] + bits[4]) / 2 / 1000] * 2)  # at its best rate

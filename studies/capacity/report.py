@@ -26,7 +26,8 @@ from utils.results.methods import method_label, method_order
 from utils.results.read import Result, as_typed, read_results
 
 RECORDS = Path(__file__).parent / "records"
-Way = tuple[int, str, int, int, str]  # keys, method, rank (0: none), steps between resamples (0: never), other settings
+# keys, method, rank (0: none, or a ratio: then it is in the last), steps between resamples (0: never), other settings
+Way = tuple[int, str, int, int, str]
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class Measured:
             raise UserError(f"{result.run.path} is not a finished run of the study: it has no bits stored")
         study = result.run.path / "study.json"
         return cls(
-            way=(int(settings["dataset.size"]), result.method, int(result.rank or 0), *own_settings(result)),
+            way=(int(settings["dataset.size"]), result.method, whole_rank(result), *own_settings(result)),
             lr=float(settings["train.lr"]),
             seed=int(result.seed),
             trial=result.trial,
@@ -61,6 +62,11 @@ class Measured:
         )
 
 
+def whole_rank(result: Result) -> int:
+    """The rank, 0 if it is a ratio of the full rank or there is none."""
+    return result.rank if isinstance(result.rank, int) else 0
+
+
 def own_settings(result: Result) -> tuple[int, str]:
     """The steps between resamples (0: never), and the other settings of the method that are not at their defaults."""
     if result.method not in method_names():
@@ -69,6 +75,8 @@ def own_settings(result: Result) -> tuple[int, str]:
     given = {key: result.settings.get(f"fnmodel.{result.method}.{key}", default) for key, default in own.items()}
     level, every = given.pop("level", "never"), given.pop("every", 0)
     changed = [f"{key}={as_typed(value)}" for key, value in given.items() if value != own[key]]
+    if isinstance(result.rank, float):
+        changed = [f"rank={result.rank}", *changed]
     if level == "epoch":
         changed = [f"every={every} epochs", *changed]
     return every if level == "step" else 0, " ".join(changed)
@@ -161,7 +169,7 @@ def old_text(found: dict[Way, list[Measured]]) -> str:
 
 def least_rank(found: dict[Way, list[Measured]], keys: int) -> int:
     """The rank of the LoRA from which gaps count, the smallest of the book with so many keys; 0 without one."""
-    return min((way[2] for way in found if way[:2] == (keys, "lora")), default=0)
+    return min((way[2] for way in found if way[:2] == (keys, "lora") and way[2]), default=0)
 
 
 def mean_rank(study: dict[str, Any]) -> float:

@@ -3,9 +3,10 @@
     python -m studies.pretrained.measure runs/pretrained/phone_book --eli5 ELI5_DIR
 
 writes a folder for each run into ``records/``: run.json and config.yaml, both without paths, and study.json. Runs that
-have one already are left alone, and no weight is copied. ``study.json`` has, of the best checkpoint: ``book_b``, what
-it knows of the facts; ``english``, its loss on ordinary text; ``change``, its ΔW in the adapted layers. The first and
-the last are those of ``studies.capacity.measure``. The record ``base`` has the loss of the model before training.
+have one already are left alone, and no weight is copied. A trial of the search gets no study.json, because measuring
+takes a minute. ``study.json`` has, of the best checkpoint: ``book_b``, what it knows of the facts; ``english``, its
+loss on ordinary text; ``change``, its ΔW in the adapted layers. The first and the last are those of
+``studies.capacity.measure``. The record ``base`` has the loss of the model before training.
 """
 
 from __future__ import annotations
@@ -48,7 +49,10 @@ def english(model: Any, tokenizer: Any, folder: Path) -> dict[str, float]:
 
 def collect(run: Run, records: Path, eli5: Path) -> Path:
     """Write the record of a finished run, and that of its base if there is none. Returns the run's folder."""
-    config = load_config(run.config_file)
+    config, folder = load_config(run.config_file), records / run.path.name
+    if config.output.search:
+        copy_record(run, folder)
+        return folder
     tokenizer, model = load_tokenizer(config.model.name), load_model(config.model.name)
     if not (records / "base" / "study.json").exists():
         (records / "base").mkdir(parents=True, exist_ok=True)
@@ -62,7 +66,6 @@ def collect(run: Run, records: Path, eli5: Path) -> Path:
         "english": english(model, tokenizer, eli5),
         "change": change(before, weights(model, targets)),
     }
-    folder = records / run.path.name
     copy_record(run, folder, measured)
     return folder
 
