@@ -33,7 +33,7 @@ from utils.tokens.batches import Collator
 from utils.tokens.packing import encode_units
 
 RECORDS = Path(__file__).parent / "records"
-DOCUMENTS, BLOCK = 60, 128  # of ELI5's validation split, the first; tokens of a block
+DOCUMENTS, BLOCK = 20, 128  # of ELI5's validation split, the first; tokens of a block
 
 
 def english(model: Any, tokenizer: Any, folder: Path) -> dict[str, float]:
