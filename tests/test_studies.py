@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -203,12 +202,6 @@ def test_the_tables_choose_a_rate_and_show_each_seed(tmp_path: Path) -> None:
     assert "| ROSA" not in report.report(tmp_path).split("Reported seeds")[1]
     write_record(tmp_path / "rosa", "rosa", 0.01, 0, 0.5)
     assert f"| {(1 - 0.5) / (1 - 0.2):.0%} |" in report.report(tmp_path)  # of losses, over seed 0, which all three have
-    write_record(tmp_path / "ratio", "lora", 0.01, 0, 1.2, rank=1.0)  # full rank, which is not rank 1
-    assert (
-        f"| 4 | LoRA, rank=1.0 | 4,096 | 0.01 | {4 * 10 * math.log2(10) - 1.2 * 44 / math.log(2):.0f} |"
-        in report.report(tmp_path)
-    )
-    shutil.rmtree(tmp_path / "ratio")
     axes = figure.draw(report.load(tmp_path)).axes[0]
     levels = {line.get_label(): line.get_ydata() for line in axes.lines}
     assert levels["LoRA r=1"] == pytest.approx([(bits[1] + bits[4]) / 2 / 1000] * 2)  # at its best rate
@@ -217,6 +210,14 @@ def test_the_tables_choose_a_rate_and_show_each_seed(tmp_path: Path) -> None:
     (tmp_path / "seed-0" / "run.json").write_text('{"status": "finished", "dataset": "e2e_nlg"}')
     with pytest.raises(UserError, match="is not a finished run of the study"):
         report.report(tmp_path)
+
+
+def test_the_full_rank_is_not_rank_1(tmp_path: Path) -> None:
+    write_record(tmp_path / "ratio", "lora", 0.01, 0, 1.2, rank=1.0)
+    write_record(tmp_path / "one", "lora", 0.01, 0, 1.5)
+    for loss, label in ((1.2, "LoRA, rank=1.0"), (1.5, "LoRA r=1")):
+        bits = 4 * 10 * math.log2(10) - loss * 44 / math.log(2)
+        assert f"| 4 | {label} | 4,096 | 0.01 | {bits:.0f} |" in report.report(tmp_path)
 
 
 @pytest.mark.parametrize(
