@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import nn
 
 from utils.log import work_bar
+from utils.models.token_loss import unwrapped
 from utils.processes.group import Processes
 from utils.processes.signals import never
 from utils.tokens.batches import Collator
@@ -78,8 +78,7 @@ def evaluate_losses(
     training = token_loss.training
     token_loss.eval()
     device = collator.device
-    inner: Any = getattr(token_loss, "module", token_loss)  # DDP wraps it
-    shared = inner.shares_prompts and sharing_pays(encoded)
+    shared = unwrapped(token_loss).shares_prompts and sharing_pays(encoded)
     batches = row_batches(encoded, batch_size, shared, tokens, device)
     share = torch.zeros(math.ceil(len(batches) / processes.count), 2, dtype=torch.float64, device=device)
     with work_bar(len(share), name, "batch", main=processes.main) as shown:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -211,3 +211,8 @@ class TokenLoss(nn.Module):
 def _rows(values: Tensor, positions: Tensor) -> Tensor:
     """The rows of ``values`` (B, T, d) at ``positions``, indices into the flattened B · T axis: (N, d)."""
     return values.flatten(0, 1).index_select(0, positions)
+
+
+def unwrapped(token_loss: nn.Module) -> TokenLoss:
+    """``token_loss`` itself, without the wrapper of DistributedDataParallel."""
+    return cast(TokenLoss, getattr(token_loss, "module", token_loss))

@@ -21,7 +21,7 @@ import rosa
 from utils.errors import UserError
 from utils.log import log
 from utils.models.losses import evaluate_losses
-from utils.models.token_loss import TokenLoss
+from utils.models.token_loss import unwrapped
 from utils.runs.provenance import peak_memory_mib
 from utils.text import aligned
 from utils.tokens.batches import epoch_batches, micro_batches
@@ -102,7 +102,7 @@ def count_bytes(training: Training) -> dict[str, int]:
     added = {id(t) for layer in layers for t in (*layer.parameters(recurse=False), *layer.buffers(recurse=False))}
     tensors = [*model.parameters(), *model.buffers()]
     data = training.data
-    frozen = _token_loss(training).frozen
+    frozen = unwrapped(training.token_loss).frozen
     kept = {} if frozen is None else {"kept outputs": frozen.expected_bytes(data.train, data.validation)}
     return {
         "weights": _bytes(t for t in tensors if id(t) not in added),
@@ -180,15 +180,9 @@ def _timed(training: Training, act: Callable[[], Any]) -> float:
     return time.perf_counter() - start
 
 
-def _token_loss(training: Training) -> TokenLoss:
-    """The model with its loss, without DDP's wrapper."""
-    found: TokenLoss = getattr(training.token_loss, "module", training.token_loss)
-    return found
-
-
 def _first_and_later(training: Training, act: Callable[[], Any]) -> tuple[float, float]:
     """The seconds of ``act`` in the first epoch and in later ones, which differ with train.cache_frozen only."""
-    frozen = _token_loss(training).frozen
+    frozen = unwrapped(training.token_loss).frozen
     if frozen is None:
         return (_timed(training, act),) * 2
     frozen.kept.clear()
@@ -200,7 +194,7 @@ def _validation_seconds(training: Training) -> tuple[float, float]:
     train, data, processes = training.config.train, training.data.validation, training.processes
     size, limit = train.micro_batch_size or train.batch_size, train.micro_batch_tokens
     batches = row_batches(
-        data, size, _token_loss(training).shares_prompts and sharing_pays(data), limit, training.device
+        data, size, unwrapped(training.token_loss).shares_prompts and sharing_pays(data), limit, training.device
     )
     chosen = spread(batches, TRIALS * processes.count)
     part = Encoded([data.samples[i] for batch in chosen for row in batch for i in row], 0, data.documents)
