@@ -73,6 +73,8 @@ def test_only_current_evaluations_are_skipped(roots: list[str], capsys: Any) -> 
     assert outcomes(Options(decoding=Decoding(num_beams=1, max_new_tokens=8), device="cpu")) == ["evaluated"] * 3
     assert outcomes(Options(decoding=SHORT, device="cpu", limit=1)) == ["evaluated"] * 3
     assert outcomes(FAST) == ["evaluated"] * 3  # the previous call evaluated one item only
+    assert outcomes(dataclasses.replace(FAST, precision="bf16")) == ["evaluated"] * 3  # auto is fp32 here
+    assert outcomes(FAST) == ["current"] * 3  # any precision will do
 
 
 def test_one_failure_does_not_stop_the_others(roots: list[str], capsys: Any) -> None:

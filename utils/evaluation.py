@@ -118,6 +118,7 @@ def evaluate_run(run: Run, options: Options, check: Callable[[], None] = never) 
         "limit": options.limit,
         "decoding": dataclasses.asdict(options.decoding),
         "checkpoint_sha256": checkpoint_hash(run.best),
+        **({} if options.precision == "auto" else {"precision": options.precision}),
     }
     config = load_config(run.config_file)
     if config.output.search and not options.force:
@@ -129,8 +130,10 @@ def evaluate_run(run: Run, options: Options, check: Callable[[], None] = never) 
     if current:
         return "current", "nothing to do (--force evaluates again)"
     verify(run.best)
-    groups = group_by_source(examples)[: options.limit]
-    result = {**conditions, "items": len(groups), **_measure(run, config, groups, options, check)}
+    every = group_by_source(examples)
+    groups = every[: options.limit]
+    counts = {"items": len(groups), "all_items": len(every)}
+    result = {**conditions, **counts, **_measure(run, config, groups, options, check)}
     result |= _hashes(run, options.split)
     evaluations = _evaluations(run)
     write_json(run.eval_file, {**evaluations, options.split: result})
@@ -142,7 +145,7 @@ def evaluate_run(run: Run, options: Options, check: Callable[[], None] = never) 
 
 
 def is_current(run: Run, split: str, conditions: dict[str, Any]) -> bool:
-    """Whether the recorded evaluation has the same checkpoint, decoding and limit, and unchanged files."""
+    """Whether the recorded evaluation has the same checkpoint, decoding, limit and precision, and unchanged files."""
     recorded = _evaluations(run).get(split, {})
     if any(recorded.get(key) != value for key, value in conditions.items()):
         return False

@@ -107,3 +107,55 @@ def test_trials_of_a_search_are_in_no_row(tmp_path: Path, capsys: pytest.Capture
     row = row_of(csv_of(tmp_path), method="lora")
     assert row.n == 2 and row.val_loss_mean == pytest.approx(1.6)
     assert "1 trials of searches (seed 100) are not in the table." in page(tmp_path)
+
+
+def test_runs_of_other_data_are_not_compared(tmp_path: Path) -> None:
+    """The LoRA on other data has the lower loss, so it would be chosen if the data did not count."""
+    for digest, losses in (("a" * 64, {"lora": 1.0}), ("b" * 64, {"lora": 1.5, "rosa": 1.2, "none": 1.1})):
+        for method, loss in losses.items():
+            data = {"train": digest, "validation": digest, "test": digest}
+            write_run(tmp_path, method=method, rank=4, loss=loss, record={"data_sha256": data})
+    compile_results([tmp_path])
+    assert row_of(csv_of(tmp_path), method="rosa").gap_closed == pytest.approx(0.75, rel=1e-12)
+    assert "Rows read different validation and test data" not in page(tmp_path)
+    assert "Rows read different train and validation and test data" in page(tmp_path)
+    assert "aaaaaaaa" in page(tmp_path) and "| **1.0000**" not in page(tmp_path), "none is the best on different data"
+
+
+def test_seeds_on_other_data_are_another_row(tmp_path: Path) -> None:
+    for seed, digest in enumerate("aab"):
+        write_run(tmp_path, seed=seed, loss=1.0 + seed, record={"data_sha256": {"train": digest * 64}})
+    write_run(tmp_path, seed=3, loss=4.0)  # of an early version, whose records have no digests
+    compile_results([tmp_path])
+    assert sorted(csv_of(tmp_path).n) == [1, 3]
+
+
+def test_two_bases_of_one_name_are_two_models(tmp_path: Path) -> None:
+    write_run(tmp_path, method="lora", rank=4, loss=1.5, model="base", config={"model.name": "/first/base"})
+    for method, loss in (("rosa", 1.2), ("none", 1.1)):
+        write_run(tmp_path, method=method, rank=4, loss=loss, model="base", config={"model.name": "/second/base"})
+    compile_results([tmp_path])
+    assert "gap closed" not in page(tmp_path)
+    assert "first/base" in page(tmp_path) and "second/base" in page(tmp_path) and "/first" not in page(tmp_path)
+
+
+def test_a_lora_with_the_same_biases_is_preferred(tmp_path: Path) -> None:
+    for method, bias, loss in (("lora", "none", 1.2), ("lora", "adapted", 1.5), ("rosa", "adapted", 1.3)):
+        choice = {"fnmodel.params.bias": bias}
+        write_run(tmp_path, method=method, rank=4, loss=loss, config=choice, record={"bias": bias})
+    write_run(tmp_path, method="none", loss=1.1, config={"fnmodel.params.bias": "adapted"}, record={"bias": "adapted"})
+    compile_results([tmp_path])
+    assert row_of(csv_of(tmp_path), method="rosa").gap_closed == pytest.approx(0.5, rel=1e-12)
+    assert "but for the learning rate;" in page(tmp_path)
+
+
+def test_the_gap_of_validation_losses_does_not_depend_on_decoding(tmp_path: Path) -> None:
+    for loss, beams in ((1.5, 10), (1.4, 1)):
+        config = {"train.lr": loss}
+        write_run(
+            tmp_path, method="lora", rank=4, loss=loss, config=config, evaluation={"decoding": {"num_beams": beams}}
+        )
+    write_run(tmp_path, method="rosa", rank=4, loss=1.2, evaluation={"decoding": {"num_beams": 10}})
+    write_run(tmp_path, method="none", loss=1.0, evaluation={"decoding": {"num_beams": 10}})
+    compile_results([tmp_path])
+    assert row_of(csv_of(tmp_path), method="rosa").gap_closed == pytest.approx(0.5, rel=1e-12)

@@ -58,8 +58,9 @@ def test_without_full_evaluations_the_most_common_limit_is_shown_and_noted(tmp_p
 def test_a_limit_above_the_number_of_items_is_no_limit(tmp_path: Path) -> None:
     write_run(tmp_path, seed=0, loss=1.0, evaluation={"limit": 1000, "predictions": 630})
     write_run(tmp_path, seed=1, loss=2.0)
+    write_run(tmp_path, seed=2, loss=3.0, evaluation={"limit": 630, "predictions": 630, "all_items": 630})
     compile_results([tmp_path])
-    assert row_of(csv_of(tmp_path)).test_loss_n == 2
+    assert row_of(csv_of(tmp_path)).test_loss_n == 3
 
 
 def test_scores_of_predictions_that_were_not_evaluated_do_not_count(tmp_path: Path) -> None:

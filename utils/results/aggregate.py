@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import statistics
 from collections import Counter, defaultdict
 from collections.abc import Container, Iterable
@@ -101,8 +102,8 @@ def _blocks(settings: dict[str, Any]) -> set[str]:
 def rows_of(results: Iterable[Result]) -> tuple[list[Row], list[Omission]]:
     """Group finished runs into rows.
 
-    Runs of one group with different decoding are different rows. A run without an evaluation belongs to the row with
-    the group's most common decoding, because its training does not depend on it.
+    Runs of one group with different decoding or data are different rows. A run without an evaluation belongs to the row
+    with the group's most common decoding, because its training does not depend on it; so with digests of data.
 
     Returns: the rows in table order, and the runs left out of them because another run has the same seed.
     """
@@ -111,12 +112,10 @@ def rows_of(results: Iterable[Result]) -> tuple[list[Row], list[Omission]]:
         groups[result.group].append(result)
     rows, repeated = [], []
     for group in groups.values():
-        decodings = Counter(json.dumps(r.decoding, sort_keys=True, default=str) for r in group if r.decoding)
-        usual = decodings.most_common(1)[0][0] if decodings else "{}"
+        usual = _most_common(_conditions(result) for result in group)
         parts: dict[str, dict[Any, Result]] = defaultdict(dict)
         for result in sorted(group, key=_completeness, reverse=True):
-            decoding = json.dumps(result.decoding, sort_keys=True, default=str) if result.decoding else usual
-            seeds = parts[decoding]
+            seeds = parts[json.dumps(usual | _conditions(result), sort_keys=True)]
             if result.seed is not None and result.seed in seeds:
                 first = seeds[result.seed].run.path
                 repeated.append(Omission(result.run, f"same settings and seed as {first}: counted once"))
@@ -124,8 +123,38 @@ def rows_of(results: Iterable[Result]) -> tuple[list[Row], list[Omission]]:
                 seeds[result.run.path if result.seed is None else result.seed] = result
         for seeds in parts.values():
             members = [seeds[seed] for seed in sorted(seeds, key=lambda seed: (str(type(seed)), seed))]
-            rows.append(Row(members, settings_of(max(members, key=_completeness))))
+            fullest = max(members, key=_completeness)
+            base = {} if fullest.base is None else {"base": fullest.base}
+            rows.append(Row(members, settings_of(fullest) | fullest.data | base))
+    _shorten_bases(rows)
     return sorted(rows, key=Row.sort_key), repeated
+
+
+def _conditions(result: Result) -> dict[str, str]:
+    """What seeds of one row have in common beside their group: the decoding and the data, as far as they are known."""
+    decoding = json.dumps(result.decoding, sort_keys=True, default=str)
+    return {**({"decoding": decoding} if result.decoding else {}), **result.data}
+
+
+def _most_common(found: Iterable[dict[str, str]]) -> dict[str, str]:
+    """The most common value of each key."""
+    counts: dict[str, Counter[str]] = defaultdict(Counter)
+    for values in found:
+        for key, value in values.items():
+            counts[key][value] += 1
+    return {key: count.most_common(1)[0][0] for key, count in counts.items()}
+
+
+def _shorten_bases(rows: list[Row]) -> None:
+    """Leave of each base model's folder what tells models of one name apart."""
+    folders: dict[str, list[str]] = defaultdict(list)
+    for row in rows:
+        if "base" in row.settings:
+            row.settings["base"] = os.path.abspath(row.settings["base"])
+            folders[row.first.model].append(row.settings["base"])
+    for row in rows:
+        if "base" in row.settings:
+            row.settings["base"] = os.path.relpath(row.settings["base"], os.path.commonpath(folders[row.first.model]))
 
 
 def _completeness(result: Result) -> tuple[int, str]:

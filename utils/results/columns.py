@@ -34,6 +34,11 @@ class Column:
         return self.header + {LOWER: " ↓", NEITHER: "", HIGHER: " ↑"}[self.better]
 
     @property
+    def split(self) -> str:
+        """The split of the data that the column is about."""
+        return SPLIT if self.scored or self.key.startswith(SPLIT) else "validation"
+
+    @property
     def quality(self) -> bool:
         """Whether the column measures the model's quality, so that differences to a baseline are shown."""
         return self.better != NEITHER and not self.timing

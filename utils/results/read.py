@@ -23,6 +23,7 @@ from utils.results.methods import UNTRAINED
 from utils.runs import Run, find_runs, finite
 
 SPLIT = "test"
+SPLITS = ("train", "validation", SPLIT)
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,19 @@ class Result:
         return Path(name).name or name if name.startswith(("/", ".", "~")) else name
 
     @property
+    def base(self) -> str | None:
+        """The folder of a local model as it was given, which tells models of one name apart. None for the hub's."""
+        name = printable_line(self.settings.get("model.name") or "")
+        return name if name.startswith(("/", ".", "~")) else None
+
+    @property
+    def data(self) -> dict[str, str]:
+        """The beginning of each split's digest under ``<split>_data``. Old records and untested splits have none."""
+        digests = self.record.get("data_sha256")
+        digests = digests if isinstance(digests, dict) else {}
+        return {f"{split}_data": printable_line(digests[split])[:8] for split in SPLITS if digests.get(split)}
+
+    @property
     def method(self) -> str:
         """A method's name, ``none`` (full fine-tuning), ``none-layers`` or ``untrained``."""
         name = printable_line(self.record.get("method") or "none")
@@ -95,8 +109,9 @@ class Result:
     @property
     def limit(self) -> int | None:
         """The number of evaluated items; None for all items, also if the limit was above their number."""
-        limit, count = finite(self.evaluation.get("limit")), finite(self.evaluation.get("predictions"))
-        return None if limit is None or (count is not None and count < limit) else int(limit)
+        limit, count, every = (finite(self.evaluation.get(key)) for key in ("limit", "predictions", "all_items"))
+        every = every if every is not None or count is None else count + 1  # old records lack the number of all items
+        return None if limit is None or (every is not None and limit >= every) else int(limit)
 
     @property
     def decoding(self) -> dict[str, Any]:

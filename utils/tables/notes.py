@@ -10,7 +10,7 @@ from utils.results.aggregate import Row
 from utils.results.columns import LOSS_UNIT, OWN_LOSS, Column
 from utils.results.gap import SAMPLES, Closed, unequal
 from utils.results.methods import UNTRAINED, method_label
-from utils.results.read import as_typed, printable_line
+from utils.results.read import SPLITS, as_typed, printable_line
 from utils.runs import finite
 from utils.text import human
 
@@ -24,17 +24,24 @@ class Scope:
     mixed: bool  # the runs were trained on different tokens
     hardware: tuple[str, ...]
     references: int  # the number of different sets of references
+    data: tuple[str, ...]  # the splits of which the runs read different data
+    precisions: tuple[str, ...]  # of the evaluations
 
     @classmethod
     def of(cls, rows: list[Row], mixed: bool) -> Scope:
         results = [result for row in rows for result in row.results]
         references = {result.scores.get("references_sha256") for result in results if result.scores}
-        return cls(mixed, tuple(sorted({result.hardware for result in results})), len(references))
+        hardware = tuple(sorted({result.hardware for result in results}))
+        data = tuple(split for split in SPLITS if len({r.data.get(f"{split}_data") for r in results} - {None}) > 1)
+        precisions = {printable_line(r.evaluation["precision"]) for r in results if r.evaluation.get("precision")}
+        return cls(mixed, hardware, len(references), data, tuple(sorted(precisions)))
 
     def comparable(self, column: Column) -> bool:
         """Whether the numbers of ``column`` are comparable across the rows."""
         if column.timing:
             return len(self.hardware) < 2
+        if column.split in self.data:
+            return False
         if column.key in OWN_LOSS:
             return not self.mixed
         return not column.scored or self.references < 2
@@ -110,6 +117,13 @@ def _about_scope(columns: list[Column], scope: Scope) -> Iterator[str]:
     if scope.hardware and any(column.timing for column in columns):
         differ = " (times and memory on different hardware are not comparable)" if len(scope.hardware) > 1 else ""
         yield f"Hardware{differ}: {'; '.join(scope.hardware)}."
+    if scope.data:
+        yield (
+            f"Rows read different {' and '.join(scope.data)} data (the beginning of its digest is shown): numbers on "
+            "different data are not comparable."
+        )
+    if len(scope.precisions) > 1:
+        yield f"Test losses were computed in several precisions: {', '.join(scope.precisions)}."
     if scope.references > 1:
         yield "Runs were scored against different references: their scores are not comparable."
 
@@ -122,10 +136,11 @@ def gap_notes(rows: list[Row], closed: list[Closed], column: Column) -> Iterator
     """
     if closed:
         ceilings = " or ".join(dict.fromkeys(method_label(one.ceiling.first.method) for one in closed))
+        biases = " and trained biases" if any(one.row.first.bias != one.lora.first.bias for one in closed) else ""
         yield (
             f"Gap closed: (LoRA − method) / (LoRA − {ceilings}) of the {column.header}, over the seeds that all three "
-            "have; LoRA of the same rank, all three with the same settings but for the learning rate; "
-            f"{SAMPLES:,} bootstrap samples of seeds."
+            "have; LoRA of the same rank, all three with the same settings but for the learning rate"
+            f"{biases}; {SAMPLES:,} bootstrap samples of seeds."
         )
     different = [
         f"{method_label(row.first.method)} {as_typed(row.first.rank)} {human(row.parameters or 0)}, "
