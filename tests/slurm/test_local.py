@@ -151,13 +151,16 @@ def sleeping(work: Path) -> subprocess.Popen[str]:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_stop_lets_jobs_save(
-    sleeping: subprocess.Popen[str], work: Path, statuses: Statuses, number: signal.Signals
+    sleeping: subprocess.Popen[str], work: Path, run: Run, statuses: Statuses, number: signal.Signals
 ) -> None:
     assert [job["state"] for job in statuses().values()] == ["running", "not sent"]
     sleeping.send_signal(number)
     out, err = sleeping.communicate(timeout=60)
-    assert sleeping.returncode == 2 and "stopped, --retry goes on" in out and "1 were not started" in err
+    assert sleeping.returncode == 2 and "stopped, the same command goes on" in out and "1 were not started" in err
     assert [(job["state"], job["code"]) for job in statuses().values()] == [("cancelled", 75), ("not sent", None)]
+    (work / "go").touch()
+    assert run("--local").code == 0
+    assert [job["state"] for job in statuses().values()] == ["done", "done"]
 
 
 def test_cancel_stops_jobs_here(sleeping: subprocess.Popen[str], work: Path, run: Run) -> None:
@@ -231,5 +234,19 @@ def test_a_job_that_was_killed_is_lost_and_can_be_repeated(
         os.killpg(int(child), signal.SIGKILL)
     wait_for(lambda: next(iter(statuses().values()))["state"] == "lost")
     (work / "go").touch()
-    assert run("--local", "--retry").code == 0
+    assert run("--local").code == 0
     assert [job["state"] for job in statuses().values()] == ["done", "done"]
+
+
+def test_what_failed_earlier_or_lost_its_run_is_told_until_it_is_repeated(
+    work: Path, run: Run, statuses: Statuses
+) -> None:
+    pointed = "mkdir run; echo $PWD/run > runs/.jobs/pointers/$(basename $(ls -t runs/.jobs/locks/a.* | head -1))"
+    write(work, f"name: a, paralleljobs: ['{pointed}']", "name: b, paralleljobs: [WORK fail]")
+    assert run("--local", "--only", "a").code == 0 and run("--local").code == 2
+    again = run("--local")
+    assert again.code == 1 and again.out == "nothing to send; 1 jobs did not end well: --retry sends them again\n"
+    (work / "run").rmdir()
+    assert run("--local").code == 1 and [job["state"] for job in statuses().values()] == ["without result", "failed"]
+    assert run("--local", "--retry").code == 0
+    assert {job["state"] for job in statuses().values()} == {"done"}

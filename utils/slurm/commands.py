@@ -53,6 +53,8 @@ def print_scripts(sweep: Sweep, groups: list[Group], retry: bool) -> int:
 def send(sweep: Sweep, groups: list[Group], retry: bool, local: int | None, go_on: bool = False) -> int:
     """Send jobs to SLURM or, if ``local`` is given, run them in that many slots here (0: one per GPU, at least one).
 
+    Returns: the exit code, 1 if jobs that failed earlier here were left as they are.
+
     ``go_on``: this is the job of a search, which waits while others change the sweep.
     """
     if local is None:
@@ -75,11 +77,18 @@ def send(sweep: Sweep, groups: list[Group], retry: bool, local: int | None, go_o
             print(escaped(line), flush=True)
             printed += 1
     names = [group.name for group in groups]
-    if not printed:
-        bad = sum(status.state in RETRY and status.group in names for status in statuses.values())
-        print(f"nothing to send{f'; {bad} jobs did not end well: --retry sends them again' if bad else ''}")
+    bad = [status for status in statuses.values() if status.group in names and status.state in RETRY and not retry]
+    left = sum(local is None or not status.stopped_here for status in bad)
+    said = [] if printed else ["nothing to send"]
+    said += (
+        [f"{left} jobs did not end well: --retry sends them again"]
+        if left and (local is not None or not printed)
+        else []
+    )
+    if said:
+        print("; ".join(said))
     check_searches(sweep.again().only(names), ended=local is not None)
-    return 0
+    return 1 if left and local is not None else 0
 
 
 def check_searches(groups: list[Group], ended: bool) -> None:

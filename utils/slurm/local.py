@@ -71,7 +71,7 @@ class _Queue:
     ) -> None:
         self.sweep, self.names, self.ledger = sweep, {group.name for group in groups}, ledger
         wanted = ("not sent", "refused", *(RETRY if retry else ()))
-        self.seen = {one.id for one in statuses.values() if one.state not in wanted}  # not to be started now
+        self.seen = {one.id for one in statuses.values() if one.state not in wanted and not one.stopped_here}
         self.done = {one.id for one in statuses.values() if one.state in (DIVERGED, "done")}
         self.waiting: list[tuple[Group, Job]] = []
         self.scripts: dict[str, Submission] = {}  # by job
@@ -173,7 +173,7 @@ def _ended(running: list[_Running], folder: Path) -> list[tuple[_Running, int]]:
 def _ending(code: int) -> str:
     """How a job with this exit code ended, in words."""
     if code == EXIT_INTERRUPTED:
-        return "stopped, --retry goes on"
+        return "stopped, the same command goes on"
     return f"failed ({code})" if code else "done"
 
 

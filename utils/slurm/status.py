@@ -18,13 +18,13 @@ from utils.slurm.cluster.client import Listing
 from utils.slurm.cluster.events import Attempt, read_attempt
 from utils.slurm.cluster.parse import Row
 from utils.slurm.cluster.reasons import NEVER, explain
-from utils.slurm.cluster.script import log_file
+from utils.slurm.cluster.script import last_words, log_file
 from utils.slurm.ledger import LOCAL, SEEN, Ledger, Submission, is_running
 from utils.slurm.sweep.file import Job, Sweep
 
 # This program's words for a job's state. ACTIVE: SLURM has the job. RETRY: it ended without success.
 ACTIVE = ("queued", "waiting", "held", "requeued", "running", "never", "unknown")
-NO_RESULT = "without result"  # a trial of a search that is done, but whose loss is in no run.json
+NO_RESULT = "without result"  # done here, but its run is gone; or a trial whose loss is in no run.json
 RETRY = (
     "failed", "cancelled", "timeout", "out of memory", "preempted", "node failed", "interrupted", "lost", "never",
     NO_RESULT,
@@ -88,6 +88,16 @@ class JobStatus:
         return self.state in ACTIVE
 
     @property
+    def stopped_here(self) -> bool:
+        """Whether it was stopped or killed on this machine, where the same command goes on with it."""
+        return self.slurm_id == LOCAL and self.state in ("cancelled", "interrupted", "lost")
+
+    @property
+    def lost_its_run(self) -> bool:
+        """Whether a run that it trained here is gone. Another machine may keep its runs where this one sees none."""
+        return self.slurm_id == LOCAL and not all(Path(run).exists() for run in self.runs)
+
+    @property
     def can_end(self) -> bool:
         """Whether it is active and, as far as is known, will end."""
         return self.active and self.state != "never"
@@ -121,7 +131,7 @@ def job_statuses(sweep: Sweep, ledger: Ledger, listing: Listing) -> dict[str, Jo
         _add_progress(status, ledger.folder)
         if job.id in diverged and status.state in RETRY:
             status.state = DIVERGED
-        if job.id in waits and status.state == "done":
+        if status.state == "done" and (job.id in waits or status.lost_its_run):
             status.state = NO_RESULT
     for group in sweep.groups:  # the way of a search that is over
         if group.settled and group.next_id in statuses and not statuses[group.next_id].active:
@@ -144,7 +154,7 @@ def _fill(status: JobStatus, folder: Path, submission: Submission, task: int, li
     else:
         _fill_from_slurm(status, submission, str(task), attempt, listing)
     if status.state == "failed":
-        status.note = "; ".join(text for text in (status.note, _last_words(log)) if text)
+        status.note = "; ".join(text for text in (status.note, last_words(log)) if text)
 
 
 def _fill_from_slurm(
@@ -265,18 +275,6 @@ def _local_state(folder: Path, job: str, attempt: Attempt | None) -> tuple[str, 
     if attempt.ended is None:
         return "lost", "it started on this machine and was killed"
     return _attempt_state(attempt)
-
-
-def _last_words(log: Path) -> str:
-    """The last line that a job printed, which is where programs say why they stop; its first 200 characters."""
-    try:
-        with log.open("rb") as file:
-            file.seek(max(0, log.stat().st_size - 4096))
-            lines = file.read().decode("utf-8", errors="replace").splitlines()
-    except OSError:
-        return ""
-    words = next((line for line in reversed(lines) if line.strip()), "")
-    return "".join(sign if sign.isprintable() else " " for sign in words.strip())[:200]
 
 
 def _add_progress(status: JobStatus, folder: Path) -> None:

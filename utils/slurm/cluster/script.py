@@ -129,3 +129,15 @@ def _directive(option: str) -> str:
         return option
     escaped = value.replace("\\", "\\\\").replace('"', '\\"')
     return f'{key}="{escaped}"'
+
+
+def last_words(log: Path) -> str:
+    """The last line that a job printed, which is where programs say why they stop; its first 200 characters."""
+    try:
+        with log.open("rb") as file:
+            file.seek(max(0, log.stat().st_size - 4096))
+            lines = file.read().decode("utf-8", errors="replace").splitlines()
+    except OSError:
+        return ""
+    words = next((line for line in reversed(lines) if line.strip()), "")
+    return "".join(sign if sign.isprintable() else " " for sign in words.strip())[:200]
