@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -163,6 +164,20 @@ def test_neither_lengths_nor_resamples_compile_again(family: str, method: str) -
         counts.append(counter.frame_count)
     assert 0 < counts[0] == counts[-1], counts
     assert [name for name, _ in model.named_parameters()] == names
+
+
+def test_later_runs_of_a_process_are_compiled_too(small_model: Path) -> None:
+    """A function has a limited number of graphs, which those of earlier models would take."""
+    counter = torch._dynamo.testing.CompileCounterWithBackend("eager")
+    ids = torch.randint(60, (3, 16))
+    frames = []
+    for rank in range(1, 12):
+        model = load_model(str(small_model), 0.0)
+        rosa.inject(model, rosa.LoraConfig(rank=rank), keep_base=False)
+        compile_blocks(model, counter)
+        TokenLoss(model)(ids, torch.arange(47), ids.flatten()[1:])
+        frames.append(counter.frame_count)
+    assert [after - before for before, after in itertools.pairwise(frames)] == [frames[0]] * 10 and frames[0] > 0
 
 
 def test_compilation_says_what_is_missing(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from utils.errors import UserError
 from utils.evaluation import Options, evaluate_run
@@ -15,6 +17,7 @@ from utils.export.__main__ import main as export
 from utils.generation.generate import Decoding
 from utils.prompt import main as prompt
 from utils.runs import Run
+from utils.runs.provenance import peak_memory_mib, reset_peak_memory
 
 
 def test_logging_points_by_split_and_what_is_no_point_named_with_its_line(tmp_path: Path) -> None:
@@ -63,3 +66,11 @@ def test_the_model_of_a_run_is_found_again_where_it_was_moved(train: Any, small_
     run.config_file.write_text(run.config_file.read_text().replace(f"name: {before}", f"name: {after}"))
     for command in commands:
         command()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux lets a process lower its peak")
+def test_a_later_run_of_a_process_has_its_own_peak_memory() -> None:
+    torch.ones(2**26)  # 256 MiB
+    before = peak_memory_mib(torch.device("cpu"))
+    reset_peak_memory()
+    assert peak_memory_mib(torch.device("cpu")) < before - 200

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import errno
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 
-from tests.training.reading import only_run, points, weights
+from tests.training.reading import only_run, points, stopped_at, weights
 from utils.errors import UserError
+from utils.evaluation import Options, evaluate_run
+from utils.generation.generate import Decoding
 from utils.processes.signals import EXIT_INTERRUPTED
 from utils.runs import checkpoints
 from utils.training import loop
@@ -116,3 +120,26 @@ def test_no_memory_for_a_checkpoint_is_not_a_full_disk(
         train("train.epochs=1")
     assert "disk" not in str(caught.value) and "make room" not in str(caught.value)
     assert not list(only_run(tmp_path).checkpoints.iterdir())
+
+
+@pytest.mark.parametrize("method", ["lora", "rosa"])
+def test_another_base_in_the_models_folder_is_refused(
+    train: Any, small_model: Path, tmp_path: Path, method: str
+) -> None:
+    """By the resume and by the evaluation."""
+    base = tmp_path / "base"
+    shutil.copytree(small_model, base)
+    other = {name: value + 0.02 for name, value in load_file(base / "model.safetensors").items()}
+    settings = (f"model.name={base}", f"fnmodel.name={method}", "train.epochs=2")
+    with stopped_at(5):
+        train(*settings)
+    original = (base / "model.safetensors").read_bytes()
+    save_file(other, base / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UserError, match=r"does not fit this model: the adapter was saved with another base model"):
+        train(*settings)
+    (base / "model.safetensors").write_bytes(original)
+    run = train(*settings)
+    assert run.record()["status"] == "finished"
+    save_file(other, base / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UserError, match=r"back to model\.name's folder"):
+        evaluate_run(run, Options(decoding=Decoding(num_beams=1, max_new_tokens=4), device="cpu"))

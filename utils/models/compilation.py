@@ -28,8 +28,10 @@ def compile_blocks(model: nn.Module, backend: str | Callable[..., Any] = "induct
 
     Equal blocks share one graph, so that compiling all takes the time of one. Lengths and batch sizes are symbols in
     the graph and parameters are its inputs: neither another batch shape nor a resample compiles again. Names in the
-    state dict stay.
+    state dict stay. Graphs of earlier models are dropped, because they count against the number that one function may
+    have, beyond which it runs uncompiled.
     """
+    torch._dynamo.reset()
     found = blocks(model)
     for block in found:
         block.compile(backend=backend, dynamic=True)

@@ -9,6 +9,7 @@ import hashlib
 import json
 import pickle
 import time
+import warnings
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,7 @@ class Progress:
     seconds: dict[str, float] = field(default_factory=dict)  # spent so far, by kind
     samples: int = 0
     tokens: int = 0
+    peak_memory_mib: float = 0.0  # of all processes that have trained it
     best: dict[str, Any] | None = None
     last: dict[str, Any] | None = None
 
@@ -116,7 +118,14 @@ def load_weights(folder: Path, model: Any, *, keep_base: bool = False) -> None:
         if (folder / MODEL_FILE).exists():
             load_model(model, str(folder / MODEL_FILE))
         else:
-            rosa.load_adapter(model, folder, keep_base=keep_base)
+            with warnings.catch_warnings():
+                warnings.filterwarnings("error", "the adapter was saved with another base model", UserWarning)
+                rosa.load_adapter(model, folder, keep_base=keep_base)
+    except UserWarning as warning:
+        raise UserError(
+            f"the checkpoint {folder} does not fit this model: {warning}. Give the model that the run began with back "
+            "to model.name's folder, or train again under another output.path"
+        ) from None
     except (rosa.AdapterError, SafetensorError, RuntimeError, OSError, ValueError, TypeError, KeyError) as error:
         reason = short_reason(error, 300)
         raise UserError(f"the checkpoint {folder} does not fit this model: {reason}") from None

@@ -28,7 +28,7 @@ from utils.runs import RUN_POINTER, Run, checkpoints
 from utils.runs.digests import identify_run, recorded_digests, refuse_other_data, training_digests
 from utils.runs.loggers import check_installed
 from utils.runs.precision import settle_precision
-from utils.runs.provenance import git_commit, hardware, memory_mib, now, versions
+from utils.runs.provenance import git_commit, hardware, memory_mib, now, reset_peak_memory, versions
 from utils.runs.start_adapter import given_digest, keep_start
 from utils.training.dry_run import estimate, report
 from utils.training.failures import Diverged, advice
@@ -120,6 +120,7 @@ def _train(
         identity: the group hash, and the digest of ``model.adapter`` in it.
     """
     log.info("run directory %s, precision %s", run.path, precision)
+    reset_peak_memory()
     group, digest = identity
     with _explained(config, run, lambda: None):
         training = set_up(config, precision, run, stop)

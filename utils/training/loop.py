@@ -101,15 +101,20 @@ def train_step(training: Training, indices: list[int], wants_norm: bool) -> Tens
         norm = training.placement.clip(training.trained_parameters(), train.max_grad_norm)
 
     # update, unless the loss or gradient is not finite and train.skip_nonfinite is set
-    scaled = training.accelerator.scaler is not None
+    scaler = training.accelerator.scaler  # of fp16
     step = training.progress.step + 1
-    if train.skip_nonfinite and training.meter.count_nonfinite(nats, None if scaled else norm, step):
+    if train.skip_nonfinite and training.meter.count_nonfinite(nats, norm if scaler is None else None, step):
         training.progress.skipped += 1
         training.meter.add(torch.zeros_like(nats), 0, 0)
+        if scaler is not None:
+            scaler.update()  # it has seen these gradients, and takes no others before
     else:
         training.meter.add(nats, tokens, sum(data.loss_characters(i, loss_on) for i in indices))
+        scale = None if scaler is None else scaler.get_scale()
         with training.resampler.rewarmed(step):
             training.optimizer.step()
+        if scale is not None and training.meter.count_overflow(scaler.get_scale() < scale, step):
+            training.progress.skipped += 1
     training.optimizer.zero_grad(set_to_none=True)
     training.scheduler.step()
     return norm

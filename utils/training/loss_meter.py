@@ -18,6 +18,7 @@ from utils.runs.checkpoint_folder import Progress
 from utils.training.failures import REMEDY, Diverged, not_finite
 
 SKIPPED_IN_A_ROW = 10  # this many left-out updates in a row end a run
+OVERFLOWS_IN_A_ROW = 40  # in fp16, whose scale is halved each time: from 65536 to 6e-8
 
 
 class LossMeter:
@@ -31,7 +32,7 @@ class LossMeter:
     def __init__(self, accelerator: Any, error: Callable[[str, type[UserError]], UserError]) -> None:
         self.accelerator, self.error = accelerator, error
         self.steps: list[Tensor] = []  # this process's nats of each step, on the device
-        self.tokens = self.characters = self.skipped_in_a_row = 0
+        self.tokens = self.characters = self.skipped_in_a_row = self.overflows_in_a_row = 0
 
     def add(self, nats: Tensor, tokens: int, characters: int) -> None:
         """Add a step: this process's nats, and the tokens and characters of all processes."""
@@ -60,6 +61,20 @@ class LossMeter:
                 f"{SKIPPED_IN_A_ROW} updates in a row, up to step {step}, were not finite: {REMEDY}", Diverged
             )
         return True
+
+    def count_overflow(self, skipped: bool, step: int) -> bool:
+        """Whether fp16's scaler left the update out, as it does some times until it has found its scale.
+
+        Raises:
+            Diverged: it has left out ``OVERFLOWS_IN_A_ROW`` updates in a row.
+        """
+        self.overflows_in_a_row = self.overflows_in_a_row + 1 if skipped else 0
+        if self.overflows_in_a_row >= OVERFLOWS_IN_A_ROW:
+            raise self.error(
+                f"the gradients of {OVERFLOWS_IN_A_ROW} updates in a row, up to step {step}, were not finite: {REMEDY}",
+                Diverged,
+            )
+        return skipped
 
     def nats(self, step: int) -> float:
         """The loss in nats, summed over the steps since the last reading and over processes. Waits for the device.

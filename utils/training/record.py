@@ -36,6 +36,7 @@ def description(training: Training) -> dict[str, Any]:
 def current_progress(training: Training) -> dict[str, Any]:
     """The fields that change as training goes on: progress, timings, and the best and last validation."""
     done = training.progress
+    done.peak_memory_mib = max(done.peak_memory_mib, round(peak_memory_mib(training.device), 1))
     seconds = max(done.seconds.get("train", 0.0), 1e-9)
     return {
         "progress": {"epoch": done.epoch, "step": done.step, "total_steps": training.total_steps},
@@ -44,7 +45,7 @@ def current_progress(training: Training) -> dict[str, Any]:
             "resamples": done.resamples,
             "samples_per_second": round(done.samples / seconds, 2),
             "tokens_per_second": round(done.tokens / seconds, 1),
-            "peak_memory_mib": round(peak_memory_mib(training.device), 1),
+            "peak_memory_mib": done.peak_memory_mib,
         },
         "skipped_updates": done.skipped,
         "best": done.best,
