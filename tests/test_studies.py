@@ -220,6 +220,16 @@ def test_the_full_rank_is_not_rank_1(tmp_path: Path) -> None:
         assert f"| 4 | {label} | 4,096 | 0.01 | {bits:.0f} |" in report.report(tmp_path)
 
 
+def test_runs_that_differ_in_what_the_tables_do_not_show_are_refused(tmp_path: Path) -> None:
+    """As those of another number of epochs do; they would be averaged as further seeds."""
+    write_record(tmp_path / "short", "lora", 0.01, 0, 1.2)
+    write_record(tmp_path / "trial", "lora", 0.01, 0, 1.2, trial=True)
+    report.report(tmp_path)
+    write_record(tmp_path / "long", "lora", 0.01, 0, 0.6)
+    with pytest.raises(UserError, match=r"(short|long) and .* differ in nothing that the tables show"):
+        report.report(tmp_path)
+
+
 @pytest.mark.parametrize(
     "file", sorted(ROOT.glob("studies/*/*.yaml")), ids=lambda file: f"{file.parent.name}/{file.stem}"
 )

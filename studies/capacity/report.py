@@ -184,11 +184,27 @@ def _mean(runs: list[Measured], form: str, value: Any) -> str:
 
 
 def load(folder: Path) -> list[Measured]:
-    """The finished runs below ``folder``. Raises UserError if a record cannot be read or is not of the study."""
+    """The finished runs below ``folder``.
+
+    Raises:
+        UserError: a record cannot be read or is not of the study, or two would be one value of the tables.
+    """
     results, unreadable = read_results([folder])
     if unreadable:
         raise UserError(f"{unreadable[0].run.path}: {unreadable[0].reason}")
-    return [Measured.of(result) for result in results if result.finished]
+    found: dict[tuple[Any, ...], Result] = {}
+    runs = []
+    for result in results:
+        if result.finished:
+            run = Measured.of(result)
+            other = found.setdefault((run.way, run.lr, run.seed, run.trial), result)
+            if other is not result:
+                raise UserError(
+                    f"{result.run.path} and {other.run.path} differ in nothing that the tables show: keep records of "
+                    "other settings in another folder"
+                )
+            runs.append(run)
+    return runs
 
 
 def report(folder: Path) -> str:
