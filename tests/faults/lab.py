@@ -20,7 +20,8 @@ from tests.faults.commands import Command, Ended, Kill
 from utils.data.e2e import E2E
 
 TIMED = ("samples_per_second", "tokens_per_second", "peak_memory_mib", "seconds")
-UNEQUAL = ("board", "seconds", "metrics_position")  # of a checkpoint's progress: lengths of texts with times in them
+# Of a checkpoint's progress: what is measured, and lengths of texts with times in them.
+UNEQUAL = ("board", "seconds", "peak_memory_mib", "metrics_position")
 RECORD = ("status", "error", "dataset", "method", "rank", "parameters", "data", "progress", "best", "last")
 BOARD, FILES = "TensorBoard", "files"
 AGAIN = r"(?<=\d{8})-\d+"  # tells a step's second checkpoint from its first

@@ -110,7 +110,7 @@ def test_control_c_saves_once(lab: Lab) -> None:
 
 @pytest.mark.slow
 def test_an_error_in_one_process_ends_the_job(lab: Lab) -> None:
-    plan = lab.folder / "error"
+    plan = lab.folder / "plan-error"
     plan.write_text(json.dumps([dataclasses.asdict(Job(lab.overrides("error"), happens="error", index=1, step=3))]))
     start = time.monotonic()
     done = launched([*TORCHRUN, "-m", "tests.processes.worker", str(plan)])
