@@ -53,9 +53,9 @@ def print_scripts(sweep: Sweep, groups: list[Group], retry: bool) -> int:
 def send(sweep: Sweep, groups: list[Group], retry: bool, local: int | None, go_on: bool = False) -> int:
     """Send jobs to SLURM or, if ``local`` is given, run them in that many slots here (0: one per GPU, at least one).
 
-    Returns: the exit code, 1 if jobs that failed earlier here were left as they are.
-
     ``go_on``: this is the job of a search, which waits while others change the sweep.
+
+    Returns: the exit code, 1 if jobs that failed earlier here were left as they are.
     """
     if local is None:
         client.require_sbatch()
@@ -80,11 +80,8 @@ def send(sweep: Sweep, groups: list[Group], retry: bool, local: int | None, go_o
     bad = [status for status in statuses.values() if status.group in names and status.state in RETRY and not retry]
     left = sum(local is None or not status.stopped_here for status in bad)
     said = [] if printed else ["nothing to send"]
-    said += (
-        [f"{left} jobs did not end well: --retry sends them again"]
-        if left and (local is not None or not printed)
-        else []
-    )
+    if left and (local is not None or not printed):
+        said.append(f"{left} jobs did not end well: --retry sends them again")
     if said:
         print("; ".join(said))
     check_searches(sweep.again().only(names), ended=local is not None)
