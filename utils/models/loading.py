@@ -119,14 +119,24 @@ def _merge_adapter(model: Any, folder: str | Path) -> None:
     """
     path = Path(folder).expanduser()
     try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("error", "the adapter was saved with another base model", UserWarning)
-            rosa.load_adapter(model, path, keep_base=False)
+        load_adapter_of_base(model, path, keep_base=False)
     except UserWarning as warning:
         raise UserError(f"model.adapter={folder} cannot be used: {warning}. {_right_base(path)}") from None
     except rosa.AdapterError as error:
         raise UserError(f"model.adapter={folder} cannot be used: {error}") from None
     rosa.unwrap(model).requires_grad_(True)
+
+
+def load_adapter_of_base(model: Any, folder: Path, *, keep_base: bool) -> None:
+    """``rosa.load_adapter``, with an error where it warns that the adapter was made for a base with other values.
+
+    Raises:
+        UserWarning: that warning.
+        rosa.AdapterError: the adapter cannot be loaded.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", "the adapter was saved with another base model", UserWarning)
+        rosa.load_adapter(model, folder, keep_base=keep_base)
 
 
 def _right_base(folder: Path) -> str:

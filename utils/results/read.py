@@ -20,9 +20,10 @@ from utils.fnmodel import LAYERS_ONLY
 from utils.io.files import LARGEST, sha256
 from utils.io.yaml_files import dotted, read_yaml
 from utils.results.methods import UNTRAINED
-from utils.runs import Run, find_runs, finite
+from utils.runs import Run, find_runs, finite, recorded_digests
 
 SPLIT = "test"
+FOLDER = ("/", ".", "~")  # how the name of a local model begins
 SPLITS = ("train", "validation", SPLIT)
 
 
@@ -62,19 +63,18 @@ class Result:
     def model(self) -> str:
         """The model's name. Of a local folder only the last part, because the rest belongs to one machine."""
         name = printable_line(self.record.get("model") or self.settings.get("model.name") or "unknown")
-        return Path(name).name or name if name.startswith(("/", ".", "~")) else name
+        return Path(name).name or name if name.startswith(FOLDER) else name
 
     @property
     def base(self) -> str | None:
         """The folder of a local model as it was given, which tells models of one name apart. None for the hub's."""
         name = printable_line(self.settings.get("model.name") or "")
-        return name if name.startswith(("/", ".", "~")) else None
+        return name if name.startswith(FOLDER) else None
 
     @property
     def data(self) -> dict[str, str]:
         """The beginning of each split's digest under ``<split>_data``. Old records and untested splits have none."""
-        digests = self.record.get("data_sha256")
-        digests = digests if isinstance(digests, dict) else {}
+        digests = recorded_digests(self.record)
         return {f"{split}_data": printable_line(digests[split])[:8] for split in SPLITS if digests.get(split)}
 
     @property

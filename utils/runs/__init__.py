@@ -8,6 +8,6 @@ passes the same to ``loggers.py`` (TensorBoard and others); ``texts.py`` writes 
 ``start_adapter.py`` keeps the adapter that a run starts from; ``trained.py`` loads the model that a run has trained.
 """
 
-from utils.runs.run import RUN_POINTER, Run, find_runs, finite
+from utils.runs.run import RUN_POINTER, Run, find_runs, finite, recorded_digests
 
-__all__ = ["RUN_POINTER", "Run", "find_runs", "finite"]
+__all__ = ["RUN_POINTER", "Run", "find_runs", "finite", "recorded_digests"]

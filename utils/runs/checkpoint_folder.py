@@ -9,7 +9,6 @@ import hashlib
 import json
 import pickle
 import time
-import warnings
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ import rosa
 from rosa.files import ADAPTER_FILE
 from utils.errors import UserError, short_reason
 from utils.io.files import LARGEST_RECORD, read_object, sha256
+from utils.models.loading import load_adapter_of_base
 
 MODEL_FILE = "model.safetensors"
 STATE_FILE = "state.pt"
@@ -118,9 +118,7 @@ def load_weights(folder: Path, model: Any, *, keep_base: bool = False) -> None:
         if (folder / MODEL_FILE).exists():
             load_model(model, str(folder / MODEL_FILE))
         else:
-            with warnings.catch_warnings():
-                warnings.filterwarnings("error", "the adapter was saved with another base model", UserWarning)
-                rosa.load_adapter(model, folder, keep_base=keep_base)
+            load_adapter_of_base(model, folder, keep_base=keep_base)
     except UserWarning as warning:
         raise UserError(
             f"the checkpoint {folder} does not fit this model: {warning}. Give the model that the run began with back "

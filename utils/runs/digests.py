@@ -9,14 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from utils.config import Config, DatasetConfig
 from utils.data import digest
 from utils.errors import UserError
 from utils.processes.group import Processes
 from utils.runs.identity import group_hash, run_directory
-from utils.runs.run import Run
+from utils.runs.run import Run, recorded_digests
 from utils.runs.start_adapter import given_digest
 
 TRAINING = ("train", "validation")
@@ -29,12 +28,6 @@ def training_digests(config: Config) -> dict[str, str]:
         UserError: the data cannot be loaded.
     """
     return {split: digest(config.load(split, keep=True)) for split in TRAINING}
-
-
-def recorded_digests(record: dict[str, Any]) -> dict[str, str]:
-    """The digests in a run's record; {} if it has none."""
-    found = record.get("data_sha256")
-    return found if isinstance(found, dict) else {}
 
 
 def identify_run(config: Config, start: str | None = None) -> tuple[Path, str]:

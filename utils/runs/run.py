@@ -191,3 +191,9 @@ def find_runs(roots: Iterable[str | Path]) -> list[Run]:
     if not found:
         raise UserError(f"no runs under {', '.join(names)}: nothing there has a {RECORD}. Train first (train.py).")
     return sorted(found.values(), key=lambda run: str(run.path))
+
+
+def recorded_digests(record: dict[str, Any]) -> dict[str, str]:
+    """The digests in a run's record; {} if it has none."""
+    found = record.get("data_sha256")
+    return found if isinstance(found, dict) else {}

@@ -10,9 +10,9 @@ from utils.config import Config, ModelConfig
 from utils.errors import UserError
 from utils.models.loading import load_model, load_tokenizer, model_source
 from utils.runs.checkpoint_folder import load_weights, verify
-from utils.runs.digests import TRAINING, recorded_digests
+from utils.runs.digests import TRAINING
 from utils.runs.identity import group_hash
-from utils.runs.run import RECORD, Run
+from utils.runs.run import RECORD, Run, recorded_digests
 from utils.runs.start_adapter import RECORDED, kept_start
 
 

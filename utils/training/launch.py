@@ -24,8 +24,8 @@ from utils.models.loading import check_method_fits, width
 from utils.processes.devices import resolve_device
 from utils.processes.group import connect, explain_lost_process
 from utils.processes.signals import Interrupted, StopRequest, stop_on_signals
-from utils.runs import RUN_POINTER, Run, checkpoints
-from utils.runs.digests import identify_run, recorded_digests, refuse_other_data, training_digests
+from utils.runs import RUN_POINTER, Run, checkpoints, recorded_digests
+from utils.runs.digests import identify_run, refuse_other_data, training_digests
 from utils.runs.loggers import check_installed
 from utils.runs.precision import settle_precision
 from utils.runs.provenance import git_commit, hardware, memory_mib, now, reset_peak_memory, versions
