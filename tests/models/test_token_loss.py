@@ -67,6 +67,32 @@ def test_a_head_that_is_more_than_linear_takes_the_plain_way(small_model: Path) 
     assert not token_loss.try_head_only(batch)
 
 
+def test_the_kept_cast_of_a_frozen_head_follows_its_weight(small_model: Path) -> None:
+    """A second pass reads the kept values, a pass after a write casts again; a trained weight is never kept."""
+    model = load_model(str(small_model), dropout=0.0).eval()
+    encoded = encode([pair("name[A]", "A is a pub.")], load_tokenizer(str(small_model)), 99)
+    batch = Collator(0, "all")(encoded, [0])
+    weight = model.get_output_embeddings().weight.requires_grad_(False)
+    token_loss = TokenLoss(model)
+
+    def losses(of: TokenLoss = token_loss) -> torch.Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            return of(batch.input_ids, batch.positions, batch.labels)[1]
+
+    first, kept = losses(), token_loss.cast.values
+    assert kept is not None and kept.dtype == torch.bfloat16
+    assert torch.equal(first, losses()) and token_loss.cast.values is kept
+    with torch.no_grad():
+        weight.mul_(2.0)
+    assert torch.equal(losses(), losses(TokenLoss(model))) and not torch.equal(losses(), first)
+    model.get_output_embeddings().weight = torch.nn.Parameter(weight.detach() / 2, requires_grad=False)
+    assert torch.equal(token_loss.cast(model.get_output_embeddings().weight, torch.bfloat16), kept)
+    model.get_output_embeddings().weight.requires_grad_(True)
+    trained = TokenLoss(model)
+    losses(trained)
+    assert trained.cast.values is None
+
+
 @pytest.mark.parametrize("kind", CAUSAL)
 def test_every_architecture_gets_the_losses_of_its_samples_alone(kind: str) -> None:
     """No mask, padding on the right, the head where there is a loss: against the model's own pass over each sample."""

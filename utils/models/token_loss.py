@@ -50,6 +50,23 @@ def _cross_entropy_and_softmax(logits: Tensor, labels: Tensor) -> tuple[Tensor, 
     return losses, log_probabilities.exp_().to(logits.dtype)
 
 
+class KeptCast:
+    """The cast of a frozen weight, kept between calls on a CPU, where casting takes as long as products of few rows."""
+
+    def __init__(self) -> None:
+        self.values: Tensor | None = None
+        self.source: tuple[Any, ...] = ()
+
+    def __call__(self, weight: Tensor, dtype: torch.dtype) -> Tensor:
+        """``weight`` in ``dtype``: the kept values if it is frozen and has not been written since."""
+        if weight.requires_grad or weight.device.type != "cpu" or weight.dtype == dtype or weight.is_inference():
+            return weight.to(dtype)
+        source = weight.data_ptr(), weight._version, dtype
+        if self.values is None or self.source != source:
+            self.values, self.source = weight.to(dtype), source
+        return self.values
+
+
 class _HeadLoss(torch.autograd.Function):
     """Cross entropy of a linear head, chunk by chunk. The forward pass computes the gradient of each chunk too.
 
@@ -58,10 +75,17 @@ class _HeadLoss(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, grad: bool, chunk_loss: ChunkLoss
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        labels: Tensor,
+        grad: bool,
+        chunk_loss: ChunkLoss,
+        cast: KeptCast,
     ) -> tuple[Tensor, Tensor]:
         dtype = compute_dtype(hidden)
-        hidden, w, b = hidden.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
+        hidden, w, b = hidden.to(dtype), cast(weight, dtype), None if bias is None else bias.to(dtype)
         needs = [grad and needed for needed in ctx.needs_input_grad[:3]]
         losses = torch.empty(len(labels), device=hidden.device)
         grads = (
@@ -95,11 +119,16 @@ class _HeadLoss(torch.autograd.Function):
             None,
             None,
             None,
+            None,
         )
 
 
 def head_loss(
-    head: Any, hidden: Tensor, labels: Tensor, chunk_loss: ChunkLoss = cross_entropy_and_softmax
+    head: Any,
+    hidden: Tensor,
+    labels: Tensor,
+    chunk_loss: ChunkLoss = cross_entropy_and_softmax,
+    cast: KeptCast | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The sum and the values (N,) of the cross entropy of ``labels`` (N,), from the last hidden states (N, d).
 
@@ -110,9 +139,11 @@ def head_loss(
         head: the model's output embeddings. A plain Linear computes its gradients in the forward pass. Any other head
             (an adapted one) is computed again in the backward pass.
         chunk_loss: ``cross_entropy_and_softmax``, compiled or not.
+        cast: keeps the weight of a plain Linear in autocast's dtype for the next call; None: it is cast in each call.
     """
     if type(head) is nn.Linear:
-        return _HeadLoss.apply(hidden, head.weight, head.bias, labels, torch.is_grad_enabled(), chunk_loss)
+        grad, cast = torch.is_grad_enabled(), cast or KeptCast()
+        return _HeadLoss.apply(hidden, head.weight, head.bias, labels, grad, chunk_loss, cast)
 
     def chunk(part: Tensor, wanted: Tensor) -> Tensor:
         return F.cross_entropy(head(part).float(), wanted, reduction="none")
@@ -143,6 +174,7 @@ class TokenLoss(nn.Module):
         self.shares_prompts = False
         self.frozen: FrozenBlocks | None = None
         self.chunk_loss: ChunkLoss = cross_entropy_and_softmax
+        self.cast = KeptCast()
 
     def forward(
         self, input_ids: Tensor, positions: Tensor, labels: Tensor, layout: Layout | None = None
@@ -168,7 +200,7 @@ class TokenLoss(nn.Module):
             if self.head_only:
                 hidden = self.model.base_model(**inputs).last_hidden_state
                 head = self.model.get_output_embeddings()
-                return head_loss(head, _rows(hidden, positions), labels, self.chunk_loss)
+                return head_loss(head, _rows(hidden, positions), labels, self.chunk_loss, self.cast)
             logits = self.model(**inputs).logits
         losses = F.cross_entropy(_rows(logits, positions).float(), labels, reduction="none")
         return losses.sum(), losses.detach()
