@@ -10,12 +10,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from transformers import LlamaConfig, LlamaForCausalLM
 
 import rosa
 from rosa import fused
 from utils.errors import UserError
-from utils.models import token_loss
-from utils.models.attention import _DroppedAttention
+from utils.models import attention, token_loss
+from utils.models.attention import _DenseAttention
 from utils.models.fast_modules import LEVELS, draw_kept, keep_only
 from utils.models.token_loss import cross_entropy_and_softmax
 from utils.processes import devices
@@ -33,35 +34,75 @@ def test_keeping_by_bits_is_where(dtype: torch.dtype) -> None:
     torch.testing.assert_close(keep_only(x, kept), torch.where(kept, x, 0.0), rtol=0, atol=0, equal_nan=True)
 
 
-def explicit_attention(query: Tensor, key: Tensor, value: Tensor, kept: Tensor, scale: float) -> Tensor:
+def explicit_attention(query: Tensor, key: Tensor, value: Tensor, kept: Tensor, scale: float, up: float) -> Tensor:
     """The formula: softmax(scale Q Kᵀ + causal mask), dropped and scaled up, times V; (B, T, H, D)."""
+    groups = query.shape[1] // key.shape[1]
+    key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
     later = torch.full((query.shape[2],) * 2, -torch.inf, dtype=query.dtype).triu(1)
     probabilities = torch.softmax(scale * query @ key.transpose(2, 3) + later, -1)
-    probabilities = probabilities * kept.view(probabilities.shape) * (LEVELS / (LEVELS - DROPPED))
-    return (probabilities @ value).transpose(1, 2)
+    return (probabilities * kept.view(probabilities.shape) * up @ value).transpose(1, 2)
 
 
+@pytest.mark.parametrize("dropped", [0, DROPPED])
+@pytest.mark.parametrize("key_heads", [6, 2])
 @pytest.mark.parametrize(
     ("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-5), (torch.bfloat16, 3e-2)]
 )
-def test_attention_with_dropout_is_its_formula(dtype: torch.dtype, tolerance: float) -> None:
+def test_dense_attention_is_its_formula(dtype: torch.dtype, tolerance: float, key_heads: int, dropped: int) -> None:
     torch.manual_seed(0)
-    packed = torch.randn(2, 7, 3, 5, 8, dtype=torch.float64).to(dtype)  # as GPT-2 has them: one tensor, strided views
-    upstream = torch.randn(2, 7, 5, 8, dtype=torch.float64)
+    heads = [6, key_heads, key_heads]
+    packed = torch.randn(2, 7, sum(heads), 8, dtype=torch.float64).to(dtype)  # one tensor, strided views, as in GPT-2
+    upstream = torch.randn(2, 7, 6, 8, dtype=torch.float64)
 
     def result(dtype: torch.dtype, attention: Callable[..., Tensor]) -> list[Tensor]:
         inputs = packed.to(dtype).requires_grad_()
-        out = attention(*(part.transpose(1, 2) for part in inputs.unbind(2)))
+        out = attention(*(part.transpose(1, 2) for part in inputs.split(heads, 2)))
         return [out, *torch.autograd.grad(out, inputs, upstream.to(out.dtype))]
 
     torch.manual_seed(1)
-    found = result(dtype, lambda q, k, v: _DroppedAttention.apply(q, k, v, 0.4, DROPPED))
+    found = result(dtype, lambda q, k, v: _DenseAttention.apply(q, k, v, 0.4, dropped))
     torch.manual_seed(1)
-    kept = draw_kept((10, 7, 7), DROPPED)
-    exact = result(torch.float64, lambda q, k, v: explicit_attention(q, k, v, kept, 0.4))
+    kept = draw_kept((12, 7, 7), dropped) if dropped else torch.ones(12, 7, 7)
+    up = LEVELS / (LEVELS - dropped)
+    exact = result(torch.float64, lambda q, k, v: explicit_attention(q, k, v, kept, 0.4, up))
     for one, true in zip(found, exact, strict=True):
         assert one.dtype == dtype
         assert (one - true).norm() < tolerance * true.norm()
+
+
+@pytest.mark.parametrize("dropout", [0.0, 1 / LEVELS])
+@pytest.mark.parametrize("key_heads", [4, 2])
+def test_short_rows_in_bfloat16_take_dense_attention(
+    key_heads: int, dropout: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a model whose queries autocast leaves in float32; gradients are as near to float32's as those of SDPA."""
+    shape = dict(hidden_size=64, intermediate_size=64, num_hidden_layers=1, num_attention_heads=4)
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=50, num_key_value_heads=key_heads, **shape))
+    tokens, weight = torch.randint(50, (3, 20)), model.model.layers[0].self_attn.q_proj.weight
+    taken: list[int] = []
+    monkeypatch.setattr(attention._DenseAttention, "forward", counted(attention._DenseAttention.forward, taken))
+
+    def gradient(dtype: torch.dtype, short: int) -> Tensor:
+        monkeypatch.setattr(attention, "SHORT", short)
+        with torch.autocast("cpu", dtype, enabled=dtype == torch.bfloat16), attention.causal_attention(model, 20):
+            loss = model(tokens, labels=tokens).loss
+        return torch.autograd.grad(loss, weight)[0]
+
+    exact, sdpa = gradient(torch.float32, 20), gradient(torch.bfloat16, 19)
+    assert not taken
+    model.model.layers[0].self_attn.attention_dropout = dropout  # so rare that none is dropped
+    dense = gradient(torch.bfloat16, 20)
+    assert taken
+    assert (dense - exact).norm() < 1.2 * (sdpa - exact).norm()
+
+
+def counted(function: Callable[..., Any], calls: list[int]) -> Any:
+    def counting(*arguments: Any) -> Any:
+        calls.append(1)
+        return function(*arguments)
+
+    return staticmethod(counting)
 
 
 def test_softmax_of_a_few_rows_at_a_time_is_that_of_all(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,12 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rosa.fused import full_precision
+from rosa.fused import compute_dtype, full_precision
 from utils.models.fast_modules import LEVELS, draw_kept, dropped_levels, keep_only
 
 # What transformers passes to every attention; another option that is set asks for more than plain causal attention.
 PLAIN_OPTIONS = ("dropout", "scaling", "is_causal", "position_ids", "cache_position", "use_cache", "sliding_window")
 UNMASKED = "causal_sdpa"  # transformers builds no mask for an attention that it does not know
+SHORT = 96  # tokens up to which dense products in 16 bits take less than half the time of SDPA on a CPU
 
 
 def is_fully_causal(config: Any, length: int) -> bool:
@@ -97,15 +98,16 @@ def additive_mask(sees: Tensor, dtype: torch.dtype) -> Tensor:
 def _unmasked_attention(
     module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **options: Any
 ) -> tuple[Tensor, None]:
-    """transformers' SDPA attention, except where PyTorch has no fast kernel for it: with dropout on a CPU."""
+    """transformers' SDPA attention, except where a CPU is slow in it: with dropout, and in 16 bits on short rows."""
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-    dropped = dropped_levels(options.get("dropout", 0.0))
+    dropped, dtype = dropped_levels(options.get("dropout", 0.0)), compute_dtype(query)
     if (
         query.device.type == "cpu"
-        and 0 < dropped < LEVELS
+        and (0 < dropped < LEVELS or (dropped == 0 and dtype.itemsize == 2 and query.shape[2] <= SHORT))
         and attention_mask is None
-        and query.shape == key.shape == value.shape
+        and query.shape[2:] == key.shape[2:]
+        and key.shape == value.shape
         and all(value is None for name, value in options.items() if name not in PLAIN_OPTIONS)
         and options.get("is_causal") is not False
         and getattr(module, "is_causal", True)
@@ -113,29 +115,33 @@ def _unmasked_attention(
     ):
         scaling = options.get("scaling")
         scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-        return _DroppedAttention.apply(query, key, value, scale, dropped), None
+        query, key, value = (part.to(dtype) for part in (query, key, value))  # rotated ones may be in float32
+        return _DenseAttention.apply(query, key, value, scale, dropped), None
     return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
 
 
-class _DroppedAttention(torch.autograd.Function):
-    """softmax(scale · Q Kᵀ) with dropout, times V, causal: (B, H, T, D) three times to (B, T, H, D).
+class _DenseAttention(torch.autograd.Function):
+    """softmax(scale · Q Kᵀ) with dropout, times V, causal: Q (B, H, T, D), K and V (B, H / G, T, D) to (B, T, H, D).
 
-    Scores and softmax are in float32; the products with the probabilities are in the inputs' type. The probabilities
-    (B, H, T, T) are kept for the backward pass, as SDPA does with dropout.
+    The G heads of queries that share a head of keys are rows of one product. Scores and softmax are in float32; the
+    products with the probabilities are in the inputs' type. The probabilities (B, H, T, T) are kept for the backward
+    pass, as SDPA does with dropout.
     """
 
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, scale: float, dropped: int) -> Tensor:
         items, heads, length, width = query.shape
-        query, key, value = (part.reshape(-1, length, width) for part in (query, key, value))
+        groups = heads // key.shape[1]
+        query = query.reshape(-1, groups * length, width)
+        key, value = key.reshape(-1, length, width), value.reshape(-1, length, width)
         exact = torch.promote_types(query.dtype, torch.float32)
-        later = torch.full((length, length), -torch.inf, dtype=exact).triu_(1)
+        later = torch.full((length, length), -torch.inf, dtype=exact).triu_(1).repeat(groups, 1)
         with full_precision(query.device):
             scores = torch.baddbmm(later, query.to(exact), key.to(exact).transpose(1, 2), alpha=scale)
             probabilities = torch.softmax(scores, -1).to(query.dtype)
-            kept = draw_kept(probabilities.shape, dropped)
+            kept = draw_kept(probabilities.shape, dropped) if dropped else None
             ctx.scale, ctx.upscale = scale, LEVELS / (LEVELS - dropped)
-            out = torch.bmm(keep_only(probabilities, kept), value).mul_(ctx.upscale)
+            out = torch.bmm(_kept_values(probabilities, kept), value).mul_(ctx.upscale)
         ctx.save_for_backward(query, key, value, probabilities, kept)
         return out.view(items, heads, length, width).transpose(1, 2)
 
@@ -143,12 +149,16 @@ class _DroppedAttention(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
         query, key, value, probabilities, kept = ctx.saved_tensors
-        items, length, heads, width = grad_output.shape
-        grad = grad_output.transpose(1, 2).reshape(-1, length, width) * ctx.upscale
+        items, length, _, width = grad_output.shape
+        grad = grad_output.transpose(1, 2).reshape(query.shape) * ctx.upscale
         with full_precision(grad.device):
-            grad_value = torch.bmm(keep_only(probabilities, kept).transpose(1, 2), grad)
-            grad_probabilities = keep_only(torch.bmm(grad, value.transpose(1, 2)), kept)
+            grad_value = torch.bmm(_kept_values(probabilities, kept).transpose(1, 2), grad)
+            grad_probabilities = _kept_values(torch.bmm(grad, value.transpose(1, 2)), kept)
             grad_scores = torch._softmax_backward_data(grad_probabilities, probabilities, -1, probabilities.dtype)
             grad_scores.mul_(ctx.scale)
             grads = torch.bmm(grad_scores, key), torch.bmm(grad_scores.transpose(1, 2), query), grad_value
-        return *(part.view(items, heads, length, width) for part in grads), None, None
+        return *(part.view(items, -1, length, width) for part in grads), None, None
+
+
+def _kept_values(x: Tensor, kept: Tensor | None) -> Tensor:
+    return x if kept is None else keep_only(x, kept)
