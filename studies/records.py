@@ -1,4 +1,4 @@
-"""Copy the records of finished runs: run.json and config.yaml, without paths and weights.
+"""Copy the records of finished runs: run.json and config.yaml, without paths and weights, and test scores.
 
 python -m studies.records runs/precision --records studies/precision/records
 """
@@ -6,6 +6,7 @@ python -m studies.records runs/precision --records studies/precision/records
 from __future__ import annotations
 
 import argparse
+import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -28,12 +29,17 @@ def uncopied(folders: Iterable[str], records: Path) -> Iterator[Run]:
 def copy_record(run: Run, folder: Path, measured: dict[str, Any] | None = None) -> None:
     """Write run.json and config.yaml of a finished run into ``folder``, without the places of model, data and runs.
 
+    An evaluated run's eval.json, scores.json and predictions are copied too. The references stay out: they are data.
+
     Args:
         measured: what study.json gets, if it is given.
     """
     base = Path(load_config(run.config_file).model.name).name
     plain = {"model": {"name": base}, "dataset": {"path": None}, "output": {"path": "runs"}}
     folder.mkdir(parents=True, exist_ok=True)
+    for file in (run.eval_file, run.scores_file, run.predictions()):
+        if file.exists():
+            shutil.copyfile(file, folder / file.name)
     if measured is not None:
         write_json(folder / "study.json", measured)
     write_text(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.merge(OmegaConf.load(run.config_file), plain)))

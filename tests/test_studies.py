@@ -106,7 +106,10 @@ def test_what_is_measured_of_a_pretrained_model(small_model: Path, tmp_path: Pat
         small_model, tmp_path / "runs", "model.dropout=0", "train.epochs=4", "train.cache_frozen=true",
         "fnmodel.name=rosa", "fnmodel.params.target_modules=[h.1.mlp.c_fc]",
     )  # fmt: skip
+    run.eval_file.write_text("{}")
+    run.predictions().write_text("one\n")
     folder = pretrained.collect(run, tmp_path / "records", tmp_path)
+    assert {run.eval_file.name, run.predictions().name} < {path.name for path in folder.iterdir()}
     measured, base = (json.loads((tmp_path / "records" / n / "study.json").read_text()) for n in (folder.name, "base"))
     assert list(measured["change"]["layers"]) == ["transformer.h.1.mlp.c_fc"]
     assert measured["book_b"]["loss"] == pytest.approx(run.record()["best"]["loss_target"], abs=1e-3)
@@ -167,12 +170,19 @@ def test_what_is_kept_of_each_draw(untrained: Path, tmp_path: Path) -> None:
 
 
 def write_record(
-    folder: Path, method: str, lr: float, seed: int, loss: float, trial: bool = False, rank: float = 1
+    folder: Path,
+    method: str,
+    lr: float,
+    seed: int,
+    loss: float,
+    trial: bool = False,
+    rank: float = 1,
+    dataset: str = "phone_book",
 ) -> None:
     """A record of four pairs with 44 target tokens."""
     folder.mkdir(parents=True)
     data = {"validation": {"samples": 4, "target_tokens": 44}}
-    record: dict[str, Any] = {"status": "finished", "dataset": "phone_book", "model": "base", "method": method}
+    record: dict[str, Any] = {"status": "finished", "dataset": dataset, "model": "base", "method": method}
     record |= {
         "seed": seed,
         "group": "g",
@@ -208,8 +218,20 @@ def test_the_tables_choose_a_rate_and_show_each_seed(tmp_path: Path) -> None:
     points = {line.get_label(): line.lines[0] for line in axes.containers}["ROSA r=1, gain=1.5"]
     assert points.get_xdata() == [100] and points.get_ydata() == pytest.approx([bits[3] / 1000])
     (tmp_path / "seed-0" / "run.json").write_text('{"status": "finished", "dataset": "e2e_nlg"}')
-    with pytest.raises(UserError, match="is not a finished run of the study"):
+    with pytest.raises(UserError, match="is not a finished run of a study"):
         report.report(tmp_path)
+
+
+def test_other_data_are_shown_by_their_loss(tmp_path: Path) -> None:
+    write_record(tmp_path / "search", "lora", 0.01, 100, 1.2, trial=True, dataset="e2e_nlg")
+    for seed, loss in enumerate([1.1, 1.3]):
+        write_record(tmp_path / f"lora-{seed}", "lora", 0.01, seed, loss, dataset="e2e_nlg")
+    measured = {"english": {"loss": 3.5}, "change": {"layers": {"a": {"rank": 2}}}}
+    (tmp_path / "lora-0" / "study.json").write_text(json.dumps(measured))
+    text = report.report(tmp_path)
+    assert "Losses in the search" in text and "| 0 | LoRA r=1 | **1.2000** (end) |" in text
+    assert "loss of each seed" in text
+    assert "| 0 | LoRA r=1 | 4,096 | 0.01 | 1.1000 1.3000 | 1.2000 |  |  | 3.50 | 2.0 |" in text
 
 
 def test_the_full_rank_is_not_rank_1(tmp_path: Path) -> None:

@@ -38,7 +38,7 @@ def draw(runs: list[Measured]) -> Figure:
         ways[run.way].append(run)
     found: dict[Way, Statistic] = {}
     for way in sorted(ways, key=order):
-        if statistic := Statistic.of([run.bits / 1000 for run in best_rate(ways[way])]):
+        if statistic := Statistic.of([run.bits / 1000 for run in best_rate(ways[way]) if run.bits is not None]):
             found[way] = statistic
     if not found:
         raise UserError("no run of a reported seed is there yet: run the groups of studies/capacity/sweep.yaml")

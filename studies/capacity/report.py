@@ -1,9 +1,10 @@
-"""Print the study's tables from its committed records.
+"""Print a study's tables from its committed records.
 
     python -m studies.capacity.report [RECORDS]
 
-The first table has the trials of the search: bits stored at each learning rate. The second has the reported seeds, and
-the share of the gap between LoRA and the ceiling that each method closes, with a 95 % interval over seeds.
+The first table has the trials of the search: bits stored at each learning rate, or the validation loss if the data are
+no phone book. The second has the reported seeds, and the share of the gap between LoRA and the ceiling that each method
+closes, with a 95 % interval over seeds.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ from utils.results.methods import method_label, method_order
 from utils.results.read import Result, as_typed, read_results
 
 RECORDS = Path(__file__).parent / "records"
-# keys, method, rank (0: none, or a ratio: then it is in the last), steps between resamples (0: never), other settings
+# keys (0: no phone book), method, rank (0: none, or a ratio: then it is in the last), steps between resamples (0:
+# never), other settings
 Way = tuple[int, str, int, int, str]
 
 
@@ -39,27 +41,34 @@ class Measured:
     seed: int
     trial: bool
     loss: float
-    bits: float
+    bits: float | None
     parameters: int
     study: dict[str, Any]
 
     @classmethod
     def of(cls, result: Result) -> Measured:
-        """Raises UserError for a run that is not of the study."""
-        bits, settings = stored_bits(result), result.settings
-        if bits is None:
-            raise UserError(f"{result.run.path} is not a finished run of the study: it has no bits stored")
+        """Raises UserError for a run without a result."""
+        settings, loss = result.settings, result.number("best", "loss_target")
+        if loss is None:
+            raise UserError(f"{result.run.path} is not a finished run of a study: it has no loss of the targets")
         study = result.run.path / "study.json"
+        keys = int(settings["dataset.size"]) if result.dataset == "phone_book" else 0
         return cls(
-            way=(int(settings["dataset.size"]), result.method, whole_rank(result), *own_settings(result)),
+            way=(keys, result.method, whole_rank(result), *own_settings(result)),
             lr=float(settings["train.lr"]),
             seed=int(result.seed),
             trial=result.trial,
-            loss=result.number("best", "loss_target") or 0.0,
-            bits=bits,
+            loss=loss,
+            bits=stored_bits(result),
             parameters=int(result.number("parameters", "trainable") or 0),
             study=json.loads(study.read_text(encoding="utf-8")) if study.exists() else {},
         )
+
+
+def amount(runs: list[Measured]) -> str:
+    """The mean bits stored by ``runs``, or their loss if the data are no phone book, as tables show it."""
+    bits = [run.bits for run in runs if run.bits is not None]
+    return f"{statistics.fmean(bits):,.0f}" if bits else f"{statistics.fmean(run.loss for run in runs):.4f}"
 
 
 def whole_rank(result: Result) -> int:
@@ -127,21 +136,21 @@ def gap_closed(*runs: list[Measured]) -> str:
 
 
 def search_table(found: dict[Way, list[Measured]]) -> list[str]:
-    """Bits stored at each rate, of the search's seed; the chosen rate is bold, and marked where it is at an end."""
+    """The amount at each rate, of the search's seed; the chosen rate is bold, and marked where it is at an end."""
     rates = sorted({run.lr for runs in found.values() for run in runs})
     lines = [f"| keys | method | {' | '.join(f'{rate:g}' for rate in rates)} |", "| --- " * (len(rates) + 2) + "|"]
     for way in sorted(found, key=order):
         best, at_end = chosen_rate(found[way])
-        bits = {run.lr: f"{run.bits:,.0f}" for run in found[way]}
-        bits[best] = f"**{bits[best]}**" + (" (end)" if at_end else "")
-        lines.append(f"| {way[0]} | {label(way)} | {' | '.join(bits.get(rate, '') for rate in rates)} |")
+        shown = {run.lr: amount([run]) for run in found[way]}
+        shown[best] = f"**{shown[best]}**" + (" (end)" if at_end else "")
+        lines.append(f"| {way[0]} | {label(way)} | {' | '.join(shown.get(rate, '') for rate in rates)} |")
     return lines
 
 
 def seeds_table(found: dict[Way, list[Measured]]) -> list[str]:
     """The reported seeds, each shown, and what is derived from them."""
     heads = (
-        "keys", "method", "trained", "lr", "bits of each seed", "mean", "gap closed", "exact",
+        "keys", "method", "trained", "lr", f"{what(found)} of each seed", "mean", "gap closed", "exact",
         f"loss on {old_text(found)}", "rank",
     )  # fmt: skip
     lines = [f"| {' | '.join(heads)} |", "| --- " * len(heads) + "|"]
@@ -153,13 +162,18 @@ def seeds_table(found: dict[Way, list[Measured]]) -> list[str]:
         gap = gap_closed(lora, runs, ceiling)
         cells = [
             str(way[0]), label(way), f"{runs[0].parameters:,}", f"{lr:g}",
-            " ".join(f"{run.bits:,.0f}" for run in runs), f"{statistics.fmean(run.bits for run in runs):,.0f}", gap,
-            _mean(runs, "{:.0%}", lambda study: study["book_b"]["exact_match"]),
+            " ".join(amount([run]) for run in runs), amount(runs), gap,
+            _mean(runs, "{:.0%}", lambda study: study["book_b"]["exact_match"]) if way[0] else "",
             _mean(runs, "{:.2f}", lambda study: (study.get("book_a") or study["english"])["loss"]),
             _mean(runs, "{:.1f}", mean_rank),
         ]  # fmt: skip
         lines.append(f"| {' | '.join(cells)} |")
     return lines
+
+
+def what(found: dict[Way, list[Measured]]) -> str:
+    """What ``amount`` gives of these runs."""
+    return "bits" if any(run.bits is not None for runs in found.values() for run in runs) else "loss"
 
 
 def old_text(found: dict[Way, list[Measured]]) -> str:
@@ -215,7 +229,8 @@ def report(folder: Path) -> str:
         (search if run.trial else reported)[run.way].append(run)
     parts = []
     if search:
-        parts.append(["Bits stored in the search", "", *search_table(search)])
+        head = "Bits stored" if what(search) == "bits" else "Losses"
+        parts.append([f"{head} in the search", "", *search_table(search)])
     if reported:
         parts.append(["Reported seeds", "", *seeds_table(reported)])
     return "\n\n".join("\n".join(lines) for lines in parts)

@@ -1,11 +1,11 @@
-"""Collect the finished runs of new facts: their records, and what only their weights can say.
+"""Collect the finished runs of the study: their records, and what only their weights can say.
 
     python -m studies.pretrained.measure runs/pretrained/phone_book --eli5 ELI5_DIR
 
-writes a folder for each run into ``records/``: run.json and config.yaml, both without paths, and study.json. Runs that
-have one already are left alone, and no weight is copied. A trial of the search gets no study.json, because measuring
-takes a minute. ``study.json`` has, of the best checkpoint: ``book_b``, what it knows of the facts; ``english``, its
-loss on ordinary text; ``change``, its ΔW in the adapted layers. The first and the last are those of
+writes a folder for each run into ``records/``: what ``studies.records`` copies, and study.json. Runs that have one
+already are left alone, and no weight is copied. A trial of the search gets no study.json, because measuring takes a
+minute. ``study.json`` has, of the best checkpoint: ``book_b``, what it knows of the facts, if it was trained on them;
+``english``, its loss on ordinary text; ``change``, its ΔW in the adapted layers. The first and the last are those of
 ``studies.capacity.measure``. The record ``base`` has the loss of the model before training.
 """
 
@@ -62,7 +62,7 @@ def collect(run: Run, records: Path, eli5: Path) -> Path:
     load_weights(run.best, model)
     model = rosa.unwrap(model).eval()
     measured = {
-        "book_b": recall(model, tokenizer, config.source),
+        **({"book_b": recall(model, tokenizer, config.source)} if config.dataset.name == "phone_book" else {}),
         "english": english(model, tokenizer, eli5),
         "change": change(before, weights(model, targets)),
     }

@@ -22,8 +22,13 @@ def test_omitted_runs_are_listed_with_the_reason(tmp_path: Path, capsys: pytest.
         write_run(tmp_path, seed=6, evaluation={"limit": 50}): "the first 50 items only",
         write_run(tmp_path, seed=7, scores={"predictions_sha256": "0" * 64}): "stale",
         write_run(tmp_path, seed=8, scores={"predictions_sha256": None}): "does not say which predictions",
-        write_run(tmp_path, seed=9, scores={"references_sha256": "0" * 64}): "test_references.txt is missing",
     }
+    changed = write_run(tmp_path, seed=9, scores={"references_sha256": "0" * 64})
+    (changed / "test_references.txt").write_text("others\n", encoding="utf-8")
+    reasons[changed] = "test_references.txt has changed"
+    lost = write_run(tmp_path, seed=12)
+    (lost / "test_predictions.txt").unlink()
+    reasons[lost] = "test_predictions.txt is missing"
     broken = write_run(tmp_path, seed=10)
     (broken / "run.json").write_text('{"status": "fini', encoding="utf-8")
     reasons[broken] = "cannot be read as JSON"
@@ -39,10 +44,16 @@ def test_omitted_runs_are_listed_with_the_reason(tmp_path: Path, capsys: pytest.
             assert any(run.name in line and reason in line for line in text.splitlines()), (run.name, reason)
     assert all(line.startswith("%") for line in latex.split("% Not in the table")[1].splitlines()[1:])
     row = row_of(csv_of(tmp_path))
-    assert row.n == 8 and row.val_loss_n == 8  # all finished runs, scored or not
-    assert row.test_perplexity_n == 6  # seeds 0, 4, 7, 8, 9 and 11 are evaluated on all items
+    assert row.n == 9 and row.val_loss_n == 9  # all finished runs, scored or not
+    assert row.test_perplexity_n == 7  # seeds 0, 4, 7, 8, 9, 11 and 12 are evaluated on all items
     assert row.BLEU_n == 1
     assert "(1)" in markdown_rows(tmp_path)[0]["BLEU"]
+
+
+def test_a_record_without_references_keeps_its_scores(tmp_path: Path) -> None:
+    write_run(tmp_path, scores={"references_sha256": "0" * 64})
+    compile_results([tmp_path])
+    assert row_of(csv_of(tmp_path)).BLEU_n == 1
 
 
 def test_without_full_evaluations_the_most_common_limit_is_shown_and_noted(tmp_path: Path) -> None:

@@ -203,13 +203,12 @@ def _stale(run: Run, scores: dict[str, Any]) -> str | None:
     """Why the scores do not belong to the run's current predictions and references, or None."""
     if not scores.get("predictions_sha256"):
         return f"{run.scores_file.name} does not say which predictions it belongs to (run eval.sh again)"
-    for key, file in (("predictions_sha256", run.predictions(SPLIT)), ("references_sha256", run.references(SPLIT))):
-        expected = scores.get(key)
-        if not expected:
-            continue
-        if not file.is_file():
-            return f"{file.name} is missing, so its scores cannot be checked (run eval.py and eval.sh again)"
-        if sha256(file, LARGEST) != expected:
+    predictions = run.predictions(SPLIT)
+    if not predictions.is_file():
+        return f"{predictions.name} is missing, so its scores cannot be checked (run eval.py and eval.sh again)"
+    for key, file in (("predictions_sha256", predictions), ("references_sha256", run.references(SPLIT))):
+        # a committed record has no references: they are data, and their hash says which were scored
+        if scores.get(key) and file.is_file() and sha256(file, LARGEST) != scores[key]:
             return f"scores are stale: {file.name} has changed since (run eval.sh again)"
     return None
 
