@@ -58,7 +58,7 @@ class KeptCast:
         self.source: tuple[Any, ...] = ()
 
     def __call__(self, weight: Tensor, dtype: torch.dtype) -> Tensor:
-        """``weight`` in ``dtype``: the kept values if it is frozen and has not been written since."""
+        """``weight`` in ``dtype``: kept values if it is frozen and unwritten since (writes to .data are not seen)."""
         if weight.requires_grad or weight.device.type != "cpu" or weight.dtype == dtype or weight.is_inference():
             return weight.to(dtype)
         source = weight.data_ptr(), weight._version, dtype
