@@ -71,6 +71,16 @@ def _rescale(optimizer: Any, parameter: nn.Parameter) -> None:
         values.fill_(float(gather(values).mean()) if name in SECOND_MOMENTS else 0.0)
 
 
+def _zero(optimizer: Any, parameter: nn.Parameter) -> None:
+    """All moments become zero; the count of steps goes on, so that no bias correction makes up for them.
+
+    After many steps the t-th one from here is (1 − β₁ᵗ) / √(1 − β₂ᵗ) times as long as with correction: with 0.9 and
+    0.999 3.2 times at first, 6.6 after 12 steps, 3.2 after 100 and 2.3 after 200.
+    """
+    for values in _moments(optimizer, parameter).values():
+        values.zero_()
+
+
 def _prune(optimizer: Any, parameter: nn.Parameter, share: float) -> None:
     """A ``share`` of the elements, those with the smallest first moments, get zero moments; the count of steps goes on.
 
@@ -88,6 +98,7 @@ STATE_CHANGES: dict[str, Callable[[Any, nn.Parameter], None]] = {
     "reset": _reset,
     "keep": lambda optimizer, parameter: None,
     "rescale": _rescale,
+    "zero": _zero,
 }
 
 

@@ -35,8 +35,9 @@ class RosaConfig(LowRankConfig):
 
     There are two publications: 2023, Random Orthogonal Subspace Adaptation (Hameed and Rabusseau), whose settings are
     the defaults; and 2024, Random Subspace Adaptation (Hameed, Milios, Reddy and Rabusseau, arXiv 2407.07802), whose
-    code has other names, given below. ``basis``, ``start``, ``gain``, ``rewarm_steps`` and the values orthonormal and
-    rescale are of neither. The method PiSSA (Meng et al. 2024) is sample_method=top, level=never and bias=none.
+    code has other names, given below. ``basis``, ``start``, ``gain``, ``rewarm_steps`` and the values orthonormal,
+    rescale and zero (of ``optimizer_state``) are of neither. The method PiSSA (Meng et al. 2024) is sample_method=top,
+    level=never and bias=none.
 
     Attributes:
         sample_method: which singular directions train: random, window (a random block of neighbours: what both codes
@@ -54,8 +55,9 @@ class RosaConfig(LowRankConfig):
         level: the unit of ``every``: epoch, step (of the optimizer), or never, for no resample at all (2024:
             factorize_level).
         every: the number of epochs or optimizer steps between resamples (2024: factorize_freq).
-        optimizer_state: what a resample does to the optimizer's state of A and B: reset, keep, or rescale (first
-            moments become zero, second moments their mean over the tensor).
+        optimizer_state: what a resample does to the optimizer's state of A and B: reset, keep, rescale (first
+            moments become zero, second moments their mean over the tensor), or zero (all moments become zero and the
+            count of steps goes on, as ReLoRA has it, so that Adam's steps are long after a resample and shorten).
         rewarm_steps: after a resample the learning rate rises linearly to its schedule over so many optimizer steps
             (``Resampler.rewarmed``).
         decay: whether weight decay acts on A and B that hold a part of W (start=split), which it shrinks. Always acts
@@ -70,7 +72,9 @@ class RosaConfig(LowRankConfig):
     adapt: Literal["ab", "a", "b"] = option("ab", choices=ADAPTED)
     level: Literal["epoch", "step", "never"] = option("epoch", choices=("epoch", "step", "never"))
     every: int = option(1, minimum=1)
-    optimizer_state: Literal["reset", "keep", "rescale"] = option("reset", choices=("reset", "keep", "rescale"))
+    optimizer_state: Literal["reset", "keep", "rescale", "zero"] = option(
+        "reset", choices=("reset", "keep", "rescale", "zero")
+    )
     rewarm_steps: int = option(0, minimum=0)
     decay: bool = False
 

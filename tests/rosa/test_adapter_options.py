@@ -246,8 +246,26 @@ def test_rescaled_moments_are_zero_and_their_mean() -> None:
     train_steps(model, sgd)
     rosa.resample(model, 2, sgd, optimizer_state="rescale")
     assert all(sgd.state[p]["momentum_buffer"].any() == (id(p) not in pairs) for p in trained(model))
-    with pytest.raises(rosa.AdapterError, match="optimizer_state=scale is not one of reset, keep, rescale"):
+    with pytest.raises(rosa.AdapterError, match="optimizer_state=scale is not one of reset, keep, rescale, zero"):
         rosa.resample(model, 3, optimizer_state="scale")
+
+
+def test_steps_after_zero_moments_have_no_bias_correction() -> None:
+    """Adam's own formula: after many steps the t-th one since the resample is lr (1 − β₁ᵗ) / √(1 − β₂ᵗ) long."""
+    model = rosa.inject(make_model("gpt2"), rosa.RosaConfig(rank=4, optimizer_state="zero"))
+    layer = next(iter(rosa.adapter_layers(model).values()))
+    optimizer = torch.optim.Adam([layer.A], lr=1e-3)
+    layer.A.grad = torch.randn(layer.A.shape)
+    optimizer.step()
+    optimizer.state[layer.A]["step"].fill_(10**6)
+    rosa.resample(model, 1, optimizer, optimizer_state="zero")
+    assert optimizer.state[layer.A]["step"] == 10**6
+    gradient = torch.randn(layer.A.shape).sign()
+    for t in (1, 2, 3):
+        before, layer.A.grad = layer.A.detach().clone(), gradient.clone()
+        optimizer.step()
+        length = 1e-3 * (1 - 0.9**t) / (1 - 0.999**t) ** 0.5
+        torch.testing.assert_close(layer.A.detach() - before, -length * gradient, rtol=1e-2, atol=1e-7)
 
 
 @pytest.mark.parametrize(
