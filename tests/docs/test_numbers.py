@@ -49,7 +49,11 @@ RANK_1 = {
     "ROSA of rank 1, never resampled": "ROSA r=1, never",
     "ROSA of rank 1, a resample each 100 steps": "ROSA r=1, every 100 steps",
     "ROSA of rank 1, a resample each 200 steps": "ROSA r=1, every 200 steps",
+    "ROSA of rank 1, each 100 steps, all moments zero at a draw": (
+        "ROSA r=1, every 100 steps, optimizer_state=zero rewarm_steps=3"
+    ),
     "ReLoRA of rank 1, each 100 steps": "ReLoRA r=1, every 100 steps, rewarm_steps=3",
+    "ReLoRA of rank 1, each 200 steps": "ReLoRA r=1, every 200 steps, rewarm_steps=3",
     "LoRA of rank 2": "LoRA r=2",
     "LoRA of rank 4, 40 numbers": "LoRA r=4",
     "full training of the matrix, 40 numbers": "full, layers only",
