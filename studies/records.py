@@ -1,4 +1,4 @@
-"""Copy the records of finished runs: run.json and config.yaml, without paths and weights, and test scores.
+"""Copy the records of finished runs: run.json, config.yaml and test results, without paths and weights.
 
 python -m studies.records runs/precision --records studies/precision/records
 """

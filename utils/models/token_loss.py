@@ -124,11 +124,7 @@ class _HeadLoss(torch.autograd.Function):
 
 
 def head_loss(
-    head: Any,
-    hidden: Tensor,
-    labels: Tensor,
-    chunk_loss: ChunkLoss = cross_entropy_and_softmax,
-    cast: KeptCast | None = None,
+    head: Any, hidden: Tensor, labels: Tensor, chunk_loss: ChunkLoss, cast: KeptCast
 ) -> tuple[Tensor, Tensor]:
     """The sum and the values (N,) of the cross entropy of ``labels`` (N,), from the last hidden states (N, d).
 
@@ -139,11 +135,10 @@ def head_loss(
         head: the model's output embeddings. A plain Linear computes its gradients in the forward pass. Any other head
             (an adapted one) is computed again in the backward pass.
         chunk_loss: ``cross_entropy_and_softmax``, compiled or not.
-        cast: keeps the weight of a plain Linear in autocast's dtype for the next call; None: it is cast in each call.
+        cast: keeps the weight of a plain Linear in autocast's dtype for the next call.
     """
     if type(head) is nn.Linear:
-        grad, cast = torch.is_grad_enabled(), cast or KeptCast()
-        return _HeadLoss.apply(hidden, head.weight, head.bias, labels, grad, chunk_loss, cast)
+        return _HeadLoss.apply(hidden, head.weight, head.bias, labels, torch.is_grad_enabled(), chunk_loss, cast)
 
     def chunk(part: Tensor, wanted: Tensor) -> Tensor:
         return F.cross_entropy(head(part).float(), wanted, reduction="none")
