@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -212,6 +213,11 @@ def test_the_tables_choose_a_rate_and_show_each_seed(tmp_path: Path) -> None:
     assert "| ROSA" not in report.report(tmp_path).split("Reported seeds")[1]
     write_record(tmp_path / "rosa", "rosa", 0.01, 0, 0.5)
     assert f"| {(1 - 0.5) / (1 - 0.2):.0%} |" in report.report(tmp_path)  # of losses, over seed 0, which all three have
+    write_record(tmp_path / "near", LAYERS_ONLY, 0.0015, 0, 0.9995)
+    write_record(tmp_path / "far", LAYERS_ONLY, 0.001, 1, 2.0)  # so that .0015 is the better rate
+    assert "| no gap |" in report.report(tmp_path)
+    for name in ("near", "far"):
+        shutil.rmtree(tmp_path / name)
     axes = figure.draw(report.load(tmp_path)).axes[0]
     levels = {line.get_label(): line.get_ydata() for line in axes.lines}
     assert levels["LoRA r=1"] == pytest.approx([(bits[1] + bits[4]) / 2 / 1000] * 2)  # at its best rate

@@ -27,6 +27,7 @@ from utils.results.methods import method_label, method_order
 from utils.results.read import Result, as_typed, read_results
 
 RECORDS = Path(__file__).parent / "records"
+LEAST_GAP = 1e-3  # nats per token: below it LoRA has learned all that full training has
 # keys (0: no phone book), method, rank (0: none, or a ratio: then it is in the last), steps between resamples (0:
 # never), other settings
 Way = tuple[int, str, int, int, str]
@@ -121,7 +122,7 @@ def best_rate(runs: list[Measured]) -> list[Measured]:
 
 
 def gap_closed(*runs: list[Measured]) -> str:
-    """The share of the gap that a method closes, with its interval; empty without a seed in common.
+    """The share of the gap that a method closes, with its interval; empty without a seed in common. See ``LEAST_GAP``.
 
     Args:
         runs: of LoRA, the method, and the ceiling.
@@ -130,9 +131,11 @@ def gap_closed(*runs: list[Measured]) -> str:
     seeds = sorted(set.intersection(*map(set, losses)))
     if not seeds:
         return ""
-    share, interval = share_of_gap(*([part[seed] for seed in seeds] for part in losses))
-    ends = f" ({interval[0]:.0%} to {interval[1]:.0%})" if interval else ""
-    return "no gap" if share is None else f"{share:.0%}{ends}"
+    lora, method, ceiling = ([part[seed] for seed in seeds] for part in losses)
+    share, interval = share_of_gap(lora, method, ceiling)
+    if share is None or statistics.fmean(lora) - statistics.fmean(ceiling) < LEAST_GAP:
+        return "no gap"
+    return f"{share:.0%}" + (f" ({interval[0]:.0%} to {interval[1]:.0%})" if interval else "")
 
 
 def search_table(found: dict[Way, list[Measured]]) -> list[str]:
