@@ -28,7 +28,7 @@ MARKERS = "os^vDPXd"  # methods of one colour differ by marker
 
 
 def draw(runs: list[Measured]) -> Figure:
-    """Both panels; the second one only with runs of several sizes.
+    """Both panels; the second one only with runs of three sizes or more, because two make no curve.
 
     Raises:
         UserError: there is no run of a reported seed.
@@ -43,9 +43,9 @@ def draw(runs: list[Measured]) -> Figure:
     if not found:
         raise UserError("no run of a reported seed is there yet: run the groups of studies/capacity/sweep.yaml")
     sizes = sorted({way[0] for way in found})
-    figure, axes = new_axes(3.2, min(2, len(sizes)))
+    figure, axes = new_axes(3.2, 2 if len(sizes) > 2 else 1)
     _draw_steps(axes[0], {way: statistic for way, statistic in found.items() if way[0] == sizes[-1]})
-    if len(sizes) > 1:
+    if len(sizes) > 2:
         _draw_sizes(axes[1], found, sizes)
     axes[0].set_ylabel("bits stored (kbit, higher is better)")
     return figure
