@@ -43,7 +43,9 @@ def draw(runs: list[Measured]) -> Figure:
     if not found:
         raise UserError("no run of a reported seed is there yet: run the groups of studies/capacity/sweep.yaml")
     sizes = sorted({way[0] for way in found})
-    figure, axes = new_axes(3.2, 2 if len(sizes) > 2 else 1)
+    panels = 2 if len(sizes) > 2 else 1
+    figure, axes = new_axes(3.2, panels)
+    figure.set_figwidth(panels * figure.get_figwidth())
     _draw_steps(axes[0], {way: statistic for way, statistic in found.items() if way[0] == sizes[-1]})
     if len(sizes) > 2:
         _draw_sizes(axes[1], found, sizes)
