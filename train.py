@@ -35,10 +35,8 @@ def main(given: DictConfig) -> float | None:
 if __name__ == "__main__":
     from utils.command_line import hydra_errors_explained
     from utils.errors import print_anything
-    from utils.processes.group import disconnect
+    from utils.processes.group import disconnect_at_end
 
     print_anything()
-    with hydra_errors_explained():
+    with disconnect_at_end(), hydra_errors_explained():
         main()
-
-    disconnect()

@@ -23,7 +23,7 @@ from rosa import resampling
 from tests.rosa.cases import make_model
 from utils.config import TrainConfig
 from utils.models.token_loss import TokenLoss
-from utils.processes.group import Processes
+from utils.processes.group import Processes, disconnect_at_end
 from utils.training.placement import build_placement
 
 PASSES = 2  # micro-batches of the step
@@ -98,8 +98,8 @@ def main(file: Path) -> None:
             found[f"{method} {sharding} {precision}"] = count(method, sharding, precision)
     if dist.get_rank() == 0:
         file.write_text(json.dumps(found))
-    dist.destroy_process_group()
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    with disconnect_at_end():
+        main(Path(sys.argv[1]))

@@ -19,6 +19,7 @@ from torch.distributed.fsdp import fully_shard
 import rosa
 from rosa.sharding import gather, is_sharded
 from tests.rosa.cases import logits, make_model, make_optimizer, tokens, train_steps
+from utils.processes.group import disconnect_at_end
 
 
 def sharded(family: str, config: rosa.AdapterConfig | None) -> Any:
@@ -114,12 +115,12 @@ def main(folder: Path) -> None:
     check("gpt2", rosa.RosaConfig(rank=1), folder / "rosa")
     check("llama", rosa.LoraConfig(rank=3), folder / "lora")
     check_failure()
-    dist.destroy_process_group()
 
 
 if __name__ == "__main__":
-    try:
-        main(Path(sys.argv[1]))
-    except BaseException:
-        traceback.print_exc()
-        raise
+    with disconnect_at_end():
+        try:
+            main(Path(sys.argv[1]))
+        except BaseException:
+            traceback.print_exc()
+            raise

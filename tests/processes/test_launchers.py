@@ -139,3 +139,28 @@ def test_accelerate_launch(lab: Lab, option: str, processes: int, method: str, t
     assert done.returncode == 0, done.stderr[-3000:]
     assert lab.run(name).record()["hardware"]["processes"] == processes
     assert ("warning: accelerate launch starts one process" in done.stderr) == (processes == 1)
+
+
+LATE = """
+import sys
+import torch
+import torch.distributed as dist
+from utils.processes.group import disconnect_at_end
+
+with disconnect_at_end():
+    sys.setswitchinterval(100)  # a thread gets the interpreter only when the main thread leaves it
+    dist.init_process_group("gloo")
+    kept = dist.group.WORLD  # as DDP keeps it, so that destroying the group does not wait for its threads
+    for _ in range(8):
+        dist.all_reduce(torch.zeros(2_000_000), async_op=True)
+    sys.exit({code})
+"""
+
+
+@pytest.mark.parametrize("code", [0, 143])
+def test_a_thread_that_ends_late_does_not_change_the_exit_code(tmp_path: Path, code: int) -> None:
+    script = tmp_path / "late.py"
+    script.write_text(LATE.format(code=code))
+    done = launched([*TORCHRUN, str(script)], PYTHONPATH=str(ROOT))
+    assert "terminate called" not in done.stderr
+    assert done.returncode == 0 if code == 0 else f"exitcode  : {code} " in done.stderr

@@ -20,6 +20,7 @@ import torch
 from rosa.sharding import gather, is_sharded
 from tests.conftest import make_config
 from utils.errors import UserError
+from utils.processes.group import disconnect_at_end
 from utils.training import loop
 from utils.training.failures import optimizer_tensors
 from utils.training.launch import train_all
@@ -98,4 +99,5 @@ def main(plan: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    with disconnect_at_end():
+        main(Path(sys.argv[1]))

@@ -7,6 +7,7 @@ agreement never waits for a GPU.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import datetime
 import os
@@ -123,11 +124,29 @@ def _open_connection(device: str) -> Processes:
     return Processes(state.process_index, state.num_processes, dist.new_group(backend="gloo", timeout=TIMEOUT))
 
 
-def disconnect() -> None:
-    """Disconnect from the other processes after success. After a failure they may be gone already."""
+@contextlib.contextmanager
+def disconnect_at_end() -> Iterator[None]:
+    """A context for the code of a whole process. If it is connected to others, the process ends with the block.
+
+    A thread of gloo may free a tensor of the last agreement later than the main thread goes on. While the interpreter
+    finalises, that aborts the process, and the launcher would report a training as failed that finished, or that saved
+    and stopped. So this calls the exit functions, as finalising does, and leaves out the rest. Other errors than
+    ``SystemExit`` pass through.
+    """
+    code: Any = None
+    try:
+        yield
+    except SystemExit as end:
+        code = end.code
     dist = sys.modules.get("torch.distributed")  # None: nothing was connected
-    if dist is not None and dist.is_available() and dist.is_initialized():
-        dist.destroy_process_group()
+    if dist is None or not dist.is_available() or not dist.is_initialized():
+        sys.exit(code)
+    if not code:
+        dist.destroy_process_group()  # after a failure the others may be gone already
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code or 0)
 
 
 @contextlib.contextmanager
