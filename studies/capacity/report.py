@@ -4,7 +4,7 @@
 
 The first table has the trials of the search: bits stored at each learning rate, or the validation loss if the data are
 no phone book. The second has the reported seeds, and the share of the gap between LoRA and the ceiling that each method
-closes, with a 95 % interval over seeds.
+closes, with a 95 % interval over seeds; also the share of the time that resamples took, and the peak of memory.
 """
 
 from __future__ import annotations
@@ -35,7 +35,11 @@ Way = tuple[int, str, int, int, str]
 
 @dataclass(frozen=True)
 class Measured:
-    """One run: what was trained, and its results. ``study`` is study.json, {} where there is none."""
+    """One run: what was trained, and its results.
+
+    ``resampling`` is the share of the training time that resamples took, ``memory`` the peak in MiB, ``study`` the
+    content of study.json, {} where there is none.
+    """
 
     way: Way
     lr: float
@@ -44,6 +48,8 @@ class Measured:
     loss: float
     bits: float | None
     parameters: int
+    resampling: float
+    memory: float | None
     study: dict[str, Any]
 
     @classmethod
@@ -62,6 +68,9 @@ class Measured:
             loss=loss,
             bits=stored_bits(result),
             parameters=int(result.number("parameters", "trainable") or 0),
+            resampling=(result.number("timings", "resample_seconds") or 0)
+            / (result.number("timings", "train_seconds") or float("inf")),
+            memory=result.number("timings", "peak_memory_mib"),
             study=json.loads(study.read_text(encoding="utf-8")) if study.exists() else {},
         )
 
@@ -154,7 +163,7 @@ def seeds_table(found: dict[Way, list[Measured]]) -> list[str]:
     """The reported seeds, each shown, and what is derived from them."""
     heads = (
         "keys", "method", "trained", "lr", f"{what(found)} of each seed", "mean", "gap closed", "exact",
-        f"loss on {old_text(found)}", "rank",
+        f"loss on {old_text(found)}", "rank", "resampling", "MiB",
     )  # fmt: skip
     lines = [f"| {' | '.join(heads)} |", "| --- " * len(heads) + "|"]
     rows = {(run.way, run.lr) for runs in found.values() for run in runs}
@@ -169,6 +178,8 @@ def seeds_table(found: dict[Way, list[Measured]]) -> list[str]:
             _mean(runs, "{:.0%}", lambda study: study["book_b"]["exact_match"]) if way[0] else "",
             _mean(runs, "{:.2f}", lambda study: (study.get("book_a") or study["english"])["loss"]),
             _mean(runs, "{:.1f}", mean_rank),
+            f"{statistics.fmean(run.resampling for run in runs):.1%}",
+            f"{statistics.fmean(memory):,.0f}" if (memory := [run.memory for run in runs if run.memory]) else "",
         ]  # fmt: skip
         lines.append(f"| {' | '.join(cells)} |")
     return lines
