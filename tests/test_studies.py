@@ -132,11 +132,15 @@ def test_what_is_measured_of_a_pretrained_model(small_model: Path, tmp_path: Pat
     assert measured["english"]["loss"] != base["english"]["loss"]
 
 
-def test_a_trial_is_recorded_and_not_measured(untrained: Path, tmp_path: Path) -> None:
+def test_a_trial_is_recorded_and_measured_if_asked(untrained: Path, tmp_path: Path) -> None:
     run = trained(untrained, tmp_path / "runs", "train.epochs=2", "output.search=true")
     folder = pretrained.collect(run, tmp_path / "records", tmp_path)
     assert sorted(path.name for path in folder.iterdir()) == ["config.yaml", "run.json"]
     assert [path.name for path in (tmp_path / "records").iterdir()] == [folder.name]
+
+    (tmp_path / "validation.jsonl").write_text(json.dumps({"question": "abc?", "answer": "def"}) + "\n")
+    folder = pretrained.collect(run, tmp_path / "measured", tmp_path, trials=True)
+    assert json.loads((folder / "study.json").read_text()).keys() == {"book_b", "english"}
 
 
 def test_the_effective_rank_by_hand() -> None:
@@ -234,8 +238,13 @@ def test_other_data_are_shown_by_their_loss(tmp_path: Path) -> None:
         write_record(tmp_path / f"lora-{seed}", "lora", 0.01, seed, loss, dataset="e2e_nlg")
     measured = {"english": {"loss": 3.5}, "change": {"layers": {"a": {"rank": 2}}}}
     (tmp_path / "lora-0" / "study.json").write_text(json.dumps(measured))
+    assert "after the runs of the search" not in report.report(tmp_path)
+    write_record(tmp_path / "low", "lora", 0.001, 100, 1.4, trial=True, dataset="e2e_nlg")
+    (tmp_path / "low" / "study.json").write_text('{"english": {"loss": 2.5}}')
     text = report.report(tmp_path)
-    assert "Losses in the search" in text and "| 0 | LoRA r=1 | **1.2000** (end) |" in text
+    forgotten = text.split("Loss on English after the runs of the search")[1].split("Reported seeds")[0]
+    assert "| 0 | LoRA r=1 | 2.50 |  (end) |" in forgotten  # the chosen one was not measured
+    assert "Losses in the search" in text and "| 0 | LoRA r=1 | 1.4000 | **1.2000** (end) |" in text
     assert "loss of each seed" in text
     assert "| 0 | LoRA r=1 | 4,096 | 0.01 | 1.1000 1.3000 | 1.2000 |  |  | 3.50 | 2.0 |" in text
 

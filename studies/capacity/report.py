@@ -3,8 +3,9 @@
     python -m studies.capacity.report [RECORDS]
 
 The first table has the trials of the search: bits stored at each learning rate, or the validation loss if the data are
-no phone book. The second has the reported seeds, and the share of the gap between LoRA and the ceiling that each method
-closes, with a 95 % interval over seeds; also the share of the time that resamples took, and the peak of memory.
+no phone book. The second has what they forgot, the loss on the old text, where that was measured. The last has the
+reported seeds, and the share of the gap between LoRA and the ceiling that each method closes, with a 95 % interval over
+seeds; also the share of the time that resamples took, and the peak of memory.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import dataclasses
 import json
 import statistics
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -147,15 +149,15 @@ def gap_closed(*runs: list[Measured]) -> str:
     return f"{share:.0%}" + (f" ({interval[0]:.0%} to {interval[1]:.0%})" if interval else "")
 
 
-def search_table(found: dict[Way, list[Measured]]) -> list[str]:
-    """The amount at each rate, of the search's seed; the chosen rate is bold, and marked where it is at an end."""
+def search_table(found: dict[Way, list[Measured]], shown: Callable[[Measured], str]) -> list[str]:
+    """What is ``shown`` of the trial at each rate; the chosen rate is bold, and marked where it is at an end."""
     rates = sorted({run.lr for runs in found.values() for run in runs})
     lines = [f"| keys | method | {' | '.join(f'{rate:g}' for rate in rates)} |", "| --- " * (len(rates) + 2) + "|"]
     for way in sorted(found, key=order):
         best, at_end = chosen_rate(found[way])
-        shown = {run.lr: amount([run]) for run in found[way]}
-        shown[best] = f"**{shown[best]}**" + (" (end)" if at_end else "")
-        lines.append(f"| {way[0]} | {label(way)} | {' | '.join(shown.get(rate, '') for rate in rates)} |")
+        cells = {run.lr: shown(run) for run in found[way]}
+        cells[best] = (f"**{cells[best]}**" if cells[best] else "") + (" (end)" if at_end else "")
+        lines.append(f"| {way[0]} | {label(way)} | {' | '.join(cells.get(rate, '') for rate in rates)} |")
     return lines
 
 
@@ -176,7 +178,7 @@ def seeds_table(found: dict[Way, list[Measured]]) -> list[str]:
             str(way[0]), label(way), f"{runs[0].parameters:,}", f"{lr:g}",
             " ".join(amount([run]) for run in runs), amount(runs), gap,
             _mean(runs, "{:.0%}", lambda study: study["book_b"]["exact_match"]) if way[0] else "",
-            _mean(runs, "{:.2f}", lambda study: (study.get("book_a") or study["english"])["loss"]),
+            _mean(runs, "{:.2f}", old_loss),
             _mean(runs, "{:.1f}", mean_rank),
             f"{statistics.fmean(run.resampling for run in runs):.1%}",
             f"{statistics.fmean(memory):,.0f}" if (memory := [run.memory for run in runs if run.memory]) else "",
@@ -193,6 +195,11 @@ def what(found: dict[Way, list[Measured]]) -> str:
 def old_text(found: dict[Way, list[Measured]]) -> str:
     """What the runs may have forgotten: book A, or the ordinary text of ``studies.pretrained.measure``."""
     return "English" if any("english" in run.study for runs in found.values() for run in runs) else "A"
+
+
+def old_loss(study: dict[str, Any]) -> float:
+    """The loss on that text, in nats per token."""
+    return float((study.get("book_a") or study["english"])["loss"])
 
 
 def least_rank(found: dict[Way, list[Measured]], keys: int) -> int:
@@ -236,7 +243,7 @@ def load(folder: Path) -> list[Measured]:
 
 
 def report(folder: Path) -> str:
-    """Both tables as Markdown; see ``load``."""
+    """All tables as Markdown; see ``load``."""
     search: dict[Way, list[Measured]] = defaultdict(list)
     reported: dict[Way, list[Measured]] = defaultdict(list)
     for run in load(folder):
@@ -244,7 +251,11 @@ def report(folder: Path) -> str:
     parts = []
     if search:
         head = "Bits stored" if what(search) == "bits" else "Losses"
-        parts.append([f"{head} in the search", "", *search_table(search)])
+        parts.append([f"{head} in the search", "", *search_table(search, lambda run: amount([run]))])
+        measured = {way: runs for way, runs in search.items() if any(run.study for run in runs)}
+        if measured:
+            table = search_table(measured, lambda run: f"{old_loss(run.study):.2f}" if run.study else "")
+            parts.append([f"Loss on {old_text(measured)} after the runs of the search", "", *table])
     if reported:
         parts.append(["Reported seeds", "", *seeds_table(reported)])
     return "\n\n".join("\n".join(lines) for lines in parts)

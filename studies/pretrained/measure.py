@@ -4,7 +4,7 @@
 
 writes a folder for each run into ``records/``: what ``studies.records`` copies, and study.json. Runs that have one
 already are left alone, and no weight is copied. A trial of the search gets no study.json, because measuring takes a
-minute. ``study.json`` has, of the best checkpoint: ``book_b``, what it knows of the facts, if it was trained on them;
+minute, or with ``--trials`` one without ``change``. ``study.json`` has, of the best checkpoint: ``book_b``, what it knows of the facts, if it was trained on them;
 ``english``, its loss on ordinary text; ``change``, its ΔW in the adapted layers. The first and the last are those of
 ``studies.capacity.measure``. The record ``base`` has the loss of the model before training.
 """
@@ -47,10 +47,14 @@ def english(model: Any, tokenizer: Any, folder: Path) -> dict[str, float]:
     return {"loss": found.metrics()["loss"], "tokens": found.tokens}
 
 
-def collect(run: Run, records: Path, eli5: Path) -> Path:
-    """Write the record of a finished run, and that of its base if there is none. Returns the run's folder."""
+def collect(run: Run, records: Path, eli5: Path, trials: bool = False) -> Path:
+    """Write the record of a finished run, and that of its base if there is none. Returns the run's folder.
+
+    Args:
+        trials: whether trials of a search are measured too.
+    """
     config, folder = load_config(run.config_file), records / run.path.name
-    if config.output.search:
+    if config.output.search and not trials:
         copy_record(run, folder)
         return folder
     tokenizer, model = load_tokenizer(config.model.name), load_model(config.model.name)
@@ -64,7 +68,7 @@ def collect(run: Run, records: Path, eli5: Path) -> Path:
     measured = {
         **({"book_b": recall(model, tokenizer, config.source)} if config.dataset.name == "phone_book" else {}),
         "english": english(model, tokenizer, eli5),
-        "change": change(before, weights(model, targets)),
+        **({} if config.output.search else {"change": change(before, weights(model, targets))}),
     }
     copy_record(run, folder, measured)
     return folder
@@ -76,9 +80,10 @@ def main() -> None:
     parser.add_argument("runs", nargs="+", help="folders with runs of the study")
     parser.add_argument("--eli5", type=Path, required=True, help="folder with ELI5's files")
     parser.add_argument("--records", type=Path, default=RECORDS, help="where to write (default: beside the page)")
+    parser.add_argument("--trials", action="store_true", help="measure trials of the search too")
     arguments = parser.parse_args()
     for run in uncopied(arguments.runs, arguments.records):
-        print(collect(run, arguments.records, arguments.eli5).name, flush=True)
+        print(collect(run, arguments.records, arguments.eli5, arguments.trials).name, flush=True)
 
 
 if __name__ == "__main__":

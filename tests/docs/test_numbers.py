@@ -81,6 +81,17 @@ def test_the_choice_of_a_method_rests_on_the_records_of_a_study(
         assert reported[way][6].startswith(share.replace(" %", "%").replace("−", "-")), way
 
 
+@pytest.mark.parametrize(("keys", "rank", "every"), [("40", 1, 200), ("160", 4, 50)])
+def test_the_bits_on_the_face_of_the_project(keys: str, rank: int, every: int) -> None:
+    reported = cells(report(ROOT / "studies" / "pretrained" / "records").split("Reported seeds")[1])
+    mean = {row[1]: row[5] for row in reported if row[0] == keys}
+    rows = {row[0]: row[1:] for row in cells((ROOT / "README.md").read_text(encoding="utf-8")) if len(row) == 6}
+    (shown,) = (row for name, row in rows.items() if name.startswith(f"rank {rank},"))
+    names = (f"LoRA r={rank}", f"ROSA r={rank}, every {every} steps")
+    relora = f"ReLoRA r={rank}, every {every} steps, rewarm_steps=3"
+    assert shown == [mean[name] for name in (*names, relora, f"LoRA r={4 * rank}", "full, layers only")]
+
+
 @pytest.mark.parametrize("study", ["capacity", "pretrained"])
 def test_the_page_of_a_study_has_the_tables_of_its_records(study: str) -> None:
     folder = ROOT / "studies" / study
