@@ -102,6 +102,24 @@ STATE_CHANGES: dict[str, Callable[[Any, nn.Parameter], None]] = {
 }
 
 
+def check_state(optimizer: Any | None, parameters: Iterable[nn.Parameter], change: str | float) -> None:
+    """Raise AdapterError if ``change_state`` could not change the optimizer's moments of ``parameters``.
+
+    An optimizer may keep codes of 8 bits, in which a zero is not a moment of zero, or factors of the moments.
+    """
+    if optimizer is None or change in ("reset", "keep", 0):
+        return
+    for parameter in parameters:
+        moments = _moments(optimizer, parameter)
+        for name, value in optimizer.state.get(parameter, {}).items():
+            kept = isinstance(value, Tensor) and value.numel() > 1
+            if kept and not (name in moments and value.is_floating_point()):
+                raise AdapterError(
+                    f"a resample cannot change the state '{name}' of {type(optimizer).__name__}, which is not a moment "
+                    "of each element: use optimizer_state=reset or keep, ReLoRA with pruned=0, or another optimizer"
+                )
+
+
 def change_state(optimizer: Any | None, parameters: Iterable[nn.Parameter], change: str | float) -> None:
     """Drop the gradients of resampled ``parameters`` and change their optimizer state, in place.
 

@@ -22,7 +22,7 @@ from torch import nn
 
 from rosa.errors import AdapterError
 from rosa.injection import adapter_layers
-from rosa.optimization import STATE_CHANGES, change_state
+from rosa.optimization import STATE_CHANGES, change_state, check_state
 from rosa.resampling import SubspaceLayer, resample_layers
 from rosa.sharding import reshard
 
@@ -48,8 +48,8 @@ def resample(
         Infinity means that nothing was trained. None if no weight has 16 bits.
 
     Raises:
-        AdapterError: no adapters, a number that is not a whole number from 1, another ``optimizer_state``, or values
-            that are not finite; nothing is written then.
+        AdapterError: no adapters, a number that is not a whole number from 1, another ``optimizer_state`` or one that
+            cannot be had of this optimizer, or values that are not finite; nothing is written then.
         RuntimeError: a layer is merged.
     """
     if isinstance(number, bool) or not isinstance(number, int) or number < 1:
@@ -62,8 +62,10 @@ def resample(
         raise AdapterError("this model has no adapters to resample: adapt it first (rosa.inject)")
     reshard(model)
     layers = [layer for layer in adapter_layers(model).values() if isinstance(layer, SubspaceLayer)]
+    factors = [factor for layer in layers for factor in (layer.A, layer.B)]
+    check_state(optimizer, factors, optimizer_state)
     resample_layers(layers, number)
-    change_state(optimizer, (factor for layer in layers for factor in (layer.A, layer.B)), optimizer_state)
+    change_state(optimizer, factors, optimizer_state)
     return _rounding_lost(layers)
 
 

@@ -4,9 +4,10 @@
 
 writes a folder for each run into ``records/``: what ``studies.records`` copies, and study.json. Runs that have one
 already are left alone, and no weight is copied. A trial of the search gets no study.json, because measuring takes a
-minute, or with ``--trials`` one without ``change``. ``study.json`` has, of the best checkpoint: ``book_b``, what it knows of the facts, if it was trained on them;
-``english``, its loss on ordinary text; ``change``, its ΔW in the adapted layers. The first and the last are those of
-``studies.capacity.measure``. The record ``base`` has the loss of the model before training.
+minute, or with ``--trials`` one without ``change``. ``study.json`` has, of the best checkpoint: ``book_b``, what it
+knows of the facts, if it was trained on them; ``english``, its loss on ordinary text; ``change``, its ΔW in the adapted
+layers. The first and the last are those of ``studies.capacity.measure``. The record ``base`` has the loss of the model
+before training.
 """
 
 from __future__ import annotations

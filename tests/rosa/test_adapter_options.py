@@ -250,6 +250,25 @@ def test_rescaled_moments_are_zero_and_their_mean() -> None:
         rosa.resample(model, 3, optimizer_state="scale")
 
 
+@pytest.mark.parametrize("change", ["rescale", "zero", 0.99])
+def test_moments_that_are_not_of_each_element_are_refused_before_anything_is_written(change: str | float) -> None:
+    """As Adafactor's factors, or codes of 8 bits, whose zero is another number."""
+    model = adapt("gpt2", rosa.RosaConfig(rank=4))
+    layer = next(iter(rosa.adapter_layers(model).values()))
+    factored = torch.optim.Adafactor(trained(model), lr=1e-3)
+    train_steps(model, factored)
+    coded = torch.optim.SGD(trained(model), lr=1e-3)
+    coded.state[layer.A]["state1"] = torch.zeros(layer.A.shape, dtype=torch.uint8)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    for optimizer, name in ((factored, "Adafactor"), (coded, "SGD")):
+        with pytest.raises(rosa.AdapterError, match=f"cannot change the state '.*' of {name}.*optimizer_state=reset"):
+            rosa.resample(model, 1, optimizer, optimizer_state=change)
+    assert all(value.equal(before[name]) for name, value in model.state_dict().items())
+    for allowed in ("keep", "reset"):
+        rosa.resample(model, 1, factored, optimizer_state=allowed)
+    assert not factored.state.get(layer.A)
+
+
 def test_steps_after_zero_moments_have_no_bias_correction() -> None:
     """Adam's own formula: after many steps the t-th one since the resample is lr (1 − β₁ᵗ) / √(1 − β₂ᵗ) long."""
     model = rosa.inject(make_model("gpt2"), rosa.RosaConfig(rank=4, optimizer_state="zero"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 
+from tests.conftest import ROOT
 from utils.errors import UserError
 from utils.evaluation import Options, evaluate_run
 from utils.export.__main__ import main as export
@@ -74,3 +76,11 @@ def test_a_later_run_of_a_process_has_its_own_peak_memory() -> None:
     before = peak_memory_mib(torch.device("cpu"))
     reset_peak_memory()
     assert peak_memory_mib(torch.device("cpu")) < before - 200
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux counts the parent's memory")
+def test_the_peak_of_a_process_is_not_that_of_its_parent() -> None:
+    kept = torch.ones(2**27)  # 512 MiB
+    code = "import torch; from utils.runs.provenance import peak_memory_mib as p; print(p(torch.device('cpu')))"
+    child = float(subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, check=True).stdout)
+    assert child < 512 < peak_memory_mib(torch.device("cpu")) and len(kept)
