@@ -216,6 +216,9 @@ def test_a_finished_run_is_not_taken_for_one_of_other_data(
     shutil.copytree(small_e2e, tmp_path / "moved")
     train("train.epochs=1", f"dataset.path={tmp_path / 'moved'}")
     assert (tmp_path / "pointer").read_text() == f"{run.path.resolve()}\n"
+    (tmp_path / "pointer").write_text(f"{tmp_path / 'gone'}\n{run.path.resolve()}\n")
+    train("train.epochs=1")
+    assert (tmp_path / "pointer").read_text() == f"{run.path.resolve()}\n", "a search would wait for it"
 
 
 def test_a_resume_goes_on_with_the_same_data_only(

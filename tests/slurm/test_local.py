@@ -250,3 +250,12 @@ def test_what_failed_earlier_or_lost_its_run_is_told_until_it_is_repeated(
     assert run("--local").code == 1 and [job["state"] for job in statuses().values()] == ["without result", "failed"]
     assert run("--local", "--retry").code == 0
     assert {job["state"] for job in statuses().values()} == {"done"}
+
+
+def test_a_failed_job_that_was_corrected_in_the_file_is_not_told_for_ever(work: Path, run: Run) -> None:
+    write(work, "name: a, paralleljobs: [WORK fail]")
+    assert run("--local").code == 2
+    write(work, "name: a, paralleljobs: [WORK corrected]")
+    assert run("--local").code == 0
+    again = run("--local")
+    assert again.code == 0 and again.out == "nothing to send\n"

@@ -26,6 +26,9 @@ def test_omitted_runs_are_listed_with_the_reason(tmp_path: Path, capsys: pytest.
     changed = write_run(tmp_path, seed=9, scores={"references_sha256": "0" * 64})
     (changed / "test_references.txt").write_text("others\n", encoding="utf-8")
     reasons[changed] = "test_references.txt has changed"
+    other = {"references_sha256": "1" * 64}
+    rescored = write_run(tmp_path, seed=13, evaluation=other, scores={"references_sha256": "0" * 64})
+    reasons[rescored] = "scored with other references than eval.py wrote"
     lost = write_run(tmp_path, seed=12)
     (lost / "test_predictions.txt").unlink()
     reasons[lost] = "test_predictions.txt is missing"
@@ -44,8 +47,8 @@ def test_omitted_runs_are_listed_with_the_reason(tmp_path: Path, capsys: pytest.
             assert any(run.name in line and reason in line for line in text.splitlines()), (run.name, reason)
     assert all(line.startswith("%") for line in latex.split("% Not in the table")[1].splitlines()[1:])
     row = row_of(csv_of(tmp_path))
-    assert row.n == 9 and row.val_loss_n == 9  # all finished runs, scored or not
-    assert row.test_perplexity_n == 7  # seeds 0, 4, 7, 8, 9, 11 and 12 are evaluated on all items
+    assert row.n == 10 and row.val_loss_n == 10  # all finished runs, scored or not
+    assert row.test_perplexity_n == 8  # seeds 0, 4, 7, 8, 9, 11, 12 and 13 are evaluated on all items
     assert row.BLEU_n == 1
     assert "(1)" in markdown_rows(tmp_path)[0]["BLEU"]
 

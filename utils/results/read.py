@@ -176,6 +176,9 @@ def _read(run: Run) -> Result:
     elif evaluation and evaluation.get("predictions_sha256") not in (None, scores["predictions_sha256"]):
         problems.append("its predictions are not those that eval.py wrote: scores not counted (run eval.py --force)")
         scores = None
+    elif evaluation and not _same_references(evaluation, scores):
+        problems.append("scored with other references than eval.py wrote: scores not counted (run eval.sh again)")
+        scores = None
     elif evaluation is None:
         problems.append(f"without {run.eval_file.name} the extent of its scores is unknown: scores not counted")
         scores = None
@@ -211,6 +214,12 @@ def _stale(run: Run, scores: dict[str, Any]) -> str | None:
         if scores.get(key) and file.is_file() and sha256(file, LARGEST) != scores[key]:
             return f"scores are stale: {file.name} has changed since (run eval.sh again)"
     return None
+
+
+def _same_references(evaluation: dict[str, Any], scores: dict[str, Any]) -> bool:
+    """Whether both name the same references, or one names none, as earlier versions did."""
+    hashes = {part.get("references_sha256") for part in (evaluation, scores)} - {None}
+    return len(hashes) < 2
 
 
 def _unfinished(record: dict[str, Any]) -> str:

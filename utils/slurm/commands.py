@@ -77,14 +77,17 @@ def send(sweep: Sweep, groups: list[Group], retry: bool, local: int | None, go_o
             print(escaped(line), flush=True)
             printed += 1
     names = [group.name for group in groups]
-    bad = [status for status in statuses.values() if status.group in names and status.state in RETRY and not retry]
+    groups = sweep.again().only(names)
+    # --retry sends jobs of the file alone: what has left it would be counted for ever
+    present = {job.id for group in groups for job in group.jobs} | {group.next_id for group in groups}
+    bad = [statuses[one] for one in present if one in statuses and statuses[one].state in RETRY and not retry]
     left = sum(local is None or not status.stopped_here for status in bad)
     said = [] if printed else ["nothing to send"]
     if left and (local is not None or not printed):
         said.append(f"{left} jobs did not end well: --retry sends them again")
     if said:
         print("; ".join(said))
-    check_searches(sweep.again().only(names), ended=local is not None)
+    check_searches(groups, ended=local is not None)
     return 1 if left and local is not None else 0
 
 

@@ -254,11 +254,14 @@ def _write_snapshots(config: Config, run: Run, overrides: list[str]) -> None:
 
 
 def _point_to(run: Run) -> None:
-    """Note for a job runner that its job trains ``run``; a sweep's search takes the run's loss for the job's."""
+    """Note for a job runner that its job trains ``run``; a sweep's search takes the run's loss for the job's.
+
+    Runs that are gone are left out: the job ran before, on data or with settings whose run would be another one.
+    """
     pointer = os.environ.get(RUN_POINTER)
     if pointer:
         path = Path(pointer)
-        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-        directory = str(run.path.resolve())
-        if directory not in lines:
-            write_text(path, "".join(f"{line}\n" for line in [*lines, directory]))
+        noted = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        lines = list(dict.fromkeys([*(line for line in noted if Path(line).exists()), str(run.path.resolve())]))
+        if lines != noted:
+            write_text(path, "".join(f"{line}\n" for line in lines))
