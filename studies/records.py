@@ -6,8 +6,9 @@ python -m studies.records runs/precision --records studies/precision/records
 from __future__ import annotations
 
 import argparse
+import filecmp
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +20,34 @@ from utils.io.files import write_json, write_text
 from utils.runs import Run, find_runs
 
 
-def uncopied(folders: Iterable[str], records: Path) -> Iterator[Run]:
-    """The finished runs below ``folders`` that have no whole record in ``records`` yet."""
+def uncopied(
+    folders: Iterable[str], records: Path, is_measured: Callable[[Run], bool] = lambda run: False
+) -> Iterator[Run]:
+    """The finished runs below ``folders`` whose record in ``records`` is missing or lacks something by now.
+
+    Args:
+        is_measured: whether the record of a run has a study.json.
+    """
     for run in find_runs(folders):
-        if run.record()["status"] == "finished" and not (records / run.path.name / "run.json").exists():
+        folder = records / run.path.name
+        needed = ("run.json", "study.json") if is_measured(run) else ("run.json",)
+        whole = all((folder / name).exists() for name in needed) and all(
+            (folder / file.name).exists() and filecmp.cmp(file, folder / file.name, shallow=False)
+            for file in _results(run)
+        )
+        if run.record()["status"] == "finished" and not whole:
             yield run
+
+
+def _results(run: Run) -> list[Path]:
+    """The files of a run that its evaluation and scoring wrote, but for the references, which are data."""
+    return [file for file in (run.eval_file, run.scores_file, run.predictions()) if file.exists()]
 
 
 def copy_record(run: Run, folder: Path, measured: dict[str, Any] | None = None) -> None:
     """Write run.json and config.yaml of a finished run into ``folder``, without the places of model, data and runs.
 
-    An evaluated run's eval.json, scores.json and predictions are copied too. The references stay out: they are data.
+    An evaluated run's eval.json, scores.json and predictions are copied too.
 
     Args:
         measured: what study.json gets, if it is given.
@@ -37,9 +55,8 @@ def copy_record(run: Run, folder: Path, measured: dict[str, Any] | None = None) 
     base = Path(load_config(run.config_file).model.name).name
     plain = {"model": {"name": base}, "dataset": {"path": None}, "output": {"path": "runs"}}
     folder.mkdir(parents=True, exist_ok=True)
-    for file in (run.eval_file, run.scores_file, run.predictions()):
-        if file.exists():
-            shutil.copyfile(file, folder / file.name)
+    for file in _results(run):
+        shutil.copyfile(file, folder / file.name)
     if measured is not None:
         write_json(folder / "study.json", measured)
     write_text(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.merge(OmegaConf.load(run.config_file), plain)))

@@ -16,6 +16,7 @@ import rosa
 from studies.capacity import draws, figure, measure, report
 from studies.capacity.make_base import character_tokenizer, write_untrained
 from studies.pretrained import measure as pretrained
+from studies.records import uncopied
 from tests.conftest import ROOT, make_config
 from utils.config import load_config
 from utils.data import get_source
@@ -139,6 +140,16 @@ def test_a_trial_is_recorded_and_measured_if_asked(untrained: Path, tmp_path: Pa
     assert [path.name for path in (tmp_path / "records").iterdir()] == [folder.name]
 
     (tmp_path / "validation.jsonl").write_text(json.dumps({"question": "abc?", "answer": "def"}) + "\n")
+
+    def missing(measured: bool) -> list[Run]:
+        return list(uncopied([str(tmp_path / "runs")], tmp_path / "records", lambda run: measured))
+
+    assert missing(measured=True) == [run] and not missing(measured=False)
+    run.eval_file.write_text("{}")  # evaluated since
+    assert missing(measured=False) == [run]
+    pretrained.collect(run, tmp_path / "records", tmp_path)
+    assert not missing(measured=False)
+
     folder = pretrained.collect(run, tmp_path / "measured", tmp_path, trials=True)
     assert json.loads((folder / "study.json").read_text()).keys() == {"book_b", "english"}
 
@@ -246,7 +257,7 @@ def test_other_data_are_shown_by_their_loss(tmp_path: Path) -> None:
     assert "| 0 | LoRA r=1 | 2.50 |  (end) |" in forgotten  # the chosen one was not measured
     assert "Losses in the search" in text and "| 0 | LoRA r=1 | 1.4000 | **1.2000** (end) |" in text
     assert "loss of each seed" in text
-    assert "| 0 | LoRA r=1 | 4,096 | 0.01 | 1.1000 1.3000 | 1.2000 |  |  | 3.50 | 2.0 |" in text
+    assert "| 0 | LoRA r=1 | 4,096 | 0.01 | 1.1000 1.3000 | 1.2000 |  |  | 3.50 (1 of 2) | 2.0 (1 of 2) |" in text
 
 
 def test_the_full_rank_is_not_rank_1(tmp_path: Path) -> None:
@@ -265,6 +276,38 @@ def test_runs_that_differ_in_what_the_tables_do_not_show_are_refused(tmp_path: P
     write_record(tmp_path / "long", "lora", 0.01, 0, 0.6)
     with pytest.raises(UserError, match=r"(short|long) and .* differ in nothing that the tables show"):
         report.report(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("seed", "trial", "changed"),
+    [
+        (1, False, {"group": "h"}),  # averaged with seed 0
+        (1, True, {}),  # a second trial of one rate
+        (1, False, {"progress": {"total_steps": 50}, "method": "rosa"}),  # compared with seed 0
+    ],
+)
+def test_other_seeds_of_other_settings_are_refused(
+    tmp_path: Path, seed: int, trial: bool, changed: dict[str, Any]
+) -> None:
+    write_record(tmp_path / "one", "lora", 0.01, 0, 1.2, trial=trial)
+    write_record(tmp_path / "two", "lora", 0.01, seed, 1.2, trial=trial)
+    if not trial:
+        report.report(tmp_path)
+    record = tmp_path / "two" / "run.json"
+    record.write_text(json.dumps(json.loads(record.read_text()) | changed))
+    with pytest.raises(UserError, match="differ in nothing that the tables show"):
+        report.report(tmp_path)
+
+
+def test_the_gap_counts_from_lora_of_the_others_rank(tmp_path: Path) -> None:
+    """Also when LoRA of a smaller rank is there."""
+    for name, method, loss, rank in (
+        ("lora", "lora", 1.0, 8), ("small", "lora", 3.0, 1), ("rosa", "rosa", 1.1, 8), ("full", LAYERS_ONLY, 0.8, 0),
+    ):  # fmt: skip
+        write_record(tmp_path / name, method, 0.01, 0, loss, rank=rank)
+    text = report.report(tmp_path)
+    (row,) = (line for line in text.splitlines() if line.startswith("| 4 | ROSA"))
+    assert "| -50% |" in row and text.endswith("from LoRA of r=8 (4 keys) to full training of the same layers.")
 
 
 @pytest.mark.parametrize(

@@ -105,7 +105,7 @@ def main() -> None:
     parser.add_argument("runs", nargs="+", help="folders with runs of the study")
     parser.add_argument("--records", type=Path, default=RECORDS, help="where to write (default: beside the page)")
     arguments = parser.parse_args()
-    for run in uncopied(arguments.runs, arguments.records):
+    for run in uncopied(arguments.runs, arguments.records, lambda run: True):
         if load_config(run.config_file).dataset.book != BOOK_A:
             print(collect(run, arguments.records).name, flush=True)
 

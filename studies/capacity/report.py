@@ -171,7 +171,7 @@ def seeds_table(found: dict[Way, list[Measured]]) -> list[str]:
     rows = {(run.way, run.lr) for runs in found.values() for run in runs}
     for way, lr in sorted(rows, key=lambda row: (order(row[0]), row[1])):
         runs = sorted((run for run in found[way] if run.lr == lr), key=lambda run: run.seed)
-        ends = (way[0], "lora", least_rank(found, way[0]), 0, ""), (way[0], LAYERS_ONLY, 0, 0, "")
+        ends = (way[0], "lora", gap_rank(found, way[0]), 0, ""), (way[0], LAYERS_ONLY, 0, 0, "")
         lora, ceiling = (best_rate(found.get(end, [])) for end in ends)
         gap = gap_closed(lora, runs, ceiling)
         cells = [
@@ -202,9 +202,21 @@ def old_loss(study: dict[str, Any]) -> float:
     return float((study.get("book_a") or study["english"])["loss"])
 
 
-def least_rank(found: dict[Way, list[Measured]], keys: int) -> int:
-    """The rank of the LoRA from which gaps count, the smallest of the book with so many keys; 0 without one."""
-    return min((way[2] for way in found if way[:2] == (keys, "lora") and way[2]), default=0)
+def gap_rank(found: dict[Way, list[Measured]], keys: int) -> int:
+    """The rank of the LoRA from which gaps count, of the book with so many keys; 0 without one.
+
+    It is the smallest that another adapter has too, and if there is none the smallest.
+    """
+    ways = [way for way in found if way[0] == keys and way[2]]
+    lora, others = ({way[2] for way in ways if (way[1] == "lora") is one} for one in (True, False))
+    return min(lora & others or lora, default=0)
+
+
+def gaps_line(found: dict[Way, list[Measured]]) -> str:
+    """From which LoRA the gaps of each book count, for below the table."""
+    ranks = {way[0]: gap_rank(found, way[0]) for way in sorted(found, key=order)}
+    named = ", ".join(f"r={rank}" + (f" ({keys} keys)" if keys else "") for keys, rank in ranks.items() if rank)
+    return f"Gap closed: from LoRA of {named} to full training of the same layers." if named else ""
 
 
 def mean_rank(study: dict[str, Any]) -> float:
@@ -213,32 +225,41 @@ def mean_rank(study: dict[str, Any]) -> float:
 
 
 def _mean(runs: list[Measured], form: str, value: Any) -> str:
-    """The mean over the runs that were measured, empty if none was."""
+    """The mean over the runs that were measured, how many if not all were, and empty if none was."""
     values = [value(run.study) for run in runs if run.study]
-    return form.format(statistics.fmean(values)) if values else ""
+    partly = f" ({len(values)} of {len(runs)})" if len(values) < len(runs) else ""
+    return form.format(statistics.fmean(values)) + partly if values else ""
 
 
 def load(folder: Path) -> list[Measured]:
     """The finished runs below ``folder``.
 
     Raises:
-        UserError: a record cannot be read or is not of the study, or two would be one value of the tables.
+        UserError: a record cannot be read or is not of the study, or runs would be averaged or compared that differ in
+            more than the tables show.
     """
     results, unreadable = read_results([folder])
     if unreadable:
         raise UserError(f"{unreadable[0].run.path}: {unreadable[0].reason}")
-    found: dict[tuple[Any, ...], Result] = {}
+    alike: dict[tuple[Any, ...], tuple[Any, Result]] = {}
     runs = []
     for result in results:
-        if result.finished:
-            run = Measured.of(result)
-            other = found.setdefault((run.way, run.lr, run.seed, run.trial), result)
-            if other is not result:
+        if not result.finished:
+            continue
+        run = Measured.of(result)
+        trained = result.number("progress", "total_steps"), result.settings.get("train.batch_size"), result.model
+        for place, content in (
+            ((run.way, run.lr, run.seed, run.trial), result.run.path),
+            ((run.way, run.lr, run.trial), (result.group, run.trial and run.seed)),  # one trial of a rate is shown
+            (run.way[:1], trained),
+        ):
+            expected, other = alike.setdefault(place, (content, result))
+            if content != expected:
                 raise UserError(
                     f"{result.run.path} and {other.run.path} differ in nothing that the tables show: keep records of "
                     "other settings in another folder"
                 )
-            runs.append(run)
+        runs.append(run)
     return runs
 
 
@@ -257,7 +278,7 @@ def report(folder: Path) -> str:
             table = search_table(measured, lambda run: f"{old_loss(run.study):.2f}" if run.study else "")
             parts.append([f"Loss on {old_text(measured)} after the runs of the search", "", *table])
     if reported:
-        parts.append(["Reported seeds", "", *seeds_table(reported)])
+        parts.append(["Reported seeds", "", *seeds_table(reported), "", gaps_line(reported)])
     return "\n\n".join("\n".join(lines) for lines in parts)
 
 
