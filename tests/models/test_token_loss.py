@@ -91,6 +91,8 @@ def test_the_kept_cast_of_a_frozen_head_follows_its_weight(small_model: Path) ->
     trained = TokenLoss(model)
     losses(trained)
     assert trained.cast.values is None
+    for number in range(20):  # each freed before the next, which would lie at its address
+        assert trained.cast(torch.full((64, 64), float(number)), torch.bfloat16)[0, 0] == number
 
 
 @pytest.mark.parametrize("kind", CAUSAL)

@@ -56,6 +56,7 @@ class KeptCast:
     def __init__(self) -> None:
         self.values: Tensor | None = None
         self.source: tuple[Any, ...] = ()
+        self.weight: Tensor | None = None  # kept, so that no other weight can come to lie at its address
 
     def __call__(self, weight: Tensor, dtype: torch.dtype) -> Tensor:
         """``weight`` in ``dtype``: kept values if it is frozen and unwritten since (writes to .data are not seen)."""
@@ -63,7 +64,7 @@ class KeptCast:
             return weight.to(dtype)
         source = weight.data_ptr(), weight._version, dtype
         if self.values is None or self.source != source:
-            self.values, self.source = weight.to(dtype), source
+            self.values, self.source, self.weight = weight.to(dtype), source, weight
         return self.values
 
 
