@@ -81,7 +81,7 @@ def save_adapter(model: nn.Module, folder: str | Path, *, frozen: bool = True, e
     if not layers:
         raise AdapterError("this model has no adapters to save")
     reshard(model)
-    _warn_of_others(model, layers)
+    _warn_of_others(model, layers, exact)
     sharded = any(is_sharded(layer.base.weight) for layer in layers.values())
     trained = gather_all(adapter_tensors(layers) | module_tensors(saved_modules(model)))
     rest = gather_all(frozen_tensors(layers, exact=exact))
@@ -96,15 +96,17 @@ def save_adapter(model: nn.Module, folder: str | Path, *, frozen: bool = True, e
         write()
 
 
-def _warn_of_others(model: nn.Module, layers: Mapping[str, AdapterLayer]) -> None:
-    """Warn of parameters that train and are not a part of the adapter: they are lost."""
-    modules = [*layers.values(), *saved_modules(model).values()]
-    own = {id(parameter) for module in modules for parameter in module.parameters()}
+def _warn_of_others(model: nn.Module, layers: Mapping[str, AdapterLayer], exact: bool) -> None:
+    """Warn of parameters that train and are not a part of the adapter, such as the base weight: they are lost."""
+    own = {id(parameter) for module in saved_modules(model).values() for parameter in module.parameters()}
+    for layer in layers.values():
+        own |= {id(parameter) for parameter in (layer.own_parameters() | layer.adapter_parameters()).values()}
+        own |= {id(layer.base.weight)} if exact and layer.rewrites_base else set()
     others = [name for name, p in model.named_parameters() if p.requires_grad and id(p) not in own]
     if others:
         warnings.warn(
             f"{len(others)} parameters train and are not saved, because they are not a part of the adapter "
-            f"({', '.join(others[:3])}): name their modules in modules_to_save of the settings",
+            f"({', '.join(others[:3])}): freeze them, or name their modules in modules_to_save of the settings",
             stacklevel=3,
         )
 

@@ -271,6 +271,8 @@ def without_adapters(model: nn.Module) -> Iterator[None]:
         yield
     finally:
         for name, layer in layers.items():
+            if layer.training != layer.base.training:  # model.eval() within the block
+                layer.train(layer.base.training)
             model.set_submodule(name, layer)
 
 

@@ -25,6 +25,7 @@ from rosa.errors import AdapterError
 from rosa.fused import KeptSum, adapted_product, compute_dtype, full_precision, is_transformed
 from rosa.hooks import share_hooks
 from rosa.kept_base import KeptBase
+from rosa.layer_state import guard_state
 from rosa.quantised import NO_MERGE, is_packed, quantisation, readable
 from rosa.sharding import gathered
 from rosa.subspace import resolve_rank
@@ -49,8 +50,7 @@ def product(a: Tensor, b: Tensor) -> Tensor:
 class AdapterLayer(nn.Module, ABC):
     """A wrapped Linear or Conv1D, x W + b. Subclasses add parameters, initialise them and compute the output.
 
-    ``__init__`` makes parameters (by ``new_parameter``) without values and leaves the base module unchanged.
-    ``initialise`` or a checkpoint gives them values.
+    ``__init__`` makes parameters (by ``new_parameter``), leaves the base module unchanged, and gives no values.
 
     Hooks of the base module, registered before or after, are hooks of this layer: they see the whole layer's inputs
     and outputs. A base ``forward`` that another library has replaced (accelerate's offload) is called, unfused.
@@ -63,6 +63,7 @@ class AdapterLayer(nn.Module, ABC):
 
     rewrites_base: ClassVar[bool] = False  # True: training changes the base weight, so a checkpoint must hold it
     takes_quantised: ClassVar[bool] = False  # True: needs the base's outputs only, so W may be quantised
+    completes: ClassVar[tuple[str, ...]] = ()  # tensors without which A, B of a state are of no use
     fixed: tuple[str, ...] = ()  # own parameters that do not train; only a resample writes them
     kept: KeptBase | None = None  # the base's values that training writes over; None: not kept
     in_use: bool = True  # False: the module that holds this layer uses another one now (several adapters of peft)
@@ -81,6 +82,7 @@ class AdapterLayer(nn.Module, ABC):
             raise ValueError("its class may round the bias of a quantised layer: train none there (bias='none')")
         self._unmerged: dict[str, Tensor] | None = None  # while merged: what the base module held before
         share_hooks(self, base)
+        guard_state(self)
 
     def new_parameter(self, *shape: int) -> nn.Parameter:
         """An unset parameter on the weight's device, in float32 at least: 16 bits round small updates away."""
@@ -220,8 +222,8 @@ class AdapterLayer(nn.Module, ABC):
         self._unmerged = None
 
     def extra_repr(self) -> str:
-        values = {key: value for key, value in self.description().items() if key not in ("in", "out")}
-        return ", ".join([f"{self.in_features} x {self.out_features}", *(f"{k}={v}" for k, v in values.items())])
+        values = [f"{key}={value}" for key, value in self.description().items() if key not in ("in", "out")]
+        return ", ".join([f"{self.in_features} x {self.out_features}", *values])
 
 
 class LowRankLayer(AdapterLayer):

@@ -12,7 +12,8 @@ from rosa.errors import AdapterError
 from rosa.injection import adapter_layers
 from rosa.sharding import gather
 
-SECOND_MOMENTS = ("exp_avg_sq", "max_exp_avg_sq")  # of Adam; every other tensor is a first moment
+FIRST_MOMENTS = ("exp_avg", "momentum_buffer")  # of Adam, Lion; of SGD, Muon
+SECOND_MOMENTS = ("exp_avg_sq", "max_exp_avg_sq")  # of Adam
 
 
 def parameter_groups(model: nn.Module, **defaults: Any) -> list[dict[str, Any]]:
@@ -105,18 +106,20 @@ STATE_CHANGES: dict[str, Callable[[Any, nn.Parameter], None]] = {
 def check_state(optimizer: Any | None, parameters: Iterable[nn.Parameter], change: str | float) -> None:
     """Raise AdapterError if ``change_state`` could not change the optimizer's moments of ``parameters``.
 
-    An optimizer may keep codes of 8 bits, in which a zero is not a moment of zero, or factors of the moments.
+    An optimizer may keep codes of 8 bits, in which a zero is not a moment of zero, or factors of the moments, or
+    moments under other names, of which only ``zero`` need not know whether they are first or second ones.
     """
     if optimizer is None or change in ("reset", "keep", 0):
         return
     for parameter in parameters:
         moments = _moments(optimizer, parameter)
         for name, value in optimizer.state.get(parameter, {}).items():
+            known = change == "zero" or name in FIRST_MOMENTS + SECOND_MOMENTS
             kept = isinstance(value, Tensor) and value.numel() > 1
-            if kept and not (name in moments and value.is_floating_point()):
+            if kept and not (known and name in moments and value.is_floating_point()):
                 raise AdapterError(
-                    f"a resample cannot change the state '{name}' of {type(optimizer).__name__}, which is not a moment "
-                    "of each element: use optimizer_state=reset or keep, ReLoRA with pruned=0, or another optimizer"
+                    f"a resample cannot change the state '{name}' of {type(optimizer).__name__} so, which is no known "
+                    "moment of each element: use optimizer_state=reset or keep, ReLoRA with pruned=0, or AdamW of torch"
                 )
 
 

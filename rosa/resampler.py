@@ -84,6 +84,17 @@ def _rounding_lost(layers: list[SubspaceLayer]) -> float | None:
     return share
 
 
+def _check_holds(optimizer: Any | None, model: nn.Module) -> None:
+    """Raise AdapterError if the adapters have trained parameters of their own, and ``optimizer`` holds none of them."""
+    own = [one for layer in adapter_layers(model).values() for one in layer.own_parameters().values()]
+    trained = {id(parameter) for parameter in own if parameter.requires_grad}
+    if optimizer is not None and trained and not trained & {id(p) for g in optimizer.param_groups for p in g["params"]}:
+        raise AdapterError(
+            "the optimizer holds no parameter of the adapters: make it after rosa.inject, of "
+            "rosa.parameter_groups(model)"
+        )
+
+
 class Resampler:
     """Resamples after the epochs or steps that the method's settings name.
 
@@ -109,7 +120,8 @@ class Resampler:
         rounding_lost: the result of the last one, see ``resample``.
 
     Raises:
-        AdapterError: ``config`` is given, and the model has no adapters or those of another method.
+        AdapterError: ``config`` is given, and the model has no adapters or those of another method; or the optimizer
+            holds no parameter of the adapters.
     """
 
     def __init__(self, model: nn.Module, optimizer: Any | None, config: Any | None = None) -> None:
@@ -121,6 +133,7 @@ class Resampler:
             raise AdapterError(
                 f"the settings are those of {config.method}, the model has {', '.join(found) or 'no'} adapters"
             )
+        _check_holds(optimizer, model)
         self.model = model
         self.optimizer = optimizer
         self.optimizer_state: str | float = getattr(config, "optimizer_state", "reset")
@@ -134,7 +147,7 @@ class Resampler:
     def after_step(self, step: int, total_steps: int) -> bool:
         """Resample if due after optimizer step ``step`` (from 1) of ``total_steps``; True if it did."""
         self.step = step
-        return self._resample(self.level == "step" and step % self.every == 0 and step < total_steps)
+        return self._resample(self.level == "step" and step % self.every == 0 and 0 < step < total_steps)
 
     def after_epoch(self, epoch: int, epochs: int) -> bool:
         """Resample if due after epoch ``epoch`` (from 1) of ``epochs``, never after the last; True if it did."""

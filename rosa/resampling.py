@@ -20,7 +20,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from rosa.errors import AdapterError
+from rosa.errors import CONVERTED, AdapterError
 from rosa.fused import full_precision
 from rosa.kept_base import Pair
 from rosa.layers import AdapterLayer, LowRankLayer, product
@@ -49,6 +49,7 @@ class SubspaceLayer(LowRankLayer):
     """
 
     rewrites_base: ClassVar[bool] = True
+    completes: ClassVar[tuple[str, ...]] = ("base.weight",)
 
     rounding: tuple[float, float] | None = None
 
@@ -70,13 +71,9 @@ class SubspaceLayer(LowRankLayer):
 
     @torch.no_grad()
     def initialise(self) -> None:
-        self._zero_pair()
-
-    def _zero_pair(self) -> None:
         self.A.zero_()
         self.B.zero_()
 
-    @torch.no_grad()
     def on_load(self) -> None:
         self._remember_pair()
 
@@ -87,6 +84,7 @@ class SubspaceLayer(LowRankLayer):
             with gathered(self), full_precision(self.base.weight.device):
                 self.kept = self.kept.loaded(None, self.weight_mn)
         super()._load_from_state_dict(state_dict, prefix, *others)
+        self._remember_pair()
 
     def _remember_pair(self) -> None:
         """Keep A and B as training starts from them, to find what it changed. Only 16-bit weights need that."""
@@ -105,7 +103,7 @@ class SubspaceLayer(LowRankLayer):
                     before = product(*(start.to(delta.device) for start in self._start)) * self.scale
                     self._change = float((delta - before).norm())
             self._add_pair(1)
-        self._zero_pair()
+        self.initialise()
         self.kept = kept
 
     def _add_pair(self, sign: int) -> None:
@@ -172,12 +170,14 @@ def resample_layers(layers: Sequence[SubspaceLayer], number: int) -> None:
 
     Raises:
         RuntimeError: a layer is merged; nothing is written then.
-        AdapterError: a layer's weight or pair is not finite, or their sum is too large, and nothing is written then; or
-            another process failed, and the pairs of some layers are merged.
+        AdapterError: A has 16 bits, a layer's weight or pair is not finite, or their sum is too large, and nothing is
+            written then; or another process failed, and the pairs of some layers are merged.
     """
     for layer in layers:
         if layer.merged:
             raise RuntimeError(f"{layer.name} is merged: unmerge before a resample")
+        if layer.A.dtype.itemsize < 4:
+            raise AdapterError(f"{layer.name}: {CONVERTED}")
     check_finite(layers)
     for layer in layers:
         if is_sharded(layer.base.weight):

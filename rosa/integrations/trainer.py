@@ -68,6 +68,7 @@ class ResampleCallback(TrainerCallback):  # type: ignore[misc]  # transformers i
         **kwargs: Any,
     ) -> None:
         assert model is not None  # the Trainer always gives it
+        self.resampler = self._tuner = None  # of an earlier training
         base: Any = getattr(model, "base_model", None)
         if hasattr(base, "bind_optimizer"):
             if self.config is not None:

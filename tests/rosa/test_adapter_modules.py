@@ -154,3 +154,20 @@ def test_a_file_with_a_head_needs_a_model_with_that_head(tmp_path: Path) -> None
     model = rosa.inject(classifier(), rosa.LoraConfig(rank=2))
     with pytest.raises(rosa.AdapterError, match=r"does not fit the model: score\.weight"):
         rosa.load_adapter(model, tmp_path)
+
+
+def test_a_head_goes_into_the_files_of_peft(tmp_path: Path) -> None:
+    """Whole, so that the random head of the base into which it is loaded does not matter."""
+    from peft import PeftModel
+
+    from rosa.integrations.peft import to_peft_lora
+
+    model = rosa.inject(classifier(), rosa.RosaConfig(rank=1, modules_to_save=["score"]))
+    train(model)
+    to_peft_lora(model, classifier(seed=1), tmp_path)
+    loaded = PeftModel.from_pretrained(classifier(seed=2), tmp_path).eval()
+    torch.testing.assert_close(scores(loaded), scores(model), atol=1e-5, rtol=0)
+
+    tied = adapt("gpt2", rosa.LoraConfig(rank=1, modules_to_save=["wte"]))
+    with pytest.raises(rosa.AdapterError, match=r"lm_head shares its weight with a module of modules_to_save"):
+        to_peft_lora(tied, make_model("gpt2"), tmp_path / "tied")

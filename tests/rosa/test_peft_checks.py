@@ -127,7 +127,7 @@ def test_a_lora_folder_of_a_merged_model_has_the_bias_change_once(tmp_path: Path
 def test_no_resample_after_a_conversion_to_16_bits(dtype: torch.dtype) -> None:
     model = adapt_by_peft(base=make_model("gpt2", dtype=dtype)).to(torch.bfloat16)
     before = digests(model)
-    with pytest.raises(rosa.AdapterError, match="the model was converted after ROSA was added"):
+    with pytest.raises(rosa.AdapterError, match="the model was converted after the adapter was added"):
         model.base_model.after_epoch(1)
     assert digests(model) == before
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rosa.errors import AdapterError
+from rosa.errors import CONVERTED, AdapterError
 from rosa.fused import full_precision
 from rosa.integrations.peft.config import RosaConfig
 from rosa.kept_base import cut_to_rank, joined
@@ -30,6 +30,7 @@ class RosaAdapter(RosaLayer):
         bias_change: what is added to the base bias (n,), where biases train.
     """
 
+    completes = ("left", "right", "number")
     host: Any  # the ``RosaLinear``, which imports this file
     number: Tensor
     base_checksum: Tensor
@@ -49,7 +50,7 @@ class RosaAdapter(RosaLayer):
         has_bias = config.trains_bias and host.base_layer.bias is not None
         self.bias_change = nn.Parameter(torch.zeros_like(self.new_parameter(self.out_features))) if has_bias else None
         with torch.no_grad():
-            self._zero_pair()
+            self.initialise()
 
     @property
     def base(self) -> nn.Linear:  # type: ignore[override]
@@ -94,11 +95,7 @@ class RosaAdapter(RosaLayer):
         """
         written = [self.A, self.base.weight] if self.in_weight else [self.A]
         if any(values.dtype.itemsize < 4 for values in written):
-            raise AdapterError(
-                f"{self.name}: a resample would be rounded to 16 bits, because the model was converted after ROSA was "
-                "added. Load the base model in 16 bits (dtype=torch.bfloat16) before get_peft_model, or train under "
-                "autocast"
-            )
+            raise AdapterError(f"{self.name}: {CONVERTED}")
         super().merge_pair()
 
     def _add_pair(self, sign: int) -> None:

@@ -15,6 +15,7 @@ from rosa.injection import adapter_layers
 from rosa.kept_base import rank_of_share, rounding_bound
 from rosa.layers import AdapterLayer, LowRankLayer, product
 from rosa.quantised import is_quantised
+from rosa.saved_modules import saved_modules
 from rosa.subspace import short_side_vectors
 from rosa.targets import WRAPPERS, canonical_names
 
@@ -60,7 +61,7 @@ def base_module(layer: Layer) -> nn.Linear:
 
 
 def changed_layers(model: nn.Module, pretrained: Mapping[str, Tensor]) -> dict[str, Layer]:
-    """The adapted layers by name, and the plain ones that differ from the pretrained model.
+    """The adapted layers by name, and the plain ones outside ``saved_modules`` that differ from the pretrained model.
 
     Raises:
         AdapterError: no adapters, adapters without a pair, or a quantised weight.
@@ -73,6 +74,7 @@ def changed_layers(model: nn.Module, pretrained: Mapping[str, Tensor]) -> dict[s
     if not all(isinstance(layer, LowRankLayer) for layer in adapted.values()):
         raise AdapterError("these adapters have no pair A, B: save the plain model instead (rosa.export)")
     names, inner = canonical_names(model), {id(layer.base) for layer in adapted.values()}
+    inner |= {id(part) for module in saved_modules(model).values() for part in module.modules()}  # saved whole
     found: dict[str, Layer] = {}
     for long, module in model.named_modules():
         name = names[long]
@@ -119,6 +121,9 @@ def change_of(
     """W_K − W_0 (m, n) as A B with √S on both sides, cut to its numerical rank or further (at least 1)."""
     module = base_module(layer)
     before, after = _pretrained(f"{name}.weight", module.weight, pretrained), module.weight.double()
+    writes = isinstance(layer, AdapterLayer) and (layer.rewrites_base or layer.merged)
+    if writes and pretrained[f"{name}.weight"].data_ptr() == module.weight.data_ptr():
+        raise AdapterError(f"base holds the very weight of {name}, which this model has written: read the base again")
     if isinstance(module, nn.Linear):
         before, after = before.T, after.T
     if isinstance(layer, AdapterLayer) and not layer.merged and (delta := layer.delta()) is not None:

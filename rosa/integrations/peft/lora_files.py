@@ -23,6 +23,7 @@ from rosa.files import CONFIG_FILE, replace_files
 from rosa.integrations.peft.changes import Change, Layer, base_module, change_of, changed_layers, pretrained_values
 from rosa.kept_base import Pair
 from rosa.peft_files import WEIGHTS_FILE
+from rosa.saved_modules import module_tensors, saved_modules
 from rosa.targets import canonical_names
 
 # vLLM's rules for such a folder are in its source: validate_legal and _validate_features in vllm/lora/peft_helper.py,
@@ -88,6 +89,7 @@ def to_peft_lora(
     Each layer gets the numerical rank r of its own change, found in float64. Singular values below the rounding
     of the weights' dtype are dropped. ``rank`` or ``keep`` cut the pair further, to the best approximation of its rank
     (Eckart and Young 1936). Linear and Conv1D layers that are not adapted and differ from ``base`` get a pair too.
+    Modules of ``modules_to_save`` are written whole.
 
     Trained biases become the biases of PEFT's B (``lora_bias``). PEFT cannot merge those if only some of the layers
     have a bias. Then the file holds the trained biases themselves (``bias="lora_only"``), which PEFT loads into the
@@ -103,8 +105,9 @@ def to_peft_lora(
             layers together keep that share too.
 
     Raises:
-        AdapterError: the method has no pair, ``base`` is not this model's base, or the pairs would be no smaller than
-            the weights themselves: Σ r (m + n) ≥ Σ m n. Nothing is written then.
+        AdapterError: the method has no pair, ``base`` is not this model's base or shares a weight that this model has
+            written, a module of ``modules_to_save`` shares a weight with another one, or the pairs would be no smaller
+            than the weights themselves: Σ r (m + n) ≥ Σ m n. Nothing is written then.
     """
     _check_cut(rank, keep)
     pretrained = pretrained_values(base)
@@ -113,7 +116,9 @@ def to_peft_lora(
     _check_size(changes.values())
     pairs, biases = {name: (change.a, change.b) for name, change in changes.items()}, _biases(changes)
     tensors = lora_tensors(pairs, biases, {name: base_module(layers[name]).bias for name in biases})
-    config = _peft_config(model, layers, changes)
+    saved = _whole_modules(model)
+    tensors |= {f"base_model.model.{key}": values.cpu().contiguous() for key, values in module_tensors(saved).items()}
+    config = _peft_config(model, layers, changes) | {"modules_to_save": sorted(saved) or None}
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(config, indent=2, sort_keys=True) + "\n"
@@ -231,10 +236,23 @@ def _peft_config(model: nn.Module, layers: Mapping[str, Layer], changes: Mapping
         "base_model_name_or_path": getattr(getattr(model, "config", None), "_name_or_path", None) or None,
         "inference_mode": True,
         "target_modules": _target_modules(model, set(layers)),
-        "modules_to_save": None,
         "use_dora": False,
         "use_rslora": False,
     }
+
+
+def _whole_modules(model: nn.Module) -> dict[str, nn.Module]:
+    """``modules_to_save``, which PEFT replaces by copies: AdapterError if another module uses their parameters."""
+    saved = saved_modules(model)
+    inside = {id(part) for module in saved.values() for part in module.modules()}
+    own = {id(parameter) for module in saved.values() for parameter in module.parameters()}
+    for name, module in model.named_modules():
+        if id(module) not in inside and any(id(p) in own for p in module.parameters(recurse=False)):
+            raise AdapterError(
+                f"{name} shares its weight with a module of modules_to_save, which PEFT would copy: save the plain "
+                "model instead (rosa.export), or the adapter (rosa.save_adapter)"
+            )
+    return saved
 
 
 def _biases(changes: Mapping[str, Change]) -> dict[str, Tensor]:

@@ -1,0 +1,120 @@
+"""What users do with a training loop's objects: each is right, or refused with the way out."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import rosa
+from rosa.integrations.trainer import ResampleCallback
+from tests.rosa.cases import adapt, digests, logits, make_model, make_optimizer, train_steps
+from tests.rosa.peft_models import adapt_by_peft
+
+METHODS = [rosa.RosaConfig(rank=2), rosa.LoraConfig(rank=2)]
+
+
+@pytest.mark.parametrize("config", METHODS, ids=lambda config: config.method)
+def test_the_state_of_a_merged_model_is_that_of_the_unmerged_one(config: Any) -> None:
+    model = adapt("gpt2", config)
+    train_steps(model, make_optimizer(model))
+    expected = {name: value.clone() for name, value in model.state_dict().items()}
+    rosa.merge(model)
+    found = model.state_dict()
+    assert all(value.equal(expected[name]) for name, value in found.items())
+    fresh = rosa.inject(make_model("gpt2"), config)
+    fresh.load_state_dict(copy.deepcopy(found))
+    torch.testing.assert_close(logits(fresh), logits(model))
+    before = digests(model)
+    with pytest.raises(rosa.AdapterError, match=r"is merged: call rosa\.unmerge"):
+        model.load_state_dict(expected)
+    assert digests(model) == before
+
+
+def test_a_pair_without_its_base_weight_is_not_loaded() -> None:
+    """The usual idiom for LoRA keeps what requires a gradient."""
+    model = adapt("gpt2", rosa.RosaConfig(rank=2))
+    rosa.resample(model, 1)
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    with pytest.raises(rosa.AdapterError, match=r"has its A and not base\.weight.*save_adapter"):
+        rosa.inject(make_model("gpt2"), rosa.RosaConfig(rank=2)).load_state_dict(trained, strict=False)
+    of_peft = adapt_by_peft()
+    of_peft.base_model.after_epoch(1)
+    trained = {name: p for name, p in of_peft.named_parameters() if p.requires_grad}
+    with pytest.raises(rosa.AdapterError, match=r"has its A and not left, right, number.*save_pretrained"):
+        adapt_by_peft().load_state_dict(trained, strict=False)
+    of_lora = {n: p for n, p in adapt("gpt2", rosa.LoraConfig(rank=2)).named_parameters() if p.requires_grad}
+    rosa.inject(make_model("gpt2"), rosa.LoraConfig(rank=2)).load_state_dict(of_lora, strict=False)
+
+
+def test_an_optimizer_of_the_plain_model_is_refused() -> None:
+    model = make_model("gpt2")
+    early = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    rosa.inject(model, rosa.RosaConfig(rank=2))
+    with pytest.raises(rosa.AdapterError, match=r"no parameter of the adapters: make it after rosa\.inject"):
+        rosa.Resampler(model, early)
+    part = torch.optim.AdamW([next(iter(rosa.adapter_layers(model).values())).A], lr=1e-2)
+    rosa.Resampler(model, part)
+
+
+def test_a_trained_base_weight_is_named_when_the_adapter_is_saved(tmp_path: Path) -> None:
+    model = adapt("gpt2", rosa.RosaConfig(rank=2))
+    layer = rosa.adapter_layers(model)["transformer.h.1.mlp.c_fc"]
+    layer.base.weight.requires_grad_(True)
+    with pytest.warns(UserWarning, match=r"1 parameters train and are not saved.*c_fc.*freeze them"):
+        rosa.save_adapter(model, tmp_path)
+
+
+def test_the_base_of_a_conversion_is_not_the_model_itself(tmp_path: Path) -> None:
+    from rosa.integrations.peft import to_peft_lora
+
+    model = make_model("gpt2")
+    own = model.state_dict()
+    rosa.inject(model, rosa.RosaConfig(rank=2))
+    train_steps(model, make_optimizer(model))
+    with pytest.raises(rosa.AdapterError, match=r"the very weight of .*read the base again"):
+        to_peft_lora(model, own, tmp_path)
+    to_peft_lora(model, make_model("gpt2"), tmp_path)
+
+
+def test_the_mode_that_is_set_while_merged_stays() -> None:
+    model = adapt("gpt2", rosa.LoraConfig(rank=2, dropout=0.5)).train()
+    with rosa.merged(model):
+        model.eval()
+    assert not any(module.training for module in model.modules())
+    with rosa.merged(model):
+        model.train()
+    assert all(module.training for module in model.modules())
+
+
+def test_nothing_is_due_before_the_first_step() -> None:
+    model = adapt_by_peft(level="step", every=2)
+    assert not model.base_model.update_and_allocate(0, 10)
+    assert model.base_model.update_and_allocate(2, 10)
+
+
+def test_a_callback_serves_the_model_of_its_last_training() -> None:
+    from transformers import TrainerControl, TrainerState, TrainingArguments
+
+    callback, state = ResampleCallback(), TrainerState()
+    of_peft, injected = adapt_by_peft(), adapt("gpt2", rosa.RosaConfig(rank=2))
+    settings: Any = TrainingArguments("none", report_to=[])
+    for model in (of_peft, injected):
+        callback.on_train_begin(settings, state, TrainerControl(), model=model, optimizer=make_optimizer(model))
+    state.epoch, state.num_train_epochs = 1, 3
+    before: list[dict[str, str]] = [digests(of_peft), digests(injected)]
+    callback.on_epoch_begin(settings, state, TrainerControl())
+    assert digests(of_peft) == before[0] and digests(injected) != before[1]
+
+
+def test_second_moments_under_other_names_are_not_rescaled() -> None:
+    model = adapt("gpt2", rosa.RosaConfig(rank=2))
+    optimizer = torch.optim.RMSprop(rosa.parameter_groups(model), lr=1e-3)
+    train_steps(model, optimizer)
+    for change in ("rescale", 0.5):
+        with pytest.raises(rosa.AdapterError, match="cannot change the state 'square_avg' of RMSprop"):
+            rosa.resample(model, 1, optimizer, optimizer_state=change)
+    rosa.resample(model, 1, optimizer, optimizer_state="zero")
