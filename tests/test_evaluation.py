@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import rosa
+import utils.evaluation as evaluation_module
 from tests.conftest import write_csv
 from utils.data.e2e import E2E
 from utils.errors import UserError
@@ -152,6 +153,12 @@ def test_generation_beyond_the_positions_is_refused(small_model: Path) -> None:
         generate(model, tokenizer, ["Input: name[A] Output:"], Decoding(max_new_tokens=250), 1)
 
 
+def test_a_prompt_beyond_the_positions_is_refused_with_the_way_out(small_model: Path) -> None:
+    model, tokenizer = load_model(str(small_model)), load_tokenizer(str(small_model))
+    with pytest.raises(UserError, match="256 positions: shorten the prompt"):
+        generate(model, tokenizer, ["a b c d " * 100], SHORT, 1)
+
+
 def test_more_beams_than_tokens_in_the_vocabulary_are_refused_at_once(train: Any, monkeypatch: Any) -> None:
     run = train("train.epochs=1")
     monkeypatch.setattr("utils.models.losses.evaluate_losses", None)  # must not be called
@@ -179,3 +186,24 @@ def test_examples_with_the_same_source_are_one_item(train: Any, small_e2e: Path,
     assert run.references().read_text() == "A.\nA again.\n\nB.\n"
     assert run.evaluation()["predictions_sha256"] == sha256(run.predictions())
     assert Run(run.path).evaluation()["items"] == 2
+
+
+def test_long_items_are_cut_or_left_out_of_the_loss_and_counted(
+    train: Any, small_e2e: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a run on short data with short samples."""
+    run = train("train.epochs=1", "train.seq_len=60")
+    rows = (small_e2e / "testset_w_refs.csv").read_text().splitlines()
+    long = tmp_path / "long"
+    shutil.copytree(small_e2e, long)
+    items = [f"name[{'Alimentum ' * 30}],x", f"name[Zizzi],{'good ' * 100}"]
+    (long / "testset_w_refs.csv").write_text("\n".join([*rows, *items]) + "\n")
+    warned: list[str] = []
+    monkeypatch.setattr(evaluation_module.log, "warning", lambda text, *values: warned.append(text % values))
+    outcome = evaluate_run(run, dataclasses.replace(FAST, dataset_path=str(long)))
+    evaluation = run.evaluation()
+    assert outcome[0] == "evaluated" and evaluation is not None
+    assert evaluation["data"]["left_out"] == 1 and evaluation["data"]["cut"] >= 1
+    assert evaluation["predictions"] == evaluation["items"]
+    said = " ".join(warned)
+    assert "1 of 5 items have prompts of 60 tokens or more" in said and "the loss is on their beginnings" in said

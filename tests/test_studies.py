@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import shutil
@@ -68,6 +69,8 @@ def test_a_book_that_is_learnt_is_stored_to_the_last_bit(untrained: Path, tmp_pa
     (result,), _ = read_results([folder])
     measured = json.loads((folder / "study.json").read_text())
     bits = stored_bits(result)
+    cut = {**result.record, "data": {"validation": {**result.record["data"]["validation"], "cut": 1}}}
+    assert stored_bits(dataclasses.replace(result, record=cut)) is None
     assert bits is not None and 0.9 * 3 * 10 * math.log2(10) < bits < 3 * 10 * math.log2(10)
     loss = pytest.approx(result.record["best"]["loss_target"], abs=1e-3)
     assert measured["book_b"] == {"loss": loss, "stored_bits": pytest.approx(bits, abs=0.1), "exact_match": 1.0}

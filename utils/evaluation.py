@@ -212,13 +212,17 @@ def _measure(
     check_beams(model, options.decoding)
     model = rosa.unwrap(model).to(device).eval()
 
-    source = config.source
+    source, limit = config.source, max_positions(model)
+    longest = config.train.seq_len if limit is None else min(config.train.seq_len, limit)
+    fitting = groups if source.packed else _fitting(groups, tokenizer, longest)
     encoded = encode_units(
-        groups, tokenizer, packed=source.packed, seq_len=config.train.seq_len, block_size=config.train.block_size
+        fitting, tokenizer, packed=source.packed, seq_len=longest, block_size=config.train.block_size
     )
+    if encoded.cut:
+        log.warning("%d targets are longer than %d tokens: the loss is on their beginnings", encoded.cut, longest)
+    data = encoded.describe() | {"left_out": len(groups) - len(fitting)}
     chosen = groups if options.limit is not None else groups[: source.generate_limit]
     prompts = [group[0].prompt for group in chosen]
-    limit = max_positions(model)
     if source.packed and limit is not None:  # other prompts are never cut: generate raises if they are too long
         prompts = shorten(prompts, tokenizer, limit - options.decoding.max_new_tokens)
         cut = sum(prompt != group[0].prompt for prompt, group in zip(prompts, chosen, strict=True))
@@ -234,7 +238,19 @@ def _measure(
         for group, prompt in zip(chosen, prompts, strict=True)
     ]
     write_predictions(run, options.split, as_prompted, texts)
-    return {**losses.metrics(config.loss_on()), "predictions": len(texts), "precision": precision}
+    return {**losses.metrics(config.loss_on()), "data": data, "predictions": len(texts), "precision": precision}
+
+
+def _fitting(groups: list[list[Example]], tokenizer: Any, longest: int) -> list[list[Example]]:
+    """The groups whose prompt leaves room for a target; all of them, and so an error that says it, if none does."""
+    ids = tokenizer([group[0].prompt for group in groups], add_special_tokens=False, verbose=False)["input_ids"]
+    found = [group for group, prompt in zip(groups, ids, strict=True) if len(prompt) < longest]
+    if found and len(found) < len(groups):
+        log.warning(
+            "%d of %d items have prompts of %d tokens or more: they are left out of the loss",
+            len(groups) - len(found), len(groups), longest,
+        )  # fmt: skip
+    return found or groups
 
 
 def write_predictions(run: Run, split: str, groups: list[list[Example]], texts: list[str]) -> None:

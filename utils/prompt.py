@@ -32,7 +32,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--checkpoint", choices=("best", "last"), default="best", help="(default: best)")
     parser.add_argument("--batch-size", type=int, default=1, help="texts generated together (default: 1)")
     add_arguments(parser)
-    return parser.parse_args(argv)
+    return parser.parse_intermixed_args(argv)
 
 
 def check_texts(texts: Sequence[str]) -> None:
@@ -98,9 +98,10 @@ def continuations(
     check_beams(model, decoding)
     model = rosa.unwrap(model).to(place).eval()
     limit, source = max_positions(model), config.source
+    templated = source.prompt("text") != "text"  # else blanks at the ends are a part of the prompt
     given = iter(texts)
     while batch := list(itertools.islice(given, batch_size)):
-        prompts = [text if raw else source.prompt(text.strip()) for text in batch if text.strip()]
+        prompts = [source.prompt(text.strip()) if templated and not raw else text for text in batch if text.strip()]
         if source.packed and not raw and limit is not None:  # as eval.py does
             prompts = shorten(prompts, tokenizer, limit - decoding.max_new_tokens)
         with autocast(place, precision):

@@ -40,13 +40,14 @@ class Parsed(BaseException):
 @pytest.fixture(autouse=True)
 def only_parsing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Commands end after their arguments."""
-    parse = argparse.ArgumentParser.parse_args
+    for name in ("parse_args", "parse_intermixed_args"):
+        parse = getattr(argparse.ArgumentParser, name)
 
-    def parsed(self: Any, args: Any = None, namespace: Any = None) -> None:
-        parse(self, args, namespace)
-        raise Parsed
+        def parsed(self: Any, args: Any = None, namespace: Any = None, parse: Any = parse) -> None:
+            parse(self, args, namespace)
+            raise Parsed
 
-    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parsed)
+        monkeypatch.setattr(argparse.ArgumentParser, name, parsed)
 
 
 @pytest.mark.parametrize("page", BASH)
@@ -162,7 +163,7 @@ def _python(words: list[str], page: str) -> str | None:
         sweep = rest[rest.index("--fn") + 1]
         if "NAME" not in sweep and not (ROOT / sweep).is_file() and not sweeps(page):
             return f"{sweep} is neither a file nor a block on the page"
-    if "parse_args" not in file.read_text(encoding="utf-8"):
+    if not re.search(r"parse_(intermixed_)?args", file.read_text(encoding="utf-8")):
         return f"{words} has arguments" if rest else None
     return _argument_problem(words[1] if words[0] == "-m" else str(file), rest)
 

@@ -53,6 +53,27 @@ def test_lines_of_standard_input_are_answered_as_they_come(
     assert seen == ["", f"{answers[first]}\n", "\n", f"{answers[second]}\n"]
 
 
+def test_options_may_stand_before_the_texts(rosa_run: Run, answers: dict[str, str], capfd: Any) -> None:
+    source = next(iter(answers))
+    assert prompt.main([str(rosa_run.path), *SHORT, source]) == 0
+    assert capfd.readouterr().out == f"{answers[source]}\n"
+
+
+def test_blanks_at_the_ends_are_a_part_of_a_prompt_without_template(
+    rosa_run: Run, capfd: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in evaluation, where such a data set's prompts are given as they are."""
+    from utils.data.e2e import E2E
+
+    monkeypatch.setattr(E2E, "prompt", lambda self, source: source)
+    text = "Describe Alimentum:\n"
+    assert (
+        prompt.main([str(rosa_run.path), text, *SHORT]) == prompt.main([str(rosa_run.path), text, "--raw", *SHORT]) == 0
+    )
+    own, raw = capfd.readouterr().out.splitlines()
+    assert own == raw
+
+
 def test_a_raw_text_has_no_template(rosa_run: Run, answers: dict[str, str], capfd: Any) -> None:
     source = next(iter(answers))
     assert prompt.main([str(rosa_run.path), f"Input: {source} Output:", source, "--raw", *SHORT]) == 0

@@ -300,3 +300,12 @@ def test_meteor_that_begins_one_system_can_score_another() -> None:
     metric.begin(["a dog"] * FEWEST)
     assert metric.score(["the pub is by the river"] * FEWEST)["METEOR"] == pytest.approx(1)
     assert metric.score(["the pub"] * FEWEST) == METEOR(references[:1]).score(["the pub"])
+
+
+def test_a_missing_slot_error_rate_names_the_source_that_is_in_the_way() -> None:
+    sources = ["name[Zizzi], food[Thai]"] * 4
+    assert "SER" in applicable(sources) and "SER" not in applicable(["free text"] * 5)
+    with pytest.warns(
+        UserWarning, match=r"1 of 5 sources are no meaning representations, the first is 'food\[Thai\], food"
+    ):
+        assert "SER" not in applicable([*sources, "food[Thai], food[Indian]"])

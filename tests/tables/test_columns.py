@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -92,6 +93,31 @@ def test_losses_on_different_tokens_are_not_compared(tmp_path: Path) -> None:
     assert "val loss" not in printed[0]
     assert sorted(row["val loss, target"] for row in printed) == ["**0.5000**", "1.0000"]
     assert sorted(row["val loss, all"] for row in printed) == ["**0.7500**", "1.5000"]
+
+
+@pytest.mark.parametrize("split", ["validation", "test"])
+def test_losses_on_different_parts_of_the_data_are_not_compared(tmp_path: Path, split: str) -> None:
+    """Another train.validation_fraction or train.seq_len; another seed may have another part."""
+    for method, loss, tokens in (("rosa", 1.0, 90), ("lora", 0.5, 70), ("none", 0.4, 90)):
+        counts = {"samples": 10, "target_tokens": tokens, "cut": 0}
+        where: dict[str, Any] = {"record": {"data": {"validation": counts}}}
+        write_run(
+            tmp_path, method=method, loss=loss, **(where if split == "validation" else {"evaluation": {"data": counts}})
+        )
+    compile_results([tmp_path])
+    columns = {"validation": "val loss", "test": "test ppl"}
+    for name, column in columns.items():
+        assert ("**" in "".join(row[column] for row in markdown_rows(tmp_path))) == (name != split)
+    assert f"different parts of the {split} data" in (tmp_path / "e2e_nlg" / "results.md").read_text().replace("\\", "")
+
+
+def test_the_untrained_model_differs_by_seed_on_parts_of_the_validation_data(tmp_path: Path) -> None:
+    for seed, loss in enumerate((6.0, 7.0)):
+        write_run(
+            tmp_path, method="none", seed=seed, loss=loss, epochs=0, config={"train.validation_fraction": 0.02}
+        )  # fmt: skip
+    compile_results([tmp_path])
+    assert row_of(csv_of(tmp_path)).val_loss_std == pytest.approx(0.7071, abs=1e-3)
 
 
 def test_other_scores_are_in_the_csv_and_in_the_table_on_request(tmp_path: Path) -> None:

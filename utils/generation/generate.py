@@ -65,9 +65,10 @@ def generate_tokens(
     limit = max_positions(model)
     longest = max((len(ids) for ids in encoded), default=0)
     if limit is not None and longest + decoding.max_new_tokens > limit:
+        lower = f"lower --max-new-tokens to at most {limit - longest}" if longest < limit else "shorten the prompt"
         raise UserError(
             f"a prompt of {longest} tokens and {decoding.max_new_tokens} new ones exceed the model's {limit} "
-            f"positions: lower --max-new-tokens to at most {max(limit - longest, 0)}"
+            f"positions: {lower}"
         )
     found: list[list[int]] = [[]] * len(encoded)
     with _inference(model), work_bar(len(encoded), "texts", "text", main=bar) as shown:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 
 import numpy as np
@@ -33,7 +34,14 @@ class SlotErrorRate(Metric):
 
     @classmethod
     def applies(cls, sources: Sequence[str] | None) -> bool:
-        return bool(sources) and all(parse(source) is not None for source in sources or ())
+        failing = [source for source in sources or () if parse(source) is None]
+        if failing and sources and len(failing) < len(sources) / 2:
+            warnings.warn(
+                f"no slot error rate: {len(failing)} of {len(sources)} sources are no meaning representations, the "
+                f"first is {failing[0][:100]!r}",
+                stacklevel=2,
+            )
+        return bool(sources) and not failing
 
     def statistics(self, predictions: Sequence[str]) -> np.ndarray:
         """Missing, added and wrong slots, and slots of the meaning representation: (items, 4)."""

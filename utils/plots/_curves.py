@@ -26,6 +26,7 @@ from utils.plots._style import (
     row_label,
 )
 from utils.results.aggregate import Row
+from utils.results.methods import method_label
 from utils.text import human
 
 _ALL_MARKERS = 12  # a curve of up to this many points has a marker at each point
@@ -44,7 +45,12 @@ def draw_curves(data: PlotData, split: str, key: str, ylabel: str, bins: int | N
 
     Raises NothingToDraw if no finished run has such points.
     """
-    row_curves = [(row, curve) for row in data.trained() if (curve := data.curve(row, split, key, bins))]
+    row_curves = []
+    for row in data.trained():
+        if curve := data.curve(row, split, key, bins):
+            row_curves.append((row, curve))
+        else:
+            data.note(f"{data.model}: {method_label(row.first.method)} has no {split} points that its seeds share")
     if not row_curves:
         raise NothingToDraw(f"no finished run of {data.model} has {split} points with {key!r} in its metrics.jsonl")
     ranks = ranks_of(row for row, _ in row_curves)
@@ -65,7 +71,7 @@ def draw_curves(data: PlotData, split: str, key: str, ylabel: str, bins: int | N
     axes.set_ylabel(ylabel)
     first = 0.0 if bins else min(curve.x[0] for curve in curves)
     epoch_axis(axes, first, max(curve.x[-1] for curve in curves))
-    seeds = [len(row.results) for row, curve, _ in drawn if curve.std]
+    seeds = [curve.seeds for _, curve, _ in drawn if curve.std]
     legend(figure, list(groups.values()), legend_title(ranks, "band", seeds))
     return figure
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import statistics
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from utils.results.columns import OWN_LOSS, Column, all_columns, mixed_losses
 from utils.results.methods import UNTRAINED, method_label
 from utils.results.read import Result, as_typed, keep_one_limit, printable_line, read_results
 from utils.runs import finite
+from utils.tables.notes import different_parts
 from utils.tables.order import check_name
 
 SAMPLE_METHOD = "fnmodel.rosa.sample_method"
@@ -30,6 +31,7 @@ class Curve:
     x: list[float]
     mean: list[float]
     std: list[float] | None
+    seeds: int = 1
 
 
 @dataclass
@@ -62,7 +64,8 @@ class PlotData:
                 choices[row.first.method, as_typed(row.first.rank)].append(row)
         picked = []
         for (method, rank), rows in choices.items():
-            best = min(rows, key=lambda row: (row.settings.get(SAMPLE_METHOD, "random") != "random", _loss(row)))
+            loss = f"val_{self.loss}"
+            best = min(rows, key=lambda row: (row.settings.get(SAMPLE_METHOD, "random") != "random", _mean(row, loss)))
             picked.append(best)
             if len(rows) > 1:
                 name = " ".join([method_label(method), *([] if rank == "null" else [f"rank {rank}"])])
@@ -87,13 +90,15 @@ class PlotData:
             return None
         if bins:
             end = max(max(points) for points in seeds)
-            seeds = [_binned(_centred(points), end, bins) for points in seeds] if end > 0 else seeds
+            seeds = [_centred(points) for points in seeds]
+            if end > 0 and max(map(len, seeds)) > bins:
+                seeds = [_binned(points, end, bins) for points in seeds]
         shared = sorted(set.intersection(*(set(points) for points in seeds)))
         values = [[points[x] for points in seeds] for x in shared]
         if not shared:
             return None
         std = [statistics.stdev(over_seeds) for over_seeds in values] if len(seeds) > 1 else None
-        return Curve(shared, [statistics.fmean(over_seeds) for over_seeds in values], std)
+        return Curve(shared, [statistics.fmean(over_seeds) for over_seeds in values], std, len(seeds))
 
 
 def rank_order(rank: float | None) -> tuple[bool, float]:
@@ -101,8 +106,8 @@ def rank_order(rank: float | None) -> tuple[bool, float]:
     return isinstance(rank, int), rank or 0
 
 
-def _loss(row: Row) -> float:
-    statistic = row.statistics.get("val_loss")
+def _mean(row: Row, key: str) -> float:
+    statistic = row.statistics.get(key)
     return statistic.mean if statistic else float("inf")
 
 
@@ -132,8 +137,6 @@ def _centred(points: dict[float, float]) -> dict[float, float]:
 
 
 def _binned(points: dict[float, float], end: float, bins: int) -> dict[float, float]:
-    if len(points) <= bins:
-        return points
     within: dict[int, list[float]] = defaultdict(list)
     for x, y in points.items():
         within[min(int(x / end * bins), bins - 1)].append(y)
@@ -168,6 +171,7 @@ def load_plot_data(folder: str | Path, metric: str | None = None) -> list[PlotDa
     notes = [limit_note] if limit_note and not column.key.startswith("val") else []
     notes += [f"left out: {line}" for line in left_out]
     loss = "loss_target" if mixed else "loss"
+    rows = _of_one_data(rows, column.split, notes)
     models = sorted({row.first.model for row in [*rows, *trials]})
     return [
         PlotData(
@@ -182,6 +186,24 @@ def load_plot_data(folder: str | Path, metric: str | None = None) -> list[PlotDa
         )
         for i, model in enumerate(models)
     ]
+
+
+def _of_one_data(rows: list[Row], split: str, notes: list[str]) -> list[Row]:
+    """The rows whose validation data, and those of ``split``, are the most common ones of their model."""
+    for key in dict.fromkeys(f"{name}_data" for name in ("validation", split)):
+        for model in {row.first.model for row in rows}:
+            own = [row for row in rows if row.first.model == model]
+            usual = Counter(row.settings[key] for row in own for _ in row.results if key in row.settings).most_common(1)
+            others = [row for row in own if usual and row.settings.get(key, usual[0][0]) != usual[0][0]]
+            notes += [
+                f"left out: {result.run.path}: its {key.removesuffix('_data')} data are not those of most runs"
+                for row in others
+                for result in row.results
+            ]
+            rows = [row for row in rows if row not in others]
+    for part in different_parts(result for row in rows for result in row.results):
+        notes.append(f"losses are on different parts of the {part} data: they are not comparable")
+    return rows
 
 
 def _metric(name: str | None, known: dict[str, Column], rows: list[Row], mixed: bool) -> Column:

@@ -164,7 +164,8 @@ def _completeness(result: Result) -> tuple[int, str]:
 def compute_statistics(rows: list[Row], columns: Iterable[Column]) -> None:
     """Compute the statistic of each column in each row.
 
-    The untrained model has no time and memory. It is the same for every seed, so it has no standard deviation.
+    The untrained model has no time and memory. It is the same for every seed, so it has no standard deviation, but for
+    losses on a part of the validation data, which the seed chooses.
     """
     for column in columns:
         for row in rows:
@@ -173,7 +174,9 @@ def compute_statistics(rows: list[Row], columns: Iterable[Column]) -> None:
                 continue
             values = [value for result in row.results if (value := column.value(result)) is not None]
             if statistic := Statistic.of(values):
-                row.statistics[column.key] = replace(statistic, std=None) if untrained else statistic
+                part = row.first.settings.get("train.validation_fraction") not in (None, 1)
+                fixed = untrained and not (part and column.split == "validation")
+                row.statistics[column.key] = replace(statistic, std=None) if fixed else statistic
 
 
 def differing(rows: list[Row]) -> list[str]:

@@ -86,11 +86,12 @@ def _loss_columns(key: str, header: str, better: int, decimals: int, source: str
 def stored_bits(result: Result) -> float | None:
     """How much of the information in the validation targets the best checkpoint has stored, in bits; at least 0.
 
-    The targets' information (``DataSource.target_bits``) minus the loss on them. None if that information is not known.
+    The targets' information (``DataSource.target_bits``) minus the loss on them. None if that information is not known,
+    or if targets were cut, so that the loss is not on all of it.
     """
     bits, loss = target_bits_of(result.dataset), result.number("best", "loss_target")
     samples, tokens = (result.number("data", "validation", key) for key in ("samples", "target_tokens"))
-    if bits is None or loss is None or samples is None or tokens is None:
+    if bits is None or loss is None or samples is None or tokens is None or result.number("data", "validation", "cut"):
         return None
     return max(0.0, samples * bits - loss * tokens / math.log(2))
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from utils.metrics import NEITHER
 from utils.results.aggregate import Row
 from utils.results.columns import LOSS_UNIT, OWN_LOSS, Column
 from utils.results.gap import SAMPLES, Closed, unequal
 from utils.results.methods import UNTRAINED, method_label
-from utils.results.read import SPLITS, as_typed, printable_line
+from utils.results.read import SPLIT, SPLITS, Result, as_typed, printable_line
 from utils.runs import finite
 from utils.text import human
 
@@ -25,6 +28,7 @@ class Scope:
     hardware: tuple[str, ...]
     references: int  # the number of different sets of references
     data: tuple[str, ...]  # the splits of which the runs read different data
+    parts: tuple[str, ...]  # the splits whose losses are on different parts of the same data
     precisions: tuple[str, ...]  # of the evaluations
 
     @classmethod
@@ -34,7 +38,7 @@ class Scope:
         hardware = tuple(sorted({result.hardware for result in results}))
         data = tuple(split for split in SPLITS if len({r.data.get(f"{split}_data") for r in results} - {None}) > 1)
         precisions = {printable_line(r.evaluation["precision"]) for r in results if r.evaluation.get("precision")}
-        return cls(mixed, hardware, len(references), data, tuple(sorted(precisions)))
+        return cls(mixed, hardware, len(references), data, different_parts(results), tuple(sorted(precisions)))
 
     def comparable(self, column: Column) -> bool:
         """Whether the numbers of ``column`` are comparable across the rows."""
@@ -43,8 +47,20 @@ class Scope:
         if column.split in self.data:
             return False
         if column.key in OWN_LOSS:
-            return not self.mixed
-        return not column.scored or self.references < 2
+            return not self.mixed and column.split not in self.parts
+        return column.split not in self.parts if not column.scored else self.references < 2
+
+
+def different_parts(results: Iterable[Result]) -> tuple[str, ...]:
+    """The splits of which runs of one seed and model counted different samples or tokens in their losses."""
+    counts: dict[tuple[Any, ...], set[str]] = defaultdict(set)
+    for result in results:
+        for split, of_split in (("validation", result.record), (SPLIT, result.evaluation)):
+            data = of_split.get("data")
+            part = data.get(split) if split != SPLIT and isinstance(data, dict) else data
+            if isinstance(part, dict):
+                counts[split, result.seed, result.model].add(json.dumps(part, sort_keys=True))
+    return tuple(dict.fromkeys(split for (split, *_), found in counts.items() if len(found) > 1))
 
 
 def readable(key: str) -> str:
@@ -67,7 +83,9 @@ def _about_rows(rows: list[Row]) -> Iterator[str]:
     several = any(len(row.results) > 1 for row in rows if row.first.method != UNTRAINED)
     yield "Mean ± sample standard deviation over n seeds." if several else "One seed (n = 1)."
     if UNTRAINED in methods and len(methods) > 1:
-        yield "untrained: the base model without training, the same for every seed."
+        shares = {r.settings.get("train.validation_fraction", 1) for row in rows for r in row.results}
+        same = ", the same for every seed" if shares <= {None, 1} else ""
+        yield f"untrained: the base model without training{same}."
     kinds = {type(row.first.rank) for row in rows if row.first.rank is not None}
     ratio = "the ratio of the rank R to the smaller side of each adapted weight"
     if kinds == {float}:
@@ -121,6 +139,11 @@ def _about_scope(columns: list[Column], scope: Scope) -> Iterator[str]:
         yield (
             f"Rows read different {' and '.join(scope.data)} data (the beginning of its digest is shown): numbers on "
             "different data are not comparable."
+        )
+    if scope.parts:
+        yield (
+            f"Losses are on different parts of the {' and '.join(scope.parts)} data (train.validation_fraction, "
+            "train.seq_len, train.block_size): they are not comparable."
         )
     if len(scope.precisions) > 1:
         yield f"Test losses were computed in several precisions: {', '.join(scope.precisions)}."

@@ -1,0 +1,52 @@
+"""Which runs and points a figure is drawn from, and what it says of those that it leaves out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests.plots.test_plots import figure_of, lines
+from tests.records import write_run
+from utils.plots._curves import draw_curves
+from utils.plots._data import load_plot_data
+
+
+def test_a_setting_is_chosen_by_the_loss_that_all_runs_share(tmp_path: Path) -> None:
+    """Of two LoRA settings that were trained on different tokens, not by each one's own loss."""
+    for lr, tokens, loss in ((1e-2, "target", 1.0), (1e-4, "all", 0.9)):
+        record = {"loss_on": tokens, "best": {"loss": loss, "loss_target": 1.0 if lr == 1e-2 else 1.2}}
+        write_run(tmp_path, method="lora", record=record, config={"train.lr": lr, "train.loss_on": tokens})
+    (data,) = load_plot_data(tmp_path)
+    (row,) = data.trained()
+    assert row.settings["train.lr"] == 1e-2
+
+
+def test_runs_on_other_data_are_left_out_and_named(tmp_path: Path) -> None:
+    for seed in (0, 1):
+        write_run(tmp_path, seed=seed, record={"data_sha256": {"validation": "a" * 64}})
+    other = write_run(tmp_path, method="lora", record={"data_sha256": {"validation": "b" * 64}})
+    (data,) = load_plot_data(tmp_path)
+    assert [row.first.method for row in data.rows] == ["rosa"]
+    assert data.notes == [f"left out: {other}: its validation data are not those of most runs"]
+
+
+def test_a_row_without_shared_points_is_named_and_a_seed_without_points_not_counted(tmp_path: Path) -> None:
+    for seed in (0, 1, 2):
+        run = write_run(tmp_path, seed=seed)
+        if seed == 2:
+            (run / "metrics.jsonl").unlink()
+    write_run(tmp_path, method="lora")
+    lone = write_run(tmp_path, method="lora", seed=1)
+    (lone / "metrics.jsonl").write_text('{"split": "validation", "epoch": 0.123, "step": 1, "loss": 1}\n')
+    (data,) = load_plot_data(tmp_path)
+    drawn = draw_curves(data, "validation", "loss", "loss")
+    assert drawn.legends[0].get_title().get_text().endswith("2 seeds") and list(lines(drawn)) == ["ROSA"]
+    assert any("LoRA has no validation points that its seeds share" in note for note in data.notes)
+
+
+def test_seeds_logged_at_other_intervals_share_the_bins_of_a_training_curve(tmp_path: Path) -> None:
+    for seed, step in ((0, 1), (1, 20)):
+        run = write_run(tmp_path, seed=seed)
+        points = [f'{{"split": "train", "epoch": {i / 100}, "step": {i}, "loss": 1}}' for i in range(step, 201, step)]
+        (run / "metrics.jsonl").write_text("\n".join(points))
+    x, y = lines(figure_of("training_curves", tmp_path))["ROSA"]
+    assert len(x) == 10 and set(y) == {1}
