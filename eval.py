@@ -18,7 +18,7 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("runs", nargs="+", help="folders with runs, or runs")
     parser.add_argument("--split", choices=("test", "validation"), default="test", help="(default: test)")
-    parser.add_argument("--limit", type=int, help="evaluate only the first N items (not a complete evaluation)")
+    parser.add_argument("--limit", type=int, help="evaluate only the first N items, unless all are already")
     parser.add_argument("--batch-size", type=int, help="prompts generated together (default: 64, on a GPU 128)")
     parser.add_argument("--force", action="store_true", help="evaluate again even if the evaluation is current")
     add_arguments(parser)

@@ -72,7 +72,10 @@ def test_only_current_evaluations_are_skipped(roots: list[str], capsys: Any) -> 
     assert sorted(outcomes(FAST)) == ["current", "current", "evaluated"]
     assert outcomes(Options(decoding=SHORT, device="cpu", force=True)) == ["evaluated"] * 3
     assert outcomes(Options(decoding=Decoding(num_beams=1, max_new_tokens=8), device="cpu")) == ["evaluated"] * 3
-    assert outcomes(Options(decoding=SHORT, device="cpu", limit=1)) == ["evaluated"] * 3
+    first = Options(decoding=SHORT, device="cpu", limit=1)
+    assert evaluate_runs(roots, first) == 1  # it would replace complete evaluations
+    assert "evaluated on all items already: --force replaces that by the first 1" in capsys.readouterr().out
+    assert outcomes(dataclasses.replace(first, force=True)) == ["evaluated"] * 3
     assert outcomes(FAST) == ["evaluated"] * 3  # the previous call evaluated one item only
     assert outcomes(dataclasses.replace(FAST, precision="bf16")) == ["evaluated"] * 3  # auto is fp32 here
     assert outcomes(FAST) == ["current"] * 3  # any precision will do

@@ -124,6 +124,9 @@ def evaluate_run(run: Run, options: Options, check: Callable[[], None] = never) 
     if config.output.search and not options.force:
         return "skipped", "a trial of a search; --force evaluates it"
     check_settings(run, config)
+    complete = {"limit": None, "checkpoint_sha256": conditions["checkpoint_sha256"]}
+    if options.limit is not None and not options.force and is_current(run, options.split, complete):
+        return "skipped", f"evaluated on all items already: --force replaces that by the first {options.limit}"
     current = not options.force and is_current(run, options.split, conditions)
     if not current or options.dataset_path:
         examples = load_examples(run, config, options)
