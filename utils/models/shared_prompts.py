@@ -10,7 +10,9 @@ from utils.models.attention import why_no_mask
 from utils.tokens.encoding import Encoded, Sample
 from utils.tokens.shared_prompts import collate_rows
 
-ROUNDINGS = 64  # tolerance of the trial, in units of eps times the largest loss
+# Tolerance of the trial, in units of eps times the largest loss. In float32 losses of SmolLM2-135M are 170 units from
+# those in float64, where sharing makes no difference at all.
+ROUNDINGS = 512
 PROMPT, TARGETS = [5, 3, 8, 2], ([6, 7, 9, 4], [9, 1], [7, 6, 6])
 
 
