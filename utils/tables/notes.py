@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -52,15 +51,24 @@ class Scope:
 
 
 def different_parts(results: Iterable[Result]) -> tuple[str, ...]:
-    """The splits of which runs of one seed and model counted different samples or tokens in their losses."""
-    counts: dict[tuple[Any, ...], set[str]] = defaultdict(set)
+    """The splits of which runs of one seed and model counted different samples or tokens in their losses.
+
+    Counts that some of them lack, as those of earlier versions do, are not compared.
+    """
+    counts: dict[tuple[Any, ...], list[dict[str, Any]]] = defaultdict(list)
     for result in results:
         for split, of_split in (("validation", result.record), (SPLIT, result.evaluation)):
             data = of_split.get("data")
             part = data.get(split) if split != SPLIT and isinstance(data, dict) else data
             if isinstance(part, dict):
-                counts[split, result.seed, result.model].add(json.dumps(part, sort_keys=True))
-    return tuple(dict.fromkeys(split for (split, *_), found in counts.items() if len(found) > 1))
+                counts[split, result.seed, result.model].append(part)
+    differ = [
+        split
+        for (split, *_), parts in counts.items()
+        for key in set.intersection(*map(set, parts))
+        if len({as_typed(part[key]) for part in parts}) > 1
+    ]
+    return tuple(dict.fromkeys(differ))
 
 
 def readable(key: str) -> str:
