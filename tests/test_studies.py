@@ -161,7 +161,13 @@ def test_the_effective_rank_by_hand() -> None:
     """Equal singular values count in full; of 2 and 1, with shares 4/5 and 1/5, it is exp(H)."""
     columns = torch.tensor([[2.0] * 4 + [0.0] * 5, [2.0, 1.0] + [0.0] * 7])
     before = {"equal": torch.zeros(6, 9), "unequal": torch.zeros(6, 9)}
-    found = measure.change(before, {n: torch.eye(6, 9) * c for n, c in zip(before, columns, strict=True)})["layers"]
+    after = {n: torch.eye(6, 9) * c for n, c in zip(before, columns, strict=True)}
+    change = measure.change(before, after)
+    assert change["spectrum"] == [1, 0.75, 0.5, 0.5, 0, 0]
+    small = {"small": torch.zeros(3, 4)}
+    change = measure.change(before | small, after | {"small": torch.eye(3, 4)})
+    assert change["spectrum"] == [1, 0.8333, 0.6667], "as far as the shortest one"
+    found = change["layers"]
     assert found["equal"] == {"norm": pytest.approx(4), "rank": 4, "effective_rank": pytest.approx(4)}
     entropy = -0.8 * math.log(0.8) - 0.2 * math.log(0.2)
     assert found["unequal"] == {

@@ -58,7 +58,8 @@ def recall(model: Any, tokenizer: Any, source: DataSource) -> dict[str, float]:
 def change(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor]) -> dict[str, Any]:
     """What the training changed in each layer, from its weights by name before and after, in float64.
 
-    The effective rank is exp(H(p)) with p = s² / Σ s² (Roy and Vetterli 2007, with squared singular values).
+    The effective rank is exp(H(p)) with p = s² / Σ s² (Roy and Vetterli 2007, with squared singular values). The
+    spectrum is the mean over layers of s over its largest value, as far as the shortest one goes.
     """
     layers, spectra = {}, []
     for name, weight in before.items():
@@ -73,7 +74,8 @@ def change(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor]) -> d
             "effective_rank": float(torch.special.entr(shares).sum().exp()),
         }
         spectra.append(values / values[0])
-    spectrum = torch.stack(spectra).mean(0).tolist() if spectra else []
+    shortest = min(map(len, spectra), default=0)
+    spectrum = torch.stack([values[:shortest] for values in spectra]).mean(0).tolist() if spectra else []
     return {"layers": layers, "spectrum": [float(f"{value:.4g}") for value in spectrum]}
 
 
