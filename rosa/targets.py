@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from rosa.config import ALL_LINEAR
 from rosa.errors import AdapterError
 from rosa.quantised import has_shape, is_packed, parameter_count, quantisation
 from rosa.sharding import is_sharded
@@ -63,9 +64,9 @@ def find_targets(
 
     Args:
         target_modules: a regular expression that must match the whole name (it must be trusted: its run time is not
-            bounded); name endings; None for all inside the blocks (the members of a ModuleList). A layer that shares
-            its weight with another module (GPT-2's lm_head and its embedding) is never adapted. The output head and
-            the routers of experts are adapted only if they are named.
+            bounded); name endings; None or ``all-linear`` for all inside the blocks (the members of a ModuleList). A
+            layer that shares its weight with another module (GPT-2's lm_head and its embedding) is never adapted. The
+            output head and the routers of experts are adapted only if they are named.
         quantised: take layers with a quantised weight too, except those of GPTQ and AWQ, which have no weight.
 
     Raises:
@@ -75,7 +76,7 @@ def find_targets(
     candidates = {name: m for name, m in model.named_modules() if name and _is_candidate(m)}
     owners = Counter(id(p) for _, p in model.named_parameters(remove_duplicate=False))
     shared = {name for name, m in candidates.items() if owners[id(m._parameters.get("weight"))] > 1}
-    if target_modules is None:
+    if target_modules in (None, ALL_LINEAR):
         head = _output_head(model)
         matches = {BLOCKS: [name for name in _in_blocks(model, candidates) if candidates[name] is not head]}
     else:

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import rosa
+from rosa.targets import find_targets
 from tests.rosa.cases import FAMILIES, LAYERS_PER_BLOCK, adapt, blocks_weights, make_model, make_optimizer, train_steps
 
 
@@ -61,3 +62,8 @@ def test_targets_that_are_none_leave_the_model_as_it_is(targets: Any, text: str)
 def test_a_model_with_adapters_is_refused() -> None:
     with pytest.raises(rosa.AdapterError, match="adapters already"):
         rosa.train_only(adapt("llama", rosa.LoraConfig(rank=1)), "all-linear")
+
+
+def test_all_linear_is_the_default_wherever_targets_are_looked_for() -> None:
+    model = make_model("gpt2")
+    assert find_targets(model, "all-linear").keys() == find_targets(model, None).keys() == blocks_weights(model).keys()
