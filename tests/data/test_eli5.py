@@ -241,7 +241,7 @@ def test_train_evaluate_and_tabulate(
     assert float(row["val_loss_mean"]) == pytest.approx(record["best"]["loss"])
     assert float(row["test_bits_per_char_all_mean"]) == pytest.approx(found["bits_per_char_all"])
 
-    limited = Options(limit=5, decoding=options.decoding, device="cpu")
+    limited = Options(limit=5, decoding=options.decoding, device="cpu", force=True)  # it replaces a complete one
     assert evaluate_run(run, limited)[0] == "evaluated"
     again = run.evaluation()
     assert again is not None and (again["limit"], again["items"], again["predictions"]) == (5, 5, 5)

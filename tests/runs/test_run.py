@@ -80,7 +80,7 @@ def test_a_later_run_of_a_process_has_its_own_peak_memory() -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux counts the parent's memory")
 def test_the_peak_of_a_process_is_not_that_of_its_parent() -> None:
-    kept = torch.ones(2**27)  # 512 MiB
+    kept = torch.ones(2**28)  # 1 GiB, more than a process needs to import torch
     code = "import torch; from utils.runs.provenance import peak_memory_mib as p; print(p(torch.device('cpu')))"
     child = float(subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, check=True).stdout)
-    assert child < 512 < peak_memory_mib(torch.device("cpu")) and len(kept)
+    assert child < 1024 < peak_memory_mib(torch.device("cpu")) and len(kept)
