@@ -29,13 +29,15 @@ def uncopied(
         is_measured: whether the record of a run has a study.json.
     """
     for run in find_runs(folders):
+        if run.record()["status"] != "finished":
+            continue
         folder = records / run.path.name
         needed = ("run.json", "study.json") if is_measured(run) else ("run.json",)
         whole = all((folder / name).exists() for name in needed) and all(
             (folder / file.name).exists() and filecmp.cmp(file, folder / file.name, shallow=False)
             for file in _results(run)
         )
-        if run.record()["status"] == "finished" and not whole:
+        if not whole:
             yield run
 
 

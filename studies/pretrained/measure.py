@@ -48,11 +48,6 @@ def english(model: Any, tokenizer: Any, folder: Path) -> dict[str, float]:
     return {"loss": found.metrics()["loss"], "tokens": found.tokens}
 
 
-def is_trial(run: Run) -> bool:
-    """Whether a search made the run."""
-    return load_config(run.config_file).output.search
-
-
 def collect(run: Run, records: Path, eli5: Path, trials: bool = False) -> Path:
     """Write the record of a finished run, and that of its base if there is none. Returns the run's folder.
 
@@ -60,7 +55,7 @@ def collect(run: Run, records: Path, eli5: Path, trials: bool = False) -> Path:
         trials: whether trials of a search are measured too.
     """
     config, folder = load_config(run.config_file), records / run.path.name
-    if is_trial(run) and not trials:
+    if config.output.search and not trials:
         copy_record(run, folder)
         return folder
     tokenizer, model = load_tokenizer(config.model.name), load_model(config.model.name)
@@ -74,7 +69,7 @@ def collect(run: Run, records: Path, eli5: Path, trials: bool = False) -> Path:
     measured = {
         **({"book_b": recall(model, tokenizer, config.source)} if config.dataset.name == "phone_book" else {}),
         "english": english(model, tokenizer, eli5),
-        **({} if is_trial(run) else {"change": change(before, weights(model, targets))}),
+        **({} if config.output.search else {"change": change(before, weights(model, targets))}),
     }
     copy_record(run, folder, measured)
     return folder
@@ -89,7 +84,11 @@ def main() -> None:
     parser.add_argument("--trials", action="store_true", help="measure trials of the search too")
     arguments = parser.parse_args()
     trials = arguments.trials
-    for run in uncopied(arguments.runs, arguments.records, lambda run: trials or not is_trial(run)):
+
+    def is_measured(run: Run) -> bool:
+        return trials or not load_config(run.config_file).output.search
+
+    for run in uncopied(arguments.runs, arguments.records, is_measured):
         print(collect(run, arguments.records, arguments.eli5, trials).name, flush=True)
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import itertools
 import statistics
-from collections import Counter, defaultdict
+from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from utils.errors import UserError
-from utils.results.aggregate import Row, compute_statistics, rows_of
+from utils.results.aggregate import Row, compute_statistics, most_common, rows_of
 from utils.results.columns import OWN_LOSS, Column, all_columns, mixed_losses
 from utils.results.methods import UNTRAINED, method_label
 from utils.results.read import Result, as_typed, keep_one_limit, printable_line, read_results
@@ -190,17 +190,19 @@ def load_plot_data(folder: str | Path, metric: str | None = None) -> list[PlotDa
 
 def _of_one_data(rows: list[Row], split: str, notes: list[str]) -> list[Row]:
     """The rows whose validation data, and those of ``split``, are the most common ones of their model."""
-    for key in dict.fromkeys(f"{name}_data" for name in ("validation", split)):
-        for model in {row.first.model for row in rows}:
-            own = [row for row in rows if row.first.model == model]
-            usual = Counter(row.settings[key] for row in own for _ in row.results if key in row.settings).most_common(1)
-            others = [row for row in own if usual and row.settings.get(key, usual[0][0]) != usual[0][0]]
-            notes += [
-                f"left out: {result.run.path}: its {key.removesuffix('_data')} data are not those of most runs"
-                for row in others
-                for result in row.results
-            ]
-            rows = [row for row in rows if row not in others]
+    for name in dict.fromkeys(("validation", split)):
+        key, kept = f"{name}_data", []
+        usual = {
+            model: most_common(result.data for row in rows if row.first.model == model for result in row.results)
+            for model in {row.first.model for row in rows}
+        }
+        for row in rows:
+            if row.settings.get(key) in (None, usual[row.first.model].get(key)):
+                kept.append(row)
+            else:
+                why = f"its {name} data are not those of most runs"
+                notes += [f"left out: {result.run.path}: {why}" for result in row.results]
+        rows = kept
     for part in different_parts(result for row in rows for result in row.results):
         notes.append(f"losses are on different parts of the {part} data: they are not comparable")
     return rows

@@ -112,7 +112,7 @@ def rows_of(results: Iterable[Result]) -> tuple[list[Row], list[Omission]]:
         groups[result.group].append(result)
     rows, repeated = [], []
     for group in groups.values():
-        usual = _most_common(_conditions(result) for result in group)
+        usual = most_common(_conditions(result) for result in group)
         parts: dict[str, dict[Any, Result]] = defaultdict(dict)
         for result in sorted(group, key=_completeness, reverse=True):
             seeds = parts[json.dumps(usual | _conditions(result), sort_keys=True)]
@@ -136,7 +136,7 @@ def _conditions(result: Result) -> dict[str, str]:
     return {**({"decoding": decoding} if result.decoding else {}), **result.data}
 
 
-def _most_common(found: Iterable[dict[str, str]]) -> dict[str, str]:
+def most_common(found: Iterable[dict[str, str]]) -> dict[str, str]:
     """The most common value of each key."""
     counts: dict[str, Counter[str]] = defaultdict(Counter)
     for values in found:
