@@ -95,9 +95,9 @@ class AdapterConfig:
     colour: ClassVar[str] = ""  # #RRGGBB; "": a colour that no other method has
 
     def __post_init__(self) -> None:
-        if self.target_modules == ALL_LINEAR:
-            self.target_modules = None
         self.target_modules = _as_list(self.target_modules)
+        if self.target_modules in (ALL_LINEAR, [ALL_LINEAR]):
+            self.target_modules = None
         self.modules_to_save = _as_list(self.modules_to_save)
 
     @property

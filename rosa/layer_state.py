@@ -1,10 +1,22 @@
-"""What ``state_dict`` and ``load_state_dict`` do with an adapter layer that is merged, and with a part of its state."""
+"""An adapter layer that is merged: what it computes, and what is saved and loaded; also of a part of its state."""
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from rosa.errors import AdapterError
+
+
+def forward_merged(layer: Any, x: Tensor) -> Tensor:
+    """The base module's output. In a training step it warns that nothing but biases gets gradients."""
+    if layer.training and torch.is_grad_enabled() and any(p.requires_grad for p in layer.adapter_parameters().values()):
+        warnings.warn(f"{layer.name} is merged and does not train: first rosa.unmerge(model)", stacklevel=2)
+    out: Tensor = layer.base.forward(x)
+    return out
 
 
 def guard_state(layer: Any) -> None:

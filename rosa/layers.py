@@ -25,7 +25,7 @@ from rosa.errors import AdapterError
 from rosa.fused import KeptSum, adapted_product, compute_dtype, full_precision, is_transformed
 from rosa.hooks import share_hooks
 from rosa.kept_base import KeptBase
-from rosa.layer_state import guard_state
+from rosa.layer_state import forward_merged, guard_state
 from rosa.quantised import NO_MERGE, is_packed, quantisation, readable
 from rosa.sharding import gathered
 from rosa.subspace import resolve_rank
@@ -272,7 +272,7 @@ class LowRankLayer(AdapterLayer):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.merged:
-            return self.base.forward(x)
+            return forward_merged(self, x)
         if not self._fuses(x):
             return self.apart(x)
         b = self.B if self.scale == 1.0 else self.B * self.scale

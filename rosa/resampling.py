@@ -1,7 +1,5 @@
 """``SubspaceLayer``, the base of layers that resample, and the resample of many layers at once.
 
-The choice of directions and its seeds are in ``subspace.py``.
-
 A single eigendecomposition keeps neither two cores nor a GPU busy, because half of it is matrix times vector. Several
 at a time do. On a CPU each runs on one core, so that the result is the same to the bit for any number of threads.
 """
@@ -14,7 +12,7 @@ from abc import abstractmethod
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, ClassVar, Self, TypeVar
+from typing import Any, ClassVar, Self
 
 import torch
 import torch.distributed as dist
@@ -27,14 +25,11 @@ from rosa.layers import AdapterLayer, LowRankLayer, product
 from rosa.sharding import gather, gathered, is_sharded, max_abs
 from rosa.subspace import short_side_vectors
 
-Item = TypeVar("Item")
-Result = TypeVar("Result")
-
+Groups = list[list["SubspaceLayer"]]  # one process or thread factorises the members of one together
 IN_THREADS = ("cpu", "mps")  # mps has no float64: its layers are factorised on the CPU
 # Limits of the memory used beside the model, in float64 numbers; a single layer may take more.
 CPU_NUMBERS = 2**27  # 1 GiB over all threads; GPT-2 small takes 42 MiB per thread
-# 128 MiB for the Gram matrices of a batch, 28 layers of GPT-2 small. Eigenvectors and work space take 3 times that.
-BATCH_NUMBERS = 2**24
+BATCH_NUMBERS = 2**24  # the Gram matrices of a batch, 28 layers of GPT-2 small; vectors and work space take 3 times it
 
 
 class SubspaceLayer(LowRankLayer):
@@ -50,7 +45,6 @@ class SubspaceLayer(LowRankLayer):
 
     rewrites_base: ClassVar[bool] = True
     completes: ClassVar[tuple[str, ...]] = ("base.weight",)
-
     rounding: tuple[float, float] | None = None
 
     def __init__(self, name: str, base: nn.Linear, config: Any) -> None:
@@ -63,6 +57,11 @@ class SubspaceLayer(LowRankLayer):
     @property
     def _is_rounded(self) -> bool:
         return self.base.weight.dtype.itemsize < 4
+
+    @property
+    def unrounded(self) -> list[Tensor]:
+        """What a resample writes without a record of its rounding, so that it must not have 16 bits."""
+        return [self.A]
 
     @property
     def merged_mn(self) -> Tensor:
@@ -170,13 +169,13 @@ def resample_layers(layers: Sequence[SubspaceLayer], number: int) -> None:
 
     Raises:
         RuntimeError: a layer is merged; nothing is written then.
-        AdapterError: A has 16 bits, a layer's weight or pair is not finite, or their sum is too large, and nothing is
-            written then; or another process failed, and the pairs of some layers are merged.
+        AdapterError: ``unrounded`` has 16 bits, a layer's weight or pair is not finite, or their sum is too large, and
+            nothing is written then; or another process failed, and the pairs of some layers are merged.
     """
     for layer in layers:
         if layer.merged:
             raise RuntimeError(f"{layer.name} is merged: unmerge before a resample")
-        if layer.A.dtype.itemsize < 4:
+        if any(values.dtype.itemsize < 4 for values in layer.unrounded):
             raise AdapterError(f"{layer.name}: {CONVERTED}")
     check_finite(layers)
     for layer in layers:
@@ -189,8 +188,7 @@ def resample_layers(layers: Sequence[SubspaceLayer], number: int) -> None:
 def check_finite(layers: Iterable[LowRankLayer]) -> None:
     """Raise AdapterError with the layer's name unless W, A, B and W + A B are finite in every layer."""
     for layer in layers:
-        parts = {"weight": layer.base.weight, "A": layer.A, "B": layer.B}
-        sizes = {name: max_abs(values) for name, values in parts.items()}
+        sizes = {name: max_abs(part) for name, part in (("weight", layer.base.weight), ("A", layer.A), ("B", layer.B))}
         if wrong := [name for name, size in sizes.items() if not math.isfinite(size)]:
             raise AdapterError(f"{layer.name}: values of its {' and '.join(wrong)} are not finite")
         dtype = layer.base.weight.dtype
@@ -205,7 +203,7 @@ def _resample(layers: Sequence[SubspaceLayer], number: int, together: bool) -> N
     processes, here = (dist.get_world_size(), dist.get_rank()) if several else (1, 0)
     failures: list[Exception] = []
 
-    def sample(groups: list[list[SubspaceLayer]]) -> list[Pair]:
+    def sample(groups: Groups) -> list[Pair]:
         """The pairs of this process's group among those of all processes."""
         group = groups[here] if here < len(groups) else []
         try:
@@ -244,14 +242,14 @@ def _sent(pair: Pair, process: int) -> Pair:
     return a, b
 
 
-def _with_merged_pairs(rounds: Iterable[list[list[SubspaceLayer]]]) -> Iterator[list[list[SubspaceLayer]]]:
+def _with_merged_pairs(rounds: Iterable[Groups]) -> Iterator[Groups]:
     for groups in rounds:
         for layer in itertools.chain(*groups):
             layer.merge_pair()
         yield groups
 
 
-def _batches(layers: Sequence[SubspaceLayer], processes: int) -> list[list[SubspaceLayer]]:
+def _batches(layers: Sequence[SubspaceLayer], processes: int) -> Groups:
     """Groups of layers of one device and q, as large as ``BATCH_NUMBERS`` allows, at least one for each process."""
     alike: dict[tuple[torch.device, int], list[SubspaceLayer]] = defaultdict(list)
     for layer in layers:
@@ -273,7 +271,9 @@ def _workers(layers: Sequence[AdapterLayer]) -> int:
     return max(1, min(torch.get_num_threads(), CPU_NUMBERS // needed))
 
 
-def _in_order(function: Callable[[Item], Result], items: Iterable[Item], workers: int) -> Iterator[tuple[Item, Result]]:
+def _in_order(
+    function: Callable[[Groups], list[Pair]], items: Iterable[Groups], workers: int
+) -> Iterator[tuple[Groups, list[Pair]]]:
     """Map ``function`` over ``items`` in a thread pool. Yields (item, result) in order; workers + 1 are in flight.
 
     The caller's thread takes the items and yields the results, so that collective operations keep their order.
@@ -287,7 +287,7 @@ def _in_order(function: Callable[[Item], Result], items: Iterable[Item], workers
     pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(share,))
     torch.set_num_threads(share)  # small products of this thread must not wait for the workers' cores
     try:
-        waiting: deque[tuple[Item, Future[Result]]] = deque()
+        waiting: deque[tuple[Groups, Future[list[Pair]]]] = deque()
         for item in items:
             waiting.append((item, pool.submit(function, item)))
             if len(waiting) > workers:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from rosa.config import ALL_LINEAR
+from rosa.config import AdapterConfig
 from rosa.errors import AdapterError
 from rosa.quantised import has_shape, is_packed, parameter_count, quantisation
 from rosa.sharding import is_sharded
@@ -73,10 +73,11 @@ def find_targets(
         AdapterError: a target, or one of the endings, matches nothing; a named layer cannot be adapted, or one in the
             blocks is quantised (see ``quantised``), parametrised or sharded.
     """
+    target_modules = AdapterConfig(target_modules=target_modules).target_modules  # None for all-linear
     candidates = {name: m for name, m in model.named_modules() if name and _is_candidate(m)}
     owners = Counter(id(p) for _, p in model.named_parameters(remove_duplicate=False))
     shared = {name for name, m in candidates.items() if owners[id(m._parameters.get("weight"))] > 1}
-    if target_modules in (None, ALL_LINEAR):
+    if target_modules is None:
         head = _output_head(model)
         matches = {BLOCKS: [name for name in _in_blocks(model, candidates) if candidates[name] is not head]}
     else:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from rosa.fused import full_precision
+from rosa.layer_state import forward_merged
 from rosa.methods import register
 from rosa.methods.lora import LoraConfig, LoraLayer
 
@@ -75,7 +76,7 @@ class DoraLayer(LoraLayer):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.merged:
-            return self.base.forward(x)
+            return forward_merged(self, x)
         ratios, bias = self.ratios(), self.base.bias
         if self.training and self.config.dropout:
             out, own = self.base.forward(x), self.dropout(x)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from rosa.config import AdapterConfig
+from rosa.layer_state import forward_merged
 from rosa.layers import AdapterLayer
 from rosa.methods import register
 
@@ -73,7 +74,7 @@ class IA3Layer(AdapterLayer):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.merged:
-            return self.base.forward(x)
+            return forward_merged(self, x)
         if self.on_input:
             return self.base.forward((x * self.scale).to(x.dtype))
         out = self.base.forward(x)

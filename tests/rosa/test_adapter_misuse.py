@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -118,3 +119,26 @@ def test_second_moments_under_other_names_are_not_rescaled() -> None:
         with pytest.raises(rosa.AdapterError, match="cannot change the state 'square_avg' of RMSprop"):
             rosa.resample(model, 1, optimizer, optimizer_state=change)
     rosa.resample(model, 1, optimizer, optimizer_state="zero")
+
+
+@pytest.mark.parametrize("config", [rosa.LoraConfig(rank=2, bias="adapted"), rosa.IA3Config(), rosa.DoraConfig(rank=2)])
+def test_training_steps_of_a_merged_model_warn(config: Any) -> None:
+    """Biases still have gradients, so that nothing else would say it."""
+    model = rosa.merge(adapt("gpt2", config))
+    ids = torch.arange(4)[None]
+    with pytest.warns(UserWarning, match=r"is merged and does not train: first rosa\.unmerge"):
+        model.train()(ids)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model.eval()(ids)
+        with torch.no_grad():
+            model.train()(ids)
+        rosa.unmerge(model)(ids)
+
+
+def test_the_settings_of_this_library_are_not_those_of_peft() -> None:
+    peft = pytest.importorskip("peft")
+    with pytest.raises(AttributeError, match=r"peft takes RosaConfig\(r=\.\.\.\) of rosa\.integrations\.peft"):
+        peft.get_peft_model(make_model("gpt2"), rosa.RosaConfig(rank=2))
+    copied = copy.deepcopy(rosa.RosaConfig(rank=2))
+    assert copied == rosa.RosaConfig(rank=2) and not hasattr(copied, "alpha")

@@ -64,6 +64,11 @@ def test_a_model_with_adapters_is_refused() -> None:
         rosa.train_only(adapt("llama", rosa.LoraConfig(rank=1)), "all-linear")
 
 
-def test_all_linear_is_the_default_wherever_targets_are_looked_for() -> None:
+@pytest.mark.parametrize("targets", ["all-linear", ["all-linear"]])
+def test_all_linear_is_the_default_wherever_targets_are_looked_for(targets: Any) -> None:
+    """It leaves out what the default leaves out: a layer with a forward of its own."""
     model = make_model("gpt2")
-    assert find_targets(model, "all-linear").keys() == find_targets(model, None).keys() == blocks_weights(model).keys()
+    assert find_targets(model, targets).keys() == find_targets(model, None).keys() == blocks_weights(model).keys()
+    layer = model.transformer.h[1].mlp.c_fc
+    layer.forward = lambda x: 2 * type(layer).forward(layer, x)
+    assert find_targets(model, targets).keys() == blocks_weights(model).keys() - {"transformer.h.1.mlp.c_fc"}

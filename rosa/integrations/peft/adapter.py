@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rosa.errors import CONVERTED, AdapterError
+from rosa.errors import AdapterError
 from rosa.fused import full_precision
 from rosa.integrations.peft.config import RosaConfig
 from rosa.kept_base import cut_to_rank, joined
@@ -78,6 +78,10 @@ class RosaAdapter(RosaLayer):
         return False  # a 16-bit weight is not written
 
     @property
+    def unrounded(self) -> list[Tensor]:
+        return [self.A, self.base.weight] if self.in_weight else [self.A]
+
+    @property
     def merged_mn(self) -> Tensor:
         """The weight (m, n) to factorise; at least float32."""
         return self.weight_mn if self.in_weight else self.weight_mn.float() + self.host.change([self])
@@ -85,18 +89,6 @@ class RosaAdapter(RosaLayer):
     def _set_record(self, left: Tensor, right: Tensor) -> None:
         self.left = nn.Parameter(left, requires_grad=False)
         self.right = nn.Parameter(right, requires_grad=False)
-
-    @torch.no_grad()
-    def merge_pair(self) -> None:
-        """As in every layer that resamples.
-
-        Raises:
-            AdapterError: values that it writes were made 16-bit after the adapter was added; nothing is written.
-        """
-        written = [self.A, self.base.weight] if self.in_weight else [self.A]
-        if any(values.dtype.itemsize < 4 for values in written):
-            raise AdapterError(f"{self.name}: {CONVERTED}")
-        super().merge_pair()
 
     def _add_pair(self, sign: int) -> None:
         """W_f ← W_f ± A B: in the weight, if it holds W_f, and in the factors."""
