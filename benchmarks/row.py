@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from utils.runs import provenance
+
 ROOT = Path(__file__).parent.parent
 SHAPES = {"gpt2": (768, 12, 12), "gpt2-medium": (1024, 24, 16), "gpt2-large": (1280, 36, 20)}  # width, blocks, heads
 METHODS = ("plain", "peft", "full", "lora", "rosa")
@@ -63,31 +65,18 @@ class Memory:
     """Peak memory in MiB since it was made: allocated on CUDA, resident beyond the start on a CPU (Linux)."""
 
     def __init__(self, device: str) -> None:
-        self.cuda = device == "cuda"
-        self.start = 0.0 if self.cuda else _status("VmRSS")
+        import torch
+
+        self.device = torch.device(device)
+        self.start = 0.0 if device == "cuda" else provenance.memory_mib(self.device)
 
     def restart_peak(self) -> None:
         """Forget the peak up to here, such as that of setting up."""
-        if self.cuda:
-            import torch
-
-            torch.cuda.reset_peak_memory_stats()
-        else:
-            with contextlib.suppress(OSError):  # not allowed: the peak then counts from the start
-                Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
+        provenance.reset_peak_memory()
 
     def peak(self) -> float:
         """MiB."""
-        if self.cuda:
-            import torch
-
-            return torch.cuda.max_memory_allocated() / 2**20
-        return _status("VmHWM") - self.start
-
-
-def _status(key: str) -> float:
-    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(f"{key}:")) / 1024
+        return provenance.peak_memory_mib(self.device) - self.start
 
 
 def _model(row: Row) -> tuple[Any, Callable[[Any], Any], float]:
