@@ -33,8 +33,8 @@ def main(given: DictConfig) -> float | None:
 
 
 if __name__ == "__main__":
-    from utils.command_line import hydra_errors_explained
     from utils.errors import print_anything
+    from utils.hydra_errors import hydra_errors_explained
     from utils.processes.group import disconnect_at_end
 
     print_anything()

@@ -32,7 +32,7 @@ TOKENS, LABELS = 61.7, 24.7  # per sample of E2E: with padding in sorted batches
 RANK = 0.05  # ratio, the default
 GPUS = {1: math.inf, 8: 450e9, 64: 50e9}  # their number: bytes per second that each sends, NVLink 4 or 400 Gbit/s
 PEAK, USED = 989e12, 0.35  # FLOP per second of an H100 SXM in bfloat16; the share that training reaches
-GRAM_SECONDS = 0.42 / (48 * 768**3)  # per q³: one H100 resamples the 48 layers of GPT-2 small in 0.42 s
+GRAM_SECONDS = 0.42 / (48 * 768**3)  # per q³: an H100, 48 layers of GPT-2 small, not timed by this repository
 CHUNK = 2 * 2**27  # bytes of the head's logits and their softmax, a part of the positions at a time
 
 

@@ -1,4 +1,4 @@
-"""What ``make faults`` found once: faults that were lost, changed or badly told, each as a quick test."""
+"""What ``make faults`` found once: faults that were lost, changed or told badly, each as a quick test."""
 
 from __future__ import annotations
 

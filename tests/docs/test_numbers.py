@@ -31,15 +31,15 @@ CAPACITY = {
     "LoRA, rank 1": "LoRA r=1",
     "LoRA, rank 4": "LoRA r=4",
     "ROSA, rank 1, never resampled": "ROSA r=1, never",
-    "ROSA, rank 1, a resample each 100 steps": "ROSA r=1, every 100 steps",
-    "ROSA, rank 1, a resample each 12 steps": "ROSA r=1, every 12 steps",
+    "ROSA, rank 1, a resample every 100 steps": "ROSA r=1, every 100 steps",
+    "ROSA, rank 1, a resample every 12 steps": "ROSA r=1, every 12 steps",
     "full training of the same layers": "full, layers only",
 }
 PRETRAINED = {
     "LoRA of rank 4": "LoRA r=4",
     "LoRA of rank 8": "LoRA r=8",
     "ROSA of rank 4, never resampled": "ROSA r=4, never",
-    "ROSA of rank 4, a resample each 50 steps": "ROSA r=4, every 50 steps",
+    "ROSA of rank 4, a resample every 50 steps": "ROSA r=4, every 50 steps",
     "full training of the matrix": "full, layers only",
 }
 
@@ -47,13 +47,13 @@ PRETRAINED = {
 RANK_1 = {
     "LoRA of rank 1": "LoRA r=1",
     "ROSA of rank 1, never resampled": "ROSA r=1, never",
-    "ROSA of rank 1, a resample each 100 steps": "ROSA r=1, every 100 steps",
-    "ROSA of rank 1, a resample each 200 steps": "ROSA r=1, every 200 steps",
-    "ROSA of rank 1, each 100 steps, all moments zero at a draw": (
+    "ROSA of rank 1, a resample every 100 steps": "ROSA r=1, every 100 steps",
+    "ROSA of rank 1, a resample every 200 steps": "ROSA r=1, every 200 steps",
+    "ROSA of rank 1, every 100 steps, all moments zero at a draw": (
         "ROSA r=1, every 100 steps, optimizer_state=zero rewarm_steps=3"
     ),
-    "ReLoRA of rank 1, each 100 steps": "ReLoRA r=1, every 100 steps, rewarm_steps=3",
-    "ReLoRA of rank 1, each 200 steps": "ReLoRA r=1, every 200 steps, rewarm_steps=3",
+    "ReLoRA of rank 1, every 100 steps": "ReLoRA r=1, every 100 steps, rewarm_steps=3",
+    "ReLoRA of rank 1, every 200 steps": "ReLoRA r=1, every 200 steps, rewarm_steps=3",
     "LoRA of rank 2": "LoRA r=2",
     "LoRA of rank 4, 40 numbers": "LoRA r=4",
     "full training of the matrix, 40 numbers": "full, layers only",
@@ -120,7 +120,7 @@ def test_the_short_runs_are_those_of_the_records() -> None:
 
     demo = (ROOT / "scripts" / "demo.sh").read_text(encoding="utf-8")
     rates = dict(re.findall(r"fnmodel\.name=(\w+) .*train\.lr=(\S+)", demo))
-    rivals = ("full fine-tuning", "LoRA", "ROSA, a resample each epoch")
+    rivals = ("full fine-tuning", "LoRA", "ROSA, a resample every epoch")
     for method, name in zip(("none", "lora", "rosa"), rivals, strict=True):
         assert float(rates[method]) == pytest.approx(found[name][0].settings["train.lr"], rel=0.01)
 
@@ -128,7 +128,11 @@ def test_the_short_runs_are_those_of_the_records() -> None:
 def short_run(result: Result) -> str:
     """A run of studies/bundled as its page names it."""
     level, every = result.settings["fnmodel.rosa.level"], result.settings["fnmodel.rosa.every"]
-    resampled = {"never": "never resampled", "epoch": "a resample each epoch", "step": f"a resample each {every} steps"}
+    resampled = {
+        "never": "never resampled",
+        "epoch": "a resample every epoch",
+        "step": f"a resample every {every} steps",
+    }
     names = {
         "none": "full fine-tuning",
         "none-layers": "full training of the same layers",

@@ -85,7 +85,7 @@ def page(lab: Lab, command: str, seconds: float) -> str:
     return Path(__file__).with_name("page.md").read_text(encoding="utf-8").format(
         kills=sum(row["caused"] for fault, row in rows.items() if fault.startswith("kill -9")),
         faults=total["caused"] - given, given=given, total=total,
-        rows=table("fault | caused | runs lost | results changed | badly told | what a user sees", faults),
+        rows=table("fault | caused | runs lost | results changed | unclear | what a user sees", faults),
         struck=table("command: file | kills", sorted((+lab.struck).items())),
         inputs=table("kind | given | accepted, with the right result | refused, with one message", inputs),
         command=command, minutes=seconds / 60, date=datetime.date.today(),

@@ -246,7 +246,7 @@ def test_lora_needs_nothing_kept() -> None:
     with rosa.disabled(model):
         assert torch.equal(logits(model), logits(base))
     kept = rosa.adapter_layers(adapt("gpt2", config))["transformer.h.0.mlp.c_fc"].kept
-    assert kept == KeptBase() or numbers(kept) == 0
+    assert numbers(kept) == 0
 
 
 def test_a_model_without_adapters_has_nothing_to_disable() -> None:

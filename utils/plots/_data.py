@@ -10,12 +10,10 @@ from pathlib import Path
 
 from utils.errors import UserError
 from utils.results.aggregate import Row, compute_statistics, most_common, rows_of
-from utils.results.columns import OWN_LOSS, Column, all_columns, mixed_losses
+from utils.results.columns import OWN_LOSS, Column, all_columns, check_name, different_parts, mixed_losses
 from utils.results.methods import UNTRAINED, method_label
 from utils.results.read import Result, as_typed, keep_one_limit, printable_line, read_results
 from utils.runs import finite
-from utils.tables.notes import different_parts
-from utils.tables.order import check_name
 
 SAMPLE_METHOD = "fnmodel.rosa.sample_method"
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from utils.data import SPLITS
 from utils.errors import UserError, printable, reason
 from utils.fnmodel import LAYERS_ONLY
 from utils.io.files import LARGEST, sha256
@@ -24,7 +25,6 @@ from utils.runs import Run, find_runs, finite, recorded_digests
 
 SPLIT = "test"
 FOLDER = ("/", ".", "~")  # how the name of a local model begins
-SPLITS = ("train", "validation", SPLIT)
 
 
 @dataclass(frozen=True)

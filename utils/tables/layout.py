@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from utils.results.aggregate import Row, best_rows, compute_statistics, differing, rows_of, set_baselines
-from utils.results.columns import Column, all_columns, default_columns, mixed_losses
+from utils.results.columns import Column, all_columns, check_name, default_columns, mixed_losses
 from utils.results.gap import Closed, closed_shares
 from utils.results.methods import UNTRAINED, method_label
 from utils.results.read import Omission, Result, as_typed, keep_one_limit
 from utils.tables.notes import Scope, gap_notes, notes_of, readable
-from utils.tables.order import check_name, sort_rows
+from utils.tables.order import sort_rows
 from utils.text import human
 
 GAP_TITLE = "gap between LoRA and full training"

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
+from utils.data import SPLITS
 from utils.metrics import NEITHER
 from utils.results.aggregate import Row
-from utils.results.columns import LOSS_UNIT, OWN_LOSS, Column
+from utils.results.columns import LOSS_UNIT, OWN_LOSS, Column, different_parts
 from utils.results.gap import SAMPLES, Closed, unequal
 from utils.results.methods import UNTRAINED, method_label
-from utils.results.read import SPLIT, SPLITS, Result, as_typed, printable_line
+from utils.results.read import as_typed, printable_line
 from utils.runs import finite
 from utils.text import human
 
@@ -50,27 +49,6 @@ class Scope:
         return column.split not in self.parts if not column.scored else self.references < 2
 
 
-def different_parts(results: Iterable[Result]) -> tuple[str, ...]:
-    """The splits of which runs of one seed and model counted different samples or tokens in their losses.
-
-    Counts that some of them lack, as those of earlier versions do, are not compared.
-    """
-    counts: dict[tuple[Any, ...], list[dict[str, Any]]] = defaultdict(list)
-    for result in results:
-        for split, of_split in (("validation", result.record), (SPLIT, result.evaluation)):
-            data = of_split.get("data")
-            part = data.get(split) if split != SPLIT and isinstance(data, dict) else data
-            if isinstance(part, dict):
-                counts[split, result.seed, result.model].append(part)
-    differ = [
-        split
-        for (split, *_), parts in counts.items()
-        for key in set.intersection(*map(set, parts))
-        if len({as_typed(part[key]) for part in parts}) > 1
-    ]
-    return tuple(dict.fromkeys(differ))
-
-
 def readable(key: str) -> str:
     """A setting's name or dotted key as a heading: ``num_beams`` becomes "beams"."""
     return " ".join(part.removeprefix("num_").replace("_", " ") for part in printable_line(key).split("."))
@@ -83,7 +61,7 @@ def notes_of(rows: list[Row], columns: list[Column], settings: list[str], scope:
         columns: the printed measured columns.
         settings: the dotted keys that have columns.
     """
-    return [*_about_rows(rows), *_about_columns(rows, columns, settings, scope), *_about_scope(columns, scope)]
+    return [*_about_rows(rows), *_about_columns(rows, columns, settings), *_about_scope(columns, scope)]
 
 
 def _about_rows(rows: list[Row]) -> Iterator[str]:
@@ -109,7 +87,7 @@ def _about_rows(rows: list[Row]) -> Iterator[str]:
         yield "params: trainable parameters."
 
 
-def _about_columns(rows: list[Row], columns: list[Column], settings: list[str], scope: Scope) -> Iterator[str]:
+def _about_columns(rows: list[Row], columns: list[Column], settings: list[str]) -> Iterator[str]:
     if any(column.better != NEITHER for column in columns):
         yield "↑: higher is better, ↓: lower is better."
     if any(s.n != len(row.results) for row in rows for c in columns if (s := row.statistics.get(c.key))):

@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 from utils.errors import UserError
 from utils.metrics import HIGHER
 from utils.results.aggregate import Row
-from utils.results.columns import Column
+from utils.results.columns import Column, check_name
 from utils.results.read import printable_line
-from utils.text import suggestions
-
-
-def check_name(name: str, known: Iterable[str], option: str) -> None:
-    """Raise UserError if ``name`` is not in ``known``. The message names ``option`` and all known names."""
-    known = list(known)
-    if name not in known:
-        raise UserError(f"{option}: no column is named {printable_line(name)!r}. {suggestions(name, known)}")
 
 
 def sort_rows(rows: list[Row], sort: str, known: dict[str, Column], settings: list[str]) -> list[Row]:

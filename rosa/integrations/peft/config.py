@@ -83,7 +83,8 @@ class RosaConfig(PeftConfig):  # type: ignore[misc]  # peft is not type-checked 
         if unknown := sorted(options.keys() - set(names)):
             raise TypeError(  # PEFT looks for these words, to read files of later versions
                 f"RosaConfig got an unexpected keyword argument {', '.join(map(repr, unknown))}. ROSA has no alpha, no "
-                f"dropout and no other option of LoRA's: leave it out. It takes {', '.join(names)}."
+                f"dropout and no other option of LoRA's, and rewarm_steps needs rosa.inject: leave "
+                f"it out. It takes {', '.join(names)}."
             )
         return super().__new__(cls)  # type: ignore[no-any-return]
 
