@@ -75,7 +75,7 @@ study: export RUNS ?= runs
 study: $(VENV)/.installed ## the capacity study's small form, about ten minutes on two cores: prints its table
 	python jobrunner.py --fn studies/capacity/small.yaml --local 2
 	python -m studies.capacity.measure $(RUNS)/capacity-small/phone_book --records $(RUNS)/capacity-small/records
-	python -m studies.capacity.report $(RUNS)/capacity-small/records
+	python -m studies.report $(RUNS)/capacity-small/records
 
 clean: ## remove the environment, the demo, the site and the caches
 	rm -rf $(VENV) demo site .pytest_cache .mypy_cache .ruff_cache

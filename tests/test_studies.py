@@ -14,7 +14,8 @@ import torch
 import yaml
 
 import rosa
-from studies.capacity import draws, figure, measure, report
+from studies import report
+from studies.capacity import draws, figure, measure
 from studies.capacity.make_base import character_tokenizer, write_untrained
 from studies.pretrained import measure as pretrained
 from studies.records import uncopied

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from scripts.docs.collect import ROOT
-from studies.capacity.report import report
+from studies.report import report
 from tests.rosa.test_adapter_oracles import PUBLISHED
 from utils.results.read import Result, read_results
 

@@ -1,6 +1,6 @@
 """Print a study's tables from its committed records.
 
-    python -m studies.capacity.report [RECORDS]
+    python -m studies.report studies/capacity/records
 
 The first table has the trials of the search: bits stored at each learning rate, or the validation loss if the data are
 no phone book. The second has what they forgot, the loss on the old text, where that was measured. The last has the
@@ -28,7 +28,6 @@ from utils.results.gap import share_of_gap
 from utils.results.methods import method_label, method_order
 from utils.results.read import Result, as_typed, read_results
 
-RECORDS = Path(__file__).parent / "records"
 LEAST_GAP = 1e-3  # nats per token: below it LoRA has learned all that full training has
 # keys (0: no phone book), method, rank (0: none, or a ratio: then it is in the last), steps between resamples (0:
 # never), other settings
@@ -285,9 +284,7 @@ def report(folder: Path) -> str:
 def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument(
-        "records", nargs="?", type=Path, default=RECORDS, help="folder with records (default: the study's)"
-    )
+    parser.add_argument("records", type=Path, help="folder with records")
     print(report(parser.parse_args().records))
 
 

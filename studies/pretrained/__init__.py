@@ -1,0 +1,1 @@
+"""The study of a pretrained model: ``measure`` collects its runs."""
