@@ -151,39 +151,44 @@ def gap_closed(*runs: list[Measured]) -> str:
 def search_table(found: dict[Way, list[Measured]], shown: Callable[[Measured], str]) -> list[str]:
     """What is ``shown`` of the trial at each rate; the chosen rate is bold, and marked where it is at an end."""
     rates = sorted({run.lr for runs in found.values() for run in runs})
-    lines = [f"| keys | method | {' | '.join(f'{rate:g}' for rate in rates)} |", "| --- " * (len(rates) + 2) + "|"]
+    rows = []
     for way in sorted(found, key=order):
         best, at_end = chosen_rate(found[way])
         cells = {run.lr: shown(run) for run in found[way]}
         cells[best] = (f"**{cells[best]}**" if cells[best] else "") + (" (end)" if at_end else "")
-        lines.append(f"| {way[0]} | {label(way)} | {' | '.join(cells.get(rate, '') for rate in rates)} |")
-    return lines
+        rows.append([str(way[0] or ""), label(way), *(cells.get(rate, "") for rate in rates)])
+    return markdown(["keys", "method", *(f"{rate:g}" for rate in rates)], rows)
 
 
 def seeds_table(found: dict[Way, list[Measured]]) -> list[str]:
     """The reported seeds, each shown, and what is derived from them."""
-    heads = (
+    heads = [
         "keys", "method", "trained", "lr", f"{what(found)} of each seed", "mean", "gap closed", "exact",
         f"loss on {old_text(found)}", "rank", "resampling", "MiB",
-    )  # fmt: skip
-    lines = [f"| {' | '.join(heads)} |", "| --- " * len(heads) + "|"]
-    rows = {(run.way, run.lr) for runs in found.values() for run in runs}
-    for way, lr in sorted(rows, key=lambda row: (order(row[0]), row[1])):
+    ]  # fmt: skip
+    rows, ways = [], {(run.way, run.lr) for runs in found.values() for run in runs}
+    for way, lr in sorted(ways, key=lambda one: (order(one[0]), one[1])):
         runs = sorted((run for run in found[way] if run.lr == lr), key=lambda run: run.seed)
         ends = (way[0], "lora", gap_rank(found, way[0]), 0, ""), (way[0], LAYERS_ONLY, 0, 0, "")
         lora, ceiling = (best_rate(found.get(end, [])) for end in ends)
         gap = gap_closed(lora, runs, ceiling)
-        cells = [
-            str(way[0]), label(way), f"{runs[0].parameters:,}", f"{lr:g}",
+        rows.append([
+            str(way[0] or ""), label(way), f"{runs[0].parameters:,}", f"{lr:g}",
             " ".join(amount([run]) for run in runs), amount(runs), gap,
             _mean(runs, "{:.0%}", lambda study: study["book_b"]["exact_match"]) if way[0] else "",
             _mean(runs, "{:.2f}", old_loss),
             _mean(runs, "{:.1f}", mean_rank),
             f"{statistics.fmean(run.resampling for run in runs):.1%}",
             f"{statistics.fmean(memory):,.0f}" if (memory := [run.memory for run in runs if run.memory]) else "",
-        ]  # fmt: skip
-        lines.append(f"| {' | '.join(cells)} |")
-    return lines
+        ])  # fmt: skip
+    return markdown(heads, rows)
+
+
+def markdown(heads: list[str], rows: list[list[str]]) -> list[str]:
+    """The lines of a table, without the columns that are empty in every row."""
+    kept = [i for i in range(len(heads)) if any(row[i] for row in rows)]
+    cells = [[row[i] for i in kept] for row in (heads, ["---"] * len(heads), *rows)]
+    return [f"| {' | '.join(row)} |" for row in cells]
 
 
 def what(found: dict[Way, list[Measured]]) -> str:

@@ -264,10 +264,10 @@ def test_other_data_are_shown_by_their_loss(tmp_path: Path) -> None:
     (tmp_path / "low" / "study.json").write_text('{"english": {"loss": 2.5}}')
     text = report.report(tmp_path)
     forgotten = text.split("Loss on English after the runs of the search")[1].split("Reported seeds")[0]
-    assert "| 0 | LoRA r=1 | 2.50 |  (end) |" in forgotten  # the chosen one was not measured
-    assert "Losses in the search" in text and "| 0 | LoRA r=1 | 1.4000 | **1.2000** (end) |" in text
+    assert "| LoRA r=1 | 2.50 |  (end) |" in forgotten  # the chosen one was not measured
+    assert "Losses in the search" in text and "| LoRA r=1 | 1.4000 | **1.2000** (end) |" in text
     assert "loss of each seed" in text
-    assert "| 0 | LoRA r=1 | 4,096 | 0.01 | 1.1000 1.3000 | 1.2000 |  |  | 3.50 (1 of 2) | 2.0 (1 of 2) |" in text
+    assert "| LoRA r=1 | 4,096 | 0.01 | 1.1000 1.3000 | 1.2000 | 3.50 (1 of 2) | 2.0 (1 of 2) |" in text
 
 
 def test_the_full_rank_is_not_rank_1(tmp_path: Path) -> None:
