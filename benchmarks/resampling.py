@@ -16,7 +16,14 @@ import rosa
 from benchmarks.common import RANK, Settings, gpt2_small, median
 from rosa.injection import adapter_layers
 from rosa.layers import AdapterLayer
-from rosa.subspace import choose_directions, factor_pair, layer_generator, resolve_rank
+from rosa.subspace import (
+    choose_directions,
+    layer_generator,
+    resolve_rank,
+    short_side_vectors,
+    singular_triplets,
+    split_triplets,
+)
 
 TOLERANCE = 1e-5  # sine of the largest principal angle to the float64 SVD's directions
 ORDERS = (3, 4)  # of magnitude between the largest and smallest singular value, as in pretrained weights
@@ -88,7 +95,9 @@ def _angles(settings: Settings, layers: list[AdapterLayer]) -> dict[str, dict[st
         exact_u, _, exact_vt = torch.linalg.svd(weight.double(), full_matrices=False)
         plain_u, _, plain_vt = torch.linalg.svd(weight, full_matrices=False)
         exact = exact_u[:, indices], exact_vt[indices].T
-        a, b = factor_pair(weight, indices, "sqrt")
+        (vectors,) = short_side_vectors([weight])
+        parts = split_triplets(*singular_triplets(weight, indices, vectors), "sqrt")
+        a, b = (part.to(weight.device, weight.dtype) for part in parts)
         rows[name] = {
             "svd": _sine((plain_u[:, indices], plain_vt[indices].T), exact),
             "project": _sine((a, b.T), exact),

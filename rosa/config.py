@@ -118,6 +118,11 @@ class AdapterConfig:
         return found
 
 
+def ends_in(name: str, endings: Collection[str]) -> bool:
+    """Whether a module's dotted name ends in one of ``endings``, whole parts of a name."""
+    return any(f".{name}".endswith(f".{end}") for end in endings)
+
+
 def _as_list(names: Any) -> Any:
     """A tuple or set of names as a list; other values as they are."""
     if isinstance(names, (set, frozenset)):

@@ -17,6 +17,7 @@ from typing import Any
 
 from torch import Tensor
 
+from rosa.config import ends_in
 from rosa.errors import AdapterError
 from rosa.files import read_tensors, tensor_shapes
 from rosa.layers import AdapterLayer
@@ -133,7 +134,7 @@ class PeftAdapter:
                 self.keys[known[key]] = PREFIX + key
                 if key.endswith(f".{BIAS_OF_B}"):
                     self.added_biases.add(known[key])
-            elif any(f".{part}".endswith(f".{end}") for end in endings for part in _outer(module)):
+            elif any(ends_in(part, endings) for part in _outer(module)):
                 self.keys[key] = PREFIX + key
             else:
                 raise self._refuse(f"the tensor {key:.200} is of no layer and of no module in modules_to_save")

@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterator, Mapping
 
 from torch import Tensor, nn
 
+from rosa.config import ends_in
 from rosa.errors import AdapterError
 from rosa.layers import AdapterLayer
 from rosa.quantised import is_quantised
@@ -25,7 +26,7 @@ def saved_modules(model: nn.Module) -> dict[str, nn.Module]:
 def find_modules(model: nn.Module, endings: Collection[str]) -> dict[str, nn.Module]:
     """The modules whose canonical names end in one of ``endings``, by those names."""
     names, modules = canonical_names(model), dict(model.named_modules())
-    return {names[n]: m for n, m in modules.items() if any(f".{names[n]}".endswith(f".{end}") for end in endings)}
+    return {names[n]: m for n, m in modules.items() if ends_in(names[n], endings)}
 
 
 def check_modules(model: nn.Module, endings: Collection[str], layers: Collection[str]) -> None:

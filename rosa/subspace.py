@@ -94,7 +94,7 @@ def short_side_vectors(weights: Sequence[Tensor]) -> Tensor:
     return vectors
 
 
-def singular_triplets(weight: Tensor, indices: Tensor, vectors: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+def singular_triplets(weight: Tensor, indices: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """U_I (m, R), S_I (R,) and V_Iᵀ (R, n) of W (m, n), in float64.
 
     A full SVD is computed if the Gram matrix does not separate the chosen directions (dead units, pruned or zero
@@ -102,10 +102,9 @@ def singular_triplets(weight: Tensor, indices: Tensor, vectors: Tensor | None = 
 
     Args:
         indices: R directions; 0 belongs to the largest singular value.
-        vectors: ``short_side_vectors([weight])[0]``, if it is known already.
+        vectors: ``short_side_vectors([weight])[0]``.
     """
     wide = _wide(weight)
-    vectors = short_side_vectors([weight])[0] if vectors is None else vectors
     indices = indices.to(wide.device)
     short = vectors[:, wide.shape[0] - 1 - indices]
     rows = short.T @ wide  # Uᵀ W = S Vᵀ, or Vᵀ Wᵀ = S Uᵀ
@@ -158,19 +157,6 @@ def split_triplets(u: Tensor, values: Tensor, vt: Tensor, split: str, adapt: str
     else:
         left, right = values, one
     return u * left, vt * right[:, None]
-
-
-def factor_pair(weight: Tensor, indices: Tensor, split: str, vectors: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """A (m, R) and B (R, n) of the chosen singular directions, in W's dtype and on its device.
-
-    Args:
-        weight: W (m, n).
-        indices: the R chosen directions.
-        split: see ``split_triplets``.
-        vectors: see ``singular_triplets``.
-    """
-    a, b = split_triplets(*singular_triplets(weight, indices, vectors), split)
-    return a.to(weight.device, weight.dtype), b.to(weight.device, weight.dtype)
 
 
 def _wide(weight: Tensor) -> Tensor:

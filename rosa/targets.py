@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from rosa.config import AdapterConfig
+from rosa.config import AdapterConfig, ends_in
 from rosa.errors import AdapterError
 from rosa.quantised import has_shape, is_packed, parameter_count, quantisation
 from rosa.sharding import is_sharded
@@ -182,7 +182,7 @@ def _matches(
 ) -> dict[str, list[str]]:
     """The names that each target matches."""
     if not isinstance(target_modules, str):
-        return {end: [n for n in candidates if f".{plain[n]}".endswith(f".{end}")] for end in target_modules}
+        return {end: [n for n in candidates if ends_in(plain[n], [end])] for end in target_modules}
     try:
         pattern = re.compile(target_modules)
     except (re.error, RecursionError, OverflowError) as error:

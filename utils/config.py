@@ -22,7 +22,7 @@ from utils.data import DataSource, Example, get_source
 from utils.errors import UserError
 from utils.fnmodel import FnModelConfig, fnmodel_type
 from utils.io.yaml_files import read_yaml
-from utils.schema import leaves, missing_keys, set_key, with_earlier
+from utils.schema import leaves, missing_keys, set_key, with_changed_defaults
 from utils.train_config import TrainConfig, train_problems
 
 LOGGERS = ("tensorboard", "wandb", "trackio")  # names of packages
@@ -197,7 +197,7 @@ def load_config(path: Path) -> Config:
             raise UserError("not a configuration")
         if "${" in str(given):
             raise UserError("a saved configuration is resolved, but this one has ${...} in it")
-        return parse_config(with_earlier(OmegaConf.create(given)), saved=True)
+        return parse_config(with_changed_defaults(OmegaConf.create(given)), saved=True)
     except FileNotFoundError:
         raise UserError(f"{path} does not exist: this run has no saved configuration") from None
     except (UserError, OmegaConfBaseException) as error:

@@ -10,13 +10,13 @@ from omegaconf.errors import OmegaConfBaseException
 from utils.text import did_you_mean
 
 # What runs did before a key came, where that is not its default.
-EARLIER = {"fnmodel.rosa.decay": True}
+CHANGED_DEFAULTS = {"fnmodel.rosa.decay": True}
 
 
-def with_earlier(given: DictConfig) -> Any:
-    """The saved configuration of a run, completed by ``EARLIER``."""
+def with_changed_defaults(given: DictConfig) -> Any:
+    """The saved configuration of a run, completed by ``CHANGED_DEFAULTS``."""
     before = OmegaConf.create()
-    for key, value in EARLIER.items():
+    for key, value in CHANGED_DEFAULTS.items():
         OmegaConf.update(before, key, value)
     return OmegaConf.merge(before, given)
 

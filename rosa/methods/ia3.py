@@ -12,7 +12,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from rosa.config import AdapterConfig
+from rosa.config import AdapterConfig, ends_in
 from rosa.layer_state import forward_merged
 from rosa.layers import AdapterLayer
 from rosa.methods import register
@@ -54,7 +54,7 @@ class IA3Layer(AdapterLayer):
 
     def __init__(self, name: str, base: nn.Linear, config: IA3Config) -> None:
         super().__init__(name, base, config)
-        self.on_input = any(f".{name}".endswith(f".{ending}") for ending in config.feedforward_modules)
+        self.on_input = ends_in(name, config.feedforward_modules)
         self.scale = self.new_parameter(self.in_features if self.on_input else self.out_features)
 
     def description(self) -> dict[str, object]:

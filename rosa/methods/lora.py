@@ -37,7 +37,6 @@ class LoraConfig(LowRankConfig):
     lr_ratio_b: float = option(1.0, above=0)
 
     method: ClassVar[str] = "lora"
-    published_bias: ClassVar[str] = "none"
     label: ClassVar[str] = "LoRA"
     order: ClassVar[int] = 30
     colour: ClassVar[str] = "#E69F00"

@@ -37,7 +37,7 @@ def test_the_code_unpacks_a_gguf_base(rosa_run: Run, monkeypatch: pytest.MonkeyP
 
 
 def test_the_settings_do_not_claim_to_be_all(rosa_run: Run) -> None:
-    """Keys that came later are left out at their default, such as fnmodel.rosa.start (``LATER`` of the identity)."""
+    """Later keys are left out at their default, such as fnmodel.rosa.start (``ADDED_KEYS`` of the identity)."""
     text = card.model_card(
         rosa_run, load_config(rosa_run.config_file), card.Exported("merged", "best", rosa_run.best, (), False)
     )

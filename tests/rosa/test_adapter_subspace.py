@@ -12,9 +12,10 @@ import rosa
 from rosa.subspace import (
     SAMPLE_METHODS,
     choose_directions,
-    factor_pair,
     layer_generator,
     short_side_vectors,
+    singular_triplets,
+    split_triplets,
 )
 from tests.rosa.cases import FAMILIES, adapt, blocks_weights, make_model
 
@@ -107,6 +108,13 @@ def test_the_choice_does_not_depend_on_the_order_of_layers() -> None:
 
 
 SPLITS = ("sqrt", "left")  # those whose A B is a part of W
+
+
+def factor_pair(weight: Tensor, indices: Tensor, split: str, vectors: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """A and B of the chosen directions, in W's dtype, by the functions that a resample calls."""
+    known = short_side_vectors([weight])[0] if vectors is None else vectors
+    a, b = split_triplets(*singular_triplets(weight, indices, known), split)
+    return a.to(weight.dtype), b.to(weight.dtype)
 
 
 def matrix(m: int, n: int, values: list[float], seed: int = 0) -> Tensor:

@@ -27,7 +27,7 @@ from utils.results.aggregate import settings_of
 from utils.results.read import read_results
 from utils.runs import RUN_POINTER, Run, find_runs
 from utils.runs.digests import agree_on_data, identify_run
-from utils.runs.identity import LATER, WITHOUT_EFFECT, group_hash, run_directory
+from utils.runs.identity import ADDED_KEYS, WITHOUT_EFFECT, group_hash, run_directory
 from utils.tables import compile_results
 from utils.training import loop
 
@@ -48,7 +48,7 @@ def test_keys_that_came_later_change_a_hash_only_off_their_default() -> None:
         changed, plain = (make_config(f"fnmodel.name={method}", *more) for more in (key.split(), ()))
         assert run_directory(changed) != run_directory(plain), key
     defaults = dotted(dataclasses.asdict(make_config()))
-    assert {key: defaults[key] for key in LATER} == {**LATER, "fnmodel.rosa.decay": False}
+    assert {key: defaults[key] for key in ADDED_KEYS} == {**ADDED_KEYS, "fnmodel.rosa.decay": False}
     with pytest.raises(UserError, match=r"train\.validation_fraction=0\.0 must be above 0"):
         make_config("train.validation_fraction=0")
 

@@ -17,7 +17,7 @@ from utils.log import log
 from utils.models.attention import additive_mask, causal_attention
 from utils.models.compilation import compile_blocks
 from utils.models.frozen_blocks import FrozenBlocks
-from utils.models.shared_prompts import why_not_shared
+from utils.models.sharing_trial import why_not_shared
 from utils.tokens.batches import Batch, Collator
 from utils.tokens.encoding import Encoded
 from utils.tokens.shared_prompts import Layout, sharing_pays

@@ -15,7 +15,7 @@ from utils.metrics import NEITHER
 from utils.results.columns import Column
 from utils.results.methods import UNTRAINED, method_order
 from utils.results.read import Omission, Result, as_typed
-from utils.runs.identity import LATER, WITHOUT_EFFECT
+from utils.runs.identity import ADDED_KEYS, WITHOUT_EFFECT
 
 # Settings that always have a column or a table of their own.
 OWN_COLUMN = ("seed", "dataset.name", "model.name", "fnmodel.name", "fnmodel.params.rank", "fnmodel.params.bias")
@@ -85,8 +85,8 @@ def settings_of(result: Result) -> dict[str, Any]:
         if not any(key == name or key.startswith(f"{name}.") for name in skipped)
     }
     if result.settings:  # older runs lack these keys, which distinguish results, also those of the untrained model
-        later = [k for k in LATER if not k.startswith("fnmodel.") or k.startswith(f"fnmodel.{result.method}.")]
-        kept |= {key: result.settings.get(key, LATER[key]) for key in later}
+        later = [k for k in ADDED_KEYS if not k.startswith("fnmodel.") or k.startswith(f"fnmodel.{result.method}.")]
+        kept |= {key: result.settings.get(key, ADDED_KEYS[key]) for key in later}
     if kept.get(TARGETS, "") is None:  # of an adapter; none without targets has no such key here
         kept[TARGETS] = ALL_LINEAR
     if "train.loss_on" in kept:  # null means the data set's default, which the record contains

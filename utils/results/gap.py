@@ -10,7 +10,7 @@ from utils.results.aggregate import Row, counterpart
 from utils.results.columns import Column
 from utils.results.methods import UNTRAINED
 from utils.results.read import as_typed
-from utils.runs.identity import LATER
+from utils.runs.identity import ADDED_KEYS
 
 REFERENCE = "lora"
 VARIANTS = ("fnmodel.lora.scale", "fnmodel.lora.lr_ratio_b")  # off their defaults: rsLoRA, LoRA+, methods to compare
@@ -49,7 +49,7 @@ def compared(rows: Sequence[Row]) -> list[tuple[Row, Row]]:
 
 
 def _is_variant(row: Row) -> bool:
-    return any(as_typed(row.settings.get(key, LATER[key])) != as_typed(LATER[key]) for key in VARIANTS)
+    return any(as_typed(row.settings.get(key, ADDED_KEYS[key])) != as_typed(ADDED_KEYS[key]) for key in VARIANTS)
 
 
 def _comparable(row: Row, rows: Sequence[Row], method: str) -> Row | None:

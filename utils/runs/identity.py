@@ -13,7 +13,7 @@ from typing import Any
 from rosa.config import LowRankConfig
 from rosa.methods import method_names
 from utils.config import Config, DatasetConfig, ModelConfig
-from utils.schema import EARLIER
+from utils.schema import CHANGED_DEFAULTS
 from utils.text import slug
 from utils.train_config import DEFAULT_DECAY, TrainConfig
 
@@ -40,7 +40,7 @@ WITHOUT_EFFECT = (
 
 # Keys of later versions, and what earlier versions did, mostly the default: it is not hashed, so that their runs are
 # found again.
-LATER = {
+ADDED_KEYS = {
     "model.gguf_file": ModelConfig.gguf_file,
     "model.adapter": ModelConfig.adapter,
     "train.validation_fraction": TrainConfig.validation_fraction,
@@ -54,7 +54,7 @@ LATER = {
     "fnmodel.rosa.gain": 1.0,
     "fnmodel.rosa.adapt": "ab",
     "fnmodel.rosa.rewarm_steps": 0,
-    **EARLIER,
+    **CHANGED_DEFAULTS,
 }
 
 
@@ -76,7 +76,7 @@ def science(config: Config, data: dict[str, str] | None = None, start: str | Non
         del group[name]
     if config.dataset.size == config.source.default_size:
         values["dataset"]["size"] = None
-    for key, default in LATER.items():
+    for key, default in ADDED_KEYS.items():
         group, name = _place(values, key)
         if group[name] == default:
             del group[name]

@@ -9,6 +9,7 @@ from peft.utils.integrations import dequantize_module_weight
 from torch import Tensor, nn
 
 from rosa.errors import AdapterError
+from rosa.quantised import is_tensor_class
 from rosa.targets import obstacle
 
 
@@ -44,8 +45,8 @@ def _values(module: Any) -> Any:
         if callable(own := getattr(module, method, None)):
             return own()
     weight = getattr(module, "weight", None)
-    if hasattr(weight, "__tensor_flatten__"):
-        return weight.dequantize()  # type: ignore[union-attr]
+    if isinstance(weight, Tensor) and is_tensor_class(weight):
+        return weight.dequantize()
     try:
         return dequantize_module_weight(module)
     except (AttributeError, ImportError, TypeError, ValueError):
