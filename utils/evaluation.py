@@ -22,6 +22,7 @@ from utils.runs.checkpoint_folder import checkpoint_hash, verify
 from utils.runs.digests import TRAINING, refuse_other_data
 from utils.runs.texts import Answer, write_texts
 from utils.runs.trained import check_base_found, check_settings, load_trained
+from utils.tokens.encoding import prompt_ids
 
 
 @dataclass(frozen=True)
@@ -246,7 +247,7 @@ def _measure(
 
 def _fitting(groups: list[list[Example]], tokenizer: Any, longest: int) -> list[list[Example]]:
     """The groups whose prompt leaves room for a target; all of them, and so an error that says it, if none does."""
-    ids = tokenizer([group[0].prompt for group in groups], add_special_tokens=False, verbose=False)["input_ids"]
+    ids = prompt_ids([group[0].prompt for group in groups], tokenizer)
     found = [group for group, prompt in zip(groups, ids, strict=True) if len(prompt) < longest]
     if found and len(found) < len(groups):
         log.warning(

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
-from transformers import AutoConfig
+from transformers import AutoConfig, Gemma3Config, Gemma3ForConditionalGeneration
 
 from tests.conftest import make_config
 from utils.errors import UserError, short_reason
-from utils.models.loading import check_method_fits, load_model_config, load_tokenizer
+from utils.models.loading import check_method_fits, load_model, load_model_config, load_tokenizer, max_positions
 
 
 @pytest.fixture
@@ -87,3 +88,48 @@ def test_a_quantised_model_is_refused_with_a_way_out(model: Path) -> None:
     edit(model / "config.json", quantization_config={"quant_method": "bitsandbytes", "load_in_4bit": True})
     with pytest.raises(UserError, match=r"holds quantised weights.*model\.dequantize\(\).*rosa\.inject"):
         check_method_fits(make_config(f"model.name={model}"))
+
+
+@pytest.mark.parametrize(
+    ("changed", "missing"),
+    [
+        ({"n_layer": 3}, r"transformer\.h\.2\.attn"),
+        ({"tie_word_embeddings": False}, r"lm_head\.weight"),
+        ({"n_embd": 40}, ""),
+    ],
+)
+def test_a_model_without_some_of_its_weights_is_refused(model: Path, changed: dict[str, Any], missing: str) -> None:
+    """transformers would train on random values in their place."""
+    edit(model / "config.json", **changed)
+    with pytest.raises(UserError, match=missing):
+        load_model(str(model))
+
+
+def test_weights_without_a_place_are_named(model: Path, caplog: pytest.LogCaptureFixture) -> None:
+    load_model(str(model))
+    assert not caplog.records
+    edit(model / "config.json", n_layer=1)
+    with caplog.at_level(logging.WARNING):
+        load_model(str(model))
+    assert "has no place for it: transformer.h.1.attn" in caplog.text
+
+
+def test_padding_that_the_embedding_lacks_is_not_used(model: Path) -> None:
+    """The usual recipe for Llama adds a token, and the embedding is often not enlarged."""
+    tokenizer = load_tokenizer(str(model))
+    tokenizer.add_special_tokens({"pad_token": "[PAD]"})
+    tokenizer.save_pretrained(model)
+    assert load_tokenizer(str(model)).pad_token_id == tokenizer.eos_token_id
+
+
+def test_dropout_is_set_in_inner_configurations_too(tmp_path: Path) -> None:
+    AutoConfig.for_model("mpt", d_model=16, n_heads=2, n_layers=1, vocab_size=50).save_pretrained(tmp_path)
+    config = load_model_config(str(tmp_path), 0.3)
+    assert (config.attn_config.attn_pdrop, config.resid_pdrop) == (0.3, 0.3)
+
+
+def test_positions_are_those_of_the_text_model() -> None:
+    sizes = dict(hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2)
+    text = dict(vocab_size=50, head_dim=8, max_position_embeddings=77, **sizes)
+    config = Gemma3Config(text_config=text, vision_config=dict(image_size=28, **sizes), image_token_index=49)
+    assert max_positions(Gemma3ForConditionalGeneration(config)) == 77

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, Gemma2Config, Gemma2ForCausalLM
 
 import rosa
 from tests.rosa.test_adapter_architectures import CAUSAL, make
@@ -65,6 +65,15 @@ def test_a_head_that_is_more_than_linear_takes_the_plain_way(small_model: Path) 
 
     model.forward = scaled
     assert not token_loss.try_head_only(batch)
+
+
+def test_capped_logits_take_the_plain_way_however_small_they_are() -> None:
+    """Those of a trial are too small to tell, and training makes them larger."""
+    sizes = dict(hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, head_dim=8)
+    batch = Collator(0, "all")(Encoded([Sample([1, 2, 3], 1, 0, 0)], 0), [0])
+    for cap in (30.0, None):
+        config = Gemma2Config(vocab_size=50, num_key_value_heads=2, final_logit_softcapping=cap, **sizes)
+        assert TokenLoss(Gemma2ForCausalLM(config)).try_head_only(batch) == (cap is None)
 
 
 def test_the_kept_cast_of_a_frozen_head_follows_its_weight(small_model: Path) -> None:

@@ -223,3 +223,19 @@ def test_models_with_linear_layers_train_too(train: Any, tmp_path: Path, method:
     losses = [loss for (loss,) in points(run, "validation", "loss")]
     assert losses[-1] < losses[0] - 0.02
     assert run.record()["parameters"]["adapted_layers"] == (0 if method == "none" else 14)
+
+
+def test_trained_parameters_without_a_gradient_are_named(train: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the layers of an image model's tower, which a text never reaches."""
+    run = train("fnmodel.name=lora", "train.epochs=1")
+    assert "get no gradient" not in run.log_file.read_text()
+    plain = setup.load_base
+
+    def with_tower(*args: Any) -> Any:
+        model = plain(*args)
+        model.tower = torch.nn.ModuleList([torch.nn.Linear(32, 32)])
+        return model
+
+    monkeypatch.setattr(setup, "load_base", with_tower)
+    run = train("fnmodel.name=lora", "train.epochs=1", "seed=1")
+    assert "2 of 18 trained parameters get no gradient, though they are counted: tower.0.A" in run.log_file.read_text()

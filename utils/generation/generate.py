@@ -16,6 +16,7 @@ from utils.log import log, work_bar
 from utils.models.loading import max_positions
 from utils.processes.signals import never
 from utils.tokens.batches import length_batches
+from utils.tokens.encoding import prompt_ids
 
 
 def check_beams(model: Any, decoding: Decoding) -> None:
@@ -61,7 +62,7 @@ def generate_tokens(
     """
     from utils.generation.tree.support import why_not
 
-    encoded = tokenizer(list(prompts), add_special_tokens=False)["input_ids"]
+    encoded = prompt_ids(prompts, tokenizer)
     limit = max_positions(model)
     longest = max((len(ids) for ids in encoded), default=0)
     if limit is not None and longest + decoding.max_new_tokens > limit:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from utils.tokens.encoding import first_ids, prompt_ids
+
 
 def shorten(prompts: Sequence[str], tokenizer: Any, room: int | None) -> list[str]:
     """Cut prompts to at most ``room`` tokens. A longer prompt loses its beginning, if possible up to a blank.
@@ -13,10 +15,10 @@ def shorten(prompts: Sequence[str], tokenizer: Any, room: int | None) -> list[st
     """
     if room is None or room < 1:
         return list(prompts)
-    tokens = tokenizer(list(prompts), add_special_tokens=False, verbose=False)["input_ids"]
+    own = max(1, room - len(first_ids(tokenizer)))
     return [
-        prompt if len(ids) <= room else _end_of(prompt, tokenizer, room)
-        for prompt, ids in zip(prompts, tokens, strict=True)
+        prompt if len(ids) <= room else _end_of(prompt, tokenizer, own)
+        for prompt, ids in zip(prompts, prompt_ids(prompts, tokenizer), strict=True)
     ]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,11 @@ from safetensors import SafetensorError
 
 import rosa
 from rosa.injection import build_layers
+from rosa.targets import summary
 from utils.config import Config
 from utils.errors import UserError, short_reason
 from utils.io.hub import WAYS_OUT
+from utils.log import log
 from utils.models.attention import same_attention
 from utils.models.fast_modules import use_faster_modules
 from utils.models.gguf import as_plain, check_gguf, gguf_options, no_bar
@@ -50,23 +53,30 @@ def model_source(name: str, gguf: str | None = None) -> str:
 
 
 def load_tokenizer(name: str, gguf: str | None = None) -> Any:
-    """The tokenizer. It pads on the left, as generation in batches needs, and with eos if it has no padding token.
+    """The tokenizer. It pads on the left, as generation in batches needs.
+
+    It pads with eos if it has no padding token, or one that was added to it and not to the model's embedding.
 
     A special token in a text, such as ``<|endoftext|>``, is tokenised as plain text: data cannot end a text early.
     """
     from transformers import AutoTokenizer
 
     tokenizer = _from_pretrained(AutoTokenizer, name, "tokenizer", gguf)
-    _check_vocabulary(tokenizer, name, gguf)
-    if tokenizer.pad_token_id is None:
+    rows = getattr(load_model_config(name, gguf=gguf).get_text_config(), "vocab_size", None)
+    _check_vocabulary(tokenizer, name, rows)
+    if tokenizer.pad_token_id is None or (rows is not None and tokenizer.pad_token_id >= rows):
         tokenizer.pad_token = tokenizer.eos_token
     tokenizer.padding_side = "left"
     tokenizer.split_special_tokens = True
     return tokenizer
 
 
-def _check_vocabulary(tokenizer: Any, name: str, gguf: str | None) -> None:
-    """Raise UserError for a tokenizer without tokens, one without eos, or one whose tokens the model does not have."""
+def _check_vocabulary(tokenizer: Any, name: str, rows: int | None) -> None:
+    """Raise UserError for a tokenizer without tokens, one without eos, or one whose tokens the model does not have.
+
+    Args:
+        rows: of the model's embedding, if they are known.
+    """
     if tokenizer.eos_token_id is None:
         raise UserError(
             f"model.name={name}: its tokenizer has no end-of-text token, which marks the end of a target: name one as "
@@ -77,7 +87,6 @@ def _check_vocabulary(tokenizer: Any, name: str, gguf: str | None) -> None:
         raise UserError(f"model.name={name} has no tokenizer, or one without tokens. {TOKENIZER_HINT}")
     special = {token for token, content in added.items() if content.special}  # never made from a text
     largest = max({tokenizer.eos_token_id, *tokenizer.get_vocab().values()} - (special - {tokenizer.eos_token_id}))
-    rows = getattr(load_model_config(name, gguf=gguf).get_text_config(), "vocab_size", None)
     if rows is not None and largest >= rows:
         raise UserError(
             f"model.name={name}: its tokenizer has tokens up to number {largest}, but its embedding has {rows} rows: "
@@ -103,12 +112,27 @@ def load_model(
     # where no token attends to it, and generation gets its padding id by itself.
     config.pad_token_id = None
     options = gguf_options() if gguf else {"use_safetensors": True}
-    model = _from_pretrained(AutoModelForCausalLM, name, "model", gguf, config=config, dtype=torch.float32, **options)
+    options |= {"config": config, "dtype": torch.float32, "output_loading_info": True}
+    model, info = _from_pretrained(AutoModelForCausalLM, name, "model", gguf, **options)
+    _check_whole(info, name)
     model = as_plain(model) if gguf else model
     if adapter is not None:
         _merge_adapter(model, adapter)
     use_faster_modules(model)
     return model
+
+
+def _check_whole(info: dict[str, Any], name: str) -> None:
+    """Raise UserError if a part of the model is not in its files, and would be random; log what in them is not used."""
+    if missing := sorted({*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])}):
+        raise UserError(
+            f"model.name={name} is not whole: by its config.json it has {summary(missing):.300}, which its files lack "
+            "in that shape. Copy the model again, or correct the configuration"
+        )
+    if unused := sorted(info["unexpected_keys"]):
+        log.warning(
+            "not used of model.name=%s, because its config.json has no place for it: %.300s", name, summary(unused)
+        )
 
 
 def _merge_adapter(model: Any, folder: str | Path) -> None:
@@ -156,16 +180,21 @@ def load_model_config(name: str, dropout: float | None = None, gguf: str | None 
 
     config = _from_pretrained(AutoConfig, name, "configuration", gguf)
     if dropout is not None:
-        keys = [
-            key
-            for key, value in config.to_dict().items()
-            if key.endswith(("dropout", "pdrop", "dropout_prob", "dropout_rate")) and isinstance(value, (int, float))
-        ]
-        if not keys:
+        places = list(_dropouts(config))
+        if not places:
             raise UserError(f"model.dropout={dropout}: {name} ({config.model_type}) has no dropout to set")
-        for key in keys:
-            setattr(config, key, dropout)
+        for part, key in places:
+            part.__dict__[key] = dropout  # MPT declares one as an integer, and a plain assignment checks that
     return config
+
+
+def _dropouts(config: Any) -> Iterator[tuple[Any, str]]:
+    """Each dropout probability of a model's configuration and of those within it, with the one that has it."""
+    for key, value in config.to_dict().items():
+        if isinstance(value, (int, float)) and key.endswith(("dropout", "pdrop", "dropout_prob", "dropout_rate")):
+            yield config, key
+        elif hasattr(inner := getattr(config, key, None), "to_dict"):
+            yield from _dropouts(inner)
 
 
 def width(name: str, gguf: str | None = None) -> int | None:
@@ -219,7 +248,7 @@ def check_method_fits(config: Config) -> None:
 
 def max_positions(model: Any) -> int | None:
     """The longest sequence that the model takes, in tokens; None if its configuration names none."""
-    value = getattr(model.config, "max_position_embeddings", None)
+    value = getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None)
     return int(value) if value else None
 
 

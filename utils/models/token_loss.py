@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
@@ -222,9 +223,10 @@ class TokenLoss(nn.Module):
     @torch.no_grad()
     def try_head_only(self, batch: Batch) -> bool:
         """Set ``head_only`` and return it: whether the head alone gives the losses of ``batch`` as the model does."""
-        training = self.model.training
+        training, self.head_only = self.model.training, False
+        if _caps_logits(self.model.config):
+            return False  # the logits of a trial may be too small to show it
         self.model.eval()
-        self.head_only = False
         _, plain = self(batch.input_ids, batch.positions, batch.labels)
         self.head_only = True
         try:
@@ -234,6 +236,12 @@ class TokenLoss(nn.Module):
             self.head_only = False
         self.model.train(training)
         return self.head_only
+
+
+def _caps_logits(config: Any) -> bool:
+    """Whether a model's configuration limits its logits (Gemma 2: final_logit_softcapping)."""
+    values = config.get_text_config(decoder=True).to_dict()
+    return any(value for key, value in values.items() if re.fullmatch("(final_)?logits?_.*cap(ping)?", key))
 
 
 def _rows(values: Tensor, positions: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ from utils.io.files import cache_folder, write_bytes
 from utils.log import log
 from utils.tokens.encoding import Encoded, Sample
 
-VERSION = 1  # of the way in which tokens are made and kept
+VERSION = 2  # of the way in which tokens are made and kept
 WORTH_KEEPING = 500_000  # characters; fewer are tokenised faster than a file is found and read
 KEPT_DAYS = 30  # days after the last use of a file
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,20 +64,42 @@ class Encoded:
         return {**counts, "target_tokens": tokens - sum(s.prompt_length for s in self.samples), "cut": self.cut}
 
 
+def first_ids(tokenizer: Any) -> list[int]:
+    """The special tokens, such as bos, with which the tokenizer begins every text (Llama's, Gemma's); mostly none."""
+    plain, whole = (tokenizer("a", add_special_tokens=add)["input_ids"] for add in (False, True))
+    return list(whole[: whole.index(plain[0])]) if plain and plain[0] in whole else []
+
+
+def prompt_ids(prompts: Sequence[str], tokenizer: Any) -> list[list[int]]:
+    """The tokens of each prompt, for training as for generation: ``first_ids`` and those of its text, without eos."""
+    first = first_ids(tokenizer)
+    # verbose would warn of what callers cut or refuse
+    found = tokenizer(list(prompts), add_special_tokens=False, verbose=False)["input_ids"] if prompts else []
+    return [[*first, *ids] for ids in found]
+
+
+def with_special_tokens(texts: Iterable[str], tokenizer: Any) -> int:
+    """How many of the texts spell a special token, as ``<|endoftext|>``, which is read as plain text."""
+    names = re.compile("|".join(map(re.escape, tokenizer.all_special_tokens)))
+    return sum(names.search(text) is not None for text in texts)
+
+
 def encode(examples: Sequence[Example], tokenizer: Any, seq_len: int) -> Encoded:
     """Tokenise prompts and targets apart, join them, end with eos; cut the target's end beyond ``seq_len``.
+
+    The first token of a sample cannot be predicted, so that its characters do not count.
 
     Raises:
         UserError: a prompt alone fills ``seq_len``, so that nothing of its target is left.
     """
     if not examples:
         return Encoded([], 0)
-    # verbose would warn of what is cut or refused below
-    options = {"add_special_tokens": False, "verbose": False}
     distinct = list(dict.fromkeys(example.prompt for example in examples))  # E2E has nine references for each
-    tokens = dict(zip(distinct, tokenizer(distinct, **options)["input_ids"], strict=True))
+    tokens = dict(zip(distinct, prompt_ids(distinct, tokenizer), strict=True))
+    first = first_ids(tokenizer)
+    unseen = {text: 0 if first else len(tokenizer.decode(ids[:1])) for text, ids in tokens.items()}
     prompts = [tokens[example.prompt] for example in examples]
-    targets = tokenizer([example.target for example in examples], **options)["input_ids"]
+    targets = tokenizer([example.target for example in examples], add_special_tokens=False, verbose=False)["input_ids"]
     samples, cut = [], 0
     for example, prompt, target in zip(examples, prompts, targets, strict=True):
         if len(prompt) >= seq_len:
@@ -91,5 +114,6 @@ def encode(examples: Sequence[Example], tokenizer: Any, seq_len: int) -> Encoded
             cut += 1
             ids = ids[:seq_len]
             target_text = tokenizer.decode(ids[len(prompt) :])
-        samples.append(Sample(ids, len(prompt), len(target_text), len(example.prompt) + len(target_text)))
+        characters = len(example.prompt) + len(target_text) - unseen[example.prompt]
+        samples.append(Sample(ids, len(prompt), len(target_text), characters))
     return Encoded(samples, cut)

@@ -10,7 +10,7 @@ import numpy as np
 from utils.data import Example
 from utils.errors import UserError
 from utils.tokens.cache import cached_encoding
-from utils.tokens.encoding import Encoded, Sample, encode
+from utils.tokens.encoding import Encoded, Sample, encode, first_ids
 
 CHUNK = 1000  # documents tokenised at a time, since the tokenizer's own records are far larger than the ids
 
@@ -30,9 +30,9 @@ def encode_units(
 def pack(documents: Sequence[Sequence[Example]], tokenizer: Any, block_size: int) -> Encoded:
     """Join documents into a stream and cut it into blocks of ``block_size`` tokens.
 
-    A document is the prompt of its examples, their targets and eos, tokenised apart as for generation. The first token
-    of a block cannot be predicted, because no token comes before it. So neighbouring blocks share a token: it is the
-    last label of one block and the first input of the next. With block_size 4::
+    A document is the prompt of its examples (after ``first_ids``), their targets and eos, tokenised apart as for
+    generation. The first token of a block cannot be predicted, because no token comes before it. So neighbouring blocks
+    share a token: it is the last label of one block and the first input of the next. With block_size 4::
 
         stream   a b c d e f g h        block 1   a b c d      labels b c d
                                         block 2   d e f g      labels e f g
@@ -63,12 +63,14 @@ def pack(documents: Sequence[Sequence[Example]], tokenizer: Any, block_size: int
 
 def _tokens(documents: Sequence[Sequence[Example]], tokenizer: Any) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Token ids and the number of characters of each, both (tokens,), for ``CHUNK`` documents at a time."""
+    first = first_ids(tokenizer)
     for begin in range(0, len(documents), CHUNK):
         chunk = documents[begin : begin + CHUNK]
         texts = [text for document in chunk for text in (document[0].prompt, *(e.target for e in document))]
         # verbose would warn of texts that are longer than the model's positions: they are cut into blocks
         tokens = tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-        lasts = {i - 1 for i in np.cumsum([1 + len(document) for document in chunk]).tolist()}
+        ends = np.cumsum([1 + len(document) for document in chunk]).tolist()
+        begins, lasts = {0, *ends}, {i - 1 for i in ends}
         ids: list[int] = []
         characters = []
         for i, text in enumerate(texts):
@@ -76,6 +78,9 @@ def _tokens(documents: Sequence[Sequence[Example]], tokenizer: Any) -> Iterator[
             # tokens of a split character share its end; blanks before a token are left out of its offsets
             reached = np.maximum.accumulate(np.fromiter((end for _, end in offsets), np.int64, len(offsets)))
             reached[-1:] = len(text)
+            if i in begins:
+                ids += first
+                characters.append(np.zeros(len(first), np.int64))
             ids += own
             characters.append(np.diff(reached, prepend=0))
             if i in lasts:

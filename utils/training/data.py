@@ -14,7 +14,7 @@ from utils.errors import UserError
 from utils.log import log
 from utils.models.loading import max_positions
 from utils.runs.digests import TRAINING
-from utils.tokens.encoding import Encoded
+from utils.tokens.encoding import Encoded, with_special_tokens
 from utils.tokens.packing import encode_units
 from utils.train_config import TrainConfig
 
@@ -45,6 +45,12 @@ def load_training_data(config: Config, tokenizer: Any) -> TrainingData:
         split: encode_units(part, tokenizer, packed=source.packed, seq_len=train.seq_len, block_size=train.block_size)
         for split, part in units.items()
     }
+    texts = [text for split in units.values() for unit in split for e in unit for text in (e.prompt, e.target)]
+    if spelled := with_special_tokens(texts, tokenizer):
+        log.warning(
+            "%d of %d prompts and targets spell special tokens of the model, such as %s: they are read as plain text, "
+            "so that data cannot end a text", spelled, len(texts), tokenizer.eos_token,
+        )  # fmt: skip
     for split, data in encoded.items():
         if data.cut:
             log.warning(

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rosa.targets import summary
 from utils.log import log, progress, progress_bar
 from utils.models.losses import evaluate_losses
 from utils.processes.signals import Interrupted
@@ -95,6 +96,10 @@ def train_step(training: Training, indices: list[int], wants_norm: bool) -> Tens
         losses.append(nats.detach())
     nats = torch.stack(losses).sum()
 
+    step = training.progress.step + 1
+    if step == 1:
+        warn_of_idle(training)
+
     # clip
     norm = None
     if train.max_grad_norm or wants_norm or train.skip_nonfinite:
@@ -102,7 +107,6 @@ def train_step(training: Training, indices: list[int], wants_norm: bool) -> Tens
 
     # update, unless the loss or gradient is not finite and train.skip_nonfinite is set
     scaler = training.accelerator.scaler  # of fp16
-    step = training.progress.step + 1
     if train.skip_nonfinite and training.meter.count_nonfinite(nats, norm if scaler is None else None, step):
         training.progress.skipped += 1
         training.meter.add(torch.zeros_like(nats), 0, 0)
@@ -118,6 +122,16 @@ def train_step(training: Training, indices: list[int], wants_norm: bool) -> Tens
     training.optimizer.zero_grad(set_to_none=True)
     training.scheduler.step()
     return norm
+
+
+def warn_of_idle(training: Training) -> None:
+    """Log the trained parameters that the first loss does not depend on, such as those of an image model's tower."""
+    named = [(name, p) for name, p in training.model.named_parameters() if p.requires_grad]
+    if idle := [name for name, parameter in named if parameter.grad is None]:
+        log.warning(
+            "%d of %d trained parameters get no gradient, though they are counted: %.300s. Leave their layers out "
+            "(fnmodel.params.target_modules)", len(idle), len(named), summary(idle),
+        )  # fmt: skip
 
 
 def log_step(training: Training, losses: dict[str, float], rate: float, norm: Tensor | None, bar: Any) -> None:
