@@ -106,6 +106,9 @@ def test_a_checkpoint_of_another_model_is_refused(train: Any, capsys: Any) -> No
     config = run.config_file.read_text()
     run.config_file.write_text(config.replace(f"name: {run.record()['model']}", "name: tiny"))
     assert evaluate_runs([str(run.path)], FAST) == 1
+    assert "was made from another base model: config.json, model.safetensors" in capsys.readouterr().err
+    run.update_record(base_sha256=None)  # as in records of earlier versions
+    assert evaluate_runs([str(run.path)], FAST) == 1
     assert "does not fit this model" in capsys.readouterr().err
 
 

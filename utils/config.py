@@ -224,6 +224,20 @@ def method_problems(config: Config) -> list[str]:
     return problems
 
 
+def without_effect(config: Config) -> list[str]:
+    """The keys that are not at their defaults and have no effect here: of other methods, and of other data sets."""
+    fnmodel, defaults = config.fnmodel, schema().fnmodel
+    found = [
+        f"fnmodel.{method}.{key}"
+        for method in method_names()
+        if method != fnmodel.name
+        for key, value in vars(getattr(fnmodel, method)).items()
+        if value != defaults[method][key]
+    ]
+    length = "seq_len" if config.source.packed else "block_size"
+    return found + ([f"train.{length}"] if getattr(config.train, length) != getattr(TrainConfig, length) else [])
+
+
 def _logging_problems(logging: LoggingConfig) -> list[str]:
     """What is wrong with the list of loggers."""
     unknown = [name for name in logging.to if name not in LOGGERS]

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import rosa
-from tests.training.reading import points
+from tests.training.reading import only_run, points
 from utils.errors import UserError
 from utils.models.loading import load_model, load_tokenizer
 from utils.models.token_loss import TokenLoss
@@ -239,3 +239,49 @@ def test_trained_parameters_without_a_gradient_are_named(train: Any, monkeypatch
     monkeypatch.setattr(setup, "load_base", with_tower)
     run = train("fnmodel.name=lora", "train.epochs=1", "seed=1")
     assert "2 of 18 trained parameters get no gradient, though they are counted: tower.0.A" in run.log_file.read_text()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "text"),
+    [
+        (
+            ("train.epochs=1",),
+            "rosa never resamples here: of 5 steps, a resample would come after 5 (fnmodel.rosa.level",
+        ),
+        (("fnmodel.rosa.level=step", "fnmodel.rosa.every=500"), "of 15 steps, a resample would come after 500"),
+        (
+            ("fnmodel.name=lora", "train.epochs=1", "train.batch_size=1", "train.epochs=8"),
+            "the warm-up of 500 steps is more",
+        ),
+    ],
+)
+def test_settings_that_leave_a_run_without_its_method_are_named(
+    train: Any, overrides: tuple[str, ...], text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "train_epoch", lambda training, bar: None)
+    assert text in train(*overrides).log_file.read_text()
+
+
+def test_a_run_as_it_should_be_gets_no_warning(train: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    log = train().log_file.read_text()
+    assert "never resamples" not in log and "warm-up" not in log
+    assert "without effect" not in capsys.readouterr().err
+
+
+def test_keys_without_effect_are_named(train: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    train("fnmodel.name=dora", "fnmodel.lora.alpha=64", "train.block_size=99", "train.epochs=1")
+    said = capsys.readouterr().err
+    assert "without effect with fnmodel.name=dora and dataset.name=e2e: fnmodel.lora.alpha, train.block_size" in said
+
+
+def test_the_launcher_does_not_divide_the_loss(train: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """accelerate takes steps of accumulation from the environment, and divides by them."""
+    settings = ("fnmodel.name=lora", "train.epochs=1", "train.optimizer=sgd", "train.lr=0.5")
+    expected = train(*settings).record()["best"]["loss"]
+    monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4")
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    run = train(*settings, f"output.path={tmp_path / 'launched'}")
+    assert run.record()["best"]["loss"] == expected
+    assert (
+        "launched for bf16, but train.precision decides: fp32" in only_run(tmp_path / "launched").log_file.read_text()
+    )

@@ -12,8 +12,8 @@ from utils.io.rows import SUFFIXES, find_split, read_rows
 class Pairs(DataSource):
     """A folder with ``train``, ``validation`` and ``test`` as .csv, .jsonl or .jsonl.gz.
 
-    The model reads the prompt unchanged, then one blank and the target. Lines with the same prompt are one test item,
-    with their targets as its references.
+    The model reads the prompt unchanged, then one blank and the target without the blanks and line breaks at its ends.
+    Lines with the same prompt are one test item, with their targets as its references.
     """
 
     names = ("pairs",)

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from utils.errors import UserError
+from utils.log import log
 from utils.train_config import TrainConfig
 
 MIXED_PRECISION = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
@@ -78,10 +79,18 @@ def build_accelerator(train: TrainConfig, precision: str) -> Any:
     """The Accelerator for the device of ``train``, computing in ``precision``."""
     from accelerate import Accelerator, DistributedDataParallelKwargs
     from accelerate.state import AcceleratorState
+    from accelerate.utils import GradientAccumulationPlugin
 
     device = resolve_device(train.device)
     AcceleratorState._reset_state()  # an earlier run in this process may have set another precision
     # the buffers are masks and tables that never change: DDP need not broadcast them in each forward pass
     ddp = DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)
     cpu = device == "cpu"
-    return Accelerator(cpu=cpu, mixed_precision=MIXED_PRECISION[precision], kwargs_handlers=[ddp])
+    launched = os.environ.get("ACCELERATE_MIXED_PRECISION", "no").lower()  # accelerate launch --mixed_precision
+    if launched not in ("no", MIXED_PRECISION[precision]):
+        log.warning("accelerate was launched for %s, but train.precision decides: %s", launched, precision)
+    # from the environment, accelerate would take steps of accumulation, by which it divides the loss
+    once = GradientAccumulationPlugin(num_steps=1)
+    return Accelerator(
+        cpu=cpu, mixed_precision=MIXED_PRECISION[precision], gradient_accumulation_plugin=once, kwargs_handlers=[ddp]
+    )

@@ -106,9 +106,12 @@ def connect(device: str) -> Processes:
 
 
 def _open_connection(device: str) -> Processes:
-    if os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true":
-        raise UserError("accelerate's own FSDP does not know of adapters: launch without it, with train.sharding=fsdp")
-    if all(int(os.environ.get(name, "1")) <= 1 for name in SIZES):
+    for plugin in ("FSDP", "DEEPSPEED", "MEGATRON_LM"):
+        if os.environ.get(f"ACCELERATE_USE_{plugin}", "false").lower() == "true":
+            raise UserError(
+                f"accelerate's own {plugin} does not know of adapters: launch without it, with train.sharding=fsdp"
+            )
+    if all(int(os.environ.get(name) or 1) <= 1 for name in SIZES):
         if "ACCELERATE_USE_CPU" in os.environ and "MASTER_PORT" in os.environ:
             print(
                 "warning: accelerate launch starts one process on CPUs, also with --num_processes, unless MPI is set "

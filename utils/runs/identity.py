@@ -133,4 +133,4 @@ def run_directory(config: Config, data: dict[str, str] | None = None, start: str
     model = slug(Path(config.model.name).name, r"[^A-Za-z0-9._-]+") or "model"
     rank = f"-r{config.adapter.rank}" if isinstance(config.adapter, LowRankConfig) else ""
     label = f"{model}-{config.fnmodel.method}{rank}-s{config.seed}-{_hash(values)}"
-    return Path(config.output.path) / config.source.names[0] / label
+    return Path(config.output.path).expanduser() / config.source.names[0] / label

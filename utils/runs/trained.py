@@ -9,6 +9,7 @@ from typing import Any
 from utils.config import Config, ModelConfig
 from utils.errors import UserError
 from utils.models.loading import load_model, load_tokenizer, model_source
+from utils.runs.base_model import agree_on_base
 from utils.runs.checkpoint_folder import load_weights, verify
 from utils.runs.digests import TRAINING
 from utils.runs.identity import group_hash
@@ -82,6 +83,7 @@ def load_trained(run: Run, config: Config, checkpoint: Path, *, keep_base: bool 
         UserError: the base model, the adapter that the run starts from, or the checkpoint cannot be loaded.
     """
     check_base_found(run, config)
+    agree_on_base(run, config.model)
     tokenizer = load_tokenizer(config.model.name, config.model.gguf_file)
     model = load_base(dataclasses.replace(config.model, dropout=None), kept_start(run, config))
     load_weights(checkpoint, model, keep_base=keep_base)

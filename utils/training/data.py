@@ -51,6 +51,12 @@ def load_training_data(config: Config, tokenizer: Any) -> TrainingData:
             "%d of %d prompts and targets spell special tokens of the model, such as %s: they are read as plain text, "
             "so that data cannot end a text", spelled, len(texts), tokenizer.eos_token,
         )  # fmt: skip
+    known = {example.prompt for unit in units["train"] for example in unit}
+    if source.needs_path and (both := sum(prompt in known for prompt in prompts)):
+        log.warning(
+            "%d of %d validation prompts are training prompts too: the best checkpoint is chosen on known data",
+            both, len(prompts),
+        )  # fmt: skip
     for split, data in encoded.items():
         if data.cut:
             log.warning(

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from omegaconf import OmegaConf
 
-from utils.config import Config
+from utils.config import Config, without_effect
 from utils.errors import UserError
 from utils.io.files import lock, own_folder, remove_leftovers, write_text
 from utils.log import log, run_log
@@ -25,6 +25,7 @@ from utils.processes.devices import resolve_device
 from utils.processes.group import connect, explain_lost_process
 from utils.processes.signals import Interrupted, StopRequest, stop_on_signals
 from utils.runs import RUN_POINTER, Run, checkpoints, recorded_digests
+from utils.runs.base_model import RECORDED, agree_on_base
 from utils.runs.digests import identify_run, refuse_other_data, training_digests
 from utils.runs.loggers import check_installed
 from utils.runs.precision import settle_precision
@@ -43,6 +44,12 @@ def train_all(config: Config, overrides: list[str]) -> float | None:
     check_method_fits(config)
     check_installed(config.logging.to)
     processes = connect(resolve_device(config.train.device))
+    if processes.main and (idle := without_effect(config)):
+        print(
+            f"warning: without effect with fnmodel.name={config.fnmodel.name} and dataset.name={config.dataset.name}: "
+            f"{', '.join(idle)}",
+            file=sys.stderr,
+        )
     loss = None
     with stop_on_signals(processes) as stop, explain_lost_process():
         if config.dry_run:
@@ -101,6 +108,7 @@ def _finished_record_or_lock(config: Config, run: Run, stack: contextlib.ExitSta
         recorded = recorded_digests(record)
         if recorded and config.dataset.path:  # data from the hub are not loaded only to be compared
             refuse_other_data(run, recorded, training_digests(config), config.dataset)
+        agree_on_base(run, config.model)
         _point_to(run)
         unknown = "" if recorded else " (its record, of an earlier version, does not say on which data)"
         print(f"{run.path} is finished already{unknown}; remove the folder to train again", file=sys.stderr)
@@ -123,8 +131,9 @@ def _train(
     reset_peak_memory()
     group, digest = identity
     with _explained(config, run, lambda: None):
+        base = stop.processes.run_on_main(lambda: agree_on_base(run, config.model))
         training = set_up(config, precision, run, stop)
-        described = description(training)
+        described = {**description(training), RECORDED: base}
         start = stop.processes.run_on_main(lambda: keep_start(run, config, digest))
         if stop.processes.main:
             _write_snapshots(config, run, overrides)
@@ -139,8 +148,17 @@ def _train(
 
 
 def _start_fields(training: Training, group: str) -> dict[str, Any]:
-    """The record's fields when a training starts or resumes; ``started`` is the time of the first start."""
+    """The record's fields when a training starts or resumes; ``started`` is the time of the first start.
+
+    ``starts`` has the time, step, code and hardware of every start, the other fields those of the last one.
+    """
     config, run = training.config, training.run
+    code = {"versions": versions(), "git_commit": git_commit()}
+    before = run.record() if run.record_file.exists() else {}
+    if changed := [key for key in code if before.get(key) not in (None, code[key])]:
+        log.warning("the run goes on with other %s than it was begun with (run.json: starts)", " and ".join(changed))
+    device = hardware(training.device, training.processes.count, training.placement.precision)
+    start = {"time": now(), "step": training.progress.step, **code, "hardware": device}
     return {
         "format": 1,
         "status": "running",
@@ -149,12 +167,13 @@ def _start_fields(training: Training, group: str) -> dict[str, Any]:
         "method": config.fnmodel.method,
         "seed": config.seed,
         "group": group,
-        **({} if run.record_file.exists() else {"started": now()}),
+        **({} if before else {"started": start["time"]}),
         "finished": None,
         "error": None,
-        "versions": versions(),
-        "git_commit": git_commit(),
-        "hardware": hardware(training.device, training.processes.count, training.placement.precision),
+        "diverged": False,
+        **code,
+        "hardware": device,
+        "starts": [*before.get("starts", []), start],
     }
 
 

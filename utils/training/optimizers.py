@@ -12,6 +12,7 @@ import rosa
 from rosa.sharding import is_sharded
 from utils.config import Config
 from utils.errors import UserError
+from utils.log import log
 from utils.train_config import DEFAULT_DECAY, OPTIMIZER_PARAMETERS, TrainConfig
 
 DEFAULT_WARMUP = 500
@@ -46,8 +47,19 @@ def step_counts(config: Config, samples: int) -> tuple[int, int]:
     """
     steps_per_epoch = math.ceil(samples / config.train.batch_size)
     total_steps = steps_per_epoch * config.train.epochs
-    check_rewarm_steps(config.fnmodel, steps_per_epoch, total_steps)
-    return total_steps, warmup_steps(config.train, total_steps)
+    between = resample_steps(config.fnmodel, steps_per_epoch)
+    check_rewarm_steps(config.fnmodel, between, total_steps)
+    if between >= total_steps > 0:
+        log.warning(
+            "%s never resamples here: of %d steps, a resample would come after %d (fnmodel.%s.level and every)",
+            config.fnmodel.name, total_steps, between, config.fnmodel.name,
+        )  # fmt: skip
+    warmup = warmup_steps(config.train, total_steps)
+    if config.train.warmup_steps is None and 2 * warmup > total_steps:
+        log.warning(
+            "the warm-up of %d steps is more than half of this run of %d (train.warmup_steps)", warmup, total_steps
+        )
+    return total_steps, warmup
 
 
 def warmup_steps(train: TrainConfig, total_steps: int) -> int:
@@ -68,18 +80,24 @@ def warmup_steps(train: TrainConfig, total_steps: int) -> int:
     return train.warmup_steps
 
 
-def check_rewarm_steps(fnmodel: Any, steps_per_epoch: int, total_steps: int) -> None:
+def resample_steps(fnmodel: Any, steps_per_epoch: int) -> int:
+    """The optimizer steps between two resamples; 0 without any. ``fnmodel`` is the configuration's node."""
+    own = getattr(fnmodel, fnmodel.name, None)
+    level = getattr(own, "level", "never")
+    return 0 if own is None or level == "never" else own.every * (steps_per_epoch if level == "epoch" else 1)
+
+
+def check_rewarm_steps(fnmodel: Any, steps: int, total_steps: int) -> None:
     """Check that the learning rate reaches its schedule again between two resamples.
 
     Args:
         fnmodel: the configuration's node.
+        steps: those between two resamples.
 
     Raises:
         UserError: ``rewarm_steps`` is not shorter than the steps between them.
     """
-    own = getattr(fnmodel, fnmodel.name, None)
-    level, rewarm = getattr(own, "level", "never"), getattr(own, "rewarm_steps", 0)
-    steps = 0 if own is None or level == "never" else own.every * (steps_per_epoch if level == "epoch" else 1)
+    rewarm = getattr(getattr(fnmodel, fnmodel.name, None), "rewarm_steps", 0)
     if 0 < steps < total_steps and rewarm >= steps:
         key = f"fnmodel.{fnmodel.name}"
         raise UserError(
