@@ -32,6 +32,35 @@ ROOT = HERE.parents[1]
 PREFIX = "rosa-slurm-"
 PATIENCE = 600  # seconds; nothing on a real cluster takes more than a minute and a half unless others load the machine
 
+# Stands in for train.py: its loss depends on method and rate, and its record is what a search reads.
+TRAINER = """
+import json, math, os, sys, time
+from pathlib import Path
+given = dict(word.split("=") for word in sys.argv[1:])
+lr, seed, best = float(given["lr"]), given["seed"], {"lora": 1e-3, "rosa": 2e-2}[given["method"]]
+with open("log", "a") as log:
+    log.write(" ".join(sys.argv[1:]) + "\\n")
+while Path("hold").exists():
+    time.sleep(0.01)
+run = Path("runs", "-".join(sys.argv[1:])).absolute()
+run.mkdir(parents=True, exist_ok=True)
+Path(os.environ["ROSA_RUN_POINTER"]).write_text(f"{run}\\n")
+diverged = lr > 0.1 or Path("diverge").exists() and given["method"] == "rosa"
+broken = Path("break").exists() and lr == 1e-3 and Path("break").read_text() in ("", given["method"])
+status = "failed" if diverged or broken else "finished"
+loss = 1 + math.log(lr / best) ** 2
+(run / "run.json").write_text(json.dumps({"status": status, "best": {"loss": loss}, "diverged": diverged}))
+sys.exit(status == "failed")
+"""
+SWEEP = """
+groups:
+  - {name: table, after: find, command: "cp log seen"}
+  - name: find
+    command: PYTHON trainer.py
+    matrix: {method: [lora, rosa]}
+    search: {keys: {lr: [0.001, 0.003, 0.0003]}, seed: 100, seeds: [0, 1], factor: 2}
+"""
+
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Tests on the real cluster run only when asked for by name: their time limits take minutes to strike."""
@@ -154,6 +183,11 @@ def wait_for(condition: Callable[[], object]) -> None:
     while not condition():
         assert time.monotonic() < end, "nothing happened"
         time.sleep(0.01)
+
+
+def trained(project: Path) -> list[dict[str, str]]:
+    """The settings of each call of TRAINER in ``project``, in order."""
+    return [dict(word.split("=") for word in line.split()) for line in (project / "log").read_text().splitlines()]
 
 
 def free_ports() -> int:

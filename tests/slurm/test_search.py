@@ -1,35 +1,21 @@
-"""A search: which trials follow from the losses known, what is chosen, and the same with jobs that run here."""
+"""A search: which trials follow from the losses known, what is chosen, and what a sweep file may ask for."""
 
 from __future__ import annotations
 
 import itertools
 import json
 import math
-import re
-import shlex
-import shutil
-import subprocess
-import sys
-import threading
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from tests.conftest import make_config
-from tests.slurm.conftest import ROOT, wait_for
 from utils.errors import UserError
-from utils.runs import RUN_POINTER
-from utils.slurm import local
 from utils.slurm.commands import sending_problems
-from utils.slurm.ledger import Ledger, Submission
-from utils.slurm.sweep.file import Job, load_sweep
+from utils.slurm.sweep.file import load_sweep
 from utils.slurm.sweep.search import Found, Search, explore
-from utils.training.launch import train_all
 
-Run = Callable[..., SimpleNamespace]
 Loss = Callable[[dict[str, Any]], float | None]
 
 
@@ -214,181 +200,3 @@ def test_each_bad_search_is_one_clear_problem(project: Path, settings: str, prob
         load_sweep(project / "jobs.yaml")
     (line,) = str(error.value).splitlines()[1:]
     assert line.startswith("  - group g: ") and problem in line
-
-
-# Stands in for train.py: its loss depends on method and rate, and its record is what a search reads.
-TRAINER = """
-import json, math, os, sys, time
-from pathlib import Path
-given = dict(word.split("=") for word in sys.argv[1:])
-lr, seed, best = float(given["lr"]), given["seed"], {"lora": 1e-3, "rosa": 2e-2}[given["method"]]
-with open("log", "a") as log:
-    log.write(" ".join(sys.argv[1:]) + "\\n")
-while Path("hold").exists():
-    time.sleep(0.01)
-run = Path("runs", "-".join(sys.argv[1:])).absolute()
-run.mkdir(parents=True, exist_ok=True)
-Path(os.environ["ROSA_RUN_POINTER"]).write_text(f"{run}\\n")
-diverged = lr > 0.1 or Path("diverge").exists() and given["method"] == "rosa"
-broken = Path("break").exists() and lr == 1e-3 and Path("break").read_text() in ("", given["method"])
-status = "failed" if diverged or broken else "finished"
-loss = 1 + math.log(lr / best) ** 2
-(run / "run.json").write_text(json.dumps({"status": status, "best": {"loss": loss}, "diverged": diverged}))
-sys.exit(status == "failed")
-"""
-SWEEP = """
-groups:
-  - {name: table, after: find, command: "cp log seen"}
-  - name: find
-    command: PYTHON trainer.py
-    matrix: {method: [lora, rosa]}
-    search: {keys: {lr: [0.001, 0.003, 0.0003]}, seed: 100, seeds: [0, 1], factor: 2}
-"""
-
-
-@pytest.fixture
-def trainer(project: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A project with a search over trainer.py; no SLURM commands, no GPUs."""
-    (project / "trainer.py").write_text(TRAINER)
-    (project / "jobs.yaml").write_text(SWEEP.replace("PYTHON", f"{sys.executable} -I -S"))
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    monkeypatch.setattr(local, "_POLL", 0.01)
-    return project
-
-
-def trained(project: Path) -> list[dict[str, str]]:
-    return [dict(word.split("=") for word in line.split()) for line in (project / "log").read_text().splitlines()]
-
-
-def test_a_search_runs_here_to_its_end_and_nothing_twice(trainer: Path, run: Run) -> None:
-    done = run("--local", "2")
-    assert done.code == 0, done.err
-    calls = trained(trainer)
-    assert len({tuple(call.values()) for call in calls}) == len(calls)
-    trials = {(call["method"], float(call["lr"])) for call in calls if call.get("output.search") == "true"}
-    final = {(call["method"], float(call["lr"]), call["seed"]) for call in calls if "output.search" not in call}
-    assert {call["seed"] for call in calls if "output.search" in call} == {"100"}
-    assert {lr for method, lr in trials if method == "lora"} == {3e-4, 5.48e-4, 1e-3, 1.73e-3, 3e-3}
-    assert {method for method, _, _ in final} == {"lora", "rosa"} and len(final) == 4
-    chosen = {method: lr for method, lr, _ in final}
-    assert chosen["lora"] == 1e-3 and 1 / 2 < chosen["rosa"] / 2e-2 < 2
-    assert {seed for *_, seed in final} == {"0", "1"}
-    assert (trainer / "seen").read_text().count("\n") == len(calls), "the table comes last"
-    assert re.search(r"^find: method=lora: chose lr=0\.001, validation loss 1\.0000 \(5 tried\)$", done.out, re.M)
-    before = len(calls)
-    again = run("--local", "2")
-    assert again.code == 0 and "nothing to send" in again.out and "chose lr=0.001" in again.out
-    assert len(trained(trainer)) == before
-    shown = run("-s").out
-    assert "search find: method=lora: chose lr=0.001" in shown and " not sent" not in shown
-
-
-def test_a_killed_search_goes_on(trainer: Path, run: Run) -> None:
-    """jobrunner.py is killed while all trials run, and they run on: the next call waits for them and repeats none."""
-    (trainer / "hold").touch()
-    program = f"import sys; sys.path.insert(0, {str(ROOT)!r}); import jobrunner; jobrunner.main()"
-    killed = subprocess.Popen([sys.executable, "-c", program, "--local", "6"], stdout=subprocess.DEVNULL)
-    wait_for(lambda: (trainer / "log").exists() and len(trained(trainer)) == 6)
-    killed.kill()
-    killed.wait()
-    assert "find: 6 running\n" in run("-s").out
-    threading.Timer(0.3, (trainer / "hold").unlink).start()
-    again = run("--local", "2", "--only", "find")
-    assert again.code == 0, again.err
-    calls = [tuple(call.values()) for call in trained(trainer)]
-    assert len(calls) == len(set(calls)) and "method=lora: chose lr=0.001" in again.out
-
-
-def test_diverged_trials_are_results(trainer: Path, run: Run) -> None:
-    text = (trainer / "jobs.yaml").read_text()
-    (trainer / "jobs.yaml").write_text(text.replace("0.0003]", "0.03, 0.3]"))
-    done = run("--local")
-    assert done.code == 0, done.err + done.out
-    assert len(re.findall(r": diverged after \d+ s$", done.out, re.M)) == 3  # 0.3 twice, and a value below it
-    counts = json.loads(run("-s", "--json").out)["counts"]
-    assert counts["diverged"] == 3 and set(counts) == {"done", "diverged"}
-    before = len(trained(trainer))
-    assert "nothing to send" in run("--local", "--retry").out and len(trained(trainer)) == before
-
-
-def test_a_combination_whose_trials_all_diverge_is_named(trainer: Path, run: Run) -> None:
-    (trainer / "diverge").touch()
-    done = run("--local")
-    assert done.code == 2 and not (trainer / "seen").exists()
-    words = "find: method=rosa: all 3 trainings diverged: give other values"
-    assert words in done.out and "find: method=lora: chose" in done.out
-    assert words in run("-s").out
-    (trainer / "jobs.yaml").write_text((trainer / "jobs.yaml").read_text().replace("after: find, ", ""))
-    again = run("--local")
-    assert again.code == 2 and f"group {words}" in again.err
-
-
-def test_a_trial_that_fails_otherwise_is_waited_for(trainer: Path, run: Run) -> None:
-    """It is no result: nothing is chosen without it, until it is sent again."""
-    (trainer / "break").touch()
-    done = run("--local")
-    assert done.code == 2 and "chose" not in done.out and "2 jobs failed" in done.err
-    assert "search find: method=lora: waits for 1 of 3 trials (1 failed)" in run("-s").out
-    (trainer / "break").unlink()
-    again = run("--local", "--retry")
-    assert again.code == 0 and "method=lora: chose lr=0.001" in again.out
-    calls = [tuple(call.values()) for call in trained(trainer)]
-    assert len(calls) == len(set(calls)) + 2
-
-
-def test_trials_without_a_record_are_told(trainer: Path, run: Run) -> None:
-    (trainer / "trainer.py").write_text("")
-    done = run("--local", "--only", "find")
-    assert done.code == 2
-    assert "group find: method=lora: 3 of 3 trials have no result in a run.json: --retry sends them again" in done.err
-    assert "search find: method=rosa: waits for 3 of 3 trials (3 without result)" in run("-s").out
-
-
-def test_a_trial_whose_run_is_gone_is_trained_again_by_retry(trainer: Path, run: Run) -> None:
-    assert run("--local", "2").code == 0
-    before = len(trained(trainer))
-    (folder,) = trainer.glob("runs/*method=lora-lr=0.001-seed=100")
-    shutil.rmtree(folder)
-    asked = run("--local", "--only", "find")
-    assert asked.code == 2 and "nothing to send; 1 jobs did not end well: --retry sends them again" in asked.out
-    assert "method=lora: 1 of 3 trials have no result in a run.json: --retry sends them again" in asked.err
-    again = run("--local", "--retry")
-    assert again.code == 0 and "method=lora: chose lr=0.001" in again.out
-    assert len(trained(trainer)) == before + 1
-
-
-def test_real_trainings_are_searched(
-    project: Path, run: Run, small_model: Path, small_e2e: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """They run in this process, where torch is loaded once. One of the rates diverges at once."""
-
-    def start(job: Job, ledger: Ledger, submission: Submission, slot: int, _gpus: list[str]) -> local._Running:
-        monkeypatch.setenv(RUN_POINTER, str(ledger.folder / "pointers" / job.id))
-        words, code = shlex.split(job.command)[2:], 0
-        try:
-            train_all(make_config(*words), words)
-        except UserError:
-            code = 1
-        ended: Any = SimpleNamespace(poll=lambda: code)
-        return local._Running(job.id, job.group, submission, submission.jobs.index(job.id), slot, ended, 0.0)
-
-    monkeypatch.setattr(local, "_start", start)
-    (project / "jobs.yaml").write_text(f"""
-overrides: {{model.name: {small_model}, dataset.path: {small_e2e}, train.device: cpu, logging.samples: 0}}
-groups:
-  - name: find
-    overrides: {{train.epochs: 1, train.batch_size: 16, train.optimizer: sgd, fnmodel.name: none}}
-    search: {{keys: {{train.lr: [1e-9, 1e-2, 1e30]}}, seed: 100, seeds: [0]}}
-""")
-    done = run("--local")
-    assert done.code == 0, done.err + done.out
-    records = [json.loads(file.read_text()) for file in project.glob("runs/e2e_nlg/*/run.json")]
-    assert sorted((record["status"], record["seed"]) for record in records) == [
-        ("failed", 100), ("finished", 0), ("finished", 100), ("finished", 100),
-    ]  # fmt: skip
-    trials = [record for record in records if record["seed"] == 100 and record["status"] == "finished"]
-    best = min(trials, key=lambda record: record["best"]["loss"])
-    (final,) = [record for record in records if record["seed"] == 0]
-    assert final["group"] == best["group"], "the settings are the chosen ones, and the trial belongs to the same group"
-    words = f"find: find: chose train.lr=0.01, validation loss {best['best']['loss']:.4f} (3 tried, 1 diverged)"
-    assert words in done.out

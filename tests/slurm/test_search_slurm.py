@@ -15,8 +15,7 @@ from typing import Any
 
 import pytest
 
-from tests.slurm.conftest import FakeSlurm
-from tests.slurm.test_search import SWEEP, TRAINER, trained
+from tests.slurm.conftest import SWEEP, TRAINER, FakeSlurm, trained
 
 Run = Callable[..., SimpleNamespace]
 NEXT = "find.next"

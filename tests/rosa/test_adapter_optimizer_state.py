@@ -1,0 +1,122 @@
+"""What ROSA's options ask of an optimizer: its state at a resample, weight decay, and the ramp of the learning rate."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+
+import rosa
+from tests.rosa.cases import adapt, make_model, make_optimizer, train_steps, trained
+
+
+def test_rescaled_moments_are_zero_and_their_mean() -> None:
+    config = rosa.RosaConfig(rank=4, optimizer_state="rescale")
+    model = adapt("gpt2", config)
+    optimizer = torch.optim.AdamW(rosa.parameter_groups(model), lr=1e-2, amsgrad=True)
+    train_steps(model, optimizer)
+    pairs = {id(p) for layer in rosa.adapter_layers(model).values() for p in (layer.A, layer.B)}
+    before = {p: {name: v.clone() for name, v in optimizer.state[p].items()} for p in trained(model)}
+    assert rosa.Resampler(model, optimizer, config).after_epoch(1, 2)
+    for parameter, old in before.items():
+        for name, values in optimizer.state[parameter].items():
+            if id(parameter) not in pairs or name == "step":
+                assert torch.equal(values, old[name])
+            elif name == "exp_avg":
+                assert old[name].any() and not values.any()
+            else:
+                torch.testing.assert_close(values, old[name].mean().expand_as(values))
+    sgd = torch.optim.SGD(trained(model), lr=1e-3, momentum=0.9)
+    train_steps(model, sgd)
+    rosa.resample(model, 2, sgd, optimizer_state="rescale")
+    assert all(sgd.state[p]["momentum_buffer"].any() == (id(p) not in pairs) for p in trained(model))
+    with pytest.raises(rosa.AdapterError, match="optimizer_state=scale is not one of reset, keep, rescale, zero"):
+        rosa.resample(model, 3, optimizer_state="scale")
+
+
+@pytest.mark.parametrize("change", ["rescale", "zero", 0.99])
+def test_moments_that_are_not_of_each_element_are_refused_before_anything_is_written(change: str | float) -> None:
+    """As Adafactor's factors, or codes of 8 bits, whose zero is another number."""
+    model = adapt("gpt2", rosa.RosaConfig(rank=4))
+    layer = next(iter(rosa.adapter_layers(model).values()))
+    factored = torch.optim.Adafactor(trained(model), lr=1e-3)
+    train_steps(model, factored)
+    coded = torch.optim.SGD(trained(model), lr=1e-3)
+    coded.state[layer.A]["state1"] = torch.zeros(layer.A.shape, dtype=torch.uint8)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    for optimizer, name in ((factored, "Adafactor"), (coded, "SGD")):
+        with pytest.raises(rosa.AdapterError, match=f"cannot change the state '.*' of {name}.*optimizer_state=reset"):
+            rosa.resample(model, 1, optimizer, optimizer_state=change)
+    assert all(value.equal(before[name]) for name, value in model.state_dict().items())
+    for allowed in ("keep", "reset"):
+        rosa.resample(model, 1, factored, optimizer_state=allowed)
+    assert not factored.state.get(layer.A)
+
+
+def test_steps_after_zero_moments_have_no_bias_correction() -> None:
+    """Adam's own formula: after many steps the t-th one since the resample is lr (1 − β₁ᵗ) / √(1 − β₂ᵗ) long."""
+    model = rosa.inject(make_model("gpt2"), rosa.RosaConfig(rank=4, optimizer_state="zero"))
+    layer = next(iter(rosa.adapter_layers(model).values()))
+    optimizer = torch.optim.Adam([layer.A], lr=1e-3)
+    layer.A.grad = torch.randn(layer.A.shape)
+    optimizer.step()
+    optimizer.state[layer.A]["step"].fill_(10**6)
+    rosa.resample(model, 1, optimizer, optimizer_state="zero")
+    assert optimizer.state[layer.A]["step"] == 10**6
+    gradient = torch.randn(layer.A.shape).sign()
+    for t in (1, 2, 3):
+        before, layer.A.grad = layer.A.detach().clone(), gradient.clone()
+        optimizer.step()
+        length = 1e-3 * (1 - 0.9**t) / (1 - 0.999**t) ** 0.5
+        torch.testing.assert_close(layer.A.detach() - before, -length * gradient, rtol=1e-2, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("config", "decays"),
+    [
+        (rosa.RosaConfig(rank=4), False),
+        (rosa.RosaConfig(rank=4, adapt="b", basis="random"), False),
+        (rosa.RosaConfig(rank=4, decay=True), True),
+        (rosa.RosaConfig(rank=4, start="zero"), True),
+        (rosa.LoraConfig(rank=4, bias="adapted"), True),
+    ],
+)
+def test_weight_decay_leaves_pairs_that_hold_a_part_of_the_weight(config: rosa.AdapterConfig, decays: bool) -> None:
+    model = adapt("gpt2", config)
+    groups = rosa.parameter_groups(model, weight_decay=0.5)
+    assert len(groups) == 1 + (not decays) and len(rosa.parameter_groups(model, weight_decay=0.0)) == 1
+    assert {id(p) for group in groups for p in group["params"]} == {id(p) for p in trained(model)}
+    before = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
+    for parameter in trained(model):
+        parameter.grad = torch.zeros_like(parameter)
+    torch.optim.AdamW(groups, lr=0.1, weight_decay=0.5).step()
+    for name, parameter in model.named_parameters():
+        if name in before:
+            is_exempt = name.endswith((".A", ".B")) and not decays
+            torch.testing.assert_close(parameter.detach(), before[name] * (1 if is_exempt else 0.95))
+
+
+def test_the_learning_rate_ramps_after_each_resample() -> None:
+    config = rosa.RosaConfig(rank=2, level="step", every=4, rewarm_steps=3, target_modules=["c_fc"])
+    model = adapt("gpt2", config)
+    optimizer = make_optimizer(model, lr=1.0)
+    optimizer.add_param_group({"params": [torch.nn.Parameter(torch.zeros(1))], "lr": 0.5})
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / 20)
+    optimizer.zero_grad()
+    resampler, used = rosa.Resampler(model, optimizer, config), []
+    for step in range(1, 11):
+        with resampler.rewarmed(step):
+            used.append([group["lr"] for group in optimizer.param_groups])
+            optimizer.step()
+        schedule.step()
+        assert schedule.get_last_lr() == [group["lr"] for group in optimizer.param_groups] == [
+            1 - step / 20, 0.5 * (1 - step / 20),
+        ]  # fmt: skip
+        resampler.after_step(step, 10)
+    factors = [1, 1, 1, 1, 1 / 4, 2 / 4, 3 / 4, 1, 1 / 4, 2 / 4]
+    expected = [[f * (1 - i / 20), f * 0.5 * (1 - i / 20)] for i, f in enumerate(factors)]
+    torch.testing.assert_close(torch.tensor(used), torch.tensor(expected))
+    without = rosa.Resampler(model, optimizer, dataclasses.replace(config, rewarm_steps=0))
+    without.after_step(4, 10)
+    assert without.rate_factor(5) == 1
