@@ -87,18 +87,16 @@ def page(text: str) -> str:
             section = group
             lines += ["", f"## {group or 'the run'}", ""]
             if entry.name not in typed and entry.comment:
-                lines += [_cell(entry.comment[0].upper() + entry.comment[1:]) + ".", ""]
+                lines += [cell(entry.comment[0].upper() + entry.comment[1:]) + ".", ""]
             header = len(lines)
         if entry.name in typed:
             if len(lines) == header:
                 lines += ["| key | default | type | meaning |", "| --- | --- | --- | --- |"]
-            lines.append(
-                f"| `{entry.name}` | `{entry.default}` | {_cell(typed[entry.name])} | {_cell(entry.comment)} |"
-            )
+            lines.append(f"| `{entry.name}` | `{entry.default}` | {cell(typed[entry.name])} | {cell(entry.comment)} |")
     return "\n".join(lines).replace("\n\n\n", "\n\n") + "\n"
 
 
-def _cell(text: str) -> str:
+def cell(text: str) -> str:
     """Text that Markdown shows as it is."""
     for sign, shown in {"&": "&amp;", "<": "&lt;", "|": "\\|", "*": "\\*", "_": "\\_"}.items():
         text = text.replace(sign, shown)

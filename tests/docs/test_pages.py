@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import ast
 import functools
+import importlib
 import importlib.util
 import re
 import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 from xml.etree import ElementTree
 
@@ -18,7 +20,8 @@ import yaml
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from scripts.docs import draw_resample, keys
+import rosa
+from scripts.docs import api, draw_resample, keys
 from scripts.docs.collect import ROOT, collect, pages, place, with_site_links
 from utils.errors import UserError
 
@@ -47,6 +50,30 @@ def without_empty(values: dict[str, Any]) -> dict[str, Any]:
     """The values without groups that have no keys: methods without settings."""
     kept = {name: without_empty(value) if isinstance(value, dict) else value for name, value in values.items()}
     return {name: value for name, value in kept.items() if value != {}}
+
+
+def test_the_page_of_names_is_current() -> None:
+    pytest.importorskip("peft")
+    assert text_of("docs/api.md") == api.page(), "run python -m scripts.docs.api"
+
+
+def test_the_page_of_names_has_every_public_name_once() -> None:
+    pytest.importorskip("peft")
+    modules = [importlib.import_module(f"rosa.integrations.{name}") for name in ("peft", "trainer")]
+    public = [f"{module.__name__}.{name}" for module in (rosa, *modules) for name in names_of(module)]
+    assert sorted(re.findall(r"^### `(.*)`$", text_of("docs/api.md"), re.M)) == sorted(public)
+
+
+def names_of(module: ModuleType) -> list[str]:
+    """Its ``__all__``, else what it defines without an underscore."""
+    own = [name for name, value in vars(module).items() if getattr(value, "__module__", "") == module.__name__]
+    return getattr(module, "__all__", None) or [name for name in own if not name.startswith("_")]
+
+
+def test_links_within_the_page_of_names_lead_somewhere() -> None:
+    text = text_of("docs/api.md")
+    places = {name.replace(".", "").lower() for name in re.findall(r"^### `(.*)`$", text, re.M)}
+    assert set(re.findall(r"\]\(#(.*?)\)", text)) <= places
 
 
 def test_the_picture_is_current_and_well_formed() -> None:
