@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from scripts.docs.collect import ROOT
-from studies.report import report
+from studies.report import load, report
 from tests.rosa.test_adapter_oracles import PUBLISHED
+from utils.fnmodel import LAYERS_ONLY
 from utils.results.read import Result, read_results
 
 SAMPLES = 42_061 * 5  # of E2E in five epochs
@@ -140,6 +141,25 @@ def short_run(result: Result) -> str:
         "rosa": f"ROSA, {resampled[level]}",
     }
     return names[result.method]
+
+
+@pytest.mark.parametrize(
+    ("records", "keys", "rank", "every", "task"),
+    [
+        ("capacity", 800, 1, 12, "capacity, rank 1, a resample every 12 steps"),
+        ("pretrained", 160, 4, 50, "one matrix of SmolLM2, rank 4, every 50 steps"),
+        ("pretrained", 40, 1, 200, "one matrix of SmolLM2, rank 1, every 200 steps"),
+    ],
+)
+def test_the_rates_to_begin_with_are_those_that_were_chosen(
+    records: str, keys: int, rank: int, every: int, task: str
+) -> None:
+    ways = {(keys, "lora", rank, 0, ""): 1, (keys, "rosa", rank, every, ""): 2, (keys, LAYERS_ONLY, 0, 0, ""): 3}
+    (row,) = (row for row in cells((ROOT / "docs" / "which-method.md").read_text("utf-8")) if row[0] == task)
+    runs = load(ROOT / "studies" / records / "records")
+    assert {run.way: run.lr for run in runs if run.way in ways and not run.trial} == {
+        way: float(row[column]) for way, column in ways.items()
+    }
 
 
 def test_the_cost_of_a_published_run_is_that_of_the_measurements() -> None:
