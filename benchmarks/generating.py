@@ -23,6 +23,7 @@ from utils.models.fast_modules import use_faster_modules
 from utils.models.loading import BUNDLED, load_model, load_tokenizer
 from utils.processes.devices import MIXED_DTYPE
 from utils.tokens.batches import length_batches
+from utils.tokens.encoding import prompt_ids
 
 TIE = 1e-4  # texts whose scores differ by less, in nats per token ** length penalty, are a tie
 LABELS = {
@@ -138,7 +139,7 @@ class Generation:
     @torch.no_grad()
     def _theirs(self, prompts: list[str]) -> Texts:
         """By transformers' own generate, in batches sorted by length and padded on the left."""
-        encoded = self.tokenizer(prompts, add_special_tokens=False)["input_ids"]
+        encoded = prompt_ids(prompts, self.tokenizer)
         found: Texts = [[]] * len(prompts)
         for chosen in length_batches([len(ids) for ids in encoded], self.size.batch):
             inputs = self.tokenizer.pad(
@@ -166,7 +167,7 @@ class Generation:
     @torch.no_grad()
     def _score(self, prompt: str, text: list[int]) -> float:
         """What beam search maximises: the text's log-probability over its length to the power of the penalty."""
-        start = self.tokenizer([prompt], add_special_tokens=False)["input_ids"][0]
+        start = prompt_ids([prompt], self.tokenizer)[0]
         ids = torch.tensor([start + text], device=self.theirs.device)
         scores = self.theirs(input_ids=ids, use_cache=False).logits[0, len(start) - 1 : -1].double().log_softmax(-1)
         total = scores.gather(1, ids[0, len(start) :, None]).sum()

@@ -47,7 +47,7 @@ from rosa.files import (
 )
 from rosa.fused import full_precision
 from rosa.injection import Model, adapter_layers, check_not_of_peft, install_layers, unmerge
-from rosa.kept_base import Pair, cut_to_rank, factors_between, rounds
+from rosa.kept_base import Pair, cut_to_rank, factors_between, is_rounded
 from rosa.layers import AdapterLayer, product
 from rosa.peft_files import PeftAdapter
 from rosa.quantised import check_trainable
@@ -268,7 +268,7 @@ def frozen_tensors(layers: Mapping[str, AdapterLayer], *, exact: bool) -> dict[s
 def _smaller_factors(layer: AdapterLayer) -> Pair | None:
     """The factors of W_f − W_0; None if they are not known, or no smaller than the weight."""
     kept, pair = layer.kept, None
-    if kept is not None and kept.unfactored and kept.whole is not None and not rounds(layer.base.weight):
+    if kept is not None and kept.unfactored and kept.whole is not None and not is_rounded(layer.base.weight):
         weight = gather(layer.unmerged_weight)
         pair = factors_between(kept.whole, weight.T if layer.transposed else weight)
     elif kept is not None and (difference := kept.difference()) is not None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 ALL_LINEAR = "all-linear"  # another name of the default of ``target_modules``, as in PEFT
 
@@ -99,6 +99,17 @@ class AdapterConfig:
         if self.target_modules in (ALL_LINEAR, [ALL_LINEAR]):
             self.target_modules = None
         self.modules_to_save = _as_list(self.modules_to_save)
+
+    if not TYPE_CHECKING:  # a type checker would take every name for an attribute
+
+        def __getattr__(self, name: str) -> Any:
+            own = type(self).__name__
+            if name in ("base_model_name_or_path", "peft_type"):
+                raise AttributeError(
+                    f"no {name}: this {own} is for rosa.inject. get_peft_model takes PEFT's own settings, and for ROSA "
+                    "RosaConfig(r=...) of rosa.integrations.peft"
+                )
+            raise AttributeError(f"{own!r} object has no attribute {name!r}")
 
     @property
     def trains_bias(self) -> bool:

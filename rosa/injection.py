@@ -16,7 +16,7 @@ from torch import nn
 from rosa.checksums import remember_base
 from rosa.config import AdapterConfig, LowRankConfig
 from rosa.errors import AdapterError
-from rosa.kept_base import KeptBase, rounds
+from rosa.kept_base import KeptBase, is_rounded
 from rosa.layers import AdapterLayer
 from rosa.methods import methods
 from rosa.quantised import NO_MERGE, check_trainable
@@ -157,7 +157,7 @@ def build_layers(
         )
     written = [layer.base.weight for layer in layers.values() if layer.rewrites_base]
     written += [layer.base.bias for layer in layers.values() if layer.trains_bias]
-    if any(map(rounds, written)):
+    if any(map(is_rounded, written)):
         warnings.warn(
             "adapting 16-bit weights: updates of trained biases and resamples round small changes away (rosa.resample "
             "returns how much); load the model in float32 (dtype=torch.float32) and train under autocast",

@@ -47,7 +47,7 @@ class KeptBase:
 
     def started(self, weight: Tensor) -> KeptBase:
         """The state before anything is written over W_0, the ``weight`` (m, n)."""
-        return replace(self, whole=_kept(weight)) if rounds(weight) else self
+        return replace(self, whole=_kept(weight)) if is_rounded(weight) else self
 
     def difference(self) -> Pair | None:
         """Two factors of W_f − W_0, (m, r) and (r, n). None if W_f is W_0, or if W_0 itself is kept."""
@@ -86,7 +86,7 @@ class KeptBase:
             left, right = (factor.to(a.device) for factor in pair)
             change = cut_to_rank(*joined([(left, right), (a, b)]))
         columns = a.shape[1] + (0 if change is None else change[0].shape[1])  # with the pair that is sampled next
-        if rounds(weight) or columns * (len(a) + b.shape[1]) * a.element_size() >= weight.nbytes:
+        if is_rounded(weight) or columns * (len(a) + b.shape[1]) * a.element_size() >= weight.nbytes:
             return replace(self, change=None, start=None, whole=_kept(self.weight(weight)))
         return replace(self, change=change and (_kept(change[0]), _kept(change[1])), start=None)
 
@@ -101,7 +101,7 @@ class KeptBase:
             pair: the factors of its W_f − W_0, if they are known; else W_0 itself is kept, as for 16 bits.
             weight: W_f (m, n) from before.
         """
-        if pair is None or rounds(weight):
+        if pair is None or is_rounded(weight):
             return replace(self, change=None, start=None, whole=_kept(self.weight(weight)), unfactored=True)
         change = _kept(pair[0]), _kept(pair[1])
         return replace(self, change=change, start=None, whole=None, unfactored=False)
@@ -159,7 +159,7 @@ def rounding_bound(weight: Tensor, dtype: torch.dtype) -> float:
     return 2 * deviation * (math.sqrt(m) + math.sqrt(n))
 
 
-def rounds(values: Tensor) -> bool:
+def is_rounded(values: Tensor) -> bool:
     """Whether what is written into a tensor is rounded to 16 bits or fewer."""
     return values.dtype.itemsize < 4
 

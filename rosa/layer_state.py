@@ -1,4 +1,4 @@
-"""An adapter layer that is merged: what it computes, and what is saved and loaded; also of a part of its state."""
+"""What an adapter layer does while it is merged, and which states of it are refused."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rosa.errors import AdapterError
 def forward_merged(layer: Any, x: Tensor) -> Tensor:
     """The base module's output. In a training step it warns that nothing but biases gets gradients."""
     if layer.training and torch.is_grad_enabled() and any(p.requires_grad for p in layer.adapter_parameters().values()):
-        warnings.warn(f"{layer.name} is merged and does not train: first rosa.unmerge(model)", stacklevel=2)
+        warnings.warn("a merged layer does not train: first rosa.unmerge(model)", stacklevel=2)  # one text for all
     out: Tensor = layer.base.forward(x)
     return out
 

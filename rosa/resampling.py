@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from rosa.errors import CONVERTED, AdapterError
 from rosa.fused import full_precision
-from rosa.kept_base import Pair, rounds
+from rosa.kept_base import Pair, is_rounded
 from rosa.layers import AdapterLayer, LowRankLayer, product
 from rosa.sharding import gather, gathered, is_sharded, max_abs
 from rosa.subspace import short_side_vectors
@@ -56,7 +56,7 @@ class SubspaceLayer(LowRankLayer):
 
     @property
     def _is_rounded(self) -> bool:
-        return rounds(self.base.weight)
+        return is_rounded(self.base.weight)
 
     @property
     def unrounded(self) -> list[Tensor]:
@@ -175,7 +175,7 @@ def resample_layers(layers: Sequence[SubspaceLayer], number: int) -> None:
     for layer in layers:
         if layer.merged:
             raise RuntimeError(f"{layer.name} is merged: unmerge before a resample")
-        if any(map(rounds, layer.unrounded)):
+        if any(map(is_rounded, layer.unrounded)):
             raise AdapterError(f"{layer.name}: {CONVERTED}")
     check_finite(layers)
     for layer in layers:

@@ -224,8 +224,8 @@ def method_problems(config: Config) -> list[str]:
     return problems
 
 
-def without_effect(config: Config) -> list[str]:
-    """The keys that are not at their defaults and have no effect here: of other methods, and of other data sets."""
+def keys_of_others(config: Config) -> list[str]:
+    """The keys of other methods, and of other data sets, that are not at their defaults: here they have no effect."""
     fnmodel, defaults = config.fnmodel, schema().fnmodel
     found = [
         f"fnmodel.{method}.{key}"

@@ -8,7 +8,7 @@ The base module's own weight holds W_f, so that the adapted layer stores one wei
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -83,11 +83,6 @@ class RosaConfig(LowRankConfig):
     label: ClassVar[str] = "ROSA"
     order: ClassVar[int] = 40
     colour: ClassVar[str] = "#0072B2"
-
-    def __getattr__(self, name: str) -> Any:
-        if name in ("base_model_name_or_path", "peft_type"):
-            raise AttributeError(f"no {name}: peft takes RosaConfig(r=...) of rosa.integrations.peft, not this one")
-        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     def problems(self) -> list[str]:
         """Everything wrong with these settings that can be found without a model."""

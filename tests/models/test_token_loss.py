@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, Gemma2Config, Gemma2ForCausalLM
+from transformers import AutoModelForCausalLM, Gemma2Config, Gemma2ForCausalLM, xLSTMConfig
 
 import rosa
 from tests.rosa.test_adapter_architectures import CAUSAL, make
@@ -74,6 +74,8 @@ def test_capped_logits_take_the_plain_way_however_small_they_are() -> None:
     for cap in (30.0, None):
         config = Gemma2Config(vocab_size=50, num_key_value_heads=2, final_logit_softcapping=cap, **sizes)
         assert TokenLoss(Gemma2ForCausalLM(config)).try_head_only(batch) == (cap is None)
+    capped = xLSTMConfig(vocab_size=50, hidden_size=16, num_heads=2, num_blocks=1)
+    assert not TokenLoss(AutoModelForCausalLM.from_config(capped)).try_head_only(batch)
 
 
 def test_the_kept_cast_of_a_frozen_head_follows_its_weight(small_model: Path) -> None:

@@ -126,7 +126,7 @@ def test_training_steps_of_a_merged_model_warn(config: Any) -> None:
     """Biases still have gradients, so that nothing else would say it."""
     model = rosa.merge(adapt("gpt2", config))
     ids = torch.arange(4)[None]
-    with pytest.warns(UserWarning, match=r"is merged and does not train: first rosa\.unmerge"):
+    with pytest.warns(UserWarning, match=r"a merged layer does not train: first rosa\.unmerge"):
         model.train()(ids)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -138,7 +138,7 @@ def test_training_steps_of_a_merged_model_warn(config: Any) -> None:
 
 def test_the_settings_of_this_library_are_not_those_of_peft() -> None:
     peft = pytest.importorskip("peft")
-    with pytest.raises(AttributeError, match=r"peft takes RosaConfig\(r=\.\.\.\) of rosa\.integrations\.peft"):
+    with pytest.raises(AttributeError, match=r"is for rosa\.inject.*\(r=\.\.\.\) of rosa\.integrations\.peft"):
         peft.get_peft_model(make_model("gpt2"), rosa.RosaConfig(rank=2))
     copied = copy.deepcopy(rosa.RosaConfig(rank=2))
     assert copied == rosa.RosaConfig(rank=2) and not hasattr(copied, "alpha")

@@ -6,13 +6,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tokenizers import AddedToken
 from tokenizers.processors import TemplateProcessing
 
+from utils.config import load_config
 from utils.data import Example, pair
 from utils.errors import UserError
 from utils.generation.prompts import shorten
+from utils.io.files import write_json
 from utils.models.loading import load_tokenizer
-from utils.tokens.encoding import encode, first_ids, prompt_ids, with_special_tokens
+from utils.runs import trained
+from utils.tokens.encoding import encode, first_ids, prompt_ids, spelled_tokens
 from utils.tokens.packing import pack
 
 
@@ -69,6 +73,21 @@ def test_the_first_token_has_no_loss_and_no_characters() -> None:
     assert after_bos.characters == len("Input x.")
 
 
-def test_texts_that_spell_special_tokens_are_counted() -> None:
+def test_texts_that_spell_special_tokens_are_found() -> None:
+    """Also tokens that have no name of their own, as those of chats."""
     tokenizer = load_tokenizer("tiny")
-    assert with_special_tokens(["a", f"b{tokenizer.eos_token}", "<|endoftext"], tokenizer) == 1
+    tokenizer.add_tokens([AddedToken("<|eot_id|>", special=True)], special_tokens=True)
+    texts = ["a", f"b{tokenizer.eos_token}", "<|endoftext", "c<|eot_id|>"]
+    assert spelled_tokens(texts, tokenizer) == [tokenizer.eos_token, "<|eot_id|>"]
+
+
+def test_a_run_of_an_earlier_version_keeps_its_way_to_begin_texts(train: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its record does not say how, and it added nothing."""
+    monkeypatch.setattr(trained, "load_tokenizer", lambda *_: begins_with_bos())
+    run = train("train.epochs=1", "fnmodel.name=lora")
+    config, bos = load_config(run.config_file), begins_with_bos().eos_token_id
+    assert run.record()["first_ids"] == [bos] == first_ids(trained.tokenizer_of(run, config))
+    record = run.record()
+    del record["first_ids"]
+    write_json(run.record_file, record)
+    assert first_ids(trained.tokenizer_of(run, config)) == []

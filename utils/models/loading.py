@@ -124,10 +124,10 @@ def load_model(
 
 def _check_whole(info: dict[str, Any], name: str) -> None:
     """Raise UserError if a part of the model is not in its files, and would be random; log what in them is not used."""
-    if missing := sorted({*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])}):
+    if missing := sorted(info["missing_keys"]):
         raise UserError(
-            f"model.name={name} is not whole: by its config.json it has {summary(missing):.300}, which its files lack "
-            "in that shape. Copy the model again, or correct the configuration"
+            f"model.name={name} is not whole: by its config.json it has {summary(missing):.300}, which its files lack. "
+            "Copy the model again, or correct the configuration"
         )
     if unused := sorted(info["unexpected_keys"]):
         log.warning(

@@ -241,7 +241,7 @@ class TokenLoss(nn.Module):
 def _caps_logits(config: Any) -> bool:
     """Whether a model's configuration limits its logits (Gemma 2: final_logit_softcapping)."""
     values = config.get_text_config(decoder=True).to_dict()
-    return any(value for key, value in values.items() if re.fullmatch("(final_)?logits?_.*cap(ping)?", key))
+    return any(value for key, value in values.items() if re.fullmatch("(final_|output_)?logits?_.*cap(ping)?", key))
 
 
 def _rows(values: Tensor, positions: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
 from utils.config import ModelConfig
@@ -11,7 +12,8 @@ from utils.models.loading import model_source
 from utils.runs.run import Run
 
 RECORDED = "base_sha256"
-DECIDING = ("config.json", "*.safetensors", "tokenizer.json", "vocab.json", "merges.txt", "*.model")
+TOKENIZER = ("tokenizer*.json", "special_tokens_map.json", "vocab.json", "merges.txt", "*.model")
+DECIDING = ("config.json", "*.safetensors", *TOKENIZER)
 
 
 def base_digests(settings: ModelConfig) -> dict[str, str]:
@@ -25,25 +27,32 @@ def base_digests(settings: ModelConfig) -> dict[str, str]:
         return {}
     patterns = DECIDING if settings.gguf_file is None else (settings.gguf_file,)
     try:
-        return {path.name: sha256(path) for pattern in patterns for path in sorted(folder.glob(pattern))}
+        return {path.name: _digest(path) for pattern in patterns for path in sorted(folder.glob(pattern))}
     except OSError as error:
         raise UserError(f"model.name={settings.name} cannot be read: {error.strerror}") from None
 
 
-def agree_on_base(run: Run, settings: ModelConfig) -> dict[str, str]:
-    """The digests of the base model, once they are those of the run's record, if it has any.
+def _digest(path: Path) -> str:
+    status = path.stat()
+    return _digest_of(path, status.st_size, status.st_mtime_ns)
 
-    Raises:
-        UserError: a file is not the one that the run began with, or is gone.
-    """
+
+@functools.lru_cache
+def _digest_of(path: Path, size: int, changed: int) -> str:
+    """Of a file in this state: ``eval.py`` reads the base of many runs once."""
+    return sha256(path)
+
+
+def refuse_other_base(run: Run, settings: ModelConfig) -> None:
+    """Raise UserError unless the base model is that of the run's record, as far as the record knows it."""
     recorded = run.record().get(RECORDED) if run.record_file.exists() else None
+    if not recorded or not isinstance(recorded, dict):
+        return
     found = base_digests(settings)
-    if found and isinstance(recorded, dict):
-        others = sorted(name for name, digest in recorded.items() if found.get(name) != digest)
-        if others:
-            raise UserError(
-                f"{run.path} was made from another base model: {', '.join(others)} in model.name={settings.name} "
-                "differs from what the run began with. Give that model; to train on this one, give another "
-                "output.path or remove the run's folder"
-            )
-    return found
+    others = sorted(name for name, digest in recorded.items() if found and found.get(name) != digest)
+    if others:
+        raise UserError(
+            f"{run.path} was made from another base model: {', '.join(others)} in model.name={settings.name} differs "
+            "from what the run began with. Give that model; to train on this one, give another output.path or remove "
+            "the run's folder"
+        )

@@ -9,12 +9,14 @@ from typing import Any
 from utils.config import Config, ModelConfig
 from utils.errors import UserError
 from utils.models.loading import load_model, load_tokenizer, model_source
-from utils.runs.base_model import agree_on_base
+from utils.runs.base_model import refuse_other_base
 from utils.runs.checkpoint_folder import load_weights, verify
 from utils.runs.digests import TRAINING
 from utils.runs.identity import group_hash
 from utils.runs.run import RECORD, Run, recorded_digests
 from utils.runs.start_adapter import RECORDED, kept_start
+
+FIRST = "first_ids"  # in the record: see utils.tokens.encoding.first_ids
 
 
 def one_run(path: str) -> Run:
@@ -74,6 +76,14 @@ def load_base(settings: ModelConfig, start: str | Path | None = None) -> Any:
     return load_model(settings.name, settings.dropout, gguf=settings.gguf_file, adapter=start)
 
 
+def tokenizer_of(run: Run, config: Config) -> Any:
+    """The tokenizer of the base model, which begins texts as for the run so far: in earlier versions with nothing."""
+    tokenizer = load_tokenizer(config.model.name, config.model.gguf_file)
+    if run.record_file.exists():
+        tokenizer.first_tokens = run.record().get(FIRST, [])
+    return tokenizer
+
+
 def load_trained(run: Run, config: Config, checkpoint: Path, *, keep_base: bool = False) -> tuple[Any, Any]:
     """The tokenizer and the model with a checkpoint's weights, its adapter layers in place, on the CPU.
 
@@ -83,8 +93,8 @@ def load_trained(run: Run, config: Config, checkpoint: Path, *, keep_base: bool 
         UserError: the base model, the adapter that the run starts from, or the checkpoint cannot be loaded.
     """
     check_base_found(run, config)
-    agree_on_base(run, config.model)
-    tokenizer = load_tokenizer(config.model.name, config.model.gguf_file)
+    refuse_other_base(run, config.model)
+    tokenizer = tokenizer_of(run, config)
     model = load_base(dataclasses.replace(config.model, dropout=None), kept_start(run, config))
     load_weights(checkpoint, model, keep_base=keep_base)
     return tokenizer, model

@@ -19,7 +19,7 @@ import numpy as np
 from utils.data import Example, add_texts
 from utils.io.files import cache_folder, write_bytes
 from utils.log import log
-from utils.tokens.encoding import Encoded, Sample
+from utils.tokens.encoding import Encoded, Sample, first_ids
 
 VERSION = 2  # of the way in which tokens are made and kept
 WORTH_KEEPING = 500_000  # characters; fewer are tokenised faster than a file is found and read
@@ -40,7 +40,8 @@ def cached_encoding(
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if size < WORTH_KEEPING or backend is None:
         return build()
-    rules = (VERSION, sorted(settings.items()), tokenizer.eos_token_id, tokenizer.split_special_tokens)
+    special = tokenizer.eos_token_id, tokenizer.split_special_tokens, first_ids(tokenizer)
+    rules = (VERSION, sorted(settings.items()), *special)
     path = cache_folder() / "tokens" / f"{_key(units, backend.to_str(), repr(rules))}.npz"
     found = _read(path)
     if found is not None:

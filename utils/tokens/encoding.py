@@ -65,7 +65,12 @@ class Encoded:
 
 
 def first_ids(tokenizer: Any) -> list[int]:
-    """The special tokens, such as bos, with which the tokenizer begins every text (Llama's, Gemma's); mostly none."""
+    """The special tokens, such as bos, with which the tokenizer begins every text (Llama's, Gemma's); mostly none.
+
+    ``tokenizer.first_tokens``, where that is set, has those of a run (``utils.runs.trained.tokenizer_of``).
+    """
+    if (own := getattr(tokenizer, "first_tokens", None)) is not None:
+        return list(own)
     plain, whole = (tokenizer("a", add_special_tokens=add)["input_ids"] for add in (False, True))
     return list(whole[: whole.index(plain[0])]) if plain and plain[0] in whole else []
 
@@ -78,10 +83,11 @@ def prompt_ids(prompts: Sequence[str], tokenizer: Any) -> list[list[int]]:
     return [[*first, *ids] for ids in found]
 
 
-def with_special_tokens(texts: Iterable[str], tokenizer: Any) -> int:
-    """How many of the texts spell a special token, as ``<|endoftext|>``, which is read as plain text."""
-    names = re.compile("|".join(map(re.escape, tokenizer.all_special_tokens)))
-    return sum(names.search(text) is not None for text in texts)
+def spelled_tokens(texts: Iterable[str], tokenizer: Any) -> list[str]:
+    """The special token, as ``<|endoftext|>``, of each text that spells one; it is read as plain text."""
+    added = (str(token) for token in tokenizer.added_tokens_decoder.values() if token.special)
+    names = re.compile("|".join(map(re.escape, {*added, *tokenizer.all_special_tokens})))
+    return [found[0] for text in texts if (found := names.search(text))]
 
 
 def encode(examples: Sequence[Example], tokenizer: Any, seq_len: int) -> Encoded:

@@ -14,7 +14,7 @@ from utils.errors import UserError
 from utils.log import log
 from utils.models.loading import max_positions
 from utils.runs.digests import TRAINING
-from utils.tokens.encoding import Encoded, with_special_tokens
+from utils.tokens.encoding import Encoded, spelled_tokens
 from utils.tokens.packing import encode_units
 from utils.train_config import TrainConfig
 
@@ -46,16 +46,17 @@ def load_training_data(config: Config, tokenizer: Any) -> TrainingData:
         for split, part in units.items()
     }
     texts = [text for split in units.values() for unit in split for e in unit for text in (e.prompt, e.target)]
-    if spelled := with_special_tokens(texts, tokenizer):
+    if spelled := spelled_tokens(texts, tokenizer):
         log.warning(
             "%d of %d prompts and targets spell special tokens of the model, such as %s: they are read as plain text, "
-            "so that data cannot end a text", spelled, len(texts), tokenizer.eos_token,
+            "so that data cannot end a text", len(spelled), len(texts), spelled[0],
         )  # fmt: skip
-    known = {example.prompt for unit in units["train"] for example in unit}
-    if source.needs_path and (both := sum(prompt in known for prompt in prompts)):
+    known = {(e.prompt, e.target) for unit in units["train"] for e in unit}
+    pairs = [(e.prompt, e.target) for unit in units["validation"] for e in unit]
+    if source.needs_path and (both := sum(pair in known for pair in pairs)):
         log.warning(
-            "%d of %d validation prompts are training prompts too: the best checkpoint is chosen on known data",
-            both, len(prompts),
+            "%d of %d validation samples are training samples too: the best checkpoint is chosen on known data",
+            both, len(pairs),
         )  # fmt: skip
     for split, data in encoded.items():
         if data.cut:

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from omegaconf import OmegaConf
 
-from utils.config import Config, without_effect
+from utils.config import Config, keys_of_others
 from utils.errors import UserError
 from utils.io.files import lock, own_folder, remove_leftovers, write_text
 from utils.log import log, run_log
@@ -25,7 +25,7 @@ from utils.processes.devices import resolve_device
 from utils.processes.group import connect, explain_lost_process
 from utils.processes.signals import Interrupted, StopRequest, stop_on_signals
 from utils.runs import RUN_POINTER, Run, checkpoints, recorded_digests
-from utils.runs.base_model import RECORDED, agree_on_base
+from utils.runs.base_model import RECORDED, base_digests, refuse_other_base
 from utils.runs.digests import identify_run, refuse_other_data, training_digests
 from utils.runs.loggers import check_installed
 from utils.runs.precision import settle_precision
@@ -44,7 +44,7 @@ def train_all(config: Config, overrides: list[str]) -> float | None:
     check_method_fits(config)
     check_installed(config.logging.to)
     processes = connect(resolve_device(config.train.device))
-    if processes.main and (idle := without_effect(config)):
+    if processes.main and (idle := keys_of_others(config)):
         print(
             f"warning: without effect with fnmodel.name={config.fnmodel.name} and dataset.name={config.dataset.name}: "
             f"{', '.join(idle)}",
@@ -108,7 +108,7 @@ def _finished_record_or_lock(config: Config, run: Run, stack: contextlib.ExitSta
         recorded = recorded_digests(record)
         if recorded and config.dataset.path:  # data from the hub are not loaded only to be compared
             refuse_other_data(run, recorded, training_digests(config), config.dataset)
-        agree_on_base(run, config.model)
+        refuse_other_base(run, config.model)
         _point_to(run)
         unknown = "" if recorded else " (its record, of an earlier version, does not say on which data)"
         print(f"{run.path} is finished already{unknown}; remove the folder to train again", file=sys.stderr)
@@ -131,9 +131,12 @@ def _train(
     reset_peak_memory()
     group, digest = identity
     with _explained(config, run, lambda: None):
-        base = stop.processes.run_on_main(lambda: agree_on_base(run, config.model))
+        stop.processes.run_on_main(lambda: refuse_other_base(run, config.model))
         training = set_up(config, precision, run, stop)
-        described = {**description(training), RECORDED: base}
+        described = {
+            **description(training),
+            RECORDED: stop.processes.run_on_main(lambda: base_digests(config.model)),
+        }
         start = stop.processes.run_on_main(lambda: keep_start(run, config, digest))
         if stop.processes.main:
             _write_snapshots(config, run, overrides)
@@ -155,7 +158,9 @@ def _start_fields(training: Training, group: str) -> dict[str, Any]:
     config, run = training.config, training.run
     code = {"versions": versions(), "git_commit": git_commit()}
     before = run.record() if run.record_file.exists() else {}
-    if changed := [key for key in code if before.get(key) not in (None, code[key])]:
+    first = next(iter(before.get("starts", [])), before)
+    changed = [key for key in code if first.get(key) not in (None, code[key])]
+    if changed and training.progress.step:
         log.warning("the run goes on with other %s than it was begun with (run.json: starts)", " and ".join(changed))
     device = hardware(training.device, training.processes.count, training.placement.precision)
     start = {"time": now(), "step": training.progress.step, **code, "hardware": device}

@@ -16,7 +16,7 @@ from utils.log import log
 from utils.models import compilation
 from utils.models.causality import check_causal
 from utils.models.frozen_blocks import frozen_blocks
-from utils.models.loading import load_tokenizer, recompute_activations
+from utils.models.loading import recompute_activations
 from utils.models.token_loss import TokenLoss
 from utils.processes.signals import StopRequest
 from utils.runs import Run
@@ -24,7 +24,7 @@ from utils.runs.checkpoint_folder import Progress, load_weights
 from utils.runs.checkpoints import select_checkpoint
 from utils.runs.digests import agree_on_data
 from utils.runs.metrics_writer import MetricsWriter
-from utils.runs.trained import load_base
+from utils.runs.trained import load_base, tokenizer_of
 from utils.tokens.batches import Collator
 from utils.train_config import TrainConfig
 from utils.training.data import TrainingData, check_lengths, load_training_data
@@ -49,7 +49,7 @@ def set_up(config: Config, precision: str, run: Run, stop: StopRequest) -> Train
     torch.manual_seed(config.seed)
 
     # data and bare model
-    tokenizer = load_tokenizer(config.model.name, config.model.gguf_file)
+    tokenizer = tokenizer_of(run, config)
     data = load_training_data(config, tokenizer)
     agree_on_data(run, data.digests, config.dataset, processes)
     model = load_base(config.model, config.model.adapter)

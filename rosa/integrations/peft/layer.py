@@ -29,7 +29,7 @@ from rosa.fused import adapted_product, full_precision
 from rosa.hooks import share_hooks
 from rosa.integrations.peft.adapter import RosaAdapter
 from rosa.integrations.peft.config import RosaConfig
-from rosa.kept_base import Pair, joined, rounds
+from rosa.kept_base import Pair, is_rounded, joined
 from rosa.layers import product
 
 
@@ -63,7 +63,7 @@ class RosaLinear(nn.Module, BaseTunerLayer):  # type: ignore[misc]  # peft is no
         Raises:
             AdapterError: the rank is above that of this layer.
         """
-        in_weight = not self.rosa_layers and not rounds(self.base_layer.weight)
+        in_weight = not self.rosa_layers and not is_rounded(self.base_layer.weight)
         try:
             self.rosa_layers[adapter_name] = RosaAdapter(self, config, rank, in_weight)
         except ValueError as error:
