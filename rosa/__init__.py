@@ -7,12 +7,13 @@ Needs torch, transformers and safetensors only. Torch is imported with the first
 
 ``injection.py`` wraps and merges layers, ``targets.py`` says which, and ``quantised.py`` what quantised ones allow.
 ``disabling.py`` gives the base's function back from what ``kept_base.py`` keeps. ``layers.py`` is the contract of an
-adapter layer, ``fused.py`` its product, ``hooks.py`` its hooks, ``layer_state.py`` its state while merged; ``methods``
-has one file per method. ``subspace.py`` is ROSA's mathematics. ``resampling.py`` resamples many layers at once,
-``resampler.py`` on schedule; ``optimization.py`` is what adapters ask of an optimizer. ``adapter_files.py`` saves and
-loads, with ``adapter_description.py``, ``files.py`` and ``checksums.py``; ``peft_files.py`` reads PEFT's files, and
-``exporting.py`` saves a plain model. ``saved_modules.py`` is of modules that train whole, ``report.py`` of counts,
-``sharding.py`` of sharded layers. ``config.py``, ``registry.py`` and ``errors.py`` serve all of them.
+adapter layer, ``fused.py`` its product, ``hooks.py`` its hooks, ``layer_state.py`` its state while merged;
+``methods`` has one file per method. ``subspace.py`` is ROSA's mathematics. ``resampling.py`` resamples many layers at
+once, in ``threads.py``, ``resampler.py`` on schedule; ``optimization.py`` is what adapters ask of an optimizer.
+``adapter_files.py`` saves and loads, with ``adapter_description.py``, ``files.py`` and ``checksums.py``;
+``peft_files.py`` reads PEFT's files, and ``exporting.py`` saves a plain model. ``saved_modules.py`` is of modules
+that train whole, ``report.py`` of counts, ``sharding.py`` of sharded layers. ``config.py``, ``registry.py`` and
+``errors.py`` serve all of them.
 ``integrations``: PEFT, and the HF Trainer.
 """
 

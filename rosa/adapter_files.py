@@ -14,6 +14,7 @@ base model: the description has a checksum of its W_0.
 from __future__ import annotations
 
 import json
+import re
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -39,6 +40,7 @@ from rosa.files import (
     FROZEN_FILE,
     LEFT,
     RIGHT,
+    SUBSPACE,
     factor_ranks,
     read_description,
     read_tensors,
@@ -51,9 +53,12 @@ from rosa.kept_base import Pair, cut_to_rank, factors_between, is_rounded
 from rosa.layers import AdapterLayer, product
 from rosa.peft_files import PeftAdapter
 from rosa.quantised import check_trainable
+from rosa.resampling import SubspaceLayer, subspace_number
 from rosa.saved_modules import find_modules, module_tensors, remember_modules, saved_modules
 from rosa.sharding import gather, gather_all, gathered, is_sharded, on_first_process, reshard, shard_like
 from rosa.targets import canonical_names
+
+Tensors = dict[str, Tensor]
 
 
 def save_adapter(model: nn.Module, folder: str | Path, *, frozen: bool = True, exact: bool = False) -> None:
@@ -88,7 +93,7 @@ def save_adapter(model: nn.Module, folder: str | Path, *, frozen: bool = True, e
     description = {**describe(layers), "base": base_description(model, layers)}
 
     def write() -> None:
-        _write(Path(folder), description, trained, rest, frozen)
+        _write(Path(folder), description, subspace_number(layers.values()), trained, rest, frozen)
 
     if sharded:
         on_first_process(write)
@@ -112,9 +117,9 @@ def _warn_of_others(model: nn.Module, layers: Mapping[str, AdapterLayer], exact:
 
 
 def _write(
-    folder: Path, description: dict[str, Any], trained: dict[str, Tensor], rest: dict[str, Tensor], frozen: bool
+    folder: Path, description: dict[str, Any], number: int, trained: Tensors, rest: Tensors, frozen: bool
 ) -> None:
-    checksums = {"layers": layers_checksum(description)}
+    checksums = {"layers": layers_checksum(description), SUBSPACE: str(number)}
     if rest:
         checksums["frozen"] = values_checksum(rest)
         if not frozen and frozen_checksum(folder / FROZEN_FILE) != checksums["frozen"]:
@@ -168,9 +173,9 @@ def load_adapter(model: Model, folder: str | Path, *, trainable: bool = True, ke
     modules = find_modules(model, next(iter(layers.values())).config.modules_to_save or ())
     trained = adapter_tensors(layers) | module_tensors(modules)
     if foreign is None:
-        values = _read_values(folder, description, trained, _frozen_like(layers, ranks))
+        values, number = _read_values(folder, description, trained, _frozen_like(layers, ranks))
     else:
-        values = foreign.read(trained, layers)
+        values, number = foreign.read(trained, layers), 0
     remember_base(layers.values())
     if keep_base and any(layer.kept is not None for layer in layers.values()):
         remember_modules(modules)
@@ -185,8 +190,9 @@ def load_adapter(model: Model, folder: str | Path, *, trainable: bool = True, ke
     _set_values(layers, modules, values, ranks)
     for layer in layers.values():
         layer.on_load()
-        if not trainable:
-            layer.train_adapter(False)
+        layer.train_adapter(trainable)
+        if isinstance(layer, SubspaceLayer):
+            layer.number.fill_(number)
         if built and not keep_base:
             layer.kept = None
     for module in modules.values():
@@ -196,8 +202,8 @@ def load_adapter(model: Model, folder: str | Path, *, trainable: bool = True, ke
 
 def _read_values(
     folder: Path, description: Mapping[str, Any], trained: Mapping[str, Tensor], frozen: Mapping[str, Tensor]
-) -> dict[str, Tensor]:
-    """The tensors of both files, which must be of one save and fit the layers."""
+) -> tuple[dict[str, Tensor], int]:
+    """The tensors of both files, which must be of one save and fit the layers, and the number of their subspace."""
     values, checksums = read_tensors(folder / ADAPTER_FILE, trained)
     if checksums.get("layers", layers_checksum(description)) != layers_checksum(description):
         raise AdapterError(f"{CONFIG_FILE} and {ADAPTER_FILE} in {folder} are of two different saves: save once more")
@@ -208,7 +214,8 @@ def _read_values(
                 f"{FROZEN_FILE} and {ADAPTER_FILE} in {folder} are of two different subspaces: a save was interrupted, "
                 "or the files come from two folders. Save once more, with frozen=True."
             )
-    return values
+    number = checksums.get(SUBSPACE, "")
+    return values, int(number) if re.fullmatch("[0-9]{1,9}", number) else 0  # earlier versions did not say
 
 
 @torch.no_grad()

@@ -41,7 +41,7 @@ def disabled(model: Model) -> Iterator[Model]:
     """
     layers = layers_in_place(model)
     if not layers and not any(isinstance(module, BaseFunction) for module in model.modules()):
-        raise AdapterError("this model has no adapters to disable")
+        raise AdapterError("this model has no adapters to disable (within rosa.merged they are not in their places)")
     stand_ins = {name: BaseFunction(layer) for name, layer in layers.items()}
     try:
         with base_modules(model):

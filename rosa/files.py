@@ -23,6 +23,7 @@ CONFIG_FILE = "adapter_config.json"
 ADAPTER_FILE = "adapter.safetensors"
 FROZEN_FILE = "frozen.safetensors"
 LEFT, RIGHT = "left", "right"  # the factors of W_f − W_0, in the frozen file
+SUBSPACE = "subspace"  # in the metadata of its tensors, the number of their subspace: training on draws the next one
 FORMAT = 1
 METADATA_KEY = "marks"  # of the checksums, in a safetensors file
 LARGEST_CONFIG = 2**26  # bytes; a layer takes some 100

@@ -178,6 +178,8 @@ def _check(model: nn.Module, config: AdapterConfig) -> None:
     if problems := config.problems():
         raise AdapterError("; ".join(problems))
     check_not_of_peft(model, "merge them first (merge_and_unload)")
+    if any(isinstance(module, nn.parallel.DistributedDataParallel) for module in model.modules()):
+        raise AdapterError("DistributedDataParallel would not exchange the adapters' gradients: adapt first, then wrap")
     if adapter_layers(model):
         raise AdapterError("this model has adapters already: unwrap it first (rosa.unwrap)")
 
@@ -289,6 +291,8 @@ def layers_in_place(model: nn.Module, *, to_merge: bool = False) -> dict[str, Ad
     )
     reshard(model)
     layers = {name: m for name, m in model.named_modules() if isinstance(m, AdapterLayer)}
+    if to_merge and any(type(module).__name__ == "BaseFunction" for module in model.modules()):
+        raise AdapterError("the adapters are disabled: leave rosa.disabled before they are merged or exported")
     if to_merge and (fixed := [name for name, layer in layers.items() if layer.quantised]):
         raise AdapterError(f"{fixed[0]}: {NO_MERGE}")
     return layers

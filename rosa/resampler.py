@@ -23,7 +23,7 @@ from torch import nn
 from rosa.errors import AdapterError
 from rosa.injection import adapter_layers
 from rosa.optimization import STATE_CHANGES, change_state, check_state
-from rosa.resampling import SubspaceLayer, resample_layers
+from rosa.resampling import SubspaceLayer, resample_layers, subspace_number
 from rosa.sharding import reshard
 
 ROUNDING_WARNING = 0.1
@@ -85,13 +85,15 @@ def _rounding_lost(layers: list[SubspaceLayer]) -> float | None:
 
 
 def _check_holds(optimizer: Any | None, model: nn.Module) -> None:
-    """Raise AdapterError if the adapters have trained parameters of their own, and ``optimizer`` holds none of them."""
-    own = [one for layer in adapter_layers(model).values() for one in layer.own_parameters().values()]
-    trained = {id(parameter) for parameter in own if parameter.requires_grad}
-    if optimizer is not None and trained and not trained & {id(p) for g in optimizer.param_groups for p in g["params"]}:
+    """Raise AdapterError if ``optimizer`` holds none of the parameters that the adapters train, or not each A and B."""
+    layers = adapter_layers(model).values()
+    own = {id(one) for layer in layers for one in layer.own_parameters().values() if one.requires_grad}
+    pairs = {id(one) for layer in layers if isinstance(layer, SubspaceLayer) for one in (layer.A, layer.B)} & own
+    held = own if optimizer is None else {id(p) for group in optimizer.param_groups for p in group["params"]}
+    if (own and not own & held) or pairs - held:
         raise AdapterError(
-            "the optimizer holds no parameter of the adapters: make it after rosa.inject, of "
-            "rosa.parameter_groups(model)"
+            f"the optimizer holds {'no parameter' if not own & held else 'only some'} of the adapters: make one of "
+            "rosa.parameter_groups(model), after rosa.inject"
         )
 
 
@@ -113,15 +115,15 @@ class Resampler:
             adapters has no schedule.
 
     Attributes:
-        number: the number of resamples so far.
-        step: the optimizer steps so far, as ``after_step`` was told.
+        number: that of the present subspace: of the resamples so far, those of an adapter that was loaded included.
+        step: the optimizer steps so far, as ``after_step`` or ``rewarmed`` was told.
         resampled_at: ``step`` at the last resample, for ``rewarm_steps``.
         seconds: the duration of the last one.
         rounding_lost: the result of the last one, see ``resample``.
 
     Raises:
         AdapterError: ``config`` is given, and the model has no adapters or those of another method; or the optimizer
-            holds no parameter of the adapters.
+            does not hold each A and B that trains.
     """
 
     def __init__(self, model: nn.Module, optimizer: Any | None, config: Any | None = None) -> None:
@@ -140,7 +142,9 @@ class Resampler:
         self.level: str = getattr(config, "level", "never")
         self.every: int = getattr(config, "every", 1)
         self.rewarm_steps: int = getattr(config, "rewarm_steps", 0)
-        self.number = self.step = self.resampled_at = 0
+        self.number = subspace_number(adapter_layers(model).values())
+        self.step = self.resampled_at = 0
+        self._entered = False  # ``rewarmed``
         self.seconds = 0.0
         self.rounding_lost: float | None = None
 
@@ -150,7 +154,13 @@ class Resampler:
         return self._resample(self.level == "step" and step % self.every == 0 and 0 < step < total_steps)
 
     def after_epoch(self, epoch: int, epochs: int) -> bool:
-        """Resample if due after epoch ``epoch`` (from 1) of ``epochs``, never after the last; True if it did."""
+        """Resample if due after epoch ``epoch`` (from 1) of ``epochs``, never after the last; True if it did.
+
+        Raises:
+            AdapterError: ``epoch`` is below 1.
+        """
+        if epoch < 1:
+            raise AdapterError(f"epoch={epoch}: call after_epoch with the number of complete epochs, 1 after the first")
         return self._resample(self.level == "epoch" and epoch % self.every == 0 and epoch < epochs)
 
     def state_dict(self) -> dict[str, int]:
@@ -176,27 +186,41 @@ class Resampler:
         The ramp after a resample has k / (rewarm_steps + 1) in its k-th step, so that ``rewarm_steps`` steps are below
         the schedule.
         """
-        return min(1.0, (step - self.resampled_at) / (self.rewarm_steps + 1)) if self.number else 1.0
+        return min(1.0, (step - self.resampled_at) / (self.rewarm_steps + 1)) if self.resampled_at else 1.0
 
     @contextlib.contextmanager
     def rewarmed(self, step: int) -> Iterator[None]:
-        """Within the block, where optimizer step ``step`` is made, learning rates are times ``rate_factor``."""
-        groups = [] if self.optimizer is None else self.optimizer.param_groups
-        rates = [group["lr"] for group in groups]
+        """Within the block, where optimizer step ``step`` is made, learning rates are times ``rate_factor``.
+
+        Raises:
+            AdapterError: a scheduler was stepped within the block: step it afterwards.
+        """
         factor = self.rate_factor(step)
+        groups = [] if self.optimizer is None or factor == 1 else self.optimizer.param_groups
+        rates = [group["lr"] for group in groups]
+        scaled = [rate * factor for rate in rates]
         try:
-            for group in groups if factor < 1 else ():
-                group["lr"] = group["lr"] * factor
+            for group, rate in zip(groups, scaled, strict=True):
+                group["lr"] = rate
             yield
+            if [group["lr"] for group in groups] != scaled:
+                raise AdapterError("learning rates were changed within rewarmed: step the scheduler after the block")
         finally:
             for group, rate in zip(groups, rates, strict=True):
                 group["lr"] = rate
+            self.step, self._entered = step, True
 
     def _resample(self, due: bool) -> bool:
         if not due:
             return False
         start = time.perf_counter()
-        self.number += 1
+        if self.rewarm_steps and not self._entered:
+            warnings.warn(
+                f"rewarm_steps={self.rewarm_steps} needs each optimizer step within resampler.rewarmed(step): else the "
+                "learning rate does not rise again after a resample",
+                stacklevel=3,
+            )
+        self.number = max(self.number, subspace_number(adapter_layers(self.model).values())) + 1
         self.resampled_at = self.step
         self.rounding_lost = resample(self.model, self.number, self.optimizer, optimizer_state=self.optimizer_state)
         if torch.cuda.is_available():

@@ -9,9 +9,8 @@ from __future__ import annotations
 import itertools
 import math
 from abc import abstractmethod
-from collections import defaultdict, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, ClassVar, Self
 
 import torch
@@ -24,6 +23,7 @@ from rosa.kept_base import Pair, is_rounded
 from rosa.layers import AdapterLayer, LowRankLayer, product
 from rosa.sharding import gather, gathered, is_sharded, max_abs
 from rosa.subspace import short_side_vectors
+from rosa.threads import in_order
 
 Groups = list[list["SubspaceLayer"]]  # one process or thread factorises the members of one together
 IN_THREADS = ("cpu", "mps")  # mps has no float64: its layers are factorised on the CPU
@@ -39,6 +39,7 @@ class SubspaceLayer(LowRankLayer):
     ``initialise`` sets the pair to zero; ``initialise_all`` does that and then samples subspace 0 of all layers.
 
     Attributes:
+        number: that of the present subspace, in the state so that an adapter that is loaded goes on to the next one.
         rounding: for 16-bit weights, two Frobenius norms: of the last resample's rounding error, and of the trained
             change before it (since the previous resample, or since an adapter was loaded). Else None.
     """
@@ -46,9 +47,11 @@ class SubspaceLayer(LowRankLayer):
     rewrites_base: ClassVar[bool] = True
     completes: ClassVar[tuple[str, ...]] = ("base.weight",)
     rounding: tuple[float, float] | None = None
+    number: Tensor
 
     def __init__(self, name: str, base: nn.Linear, config: Any) -> None:
         super().__init__(name, base, config)
+        self.register_buffer("number", torch.tensor(0))
         # Used only if the stored W has 16 bits:
         self._exact: Tensor | None = None  # W in float32, between merge_pair and set_factors
         self._start: tuple[Tensor, Tensor] | None = None  # A and B as they were sampled, on the CPU
@@ -82,6 +85,8 @@ class SubspaceLayer(LowRankLayer):
         if self.kept is not None and f"{prefix}base.weight" in state_dict:
             with gathered(self), full_precision(self.base.weight.device):
                 self.kept = self.kept.loaded(None, self.weight_mn)
+        if "number" not in self.completes:
+            state_dict.setdefault(f"{prefix}number", self.number)  # states of earlier versions have none
         super()._load_from_state_dict(state_dict, prefix, *others)
         self._remember_pair()
 
@@ -185,6 +190,12 @@ def resample_layers(layers: Sequence[SubspaceLayer], number: int) -> None:
     _resample([layer for layer in layers if not is_sharded(layer.base.weight)], number, together=number > 0)
 
 
+def subspace_number(layers: Iterable[AdapterLayer]) -> int:
+    """The number of the subspace in which these layers are; 0 for methods that do not resample."""
+    numbers = (layer.number for layer in layers if isinstance(layer, SubspaceLayer))
+    return max((int(number) for number in numbers if not number.is_meta), default=0)
+
+
 def check_finite(layers: Iterable[LowRankLayer]) -> None:
     """Raise AdapterError with the layer's name unless W, A, B and W + A B are finite in every layer."""
     for layer in layers:
@@ -218,13 +229,14 @@ def _resample(layers: Sequence[SubspaceLayer], number: int, together: bool) -> N
     elsewhere = [layer for layer in layers if layer.base.weight.device.type not in IN_THREADS]
     for groups, workers in (([[layer] for layer in on_cpu], _workers(on_cpu)), (_batches(elsewhere, processes), 1)):
         rounds = [groups[first : first + processes] for first in range(0, len(groups), processes)]
-        for round_, pairs in _in_order(sample, _with_merged_pairs(rounds), workers):
+        for round_, pairs in in_order(sample, _with_merged_pairs(rounds), workers):
             for process, group in enumerate(round_):
                 found = pairs if process == here else [(torch.empty_like(x.A), torch.empty_like(x.B)) for x in group]
                 for layer, pair in zip(group, found, strict=True):
                     if several and (pair := _sent(pair, process))[0].isnan().any():
                         raise failures[0] if process == here else AdapterError(f"process {process} could not resample")
                     layer.set_factors(*pair)
+                    layer.number.fill_(number)
 
 
 def _sampled(group: Sequence[SubspaceLayer], number: int) -> list[Pair]:
@@ -269,32 +281,3 @@ def _workers(layers: Sequence[AdapterLayer]) -> int:
     """The number of CPU threads that factorise at the same time."""
     needed = max((layer.base.weight.numel() + 5 * _short_side(layer) ** 2 for layer in layers), default=1)
     return max(1, min(torch.get_num_threads(), CPU_NUMBERS // needed))
-
-
-def _in_order(
-    function: Callable[[Groups], list[Pair]], items: Iterable[Groups], workers: int
-) -> Iterator[tuple[Groups, list[Pair]]]:
-    """Map ``function`` over ``items`` in a thread pool. Yields (item, result) in order; workers + 1 are in flight.
-
-    The caller's thread takes the items and yields the results, so that collective operations keep their order.
-    """
-    if workers == 1:
-        for item in items:
-            yield item, function(item)
-        return
-    threads = torch.get_num_threads()
-    share = max(1, threads // workers)
-    pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(share,))
-    torch.set_num_threads(share)  # small products of this thread must not wait for the workers' cores
-    try:
-        waiting: deque[tuple[Groups, Future[list[Pair]]]] = deque()
-        for item in items:
-            waiting.append((item, pool.submit(function, item)))
-            if len(waiting) > workers:
-                first, future = waiting.popleft()
-                yield first, future.result()
-        for first, future in waiting:
-            yield first, future.result()
-    finally:
-        pool.shutdown(cancel_futures=True)
-        torch.set_num_threads(threads)

@@ -87,9 +87,10 @@ class ResampleCallback(TrainerCallback):  # type: ignore[misc]  # transformers i
         _warn_if_never_due(self.resampler, state, train_dataloader)
         # On a resume, every complete epoch or step had its resample, except the last one.
         begun = {"step": state.global_step, "epoch": math.ceil(state.epoch or 0)}.get(self.resampler.level, 0)
-        self.resampler.number = max(begun - 1, 0) // self.resampler.every
+        resamples = max(begun - 1, 0) // self.resampler.every
+        self.resampler.number = max(self.resampler.number, resamples)  # checkpoints of earlier versions do not tell
         length = round(state.global_step / state.epoch) if self.resampler.level == "epoch" and state.epoch else 1
-        self.resampler.resampled_at = self.resampler.number * self.resampler.every * length
+        self.resampler.resampled_at = resamples * self.resampler.every * length
 
     def on_epoch_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

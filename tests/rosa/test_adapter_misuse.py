@@ -55,10 +55,8 @@ def test_an_optimizer_of_the_plain_model_is_refused() -> None:
     model = make_model("gpt2")
     early = torch.optim.AdamW(model.parameters(), lr=1e-2)
     rosa.inject(model, rosa.RosaConfig(rank=2))
-    with pytest.raises(rosa.AdapterError, match=r"no parameter of the adapters: make it after rosa\.inject"):
+    with pytest.raises(rosa.AdapterError, match=r"no parameter of the adapters: make one of rosa\.parameter_groups"):
         rosa.Resampler(model, early)
-    part = torch.optim.AdamW([next(iter(rosa.adapter_layers(model).values())).A], lr=1e-2)
-    rosa.Resampler(model, part)
 
 
 def test_a_trained_base_weight_is_named_when_the_adapter_is_saved(tmp_path: Path) -> None:
@@ -142,3 +140,93 @@ def test_the_settings_of_this_library_are_not_those_of_peft() -> None:
         peft.get_peft_model(make_model("gpt2"), rosa.RosaConfig(rank=2))
     copied = copy.deepcopy(rosa.RosaConfig(rank=2))
     assert copied == rosa.RosaConfig(rank=2) and not hasattr(copied, "alpha")
+
+
+def test_training_on_after_a_load_draws_a_new_subspace(tmp_path: Path) -> None:
+    """Also of a second training of one model; the number is in the file and in the model's state."""
+    config = rosa.RosaConfig(rank=2)
+    model = adapt("gpt2", config)
+    rosa.Resampler(model, None).after_epoch(1, 2)
+    rosa.save_adapter(model, tmp_path, exact=True)
+    loaded, copied = rosa.load_adapter(make_model("gpt2"), tmp_path), adapt("gpt2", config)
+    copied.load_state_dict(model.state_dict())
+    state = {name: value for name, value in model.state_dict().items() if not name.endswith(".number")}
+    adapt("gpt2", config).load_state_dict(state)  # of an earlier version
+    for one in (model, loaded, copied):
+        resampler = rosa.Resampler(one, None)
+        assert resampler.number == 1 and resampler.rate_factor(1) == 1
+        resampler.after_epoch(1, 2)
+        assert resampler.number == 2
+    assert digests(loaded) == digests(copied) == digests(model)
+
+
+def test_an_optimizer_of_a_part_of_the_pairs_is_refused() -> None:
+    model = adapt("gpt2", rosa.RosaConfig(rank=2))
+    layers = rosa.adapter_layers(model).values()
+    halves = (torch.optim.AdamW([getattr(layer, name) for layer in layers]) for name in ("A", "B"))
+    for half in halves:
+        with pytest.raises(rosa.AdapterError, match="holds only some of the adapters"):
+            rosa.Resampler(model, half)
+
+
+def test_a_ramp_counts_from_the_last_step_that_it_was_told() -> None:
+    """A loop that resamples by epochs tells the steps to ``rewarmed`` only, or it is warned."""
+    model = adapt("gpt2", rosa.ReloraConfig(rank=2, rewarm_steps=3))
+    optimizer = torch.optim.SGD(rosa.parameter_groups(model), lr=1.0)
+    resampler = rosa.Resampler(model, optimizer)
+    with pytest.warns(UserWarning, match=r"rewarm_steps=3 needs each optimizer step within resampler\.rewarmed"):
+        resampler.after_epoch(1, 9)
+    rates = []
+    for step in range(1, 9):
+        with resampler.rewarmed(step):
+            rates.append(optimizer.param_groups[0]["lr"])
+        if step == 4:
+            resampler.after_epoch(2, 9)
+    assert rates == [1.0] * 4 + [0.25, 0.5, 0.75, 1.0]
+    scheduler = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.5)
+    with resampler.rewarmed(9):  # no ramp: nothing is touched
+        scheduler.step()
+    assert optimizer.param_groups[0]["lr"] == 0.5
+    resampler.after_epoch(3, 9)
+    with pytest.raises(rosa.AdapterError, match="step the scheduler after the block"), resampler.rewarmed(10):
+        scheduler.step()
+
+
+def test_epochs_count_from_one() -> None:
+    with pytest.raises(rosa.AdapterError, match="number of complete epochs, 1 after the first"):
+        rosa.Resampler(adapt("gpt2", rosa.RosaConfig(rank=2)), None).after_epoch(0, 4)
+
+
+def test_a_frozen_adapter_that_is_loaded_again_trains(tmp_path: Path) -> None:
+    model = adapt("gpt2", rosa.LoraConfig(rank=2, modules_to_save=["ln_f"]))
+    rosa.save_adapter(model, tmp_path)
+    rosa.load_adapter(model, tmp_path, trainable=False)
+    assert not any(parameter.requires_grad for parameter in model.parameters())
+    rosa.load_adapter(model, tmp_path)
+    assert all(layer.A.requires_grad and layer.B.requires_grad for layer in rosa.adapter_layers(model).values())
+
+
+def test_a_disabled_or_distributed_model_is_refused(tmp_path: Path) -> None:
+    model = adapt("gpt2", rosa.RosaConfig(rank=2))
+    with rosa.disabled(model):
+        for work in (rosa.merge, rosa.unwrap, lambda one: rosa.export(one, tmp_path / "plain")):
+            with pytest.raises(rosa.AdapterError, match=r"leave rosa\.disabled before"):
+                work(model)
+    with rosa.merged(model), pytest.raises(rosa.AdapterError, match=r"within rosa\.merged"), rosa.disabled(model):
+        pass
+    plain = make_model("gpt2")
+    plain.__class__ = type("Wrapped", (torch.nn.parallel.DistributedDataParallel, type(plain)), {})
+    with pytest.raises(rosa.AdapterError, match="adapt first, then wrap"):
+        rosa.inject(plain, rosa.RosaConfig(rank=2))
+
+
+def test_peft_says_that_epochs_do_nothing_where_steps_are_meant() -> None:
+    model = adapt_by_peft(level="step", every=2)
+    with pytest.warns(UserWarning, match=r"after_epoch does nothing with level='step'"):
+        model.base_model.after_epoch(1, 4)
+
+
+def test_biases_of_a_saved_adapter_of_peft_are_not_dropped(tmp_path: Path) -> None:
+    adapt_by_peft(bias="adapted").save_pretrained(tmp_path)
+    with pytest.raises(rosa.AdapterError, match="the saved adapter trained biases"):
+        adapt_by_peft(bias="none").load_adapter(tmp_path, "default")

@@ -18,6 +18,7 @@ import rosa
 from rosa import resampling as drawing
 from rosa.methods.rosa import RosaLayer
 from rosa.subspace import short_side_vectors
+from rosa.threads import in_order
 from tests.rosa.cases import (
     FAMILIES,
     ROSA_CASES,
@@ -219,7 +220,7 @@ def test_layers_at_work_and_the_memory_they_take_are_bounded(monkeypatch: pytest
             at_work -= 1
         return item * item
 
-    for item, result in drawing._in_order(work, items(), 3):
+    for item, result in in_order(work, items(), 3):
         assert (item, result) == (given, given**2)
         given += 1
     assert given == 20 and 1 < most <= 3

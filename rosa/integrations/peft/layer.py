@@ -79,6 +79,8 @@ class RosaLinear(nn.Module, BaseTunerLayer):  # type: ignore[misc]  # peft is no
 
     def check_state(self, state_dict: dict[str, Tensor], prefix: str) -> None:
         """Raise AdapterError unless this layer can take the values that a state has for its adapters."""
+        if f"{prefix}rosa_layers.bias_change" in state_dict:  # PEFT gives names of an adapter to what the adapter has
+            raise AdapterError(f"{self.name}: the saved adapter trained biases, and the one here none (bias='none')")
         for name, adapter in self.rosa_layers.items():
             if self.merged and any(key.startswith(f"{prefix}rosa_layers.{name}.") for key in state_dict):
                 raise AdapterError(f"{self.name} is merged: call unmerge_adapter() before you load values")

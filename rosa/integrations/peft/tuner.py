@@ -44,6 +44,7 @@ class RosaModel(BaseTuner):  # type: ignore[misc]  # peft is not type-checked he
 
     _optimizer: weakref.ref[Any] | None = None
     _warned: tuple[str, ...] = ()
+    _stepped = False  # whether ``update_and_allocate`` was ever called
     _owners: Counter[int]
 
     def bind_optimizer(self, optimizer: Any) -> None:
@@ -86,6 +87,7 @@ class RosaModel(BaseTuner):  # type: ignore[misc]  # peft is not type-checked he
                 "update_and_allocate does nothing with level='epoch': call model.base_model.after_epoch(epoch) after "
                 "each epoch, or adapt the model with RosaConfig(level='step', every=...)"
             )
+        self._stepped = True
         last = global_step + 1 if total_steps is None else total_steps
         return self._resample(lambda resampler: resampler.after_step(global_step, last), optimizer)
 
@@ -97,6 +99,10 @@ class RosaModel(BaseTuner):  # type: ignore[misc]  # peft is not type-checked he
             epochs: those of the training; there is no resample after the last one.
             optimizer: see ``bind_optimizer``; None: the one that was bound.
         """
+        if "step" in self.levels and not self._stepped:
+            self._warn_once(
+                "after_epoch does nothing with level='step': call model.base_model.update_and_allocate(step) instead"
+            )
         last = epoch + 1 if epochs is None else epochs
         return self._resample(lambda resampler: resampler.after_epoch(epoch, last), optimizer)
 
