@@ -42,10 +42,33 @@ def test_the_file_holds_the_adapter_only_and_is_small(tmp_path: Path) -> None:
     model = trained(r=1, resamples=1)
     model.save_pretrained(tmp_path)
     tensors = load_file(tmp_path / "adapter_model.safetensors")
-    assert {key.rpartition(".")[2] for key in tensors} == {"A", "B", "left", "right", "number", "base_checksum"}
+    assert {key.rpartition(".")[2] for key in tensors} == {
+        "A",
+        "B",
+        "left",
+        "right",
+        "number",
+        "base_checksum",
+        "holds",
+    }
     assert all(".rosa_layers." in key and "default" not in key for key in tensors)
     sides = sum(sum(layer.base.weight.shape) for layer in rosa.adapter_layers(model).values())
     assert sum(values.numel() for values in tensors.values() if values.is_floating_point()) == sides * 4  # 2 R K
+
+
+@pytest.mark.parametrize(("here", "there"), [("float32", "bfloat16"), ("bfloat16", "float32"), ("float32", "float32")])
+def test_a_state_with_the_weight_says_what_the_weight_holds(here: str, there: str) -> None:
+    """Of 32 bits it is W_f while ROSA trains, of 16 bits W_0."""
+    model = trained(base=make_model("gpt2", dtype=getattr(torch, here)))
+    other = trained(base=make_model("gpt2", dtype=getattr(torch, there)), resamples=0)
+    other.load_state_dict(model.state_dict())
+    scale = distance(model, make_model("gpt2"))
+    tolerance = 0.05 * scale if "bfloat16" in (here, there) else 1e-6
+    assert distance(other, model) < tolerance
+    with model.disable_adapter(), other.disable_adapter():
+        assert distance(other, model) < tolerance
+    if here == there:
+        assert distance(other.unload(), make_model("gpt2")) < 1e-5
 
 
 def test_another_base_is_refused(tmp_path: Path) -> None:

@@ -23,7 +23,8 @@ class RosaAdapter(RosaLayer):
 
     Attributes:
         left, right: the factors (m, r) and (r, n) of W_f − W_0.
-        in_weight: whether the base weight contains them.
+        in_weight: whether the base weight contains them; ``holds`` has it in the model's state, because a state that
+            brings the weight of a model of another dtype may differ in it.
         has_values: whether the first subspace was sampled or loaded.
         drawn: the number of the present subspace, −1 without values; ``number`` holds it in files.
         base_checksum: of the dtype and of the values of the layer's W_0, (2,); the second is 0 if they are not known.
@@ -33,6 +34,7 @@ class RosaAdapter(RosaLayer):
     completes = ("left", "right", "number")
     host: Any  # the ``RosaLinear``, which imports this file
     number: Tensor
+    holds: Tensor
     base_checksum: Tensor
     bias_change: nn.Parameter | None
 
@@ -41,6 +43,7 @@ class RosaAdapter(RosaLayer):
         super().__init__(host.name, host.base_layer, config.settings(rank))
         del self._modules["base"]
         self.in_weight = in_weight
+        self.register_buffer("holds", torch.tensor(in_weight))
         self.has_values = False  # beside ``drawn``, which would make a compiled forward pass depend on a count
         self.drawn = -1
         self.register_buffer("number", torch.tensor(-1))
@@ -113,6 +116,12 @@ class RosaAdapter(RosaLayer):
         with full_precision(self.weight_mn.device):
             self.weight_mn.add_(product(self.left, self.right), alpha=sign)
 
+    def leave_weight(self) -> None:
+        """Take the factors' product out of the base weight for good."""
+        self.hold(-1)
+        self.in_weight = False
+        self.holds.fill_(False)
+
     def delta(self) -> Tensor:
         """W − W_0 (m, n), the whole change by this adapter."""
         return product(*joined([(self.A, self.B), (self.left, self.right)]))
@@ -160,6 +169,10 @@ class RosaAdapter(RosaLayer):
         shapes = a.shape, left.shape[0], right.shape[1], number.shape
         if shapes != (self.A.shape, self.in_features, self.out_features, self.number.shape):
             return  # PyTorch's error names the key
+        if brings_weight and (holds := state_dict.get(prefix + "holds")) is not None:
+            self.in_weight = bool(holds)
+        else:
+            state_dict[prefix + "holds"] = self.holds
         moves = self.in_weight and not brings_weight
         if moves:
             self.hold(-1)

@@ -199,8 +199,7 @@ class RosaLinear(nn.Module, BaseTunerLayer):  # type: ignore[misc]  # peft is no
             self.unmerge()
         for adapter in self.rosa_layers.values():
             if adapter.in_weight:
-                adapter.hold(-1)
-                adapter.in_weight = False
+                adapter.leave_weight()
 
     def delete_adapter(self, adapter_name: str) -> None:
         """Delete an adapter; the weight loses what it put there."""
