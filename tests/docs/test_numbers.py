@@ -149,6 +149,7 @@ def short_run(result: Result) -> str:
         ("capacity", 800, 1, 12, "capacity, rank 1, a resample every 12 steps"),
         ("pretrained", 160, 4, 50, "one matrix of SmolLM2, rank 4, every 50 steps"),
         ("pretrained", 40, 1, 200, "one matrix of SmolLM2, rank 1, every 200 steps"),
+        ("pretrained", 0, 8, 50, "all layers of SmolLM2 on E2E, rank 8, every 50 steps"),
     ],
 )
 def test_the_rates_to_begin_with_are_those_that_were_chosen(
@@ -156,7 +157,7 @@ def test_the_rates_to_begin_with_are_those_that_were_chosen(
 ) -> None:
     ways = {(keys, "lora", rank, 0, ""): 1, (keys, "rosa", rank, every, ""): 2, (keys, LAYERS_ONLY, 0, 0, ""): 3}
     (row,) = (row for row in cells((ROOT / "docs" / "which-method.md").read_text("utf-8")) if row[0] == task)
-    runs = load(ROOT / "studies" / records / "records")
+    runs = load(ROOT / "studies" / records / ("records" if keys else "records-e2e"))
     assert {run.way: run.lr for run in runs if run.way in ways and not run.trial} == {
         way: float(row[column]) for way, column in ways.items()
     }
