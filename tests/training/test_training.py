@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -285,3 +286,11 @@ def test_the_launcher_does_not_divide_the_loss(train: Any, tmp_path: Path, monke
     assert (
         "launched for bf16, but train.precision decides: fp32" in only_run(tmp_path / "launched").log_file.read_text()
     )
+
+
+def test_validation_samples_that_are_training_samples_are_named(train: Any, tmp_path: Path) -> None:
+    for split, count in (("train", 20), ("validation", 2), ("test", 2)):
+        lines = (json.dumps({"prompt": f"name[{i}]", "target": "A pub."}) for i in range(count))
+        (tmp_path / f"{split}.jsonl").write_text("\n".join(lines))
+    run = train("dataset.name=pairs", f"dataset.path={tmp_path}", "train.epochs=1", "fnmodel.name=lora")
+    assert "2 of 2 validation samples are training samples too" in run.log_file.read_text()

@@ -51,13 +51,14 @@ def load_training_data(config: Config, tokenizer: Any) -> TrainingData:
             "%d of %d prompts and targets spell special tokens of the model, such as %s: they are read as plain text, "
             "so that data cannot end a text", len(spelled), len(texts), spelled[0],
         )  # fmt: skip
-    known = {(e.prompt, e.target) for unit in units["train"] for e in unit}
-    pairs = [(e.prompt, e.target) for unit in units["validation"] for e in unit]
-    if source.needs_path and (both := sum(pair in known for pair in pairs)):
-        log.warning(
-            "%d of %d validation samples are training samples too: the best checkpoint is chosen on known data",
-            both, len(pairs),
-        )  # fmt: skip
+    if source.needs_path:
+        known = {(e.prompt, e.target) for unit in units["train"] for e in unit}
+        pairs = [(e.prompt, e.target) for unit in units["validation"] for e in unit]
+        if both := sum(pair in known for pair in pairs):
+            log.warning(
+                "%d of %d validation samples are training samples too: the best checkpoint is chosen on known data",
+                both, len(pairs),
+            )  # fmt: skip
     for split, data in encoded.items():
         if data.cut:
             log.warning(
