@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 import errno
-import shutil
-from contextlib import nullcontext
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 
 from tests.training.reading import only_run, points, stopped_at, weights
 from utils.errors import UserError
-from utils.evaluation import Options, evaluate_run
-from utils.generation.generate import Decoding
 from utils.processes.signals import EXIT_INTERRUPTED
 from utils.runs import checkpoints
 from utils.training import launch, loop
@@ -122,47 +116,6 @@ def test_no_memory_for_a_checkpoint_is_not_a_full_disk(
         train("train.epochs=1")
     assert "disk" not in str(caught.value) and "make room" not in str(caught.value)
     assert not list(only_run(tmp_path).checkpoints.iterdir())
-
-
-@pytest.mark.parametrize("method", ["lora", "rosa", "none"])
-def test_another_base_in_the_models_folder_is_refused(
-    train: Any, small_model: Path, tmp_path: Path, method: str
-) -> None:
-    """By the resume, by the evaluation, and by the command of the finished run."""
-    base = tmp_path / "base"
-    shutil.copytree(small_model, base)
-    other = {name: value + 0.02 for name, value in load_file(base / "model.safetensors").items()}
-    settings = (f"model.name={base}", f"fnmodel.name={method}", "train.epochs=2")
-    options = Options(decoding=Decoding(num_beams=1, max_new_tokens=4), device="cpu")
-    with stopped_at(5):
-        train(*settings)
-    original = (base / "model.safetensors").read_bytes()
-    save_file(other, base / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(UserError, match=r"was made from another base model: model\.safetensors in model\.name="):
-        train(*settings)
-    (base / "model.safetensors").write_bytes(original)
-    run = train(*settings)
-    assert run.record()["status"] == "finished"
-    save_file(other, base / "model.safetensors", metadata={"format": "pt"})
-    for again in (lambda: train(*settings), lambda: evaluate_run(run, options)):
-        with pytest.raises(UserError, match=r"was made from another base model: model\.safetensors"):
-            again()
-    run.update_record(base_sha256=None)  # as in records of earlier versions: an adapter knows its base by itself
-    with pytest.raises(UserError, match=r"back to model\.name's folder") if method != "none" else nullcontext():
-        evaluate_run(run, options)
-
-
-def test_another_tokenizer_is_refused_and_new_files_are_not(train: Any, small_model: Path, tmp_path: Path) -> None:
-    base = tmp_path / "base"
-    shutil.copytree(small_model, base)
-    options = Options(decoding=Decoding(num_beams=1, max_new_tokens=4), device="cpu")
-    run = train(f"model.name={base}", "train.epochs=1")
-    (base / "README.md").write_text("written later")
-    evaluate_run(run, options)
-    text = (base / "tokenizer.json").read_text()
-    (base / "tokenizer.json").write_text(text.replace('"a"', '"~"', 1))
-    with pytest.raises(UserError, match=r"another base model: tokenizer\.json in model\.name="):
-        evaluate_run(run, replace(options, force=True))
 
 
 def test_the_record_has_every_start_and_the_last_one_decides(train: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import socket
 import threading
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -44,6 +45,14 @@ def go_offline_without_network() -> None:
     thread.join(PATIENCE)
     if not found.is_set():
         os.environ["HF_HUB_OFFLINE"] = "1"
+
+
+def cached_folder(repository: str, file: str) -> Path | None:
+    """The folder of the hub's cache with a model's current files, None if ``file`` is not among them."""
+    from huggingface_hub import try_to_load_from_cache
+
+    path = try_to_load_from_cache(repository, file)
+    return Path(path).parent if isinstance(path, str) else None
 
 
 def load_split(

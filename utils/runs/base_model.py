@@ -1,4 +1,4 @@
-"""The files of a base model in a local folder: a run's record has their digests, and a run goes on from no others."""
+"""The files of a base model: a run's record has their digests, and a run goes on from no others."""
 
 from __future__ import annotations
 
@@ -8,22 +8,26 @@ from pathlib import Path
 from utils.config import ModelConfig
 from utils.errors import UserError
 from utils.io.files import sha256
+from utils.io.hub import cached_folder
 from utils.models.loading import model_source
 from utils.runs.run import Run
 
 RECORDED = "base_sha256"
 TOKENIZER = ("tokenizer*.json", "special_tokens_map.json", "vocab.json", "merges.txt", "*.model")
-DECIDING = ("config.json", "*.safetensors", *TOKENIZER)
+DECIDING = ("config.json", "*.safetensors", "pytorch_model*.bin", *TOKENIZER)
 
 
 def base_digests(settings: ModelConfig) -> dict[str, str]:
-    """The SHA-256 of each file that decides what the model computes, by name; {} for a model from the hub.
+    """The SHA-256 of each file that decides what the model computes, by name.
+
+    Of a model from the hub these are the files in its cache: all of them once it is loaded.
 
     Raises:
         UserError: the folder is no saved model, or a file cannot be read.
     """
-    folder = Path(model_source(settings.name, settings.gguf_file))
-    if not folder.is_dir():
+    source = model_source(settings.name, settings.gguf_file)
+    folder = Path(source) if Path(source).is_dir() else cached_folder(source, settings.gguf_file or "config.json")
+    if folder is None:
         return {}
     patterns = DECIDING if settings.gguf_file is None else (settings.gguf_file,)
     try:
@@ -44,12 +48,17 @@ def _digest_of(path: Path, size: int, changed: int) -> str:
 
 
 def refuse_other_base(run: Run, settings: ModelConfig) -> None:
-    """Raise UserError unless the base model is that of the run's record, as far as the record knows it."""
+    """Raise UserError unless the base model is that of the run's record, as far as the record knows it.
+
+    Files of the hub are compared where they are in the cache.
+    """
     recorded = run.record().get(RECORDED) if run.record_file.exists() else None
     if not recorded or not isinstance(recorded, dict):
         return
     found = base_digests(settings)
-    others = sorted(name for name, digest in recorded.items() if found and found.get(name) != digest)
+    local = Path(model_source(settings.name, settings.gguf_file)).is_dir()
+    compared = recorded if local else recorded.keys() & found
+    others = sorted(name for name in compared if found.get(name) != recorded[name])
     if others:
         raise UserError(
             f"{run.path} was made from another base model: {', '.join(others)} in model.name={settings.name} differs "

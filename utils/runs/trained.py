@@ -96,5 +96,6 @@ def load_trained(run: Run, config: Config, checkpoint: Path, *, keep_base: bool 
     refuse_other_base(run, config.model)
     tokenizer = tokenizer_of(run, config)
     model = load_base(dataclasses.replace(config.model, dropout=None), kept_start(run, config))
+    refuse_other_base(run, config.model)  # again: a hub's model is now in the cache
     load_weights(checkpoint, model, keep_base=keep_base)
     return tokenizer, model

@@ -20,6 +20,7 @@ from utils.models.loading import recompute_activations
 from utils.models.token_loss import TokenLoss
 from utils.processes.signals import StopRequest
 from utils.runs import Run
+from utils.runs.base_model import refuse_other_base
 from utils.runs.checkpoint_folder import Progress, load_weights
 from utils.runs.checkpoints import select_checkpoint
 from utils.runs.digests import agree_on_data
@@ -53,6 +54,7 @@ def set_up(config: Config, precision: str, run: Run, stop: StopRequest) -> Train
     data = load_training_data(config, tokenizer)
     agree_on_data(run, data.digests, config.dataset, processes)
     model = load_base(config.model, config.model.adapter)
+    processes.run_on_main(lambda: refuse_other_base(run, config.model))  # again: a hub's model is now in the cache
     check_lengths(data, model, config)
     total_steps, warmup = step_counts(config, len(data.train))  # a wrong warm-up fails before the factorisation
 
