@@ -14,6 +14,7 @@ from rosa.sharding import gather
 
 FIRST_MOMENTS = ("exp_avg", "momentum_buffer")  # of Adam, Lion; of SGD, Muon
 SECOND_MOMENTS = ("exp_avg_sq", "max_exp_avg_sq")  # of Adam
+WEIGHTS = ("z", "p0", "ax")  # copies of the parameter: of ScheduleFree, Prodigy, ASGD
 
 
 def parameter_groups(model: nn.Module, **defaults: Any) -> list[dict[str, Any]]:
@@ -107,13 +108,21 @@ def check_state(optimizer: Any | None, parameters: Iterable[nn.Parameter], chang
     """Raise AdapterError if ``change_state`` could not change the optimizer's moments of ``parameters``.
 
     An optimizer may keep codes of 8 bits, in which a zero is not a moment of zero, or factors of the moments, or
-    moments under other names, of which only ``zero`` need not know whether they are first or second ones.
+    moments under other names, of which only ``zero`` need not know whether they are first or second ones. Or it keeps
+    copies of A and B, which only a reset replaces by those of the new subspace.
     """
-    if optimizer is None or change in ("reset", "keep", 0):
+    if optimizer is None or change == "reset":
         return
     for parameter in parameters:
         moments = _moments(optimizer, parameter)
         for name, value in optimizer.state.get(parameter, {}).items():
+            if name in WEIGHTS and name in moments:
+                raise AdapterError(
+                    f"the state '{name}' of {type(optimizer).__name__} holds A and B of the old subspace: use "
+                    "optimizer_state=reset, or another optimizer"
+                )
+            if change in ("keep", 0):
+                continue
             known = change == "zero" or name in FIRST_MOMENTS + SECOND_MOMENTS
             kept = isinstance(value, Tensor) and value.numel() > 1
             if kept and not (known and name in moments and value.is_floating_point()):

@@ -25,6 +25,7 @@ from utils.io.yaml_files import read_yaml
 from utils.schema import leaves, missing_keys, set_key, with_changed_defaults
 from utils.train_config import TrainConfig, train_problems
 
+OF_RESAMPLES = ("every", "optimizer_state", "pruned", "rewarm_steps")  # a method's keys that only resamples read
 LOGGERS = ("tensorboard", "wandb", "trackio")  # names of packages
 
 
@@ -224,15 +225,18 @@ def method_problems(config: Config) -> list[str]:
     return problems
 
 
-def keys_of_others(config: Config) -> list[str]:
-    """The keys of other methods, and of other data sets, that are not at their defaults: here they have no effect."""
+def keys_without_effect(config: Config) -> list[str]:
+    """The keys that are not at their defaults and have no effect here.
+
+    They are those of other methods, of resamples where there are none, and of other data sets.
+    """
     fnmodel, defaults = config.fnmodel, schema().fnmodel
+    never = getattr(config.adapter, "level", None) == "never"
     found = [
         f"fnmodel.{method}.{key}"
         for method in method_names()
-        if method != fnmodel.name
         for key, value in vars(getattr(fnmodel, method)).items()
-        if value != defaults[method][key]
+        if value != defaults[method][key] and (method != fnmodel.name or (never and key in OF_RESAMPLES))
     ]
     length = "seq_len" if config.source.packed else "block_size"
     return found + ([f"train.{length}"] if getattr(config.train, length) != getattr(TrainConfig, length) else [])

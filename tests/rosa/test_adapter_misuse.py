@@ -119,6 +119,16 @@ def test_second_moments_under_other_names_are_not_rescaled() -> None:
     rosa.resample(model, 1, optimizer, optimizer_state="zero")
 
 
+@pytest.mark.parametrize("change", ["keep", "zero", 0.0])
+def test_an_optimizers_copies_of_the_old_pair_are_not_kept(change: str | float) -> None:
+    model = adapt("gpt2", rosa.RosaConfig(rank=2))
+    optimizer = torch.optim.ASGD(rosa.parameter_groups(model), lr=1e-3)
+    train_steps(model, optimizer)
+    with pytest.raises(rosa.AdapterError, match="the state 'ax' of ASGD holds A and B of the old subspace"):
+        rosa.resample(model, 1, optimizer, optimizer_state=change)
+    rosa.resample(model, 1, optimizer, optimizer_state="reset")
+
+
 @pytest.mark.parametrize("config", [rosa.LoraConfig(rank=2, bias="adapted"), rosa.IA3Config(), rosa.DoraConfig(rank=2)])
 def test_training_steps_of_a_merged_model_warn(config: Any) -> None:
     """Biases still have gradients, so that nothing else would say it."""

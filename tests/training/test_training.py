@@ -273,6 +273,8 @@ def test_keys_without_effect_are_named(train: Any, capsys: pytest.CaptureFixture
     train("fnmodel.name=dora", "fnmodel.lora.alpha=64", "train.block_size=99", "train.epochs=1")
     said = capsys.readouterr().err
     assert "without effect with fnmodel.name=dora and dataset.name=e2e: fnmodel.lora.alpha, train.block_size" in said
+    train("fnmodel.rosa.level=never", "fnmodel.rosa.every=50", "fnmodel.rosa.sample_method=top", "train.epochs=1")
+    assert "fnmodel.name=rosa (level=never) and dataset.name=e2e: fnmodel.rosa.every\n" in capsys.readouterr().err
 
 
 def test_the_launcher_does_not_divide_the_loss(train: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from omegaconf import OmegaConf
 
-from utils.config import Config, keys_of_others
+from utils.config import Config, keys_without_effect
 from utils.errors import UserError
 from utils.io.files import lock, own_folder, remove_leftovers, write_text
 from utils.log import log, run_log
@@ -44,11 +44,12 @@ def train_all(config: Config, overrides: list[str]) -> float | None:
     check_method_fits(config)
     check_installed(config.logging.to)
     processes = connect(resolve_device(config.train.device))
-    if processes.main and (idle := keys_of_others(config)):
+    if processes.main and (idle := keys_without_effect(config)):
+        method, level = config.fnmodel.name, getattr(config.adapter, "level", None)
+        setting = f"fnmodel.name={method}" + (f" (level={level})" if level else "")
+        names = ", ".join(idle)
         print(
-            f"warning: without effect with fnmodel.name={config.fnmodel.name} and dataset.name={config.dataset.name}: "
-            f"{', '.join(idle)}",
-            file=sys.stderr,
+            f"warning: without effect with {setting} and dataset.name={config.dataset.name}: {names}", file=sys.stderr
         )
     loss = None
     with stop_on_signals(processes) as stop, explain_lost_process():
