@@ -3,8 +3,12 @@
 
 from __future__ import annotations
 
+import os.path
+
 import hydra
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
+
+OmegaConf.register_new_resolver("expanduser", os.path.expanduser)  # for hydra.sweep.dir
 
 
 @hydra.main(version_base="1.3", config_path="configs", config_name="train")

@@ -137,13 +137,14 @@ def test_help_explains(clone: Path) -> None:
 
 
 def test_multirun_uses_the_same_directories(clone: Path, small_e2e: Path, tmp_path: Path) -> None:
-    common = f"output.path={tmp_path} dataset.path={small_e2e} train.epochs=1 fnmodel.name=lora train.lr=1e-3"
-    assert run(f"python train.py -m {common} seed=0,1", clone).returncode == 0
+    common = f"\"output.path='~'\" dataset.path={small_e2e} train.epochs=1 fnmodel.name=lora train.lr=1e-3"
+    assert run(f"python train.py -m {common} seed=0,1", clone, HOME=str(tmp_path)).returncode == 0
+    assert (tmp_path / ".multirun").is_dir() and not (clone / "~").exists()
     both = find_runs([tmp_path])
     assert len(both) == 2 and all("finished: " in found.log_file.read_text() for found in both)
-    single = run(f"python train.py {common} seed=1", clone)
+    single = run(f"python train.py {common} seed=1", clone, HOME=str(tmp_path))
     assert "finished already" in single.stderr
-    seeds = run(f"python train.py {common} seed=0 runs=3", clone)
+    seeds = run(f"python train.py {common} seed=0 runs=3", clone, HOME=str(tmp_path))
     assert seeds.stderr.count("finished already") == 2
     assert len(find_runs([tmp_path])) == 3
 
