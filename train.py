@@ -8,7 +8,7 @@ import os.path
 import hydra
 from omegaconf import DictConfig, OmegaConf
 
-OmegaConf.register_new_resolver("expanduser", os.path.expanduser)  # for hydra.sweep.dir
+OmegaConf.register_new_resolver("expanduser", os.path.expanduser, replace=True)  # for hydra.sweep.dir
 
 
 @hydra.main(version_base="1.3", config_path="configs", config_name="train")
