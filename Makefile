@@ -6,7 +6,7 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 unexport PYTHON
 
 .DEFAULT_GOAL := help
-.PHONY: demo test extras-test slow-test slurm-test faults faults-quick lint docs wheel-check constraints bench study clean help
+.PHONY: demo test extras-test slow-test slurm-test faults faults-quick lint pages docs wheel-check constraints bench study clean help
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  \1\t/p' Makefile | expand -t 18
@@ -55,6 +55,11 @@ lint: $(VENV)/.installed-dev ## ruff and mypy
 $(VENV)/.installed-docs: $(VENV)/.installed requirements-docs.txt
 	$(VENV)/bin/pip install -r requirements-docs.txt
 	@touch $@
+
+pages: $(VENV)/.installed-dev ## write the pages made from the code: every key, every name, the picture of a resample
+	python -m scripts.docs.keys
+	python -m scripts.docs.api
+	python -m scripts.docs.draw_resample
 
 docs: $(VENV)/.installed-docs ## the documentation site, built strictly into site/html
 	python -m scripts.docs.collect

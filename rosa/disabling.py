@@ -12,7 +12,7 @@ from torch.func import functional_call
 
 from rosa.errors import AdapterError
 from rosa.fused import full_precision
-from rosa.hooks import share_hooks
+from rosa.hooks import StandIn, share_hooks
 from rosa.injection import layers_in_place
 from rosa.layers import AdapterLayer
 from rosa.saved_modules import base_modules
@@ -40,7 +40,7 @@ def disabled(model: Model) -> Iterator[Model]:
             with ``keep_base=False``); or a sharded model is merged, or has modules that train whole.
     """
     layers = layers_in_place(model)
-    if not layers and not any(isinstance(module, BaseFunction) for module in model.modules()):
+    if not layers and not any(isinstance(module, StandIn) for module in model.modules()):
         raise AdapterError("this model has no adapters to disable (within rosa.merged they are not in their places)")
     stand_ins = {name: BaseFunction(layer) for name, layer in layers.items()}
     try:
@@ -66,7 +66,7 @@ class _Unhooked(nn.Module):
         return self.base.forward(x)
 
 
-class BaseFunction(nn.Module):
+class BaseFunction(StandIn):
     """An adapter layer's base module as it was before the adaptation, x W_0 + b_0, with the layer's hooks.
 
     Raises:

@@ -18,6 +18,10 @@ HOOKS = (
 )
 
 
+class StandIn(nn.Module):
+    """A module that takes the place of an adapter layer for a while (``rosa.disabled``)."""
+
+
 def share_hooks(stand_in: nn.Module, module: Any) -> None:
     """Make the hooks of ``module``, registered before or after, those of ``stand_in``."""
     for hooks in HOOKS:

@@ -16,6 +16,7 @@ from torch import nn
 from rosa.checksums import remember_base
 from rosa.config import AdapterConfig, LowRankConfig
 from rosa.errors import AdapterError
+from rosa.hooks import StandIn
 from rosa.kept_base import KeptBase, is_rounded
 from rosa.layers import AdapterLayer
 from rosa.methods import methods
@@ -138,11 +139,6 @@ def build_layers(
     plain, layers = canonical_names(model), {}
     targets = config.target_modules if names is None else "|".join(map(re.escape, names))
     for name, module in find_targets(model, targets, quantised=layer_class.takes_quantised).items():
-        if module.weight.is_meta and hasattr(module, "_hf_hook"):
-            raise AdapterError(
-                f"{name}: its weight is offloaded by accelerate. Take the model back to memory "
-                "(accelerate.hooks.remove_hook_from_submodules(model)), adapt it, and offload the adapted model."
-            )
         try:
             own = _with_rank(config, (ranks or {}).get(plain[name]))
             layers[name] = layer_class(plain[name], module, own).train(module.training)
@@ -291,7 +287,7 @@ def layers_in_place(model: nn.Module, *, to_merge: bool = False) -> dict[str, Ad
     )
     reshard(model)
     layers = {name: m for name, m in model.named_modules() if isinstance(m, AdapterLayer)}
-    if to_merge and any(type(module).__name__ == "BaseFunction" for module in model.modules()):
+    if to_merge and any(isinstance(module, StandIn) for module in model.modules()):
         raise AdapterError("the adapters are disabled: leave rosa.disabled before they are merged or exported")
     if to_merge and (fixed := [name for name, layer in layers.items() if layer.quantised]):
         raise AdapterError(f"{fixed[0]}: {NO_MERGE}")

@@ -35,6 +35,10 @@ COMPUTED = (
     "its weight is computed by a parametrisation (weight_norm, spectral_norm, pruning): make it a plain one first, "
     'torch.nn.utils.parametrize.remove_parametrizations(layer, "weight"), or remove_weight_norm and the like for hooks'
 )
+OFFLOADED = (
+    "its weight is offloaded by accelerate: take the model back to memory "
+    "(accelerate.hooks.remove_hook_from_submodules(model)), adapt it, and offload the adapted model"
+)
 SHARDED = (
     "the model is sharded already: first adapt it, rosa.inject(model, config, start=False), then fully_shard, then "
     "rosa.start_adapters(model) or rosa.load_adapter"
@@ -123,6 +127,8 @@ def obstacle(module: nn.Module, *, quantised: bool = False) -> str | None:
         return "it has no weight yet: run the model once"
     if is_sharded(weight):
         return SHARDED
+    if weight.is_meta and hasattr(module, "_hf_hook"):
+        return OFFLOADED
     if any(module._parameters.get(key) is None and getattr(module, key) is not None for key in ("weight", "bias")):
         return COMPUTED
     if weight.dim() != 2:

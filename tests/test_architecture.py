@@ -12,9 +12,16 @@ ROOT = Path(__file__).parents[1]
 
 # The table of rooms in docs/architecture.md, turned round: a room of utils/ may import those before it.
 PAGE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
-_TABLE = PAGE.split("| room, from the top |")[1].split("\n\n")[0]
-_FIRST_CELLS = [row.split("|")[1] for row in _TABLE.splitlines()[2:]]
-ROOMS = re.findall(r"`(\w+)(?:/|\.py)`", " ".join(_FIRST_CELLS))[::-1]
+
+
+def table(head: str) -> list[list[str]]:
+    """The rooms or files of each row of a table on that page, from the bottom."""
+    rows = PAGE.split(f"| {head} |")[1].split("\n\n")[0].splitlines()[2:]
+    return [re.findall(r"`(\w+)(?:/|\.py)`", row.split("|")[1]) for row in rows][::-1]
+
+
+ROOMS = [room for row in table("room, from the top") for room in row[::-1]]
+ROSA = {name: level for level, row in enumerate(table("file")) for name in row}
 ABOVE = {"scripts", "studies", "benchmarks", "tests", "train", "eval", "compile_results", "figures", "jobrunner"}
 OF_ROSA = {"torch", "transformers", "safetensors", "peft"}  # peft in integrations/, where it is optional
 
@@ -83,6 +90,14 @@ def test_every_room_imports_only_rooms_below_it() -> None:
             assert other.split(".")[0] not in ABOVE, f"{name} imports {other}"
             if other.startswith("utils.") and room(other) != room(name):
                 assert ROOMS.index(room(other)) < ROOMS.index(room(name)), f"{name} imports {other}, which is above it"
+
+
+def test_the_library_imports_only_rows_below_or_the_same() -> None:
+    own = {name: others for name, others in IMPORTS.items() if name.startswith("rosa.")}
+    assert {room(name) for name in own} == set(ROSA)
+    for name, others in own.items():
+        for other in others & set(own):
+            assert ROSA[room(other)] <= ROSA[room(name)], f"{name} imports {other}, which is above it"
 
 
 def test_a_folder_says_what_is_in_it() -> None:

@@ -199,8 +199,13 @@ def test_an_offloaded_model_is_refused_with_the_way_out() -> None:
     model = make_model("gpt2")
     expected = logits(model)
     accelerate.cpu_offload(model, execution_device=torch.device("cpu"))
-    with pytest.raises(rosa.AdapterError, match=r"h\.0\.attn\.c_attn: .*offloaded.*hooks\.remove_hook_from_submodules"):
+    with pytest.raises(
+        rosa.AdapterError,
+        match=r"h\.0\.attn\.c_attn cannot be adapted: .*offloaded.*hooks\.remove_hook_from_submodules",
+    ):
         rosa.inject(model, METHODS["rosa"])
+    with pytest.raises(rosa.AdapterError, match=r"offloaded"):
+        rosa.train_only(model, "all-linear")
     torch.testing.assert_close(logits(model), expected)
     accelerate.hooks.remove_hook_from_submodules(model)  # the way out that the message names
     rosa.inject(model, METHODS["rosa"])

@@ -24,6 +24,7 @@ from rosa.integrations.peft.config import RosaConfig
 from rosa.integrations.peft.layer import RosaLinear
 from rosa.integrations.peft.quantised import dequantised
 from rosa.layers import AdapterLayer
+from rosa.quantised import is_quantised, quantisation
 from rosa.resampler import Resampler
 from rosa.sharding import is_sharded
 from rosa.targets import OWN_FORWARD, SHARED, find_targets, has_own_forward, obstacle
@@ -157,7 +158,7 @@ class RosaModel(BaseTuner):  # type: ignore[misc]  # peft is not type-checked he
                 names = [name.removesuffix(".base_layer") for name in find_targets(self.model, None)]
             except AdapterError as error:
                 way_out = "; or name target_modules (all-linear), with dequantize=True"
-                raise AdapterError(f"{error}{way_out if 'quantise' in str(error) else ''}") from None
+                raise AdapterError(f"{error}{way_out if is_quantised(self.model) else ''}") from None
             if peft_config.layers_to_transform is not None:
                 trial = copy.copy(peft_config)
                 trial.target_modules = [name.rpartition(".")[2] for name in names]
@@ -213,20 +214,14 @@ class RosaModel(BaseTuner):  # type: ignore[misc]  # peft is not type-checked he
 
     def _adaptable(self, name: str, target: nn.Module, dequantize: bool) -> nn.Module:
         """The module to wrap in the place of ``target``. Raises AdapterError if there is none."""
-        is_packed = getattr(target, "qweight", None) is not None
-        if not (isinstance(target, nn.Linear | Conv1D) or is_packed):
+        quantised = quantisation(target)
+        if not (isinstance(target, nn.Linear | Conv1D) or quantised):
             raise AdapterError(f"{name} cannot be adapted: ROSA takes Linear and Conv1D, not {type(target)}. {OPTIONS}")
-        if reason := obstacle(target):
-            if "quantise" not in reason:
-                raise AdapterError(f"{name} cannot be adapted: {reason}")
-            if not dequantize:
-                raise AdapterError(f"{name} cannot be adapted: {reason}; or let RosaConfig(dequantize=True) do it.")
+        if quantised and dequantize:
             return dequantised(name, target)
-        if target.weight.is_meta and hasattr(target, "_hf_hook"):
-            raise AdapterError(
-                f"{name} cannot be adapted: its weight is offloaded by accelerate. Load the model without offload, or "
-                "take it back to memory (accelerate.hooks.remove_hook_from_submodules(model))."
-            )
+        if reason := obstacle(target):
+            way_out = "; or let RosaConfig(dequantize=True) do it" if quantised else ""
+            raise AdapterError(f"{name} cannot be adapted: {reason}{way_out}.")
         if has_own_forward(target):
             raise AdapterError(f"{name} cannot be adapted: {OWN_FORWARD} ({type(target).__name__}). {OPTIONS}")
         if self._owners[id(target.weight)] > 1:
