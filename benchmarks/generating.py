@@ -18,7 +18,8 @@ import torch
 
 from benchmarks.common import Settings, cell, e2e_samples, gpt2_small, spread
 from utils.data import get_source, group_by_source
-from utils.generation.generate import Decoding, generate_tokens, plain_generate
+from utils.generation.decoding import Decoding
+from utils.generation.generate import generate_tokens, plain_generate
 from utils.models.fast_modules import use_faster_modules
 from utils.models.loading import BUNDLED, load_model, load_tokenizer
 from utils.processes.devices import MIXED_DTYPE

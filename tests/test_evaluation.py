@@ -16,7 +16,8 @@ from tests.conftest import write_csv
 from utils.data.e2e import E2E
 from utils.errors import UserError
 from utils.evaluation import Options, evaluate_run, evaluate_runs, group_by_source
-from utils.generation.generate import Decoding, generate, generate_tokens
+from utils.generation.decoding import Decoding
+from utils.generation.generate import generate, generate_tokens
 from utils.io.files import lock, sha256
 from utils.models.loading import BUNDLED, load_model, load_tokenizer
 from utils.runs import Run, find_runs

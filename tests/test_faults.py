@@ -14,7 +14,7 @@ from tests.conftest import make_config
 from tests.records import write_run
 from utils.errors import UserError
 from utils.evaluation import Options, evaluate_runs
-from utils.generation.generate import Decoding
+from utils.generation.decoding import Decoding
 from utils.io.files import lock, remove_leftovers, write_text
 from utils.metrics import Scorer
 from utils.metrics.scoring.score_runs import RunScorer, main

@@ -26,7 +26,7 @@ from tests.contributing import example
 from tests.records import csv_of, markdown_rows, row_of
 from utils.config import parse_config
 from utils.evaluation import Options, evaluate_runs
-from utils.generation.generate import Decoding
+from utils.generation.decoding import Decoding
 from utils.metrics.scoring.score_runs import main as score_runs
 from utils.plots import draw_figures, plots
 from utils.plots._data import load_plot_data

@@ -27,6 +27,13 @@ class UserError(Exception):
     """An error that the user can fix. The text names the key or file at fault and the way out."""
 
 
+def failed_trial(error: Exception) -> str:
+    """What a trial of a model ended with, as one of another kind may raise anything. Raises what is no answer to it."""
+    if isinstance(error, UserError) or is_out_of_memory(error):
+        raise error
+    return f"a trial ended with {type(error).__name__}: {str(error)[:100]}"
+
+
 def printable(text: object) -> str:
     """``text`` on one line, with an escape such as ``\\x1b`` for each character that could control a terminal.
 

@@ -7,13 +7,15 @@ import dataclasses
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import rosa
 from utils.config import Config, load_config
 from utils.data import Example, digest, group_by_source
 from utils.errors import UserError, is_out_of_memory, reason
-from utils.generation.generate import Decoding, check_beams, generate
+from utils.generation.decoding import Decoding
+from utils.generation.generate import check_beams, generate
 from utils.io.files import LARGEST, lock, remove_leftovers, sha256, write_json
 from utils.log import log, run_log
 from utils.processes.signals import never, stop_on_signals
@@ -195,27 +197,46 @@ def load_examples(run: Run, config: Config, options: Options) -> list[Example]:
     return examples
 
 
+def generating_model(
+    run: Run, config: Config, checkpoint: Path, decoding: Decoding, device: str, precision: str
+) -> tuple[Any, Any, Any, str]:
+    """The tokenizer, the plain model of a checkpoint, its device, and the precision in which it computes.
+
+    Args:
+        decoding: how it will generate.
+        device, precision: as the options of the commands.
+
+    Raises:
+        UserError: they cannot be had, or the model cannot generate so.
+    """
+    import torch
+
+    from utils.models.loading import width
+    from utils.processes.devices import resolve_device, resolve_precision
+
+    check_base_found(run, config)  # before its width is read
+    place = torch.device(resolve_device(device))
+    precision = resolve_precision(precision, place.type, width(config.model.name, config.model.gguf_file))
+    tokenizer, model = load_trained(run, config, checkpoint)
+    check_beams(model, decoding)
+    return tokenizer, rosa.unwrap(model).to(place).eval(), place, precision
+
+
 def _measure(
     run: Run, config: Config, groups: list[list[Example]], options: Options, check: Callable[[], None]
 ) -> dict[str, Any]:
     """Compute the losses of the run's best checkpoint, and write its predictions and their references."""
-    import torch
-
     from utils.generation.prompts import shorten
-    from utils.models.loading import max_positions, width
+    from utils.models.loading import max_positions
     from utils.models.losses import evaluate_losses
     from utils.models.token_loss import TokenLoss
-    from utils.processes.devices import autocast, resolve_device, resolve_precision
+    from utils.processes.devices import autocast
     from utils.tokens.batches import Collator
     from utils.tokens.packing import encode_units
 
-    check_base_found(run, config)
-    device = torch.device(resolve_device(options.device))
-    precision = resolve_precision(options.precision, device.type, width(config.model.name, config.model.gguf_file))
-    tokenizer, model = load_trained(run, config, run.best)
-    check_beams(model, options.decoding)
-    model = rosa.unwrap(model).to(device).eval()
-
+    tokenizer, model, device, precision = generating_model(
+        run, config, run.best, options.decoding, options.device, options.precision
+    )
     source, limit = config.source, max_positions(model)
     longest = config.train.seq_len if limit is None else min(config.train.seq_len, limit)
     fitting = groups if source.packed else _fitting(groups, tokenizer, longest)

@@ -77,26 +77,20 @@ def continuations(
     Raises:
         UserError: no such run or checkpoint, or a text that is too long for the model.
     """
-    import torch
-
-    import rosa
     from utils.config import load_config
-    from utils.generation.generate import check_beams, generate
+    from utils.evaluation import generating_model
+    from utils.generation.generate import generate
     from utils.generation.prompts import shorten
-    from utils.models.loading import max_positions, width
-    from utils.processes.devices import autocast, resolve_device, resolve_precision
+    from utils.models.loading import max_positions
+    from utils.processes.devices import autocast
     from utils.runs.texts import one_line
-    from utils.runs.trained import check_base_found, check_settings, checkpoint_of, load_trained, one_run
+    from utils.runs.trained import check_settings, checkpoint_of, one_run
 
     run = one_run(run_folder)
     config = load_config(run.config_file)
     check_settings(run, config)
-    check_base_found(run, config)
-    place = torch.device(resolve_device(device))
-    precision = resolve_precision(precision, place.type, width(config.model.name, config.model.gguf_file))
-    tokenizer, model = load_trained(run, config, checkpoint_of(run, checkpoint))
-    check_beams(model, decoding)
-    model = rosa.unwrap(model).to(place).eval()
+    found_at = checkpoint_of(run, checkpoint)
+    tokenizer, model, place, precision = generating_model(run, config, found_at, decoding, device, precision)
     limit, source = max_positions(model), config.source
     templated = source.prompt("text") != "text"  # else blanks at the ends are a part of the prompt
     given = iter(texts)

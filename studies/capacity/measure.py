@@ -26,7 +26,8 @@ from studies.records import copy_record, uncopied
 from utils.config import load_config
 from utils.data import DataSource, get_source
 from utils.errors import run_cli
-from utils.generation.generate import Decoding, generate
+from utils.generation.decoding import Decoding
+from utils.generation.generate import generate
 from utils.metrics.exact_match import ExactMatch
 from utils.models.loading import load_model, load_tokenizer
 from utils.models.losses import evaluate_losses

@@ -19,7 +19,7 @@ from utils.data import SPLITS, get_source, group_by_source, training_units
 from utils.data.eli5 import ELI5, bucket
 from utils.errors import UserError
 from utils.evaluation import Options, evaluate_run
-from utils.generation.generate import Decoding
+from utils.generation.decoding import Decoding
 from utils.models.loading import load_model
 from utils.runs import Run
 from utils.tables import compile_results

@@ -14,7 +14,8 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from utils.generation.generate import Decoding, generate, plain_generate, tree_generate
+from utils.generation.decoding import Decoding
+from utils.generation.generate import generate, plain_generate, tree_generate
 from utils.generation.tree import candidates, loop
 from utils.generation.tree.support import why_not
 from utils.models.loading import BUNDLED, load_model, load_tokenizer

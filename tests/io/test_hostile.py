@@ -13,7 +13,7 @@ from tests.mutations import UNREADABLE, replace
 from tests.records import csv_of, write_run
 from utils.errors import UserError
 from utils.evaluation import Options, evaluate_runs
-from utils.generation.generate import Decoding
+from utils.generation.decoding import Decoding
 from utils.metrics.scoring.score_runs import main as score
 from utils.plots import draw_figures
 from utils.runs import find_runs

@@ -17,7 +17,7 @@ from tests.conftest import ROOT
 from tests.faults.lab import differences, facts
 from utils import evaluation
 from utils.evaluation import Options, evaluate_runs
-from utils.generation.generate import Decoding
+from utils.generation.decoding import Decoding
 from utils.generation.tree.loop import Trees
 from utils.metrics import Scorer
 from utils.metrics.scoring import score_runs as scoring

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from tests.training.reading import stopped_at
 from utils.errors import UserError
 from utils.evaluation import Options, evaluate_run
-from utils.generation.generate import Decoding
+from utils.generation.decoding import Decoding
 
 QUICK = Options(decoding=Decoding(num_beams=1, max_new_tokens=4), device="cpu")
 

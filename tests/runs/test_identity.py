@@ -20,7 +20,7 @@ from utils.data import digest, pair
 from utils.data.pairs import Pairs
 from utils.errors import UserError
 from utils.evaluation import Options, evaluate_run
-from utils.generation.generate import Decoding
+from utils.generation.decoding import Decoding
 from utils.io.yaml_files import dotted
 from utils.processes.group import Processes
 from utils.results.aggregate import settings_of

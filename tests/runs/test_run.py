@@ -16,7 +16,7 @@ from tests.conftest import ROOT
 from utils.errors import UserError
 from utils.evaluation import Options, evaluate_run
 from utils.export.__main__ import main as export
-from utils.generation.generate import Decoding
+from utils.generation.decoding import Decoding
 from utils.prompt import main as prompt
 from utils.runs import Run
 from utils.runs.provenance import peak_memory_mib, reset_peak_memory

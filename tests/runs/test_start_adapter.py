@@ -18,7 +18,7 @@ from utils.config import load_config
 from utils.errors import UserError
 from utils.evaluation import Options, evaluate_run
 from utils.export.__main__ import main as export
-from utils.generation.generate import Decoding
+from utils.generation.decoding import Decoding
 from utils.runs import Run
 from utils.runs.digests import identify_run
 from utils.runs.identity import run_directory

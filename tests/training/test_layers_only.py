@@ -17,7 +17,7 @@ from tests.training.reading import stopped_at
 from utils.data.e2e import E2E
 from utils.errors import UserError
 from utils.evaluation import Options, evaluate_run
-from utils.generation.generate import Decoding
+from utils.generation.decoding import Decoding
 from utils.models.loading import load_model, load_tokenizer
 from utils.runs.identity import run_directory
 from utils.tables import compile_results

@@ -9,7 +9,7 @@ from typing import Any
 
 from utils import log as logging_lines
 from utils.evaluation import Options, evaluate_runs
-from utils.generation.generate import Decoding
+from utils.generation.decoding import Decoding
 
 FAST = Options(decoding=Decoding(num_beams=1, max_new_tokens=4), device="cpu", batch_size=5)
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from utils.errors import UserError
-from utils.generation.decoding import Decoding as Decoding
+from utils.generation.decoding import Decoding
 from utils.log import log, work_bar
 from utils.models.loading import max_positions
 from utils.processes.signals import never

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from utils.errors import UserError, is_out_of_memory
+from utils.errors import UserError, failed_trial
 
 ROUNDINGS = 64  # tolerance of the trial, in units of eps times the largest loss
 TOKENS = [[5, 3, 8, 2], [5, 3, 8, 6]]  # the last ones differ
@@ -32,10 +32,8 @@ def check_causal(token_loss: Any, device: torch.device) -> None:
         one, other = losses.chunk(2)
         tolerance = ROUNDINGS * torch.finfo(torch.float32).eps * float(losses.abs().max())
         why = None if float((one - other).abs().max()) <= tolerance else "its predictions depend on later tokens"
-    except Exception as error:  # a model of another kind may raise anything
-        if is_out_of_memory(error):
-            raise
-        why = f"a trial ended with {type(error).__name__}: {str(error)[:100]}"
+    except Exception as error:
+        why = failed_trial(error)
     finally:
         token_loss.head_only = head_only
         token_loss.train(training)

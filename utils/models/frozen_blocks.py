@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from utils.errors import UserError
+from utils.errors import UserError, failed_trial
 from utils.models.compilation import blocks
 from utils.tokens.batches import Batch
 from utils.tokens.encoding import Encoded
@@ -130,10 +130,8 @@ def frozen_blocks(token_loss: Any, batch: Batch) -> FrozenBlocks:
             _, plain = token_loss(*inputs)
             with frozen.reused(*inputs[:2]):
                 _, reused = token_loss(*inputs)
-    except (UserError, torch.OutOfMemoryError, MemoryError):
-        raise
-    except Exception as error:  # blocks of another kind may raise anything
-        why = f"a trial ended with {type(error).__name__}: {str(error)[:100]}"
+    except Exception as error:
+        why = failed_trial(error)
     else:
         why = "" if torch.allclose(plain, reused, rtol=1e-4, atol=1e-4) else "in a trial the losses differ"
     finally:

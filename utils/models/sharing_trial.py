@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from utils.errors import failed_trial
 from utils.models.attention import why_no_mask
 from utils.tokens.encoding import Encoded, Sample
 from utils.tokens.shared_prompts import collate_rows
@@ -32,8 +33,8 @@ def why_not_shared(token_loss: Any, device: torch.device, longest: int) -> str |
     try:
         with torch.autocast(device.type, enabled=False):
             shared, alone = (_losses(token_loss, encoded, rows, device) for rows in ([[0, 1, 2]], [[0], [1], [2]]))
-    except Exception as error:  # a model of another kind may raise anything
-        return f"a trial ended with {type(error).__name__}: {str(error)[:100]}"
+    except Exception as error:
+        return failed_trial(error)
     finally:
         token_loss.train(training)
     prompt, *targets = shared.split([len(PROMPT) - 1, *map(len, TARGETS)])

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import rosa
-from utils.generation.generate import Decoding, generate
+from utils.generation.decoding import Decoding
+from utils.generation.generate import generate
 from utils.generation.prompts import shorten
 from utils.models.loading import max_positions
 from utils.processes.signals import Interrupted

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from utils.errors import failed_trial
 from utils.generation.tree.loop import Trees
 from utils.models.attention import why_no_mask
 
@@ -27,8 +28,8 @@ def why_not(model: Any, beams: int, ngram: int, prompt: int, new: int) -> str | 
         return "its vocabulary is so small that all candidates could be banned"
     try:
         found, expected = _trial(model)
-    except Exception as error:  # a model of another kind may raise anything
-        return f"a trial ended with {type(error).__name__}: {str(error)[:100]}"
+    except Exception as error:
+        return failed_trial(error)
     device = found.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else model.dtype
     tolerance = ROUNDINGS * torch.finfo(dtype).eps * float(expected.abs().max())
