@@ -22,33 +22,33 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from rosa.adapter_files import load_adapter, save_adapter
-    from rosa.config import AdapterConfig, LowRankConfig
-    from rosa.disabling import disabled
-    from rosa.errors import AdapterError
-    from rosa.exporting import export
+if TYPE_CHECKING:  # renamed to themselves: so a type checker takes them for public
+    from rosa.adapter_files import load_adapter as load_adapter, save_adapter as save_adapter
+    from rosa.config import AdapterConfig as AdapterConfig, LowRankConfig as LowRankConfig
+    from rosa.disabling import disabled as disabled
+    from rosa.errors import AdapterError as AdapterError
+    from rosa.exporting import export as export
     from rosa.injection import (
-        adapter_layers,
-        inject,
-        merge,
-        merged,
-        start_adapters,
-        train_only,
-        unmerge,
-        unwrap,
+        adapter_layers as adapter_layers,
+        inject as inject,
+        merge as merge,
+        merged as merged,
+        start_adapters as start_adapters,
+        train_only as train_only,
+        unmerge as unmerge,
+        unwrap as unwrap,
     )
-    from rosa.layers import AdapterLayer, LowRankLayer
-    from rosa.methods import register
-    from rosa.methods.bitfit import BitFitConfig
-    from rosa.methods.dora import DoraConfig
-    from rosa.methods.ia3 import IA3Config
-    from rosa.methods.lora import LoraConfig
-    from rosa.methods.relora import ReloraConfig
-    from rosa.methods.rosa import RosaConfig
-    from rosa.optimization import parameter_groups
-    from rosa.report import ParameterReport, parameter_report
-    from rosa.resampler import Resampler, resample
+    from rosa.layers import AdapterLayer as AdapterLayer, LowRankLayer as LowRankLayer
+    from rosa.methods import register as register
+    from rosa.methods.bitfit import BitFitConfig as BitFitConfig
+    from rosa.methods.dora import DoraConfig as DoraConfig
+    from rosa.methods.ia3 import IA3Config as IA3Config
+    from rosa.methods.lora import LoraConfig as LoraConfig
+    from rosa.methods.relora import ReloraConfig as ReloraConfig
+    from rosa.methods.rosa import RosaConfig as RosaConfig
+    from rosa.optimization import parameter_groups as parameter_groups
+    from rosa.report import ParameterReport as ParameterReport, parameter_report as parameter_report
+    from rosa.resampler import Resampler as Resampler, resample as resample
 
 __version__ = "0.1.0"
 
@@ -83,40 +83,14 @@ _HOMES = {  # name: its module
     "unmerge": "injection",
     "unwrap": "injection",
 }
-__all__ = [
-    "AdapterConfig",
-    "AdapterError",
-    "AdapterLayer",
-    "BitFitConfig",
-    "DoraConfig",
-    "IA3Config",
-    "LoraConfig",
-    "LowRankConfig",
-    "LowRankLayer",
-    "ParameterReport",
-    "ReloraConfig",
-    "Resampler",
-    "RosaConfig",
-    "adapter_layers",
-    "disabled",
-    "export",
-    "inject",
-    "load_adapter",
-    "merge",
-    "merged",
-    "parameter_groups",
-    "parameter_report",
-    "register",
-    "resample",
-    "save_adapter",
-    "start_adapters",
-    "train_only",
-    "unmerge",
-    "unwrap",
-]
+__all__ = list(_HOMES)
 
 
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

@@ -16,14 +16,14 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rosa.integrations.peft.as_lora import save_as_lora
-    from rosa.integrations.peft.config import RosaConfig
-    from rosa.integrations.peft.lora_files import to_peft_lora
-    from rosa.integrations.peft.tuner import RosaModel
+    from rosa.integrations.peft.as_lora import save_as_lora as save_as_lora
+    from rosa.integrations.peft.config import RosaConfig as RosaConfig
+    from rosa.integrations.peft.lora_files import to_peft_lora as to_peft_lora
+    from rosa.integrations.peft.tuner import RosaModel as RosaModel
 
 _HOMES = {"RosaConfig": "tuner", "RosaModel": "tuner", "save_as_lora": "as_lora", "to_peft_lora": "lora_files"}
 _NEED_PEFT = ("as_lora", "tuner")
-__all__ = ["RosaConfig", "RosaModel", "save_as_lora", "to_peft_lora"]
+__all__ = list(_HOMES)
 
 
 def __getattr__(name: str) -> Any:
@@ -32,6 +32,10 @@ def __getattr__(name: str) -> Any:
     if _HOMES[name] in _NEED_PEFT:
         _check_package()
     return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__
 
 
 def _check_package() -> None:
