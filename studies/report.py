@@ -26,7 +26,8 @@ from utils.fnmodel import LAYERS_ONLY, fnmodel_type
 from utils.results.columns import stored_bits
 from utils.results.gap import share_of_gap
 from utils.results.methods import method_label, method_order
-from utils.results.read import Result, as_typed, read_results
+from utils.results.read import Result, read_results
+from utils.text import as_typed
 
 LEAST_GAP = 1e-3  # nats per token: below it LoRA has learned all that full training has
 # keys (0: no phone book), method, rank (0: none, or a ratio: then it is in the last), steps between resamples (0:

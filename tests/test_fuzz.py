@@ -30,7 +30,7 @@ from utils.errors import UserError
 from utils.evaluation import write_predictions
 from utils.metrics.scoring.reader import read_items, read_run
 from utils.runs import Run
-from utils.runs.texts import one_line
+from utils.text import one_line
 from utils.tokens.encoding import encode
 from utils.tokens.packing import pack
 

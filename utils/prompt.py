@@ -83,8 +83,8 @@ def continuations(
     from utils.generation.prompts import shorten
     from utils.models.loading import max_positions
     from utils.processes.devices import autocast
-    from utils.runs.texts import one_line
     from utils.runs.trained import check_settings, checkpoint_of, one_run
+    from utils.text import one_line
 
     run = one_run(run_folder)
     config = load_config(run.config_file)

@@ -1,10 +1,14 @@
-"""Short texts for people: suggestions for a misspelt name, names as parts of file names, counts, aligned tables."""
+"""Short texts for people: suggestions for a misspelt name, values on one line, counts, aligned tables."""
 
 from __future__ import annotations
 
 import difflib
+import json
 import re
 from collections.abc import Collection, Iterable, Sequence
+from typing import Any
+
+from utils.errors import printable
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
@@ -30,6 +34,23 @@ def slug(name: str, unsafe: str = r"[^\w.-]+") -> str:
     The result may be empty.
     """
     return re.sub(unsafe, "-", name).strip(".-")
+
+
+def one_line(text: str) -> str:
+    """The text with line breaks of any kind (Unicode's included) as blanks."""
+    return " ".join(text.splitlines()).strip()
+
+
+def printable_line(value: Any) -> str:
+    """``value`` as one line of printable text. Control characters could control a terminal or end a comment."""
+    return printable(" ".join(str(value).split()))
+
+
+def as_typed(value: Any) -> str:
+    """A setting as a user would type it."""
+    if isinstance(value, (list, dict)):
+        return printable_line(json.dumps(value, ensure_ascii=False))
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else printable_line(value)
 
 
 def human(count: float) -> str:

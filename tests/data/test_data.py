@@ -18,7 +18,7 @@ from utils.errors import UserError
 from utils.evaluation import group_by_source, write_predictions
 from utils.io.rows import read_csv
 from utils.runs import Run
-from utils.runs.texts import one_line
+from utils.text import one_line
 
 ROW = ("name[The Eagle]", "The Eagle is here.")
 

@@ -18,11 +18,12 @@ from utils.models.gguf import gguf_options
 from utils.models.loading import BUNDLED
 from utils.results.columns import all_columns
 from utils.results.methods import method_label
-from utils.results.read import Result, printable_line, read_results
+from utils.results.read import Result, read_results
 from utils.runs import Run
 from utils.runs.checkpoint_folder import SUMMARY
 from utils.runs.identity import science
 from utils.runs.start_adapter import RECORDED
+from utils.text import printable_line
 
 TITLES = {
     "merged": "A plain model: the adapters are merged into its weights.",

@@ -18,8 +18,7 @@ from rosa.registry import Registry
 from utils.errors import UserError, printable
 from utils.plots._data import NothingToDraw, PlotData, load_plot_data
 from utils.plots._style import save, style
-from utils.results.read import printable_line
-from utils.text import slug
+from utils.text import printable_line, slug
 
 __all__ = ["NothingToDraw", "Plot", "PlotData", "draw_figures", "plots", "register"]
 

@@ -12,8 +12,9 @@ from utils.errors import UserError
 from utils.results.aggregate import Row, compute_statistics, most_common, rows_of
 from utils.results.columns import OWN_LOSS, Column, all_columns, check_name, different_parts, mixed_losses
 from utils.results.methods import UNTRAINED, method_label
-from utils.results.read import Result, as_typed, keep_one_limit, printable_line, read_results
+from utils.results.read import Result, keep_one_limit, read_results
 from utils.runs import finite
+from utils.text import as_typed, printable_line
 
 SAMPLE_METHOD = "fnmodel.rosa.sample_method"
 

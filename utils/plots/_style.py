@@ -27,8 +27,7 @@ from utils.metrics import HIGHER, LOWER, NEITHER
 from utils.plots._data import rank_order
 from utils.results.aggregate import Row, Statistic
 from utils.results.methods import method_colour, method_label
-from utils.results.read import as_typed
-from utils.text import human
+from utils.text import as_typed, human
 
 WIDTH = 3.4  # inches: one column of a two-column page
 DPI = 300

@@ -27,8 +27,8 @@ from utils.plots._style import (
 from utils.results.aggregate import Row, differing
 from utils.results.columns import LOSS_UNIT
 from utils.results.methods import UNTRAINED
-from utils.results.read import as_typed
 from utils.runs import finite
+from utils.text import as_typed
 
 RATE = "train.lr"
 _CHOSEN: dict[str, Any] = {

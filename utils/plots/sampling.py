@@ -23,7 +23,7 @@ from utils.plots._style import (
     ranks_of,
 )
 from utils.results.aggregate import Row
-from utils.results.read import as_typed
+from utils.text import as_typed
 
 # Shade of ROSA's colour, line style and marker of each sample method. The first is that of random.
 _STYLES: list[tuple[float, Any, str]] = [

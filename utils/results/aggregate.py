@@ -14,8 +14,9 @@ from rosa.config import ALL_LINEAR
 from utils.metrics import NEITHER
 from utils.results.columns import Column
 from utils.results.methods import UNTRAINED, method_order
-from utils.results.read import Omission, Result, as_typed
+from utils.results.read import Omission, Result
 from utils.runs.identity import ADDED_KEYS, WITHOUT_EFFECT
+from utils.text import as_typed
 
 # Settings that always have a column or a table of their own.
 OWN_COLUMN = ("seed", "dataset.name", "model.name", "fnmodel.name", "fnmodel.params.rank", "fnmodel.params.bias")

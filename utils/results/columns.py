@@ -11,9 +11,9 @@ from typing import Any
 from utils.data import metrics_of, target_bits_of
 from utils.errors import UserError
 from utils.metrics import HIGHER, LOWER, NEITHER, main_scores, metrics
-from utils.results.read import SPLIT, Result, as_typed, printable_line
+from utils.results.read import SPLIT, Result
 from utils.runs import finite
-from utils.text import suggestions
+from utils.text import as_typed, printable_line, suggestions
 
 LOSS_UNIT = "nats per token"
 

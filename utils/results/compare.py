@@ -6,9 +6,9 @@ from pathlib import Path
 
 from utils.errors import UserError
 from utils.io.files import LARGEST, sha256
-from utils.results.read import SPLIT, printable_line
+from utils.results.read import SPLIT
 from utils.runs import Run
-from utils.text import aligned
+from utils.text import aligned, printable_line
 
 
 def compare_runs(first: str | Path, second: str | Path) -> str:

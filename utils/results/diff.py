@@ -10,8 +10,8 @@ from typing import Any
 from utils.errors import UserError, printable
 from utils.io.yaml_files import dotted
 from utils.results.aggregate import OWN_COLUMN, settings_of
-from utils.results.read import Result, as_typed, read_results
-from utils.text import aligned
+from utils.results.read import Result, read_results
+from utils.text import aligned, as_typed
 
 # Keys of the record that are not compared: measurements, and values that the settings contain.
 _NOT_COMPARED = (

@@ -9,8 +9,8 @@ from utils.fnmodel import LAYERS_ONLY
 from utils.results.aggregate import Row, counterpart
 from utils.results.columns import Column
 from utils.results.methods import UNTRAINED
-from utils.results.read import as_typed
 from utils.runs.identity import ADDED_KEYS
+from utils.text import as_typed
 
 REFERENCE = "lora"
 VARIANTS = ("fnmodel.lora.scale", "fnmodel.lora.lr_ratio_b")  # off their defaults: rsLoRA, LoRA+, methods to compare

@@ -7,7 +7,6 @@ that were scored. Results that fail a check are left out of ``evaluation`` and `
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections import Counter
 from collections.abc import Iterable
@@ -16,12 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from utils.data import SPLITS
-from utils.errors import UserError, printable, reason
+from utils.errors import UserError, reason
 from utils.fnmodel import LAYERS_ONLY
 from utils.io.files import LARGEST, sha256
 from utils.io.yaml_files import dotted, read_yaml
 from utils.results.methods import UNTRAINED
 from utils.runs import Run, find_runs, finite, recorded_digests
+from utils.text import printable_line
 
 SPLIT = "test"
 FOLDER = ("/", ".", "~")  # how the name of a local model begins
@@ -134,11 +134,6 @@ class Result:
         for key in keys:
             value = value.get(key) if isinstance(value, dict) else None
         return finite(value)
-
-
-def printable_line(value: Any) -> str:
-    """``value`` as one line of printable text. Control characters could control a terminal or end a comment."""
-    return printable(" ".join(str(value).split()))
 
 
 def read_results(roots: Iterable[str | Path]) -> tuple[list[Result], list[Omission]]:
@@ -260,10 +255,3 @@ def keep_one_limit(results: list[Result]) -> tuple[list[Result], str | None]:
         comparable,
         None if kept is None else f"Test results are of the first {kept} items only (eval.py --limit {kept}).",
     )
-
-
-def as_typed(value: Any) -> str:
-    """A setting as a user would type it."""
-    if isinstance(value, (list, dict)):
-        return printable_line(json.dumps(value, ensure_ascii=False))
-    return "null" if value is None else str(value).lower() if isinstance(value, bool) else printable_line(value)

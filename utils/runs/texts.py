@@ -10,6 +10,7 @@ from utils.errors import UserError
 from utils.io.files import LARGEST, read_bytes, write_text
 from utils.io.rows import read_json_lines
 from utils.runs.run import Run
+from utils.text import one_line
 
 
 @dataclass(frozen=True)
@@ -20,11 +21,6 @@ class Answer:
     prompt: str
     prediction: str
     references: list[str]
-
-
-def one_line(text: str) -> str:
-    """The text with line breaks of any kind (Unicode's included) as blanks."""
-    return " ".join(text.splitlines()).strip()
 
 
 def write_texts(run: Run, split: str, answers: Sequence[Answer]) -> None:

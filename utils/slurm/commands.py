@@ -9,14 +9,14 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from utils.errors import UserError
+from utils.errors import UserError, printable
 from utils.slurm.cluster import client
 from utils.slurm.cluster.script import shell_problems
 from utils.slurm.ledger import LOCAL, Ledger, changing
 from utils.slurm.local import run_local, stop_local, visible_gpus
 from utils.slurm.recovery import check_unknown_jobs
 from utils.slurm.status import RETRY, JobStatus
-from utils.slurm.status_table import advice, escaped, status_json, status_table
+from utils.slurm.status_table import advice, status_json, status_table
 from utils.slurm.submit import preview, read_statuses, submit_all
 from utils.slurm.sweep.file import Group, Sweep
 
@@ -44,7 +44,7 @@ def print_scripts(sweep: Sweep, groups: list[Group], retry: bool) -> int:
             messages.append(str(error))
     _print_notes(messages)
     for line in _search_lines(groups, list(statuses.values())):
-        print(f"# {escaped(line)}")
+        print(f"# {printable(line)}")
     for text in preview(sweep, groups, ledger, statuses, retry):
         print(text)
     return 0
@@ -66,7 +66,7 @@ def send(sweep: Sweep, groups: list[Group], retry: bool, local: int | None, go_o
         ledger.save()
         _print_notes(messages)
         for line in sweep.findings():
-            print(escaped(line), flush=True)
+            print(printable(line), flush=True)
         if local is None:
             check_unknown_jobs(ledger)
             lines = submit_all(sweep, groups, ledger, statuses, retry)
@@ -74,7 +74,7 @@ def send(sweep: Sweep, groups: list[Group], retry: bool, local: int | None, go_o
             lines = run_local(sweep, groups, ledger, statuses, local or len(visible_gpus()) or 1, retry)
         printed = 0
         for line in lines:
-            print(escaped(line), flush=True)
+            print(printable(line), flush=True)
             printed += 1
     names = [group.name for group in groups]
     groups = sweep.again().only(names)
@@ -149,7 +149,7 @@ def show(sweep: Sweep, only: list[str] | None, as_json: bool, every: float | Non
         _print_notes(messages)
         if every is not None and sys.stdout.isatty():
             print("\033[2J\033[H", end="")
-        table = [status_table(shown), *map(escaped, searches), *advice(shown)]
+        table = [status_table(shown), *map(printable, searches), *advice(shown)]
         print(status_json(shown, searches) if as_json else "\n".join(table), flush=True)
         if every is None or not any(status.active and status.state not in ("never", "held") for status in shown):
             return 0
@@ -193,4 +193,4 @@ def print_log(sweep: Sweep, name: str) -> int:
 
 def _print_notes(messages: list[str]) -> None:
     for message in messages:
-        print(f"note: {escaped(message)}", file=sys.stderr)
+        print(f"note: {printable(message)}", file=sys.stderr)

@@ -7,6 +7,7 @@ import os
 from collections import Counter
 from pathlib import Path
 
+from utils.errors import printable
 from utils.slurm.status import RETRY, STATES, JobStatus
 from utils.text import aligned
 
@@ -21,7 +22,7 @@ def status_table(statuses: list[JobStatus]) -> str:
     for status, line in zip([None, *statuses], aligned(rows), strict=True):
         if status is not None and status.group != group:
             group = status.group
-            lines.append(f"{escaped(group)}: {_count([item for item in statuses if item.group == group])}")
+            lines.append(f"{printable(group)}: {_count([item for item in statuses if item.group == group])}")
         lines.append(f"  {line}")
     return "\n".join([*lines, f"all: {_count(statuses)}"])
 
@@ -70,14 +71,9 @@ def _row(status: JobStatus) -> tuple[str, ...]:
         "-" if status.code is None else str(status.code),
         "-" if status.epoch is None else f"{status.epoch:g}",
         "-" if status.loss is None else f"{status.loss:.4f}",
-        escaped(run),
-        escaped(what),
+        printable(run),
+        printable(what),
     )
-
-
-def escaped(text: str) -> str:
-    """``text`` with control characters, which would steer a terminal, written as Python writes them."""
-    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
 
 
 def _short(path: str) -> str:

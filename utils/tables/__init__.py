@@ -15,11 +15,11 @@ from pathlib import Path
 from utils.errors import UserError, printable
 from utils.io.files import write_text
 from utils.results.methods import known_methods
-from utils.results.read import Omission, Result, printable_line, read_results
+from utils.results.read import Omission, Result, read_results
 from utils.tables.latex import to_latex
 from utils.tables.layout import Table, make_table
 from utils.tables.render import to_csv, to_markdown, to_text
-from utils.text import slug
+from utils.text import printable_line, slug
 
 FORMATS: dict[str, Callable[[Table], str]] = {"csv": to_csv, "md": to_markdown, "tex": to_latex}
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from utils.results.read import printable_line
 from utils.tables.layout import GAP_TITLE, Cell, Grid, Table
-from utils.text import slug
+from utils.text import printable_line, slug
 
 _MAX_COLUMNS = 6  # measured columns that are readable on one page
 _ESCAPES = {

@@ -12,10 +12,10 @@ from utils.results.aggregate import Row, best_rows, compute_statistics, differin
 from utils.results.columns import Column, all_columns, check_name, default_columns, mixed_losses
 from utils.results.gap import Closed, closed_shares
 from utils.results.methods import UNTRAINED, method_label
-from utils.results.read import Omission, Result, as_typed, keep_one_limit
+from utils.results.read import Omission, Result, keep_one_limit
 from utils.tables.notes import Scope, gap_notes, notes_of, readable
 from utils.tables.order import sort_rows
-from utils.text import human
+from utils.text import as_typed, human
 
 GAP_TITLE = "gap between LoRA and full training"
 _FOLDER = re.compile(r"(?<![^\s'\"(=:])~?/(?:[^\s/'\"]+/)+")  # the folder of an absolute path

@@ -11,9 +11,8 @@ from utils.results.aggregate import Row
 from utils.results.columns import LOSS_UNIT, OWN_LOSS, Column, different_parts
 from utils.results.gap import SAMPLES, Closed, unequal
 from utils.results.methods import UNTRAINED, method_label
-from utils.results.read import as_typed, printable_line
 from utils.runs import finite
-from utils.text import human
+from utils.text import as_typed, human, printable_line
 
 DECODING = "decoding."
 

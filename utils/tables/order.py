@@ -10,7 +10,7 @@ from utils.errors import UserError
 from utils.metrics import HIGHER
 from utils.results.aggregate import Row
 from utils.results.columns import Column, check_name
-from utils.results.read import printable_line
+from utils.text import printable_line
 
 
 def sort_rows(rows: list[Row], sort: str, known: dict[str, Column], settings: list[str]) -> list[Row]:

@@ -8,9 +8,8 @@ import re
 import textwrap
 
 from utils.errors import printable
-from utils.results.read import as_typed, printable_line
 from utils.tables.layout import Cell, Grid, Table
-from utils.text import justified
+from utils.text import as_typed, justified, printable_line
 
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]<>#+|~&$@]|:(?=//))")
 

@@ -19,7 +19,8 @@ from pathlib import Path
 from utils.errors import UserError
 from utils.io.files import read_text
 from utils.runs import Run
-from utils.runs.texts import one_line, read_texts
+from utils.runs.texts import read_texts
+from utils.text import one_line
 
 SOURCE_COLUMNS = ("mr", "source", "src", "meaning_representation")
 TEXT_COLUMNS = ("ref", "reference", "output", "prediction", "system_output", "text", "target", "tgt", "sys")
@@ -130,13 +131,8 @@ def read_rows(path: Path, *, tables: bool = True) -> list[Row]:
         lines.pop()
     delimiter = _delimiter(path, lines) if tables else None
     if delimiter is None:
-        return [Row(number, _clean(line)) for number, line in enumerate(lines, 1)]
+        return [Row(number, one_line(line)) for number, line in enumerate(lines, 1)]
     return _table(path, lines, delimiter)
-
-
-def _clean(text: str) -> str:
-    # strip() also removes NBSP. splitlines() splits at every other kind of line break; each becomes a blank.
-    return " ".join(text.strip().splitlines())
 
 
 def _delimiter(path: Path, lines: list[str]) -> str | None:
@@ -197,7 +193,7 @@ def _table(path: Path, lines: list[str], delimiter: str) -> list[Row]:
                 f"{path}, line {number} has {len(fields)} columns, the header has {len(header)}. "
                 f"Quote texts that contain the {DELIMITERS[delimiter]} delimiter."
             )
-        rows.append(Row(number, _clean(fields[text]), fields[source].strip()))
+        rows.append(Row(number, one_line(fields[text]), fields[source].strip()))
     return rows
 
 
