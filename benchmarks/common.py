@@ -42,15 +42,12 @@ class Settings:
             torch.cuda.synchronize()
 
 
-def gpt2_small(attention: str, dropout: float | None = None) -> Any:
+def gpt2_small(attention: str) -> Any:
     """GPT-2 small's shape with random weights (float32)."""
     from transformers import GPT2Config, GPT2LMHeadModel
 
     torch.manual_seed(0)
-    config = GPT2Config(attn_implementation=attention)
-    if dropout is not None:
-        config.attn_pdrop = config.embd_pdrop = config.resid_pdrop = dropout
-    return GPT2LMHeadModel(config)
+    return GPT2LMHeadModel(GPT2Config(attn_implementation=attention))
 
 
 def _tokenizer(name: str) -> Any:

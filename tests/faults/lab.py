@@ -83,7 +83,7 @@ class Lab:
         if stage == "eval":
             return ["eval.py", str(out), "--device=cpu", "--num-beams=2", "--max-new-tokens=12"]
         if stage == "score":
-            return ["utils.metrics", "--runs", str(out)]  # what eval.sh does
+            return ["utils.metrics.scoring.score_runs", str(out)]  # what eval.sh does
         return [
             "train.py", f"fnmodel.name={case[0]}", f"dataset.name={case[1]}", f"dataset.path={self.data / case[1]}",
             f"output.path={out}", "fnmodel.params.rank=0.1", "model.name=tiny",

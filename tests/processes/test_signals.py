@@ -187,8 +187,10 @@ def paused(*arguments, **options):
     return result
 setattr(owner, name, paused)
 del sys.argv[:2]
-sys.argv[0] == "utils.metrics" and runpy.run_module("utils.metrics", run_name="__main__", alter_sys=True)
-runpy.run_path(sys.argv[0], run_name="__main__")
+if sys.argv[0].endswith(".py"):
+    runpy.run_path(sys.argv[0], run_name="__main__")
+else:
+    runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
 """
 
 
@@ -245,5 +247,5 @@ def test_scoring_takes_a_signal_to_all_its_processes(tmp_path: Path) -> None:
     run.update_record(status="finished")
     write_texts(run, FEWEST)
     place = "utils.metrics.meteor:METEOR.begin"
-    stopped_command(place, ["utils.metrics", "--runs", str(tmp_path)], os.killpg)
+    stopped_command(place, ["utils.metrics.scoring.score_runs", str(tmp_path)], os.killpg)
     assert not run.scores_file.exists()

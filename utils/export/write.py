@@ -21,8 +21,6 @@ from utils.log import log
 from utils.runs import Run
 from utils.runs.trained import check_settings, checkpoint_of, load_base, load_trained
 
-FORMS = ("merged", "peft", "adapter")
-
 
 @dataclass(frozen=True)
 class Options:

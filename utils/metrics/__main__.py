@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from utils.errors import UserError, comma_list, run_cli
-from utils.metrics import OFFICIAL, Scorer, applicable, metrics
+from utils.metrics import OFFICIAL, applicable, metrics, score
 from utils.metrics.scoring.reader import read_items, read_predictions
 from utils.text import aligned
 
 
-def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
+def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """Command line of ``python -m utils.metrics``."""
     parser = argparse.ArgumentParser(
         prog="python -m utils.metrics",
-        description="Score a system's texts with BLEU, NIST, METEOR, ROUGE_L and CIDEr as the E2E challenge does. "
-        "With --runs as the first argument it scores run folders, like eval.sh.",
+        description="Score a system's texts with BLEU, NIST, METEOR, ROUGE_L and CIDEr as the E2E challenge does.",
     )
     parser.add_argument("predictions", type=Path, help="one text per line, or a TSV/CSV table with a source column")
     parser.add_argument(
@@ -43,11 +41,6 @@ def _without_java(names: Sequence[str], engine: str) -> list[str]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse, score, print."""
-    argv = sys.argv[1:] if argv is None else list(argv)
-    if argv and argv[0] == "--runs":
-        from utils.metrics.scoring.score_runs import main as score_runs
-
-        return score_runs(argv[1:])
     arguments = parse_arguments(argv)
     items = read_items(arguments.predictions, arguments.references)
     sources = items.sources if arguments.sources is None else read_predictions(arguments.sources)
@@ -59,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         names = comma_list(arguments.metrics)
         if not names:
             raise UserError("--metrics names no score")
-    scores = Scorer(items.references, sources, _without_java(names, arguments.engine)).score(items.predictions)
+    scores = score(items.predictions, items.references, sources, _without_java(names, arguments.engine))
     if arguments.engine == "java":
         from utils.metrics.scoring.java import score as score_with_java
 

@@ -33,7 +33,7 @@ from utils.slurm.sweep.file import Group, Job
 
 VERSION = 1
 LOCAL = "local"
-PATIENCE = 3.0  # seconds
+PATIENCE, HANDOVER_PATIENCE = 3.0, 120.0  # seconds
 JOB_LOCK = "ROSA_JOB_LOCK"  # names a local job's lock file in the environment of its processes
 LOCAL_MARK = "# run by jobrunner.py --local\n"  # ends the script of such a submission
 # What the ledger keeps of a job that has ended, and its types.
@@ -209,14 +209,14 @@ def changing(folder: Path, patience: float | None = None) -> Iterator[Ledger]:
 
 
 @contextlib.contextmanager
-def handover(folder: Path, patience: float = 120.0) -> Iterator[int]:
+def handover(folder: Path) -> Iterator[int]:
     """Hold the handover lock; yield the descriptor that sbatch inherits.
 
     Raises:
-        UserError: an sbatch that outlived its jobrunner still runs after ``patience`` seconds.
+        UserError: an sbatch that outlived its jobrunner still runs after two minutes.
     """
     with open(folder / "handover.lock", "a") as file:
-        end = time.monotonic() + patience
+        end = time.monotonic() + HANDOVER_PATIENCE
         sbatch = ("cmdline", "\0--parsable\0", f"\0{folder}/scripts/")
         while not _locked(file.fileno(), sbatch):
             if time.monotonic() > end:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.data import SPLITS, metrics_of
-from utils.errors import UserError, reason
+from utils.errors import UserError, reason, run_cli
 from utils.io.files import lock, read_json, remove_leftovers, sha256, write_json
 from utils.metrics import Scorer, applicable, main_scores, metrics
 from utils.metrics.scoring.reader import read_run
@@ -163,3 +163,7 @@ def _report(outcomes: Sequence[Outcome]) -> None:
     for outcome in outcomes:
         if outcome.state == "failed":
             print(f"error: {outcome.run.path}: {outcome.reason}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    run_cli(main)
