@@ -1,10 +1,11 @@
-"""How much of what each draw stored is still there at the end.
+"""How much of the change that each draw made to the weights later draws leave.
 
     python -m studies.capacity.draws runs/capacity/phone_book/RUN [--records DIR]
 
 trains the run again, in a temporary folder, and keeps the merged weights at each resample. Draw k changes the weight
-by D_k = W_k − W_(k−1), and all draws together by Δ = W_K − W_0. What is kept of D_k is ⟨Δ, D_k⟩ / ⟨D_k, D_k⟩ over all
-layers: 1 where no other draw changes its direction, less where later ones take it back, 0 where nothing is left of it.
+by D_k = W_k − W_(k−1), and the later ones together by L_k = W_K − W_k. What is kept of D_k is 1 + ⟨L_k, D_k⟩ / ⟨D_k, D_k⟩
+over all layers: 1 where later draws leave its direction alone, less where they take it back, 0 where nothing is left of it,
+and more where they go on in it.
 """
 
 from __future__ import annotations
@@ -56,9 +57,11 @@ def merged_weights(model: Any) -> Tensor:
 
 def kept(snapshots: list[Tensor]) -> list[float]:
     """What is kept of each draw at the end; ``snapshots`` are W_0, …, W_K as vectors."""
-    whole = snapshots[-1] - snapshots[0]
-    draws = [after - before for before, after in itertools.pairwise(snapshots)]
-    return [float(whole @ draw / (draw @ draw)) for draw in draws]
+    shares = []
+    for before, after in itertools.pairwise(snapshots):
+        draw, later = after - before, snapshots[-1] - after
+        shares.append(1 + float(later @ draw / (draw @ draw)))
+    return shares
 
 
 def train_watched(config: Config, folder: Path) -> list[Tensor]:
