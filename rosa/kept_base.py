@@ -20,6 +20,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from rosa.subspace import split_triplets
+
 Pair = tuple[Tensor, Tensor]
 
 NOISE = 1e-14  # of float64 products: singular values of a difference of equal pairs are this small
@@ -131,9 +133,8 @@ def cut_to_rank(left: Tensor, right: Tensor) -> Pair:
     u, s, vt = torch.linalg.svd(r_left @ r_right.T, full_matrices=False)
     noise = NOISE * float(r_left.norm() * r_right.norm())
     rank = max(1, int((s > max(torch.finfo(left.dtype).eps * float(s[0]), noise)).sum()))
-    root = s[:rank].sqrt()
-    first, second = q_left @ (u[:, :rank] * root), (root[:, None] * vt[:rank]) @ q_right.T
-    return first.to(left.device, left.dtype), second.to(left.device, left.dtype)
+    a, b = split_triplets(u[:, :rank], s[:rank], vt[:rank], "sqrt")
+    return (q_left @ a).to(left.device, left.dtype), (b @ q_right.T).to(left.device, left.dtype)
 
 
 def factors_between(before: Tensor, after: Tensor) -> Pair:
@@ -143,8 +144,8 @@ def factors_between(before: Tensor, after: Tensor) -> Pair:
     """
     u, s, vt = torch.linalg.svd(after.cpu().double() - before.cpu().double(), full_matrices=False)
     rank = max(1, int((s > rounding_bound(before, after.dtype)).sum()))
-    root = s[:rank].sqrt()
-    return (u[:, :rank] * root).to(after.dtype), (root[:, None] * vt[:rank]).to(after.dtype)
+    a, b = split_triplets(u[:, :rank], s[:rank], vt[:rank], "sqrt")
+    return a.to(after.dtype), b.to(after.dtype)
 
 
 def rounding_bound(weight: Tensor, dtype: torch.dtype) -> float:

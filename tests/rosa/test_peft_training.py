@@ -62,7 +62,7 @@ def test_the_record_of_the_base_has_rank_2k_minus_1_times_r_and_is_at_most_full(
         assert layer.left.shape[1] == min((2 * number - 1) * 2, 24)
         train(model, 0, steps=1)
         model.base_model.after_epoch(number)
-        assert layer.drawn == number
+        assert layer.number == number
     with model.disable_adapter():
         assert distance(model, make_model("gpt2")) < 2e-5
 
@@ -115,7 +115,7 @@ def test_a_16_bit_base_keeps_its_values_and_no_resample_is_rounded() -> None:
         wrapped = f"base_model.model.{prefix}.base_layer.{key}"
         assert now.get(wrapped, now.get(f"base_model.model.{name}")) == digest
     layer = model.get_base_model().transformer.h[0].attn.c_attn.rosa_layers["default"]
-    assert layer.rounding is None and layer.drawn == 3
+    assert layer.rounding is None and layer.number == 3
     wide = copy.deepcopy(model).float()
     assert distance(model, wide) < 0.15  # of logits up to 5 in bfloat16
     assert distance(model.merge_and_unload(), wide) < 0.15
@@ -144,7 +144,7 @@ def test_rosas_own_functions_see_the_active_adapter() -> None:
     before = logits(model)
     rosa.resample(model, 1)
     assert distance(model, before) < 1e-5
-    drawn = {name: a.drawn for name, a in model.get_base_model().transformer.h[1].mlp.c_fc.rosa_layers.items()}
+    drawn = {name: int(a.number) for name, a in model.get_base_model().transformer.h[1].mlp.c_fc.rosa_layers.items()}
     assert drawn == {"default": 1, "second": 0}
 
 

@@ -26,7 +26,7 @@ class RosaAdapter(RosaLayer):
         in_weight: whether the base weight contains them; ``holds`` has it in the model's state, because a state that
             brings the weight of a model of another dtype may differ in it.
         has_values: whether the first subspace was sampled or loaded.
-        drawn: the number of the present subspace, −1 without values; ``number`` holds it in files.
+        number: that of the present subspace, −1 without values.
         base_checksum: of the dtype and of the values of the layer's W_0, (2,); the second is 0 if they are not known.
         bias_change: what is added to the base bias (n,), where biases train.
     """
@@ -44,8 +44,7 @@ class RosaAdapter(RosaLayer):
         del self._modules["base"]
         self.in_weight = in_weight
         self.register_buffer("holds", torch.tensor(in_weight))
-        self.has_values = False  # beside ``drawn``, which would make a compiled forward pass depend on a count
-        self.drawn = -1
+        self.has_values = False  # beside ``number``, which would make a compiled forward pass depend on a count
         self.register_buffer("number", torch.tensor(-1))
         self.register_buffer("base_checksum", _as_numbers(host.checksum, host.base_layer.weight.dtype))
         self._set_record(self.A.new_empty(self.in_features, 0), self.B.new_empty(0, self.out_features))
@@ -107,8 +106,6 @@ class RosaAdapter(RosaLayer):
     @torch.no_grad()
     def set_factors(self, a: Tensor, b: Tensor) -> None:
         super().set_factors(a, b)
-        self.drawn += 1
-        self.number.fill_(self.drawn)
         self.has_values = True
 
     def hold(self, sign: int) -> None:
@@ -179,8 +176,7 @@ class RosaAdapter(RosaLayer):
         self._set_record(*(part.to(self.base.weight.device, self.A.dtype, copy=True) for part in (left, right)))
         if moves:
             self.hold(1)
-        self.drawn = int(number)
-        self.has_values = self.drawn >= 0
+        self.has_values = int(number) >= 0
         unknown = torch.zeros_like(self.base_checksum) if brings_weight else self.base_checksum
         state_dict.setdefault(prefix + "base_checksum", unknown)  # files of earlier versions have none
 

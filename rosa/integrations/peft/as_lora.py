@@ -17,7 +17,7 @@ from rosa.errors import AdapterError
 from rosa.files import CONFIG_FILE, replace_files
 from rosa.integrations.peft.adapter import RosaAdapter
 from rosa.integrations.peft.layer import RosaLinear
-from rosa.integrations.peft.lora_files import lora_settings, lora_tensors
+from rosa.integrations.peft.lora_files import check_size, lora_settings, lora_tensors
 from rosa.kept_base import Pair, cut_to_rank, joined, rank_of_share
 from rosa.peft_files import WEIGHTS_FILE
 
@@ -50,14 +50,11 @@ def save_as_lora(folder: str | Path, model: Any, rank: int | float | None = None
         raise AdapterError(f"rank={rank} must be an int of at least 1 or a share in (0, 1], such as 0.99")
     pairs = {name: _cut(adapter, rank) for name, adapter in adapters.items()}
     largest = max(a.shape[1] for a, _ in pairs.values())
-    numbers = sum(a.numel() + b.numel() for a, b in pairs.values())
-    whole = sum(adapter.base.weight.numel() for adapter in adapters.values())
-    if numbers >= whole:
-        raise AdapterError(
-            f"the change has rank up to {largest}: as a LoRA adapter it takes {numbers:,} numbers, the adapted weights "
-            f"themselves take {whole:,}. Write the plain model (model.merge_and_unload().save_pretrained(folder)) or "
-            "the ROSA adapter (model.save_pretrained(folder)), or cut the change (rank=0.99, or a smaller rank)."
-        )
+    check_size(
+        pairs.values(),
+        "Write the plain model (model.merge_and_unload().save_pretrained(folder)) or the ROSA adapter "
+        "(model.save_pretrained(folder)), or cut the change, by rank=0.99 or",
+    )
     state = get_peft_model_state_dict(model, adapter_name=adapter_name)
     others = {key: values for key, values in state.items() if ".rosa_layers." not in key}  # modules_to_save
     config = model.peft_config[adapter_name]

@@ -16,7 +16,7 @@ from rosa.kept_base import rank_of_share, rounding_bound
 from rosa.layers import AdapterLayer, LowRankLayer, product
 from rosa.quantised import is_quantised
 from rosa.saved_modules import saved_modules
-from rosa.subspace import short_side_vectors
+from rosa.subspace import short_side_vectors, split_triplets
 from rosa.targets import WRAPPERS, canonical_names
 
 ELSEWHERE = (
@@ -130,9 +130,10 @@ def change_of(
         after = after + delta.double()
     u, s, vt = _triplets(after - before)
     rank = _rank(s, rounding_bound(before, module.weight.dtype), largest, keep)
-    root, squares = s[:rank].sqrt(), s.square()
-    a, b = (u[:, :rank] * root).float(), (root[:, None] * vt[:rank]).float()
-    return Change(a, b, float(squares.sum()), float(squares[rank:].sum()), _bias(name, layer, pretrained))
+    (a, b), squares = split_triplets(u[:, :rank], s[:rank], vt[:rank], "sqrt"), s.square()
+    return Change(
+        a.float(), b.float(), float(squares.sum()), float(squares[rank:].sum()), _bias(name, layer, pretrained)
+    )
 
 
 def _triplets(change: Tensor) -> tuple[Tensor, Tensor, Tensor]:

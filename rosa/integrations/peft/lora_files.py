@@ -22,14 +22,14 @@ from rosa.errors import AdapterError
 from rosa.files import CONFIG_FILE, replace_files
 from rosa.integrations.peft.changes import Change, Layer, base_module, change_of, changed_layers, pretrained_values
 from rosa.kept_base import Pair
-from rosa.peft_files import WEIGHTS_FILE
+from rosa.peft_files import BIAS_OF_B, BIASES, LORA_A, LORA_B, PREFIX, WEIGHTS_FILE
 from rosa.saved_modules import module_tensors, saved_modules
 from rosa.targets import canonical_names
 
 # vLLM's rules for such a folder are in its source: validate_legal and _validate_features in vllm/lora/peft_helper.py,
 # parse_fine_tuned_lora_name in vllm/lora/utils.py, and MaxLoRARanks in vllm/config/lora.py.
 VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # the values of --max-lora-rank; its default is 16
-VLLM_TENSORS = (".lora_A.weight", ".lora_B.weight")
+VLLM_TENSORS = (f".{LORA_A}", f".{LORA_B}")
 
 
 @dataclass(frozen=True)
@@ -113,11 +113,11 @@ def to_peft_lora(
     pretrained = pretrained_values(base)
     layers = changed_layers(model, pretrained)
     changes = {name: change_of(name, layer, pretrained, rank, keep) for name, layer in layers.items()}
-    _check_size(changes.values())
     pairs, biases = {name: (change.a, change.b) for name, change in changes.items()}, _biases(changes)
+    check_size(pairs.values(), "Save the plain model instead (rosa.export), or cut the change, by keep=0.99 or")
     tensors = lora_tensors(pairs, biases, {name: base_module(layers[name]).bias for name in biases})
     saved = _whole_modules(model)
-    tensors |= {f"base_model.model.{key}": values.cpu().contiguous() for key, values in module_tensors(saved).items()}
+    tensors |= {f"{PREFIX}{key}": values.cpu().contiguous() for key, values in module_tensors(saved).items()}
     config = _peft_config(model, layers, changes) | {"modules_to_save": sorted(saved) or None}
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -158,16 +158,16 @@ def _check_cut(rank: int | None, keep: float | None) -> None:
         raise AdapterError(f"keep={keep} must be a share in (0, 1]")
 
 
-def _check_size(changes: Collection[Change]) -> None:
-    """Raise AdapterError unless the pairs are smaller than the weights that they change."""
-    shapes = [(change.a.shape[0], change.b.shape[1]) for change in changes]
-    pairs = sum(change.a.numel() + change.b.numel() for change in changes)
+def check_size(pairs: Collection[Pair], ways_out: str) -> None:
+    """Raise AdapterError, with the ``ways_out`` and "by a rank of at most ...", unless the pairs are smaller than the weights that they change."""
+    shapes = [(a.shape[0], b.shape[1]) for a, b in pairs]
+    numbers = sum(a.numel() + b.numel() for a, b in pairs)
     whole, sides = sum(m * n for m, n in shapes), sum(m + n for m, n in shapes)
-    if pairs >= whole:
+    if numbers >= whole:
         raise AdapterError(
-            f"the change has rank up to {max(change.rank for change in changes)}: as a LoRA adapter it would take "
-            f"{pairs:,} numbers, the adapted weights themselves take {whole:,}. Save the plain model instead "
-            f"(rosa.export), or cut the change, by keep=0.99 or by a rank of at most {max(1, (whole - 1) // sides)}."
+            f"the change has rank up to {max(a.shape[1] for a, _ in pairs)}: as a LoRA adapter it takes {numbers:,} "
+            f"numbers, the adapted weights themselves take {whole:,}. {ways_out} by a "
+            f"rank of at most {max(1, (whole - 1) // sides)}."
         )
 
 
@@ -213,11 +213,11 @@ def lora_tensors(
     """
     tensors = {}
     for name, (a, b) in pairs.items():
-        tensors[f"base_model.model.{name}.lora_A.weight"] = a.T
-        tensors[f"base_model.model.{name}.lora_B.weight"] = b.T
+        tensors[f"{PREFIX}{name}.{LORA_A}"] = a.T
+        tensors[f"{PREFIX}{name}.{LORA_B}"] = b.T
     added = _are_added(pairs, changes)
     for name, bias in (changes if added else biases).items():
-        tensors[f"base_model.model.{name}.{'lora_B' if added else 'base_layer'}.bias"] = bias
+        tensors[f"{PREFIX}{name}.{BIAS_OF_B if added else BIASES[0]}"] = bias
     return {key: values.detach().cpu().contiguous() for key, values in tensors.items()}
 
 

@@ -119,7 +119,6 @@ class RosaModel(BaseTuner):  # type: ignore[misc]  # peft is not type-checked he
                     RosaAdapter.initialise_all(adapters)
                 bound = self._optimizer_of(adapters)
                 resampler = Resampler(nn.ModuleList(adapters), bound, adapters[0].config)
-                resampler.number = max(adapter.drawn for adapter in adapters)
                 if if_due(resampler):
                     has_resampled = True
                     if bound is None and resampler.optimizer_state != "keep":
