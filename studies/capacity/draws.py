@@ -3,8 +3,8 @@
     python -m studies.capacity.draws runs/capacity/phone_book/RUN [--records DIR]
 
 trains the run again, in a temporary folder, and keeps the merged weights at each resample. Draw k changes the weight
-by D_k = W_k − W_(k−1), the later ones by L_k = W_K − W_k together. What is kept of D_k is 1 + ⟨L_k, D_k⟩ / ⟨D_k, D_k⟩ over
-all layers: 1 where later draws leave its direction alone, 0 where they take it back, and more than 1 where they go on in it.
+by D_k = W_k − W_(k−1), the later ones together by L_k = W_K − W_k. What is kept of D_k is 1 + ⟨L_k, D_k⟩ / ⟨D_k, D_k⟩
+over all layers: 1 where later draws leave its direction alone, 0 where they take it back, more than 1 where they go on.
 """
 
 from __future__ import annotations

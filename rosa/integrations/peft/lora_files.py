@@ -159,7 +159,7 @@ def _check_cut(rank: int | None, keep: float | None) -> None:
 
 
 def check_size(pairs: Collection[Pair], ways_out: str) -> None:
-    """Raise AdapterError, with the ``ways_out`` and "by a rank of at most ...", unless the pairs are smaller than the weights that they change."""
+    """Raise AdapterError, with ``ways_out``, unless the pairs are smaller than the weights that they change."""
     shapes = [(a.shape[0], b.shape[1]) for a, b in pairs]
     numbers = sum(a.numel() + b.numel() for a, b in pairs)
     whole, sides = sum(m * n for m, n in shapes), sum(m + n for m, n in shapes)
