@@ -2,9 +2,9 @@
 
 A folder holds ``adapter_config.json`` (method, settings, shape of each layer, the base model's name),
 ``adapter.safetensors`` (what trains, such as A and B and biases) and, for methods that have them,
-``frozen.safetensors`` (what only a resample changes: ROSA's W_f, and a factor that does not train). In the place of
-W_f it holds the two factors of W_f − W_0 where they are smaller and known, ``left`` (m, r) and ``right`` (r, n). The
-base model itself is not saved. Nothing is ever unpickled.
+``frozen.safetensors`` (what only a resample changes: ROSA's W_f, and a factor that does not train). If the two factors
+of W_f − W_0 are known and smaller than W_f, the file holds these, ``left`` (m, r) and ``right`` (r, n). The base model
+itself is not saved. Nothing is ever unpickled.
 
 The metadata of ``adapter.safetensors`` has two checksums (``rosa.checksums``): of the layers' description, and of the
 matching frozen weights. Files of earlier versions have none and are read without this check. Factors belong to one

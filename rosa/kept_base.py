@@ -6,9 +6,9 @@ adds the trained pair, a new subspace takes the sampled pair away. So after K su
     W_f − W_0 = change − start,    change = left right of rank ≤ 2 R (K − 1),    start = scale · A B as sampled.
 
 ``change`` is what the earlier subspaces have learned. It is cut to its numerical rank after each merge. The two pairs
-take (r + R) (m + n) numbers. Once that is no less than the weight's, W_0 itself is kept instead. So it is from the
-start for weights in 16 bits, because the rounding of W_f at each resample is in none of the pairs. All of it is on the
-CPU, so that it takes no memory of the device.
+take (r + R) (m + n) numbers. Once that is no less than the weight's, W_0 itself is kept instead. For weights in 16 bits
+that is so from the start, because no pair holds the rounding of a resample. All of it is on the CPU, so that it takes
+no memory of the device.
 """
 
 from __future__ import annotations

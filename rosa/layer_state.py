@@ -34,11 +34,11 @@ def _save_unmerged(layer: Any, state: dict[str, Any], prefix: str, _: Any) -> No
 def _check_loadable(layer: Any, state: dict[str, Any], prefix: str, *_: Any) -> None:
     """Also with ``strict=False`` raise AdapterError before anything of the layer is written.
 
-    It is merged, or A comes without the values that belong to it (``completes``).
+    It is merged, or A comes without the values that belong to it (``needed_with_pair``).
     """
     if layer.merged and any(key.startswith(prefix) for key in state):
         raise AdapterError(f"{layer.name} is merged: call rosa.unmerge(model) before you load values")
-    missing = [name for name in layer.completes if f"{prefix}{name}" not in state]
+    missing = [name for name in layer.needed_with_pair if f"{prefix}{name}" not in state]
     if f"{prefix}A" in state and missing:
         raise AdapterError(
             f"{layer.name}: the state has its A and not {', '.join(missing)}, which resamples change too. Save what "

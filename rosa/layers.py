@@ -63,7 +63,7 @@ class AdapterLayer(nn.Module, ABC):
 
     rewrites_base: ClassVar[bool] = False  # True: training changes the base weight, so a checkpoint must hold it
     takes_quantised: ClassVar[bool] = False  # True: needs the base's outputs only, so W may be quantised
-    completes: ClassVar[tuple[str, ...]] = ()  # tensors without which A, B of a state are of no use
+    needed_with_pair: ClassVar[tuple[str, ...]] = ()  # tensors without which A, B of a state are of no use
     fixed: tuple[str, ...] = ()  # own parameters that do not train; only a resample writes them
     kept: KeptBase | None = None  # the base's values that training writes over; None: not kept
     in_use: bool = True  # False: the module that holds this layer uses another one now (several adapters of peft)

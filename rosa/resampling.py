@@ -45,7 +45,7 @@ class SubspaceLayer(LowRankLayer):
     """
 
     rewrites_base: ClassVar[bool] = True
-    completes: ClassVar[tuple[str, ...]] = ("base.weight",)
+    needed_with_pair: ClassVar[tuple[str, ...]] = ("base.weight",)
     rounding: tuple[float, float] | None = None
     number: Tensor
 
@@ -85,7 +85,7 @@ class SubspaceLayer(LowRankLayer):
         if self.kept is not None and f"{prefix}base.weight" in state_dict:
             with gathered(self), full_precision(self.base.weight.device):
                 self.kept = self.kept.loaded(None, self.weight_mn)
-        if "number" not in self.completes:
+        if "number" not in self.needed_with_pair:
             state_dict.setdefault(f"{prefix}number", self.number)  # states of earlier versions have none
         super()._load_from_state_dict(state_dict, prefix, *others)
         self._remember_pair()

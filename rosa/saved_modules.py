@@ -77,7 +77,7 @@ def remember_modules(modules: Mapping[str, nn.Module]) -> None:
 def base_modules(model: nn.Module) -> Iterator[None]:
     """Within a ``with`` block, the modules that train whole have their values from before training.
 
-    Other parameters stand in the place of theirs, and in that of tied ones in other modules.
+    Copies of the kept values replace their parameters meanwhile, and those tied to them in other modules.
 
     Raises:
         AdapterError: their values were not kept.

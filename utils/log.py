@@ -1,6 +1,6 @@
 """The messages of a command: lines and progress bars in a terminal, plain lines elsewhere and in train.log.
 
-If a terminal or train.log cannot be written, there is one warning and training goes on.
+If train.log cannot be written, there is one warning and training goes on. Errors of the terminal are ignored.
 """
 
 from __future__ import annotations

@@ -68,9 +68,9 @@ def types_of(config: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
 
 def _in_words(annotation: Any, limits: Any) -> str:
     if limits.get("choices"):
-        return ", ".join(str(choice) for choice in limits["choices"])
+        return ", ".join(str(one).lower() if isinstance(one, bool) else str(one) for one in limits["choices"])
     members = typing.get_args(annotation) if isinstance(annotation, types.UnionType) else (annotation,)
-    names = {int: "int", float: "number", bool: "true or false", str: "text", type(None): "null", Any: ""}
+    names = {int: "int", float: "number", bool: "true or false", str: "text", type(None): "null", Any: "text or list"}
     words = " or ".join(names.get(member, "list") for member in members)
     bounds = {"minimum": "at least", "above": "above", "maximum": "at most"}
     return ", ".join(

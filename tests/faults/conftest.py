@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from tests.faults.commands import import_everything
-from tests.faults.lab import BAD_INPUT, Changed, Lab, Lost
+from tests.faults.lab import BAD_INPUT, CASES, Case, Changed, Lab, Lost
 
 LAB = pytest.StashKey[Lab]()
 BEGUN = time.monotonic()
@@ -50,6 +50,12 @@ def lab(request: pytest.FixtureRequest, small_e2e: Path, tmp_path_factory: pytes
     for folder in lab.made if failed == request.session.testsfailed else ():
         shutil.rmtree(folder)
     lab.made.clear()
+
+
+@pytest.fixture
+def case(number: int) -> Case:
+    """The cases in turn."""
+    return CASES[number % len(CASES)]
 
 
 @pytest.fixture

@@ -3,12 +3,7 @@
 from __future__ import annotations
 
 import math
-import multiprocessing
-import os
 import random
-import signal
-import subprocess
-import sys
 from collections.abc import Callable
 
 import numpy as np
@@ -27,8 +22,7 @@ from utils.metrics.meteor import METEOR
 from utils.metrics.meteor15.counts import combine
 from utils.metrics.nist import NIST
 from utils.metrics.rouge_l import RougeL, common_subsequence
-from utils.metrics.scoring import workers
-from utils.metrics.scoring.workers import FEWEST, Workers
+from utils.metrics.scoring.workers import FEWEST
 
 VOCABULARY = ["the", "a", "cheap", "cheaply", "pub", "pubs", "child", "children", "near", "river", "is", "serves"]
 VOCABULARY += ["serving", "it", ",", ".", "food", "rating", "rated"]
@@ -246,52 +240,6 @@ def test_statistics_add_up_to_the_score() -> None:
         assert np.isfinite(rows).all()
     assert "SER" not in applicable(None)
     assert {CIDEr, RougeL, METEOR} <= set(metrics().values())
-
-
-def test_workers_return_the_outputs_in_order_and_raise_exceptions() -> None:
-    items = list(range(FEWEST))
-
-    def work(part: list[int], inputs: list[int]) -> list[int]:
-        if -1 in inputs:
-            raise UserError("no")
-        return [own * given for own, given in zip(part, inputs, strict=True)]
-
-    pool = Workers(list, items, work)
-    assert pool.parts > 1 or len(os.sched_getaffinity(0)) == 1
-    for factor in (2, 3):
-        pool.send([factor] * FEWEST)
-    assert pool.receive() == [2 * item for item in items]
-    assert pool.receive() == [3 * item for item in items]
-    pool.send([-1] * FEWEST)
-    with pytest.raises(UserError, match="no"):
-        pool.receive()
-
-
-def test_workers_survive_a_signal_to_the_whole_job_but_not_their_owner(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(workers, "_cores", lambda: 2)
-    others = set(multiprocessing.active_children())
-    pool = Workers(list, range(FEWEST), lambda part, _: part)
-    own = set(multiprocessing.active_children()) - others
-    for number in (None, signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
-        for process in own if number else ():
-            os.kill(process.pid or 0, number)
-        pool.send([0] * FEWEST)
-        assert pool.receive() == list(range(FEWEST))
-    del pool
-    for process in own:
-        process.join(60)
-    assert len(own) == 2 and not any(process.is_alive() for process in own)
-
-
-def test_the_interpreter_does_not_wait_for_workers() -> None:
-    """The worker is idle, and its owner exists until the interpreter exits."""
-    code = (
-        "import sys; from utils.metrics.scoring import workers; workers._cores = lambda: 2; "
-        "sys.pool = workers.Workers(list, range(100), lambda part, _: part); "
-        "sys.pool.send([0] * 100); print(len(sys.pool.receive()), sys.pool.parts)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
-    assert done.stdout == "100 2\n" and done.returncode == 0, done.stderr
 
 
 def test_meteor_that_begins_one_system_can_score_another() -> None:

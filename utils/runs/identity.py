@@ -38,8 +38,7 @@ WITHOUT_EFFECT = (
     "train.skip_nonfinite",  # matters only at steps that otherwise end the run
 )
 
-# Keys of later versions, and what earlier versions did, mostly the default: it is not hashed, so that their runs are
-# found again.
+# Keys that were added later, with what runs did before. At that value a key is not hashed, so that old runs are found.
 ADDED_KEYS = {
     "model.gguf_file": ModelConfig.gguf_file,
     "model.adapter": ModelConfig.adapter,

@@ -1,4 +1,4 @@
-"""A run's directory. Only this module knows which files a run has and how runs are found.
+"""A run's directory: which files a run has, and how runs are found.
 
 ``checkpoint_folder.py`` and ``rosa.files`` name the files of a checkpoint.
 

@@ -77,7 +77,7 @@ def load_base(settings: ModelConfig, start: str | Path | None = None) -> Any:
 
 
 def tokenizer_of(run: Run, config: Config) -> Any:
-    """The tokenizer of the base model, which begins texts as for the run so far: in earlier versions with nothing."""
+    """The base model's tokenizer. It begins texts as the run's record says; earlier versions recorded nothing."""
     tokenizer = load_tokenizer(config.model.name, config.model.gguf_file)
     if run.record_file.exists():
         tokenizer.first_tokens = run.record().get(FIRST, [])

@@ -1,4 +1,4 @@
-"""Check the names of columns, and sort the rows."""
+"""Sort the rows."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ class RosaAdapter(RosaLayer):
         bias_change: what is added to the base bias (n,), where biases train.
     """
 
-    completes = ("left", "right", "number")
+    needed_with_pair = ("left", "right", "number")
     host: Any  # the ``RosaLinear``, which imports this file
     number: Tensor
     holds: Tensor

@@ -1,0 +1,152 @@
+"""The tables of a study, from its records, and its sweep file."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from studies import report
+from studies.capacity import figure
+from tests.conftest import ROOT
+from utils.errors import UserError
+from utils.fnmodel import LAYERS_ONLY
+from utils.slurm import commands
+from utils.slurm.sweep.file import load_sweep
+
+
+def write_record(
+    folder: Path,
+    method: str,
+    lr: float,
+    seed: int,
+    loss: float,
+    trial: bool = False,
+    rank: float = 1,
+    dataset: str = "phone_book",
+) -> None:
+    """A record of four pairs with 44 target tokens."""
+    folder.mkdir(parents=True)
+    data = {"validation": {"samples": 4, "target_tokens": 44}}
+    record: dict[str, Any] = {"status": "finished", "dataset": dataset, "model": "base", "method": method}
+    record |= {
+        "seed": seed,
+        "group": "g",
+        "rank": None if method == LAYERS_ONLY else rank,
+        "data": data,
+        "best": {"loss_target": loss},
+    }
+    (folder / "run.json").write_text(json.dumps(record | {"parameters": {"trainable": 4096}}))
+    settings = {"dataset": {"size": 4}, "train": {"lr": lr}, "output": {"search": trial}}
+    settings["fnmodel"] = {"rosa": {"level": "step", "every": 100, "gain": 1.5}}
+    (folder / "config.yaml").write_text(yaml.safe_dump(settings))
+
+
+def test_the_tables_choose_a_rate_and_show_each_seed(tmp_path: Path) -> None:
+    for number, (lr, loss) in enumerate([(0.01, 1.5), (0.015, 1.0), (0.0225, 1.6)]):
+        write_record(tmp_path / f"search-{number}", "lora", lr, 100, loss, trial=True)
+    write_record(tmp_path / "worse", "lora", 0.01, 0, 1.5)
+    write_record(tmp_path / "search-3", "rosa", 0.01, 100, 0.5, trial=True)
+    for seed, loss in enumerate([1.0, 0.9]):
+        write_record(tmp_path / f"seed-{seed}", "lora", 0.015, seed, loss)
+    bits = [4 * 10 * math.log2(10) - loss * 44 / math.log(2) for loss in (1.5, 1.0, 1.6, 0.5, 0.9)]
+    text = report.report(tmp_path)
+    assert f"| 4 | LoRA r=1 | {bits[0]:.0f} | **{bits[1]:.0f}** | {bits[2]:.0f} |" in text
+    assert f"| 4 | ROSA r=1, every 100 steps, gain=1.5 | **{bits[3]:.0f}** (end) |  |  |" in text
+    assert f"| 4 | LoRA r=1 | 4,096 | 0.015 | {bits[1]:.0f} {bits[4]:.0f} | {(bits[1] + bits[4]) / 2:.0f} |" in text
+    write_record(tmp_path / "full", LAYERS_ONLY, 0.001, 0, 0.2)
+    assert "| ROSA" not in report.report(tmp_path).split("Reported seeds")[1]
+    write_record(tmp_path / "rosa", "rosa", 0.01, 0, 0.5)
+    assert f"| {(1 - 0.5) / (1 - 0.2):.0%} |" in report.report(tmp_path)  # of losses, over seed 0, which all three have
+    write_record(tmp_path / "near", LAYERS_ONLY, 0.0015, 0, 0.9995)
+    write_record(tmp_path / "far", LAYERS_ONLY, 0.001, 1, 2.0)  # so that .0015 is the better rate
+    assert "| no gap |" in report.report(tmp_path)
+    for name in ("near", "far"):
+        shutil.rmtree(tmp_path / name)
+    axes = figure.draw(report.load(tmp_path)).axes[0]
+    levels = {line.get_label(): line.get_ydata() for line in axes.lines}
+    assert levels["LoRA r=1"] == pytest.approx([(bits[1] + bits[4]) / 2 / 1000] * 2)  # at its best rate
+    points = {line.get_label(): line.lines[0] for line in axes.containers}["ROSA r=1, gain=1.5"]
+    assert points.get_xdata() == [100] and points.get_ydata() == pytest.approx([bits[3] / 1000])
+    (tmp_path / "seed-0" / "run.json").write_text('{"status": "finished", "dataset": "e2e_nlg"}')
+    with pytest.raises(UserError, match="is not a finished run of a study"):
+        report.report(tmp_path)
+
+
+def test_other_data_are_shown_by_their_loss(tmp_path: Path) -> None:
+    write_record(tmp_path / "search", "lora", 0.01, 100, 1.2, trial=True, dataset="e2e_nlg")
+    for seed, loss in enumerate([1.1, 1.3]):
+        write_record(tmp_path / f"lora-{seed}", "lora", 0.01, seed, loss, dataset="e2e_nlg")
+    measured = {"english": {"loss": 3.5}, "change": {"layers": {"a": {"rank": 2}}}}
+    (tmp_path / "lora-0" / "study.json").write_text(json.dumps(measured))
+    assert "after the runs of the search" not in report.report(tmp_path)
+    write_record(tmp_path / "low", "lora", 0.001, 100, 1.4, trial=True, dataset="e2e_nlg")
+    (tmp_path / "low" / "study.json").write_text('{"english": {"loss": 2.5}}')
+    text = report.report(tmp_path)
+    forgotten = text.split("Loss on English after the runs of the search")[1].split("Reported seeds")[0]
+    assert "| LoRA r=1 | 2.50 |  (end) |" in forgotten  # the chosen one was not measured
+    assert "Losses in the search" in text and "| LoRA r=1 | 1.4000 | **1.2000** (end) |" in text
+    assert "loss of each seed" in text
+    assert "| LoRA r=1 | 4,096 | 0.01 | 1.1000 1.3000 | 1.2000 | 3.50 (1 of 2) | 2.0 (1 of 2) |" in text
+
+
+def test_the_full_rank_is_not_rank_1(tmp_path: Path) -> None:
+    write_record(tmp_path / "ratio", "lora", 0.01, 0, 1.2, rank=1.0)
+    write_record(tmp_path / "one", "lora", 0.01, 0, 1.5)
+    for loss, label in ((1.2, "LoRA, rank=1.0"), (1.5, "LoRA r=1")):
+        bits = 4 * 10 * math.log2(10) - loss * 44 / math.log(2)
+        assert f"| 4 | {label} | 4,096 | 0.01 | {bits:.0f} |" in report.report(tmp_path)
+
+
+def test_runs_that_differ_in_what_the_tables_do_not_show_are_refused(tmp_path: Path) -> None:
+    """As those of another number of epochs do; they would be averaged as further seeds."""
+    write_record(tmp_path / "short", "lora", 0.01, 0, 1.2)
+    write_record(tmp_path / "trial", "lora", 0.01, 0, 1.2, trial=True)
+    report.report(tmp_path)
+    write_record(tmp_path / "long", "lora", 0.01, 0, 0.6)
+    with pytest.raises(UserError, match=r"(short|long) and .* differ in nothing that the tables show"):
+        report.report(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("seed", "trial", "changed"),
+    [
+        (1, False, {"group": "h"}),  # averaged with seed 0
+        (1, True, {}),  # a second trial of one rate
+        (1, False, {"progress": {"total_steps": 50}, "method": "rosa"}),  # compared with seed 0
+    ],
+)
+def test_other_seeds_of_other_settings_are_refused(
+    tmp_path: Path, seed: int, trial: bool, changed: dict[str, Any]
+) -> None:
+    write_record(tmp_path / "one", "lora", 0.01, 0, 1.2, trial=trial)
+    write_record(tmp_path / "two", "lora", 0.01, seed, 1.2, trial=trial)
+    if not trial:
+        report.report(tmp_path)
+    record = tmp_path / "two" / "run.json"
+    record.write_text(json.dumps(json.loads(record.read_text()) | changed))
+    with pytest.raises(UserError, match="differ in nothing that the tables show"):
+        report.report(tmp_path)
+
+
+def test_the_gap_counts_from_lora_of_the_others_rank(tmp_path: Path) -> None:
+    """Also when LoRA of a smaller rank is there."""
+    for name, method, loss, rank in (
+        ("lora", "lora", 1.0, 8), ("small", "lora", 3.0, 1), ("rosa", "rosa", 1.1, 8), ("full", LAYERS_ONLY, 0.8, 0),
+    ):  # fmt: skip
+        write_record(tmp_path / name, method, 0.01, 0, loss, rank=rank)
+    text = report.report(tmp_path)
+    (row,) = (line for line in text.splitlines() if line.startswith("| 4 | ROSA"))
+    assert "| -50% |" in row and text.endswith("from LoRA of r=8 (4 keys) to full training of the same layers.")
+
+
+@pytest.mark.parametrize(
+    "file", sorted(ROOT.glob("studies/*/*.yaml")), ids=lambda file: f"{file.parent.name}/{file.stem}"
+)
+def test_every_sweep_of_a_study_can_be_sent(file: Path) -> None:
+    assert load_sweep(file, commands.sending_problems).jobs
