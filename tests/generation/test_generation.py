@@ -221,6 +221,21 @@ def test_a_model_that_ignores_positions_or_masks_is_found_out(ignored: str, monk
     assert re.search("in a trial|a trial ended", str(why_not(model, 4, 4, 12, 16)))
 
 
+def test_the_trial_is_in_the_precision_of_the_weights(monkeypatch: Any) -> None:
+    """In bfloat16 the logits of a trained model may differ by half of the largest one, by rounding alone."""
+    model, asked = make("gpt2"), []
+    original = model.transformer.forward
+
+    def watched(*args: Any, **options: Any) -> Any:
+        asked.append(torch.is_autocast_enabled("cpu"))
+        return original(*args, **options)
+
+    monkeypatch.setattr(model.transformer, "forward", watched)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert why_not(model, 4, 4, 12, 16) is None
+    assert asked and not any(asked)
+
+
 def test_transformers_serves_where_ours_cannot(monkeypatch: Any) -> None:
     model, tokenizer = load_model(str(BUNDLED["tiny"])), load_tokenizer(str(BUNDLED["tiny"]))
     decoding = Decoding(num_beams=3, max_new_tokens=12)

@@ -11,7 +11,9 @@ from utils.errors import failed_trial
 from utils.generation.tree.loop import Trees
 from utils.models.attention import why_no_mask
 
-ROUNDINGS = 64  # tolerance of the trial, in units of eps times the largest logit
+# Tolerance of the trial, in units of eps times the largest logit. SmolLM2-135M, trained on E2E, was up to 211 off in
+# float32, and 84 under autocast to bfloat16: more than half of the largest logit. So the trial has no autocast.
+ROUNDINGS, ROUNDINGS_OF_16_BITS = 512, 64
 
 
 def why_not(model: Any, beams: int, ngram: int, prompt: int, new: int) -> str | None:
@@ -27,12 +29,12 @@ def why_not(model: Any, beams: int, ngram: int, prompt: int, new: int) -> str | 
     if model.config.get_text_config(decoder=True).vocab_size < 2 * beams + banned:
         return "its vocabulary is so small that all candidates could be banned"
     try:
-        found, expected = _trial(model)
+        with torch.autocast(model.device.type, enabled=False):
+            found, expected = _trial(model)
     except Exception as error:
         return failed_trial(error)
-    device = found.device.type
-    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else model.dtype
-    tolerance = ROUNDINGS * torch.finfo(dtype).eps * float(expected.abs().max())
+    roundings = ROUNDINGS if model.dtype == torch.float32 else ROUNDINGS_OF_16_BITS
+    tolerance = roundings * torch.finfo(model.dtype).eps * float(expected.abs().max())
     difference = float((found - expected).abs().max())
     return None if difference <= tolerance else f"in a trial its logits differ by {difference:.2g}"
 
