@@ -50,7 +50,7 @@ def main() -> int | None:
     arguments = parser().parse_args()
     _check(arguments)
     asking = arguments.status or arguments.logs or arguments.cancel
-    sweep = load_sweep(arguments.fn) if asking else load_sweep(arguments.fn, commands.sending_problems)
+    sweep = load_sweep(arguments.fn, None if asking else commands.sending_problems)
     groups = sweep.only(arguments.only)
     if arguments.status:
         return commands.show(sweep, arguments.only, arguments.json, arguments.watch)

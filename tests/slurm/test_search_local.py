@@ -20,7 +20,7 @@ from tests.conftest import make_config
 from tests.slurm.conftest import ROOT, SWEEP, TRAINER, trained, wait_for
 from utils.errors import UserError
 from utils.runs import RUN_POINTER
-from utils.slurm import local
+from utils.slurm import commands, local
 from utils.slurm.ledger import Ledger, Submission
 from utils.slurm.sweep.file import Job
 from utils.training.launch import train_all
@@ -75,6 +75,67 @@ def test_a_killed_search_goes_on(trainer: Path, run: Run) -> None:
     assert again.code == 0, again.err
     calls = [tuple(call.values()) for call in trained(trainer)]
     assert len(calls) == len(set(calls)) and "method=lora: chose lr=0.001" in again.out
+
+
+PLAIN = """
+groups:
+  - {name: table, after: fair, command: "cp log seen"}
+  - name: fair
+    command: PYTHON train.py
+    matrix: {method: [lora]}
+    search: {keys: {lr: [0.001, 0.003, 0.0003]}, seed: 100, seeds: [0, 1, 2]}
+  - {name: plain, command: PYTHON train.py, matrix: {method: [lora], lr: [0.001], seed: [0, 1]}}
+"""
+
+
+@pytest.fixture
+def repeating(trainer: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A search that chooses what a plain group trains, too, with a stand-in for train.py whose keys are not checked."""
+    (trainer / "train.py").write_text(TRAINER)
+    (trainer / "jobs.yaml").write_text(PLAIN.replace("PYTHON", f"{sys.executable} -I -S"))
+    monkeypatch.setattr(commands, "sending_problems", lambda groups: [])
+    return trainer
+
+
+@pytest.mark.parametrize("first", ["plain", "fair", None])
+def test_a_choice_that_another_group_trains_is_trained_once(repeating: Path, run: Run, first: str | None) -> None:
+    """Whichever came first, its job counts for both groups, and for what waits for them."""
+    if first == "fair":  # the plain group comes into the file later
+        text = (repeating / "jobs.yaml").read_text()
+        (repeating / "jobs.yaml").write_text(text.partition("  - {name: plain")[0])
+        assert run("--local", "2").code == 0
+        (repeating / "jobs.yaml").write_text(text)
+    elif first == "plain":
+        assert run("--local", "2", "--only", "plain").code == 0
+    done = run("--local", "2")
+    assert done.code == 0, done.err
+    calls = [tuple(call.values()) for call in trained(repeating)]
+    assert len(calls) == len(set(calls)) == 6 and (repeating / "seen").read_text().count("\n") == 6
+    assert run("--local", "2").code == 0 and len(trained(repeating)) == 6
+    shown = run("-s").out
+    assert "not sent" not in shown and "failed" not in shown
+    assert ("fair: 6 done" if first == "fair" else "2 of its trainings are jobs of plain") in shown
+    assert run("--cancel").code == 0 and run("--logs", "fair").code == 2
+
+
+def test_two_searches_that_meet_share_their_trainings(repeating: Path, run: Run) -> None:
+    """Each is widened to a rate of the other, and both choose the same one."""
+    text = "  - {{name: {}, command: PYTHON train.py, search: {{keys: {{method: [lora], lr: {}}}, {}}}}}\n"
+    settings = "seed: 100, seeds: [0, 1]"
+    groups = text.format("low", "[0.0001, 0.0003]", settings) + text.format("high", "[0.0009, 0.0027]", settings)
+    (repeating / "jobs.yaml").write_text("groups:\n" + groups.replace("PYTHON", f"{sys.executable} -I -S"))
+    done = run("--local", "2")
+    assert done.code == 0, done.err
+    calls = [tuple(call.values()) for call in trained(repeating)]
+    assert len(calls) == len(set(calls)) and "low: low: chose" in done.out and "high: high: chose" in done.out
+
+
+def test_jobs_that_the_file_repeats_are_shown_and_cancelled_all_the_same(repeating: Path, run: Run) -> None:
+    text = (repeating / "jobs.yaml").read_text()
+    (repeating / "jobs.yaml").write_text(text + text[text.index("  - {name: plain") :].replace("plain", "again"))
+    assert "groups plain and again have the same job" in run("--local").err
+    assert "again: 2 not sent" in run("-s").out and run("--cancel").code == 0
+    assert "no jobs have this name" in run("--logs", "nothing").err
 
 
 def test_diverged_trials_are_results(trainer: Path, run: Run) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from tests.slurm.conftest import SWEEP, TRAINER, FakeSlurm, trained
+from utils.slurm import commands
 
 Run = Callable[..., SimpleNamespace]
 NEXT = "find.next"
@@ -161,6 +162,29 @@ def test_a_killed_continuation_is_made_up_for(
     names = [job["name"] for job in slurm.jobs()]
     assert len(names) == len(set(names)) and nothing_twice(trainer)
     assert finals(trainer)["lora"] == {"0.001"} and (trainer / "seen").exists()
+
+
+def test_a_choice_that_another_group_trains_is_left_to_it(
+    trainer: Path, run: Run, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The job of the search sends only the other seed, and the table behind both groups' jobs."""
+    monkeypatch.setattr(commands, "sending_problems", lambda groups: [])  # trainer.py has other keys than train.py
+    (trainer / "trainer.py").rename(trainer / "train.py")
+    search = "matrix: {method: [lora]}, search: {keys: {lr: [0.001, 0.003, 0.0003]}, seed: 100, seeds: [0, 1]}"
+    plain = "matrix: {method: [lora], lr: [0.001], seed: [0]}"
+    (trainer / "jobs.yaml").write_text(
+        f"command: {sys.executable} -I -S train.py\n"
+        f"groups: [{{name: find, {search}}}, {{name: plain, {plain}}}, {{name: table, after: find, command: 'true'}}]"
+    )
+    run()
+    trials, follows, _ = cluster.slurm.jobs()
+    cluster.start(trials)
+    monkeypatch.setenv("SLURM_JOB_ID", str(follows["id"]))
+    done = run("--continue", "--only", "find", "--only", "table")
+    assert done.code == 0, done.err
+    assert done.out.splitlines()[1:] == ["find: submitted job 4", "table: submitted job 5"]
+    assert "--dependency=afterok:4:3" in cluster.slurm.jobs()[4]["arguments"]
+    assert states(run)[NEXT] == "queued" and run("--cancel").code == 0
 
 
 def test_a_failed_trial_holds_its_own_search_only(trainer: Path, run: Run, cluster: Cluster) -> None:

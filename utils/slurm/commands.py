@@ -79,7 +79,7 @@ def send(sweep: Sweep, groups: list[Group], retry: bool, local: int | None, go_o
     names = [group.name for group in groups]
     groups = sweep.again().only(names)
     # --retry sends jobs of the file alone: what has left it would be counted for ever
-    present = {job.id for group in groups for job in group.jobs} | {group.next_id for group in groups}
+    present = {job for group in groups for job in (*group.job_ids, group.next_id)}
     bad = [statuses[one] for one in present if one in statuses and statuses[one].state in RETRY and not retry]
     left = sum(local is None or not status.stopped_here for status in bad)
     said = [] if printed else ["nothing to send"]
@@ -129,6 +129,7 @@ def _current(sweep: Sweep) -> tuple[list[JobStatus], list[str]]:
 def _search_lines(groups: list[Group], statuses: list[JobStatus]) -> list[str]:
     """What each search has found, or what it waits for."""
     states = {status.id: status.state for status in statuses}
+    owners = {status.id: status.group for status in statuses}
     lines = []
     for group in groups:
         for found in group.searches:
@@ -136,6 +137,9 @@ def _search_lines(groups: list[Group], statuses: list[JobStatus]) -> list[str]:
             parts = [f"{count} {state}" for state, count in counts.items()]
             waits = f"{found.name}: waits for {len(found.waits)} of {len(found.jobs)} trials ({', '.join(parts)})"
             lines.append(f"search {group.name}: {found.text() or waits}")
+        if group.shared:
+            names = ", ".join(dict.fromkeys(owners[job] for job in group.shared))
+            lines.append(f"search {group.name}: {len(group.shared)} of its trainings are jobs of {names}")
     return lines
 
 

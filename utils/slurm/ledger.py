@@ -24,12 +24,14 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from utils.errors import UserError
 from utils.io.files import lock, read_json, write_json
 from utils.io.locks import has_process
-from utils.slurm.sweep.file import Group, Job
+
+if TYPE_CHECKING:
+    from utils.slurm.sweep.file import Group, Job
 
 VERSION = 1
 LOCAL = "local"

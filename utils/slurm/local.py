@@ -96,7 +96,7 @@ class _Queue:
     def note(self, ended: list[tuple[_Running, int]]) -> list[str]:
         """Add the jobs that follow from those that have ended; return what searches have found by them."""
         self.done |= {one.job for one, code in ended if code == 0}
-        if not {one.group for one, _ in ended} & {group.name for group in self.sweep.groups if group.searches}:
+        if not {one.job for one, _ in ended} & {job for group in self.sweep.groups for job in group.waits}:
             return []
         before = set(self.sweep.findings())
         self.sweep = self.sweep.again()
@@ -109,7 +109,7 @@ class _Queue:
         for group, job in self.waiting if len(running) < slots else []:
             same = sum(one.group == group.name for one in running)
             before = [other for other in self.sweep.groups if other.name in group.after]
-            through = all(other.settled and all(job.id in self.done for job in other.jobs) for other in before)
+            through = all(other.settled and self.done.issuperset(other.job_ids) for other in before)
             if same < (group.max_jobs or slots) and through:
                 self.waiting.remove((group, job))
                 return group, job

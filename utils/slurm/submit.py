@@ -173,10 +173,10 @@ def _obstacle(
             bad = any(job not in sending and statuses[job].state in RETRY for job in before.waits)
             more = " (--retry sends again its trials that did not end well)" if bad else ""
             return f"it waits for {before.name}, whose search goes on{more}"
-        for job in before.jobs:
-            status = statuses[job.id]
-            if job.id not in sending and status.state not in (DIVERGED, "done") and not status.can_end:
-                return f"it waits for {before.name}, where {job.id} is {status.state} (--retry sends that again)"
+        for job in before.job_ids:
+            status = statuses[job]
+            if job not in sending and status.state not in (DIVERGED, "done") and not status.can_end:
+                return f"it waits for {before.name}, where {job} is {status.state} (--retry sends that again)"
     return None
 
 
@@ -184,7 +184,7 @@ def _dependency(
     sweep: Sweep, request: Request, statuses: dict[str, JobStatus], ledger: Ledger, sent: list[Request]
 ) -> str | None:
     """sbatch's --dependency: groups in ``after`` must end well, ``behind`` and the trials must end. None for none."""
-    before = [job.id for other in sweep.groups if other.name in request.group.after for job in other.jobs]
+    before = [job for other in sweep.groups if other.name in request.group.after for job in other.job_ids]
     well = _slurm_ids(before, statuses, ledger, sent)
     ended = _slurm_ids(request.trials, statuses, ledger, sent)
     if request.behind is not None:

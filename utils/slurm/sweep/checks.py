@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+import os
+from pathlib import Path
 from typing import Any
 
 from utils import text
+from utils.slurm.sweep.quoting import expand_environment
 from utils.slurm.sweep.resources import resource_problems
 
 SWEEP_KEYS: dict[str, tuple[type, ...]] = {
@@ -37,6 +41,7 @@ SEARCH_KEYS: dict[str, tuple[type, ...]] = {
 }
 # These change what a loss means, so that losses under different values cannot be compared.
 NOT_SEARCHED = ("train.loss_on", "train.validation_fraction", "train.seq_len", "train.block_size", "model.name")
+STATE = "runs/.jobs"  # the folder of the state where the file names none
 LARGEST_SWEEP = 100_000  # jobs
 _LEAST = {"max_jobs": 1, "requeue": 0, "save_before": 1, "seed": 0, "most": 0}
 _KINDS = {
@@ -195,3 +200,17 @@ def _matrix_problems(matrix: Any, where: str) -> list[str]:
             elif not values:
                 problems.append(f"{where}has no jobs: matrix.{key} is an empty list")
     return problems
+
+
+def state_folder(document: dict[str, Any], problems: list[str]) -> Path:
+    """The folder of the sweep's state; what is wrong with it is added to ``problems``."""
+    folder = Path()
+    try:
+        folder = Path(expand_environment(str(document.get("state", STATE)))).expanduser().absolute()
+        with contextlib.suppress(FileNotFoundError):  # it is made later
+            os.stat(f"{folder}/")
+    except KeyError as error:
+        problems.append(f"state={document['state']}: {error.args[0]} is not set in the environment")
+    except (OSError, ValueError, RuntimeError) as error:  # a file in its place, a name too long, NUL, ~nobody
+        problems.append(f"state={str(document['state'])[:100]!r} is no folder: {' '.join(str(error).split())[:100]}")
+    return folder

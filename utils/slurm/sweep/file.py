@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import itertools
-import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from utils.errors import UserError
 from utils.io.yaml_files import read_yaml
-from utils.slurm.sweep.checks import blocks, check_document, names, slug
-from utils.slurm.sweep.quoting import expand_environment, override_word
+from utils.slurm.sweep.checks import blocks, check_document, names, slug, state_folder
+from utils.slurm.sweep.quoting import override_word
+from utils.slurm.sweep.repeats import owned, owners, repeated_jobs
 from utils.slurm.sweep.resources import time_limit
 from utils.slurm.sweep.search import SEARCHED, Found, Point, Search, explore, recorded_loss
 
 COMMAND = "python train.py"
-STATE = "runs/.jobs"
 PLAIN = "jobs"  # the name of the group that a top-level paralleljobs makes
 REQUEUES = 20
 SAVE_BEFORE = 120  # seconds; half the time limit if that is less
@@ -27,13 +25,17 @@ SAVE_BEFORE = 120  # seconds; half the time limit if that is less
 
 @dataclass(frozen=True)
 class Job:
-    """One command. ``label`` tells it from its group's other jobs. A command given as text has no ``overrides``."""
+    """One command. ``label`` tells it from its group's other jobs. A command given as text has no ``overrides``.
+
+    ``follows``: a search added it to what the file gives.
+    """
 
     id: str
     group: str
     label: str
     command: str
     overrides: dict[str, Any]
+    follows: bool = False
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,7 @@ class Group:
         requeue: how often a job goes back to the queue when its time limit is near.
         save_before: how long before the time limit a job gets the signal to save, in seconds.
         searches: what is known of each search; ``jobs`` are those that follow from it.
+        shared: ids of other groups' jobs that train what its searches ask for; these groups send them.
     """
 
     name: str
@@ -59,6 +62,12 @@ class Group:
     requeue: int
     save_before: int
     searches: tuple[Found, ...] = ()
+    shared: tuple[str, ...] = ()
+
+    @property
+    def job_ids(self) -> list[str]:
+        """The jobs that must have ended for the group to have ended."""
+        return [*(job.id for job in self.jobs), *self.shared]
 
     @property
     def settled(self) -> bool:
@@ -100,7 +109,7 @@ class Sweep:
         """The same file, expanded by what is known now of its searches."""
         if not any(group.searches for group in self.groups):
             return self
-        return replace(self, groups=tuple(_group(node, self.document, self.folder) for node in self.nodes))
+        return replace(self, groups=tuple(_groups(self.nodes, self.document, self.folder)))
 
     @property
     def diverged(self) -> set[str]:
@@ -124,12 +133,13 @@ class Sweep:
         return [group for group in self.groups if not chosen or group.name in chosen]
 
 
-def load_sweep(file: Path, further: Callable[[list[Group]], list[str]] = lambda groups: []) -> Sweep:
+def load_sweep(file: Path, further: Callable[[list[Group]], list[str]] | None = lambda groups: []) -> Sweep:
     """Read, check and expand ``file``.
 
     Args:
         file: the sweep file.
-        further: a further check of the groups, which returns one sentence per problem.
+        further: a further check of the groups, which returns one sentence per problem. None: nothing is to be sent,
+            so that repeated jobs do no harm.
 
     Raises:
         UserError: the file has problems; the message lists them all.
@@ -144,9 +154,9 @@ def load_sweep(file: Path, further: Callable[[list[Group]], list[str]] = lambda 
     if "paralleljobs" in document and not problems:
         nodes.insert(0, {"name": PLAIN, "paralleljobs": document["paralleljobs"]})
     complete = not problems
-    folder = _state_folder(document, problems)
-    groups = [_group(node, document, folder) for node in nodes]
-    problems += _late_warnings(groups) + _repeated_jobs(groups) + further(groups)
+    folder = state_folder(document, problems)
+    groups = _groups(nodes, document, folder)
+    problems += _late_warnings(groups) + ([] if further is None else repeated_jobs(groups) + further(groups))
     if complete:
         groups = _ordered(groups, problems)
     if problems:
@@ -155,21 +165,17 @@ def load_sweep(file: Path, further: Callable[[list[Group]], list[str]] = lambda 
     return Sweep(file, folder, tuple(groups), tuple(by_name[group.name] for group in groups), document)
 
 
-def _state_folder(document: dict[str, Any], problems: list[str]) -> Path:
-    """The folder of the sweep's state; what is wrong with it is added to ``problems``."""
-    folder = Path()
-    try:
-        folder = Path(expand_environment(str(document.get("state", STATE)))).expanduser().absolute()
-        with contextlib.suppress(FileNotFoundError):  # it is made later
-            os.stat(f"{folder}/")
-    except KeyError as error:
-        problems.append(f"state={document['state']}: {error.args[0]} is not set in the environment")
-    except (OSError, ValueError, RuntimeError) as error:  # a file in its place, a name too long, NUL, ~nobody
-        problems.append(f"state={str(document['state'])[:100]!r} is no folder: {' '.join(str(error).split())[:100]}")
-    return folder
+def _groups(nodes: Sequence[dict[str, Any]], document: dict[str, Any], folder: Path) -> list[Group]:
+    """The groups in the order of their nodes. A training that a search added to two of them is one group's job."""
+    replaced: dict[str, str] = {}
+    while True:
+        groups = [_group(node, document, folder, replaced) for node in nodes]
+        if not (more := owners(groups, folder)):
+            return groups
+        replaced |= more
 
 
-def _group(node: dict[str, Any], shared: dict[str, Any], folder: Path) -> Group:
+def _group(node: dict[str, Any], shared: dict[str, Any], folder: Path, replaced: dict[str, str]) -> Group:
     def setting(key: str, default: Any = None) -> Any:
         return node.get(key, shared.get(key, default))
 
@@ -183,7 +189,8 @@ def _group(node: dict[str, Any], shared: dict[str, Any], folder: Path) -> Group:
             for values in itertools.product(*block.values()):
                 chosen = dict(zip(block, values, strict=True))
                 if "search" in node:
-                    found, searched = _search(Search(**node["search"]), name, command, overrides, chosen, folder)
+                    search = Search(**node["search"])
+                    found, searched = _search(search, name, command, overrides, chosen, folder, replaced)
                     searches.append(found)
                     jobs += searched
                 else:
@@ -191,12 +198,13 @@ def _group(node: dict[str, Any], shared: dict[str, Any], folder: Path) -> Group:
     elif "command" in node:
         jobs.append(_command_job(name, command))
     jobs += [_command_job(name, text) for text in node.get("paralleljobs", [])]
+    jobs = [owned(job, replaced) for job in jobs]
     resources = {**shared.get("resources", {}), **node.get("resources", {})}
     limit = time_limit(resources)
     preambles = [names(part.get("preamble", [])) for part in (shared, node)]
     return Group(
         name=name,
-        jobs=tuple(jobs),
+        jobs=tuple(job for job in jobs if job.id.startswith(f"{slug(name)}.")),
         resources=resources,
         preamble="\n".join(line.rstrip("\n") for lines in preambles for line in lines),
         max_jobs=setting("max_jobs"),
@@ -205,16 +213,24 @@ def _group(node: dict[str, Any], shared: dict[str, Any], folder: Path) -> Group:
         requeue=setting("requeue", REQUEUES),
         save_before=setting("save_before", min(SAVE_BEFORE, limit // 2) if limit else SAVE_BEFORE),
         searches=tuple(searches),
+        shared=tuple(job.id for job in jobs if not job.id.startswith(f"{slug(name)}.")),
     )
 
 
 def _search(
-    search: Search, group: str, command: str, shared: dict[str, Any], chosen: dict[str, Any], folder: Path
+    search: Search,
+    group: str,
+    command: str,
+    shared: dict[str, Any],
+    chosen: dict[str, Any],
+    folder: Path,
+    replaced: dict[str, str],
 ) -> tuple[Found, list[Job]]:
     """One search and its jobs: a trial for each point and, once it has chosen, the settings with each of its seeds."""
 
     def trial(point: dict[str, Any]) -> Job:
-        return _matrix_job(group, command, {**shared, SEARCHED: True}, {**chosen, **point, "seed": search.seed})
+        job = _matrix_job(group, command, {**shared, SEARCHED: True}, {**chosen, **point, "seed": search.seed})
+        return replace(owned(job, replaced), follows=any(value not in search.keys[key] for key, value in point.items()))
 
     def allowed(point: Point) -> bool:
         from utils.slurm.sweep.overrides import refusals  # it imports hydra, which a status seldom needs
@@ -226,7 +242,8 @@ def _search(
     found = replace(found, name=_label(chosen) or group, jobs=tuple(job.id for job in jobs))
     if found.chosen is not None:
         best = {**chosen, **found.chosen}
-        jobs += [_matrix_job(group, command, shared, {**best, "seed": seed}) for seed in search.seeds]
+        final = [_matrix_job(group, command, shared, {**best, "seed": seed}) for seed in search.seeds]
+        jobs += [replace(job, follows=True) for job in final]
     return found, jobs
 
 
@@ -259,23 +276,6 @@ def _late_warnings(groups: list[Group]) -> list[str]:
             problems.append(
                 f"group {group.name}: save_before={group.save_before} leaves nothing of its time limit of {limit} s"
             )
-    return problems
-
-
-def _repeated_jobs(groups: list[Group]) -> list[str]:
-    """Report a job that is twice in a group, or a training in two groups: both would write to one run directory."""
-    problems = []
-    owner: dict[str, Job] = {}
-    for group in groups:
-        own: set[str] = set()
-        for job in group.jobs:
-            if job.id in own:
-                problems.append(f"group {group.name}: the same job twice: {job.label}")
-            own.add(job.id)
-            if "train.py" in job.command:
-                other = owner.setdefault(job.id.rpartition(".")[2], job)
-                if other.group != group.name:
-                    problems.append(f"groups {other.group} and {group.name} have the same job: {job.label}")
     return problems
 
 
