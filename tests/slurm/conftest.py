@@ -49,7 +49,10 @@ diverged = lr > 0.1 or Path("diverge").exists() and given["method"] == "rosa"
 broken = Path("break").exists() and lr == 1e-3 and Path("break").read_text() in ("", given["method"])
 status = "failed" if diverged or broken else "finished"
 loss = 1 + math.log(lr / best) ** 2
-(run / "run.json").write_text(json.dumps({"status": status, "best": {"loss": loss}, "diverged": diverged}))
+record = {"status": status, "best": {"loss": loss}, "diverged": diverged, "started": time.time()}
+if Path("data").exists():
+    record["data_sha256"] = {"train": Path("data").read_text(), "test": str(time.time())}
+(run / "run.json").write_text(json.dumps(record))
 sys.exit(status == "failed")
 """
 SWEEP = """

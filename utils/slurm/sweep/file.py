@@ -15,7 +15,7 @@ from utils.slurm.sweep.checks import blocks, check_document, names, slug, state_
 from utils.slurm.sweep.quoting import override_word
 from utils.slurm.sweep.repeats import owned, owners, repeated_jobs
 from utils.slurm.sweep.resources import time_limit
-from utils.slurm.sweep.search import SEARCHED, Found, Point, Search, explore, recorded_loss
+from utils.slurm.sweep.search import SEARCHED, Found, Point, Search, explore, other_data, recorded_loss
 
 COMMAND = "python train.py"
 PLAIN = "jobs"  # the name of the group that a top-level paralleljobs makes
@@ -237,7 +237,10 @@ def _search(
 
         return "train.py" not in command or not refusals(trial(point).overrides)
 
-    found = explore(search, lambda point: recorded_loss(folder, trial(point).id), allowed)
+    def difference(points: list[Point]) -> str:
+        return other_data(folder, (trial(point).id for point in points))
+
+    found = explore(search, lambda point: recorded_loss(folder, trial(point).id), allowed, difference)
     jobs = [trial(point) for point in found.points]
     found = replace(found, name=_label(chosen) or group, jobs=tuple(job.id for job in jobs))
     if found.chosen is not None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -86,21 +86,28 @@ class Found:
         return f"{self.name}: chose {_words(self.chosen)}, validation loss {loss:.4f} ({len(self.points)} tried{bad})"
 
 
-def explore(search: Search, loss: Callable[[Point], float | None], allowed: Allowed = lambda point: True) -> Found:
+def explore(
+    search: Search,
+    loss: Callable[[Point], float | None],
+    allowed: Allowed = lambda point: True,
+    difference: Callable[[list[Point]], str] = lambda points: "",
+) -> Found:
     """The points to try, and the choice if it can be made.
 
     Args:
         search: the settings of the search.
         loss: a point's best validation loss: infinite if it diverged, None if it is not known yet.
         allowed: whether a point beyond the given values can be trained; else the search ends before it.
+        difference: why the losses of points cannot be compared; empty if they can.
     """
     points = [dict(zip(search.keys, values, strict=True)) for values in itertools.product(*search.keys.values())]
     losses: list[float | None] = []
     while True:
         losses += [loss(point) for point in points[len(losses) :]]
         known = [value for value in losses if value is not None]
-        if len(known) < len(points):
-            return Found(points, losses)
+        problem = difference(points)
+        if problem or len(known) < len(points):
+            return Found(points, losses, problem=problem)
         best = points[known.index(min(known))]  # the first of equals
         if min(known) == math.inf:
             return Found(points, losses, problem=f"all {len(points)} trainings diverged: give other values")
@@ -185,12 +192,39 @@ def recorded_loss(folder: Path, job: str) -> float | None:
         folder: the sweep's state (ledger.py), where the job noted its run's directory.
         job: its id.
     """
-    try:
-        runs = (folder / "pointers" / job).read_text(encoding="utf-8").splitlines()
-        record = Run(Path(runs[-1])).record()
-    except (OSError, UserError, IndexError):
-        return None  # not started, or not written yet
+    _, record = _recorded(folder, job) or (None, {"status": None})
     if record["status"] == "failed" and record.get("diverged") is True:
         return math.inf
     best = record.get("best")
     return finite(best.get("loss")) if record["status"] == "finished" and isinstance(best, dict) else None
+
+
+def _recorded(folder: Path, job: str) -> tuple[str, dict[str, Any]] | None:
+    """The name and the record of a job's run; None if it has not started, or not written it yet."""
+    try:
+        run = Run(Path((folder / "pointers" / job).read_text(encoding="utf-8").splitlines()[-1]))
+        return run.path.name, run.record()
+    except (OSError, UserError, IndexError):
+        return None
+
+
+def other_data(folder: Path, jobs: Iterable[str]) -> str:
+    """Why the losses of these jobs cannot be compared: as far as their runs recorded it, they differ in their data or
+    in the files of the base model. Empty if they do not.
+    """
+    runs: dict[str, dict[str, list[str]]] = {}  # names by digest, by what has it
+    found = [one for job in jobs if (one := _recorded(folder, job))]
+    for name, record in sorted(found, key=lambda one: str(one[1].get("started"))):
+        for what, key in (("{} data", "data_sha256"), ("{} of the base model", "base_sha256")):
+            digests = record.get(key)
+            for part, digest in digests.items() if isinstance(digests, dict) else ():
+                if (key, part) != ("data_sha256", "test"):  # which no trial reads
+                    runs.setdefault(what.format(part), {}).setdefault(str(digest), []).append(name)
+    for what, by_digest in runs.items():
+        if len(by_digest) > 1:
+            sides = "; then ".join(", ".join(names) for names in by_digest.values())
+            return (
+                f"its trials cannot be compared, since the {what} changed: {sides}. Give "
+                "another output.path, or remove the folders of the old trials and call with --retry"
+            )
+    return ""
