@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -86,6 +87,23 @@ def test_a_failure_keeps_what_waits_for_it_and_is_repeated_on_request(work: Path
     assert run("--local", "--retry").code == 0
     assert [row[0] for row in log(work)][2:] == ["fail", "z"]
     assert {job["state"] for job in statuses().values()} == {"done"}
+
+
+def test_what_waits_runs_again_after_new_jobs(work: Path, run: Run, statuses: Statuses) -> None:
+    """And so does what waits for that; nothing runs again without a reason."""
+    later = ("name: z, after: a, paralleljobs: [WORK z]", "name: y, after: z, paralleljobs: [WORK y]")
+    write(work, "name: a, paralleljobs: [WORK a1]", *later)
+    assert run("--local").code == 0
+    write(work, "name: a, paralleljobs: [WORK a1, WORK a2]", *later)
+    found = list(statuses().values())
+    assert [job["state"] for job in found] == ["done", "not sent", "outdated", "outdated"]
+    assert found[2]["note"].endswith(" is not sent") and "it sends again the 2 outdated" in run("-s").out
+    time.sleep(1)  # the times of starts and ends are whole seconds
+    assert run("--local", "--only", "a").code == 0
+    assert list(statuses().values())[2]["note"].endswith(" ended after it started")
+    assert run("--local").code == 0
+    assert [row[0] for row in log(work)] == ["a1", "z", "y", "a2", "z", "y"]
+    assert run("--local").out == "nothing to send\n" and {job["state"] for job in statuses().values()} == {"done"}
 
 
 @pytest.mark.parametrize(

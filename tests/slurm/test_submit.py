@@ -59,6 +59,20 @@ def test_what_is_queued_running_or_done_is_not_sent_twice(two: Path, slurm: Fake
     assert re.findall(r"^true a=.*", slurm.jobs()[2]["script"], re.M) == ["true a=4"]
 
 
+def test_what_waits_is_sent_again_behind_new_jobs(two: Path, slurm: FakeSlurm, run: Run) -> None:
+    run()
+    slurm.end(1)
+    slurm.end(2)
+    assert run().out == "nothing to send\n"
+    (two / "jobs.yaml").write_text(TWO.replace("[1, 2, 3]", "[1, 2, 3, 4]"))
+    assert "where train." in run("--only", "table").out and len(slurm.jobs()) == 2
+    assert run().out.splitlines() == ["train: submitted job 3", "table: submitted job 4"]
+    assert "--dependency=afterok:3" in slurm.jobs()[3]["arguments"]
+    slurm.end(3)
+    slurm.end(4)
+    assert run().out == "nothing to send\n"
+
+
 def test_what_failed_is_sent_again_with_retry_only(two: Path, slurm: FakeSlurm, run: Run, statuses: Statuses) -> None:
     run()
     slurm.end(1, 0)

@@ -4,6 +4,7 @@
     cluster/         SLURM's commands, the batch script (job.sh), and what that notes while it runs
     ledger.py        the ledger, the file of submissions: which jobs were sent under which name
     status.py        the state of each job, from all of these (status_table.py prints it)
+    outdated.py      finds jobs that are done without the newest results of the groups they wait for
     recovery.py      looks up in SLURM what the ledger does not know
     submit.py        decides what to send, and sends it so that a kill loses and doubles nothing
     next_job.py      the job that goes on with a search

@@ -10,8 +10,8 @@ from utils.slurm.cluster import client
 from utils.slurm.cluster.client import Listing
 from utils.slurm.cluster.events import Attempt, read_attempt
 from utils.slurm.cluster.parse import Row
+from utils.slurm.cluster.reasons import ENDED
 from utils.slurm.ledger import Ledger, Submission
-from utils.slurm.status import ENDED
 
 SKEW = 300  # seconds that the clocks of two machines may differ: munge allows no more
 

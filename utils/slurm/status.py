@@ -17,7 +17,7 @@ from utils.runs import Run
 from utils.slurm.cluster.client import Listing
 from utils.slurm.cluster.events import Attempt, read_attempt
 from utils.slurm.cluster.parse import Row
-from utils.slurm.cluster.reasons import NEVER, explain
+from utils.slurm.cluster.reasons import ENDED, NEVER, explain
 from utils.slurm.cluster.script import last_words, log_file
 from utils.slurm.ledger import LOCAL, SEEN, Ledger, Submission, is_running
 from utils.slurm.sweep.file import Job, Sweep
@@ -30,23 +30,11 @@ RETRY = (
     NO_RESULT,
 )  # fmt: skip
 DIVERGED = "diverged"  # a trial of a search whose loss became NaN or infinite: a result, which is not tried again
-STATES = ("not sent", "refused", *dict.fromkeys((*ACTIVE, *RETRY)), DIVERGED, "done")
+OUTDATED = "outdated"  # done, but not with all that it waits for (outdated.py)
+TO_SEND = ("not sent", "refused", OUTDATED)
+STATES = ("not sent", "refused", *dict.fromkeys((*ACTIVE, *RETRY)), OUTDATED, DIVERGED, "done")
 
-# SLURM's states of jobs that have ended, and the words for them.
-ENDED = {
-    "COMPLETED": "done",
-    "FAILED": "failed",
-    "CANCELLED": "cancelled",
-    "TIMEOUT": "timeout",
-    "DEADLINE": "timeout",
-    "OUT_OF_MEMORY": "out of memory",
-    "PREEMPTED": "preempted",
-    "NODE_FAIL": "node failed",
-    "BOOT_FAIL": "node failed",
-    "LAUNCH_FAILED": "failed",
-    "RECONFIG_FAIL": "failed",
-    "REVOKED": "cancelled",
-}
+# SLURM's words for jobs that have not ended.
 _RUNNING = ("RUNNING", "COMPLETING", "CONFIGURING", "STAGE_OUT", "SIGNALING", "STOPPED", "SUSPENDED", "RESIZING")
 _REQUEUED = ("REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "SPECIAL_EXIT")
 
@@ -64,6 +52,7 @@ class JobStatus:
         run: the newest of ``runs``, the run directories that it trains.
         epoch: the progress of ``run``, as ``step``, ``total_steps`` and ``loss`` are.
         log: the file with what it printed.
+        started: when its last attempt started, in seconds since the epoch; ``ended``: when that ended, if it is known.
     """
 
     id: str
@@ -81,6 +70,8 @@ class JobStatus:
     loss: float | None = None
     runs: list[str] = field(default_factory=list)
     log: str | None = None
+    started: int | None = None
+    ended: int | None = None
 
     @property
     def active(self) -> bool:
@@ -147,6 +138,7 @@ def _fill(status: JobStatus, folder: Path, submission: Submission, task: int, li
     if attempt is not None:
         end = attempt.ended if attempt.ended is not None else int(time.time())
         status.elapsed, status.code = max(0, end - attempt.started), attempt.code
+        status.started, status.ended = attempt.started, attempt.ended
     if submission.slurm_id == LOCAL:
         status.state, status.note = _local_state(folder, status.id, attempt)
     elif submission.slurm_id is None:

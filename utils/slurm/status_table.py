@@ -8,7 +8,7 @@ from collections import Counter
 from pathlib import Path
 
 from utils.errors import printable
-from utils.slurm.status import RETRY, STATES, JobStatus
+from utils.slurm.status import OUTDATED, RETRY, STATES, JobStatus
 from utils.text import aligned
 
 _HEADER = ("job", "slurm", "state", "elapsed", "exit", "epoch", "loss", "run", "what")
@@ -45,6 +45,8 @@ def advice(statuses: list[JobStatus]) -> list[str]:
         lines.append(f"next: change the resources of the {counts['refused']} refused, then call without -s")
     if counts["not sent"] and counts["not sent"] < len(statuses):
         lines.append(f"next: called without -s, it sends the {counts['not sent']} not sent")
+    if counts[OUTDATED]:
+        lines.append(f"next: called without -s, it sends again the {counts[OUTDATED]} outdated")
     return lines
 
 

@@ -19,8 +19,9 @@ from utils.slurm.cluster import client
 from utils.slurm.cluster.script import batch_script, job_name
 from utils.slurm.ledger import LOCAL, Ledger, Submission, handover
 from utils.slurm.next_job import is_expected, next_group
+from utils.slurm.outdated import mark_outdated
 from utils.slurm.recovery import resolve_unknown
-from utils.slurm.status import DIVERGED, RETRY, JobStatus, job_statuses
+from utils.slurm.status import DIVERGED, RETRY, TO_SEND, JobStatus, job_statuses
 from utils.slurm.sweep.file import Group, Job, Sweep
 
 LARGEST_ARRAY = 1000  # SLURM's default MaxArraySize is 1001
@@ -72,17 +73,20 @@ def read_statuses(sweep: Sweep, ledger: Ledger, *, fix: bool) -> tuple[dict[str,
     if doubtful:
         messages += resolve_unknown(ledger, listing)
         ledger.save()
-    return job_statuses(sweep, ledger, listing), messages
+    statuses = job_statuses(sweep, ledger, listing)
+    mark_outdated(sweep, statuses)
+    return statuses, messages
 
 
 def plan(sweep: Sweep, groups: list[Group], statuses: dict[str, JobStatus], retry: bool) -> list[Request]:
-    """The requests to make: for jobs that were never sent and, with ``retry``, for those that did not end well.
+    """The requests to make: for jobs that were never sent, or are outdated, and with ``retry`` for those that did not
+    end well.
 
     Behind the trials of a search comes the job that goes on with it, unless one waits already.
     """
     requests: list[Request] = []
     for group in groups:
-        wanted = ("not sent", "refused", *(RETRY if retry else ()))
+        wanted = (*TO_SEND, *(RETRY if retry else ()))
         jobs = [job for job in group.jobs if statuses[job.id].state in wanted]
         in_flight = sum(statuses[job.id].active for job in group.jobs if job not in jobs)
         limit = max(1, group.max_jobs - in_flight) if group.max_jobs else None

@@ -1,7 +1,22 @@
-"""Explain why a job waits: SLURM's reason codes in words that a user can act on (squeue(1), JOB REASON CODES)."""
+"""SLURM's words for how a job ended, and for why one waits, in words that a user can act on (squeue(1))."""
 
 from __future__ import annotations
 
+# SLURM's states of jobs that have ended, and the words for them.
+ENDED = {
+    "COMPLETED": "done",
+    "FAILED": "failed",
+    "CANCELLED": "cancelled",
+    "TIMEOUT": "timeout",
+    "DEADLINE": "timeout",
+    "OUT_OF_MEMORY": "out of memory",
+    "PREEMPTED": "preempted",
+    "NODE_FAIL": "node failed",
+    "BOOT_FAIL": "node failed",
+    "LAUNCH_FAILED": "failed",
+    "RECONFIG_FAIL": "failed",
+    "REVOKED": "cancelled",
+}
 NEVER = "what it waits for did not end well; --retry that, and this goes with it"
 _WORDS = {
     "BeginTime": "its time to start has not come; SLURM lets requeued jobs wait for two minutes",
