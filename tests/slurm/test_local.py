@@ -89,6 +89,30 @@ def test_a_failure_keeps_what_waits_for_it_and_is_repeated_on_request(work: Path
     assert {job["state"] for job in statuses().values()} == {"done"}
 
 
+def test_another_value_of_a_variable_is_no_reason_for_nothing_to_send(
+    work: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pilot with a part of the data does not pass for the whole sweep; where a cache lies decides nothing."""
+    overrides = "{x: '${FRACTION:-1.0}', dataset.cache: $CACHE}"
+    write(work, f"name: a, command: echo, overrides: {overrides}, matrix: {{seed: [0, 1]}}")
+    monkeypatch.setenv("FRACTION", "0.01")
+    assert run("--local").code == 0
+    for now in ("1.0", ""):
+        monkeypatch.setenv("FRACTION", now)
+        again = run("--local")
+        assert again.code == 2 and "${FRACTION:-1.0} is '1.0' now, but 2 jobs were sent with '0.01'" in again.err
+        assert "another state: folder" in again.err and "FRACTION" in run("--dry-run").err
+    monkeypatch.setenv("FRACTION", "0.01")
+    monkeypatch.setenv("CACHE", "/elsewhere")
+    assert run("--local").out == "nothing to send\n" and run("-s").code == 0
+    state = work / "runs/.jobs/state.json"
+    content = json.loads(state.read_text())
+    del content["submissions"][0]["variables"]
+    state.write_text(json.dumps(content))
+    monkeypatch.delenv("FRACTION")
+    assert run("--local").out == "nothing to send\n", "earlier versions did not note it"
+
+
 def test_what_waits_runs_again_after_new_jobs(work: Path, run: Run, statuses: Statuses) -> None:
     """And so does what waits for that; nothing runs again without a reason."""
     later = ("name: z, after: a, paralleljobs: [WORK z]", "name: y, after: z, paralleljobs: [WORK y]")

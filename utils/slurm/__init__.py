@@ -7,6 +7,7 @@
     outdated.py      finds jobs that are done without the newest results of the groups they wait for
     recovery.py      looks up in SLURM what the ledger does not know
     submit.py        decides what to send, and sends it so that a kill loses and doubles nothing
+    variables.py     the environment variables in overrides, and whether they have changed
     next_job.py      the job that goes on with a search
     local.py         runs the same jobs on this machine
     commands.py      what each option of jobrunner.py does

@@ -15,10 +15,11 @@ from utils.slurm.cluster.script import shell_problems
 from utils.slurm.ledger import LOCAL, Ledger, changing
 from utils.slurm.local import run_local, stop_local, visible_gpus
 from utils.slurm.recovery import check_unknown_jobs
-from utils.slurm.status import RETRY, JobStatus
+from utils.slurm.status import RETRY, TO_SEND, JobStatus
 from utils.slurm.status_table import advice, status_json, status_table
 from utils.slurm.submit import preview, read_statuses, submit_all
 from utils.slurm.sweep.file import Group, Sweep
+from utils.slurm.variables import changed_variables
 
 PATIENCE_OF_NEXT = 600.0  # seconds that the job of a search waits for another jobrunner
 
@@ -42,7 +43,7 @@ def print_scripts(sweep: Sweep, groups: list[Group], retry: bool) -> int:
             check_unknown_jobs(ledger)
         except UserError as error:  # send would stop here
             messages.append(str(error))
-    _print_notes(messages)
+    _print_notes(messages + _changed(groups, ledger, statuses, retry))
     for line in _search_lines(groups, list(statuses.values())):
         print(f"# {printable(line)}")
     for text in preview(sweep, groups, ledger, statuses, retry):
@@ -65,6 +66,8 @@ def send(sweep: Sweep, groups: list[Group], retry: bool, local: int | None, go_o
         statuses, messages = read_statuses(sweep, ledger, fix=True)
         ledger.save()
         _print_notes(messages)
+        if not go_on and (problems := _changed(groups, ledger, statuses, retry)):
+            raise UserError("\n".join(problems))
         for line in sweep.findings():
             print(printable(line), flush=True)
         if local is None:
@@ -89,6 +92,12 @@ def send(sweep: Sweep, groups: list[Group], retry: bool, local: int | None, go_o
         print("; ".join(said))
     check_searches(groups, ended=local is not None)
     return 1 if left and local is not None else 0
+
+
+def _changed(groups: list[Group], ledger: Ledger, statuses: dict[str, JobStatus], retry: bool) -> list[str]:
+    """Environment variables whose change would reach only some of the jobs."""
+    wanted = (*TO_SEND, *(RETRY if retry else ()))
+    return changed_variables(groups, ledger, {one.id for one in statuses.values() if one.state in wanted})
 
 
 def check_searches(groups: list[Group], ended: bool) -> None:

@@ -59,6 +59,7 @@ class Submission:
         created: when the name was written down, before sbatch was called; seconds since the epoch.
         slurm_id: SLURM's number; LOCAL on this machine; None while nobody knows whether SLURM has it.
         seen: how tasks ended, by task number. It is kept because SLURM forgets jobs that have ended.
+        variables: what stood for the environment variables in the jobs' overrides (variables.py).
     """
 
     token: str
@@ -69,6 +70,7 @@ class Submission:
     created: float
     slurm_id: str | None = None
     seen: dict[str, dict[str, Any]] = field(default_factory=dict)
+    variables: dict[str, str] = field(default_factory=dict)  # empty in ledgers of earlier versions
 
     def task_id(self, task: int) -> str | None:
         """SLURM's number of one task; None while the submission has none."""
@@ -160,6 +162,8 @@ def _checked(one: Submission) -> Submission:
         raise TypeError(f"array or created of {one.name}")
     if one.slurm_id is not None and not re.fullmatch(rf"\d+|{LOCAL}", str(one.slurm_id)):
         raise TypeError(f"slurm_id of {one.name}")
+    if not isinstance(one.variables, dict) or not all(isinstance(text, str) for text in one.variables.values()):
+        raise TypeError(f"variables of {one.name}")
     for entry in one.seen.values() if isinstance(one.seen, dict) else [None]:
         if not isinstance(entry, dict) or entry.keys() != set(SEEN):
             raise TypeError(f"seen of {one.name}")

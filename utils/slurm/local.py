@@ -25,6 +25,7 @@ from utils.slurm.cluster.script import batch_script, job_name, log_file
 from utils.slurm.ledger import JOB_LOCK, LOCAL, LOCAL_MARK, Ledger, Submission, is_running
 from utils.slurm.status import DIVERGED, RETRY, TO_SEND, JobStatus
 from utils.slurm.sweep.file import Group, Job, Sweep
+from utils.slurm.variables import used
 
 _POLL = 0.1  # seconds
 KILLED = 137  # exit code of a job that could not note how it ended
@@ -210,7 +211,7 @@ def _prepare(group: Group, jobs: list[Job], ledger: Ledger) -> Submission:
     """Write the group's script, and its jobs into the ledger."""
     ids = [job.id for job in jobs]
     token = ledger.next_token(group, jobs)
-    submission = Submission(token, job_name(group, token), group.name, ids, True, time.time(), LOCAL)
+    submission = Submission(token, job_name(group, token), group.name, ids, True, time.time(), LOCAL, {}, used(jobs))
     text = batch_script(
         group=group, jobs=jobs, token=token, folder=ledger.folder, workdir=Path.cwd(), array=True, limit=None
     )

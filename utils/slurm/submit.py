@@ -23,6 +23,7 @@ from utils.slurm.outdated import mark_outdated
 from utils.slurm.recovery import resolve_unknown
 from utils.slurm.status import DIVERGED, RETRY, TO_SEND, JobStatus, job_statuses
 from utils.slurm.sweep.file import Group, Job, Sweep
+from utils.slurm.variables import used
 
 LARGEST_ARRAY = 1000  # SLURM's default MaxArraySize is 1001
 LISTING_DELAY = 5.0  # seconds that a controller may take to list a request whose sender was killed
@@ -250,7 +251,8 @@ def _submit(request: Request, ledger: Ledger, dependency: str | None) -> None:
 def _submission(request: Request, ledger: Ledger) -> Submission:
     token = ledger.next_token(request.group, request.jobs)
     ids = [job.id for job in request.jobs]
-    return Submission(token, job_name(request.group, token), request.group.name, ids, request.array, time.time())
+    name, variables = job_name(request.group, token), used(request.jobs)
+    return Submission(token, name, request.group.name, ids, request.array, time.time(), variables=variables)
 
 
 def _text(request: Request, submission: Submission, ledger: Ledger) -> str:
