@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -232,6 +234,18 @@ def test_a_killed_jobrunner_leaves_jobs_that_are_not_doubled(
     assert {job["state"] for job in statuses().values()} == {"done"}
     state = json.loads((work / "runs/.jobs/state.json").read_text())
     assert sum(item["group"] == "a" for item in state["submissions"]) == 2
+
+
+def test_what_a_killed_jobrunner_left_is_waited_for(
+    sleeping: subprocess.Popen[str], work: Path, run: Run, statuses: Statuses
+) -> None:
+    """Otherwise a table that the shell makes next would lack it."""
+    sleeping.kill()
+    sleeping.wait()
+    threading.Timer(0.5, (work / "go").touch).start()
+    again = run("--local", "--only", "a")
+    assert again.code == 0 and re.fullmatch(r"(a\.\w+): still runs, .*\n\1: done after \d+ s\n", again.out)
+    assert [job["state"] for job in statuses().values()] == ["done", "not sent"]
 
 
 def test_without_locks_a_job_is_known_by_its_processes(

@@ -90,9 +90,9 @@ class _Queue:
         self.ledger.save()
 
     def expects_more(self, running: list[_Running]) -> bool:
-        """Whether jobs are left to start, or may follow from one that runs."""
-        waits = {job for group in self.sweep.groups if group.name in self.names for job in group.waits}
-        return bool(self.waiting) or any(one.job in waits for one in running)
+        """Whether jobs of these groups are left to start, or run: further ones may follow from a trial."""
+        known = {job for group in self.sweep.groups if group.name in self.names for job in group.job_ids}
+        return bool(self.waiting) or any(one.job in known or one.group in self.names for one in running)
 
     def note(self, ended: list[tuple[_Running, int]]) -> list[str]:
         """Add the jobs that follow from those that have ended; return what searches have found by them."""
@@ -122,14 +122,15 @@ def run_local(
 ) -> Iterator[str]:
     """Run what is left of ``groups``, ``slots`` jobs at a time; yield one line per start and end.
 
-    Jobs that a killed jobrunner left running take slots like its own. SIGTERM and Ctrl-C are passed on to the jobs that
-    were started here, which save and end; no other job starts after that.
+    Jobs that a killed jobrunner left running take slots like its own, and those of ``groups`` are waited for. SIGTERM
+    and Ctrl-C are passed on to the jobs that were started here, which save and end; no other job starts after that.
 
     Raises:
         UserError: jobs failed, were stopped or were not started.
     """
     queue = _Queue(sweep, groups, ledger, statuses, retry)
     gpus, running, failed = visible_gpus(), _left_running(statuses, ledger), 0
+    yield from (f"{one.job}: still runs, started by an earlier call" for one in running)
     with _stop_request() as stop:
         while any(one.process for one in running) or (queue.expects_more(running) and not stop):
             while not stop and (ready := queue.next(running, slots)) is not None:
