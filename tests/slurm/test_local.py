@@ -248,6 +248,23 @@ def test_what_a_killed_jobrunner_left_is_waited_for(
     assert [job["state"] for job in statuses().values()] == ["done", "not sent"]
 
 
+def test_a_job_whose_script_was_killed_runs_until_its_processes_are_gone(work: Path, run: Run) -> None:
+    (work / "sleeper.py").write_text(SLEEPER)
+    write(work, f"name: a, paralleljobs: [{sys.executable} sleeper.py, 'test ! -e ready && touch beside']")
+
+    def kill() -> None:
+        wait_for((work / "ready").exists)
+        (event,) = (work / "runs/.jobs/events").iterdir()
+        os.kill(int(event.read_text().split(" ")[4]), signal.SIGKILL)
+        threading.Timer(0.5, (work / "go").touch).start()
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    done = run("--local", "1")
+    thread.join()
+    assert done.code == 2 and "failed (137)" in done.out and (work / "beside").exists()
+
+
 def test_without_locks_a_job_is_known_by_its_processes(
     sleeping: subprocess.Popen[str], work: Path, statuses: Statuses, monkeypatch: pytest.MonkeyPatch
 ) -> None:

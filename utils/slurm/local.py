@@ -33,7 +33,9 @@ KILLED = 137  # exit code of a job that could not note how it ended
 
 @dataclass
 class _Running:
-    """A job that runs here. ``process`` is None if it was started by a jobrunner that was killed."""
+    """A job that runs here. ``process`` is None if it was started by a jobrunner that was killed, or if its script was
+    killed and what that had started goes on.
+    """
 
     job: str
     group: str
@@ -46,7 +48,10 @@ class _Running:
     def code(self, folder: Path) -> int | None:
         """Its exit code; None while it runs."""
         if self.process is not None:
-            return self.process.poll()
+            code = self.process.poll()
+            if code is None or code >= 0 or not is_running(folder, self.job):
+                return code
+            self.process = None
         if is_running(folder, self.job):
             return None
         attempt = read_attempt(folder, self.submission.token, self.task)
