@@ -132,6 +132,16 @@ def test_what_waits_runs_again_after_new_jobs(work: Path, run: Run, statuses: St
     assert run("--local").out == "nothing to send\n" and {job["state"] for job in statuses().values()} == {"done"}
 
 
+def test_a_group_that_was_left_out_is_named(work: Path, run: Run) -> None:
+    write(work, "name: train, paralleljobs: [WORK a]", "name: table, after: train, paralleljobs: [WORK b]")
+    done = run("--local", "--only", "table")
+    assert done.code == 2
+    assert "a group they wait for was not run (leave out --only, or add --only train)\n" in done.out
+    shown = run("--dry-run", "--only", "table").out
+    assert "is not sent (leave out --only, or add --only train)" in shown and "--retry" not in shown
+    assert run("--local", "--only", "table", "--only", "train").code == 0
+
+
 @pytest.mark.parametrize(
     ("gpus", "slots", "shares"),
     [("4,5", 2, {"4", "5"}), ("4,5", 1, {"4,5"}), ("4,5", 3, {"4", "5"}), ("GPU-a", 2, {"GPU-a"}), ("-1", 1, {"-1"})],

@@ -110,6 +110,16 @@ class _Queue:
         self._extend()
         return [line for line in self.sweep.findings() if line not in before]
 
+    def obstacle(self, statuses: dict[str, JobStatus]) -> str:
+        """Why nothing else may start."""
+        names = {name for group, _ in self.waiting for name in group.after}
+        before = [statuses.get(job) for group in self.sweep.groups if group.name in names for job in group.job_ids]
+        for status in before:
+            if status is not None and status.state in TO_SEND and status.group not in self.names:
+                return f"a group they wait for was not run{status.way_out}"
+        at_slurm = any(status.active and status.slurm_id != LOCAL for status in statuses.values())
+        return f"a group they wait for {'is not through' if at_slurm else 'did not end well'}"
+
     def next(self, running: list[_Running], slots: int) -> tuple[Group, Job] | None:
         """Take the first job that may start now; None if none may."""
         for group, job in self.waiting if len(running) < slots else []:
@@ -159,9 +169,7 @@ def run_local(
                     if one.process is not None:
                         one.process.send_signal(signal.SIGTERM)
     if queue.waiting:
-        at_slurm = any(status.active and status.slurm_id != LOCAL for status in statuses.values())
-        why = "is not through" if at_slurm else "did not end well"
-        yield f"{len(queue.waiting)} jobs were not started{'' if stop else f': a group they wait for {why}'}"
+        yield f"{len(queue.waiting)} jobs were not started{'' if stop else f': {queue.obstacle(statuses)}'}"
     if failed or queue.waiting:
         raise UserError(
             f"{failed} jobs failed or were stopped, {len(queue.waiting)} were not started; see -s and --logs JOB"

@@ -93,6 +93,13 @@ class JobStatus:
         """Whether it is active and, as far as is known, will end."""
         return self.active and self.state != "never"
 
+    @property
+    def way_out(self) -> str:
+        """What brings it to its end, for messages about the groups that wait for it."""
+        if self.state in TO_SEND:
+            return f" (leave out --only, or add --only {self.group})"
+        return " (--retry sends that again)" if self.state in RETRY else ""
+
     def as_dict(self) -> dict[str, Any]:
         """The fields as JSON takes them."""
         return asdict(self)

@@ -175,13 +175,16 @@ def _obstacle(
     sending = {job.id for request in requests if request.group.name not in held for job in request.jobs}
     for before in (other for other in sweep.groups if other.name in group.after):
         if not before.settled:
-            bad = any(job not in sending and statuses[job].state in RETRY for job in before.waits)
+            left = [statuses[job] for job in before.waits if job not in sending]
+            bad = any(status.state in RETRY for status in left)
             more = " (--retry sends again its trials that did not end well)" if bad else ""
+            more = more or next((status.way_out for status in left if status.state in TO_SEND), "")
             return f"it waits for {before.name}, whose search goes on{more}"
         for job in before.job_ids:
             status = statuses[job]
             if job not in sending and status.state not in (DIVERGED, "done") and not status.can_end:
-                return f"it waits for {before.name}, where {job} is {status.state} (--retry sends that again)"
+                more = "" if status.group in held else status.way_out
+                return f"it waits for {before.name}, where {job} is {status.state}{more}"
     return None
 
 
