@@ -59,6 +59,37 @@ def test_what_train_does_not_take(project: Path, text: str, words: str) -> None:
     assert words in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("groups", "words"),
+    [
+        ("{name: a, matrix: {fnmodel.name: [lora], fnmodel.rosa.level: [epoch, never]}}",
+         "group a: name=lora level=never and, in group a, name=lora level=epoch are one run, since fnmodel.rosa.level"),
+        ("{name: a, matrix: {fnmodel.name: [none, lora], fnmodel.params.rank: [2, 4], seed: [0, 1]}}",
+         "name=none rank=4 seed=0 and, in group a, name=none rank=2 seed=0 are one run, since fnmodel.params.rank has"),
+        ("{name: a, matrix: {train.micro_batch_size: [8]}}, {name: b, matrix: {train.micro_batch_size: [4]}}",
+         "group b: micro_batch_size=4 and, in group a, micro_batch_size=8 are one run, since train.micro_batch_size"),
+    ],
+)  # fmt: skip
+def test_jobs_that_are_one_run(project: Path, groups: str, words: str) -> None:
+    """Together they would fail: the run is being trained already."""
+    with pytest.raises(UserError) as error:
+        load(project, f"groups: [{groups}]")
+    (line,) = str(error.value).splitlines()[1:]
+    assert words in line
+
+
+def test_keys_that_decide_the_run_or_need_no_run_are_no_problem(project: Path) -> None:
+    load(
+        project,
+        """
+groups:
+  - {name: a, matrix: {fnmodel.name: [rosa], fnmodel.rosa.level: [epoch, never], fnmodel.params.rank: [2, 4]}}
+  - {name: b, overrides: {dry_run: true}, matrix: {train.micro_batch_size: [4, 8]}}
+  - {name: c, overrides: {fnmodel.name: none}, matrix: {fnmodel.params.target_modules: [all-linear, null]}}
+""",
+    )
+
+
 def test_all_problems_once_in_one_message(project: Path) -> None:
     text = "groups: [{name: a, matrix: {train.lrr: [1, 2], seed: [0, 1]}}, {name: b, matrix: {seed: [-1, 0]}}]"
     with pytest.raises(UserError) as error:

@@ -20,8 +20,11 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from rosa.config import LowRankConfig
+from rosa.methods import method_names, methods
 from utils.config import parse_config, schema
 from utils.errors import UserError
+from utils.runs.identity import WITHOUT_EFFECT
 from utils.slurm.sweep.quoting import ENVIRONMENT, hydra_value
 
 if TYPE_CHECKING:
@@ -38,7 +41,50 @@ def override_problems(groups: Sequence[Group]) -> list[str]:
         for overrides in _witnesses(group, seen):
             for problem in refusals(overrides):
                 problems.setdefault(f"group {group.name}: {problem}")
-    return list(problems)
+    return list(problems) + _one_run(groups)
+
+
+def _one_run(groups: Sequence[Group]) -> list[str]:
+    """Jobs that are one run, since they differ in keys without effect alone: a sentence per such keys and groups.
+
+    What a search adds is not looked at: nobody can take that out of the file.
+    """
+    problems: dict[tuple[str, ...], str] = {}
+    first: dict[frozenset[tuple[str, str]], tuple[Job, dict[str, str]]] = {}
+    for job in (job for group in groups for job in group.jobs if "train.py" in job.command and not job.follows):
+        values = {key.lstrip("+"): hydra_value(value) for key, value in job_overrides(job).items()}
+        if values.get("dry_run") == "true":
+            continue
+        idle = {key: values[key] for key in values.keys() - _deciding(values)}
+        other, others = first.setdefault(frozenset(values.items() - idle.items()), (job, idle))
+        keys = sorted({key for key, _ in idle.items() ^ others.items()})
+        if keys:
+            problems.setdefault(
+                (job.group, other.group, *keys),
+                f"group {job.group}: {job.label} and, in group {other.group}, {other.label} are one run, since "
+                f"{', '.join(keys)} has no effect there: leave one of them out",
+            )
+    return list(problems.values())
+
+
+def _deciding(values: dict[str, str]) -> set[str]:
+    """The keys in ``values`` that may decide which run it is (utils/runs/identity.py)."""
+    method = values.get("fnmodel.name") or _default_method(values)
+    others = {f"fnmodel.{name}" for name in method_names() if name != method and method in ("none", *method_names())}
+    found = set()
+    for key in values:
+        idle = key.startswith("logging.") or (key.startswith("train.") and key in WITHOUT_EFFECT)
+        if key == "fnmodel.params.rank":
+            idle = method == "none" or (method in methods() and not issubclass(methods()[method][0], LowRankConfig))
+        if not idle and key.rpartition(".")[0] not in others:
+            found.add(key)
+    return found
+
+
+def _default_method(values: dict[str, str]) -> str:
+    """The method of a job that names none."""
+    base = _composed(tuple(f"{key}={value}" for key, value in values.items() if (CONFIGS / key).is_dir()))
+    return base if isinstance(base, str) else str(OmegaConf.select(base, "fnmodel.name"))
 
 
 def _witnesses(group: Group, seen: set[tuple[str, str]]) -> Iterator[dict[str, Any]]:
