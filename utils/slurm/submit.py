@@ -178,7 +178,8 @@ def _obstacle(
             left = [statuses[job] for job in before.waits if job not in sending]
             bad = any(status.state in RETRY for status in left)
             more = " (--retry sends again its trials that did not end well)" if bad else ""
-            more = more or next((status.way_out for status in left if status.state in TO_SEND), "")
+            out = (status.way_out for status in left if status.state in TO_SEND and status.group not in held)
+            more = more or next(out, "")
             return f"it waits for {before.name}, whose search goes on{more}"
         for job in before.job_ids:
             status = statuses[job]
