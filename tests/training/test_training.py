@@ -102,6 +102,18 @@ def test_missing_memory_is_answered_with_half_of_what_divides_the_batch() -> Non
         assert f"with 64 {unit} at once" in message and f"set train.{key}=32 " in message
 
 
+@pytest.mark.parametrize("kept", [False, True])
+def test_a_loss_that_is_not_finite_is_answered_with_what_can_be_done(tmp_path: Path, kept: bool) -> None:
+    """No checkpoint is spoken of where there is none, and no key that is set already."""
+    if kept:
+        (tmp_path / "checkpoints/last").mkdir(parents=True)
+    error = failures.NotFinite(failures.not_finite("validation loss", float("nan"), 3))
+    first, second = (str(failures.advice(error, TrainConfig(skip_nonfinite=on), tmp_path, 3)) for on in (False, True))
+    assert all("at step 3: lower train.lr, warm up longer" in text for text in (first, second))
+    assert "same command with train.skip_nonfinite=true" in first and "skip_nonfinite" not in second
+    assert ["checkpoint" in text for text in (first, second)] == [kept, kept]
+
+
 def test_gradient_checkpointing_changes_nothing(train: Any, tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
     losses = [
         points(train(f"train.gradient_checkpointing={on}", f"output.path={tmp_path / on}"), "train", "loss")

@@ -10,6 +10,7 @@ import torch
 
 import rosa
 from utils.errors import UserError, is_out_of_memory, short_reason
+from utils.runs import Run
 from utils.train_config import TrainConfig
 
 REMEDY = "lower train.lr"
@@ -19,12 +20,15 @@ class Diverged(UserError):
     """The numbers of a training are no longer finite."""
 
 
+class NotFinite(Diverged):
+    """A loss or weight is not finite; ``advice`` adds how to go on."""
+
+
 def not_finite(what: str, value: float, step: int) -> str:
     """The message for a loss or weight that became NaN or infinite at ``step``."""
     return (
-        f"the {what} is {value} at step {step}: {REMEDY}, set train.max_grad_norm=1, or use "
-        "train.precision=fp32. The checkpoints before it are kept: the same command with train.skip_nonfinite=true "
-        "goes on from the last one and leaves such updates out."
+        f"the {what} is {value} at step {step}: {REMEDY}, warm up longer (train.warmup_steps), "
+        "set train.max_grad_norm=1, or use train.precision=fp32."
     )
 
 
@@ -50,6 +54,8 @@ def advice(error: Exception, train: TrainConfig, folder: Path, step: int | None)
     """
     if is_out_of_memory(error):
         return UserError(_out_of_memory(train, step, error))
+    if isinstance(error, NotFinite):
+        return Diverged(f"{error}{_going_on(train, folder)}")
     if isinstance(error, rosa.AdapterError) and step is not None:  # from a resample
         advised = f"{REMEDY} or set train.max_grad_norm=1. The checkpoints before it are kept."
         return Diverged(f"{error}, at step {step}: {advised}")
@@ -58,6 +64,15 @@ def advice(error: Exception, train: TrainConfig, folder: Path, step: int | None)
         advised = "The last checkpoint is kept: fix this, then run the same command again."
         return UserError(f"{where}: {error.strerror}. {advised}")
     return None
+
+
+def _going_on(train: TrainConfig, folder: Path) -> str:
+    """How the training goes on after a number that is not finite, if it can."""
+    kept = Run(folder).last.exists()
+    if train.skip_nonfinite:  # what is not finite now does not come from an update that could be left out
+        return " The checkpoints before it are kept." if kept else ""
+    start = "goes on from the last checkpoint and " if kept else ""
+    return f" The same command with train.skip_nonfinite=true {start}leaves such updates out."
 
 
 def _out_of_memory(train: TrainConfig, step: int | None, error: Exception) -> str:

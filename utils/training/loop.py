@@ -15,7 +15,7 @@ from utils.models.losses import evaluate_losses
 from utils.processes.signals import Interrupted
 from utils.runs.provenance import peak_memory_mib
 from utils.tokens.batches import epoch_batches, micro_batches
-from utils.training.failures import Diverged, not_finite
+from utils.training.failures import NotFinite, not_finite
 from utils.training.resume import save, save_due
 from utils.training.samples import sample_texts
 from utils.training.training import Training
@@ -192,7 +192,7 @@ def validate(training: Training) -> bool:
         training.processes, training.stop.check, "validation", train.micro_batch_tokens,
     ).metrics(training.collator.loss_on)  # fmt: skip
     if not math.isfinite(values["loss"]):
-        raise training.processes.same_error(not_finite("validation loss", values["loss"], done.step), Diverged)
+        raise training.processes.same_error(not_finite("validation loss", values["loss"], done.step), NotFinite)
     done.spend("validation", start)
     sharded = training.placement.sharded  # no process has the whole model
     texts = [] if sharded else training.processes.run_on_main(lambda: sample_texts(training))

@@ -15,7 +15,7 @@ from utils.errors import UserError
 from utils.log import log
 from utils.models.losses import LossSum
 from utils.runs.checkpoint_folder import Progress
-from utils.training.failures import REMEDY, Diverged, not_finite
+from utils.training.failures import REMEDY, Diverged, NotFinite, not_finite
 
 SKIPPED_IN_A_ROW = 10  # this many left-out updates in a row end a run
 OVERFLOWS_IN_A_ROW = 40  # in fp16, whose scale is halved each time: from 65536 to 6e-8
@@ -83,7 +83,7 @@ class LossMeter:
             step: the number of the last of these steps.
 
         Raises:
-            Diverged: the loss of a step is not finite; the text has its number.
+            NotFinite: the loss of a step is not finite; the text has its number.
         """
         if not self.steps:
             return 0.0
@@ -92,7 +92,7 @@ class LossMeter:
         if len(bad):
             first = int(bad[0])
             text = not_finite("training loss", float(steps[first]), step - len(steps) + 1 + first)
-            raise self.error(text, Diverged)
+            raise self.error(text, NotFinite)
         return float(steps.sum())
 
     def read(self, step: int) -> dict[str, float]:

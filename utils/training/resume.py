@@ -12,7 +12,7 @@ import torch
 from utils.log import log, progress
 from utils.runs import checkpoints
 from utils.runs.checkpoint_folder import load_state
-from utils.training.failures import Diverged, non_finite_tensors, not_finite, optimizer_tensors
+from utils.training.failures import NotFinite, non_finite_tensors, not_finite, optimizer_tensors
 from utils.training.record import current_progress
 from utils.training.training import Training
 
@@ -52,12 +52,12 @@ def save_due(training: Training, logging_point: bool) -> bool:
 
 
 def _check_finite(training: Training) -> None:
-    """Raise Diverged, on every process, if a loss, a weight or the optimizer's state is not finite."""
+    """Raise NotFinite, on every process, if a loss, a weight or the optimizer's state is not finite."""
     step = training.progress.step
     training.meter.nats(step)
     bad = non_finite_tensors([*training.trained_parameters(), *optimizer_tensors(training.optimizer)])
     if float(training.accelerator.reduce(bad.float(), "sum")):
-        raise training.processes.same_error(not_finite("model or its optimizer's state", math.nan, step), Diverged)
+        raise training.processes.same_error(not_finite("model or its optimizer's state", math.nan, step), NotFinite)
 
 
 def training_state(training: Training) -> dict[str, Any]:
