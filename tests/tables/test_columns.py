@@ -85,6 +85,23 @@ def test_differences_to_full_fine_tuning_and_to_equal_rank(tmp_path: Path) -> No
     assert row_of(frame, method="rosa", rank="0.05").val_loss_delta == pytest.approx(-0.1)
 
 
+def test_differences_are_to_the_best_full_training_whatever_its_rate(tmp_path: Path) -> None:
+    """The full training with the rate of LoRA is a badly tuned one, and one with more epochs is another comparison."""
+    for method, rate, loss, epochs in (
+        ("none", 3e-3, 3.9, 5), ("none", 3e-2, 6.0, 5), ("none", 3e-3, 1.0, 50), ("lora", 3e-2, 4.6, 5),
+    ):  # fmt: skip
+        beams = {"num_beams": 10 if rate == 3e-2 else 1}
+        write_run(
+            tmp_path, method=method, loss=loss, epochs=epochs, config={"train.lr": rate}, evaluation={"decoding": beams}
+        )
+    compile_results([tmp_path])
+    frame = csv_of(tmp_path)
+    lora = row_of(frame, method="lora")
+    assert lora.val_loss_delta == pytest.approx(0.7) and lora.baseline == row_of(frame, val_loss_mean=3.9).group
+    page = (tmp_path / "e2e_nlg" / "results.md").read_text(encoding="utf-8").replace("\\", "")
+    assert "Differences to full fine-tuning are to the row with epochs 5, lr 0.003" in page and "of its 3 rows" in page
+
+
 def test_losses_on_different_tokens_are_not_compared(tmp_path: Path) -> None:
     write_run(tmp_path, loss=1.0)
     write_run(tmp_path, loss=0.5, record={"loss_on": "all", "group": "other"}, config={"train.loss_on": "all"})

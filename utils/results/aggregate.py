@@ -6,7 +6,7 @@ import json
 import os
 import statistics
 from collections import Counter, defaultdict
-from collections.abc import Container, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -21,6 +21,9 @@ from utils.text import as_typed
 # Settings that always have a column or a table of their own.
 OWN_COLUMN = ("seed", "dataset.name", "model.name", "fnmodel.name", "fnmodel.params.rank", "fnmodel.params.bias")
 TARGETS = "fnmodel.params.target_modules"
+# May differ between a row and its counterpart: each method has its own learning rate.
+FREE = ("train.lr", "test_data")
+DECODING = "decoding."
 NOT_COMPARED = (*OWN_COLUMN, "hydra", *WITHOUT_EFFECT)  # any other setting that differs gets a column
 
 
@@ -92,7 +95,7 @@ def settings_of(result: Result) -> dict[str, Any]:
         kept[TARGETS] = ALL_LINEAR
     if "train.loss_on" in kept:  # null means the data set's default, which the record contains
         kept["train.loss_on"] = result.record.get("loss_on") or kept["train.loss_on"]
-    return kept | {f"decoding.{key}": value for key, value in result.decoding.items()}
+    return kept | {f"{DECODING}{key}": value for key, value in result.decoding.items()}
 
 
 def _blocks(settings: dict[str, Any]) -> set[str]:
@@ -192,11 +195,11 @@ def set_baselines(rows: list[Row], method: str) -> None:
         row.baseline = counterpart(row, rows, method)
 
 
-def counterpart(row: Row, rows: Iterable[Row], method: str, free: Container[str] = ()) -> Row | None:
+def counterpart(row: Row, rows: Iterable[Row], method: str) -> Row | None:
     """The row of ``method`` to compare ``row`` with: of the same model, and with no rank or the same rank.
 
-    Of several, the one with the fewest different settings is used, then the one with the lowest validation loss.
-    ``free``: settings that may differ.
+    Of several, the one with the fewest different settings that are not ``free`` is used, then the one with the lowest
+    validation loss.
     """
     candidates = [
         other
@@ -204,11 +207,16 @@ def counterpart(row: Row, rows: Iterable[Row], method: str, free: Container[str]
         if (other.first.method, other.first.model) == (method, row.first.model)
         and (other.first.rank is None or as_typed(other.first.rank) == as_typed(row.first.rank))
     ]
-    return min(candidates, key=lambda other: _distance(row, other, free), default=None)
+    return min(candidates, key=lambda other: _distance(row, other), default=None)
 
 
-def _distance(row: Row, other: Row, free: Container[str]) -> tuple[Any, ...]:
-    common = [key for key in row.settings.keys() & other.settings.keys() if key not in free]
+def free(key: str) -> bool:
+    """Whether a setting may differ between a row and its counterpart. Decoding changes no loss."""
+    return key in FREE or key.startswith(DECODING)
+
+
+def _distance(row: Row, other: Row) -> tuple[Any, ...]:
+    common = [key for key in row.settings.keys() & other.settings.keys() if not free(key)]
     differences = sum(as_typed(row.settings[key]) != as_typed(other.settings[key]) for key in common)
     loss = other.statistics.get("val_loss")
     return (row is not other, differences, loss.mean if loss else float("inf"), other.sort_key())

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from utils.fnmodel import LAYERS_ONLY
-from utils.results.aggregate import Row, counterpart
+from utils.results.aggregate import Row, counterpart, free
 from utils.results.columns import Column
 from utils.results.methods import UNTRAINED
 from utils.runs.identity import ADDED_KEYS
@@ -14,7 +14,6 @@ from utils.text import as_typed
 
 REFERENCE = "lora"
 VARIANTS = ("fnmodel.lora.scale", "fnmodel.lora.lr_ratio_b")  # off their defaults: rsLoRA, LoRA+, methods to compare
-OWN = ("train.lr", "test_data")  # may differ: each method has its own rate, so the row with the lowest loss counts
 CEILINGS = (LAYERS_ONLY, "none")  # the first that there is: full training of the same layers, or of everything
 EQUAL = 0.01  # numbers of trainable parameters count as equal up to this share
 SAMPLES = 10_000
@@ -53,19 +52,18 @@ def _is_variant(row: Row) -> bool:
 
 
 def _comparable(row: Row, rows: Sequence[Row], method: str) -> Row | None:
-    """The row of ``method`` whose training differs from that of ``row`` in nothing but the method and ``free``.
+    """The row of ``method`` whose training differs from that of ``row`` in nothing but the method and what is ``free``.
 
     Adapters train other biases by default, so a LoRA with the same biases is preferred and not required.
     """
-    free = {*OWN, *(key for key in row.settings if key.startswith("decoding."))}
 
     def differs(other: Row) -> bool:
-        common = row.settings.keys() & other.settings.keys() - {*free, *VARIANTS}
-        return any(as_typed(row.settings[key]) != as_typed(other.settings[key]) for key in common)
+        common = row.settings.keys() & other.settings.keys() - {*VARIANTS}
+        return any(as_typed(row.settings[key]) != as_typed(other.settings[key]) for key in common if not free(key))
 
     equal = [other for other in rows if not differs(other)]
     same = [other for other in equal if other.first.bias == row.first.bias]
-    return counterpart(row, same, method, free) or counterpart(row, equal, method, free)
+    return counterpart(row, same, method) or counterpart(row, equal, method)
 
 
 def unequal(rows: Sequence[Row]) -> list[tuple[Row, Row]]:

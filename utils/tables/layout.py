@@ -13,7 +13,7 @@ from utils.results.columns import Column, all_columns, check_name, default_colum
 from utils.results.gap import Closed, closed_shares
 from utils.results.methods import UNTRAINED, method_label
 from utils.results.read import Omission, Result, keep_one_limit
-from utils.tables.notes import Scope, gap_notes, notes_of, readable
+from utils.tables.notes import Scope, baseline_notes, gap_notes, notes_of, readable
 from utils.tables.order import sort_rows
 from utils.text import as_typed, human
 
@@ -119,9 +119,9 @@ def make_table(
         table.notes.append(f"{len(trials)} trials of searches (seed {seeds}) are not in the table.")
     loss = known["val_loss_target" if scope.mixed else "val_loss"]
     table.closed = closed_shares(rows, loss)
-    table.notes += gap_notes(rows, table.closed, loss)
-    table.grids = [_main_grid(table, printed, scope), *_delta_grids(table, printed, baseline, scope)]
-    table.grids += [_gap_grid(table)] if table.closed else []
+    deltas = _delta_grids(table, printed, baseline, scope)
+    table.notes += [*(baseline_notes(rows) if deltas else []), *gap_notes(rows, table.closed, loss)]
+    table.grids = [_main_grid(table, printed, scope), *deltas, *([_gap_grid(table)] if table.closed else [])]
     repeated_paths = {omission.run.path for omission in repeated}
     incomplete = [r for r in results if not r.finished]
     if not rows:

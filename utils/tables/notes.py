@@ -7,14 +7,12 @@ from dataclasses import dataclass
 
 from utils.data import SPLITS
 from utils.metrics import NEITHER
-from utils.results.aggregate import Row
+from utils.results.aggregate import DECODING, Row, differing
 from utils.results.columns import LOSS_UNIT, OWN_LOSS, Column, different_parts
 from utils.results.gap import SAMPLES, Closed, unequal
 from utils.results.methods import UNTRAINED, method_label
 from utils.runs import finite
 from utils.text import as_typed, human, printable_line
-
-DECODING = "decoding."
 
 
 @dataclass(frozen=True)
@@ -134,6 +132,32 @@ def _about_scope(columns: list[Column], scope: Scope) -> Iterator[str]:
         yield f"Test losses were computed in several precisions: {', '.join(scope.precisions)}."
     if scope.references > 1:
         yield "Runs were scored against different references: their scores are not comparable."
+
+
+def baseline_notes(rows: list[Row]) -> Iterator[str]:
+    """Which row the differences are to, where the baseline's method has several of one model and rank."""
+    used = [row.baseline for row in rows if row.baseline is not None and row.baseline is not row]
+    for baseline in {id(row): row for row in used}.values():
+        first = baseline.first
+        same = [
+            row
+            for row in rows
+            if (row.first.method, row.first.model, as_typed(row.first.rank))
+            == (first.method, first.model, as_typed(first.rank))
+        ]
+        if len(same) > 1:
+            rank = "" if first.rank is None else f" {as_typed(first.rank)}"
+            yield (
+                f"Differences to {method_label(first.method)}{rank} are to the row with {_words(baseline, same)}: of "
+                f"its {len(same)} rows that with the fewest other settings, then the lowest validation loss."
+            )
+
+
+def _words(row: Row, rows: list[Row]) -> str:
+    """The settings by which ``row`` differs from others of ``rows``."""
+    keys = [key for key in differing(rows) if key in row.settings]
+    words = [f"{readable(key.rsplit('.', 1)[-1])} {as_typed(row.settings[key])}" for key in keys]
+    return ", ".join(words) or f"settings {row.first.group[:8]}"
 
 
 def gap_notes(rows: list[Row], closed: list[Closed], column: Column) -> Iterator[str]:
