@@ -29,6 +29,17 @@ def test_runs_on_other_data_are_left_out_and_named(tmp_path: Path) -> None:
     assert data.notes == [f"left out: {other}: its validation data are not those of most runs"]
 
 
+def test_two_bases_of_one_name_have_figures_of_their_own(tmp_path: Path) -> None:
+    """Also if one of them has trials only."""
+    for folder, method in (("first", "lora"), ("second", "rosa")):
+        write_run(tmp_path, method=method, model="base", config={"model.name": f"/{folder}/base"})
+    trial = {"model.name": "/third/base", "output.search": True}
+    write_run(tmp_path, method="lora", model="base", config=trial)
+    drawn = load_plot_data(tmp_path)
+    assert [data.model for data in drawn] == [f"base ({name}/base)" for name in ("first", "second", "third")]
+    assert [data.methods for data in drawn] == [["lora"], ["rosa"], []]
+
+
 def test_a_row_without_shared_points_is_named_and_a_seed_without_points_not_counted(tmp_path: Path) -> None:
     for seed in (0, 1, 2):
         run = write_run(tmp_path, seed=seed)

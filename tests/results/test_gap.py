@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.records import csv_of, row_of, write_run
+from tests.records import csv_of, markdown_rows, row_of, write_run
 from utils.results.gap import share_of_gap
 from utils.tables import compile_results
 
@@ -130,6 +130,20 @@ def test_seeds_on_other_data_are_another_row(tmp_path: Path) -> None:
     assert sorted(csv_of(tmp_path).n) == [1, 3]
 
 
+def test_seeds_on_other_base_weights_are_another_row(tmp_path: Path) -> None:
+    """A cache of the hub may have more files or fewer; an early version recorded none."""
+    recorded = [{"config.json": "c", "model.safetensors": name} for name in "aab"]
+    recorded[1]["tokenizer.json"] = "t"
+    for seed, files in enumerate([*recorded, None]):
+        write_run(tmp_path, seed=seed, loss=1.0 + seed, record={"base_sha256": files})
+    write_run(tmp_path, method="none", loss=0.5, record={"base_sha256": recorded[2]})
+    compile_results([tmp_path])
+    frame = csv_of(tmp_path)
+    assert sorted(zip(frame.method, frame.seeds, strict=True)) == [("none", "0"), ("rosa", "0 1 3"), ("rosa", "2")]
+    assert row_of(frame, seeds="0 1 3").isna().val_loss_delta and row_of(frame, seeds="2").val_loss_delta == 2.5
+    assert "| base files |" in page(tmp_path)
+
+
 def test_two_bases_of_one_name_are_two_models(tmp_path: Path) -> None:
     write_run(tmp_path, method="lora", rank=4, loss=1.5, model="base", config={"model.name": "/first/base"})
     for method, loss in (("rosa", 1.2), ("none", 1.1)):
@@ -137,6 +151,11 @@ def test_two_bases_of_one_name_are_two_models(tmp_path: Path) -> None:
     compile_results([tmp_path])
     assert "gap closed" not in page(tmp_path)
     assert "first/base" in page(tmp_path) and "second/base" in page(tmp_path) and "/first" not in page(tmp_path)
+    assert row_of(csv_of(tmp_path), method="lora").isna().val_loss_delta
+    write_run(tmp_path, method="bitfit", rank=None, loss=0.9, model="base", config={"model.name": "/first/base"})
+    compile_results([tmp_path], sort="val_loss")
+    bold = [row["method"] for row in markdown_rows(tmp_path) if "**" in row["val loss"]]
+    assert bold == ["BitFit", "full fine-tuning"], "each model has its best"
 
 
 def test_a_lora_with_the_same_biases_is_preferred(tmp_path: Path) -> None:

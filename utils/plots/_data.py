@@ -5,13 +5,15 @@ from __future__ import annotations
 import itertools
 import statistics
 from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from utils.errors import UserError
 from utils.results.aggregate import Row, compute_statistics, most_common, rows_of
-from utils.results.columns import OWN_LOSS, Column, all_columns, check_name, different_parts, mixed_losses
+from utils.results.columns import OWN_LOSS, Column, all_columns, check_name, mixed_losses
 from utils.results.methods import UNTRAINED, method_label
+from utils.results.parts import different_parts
 from utils.results.read import Result, keep_one_limit, read_results
 from utils.runs import finite
 from utils.text import as_typed, printable_line
@@ -143,7 +145,7 @@ def _binned(points: dict[float, float], end: float, bins: int) -> dict[float, fl
 
 
 def load_plot_data(folder: str | Path, metric: str | None = None) -> list[PlotData]:
-    """The finished runs at or below ``folder``, one ``PlotData`` per model, sorted by model name.
+    """The finished runs at or below ``folder``, one ``PlotData`` per base model, sorted by its name.
 
     Raises:
         UserError: a missing folder, no runs, runs of several data sets, no finished run, an unknown metric.
@@ -162,29 +164,37 @@ def load_plot_data(folder: str | Path, metric: str | None = None) -> list[PlotDa
         raise UserError(f"no run under {folder} has finished, so there is nothing to draw.\n{lines}")
     known = all_columns(finished)
     mixed = mixed_losses(finished)
-    rows, repeated = rows_of(result for result in finished if not result.trial)
-    trials, _ = rows_of(result for result in finished if result.trial)
-    compute_statistics([*rows, *trials], known.values())
+    every, repeated = rows_of(finished)
+    compute_statistics(every, known.values())
+    rows, trials = ([row for row in every if row.first.trial == trial] for trial in (False, True))
     left_out += [f"{omission.run.path}: {omission.reason}" for omission in repeated]
     column = _metric(metric, known, rows, mixed)
     notes = [limit_note] if limit_note and not column.key.startswith("val") else []
     notes += [f"left out: {line}" for line in left_out]
     loss = "loss_target" if mixed else "loss"
     rows = _of_one_data(rows, column.split, notes)
-    models = sorted({row.first.model for row in [*rows, *trials]})
+    models = {row.base_model: row for row in [*rows, *trials]}
     return [
         PlotData(
             datasets[0],
-            model,
-            [row for row in rows if row.first.model == model],
+            _model_name(models[model], models.values()),
+            [row for row in rows if row.base_model == model],
             column,
             metric is not None,
             loss,
             notes if i == 0 else [],
-            [row for row in trials if row.first.model == model],
+            [row for row in trials if row.base_model == model],
         )
-        for i, model in enumerate(models)
+        for i, model in enumerate(sorted(models))
     ]
+
+
+def _model_name(row: Row, rows: Iterable[Row]) -> str:
+    """The name of a row's base model, with its folder and the digest of its files if others have that name."""
+    if sum(other.first.model == row.first.model for other in rows) == 1:
+        return row.first.model
+    own = [row.settings[key] for key in ("base", "base_files") if key in row.settings]
+    return f"{row.first.model} ({', '.join(own)})"
 
 
 def _of_one_data(rows: list[Row], split: str, notes: list[str]) -> list[Row]:
@@ -192,17 +202,17 @@ def _of_one_data(rows: list[Row], split: str, notes: list[str]) -> list[Row]:
     for name in dict.fromkeys(("validation", split)):
         key, kept = f"{name}_data", []
         usual = {
-            model: most_common(result.data for row in rows if row.first.model == model for result in row.results)
-            for model in {row.first.model for row in rows}
+            model: most_common(result.data for row in rows if row.base_model == model for result in row.results)
+            for model in {row.base_model for row in rows}
         }
         for row in rows:
-            if row.settings.get(key) in (None, usual[row.first.model].get(key)):
+            if row.settings.get(key) in (None, usual[row.base_model].get(key)):
                 kept.append(row)
             else:
                 why = f"its {name} data are not those of most runs"
                 notes += [f"left out: {result.run.path}: {why}" for result in row.results]
         rows = kept
-    for part in different_parts(result for row in rows for result in row.results):
+    for part in different_parts(rows):
         notes.append(f"losses are on different parts of the {part} data: they are not comparable")
     return rows
 

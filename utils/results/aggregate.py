@@ -51,6 +51,7 @@ class Row:
     settings: dict[str, Any]  # settings that change a result, by dotted key
     statistics: dict[str, Statistic] = field(default_factory=dict)  # by column key; columns without a value are missing
     baseline: Row | None = None
+    base_model: tuple[str, str, str] = ("", "", "")  # name, folder and digest: numbers of two are not compared
 
     @property
     def first(self) -> Result:
@@ -72,7 +73,7 @@ class Row:
         """Orders rows by model, method, trainable parameters and rank."""
         method = self.first.method
         rank, settings = str(self.first.rank), str(self.settings)
-        return (self.first.model, method_order(method), method, self.parameters or 0, rank, settings, self.first.group)
+        return (self.base_model, method_order(method), method, self.parameters or 0, rank, settings, self.first.group)
 
 
 def settings_of(result: Result) -> dict[str, Any]:
@@ -106,14 +107,15 @@ def _blocks(settings: dict[str, Any]) -> set[str]:
 def rows_of(results: Iterable[Result]) -> tuple[list[Row], list[Omission]]:
     """Group finished runs into rows.
 
-    Runs of one group with different decoding or data are different rows. A run without an evaluation belongs to the row
-    with the group's most common decoding, because its training does not depend on it; so with digests of data.
+    Runs of one group with different decoding, data or base models are different rows, and trials of searches have rows
+    of their own. A run without an evaluation belongs to the row with the group's most common decoding, because its
+    training does not depend on it; so with digests of data and base models.
 
     Returns: the rows in table order, and the runs left out of them because another run has the same seed.
     """
-    groups: dict[str, list[Result]] = defaultdict(list)
+    groups: dict[tuple[str, bool], list[Result]] = defaultdict(list)
     for result in results:
-        groups[result.group].append(result)
+        groups[result.group, result.trial].append(result)
     rows, repeated = [], []
     for group in groups.values():
         usual = most_common(_conditions(result) for result in group)
@@ -125,19 +127,21 @@ def rows_of(results: Iterable[Result]) -> tuple[list[Row], list[Omission]]:
                 repeated.append(Omission(result.run, f"same settings and seed as {first}: counted once"))
             else:
                 seeds[result.run.path if result.seed is None else result.seed] = result
-        for seeds in parts.values():
+        for conditions, seeds in parts.items():
             members = [seeds[seed] for seed in sorted(seeds, key=lambda seed: (str(type(seed)), seed))]
             fullest = max(members, key=_completeness)
             base = {} if fullest.base is None else {"base": fullest.base}
-            rows.append(Row(members, settings_of(fullest) | fullest.data | base))
-    _shorten_bases(rows)
+            known = {key: value for key, value in json.loads(conditions).items() if key != "decoding"}
+            rows.append(Row(members, settings_of(fullest) | known | base))
+    _name_base_models(rows)
     return sorted(rows, key=Row.sort_key), repeated
 
 
 def _conditions(result: Result) -> dict[str, str]:
-    """What seeds of one row have in common beside their group: the decoding and the data, as far as they are known."""
+    """What seeds of one row share beside their group: decoding, data and base model, as far as they are known."""
     decoding = json.dumps(result.decoding, sort_keys=True, default=str)
-    return {**({"decoding": decoding} if result.decoding else {}), **result.data}
+    files = {} if result.base_files is None else {"base_files": result.base_files}
+    return {**({"decoding": decoding} if result.decoding else {}), **result.data, **files}
 
 
 def most_common(found: Iterable[dict[str, str]]) -> dict[str, str]:
@@ -149,14 +153,22 @@ def most_common(found: Iterable[dict[str, str]]) -> dict[str, str]:
     return {key: count.most_common(1)[0][0] for key, count in counts.items()}
 
 
-def _shorten_bases(rows: list[Row]) -> None:
-    """Leave of each base model's folder what tells models of one name apart."""
+def _name_base_models(rows: list[Row]) -> None:
+    """Set ``base_model``, and leave of each base model's folder what tells models of one name apart.
+
+    Without a digest of its files, a model counts as the most common one of its name and folder.
+    """
     folders: dict[str, list[str]] = defaultdict(list)
+    digests: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
     for row in rows:
-        if "base" in row.settings:
-            row.settings["base"] = os.path.abspath(row.settings["base"])
-            folders[row.first.model].append(row.settings["base"])
+        name, folder, files = row.first.model, row.settings.get("base", ""), row.settings.get("base_files")
+        digests[name, folder].update([files] if files else [])
+        if folder:
+            folders[name].append(folder)
     for row in rows:
+        place = row.first.model, row.settings.get("base", "")
+        usual = next((files for files, _ in digests[place].most_common(1)), "")
+        row.base_model = (*place, row.settings.get("base_files", usual))
         if "base" in row.settings:
             row.settings["base"] = os.path.relpath(row.settings["base"], os.path.commonpath(folders[row.first.model]))
 
@@ -204,7 +216,7 @@ def counterpart(row: Row, rows: Iterable[Row], method: str) -> Row | None:
     candidates = [
         other
         for other in rows
-        if (other.first.method, other.first.model) == (method, row.first.model)
+        if (other.first.method, other.base_model) == (method, row.base_model)
         and (other.first.rank is None or as_typed(other.first.rank) == as_typed(row.first.rank))
     ]
     return min(candidates, key=lambda other: _distance(row, other), default=None)

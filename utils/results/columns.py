@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
 
 from utils.data import metrics_of, target_bits_of
 from utils.errors import UserError
 from utils.metrics import HIGHER, LOWER, NEITHER, main_scores, metrics
 from utils.results.read import SPLIT, Result
 from utils.runs import finite
-from utils.text import as_typed, printable_line, suggestions
+from utils.text import printable_line, suggestions
 
 LOSS_UNIT = "nats per token"
 
@@ -166,27 +164,6 @@ def default_columns(dataset: str, mixed: bool) -> tuple[str, ...]:
 def mixed_losses(results: Iterable[Result]) -> bool:
     """Whether the runs were trained on different tokens (train.loss_on)."""
     return len({result.record.get("loss_on") for result in results if result.record.get("loss_on")}) > 1
-
-
-def different_parts(results: Iterable[Result]) -> tuple[str, ...]:
-    """The splits of which runs of one seed and model counted different samples or tokens in their losses.
-
-    Counts that some of them lack, as those of earlier versions do, are not compared.
-    """
-    counts: dict[tuple[Any, ...], list[dict[str, Any]]] = defaultdict(list)
-    for result in results:
-        for split, of_split in (("validation", result.record), (SPLIT, result.evaluation)):
-            data = of_split.get("data")
-            part = data.get(split) if split != SPLIT and isinstance(data, dict) else data
-            if isinstance(part, dict):
-                counts[split, result.seed, result.model].append(part)
-    differ = [
-        split
-        for (split, *_), parts in counts.items()
-        for key in set.intersection(*map(set, parts))
-        if len({as_typed(part[key]) for part in parts}) > 1
-    ]
-    return tuple(dict.fromkeys(differ))
 
 
 def check_name(name: str, known: Iterable[str], option: str) -> None:

@@ -7,8 +7,9 @@ that were scored. Results that fail a check are left out of ``evaluation`` and `
 from __future__ import annotations
 
 import hashlib
+import json
 import os
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,7 +21,7 @@ from utils.fnmodel import LAYERS_ONLY
 from utils.io.files import LARGEST, sha256
 from utils.io.yaml_files import dotted, read_yaml
 from utils.results.methods import UNTRAINED
-from utils.runs import Run, find_runs, finite, recorded_digests
+from utils.runs import Run, find_runs, finite, recorded_base, recorded_digests
 from utils.text import printable_line
 
 SPLIT = "test"
@@ -45,6 +46,7 @@ class Result:
     evaluation: dict[str, Any]
     scores: dict[str, Any]
     problems: tuple[str, ...]
+    base_files: str | None = None  # the beginning of a digest of the base model's files, which tells weights apart
 
     @property
     def finished(self) -> bool:
@@ -67,9 +69,9 @@ class Result:
 
     @property
     def base(self) -> str | None:
-        """The folder of a local model as it was given, which tells models of one name apart. None for the hub's."""
+        """The absolute folder of a local model, which tells models of one name apart. None for the hub's."""
         name = printable_line(self.settings.get("model.name") or "")
-        return name if name.startswith(FOLDER) else None
+        return os.path.abspath(name) if name.startswith(FOLDER) else None
 
     @property
     def data(self) -> dict[str, str]:
@@ -148,7 +150,26 @@ def read_results(roots: Iterable[str | Path]) -> tuple[list[Result], list[Omissi
             results.append(_read(run))
         except Exception as error:  # one bad run must not prevent the table of the others
             unreadable.append(Omission(run, printable_line(reason(error))))
-    return results, unreadable
+    return _with_base_files(results), unreadable
+
+
+def _with_base_files(results: list[Result]) -> list[Result]:
+    """The results with ``base_files``, of those files that every record of their base model has.
+
+    The others do not count, because a cache of the hub may have more files or fewer. Old records have none.
+    """
+    recorded: dict[tuple[str, str | None], list[dict[str, Any]]] = defaultdict(list)
+    for result in results:
+        if files := recorded_base(result.record):
+            recorded[result.model, result.base].append(files)
+    shared = {key: sorted(set.intersection(*map(set, every))) for key, every in recorded.items()}
+    named = []
+    for result in results:
+        files, names = recorded_base(result.record), shared.get((result.model, result.base))
+        text = json.dumps([[name, files[name]] for name in names], default=str) if files and names else None
+        digest = None if text is None else hashlib.sha256(text.encode()).hexdigest()[:8]
+        named.append(replace(result, base_files=digest))
+    return named
 
 
 def _read(run: Run) -> Result:

@@ -10,9 +10,8 @@ from utils.errors import UserError
 from utils.io.files import sha256
 from utils.io.hub import cached_folder
 from utils.models.loading import model_source
-from utils.runs.run import Run
+from utils.runs.run import Run, recorded_base
 
-RECORDED = "base_sha256"
 TOKENIZER = ("tokenizer*.json", "special_tokens_map.json", "vocab.json", "merges.txt", "*.model")
 DECIDING = ("config.json", "*.safetensors", "pytorch_model*.bin", *TOKENIZER)
 
@@ -52,8 +51,8 @@ def refuse_other_base(run: Run, settings: ModelConfig) -> None:
 
     Files of the hub are compared where they are in the cache.
     """
-    recorded = run.record().get(RECORDED) if run.record_file.exists() else None
-    if not recorded or not isinstance(recorded, dict):
+    recorded = recorded_base(run.record()) if run.record_file.exists() else {}
+    if not recorded:
         return
     found = base_digests(settings)
     local = Path(model_source(settings.name, settings.gguf_file)).is_dir()

@@ -36,6 +36,7 @@ from utils.io.files import read_bytes, read_object, write_json
 from utils.io.rows import json_objects
 
 RECORD = "run.json"
+BASE = "base_sha256"  # of the record
 RUN_POINTER = "ROSA_RUN_POINTER"  # names a file that train.py appends each run's directory to (for job runners)
 STATUSES = ("running", "finished", "interrupted", "failed")
 
@@ -194,6 +195,12 @@ def find_runs(roots: Iterable[str | Path]) -> list[Run]:
 
 
 def recorded_digests(record: dict[str, Any]) -> dict[str, str]:
-    """The digests in a run's record; {} if it has none."""
+    """The digests of the data in a run's record; {} if it has none."""
     found = record.get("data_sha256")
+    return found if isinstance(found, dict) else {}
+
+
+def recorded_base(record: dict[str, Any]) -> dict[str, str]:
+    """The digests of the base model's files in a run's record, by name; {} if it has none."""
+    found = record.get(BASE)
     return found if isinstance(found, dict) else {}

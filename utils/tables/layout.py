@@ -161,7 +161,7 @@ def _setting_names(keys: list[str]) -> list[str]:
 
 
 def _blocks(rows: list[Row]) -> list[int]:
-    return [i for i in range(1, len(rows)) if rows[i].first.model != rows[i - 1].first.model]
+    return [i for i in range(1, len(rows)) if rows[i].base_model != rows[i - 1].base_model]
 
 
 def _main_grid(table: Table, columns: list[Column], scope: Scope) -> Grid:

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from utils.data import SPLITS
 from utils.metrics import NEITHER
 from utils.results.aggregate import DECODING, Row, differing
-from utils.results.columns import LOSS_UNIT, OWN_LOSS, Column, different_parts
+from utils.results.columns import LOSS_UNIT, OWN_LOSS, Column
 from utils.results.gap import SAMPLES, Closed, unequal
 from utils.results.methods import UNTRAINED, method_label
+from utils.results.parts import different_parts
 from utils.runs import finite
 from utils.text import as_typed, human, printable_line
 
@@ -33,7 +34,7 @@ class Scope:
         hardware = tuple(sorted({result.hardware for result in results}))
         data = tuple(split for split in SPLITS if len({r.data.get(f"{split}_data") for r in results} - {None}) > 1)
         precisions = {printable_line(r.evaluation["precision"]) for r in results if r.evaluation.get("precision")}
-        return cls(mixed, hardware, len(references), data, different_parts(results), tuple(sorted(precisions)))
+        return cls(mixed, hardware, len(references), data, different_parts(rows), tuple(sorted(precisions)))
 
     def comparable(self, column: Column) -> bool:
         """Whether the numbers of ``column`` are comparable across the rows."""
@@ -142,8 +143,8 @@ def baseline_notes(rows: list[Row]) -> Iterator[str]:
         same = [
             row
             for row in rows
-            if (row.first.method, row.first.model, as_typed(row.first.rank))
-            == (first.method, first.model, as_typed(first.rank))
+            if (row.first.method, row.base_model, as_typed(row.first.rank))
+            == (first.method, baseline.base_model, as_typed(first.rank))
         ]
         if len(same) > 1:
             rank = "" if first.rank is None else f" {as_typed(first.rank)}"

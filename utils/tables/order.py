@@ -37,7 +37,7 @@ def sort_rows(rows: list[Row], sort: str, known: dict[str, Column], settings: li
     strings = [row for row in rows if isinstance(value(row), str)]
     rest = [row for row in rows if not isinstance(value(row), (int, float, str))]
     ordered = sorted(numbers, key=value, reverse=descending) + sorted(strings, key=value, reverse=descending) + rest
-    return sorted(ordered, key=lambda row: row.first.model)
+    return sorted(ordered, key=lambda row: row.base_model)
 
 
 def _setting(row: Row, key: str) -> Any:

@@ -25,11 +25,12 @@ from utils.processes.devices import resolve_device
 from utils.processes.group import connect, explain_lost_process
 from utils.processes.signals import Interrupted, StopRequest, stop_on_signals
 from utils.runs import RUN_POINTER, Run, checkpoints, recorded_digests
-from utils.runs.base_model import RECORDED, base_digests, refuse_other_base
+from utils.runs.base_model import base_digests, refuse_other_base
 from utils.runs.digests import identify_run, refuse_other_data, training_digests
 from utils.runs.loggers import check_installed
 from utils.runs.precision import settle_precision
 from utils.runs.provenance import git_commit, hardware, memory_mib, now, reset_peak_memory, versions
+from utils.runs.run import BASE
 from utils.runs.start_adapter import given_digest, keep_start
 from utils.training.dry_run import estimate, report
 from utils.training.failures import Diverged, advice
@@ -136,7 +137,7 @@ def _train(
         training = set_up(config, precision, run, stop)
         described = {
             **description(training),
-            RECORDED: stop.processes.run_on_main(lambda: base_digests(config.model)),
+            BASE: stop.processes.run_on_main(lambda: base_digests(config.model)),
         }
         start = stop.processes.run_on_main(lambda: keep_start(run, config, digest))
         if stop.processes.main:
