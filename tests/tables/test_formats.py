@@ -75,6 +75,14 @@ def test_control_characters_are_escaped_in_every_output(tmp_path: Path, capsys: 
         assert all(escape in text for escape in ("x1b", "x07", "x9b", "u202e"))
 
 
+def test_a_percent_sign_in_a_number_is_no_comment(tmp_path: Path) -> None:
+    for method, loss in (("lora", 1.5), ("rosa", 1.2), ("none", 1.0)):
+        write_run(tmp_path, method=method, loss=loss)
+    compile_results([tmp_path], formats=["tex"])
+    latex = (tmp_path / "e2e_nlg" / "results.tex").read_text(encoding="utf-8").split(r"\label{tab:e2e-nlg-gap}")[1]
+    assert r"& 60 \% &" in latex and not re.search(r"[^\\{]%", latex)
+
+
 @given(st.text())
 @settings(max_examples=300, deadline=None)
 def test_escaped_latex_has_no_active_character(text: str) -> None:

@@ -36,6 +36,7 @@ _ESCAPES = {
     "−": "$-$",
     "–": "--",
 }
+_NUMBER = {"−": "$-$", "+": "$+$", ",": "{,}", "%": r"\%"}  # the signs of a cell that is a number
 _ACCENTED = {chr(code) for code in range(0xC0, 0x100)} - set("ÐðÞþ×÷")  # every font encoding has these letters
 
 
@@ -113,7 +114,7 @@ def _line(cells: list[str]) -> str:
 def _cell(cell: Cell) -> str:
     if not cell.text:
         return "--"
-    text = cell.text.replace("−", "$-$").replace("+", "$+$").replace(",", "{,}") if cell.number else escape(cell.text)
+    text = "".join(_NUMBER.get(char, char) for char in cell.text) if cell.number else escape(cell.text)
     text = rf"\textbf{{{text}}}" if cell.bold else text
     std = rf" {{\scriptsize $\pm$ {cell.std.replace(',', '{,}')}}}" if cell.std else ""
     return text + std + (f" ({cell.n})" if cell.n is not None else "")
