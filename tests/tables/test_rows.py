@@ -105,6 +105,15 @@ def test_runs_with_different_decoding_are_different_rows(tmp_path: Path) -> None
     assert row_of(frame, **{"decoding.num_beams": 10}).BLEU_mean == 0.6
 
 
+def test_seeds_trained_by_different_code_are_named(tmp_path: Path) -> None:
+    for seed, commit in enumerate(("a" * 40, "b" * 40)):
+        write_run(tmp_path, seed=seed, record={"git_commit": commit})
+        write_run(tmp_path, seed=seed, method="lora", record={"git_commit": "a" * 40 if seed else None})
+    compile_results([tmp_path])
+    page = (tmp_path / "e2e_nlg" / "results.md").read_text(encoding="utf-8").replace("\\", "")
+    assert "Seeds of one row were trained by different code (git_commit in run.json): ROSA 0.05." in page
+
+
 @pytest.mark.parametrize("value", [None, math.nan, math.inf, "text", True, {}])
 def test_missing_and_invalid_values_are_left_out(tmp_path: Path, value: object) -> None:
     record = {

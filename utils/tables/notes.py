@@ -34,7 +34,14 @@ class Scope:
         hardware = tuple(sorted({result.hardware for result in results}))
         data = tuple(split for split in SPLITS if len({r.data.get(f"{split}_data") for r in results} - {None}) > 1)
         precisions = {printable_line(r.evaluation["precision"]) for r in results if r.evaluation.get("precision")}
-        return cls(mixed, hardware, len(references), data, different_parts(rows), tuple(sorted(precisions)))
+        return cls(
+            mixed,
+            hardware,
+            len(references),
+            data,
+            different_parts(rows),
+            tuple(sorted(precisions)),
+        )
 
     def comparable(self, column: Column) -> bool:
         """Whether the numbers of ``column`` are comparable across the rows."""
@@ -44,7 +51,7 @@ class Scope:
             return False
         if column.key in OWN_LOSS:
             return not self.mixed and column.split not in self.parts
-        return column.split not in self.parts if not column.scored else self.references < 2
+        return self.references < 2 if column.scored else column.split not in self.parts
 
 
 def readable(key: str) -> str:
@@ -83,6 +90,10 @@ def _about_rows(rows: list[Row]) -> Iterator[str]:
         yield f"Trained biases: {biases.pop()}."
     if any(row.parameters is not None for row in rows):
         yield "params: trainable parameters."
+    mixed = [row for row in rows if len({r.record.get("git_commit") for r in row.results} - {None}) > 1]
+    if mixed:
+        names = "; ".join(dict.fromkeys(" ".join(filter(None, _name(row, rows))) for row in mixed))
+        yield f"Seeds of one row were trained by different code (git_commit in run.json): {names}."
 
 
 def _about_columns(rows: list[Row], columns: list[Column], settings: list[str]) -> Iterator[str]:
@@ -139,26 +150,24 @@ def baseline_notes(rows: list[Row]) -> Iterator[str]:
     """Which row the differences are to, where the baseline's method has several of one model and rank."""
     used = [row.baseline for row in rows if row.baseline is not None and row.baseline is not row]
     for baseline in {id(row): row for row in used}.values():
-        first = baseline.first
-        same = [
-            row
-            for row in rows
-            if (row.first.method, row.base_model, as_typed(row.first.rank))
-            == (first.method, baseline.base_model, as_typed(first.rank))
-        ]
-        if len(same) > 1:
-            rank = "" if first.rank is None else f" {as_typed(first.rank)}"
+        name, words = _name(baseline, [row for row in rows if row.base_model == baseline.base_model])
+        if words:
             yield (
-                f"Differences to {method_label(first.method)}{rank} are to the row with {_words(baseline, same)}: of "
-                f"its {len(same)} rows that with the fewest other settings, then the lowest validation loss."
+                f"Differences to {name} are to the row {words}, the one with the fewest other settings, then the "
+                "lowest validation loss."
             )
 
 
-def _words(row: Row, rows: list[Row]) -> str:
-    """The settings by which ``row`` differs from others of ``rows``."""
-    keys = [key for key in differing(rows) if key in row.settings]
-    words = [f"{readable(key.rsplit('.', 1)[-1])} {as_typed(row.settings[key])}" for key in keys]
-    return ", ".join(words) or f"settings {row.first.group[:8]}"
+def _name(row: Row, rows: list[Row]) -> tuple[str, str]:
+    """Method and rank of ``row``, and the settings by which it differs from others of these; "" without others."""
+    method, rank = row.first.method, as_typed(row.first.rank)
+    same = [other for other in rows if (other.first.method, as_typed(other.first.rank)) == (method, rank)]
+    name = method_label(method) if row.first.rank is None else f"{method_label(method)} {rank}"
+    if len(same) == 1:
+        return name, ""
+    keys = [key for key in differing(same) if key in row.settings]
+    words = ", ".join(f"{readable(key.rsplit('.', 1)[-1])} {as_typed(row.settings[key])}" for key in keys)
+    return name, f"with {words or f'settings {row.first.group[:8]}'}"
 
 
 def gap_notes(rows: list[Row], closed: list[Closed], column: Column) -> Iterator[str]:
