@@ -123,9 +123,39 @@ def test_losses_on_different_parts_of_the_data_are_not_compared(tmp_path: Path, 
         )
     compile_results([tmp_path])
     columns = {"validation": "val loss", "test": "test ppl"}
+    key = {"validation": "val_loss", "test": "test_loss"}[split]
+    assert csv_of(tmp_path)[f"{key}_delta"].isna().all()
     for name, column in columns.items():
         assert ("**" in "".join(row[column] for row in markdown_rows(tmp_path))) == (name != split)
     assert f"different parts of the {split} data" in (tmp_path / "e2e_nlg" / "results.md").read_text().replace("\\", "")
+
+
+def test_losses_on_other_fractions_of_the_validation_data_are_not_compared(tmp_path: Path) -> None:
+    """Also of other seeds, and in the CSV."""
+    for seed, (method, loss, fraction) in enumerate((("none", 1.0, 0.1), ("rosa", 1.2, 0.2), ("lora", 1.1, 0.2))):
+        config = {"train.validation_fraction": fraction}
+        write_run(tmp_path, method=method, seed=seed, loss=loss, config=config)
+    compile_results([tmp_path])
+    assert "**" not in "".join(row["val loss"] for row in markdown_rows(tmp_path))
+    frame = csv_of(tmp_path)
+    assert frame.val_loss_delta.isna().all() and row_of(frame, method="rosa").test_loss_delta == pytest.approx(0.2)
+    assert "different parts of the validation data" in (tmp_path / "e2e_nlg" / "results.md").read_text()
+
+
+def test_seeds_with_their_own_validation_items_are_compared_seed_by_seed(tmp_path: Path) -> None:
+    for method, seeds in (("none", (0, 1)), ("rosa", (1, 2)), ("lora", (2, 3))):
+        for seed in seeds:
+            config = {"train.validation_fraction": 0.1}
+            loss = {"none": 1.0, "rosa": 1.5, "lora": 2.0}[method] + seed**2
+            write_run(tmp_path, method=method, seed=seed, loss=loss, config=config)
+    compile_results([tmp_path])
+    frame = csv_of(tmp_path)
+    assert row_of(frame, method="rosa").val_loss_delta == pytest.approx(0.5), "of seed 1 alone"
+    assert math.isnan(row_of(frame, method="lora").val_loss_delta), "no seed in common"
+    assert row_of(frame, method="lora").test_loss_delta == pytest.approx(7.0), "all seeds have the same test items"
+    page = (tmp_path / "e2e_nlg" / "results.md").read_text()
+    assert "differences are over the seeds that both rows have" in page
+    assert "**" not in "".join(row["val loss"] for row in markdown_rows(tmp_path))
 
 
 def test_the_untrained_model_differs_by_seed_on_parts_of_the_validation_data(tmp_path: Path) -> None:

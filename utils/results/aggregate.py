@@ -15,6 +15,7 @@ from utils.metrics import NEITHER
 from utils.results.columns import Column
 from utils.results.methods import UNTRAINED, method_order
 from utils.results.read import Omission, Result
+from utils.runs import finite
 from utils.runs.identity import ADDED_KEYS, WITHOUT_EFFECT
 from utils.text import as_typed
 
@@ -62,11 +63,34 @@ class Row:
         """The number of trainable parameters, 0 for the untrained model."""
         return 0 if self.first.method == UNTRAINED else self.first.number("parameters", "trainable")
 
-    def delta(self, key: str) -> float | None:
-        """This row's mean minus the baseline's. None if one of them is missing or this row is the baseline."""
+    @property
+    def fraction(self) -> float | None:
+        """The share of the validation items that each seed draws (train.validation_fraction); None if not known."""
+        settings = self.first.settings
+        return finite(settings.get("train.validation_fraction")) or 1.0 if settings else None
+
+    def drawn(self, column: Column) -> bool:
+        """Whether each seed has items of its own for the values of ``column``."""
+        return column.split == "validation" and not column.timing and self.fraction not in (None, 1)
+
+    def by_seed(self, column: Column) -> dict[str, float]:
+        """The value of each seed that has one."""
+        values = {str(result.seed): column.value(result) for result in self.results}
+        return {seed: value for seed, value in values.items() if value is not None}
+
+    def delta(self, column: Column) -> float | None:
+        """This row's mean minus the baseline's, over the seeds of both if each seed has items of its own.
+
+        None if one of them is missing or this row is the baseline.
+        """
         if self.baseline is None or self.baseline is self:
             return None
-        mine, theirs = self.statistics.get(key), self.baseline.statistics.get(key)
+        pair = [self.statistics.get(column.key), self.baseline.statistics.get(column.key)]
+        if self.drawn(column) or self.baseline.drawn(column):
+            values = [self.by_seed(column), self.baseline.by_seed(column)]
+            seeds = sorted(set.intersection(*map(set, values)))
+            pair = [Statistic.of([of_row[seed] for seed in seeds]) for of_row in values]
+        mine, theirs = pair
         return None if mine is None or theirs is None else mine.mean - theirs.mean
 
     def sort_key(self) -> tuple[Any, ...]:
@@ -190,8 +214,7 @@ def compute_statistics(rows: list[Row], columns: Iterable[Column]) -> None:
                 continue
             values = [value for result in row.results if (value := column.value(result)) is not None]
             if statistic := Statistic.of(values):
-                part = row.first.settings.get("train.validation_fraction") not in (None, 1)
-                fixed = untrained and not (part and column.split == "validation")
+                fixed = untrained and not row.drawn(column)
                 row.statistics[column.key] = replace(statistic, std=None) if fixed else statistic
 
 
@@ -235,9 +258,14 @@ def _distance(row: Row, other: Row) -> tuple[Any, ...]:
 
 
 def best_rows(rows: list[Row], column: Column) -> set[int]:
-    """Indices of the trained rows with the best printed value in ``column``; empty if all rows have it."""
-    trained = [(i, row) for i, row in enumerate(rows) if row.first.method != UNTRAINED]
-    means = {i: row.statistics[column.key].mean for i, row in trained if column.key in row.statistics}
+    """Indices of the trained rows with the best printed value in ``column``.
+
+    Empty if all rows have it, or if rows have different seeds and each seed has items of its own.
+    """
+    trained = [(i, row) for i, row in enumerate(rows) if row.first.method != UNTRAINED and column.key in row.statistics]
+    means = {i: row.statistics[column.key].mean for i, row in trained}
+    if any(row.drawn(column) for _, row in trained) and len({tuple(sorted(r.by_seed(column))) for _, r in trained}) > 1:
+        return set()
     if column.better == NEITHER or not means:
         return set()
     best = max(means.values(), key=lambda mean: mean * column.better)

@@ -82,17 +82,12 @@ def closed_shares(rows: Sequence[Row], column: Column) -> list[Closed]:
         ceiling = next((other for name in CEILINGS if (other := _comparable(row, rows, name))), None)
         if ceiling is None:
             continue
-        three = [_by_seed(part, column) for part in (lora, row, ceiling)]
+        three = [part.by_seed(column) for part in (lora, row, ceiling)]
         seeds = sorted(set.intersection(*map(set, three)))
         if seeds:
             losses = [[values[seed] for seed in seeds] for values in three]
             found.append(Closed(row, lora, ceiling, len(seeds), *share_of_gap(*losses)))
     return found
-
-
-def _by_seed(row: Row, column: Column) -> dict[str, float]:
-    values = {str(result.seed): column.value(result) for result in row.results}
-    return {seed: value for seed, value in values.items() if value is not None}
 
 
 def share_of_gap(

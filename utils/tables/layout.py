@@ -52,6 +52,7 @@ class Table:
     rows: list[Row]
     columns: list[Column]  # measured columns of the CSV
     settings: list[str]  # dotted keys that differ between rows
+    scope: Scope
     grids: list[Grid] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     omissions: list[Omission] = field(default_factory=list)
@@ -112,7 +113,7 @@ def make_table(
         for key in columns:
             check_name(key, known, "--columns")
         csv_columns = printed = [known[key] for key in columns]
-    table = Table(dataset, rows, csv_columns, settings)
+    table = Table(dataset, rows, csv_columns, settings, scope)
     table.notes = notes_of(rows, printed, settings, scope) + ([limit_note] if limit_note else [])
     if trials:
         seeds = ", ".join(sorted({as_typed(trial.seed) for trial in trials}))
@@ -193,12 +194,12 @@ def _measured_cell(row: Row, column: Column, bold: bool) -> Cell:
 def _delta_grids(table: Table, columns: list[Column], baseline: str, scope: Scope) -> list[Grid]:
     """The grid of differences to the baseline, with the rows that have one; no grid without such rows."""
     usable = [column for column in columns if column.quality and scope.comparable(column)]
-    usable = [column for column in usable if any(row.delta(column.key) is not None for row in table.rows)]
+    usable = [column for column in usable if any(row.delta(column) is not None for row in table.rows)]
     if not usable:
         return []
     header, cells = _leading_columns(table)
     for row, line in zip(table.rows, cells, strict=True):
-        deltas = [(column, row.delta(column.key)) for column in usable]
+        deltas = [(column, row.delta(column)) for column in usable]
         line += [Cell("") if d is None else Cell(column.text(d, "+"), number=True) for column, d in deltas]
     kept = [i for i, row in enumerate(table.rows) if row.baseline is not row and row.baseline is not None]
     rows = [table.rows[i] for i in kept]

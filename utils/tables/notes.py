@@ -11,7 +11,7 @@ from utils.results.aggregate import DECODING, Row, differing
 from utils.results.columns import LOSS_UNIT, OWN_LOSS, Column
 from utils.results.gap import SAMPLES, Closed, unequal
 from utils.results.methods import UNTRAINED, method_label
-from utils.results.parts import different_parts
+from utils.results.parts import different_parts, unequal_seeds
 from utils.runs import finite
 from utils.text import as_typed, human, printable_line
 
@@ -26,6 +26,7 @@ class Scope:
     data: tuple[str, ...]  # the splits of which the runs read different data
     parts: tuple[str, ...]  # the splits whose losses are on different parts of the same data
     precisions: tuple[str, ...]  # of the evaluations
+    seeds: bool  # rows have different seeds, of which each has its own validation items
 
     @classmethod
     def of(cls, rows: list[Row], mixed: bool) -> Scope:
@@ -41,6 +42,7 @@ class Scope:
             data,
             different_parts(rows),
             tuple(sorted(precisions)),
+            unequal_seeds(rows),
         )
 
     def comparable(self, column: Column) -> bool:
@@ -139,6 +141,11 @@ def _about_scope(columns: list[Column], scope: Scope) -> Iterator[str]:
         yield (
             f"Losses are on different parts of the {' and '.join(scope.parts)} data (train.validation_fraction, "
             "train.seq_len, train.block_size): they are not comparable."
+        )
+    if scope.seeds and any(column.split == "validation" and not column.timing for column in columns):
+        yield (
+            "Each seed has its own part of the validation data (train.validation_fraction), and rows have different "
+            "seeds: differences are over the seeds that both rows have, and no such value is the best."
         )
     if len(scope.precisions) > 1:
         yield f"Test losses were computed in several precisions: {', '.join(scope.precisions)}."

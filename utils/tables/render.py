@@ -17,6 +17,8 @@ _MARKDOWN = re.compile(r"([\\`*_{}\[\]<>#+|~&$@]|:(?=//))")
 def to_csv(table: Table) -> str:
     """One line per row: settings, then ``<column>_mean``, ``_std``, ``_n`` and ``_delta`` in full precision.
 
+    A column whose numbers are not comparable across rows has no delta.
+
     A text that a spreadsheet would read as a formula gets a leading apostrophe.
     """
     names = ["dataset", "model", "method", "rank", "bias", *table.settings]
@@ -37,7 +39,7 @@ def to_csv(table: Table) -> str:
         for column in table.columns:
             statistic = row.statistics.get(column.key)
             line += [statistic.mean, statistic.std, statistic.n] if statistic else [None, None, 0]
-            line.append(row.delta(column.key) if column.quality else None)
+            line.append(row.delta(column) if column.quality and table.scope.comparable(column) else None)
         if table.closed:
             closed = next((one for one in table.closed if one.row is row), None)
             line += [closed.share, *(closed.interval or (None, None))] if closed else [None, None, None]
