@@ -20,8 +20,9 @@ from utils.io.files import LARGEST, lock, remove_leftovers, sha256, write_json
 from utils.log import log, run_log
 from utils.processes.signals import never, stop_on_signals
 from utils.runs import Run, find_runs, recorded_digests
-from utils.runs.checkpoint_folder import checkpoint_hash, verify
+from utils.runs.checkpoint_folder import verify
 from utils.runs.digests import TRAINING, refuse_other_data
+from utils.runs.run import checkpoint_hash
 from utils.runs.texts import Answer, write_texts
 from utils.runs.trained import check_base_found, check_settings, load_trained
 from utils.tokens.encoding import prompt_ids

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import pytest
@@ -82,6 +83,22 @@ def test_scores_of_predictions_that_were_not_evaluated_do_not_count(tmp_path: Pa
     compile_results([tmp_path])
     assert "BLEU_mean" not in csv_of(tmp_path)
     assert "not those that eval.py wrote" in (tmp_path / "e2e_nlg" / "results.md").read_text(encoding="utf-8")
+
+
+def test_test_results_of_an_earlier_training_do_not_count(tmp_path: Path) -> None:
+    """A record without its weights, as a study commits it, keeps them."""
+    for seed, content in enumerate(("{}", "other", None)):
+        digest = hashlib.sha256(b"{}").hexdigest()
+        run = write_run(tmp_path, seed=seed, loss=1.0 + seed, evaluation={"checkpoint_sha256": digest})
+        if content is not None:
+            best = run / "checkpoints" / "best"
+            best.mkdir(parents=True)
+            (best / "state.json").write_text(content, encoding="utf-8")
+    compile_results([tmp_path])
+    row = row_of(csv_of(tmp_path))
+    assert row.val_loss_n == 3 and row.test_loss_n == row.BLEU_n == 2 and row.test_loss_mean == pytest.approx(2.1)
+    page = (tmp_path / "e2e_nlg" / "results.md").read_text(encoding="utf-8").replace("\\", "")
+    assert "eval.json is of another checkpoint: its test results are not counted (run eval.py again)" in page
 
 
 def test_no_finished_run_is_an_error_that_lists_them(tmp_path: Path) -> None:

@@ -20,8 +20,8 @@ from utils.results.columns import all_columns
 from utils.results.methods import method_label
 from utils.results.read import Result, read_results
 from utils.runs import Run
-from utils.runs.checkpoint_folder import SUMMARY
 from utils.runs.identity import science
+from utils.runs.run import SUMMARY
 from utils.runs.start_adapter import RECORDED
 from utils.text import printable_line
 

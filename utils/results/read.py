@@ -22,6 +22,7 @@ from utils.io.files import LARGEST, sha256
 from utils.io.yaml_files import dotted, read_yaml
 from utils.results.methods import UNTRAINED
 from utils.runs import Run, find_runs, finite, recorded_base, recorded_digests
+from utils.runs.run import SUMMARY, checkpoint_hash
 from utils.text import printable_line
 
 SPLIT = "test"
@@ -182,6 +183,8 @@ def _read(run: Run) -> Result:
         problems.append("its record has no 'group', so it is not averaged with other seeds")
     evaluation = _part(run, "evaluation", problems)
     scores = _part(run, "scores", problems)
+    if evaluation and (earlier := of_earlier_checkpoint(run, evaluation)):
+        return Result(run, record, settings, {}, {}, (*problems, earlier))
     if evaluation is None:
         problems.append("not evaluated (eval.py)")
     if scores is None:
@@ -216,6 +219,14 @@ def _part(run: Run, name: str, problems: list[str]) -> dict[str, Any] | None:
         problems.append(printable_line(error))
         return None
     return part if isinstance(part, dict) else None
+
+
+def of_earlier_checkpoint(run: Run, evaluation: dict[str, Any]) -> str | None:
+    """That an evaluation is not of the run's best checkpoint, or None, as for a record without its weights."""
+    evaluated = evaluation.get("checkpoint_sha256")
+    if evaluated is None or not (run.best / SUMMARY).is_file() or checkpoint_hash(run.best) == evaluated:
+        return None
+    return f"{run.eval_file.name} is of another checkpoint: its test results are not counted (run eval.py again)"
 
 
 def _stale(run: Run, scores: dict[str, Any]) -> str | None:

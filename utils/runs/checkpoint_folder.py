@@ -22,10 +22,10 @@ from rosa.files import ADAPTER_FILE
 from utils.errors import UserError, short_reason
 from utils.io.files import LARGEST_RECORD, read_object, sha256
 from utils.models.loading import load_adapter_of_base
+from utils.runs.run import SUMMARY
 
 MODEL_FILE = "model.safetensors"
 STATE_FILE = "state.pt"
-SUMMARY = "state.json"
 
 
 @dataclass
@@ -69,21 +69,6 @@ class Progress:
 def checksum(summary: dict[str, Any]) -> str:
     """The checksum of a summary's content, which does not include the checksum."""
     return hashlib.sha256(json.dumps(summary, sort_keys=True).encode()).hexdigest()
-
-
-def checkpoint_hash(folder: Path) -> str:
-    """One hash for a whole checkpoint: that of its state.json, which has the hashes of its files.
-
-    Raises:
-        UserError: the checkpoint does not exist.
-    """
-    try:
-        return sha256(folder / SUMMARY, LARGEST_RECORD)
-    except (FileNotFoundError, NotADirectoryError):
-        raise UserError(
-            f"the checkpoint {folder} is gone: put it back from a copy, or remove {folder.parent.parent} and "
-            "train again"
-        ) from None
 
 
 def verify(folder: Path) -> dict[str, Any]:

@@ -28,8 +28,8 @@ from rosa.files import FROZEN_FILE
 from utils.errors import UserError, is_out_of_memory, short_reason
 from utils.io.files import own_folder, read_object, sha256, sync, write_json
 from utils.log import log
-from utils.runs.checkpoint_folder import MODEL_FILE, STATE_FILE, SUMMARY, Progress, checksum, verify
-from utils.runs.run import Run
+from utils.runs.checkpoint_folder import MODEL_FILE, STATE_FILE, Progress, checksum, verify
+from utils.runs.run import SUMMARY, Run
 
 
 def save(run: Run, model: Any, progress: Progress, state: dict[str, Any], best: bool) -> int:

@@ -1,6 +1,6 @@
 """A run's directory: which files a run has, and how runs are found.
 
-``checkpoint_folder.py`` and ``rosa.files`` name the files of a checkpoint.
+``checkpoint_folder.py`` and ``rosa.files`` name the other files of a checkpoint than its summary.
 
 Layout of ``RUNS/<dataset>/<label>-<hash>/``::
 
@@ -32,11 +32,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from utils.errors import UserError
-from utils.io.files import read_bytes, read_object, write_json
+from utils.io.files import LARGEST_RECORD, read_bytes, read_object, sha256, write_json
 from utils.io.rows import json_objects
 
 RECORD = "run.json"
 BASE = "base_sha256"  # of the record
+SUMMARY = "state.json"  # of a checkpoint
 RUN_POINTER = "ROSA_RUN_POINTER"  # names a file that train.py appends each run's directory to (for job runners)
 STATUSES = ("running", "finished", "interrupted", "failed")
 
@@ -154,6 +155,21 @@ class Run:
         if part is not None and not isinstance(part, dict):
             raise UserError(f"{path}: {split} is not a JSON object")
         return part
+
+
+def checkpoint_hash(folder: Path) -> str:
+    """One hash for a whole checkpoint: that of its state.json, which has the hashes of its files.
+
+    Raises:
+        UserError: the checkpoint does not exist.
+    """
+    try:
+        return sha256(folder / SUMMARY, LARGEST_RECORD)
+    except (FileNotFoundError, NotADirectoryError):
+        raise UserError(
+            f"the checkpoint {folder} is gone: put it back from a copy, or remove {folder.parent.parent} and "
+            "train again"
+        ) from None
 
 
 def finite(value: Any) -> float | None:
