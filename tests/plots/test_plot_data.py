@@ -29,6 +29,14 @@ def test_runs_on_other_data_are_left_out_and_named(tmp_path: Path) -> None:
     assert data.notes == [f"left out: {other}: its validation data are not those of most runs"]
 
 
+def test_scores_of_different_decoding_are_named(tmp_path: Path) -> None:
+    write_run(tmp_path)
+    write_run(tmp_path, method="lora", evaluation={"decoding": {"num_beams": 1}})
+    (data,) = load_plot_data(tmp_path, "BLEU")
+    assert data.notes == ["gpt2: the texts were generated with num_beams 1 and 10: their BLEU is not comparable"]
+    assert load_plot_data(tmp_path)[0].notes == []
+
+
 def test_two_bases_of_one_name_have_figures_of_their_own(tmp_path: Path) -> None:
     """Also if one of them has trials only."""
     for folder, method in (("first", "lora"), ("second", "rosa")):

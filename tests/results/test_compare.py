@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,15 @@ def test_a_better_run_differs_in_the_right_direction(tmp_path: Path) -> None:
         first, second, difference, low, high, p = map(float, compared[name])
         assert difference == pytest.approx(first - second, abs=2e-4) and 0 < low <= difference <= high
         assert p < 0.05
+
+
+def test_different_decoding_is_named(tmp_path: Path) -> None:
+    first, second = run_with(tmp_path, 0, TEXTS), run_with(tmp_path, 1, TEXTS)
+    assert "different decoding" not in compare_runs(first, second)
+    evaluation = json.loads((second / "eval.json").read_text())
+    evaluation["test"]["decoding"] |= {"num_beams": 1, "batch_size": 3}
+    (second / "eval.json").write_text(json.dumps(evaluation))
+    assert "generated with different decoding: num_beams 10 for A, 1 for B\n" in compare_runs(first, second)
 
 
 def test_runs_that_cannot_be_compared_are_refused(tmp_path: Path) -> None:

@@ -103,6 +103,9 @@ def test_runs_with_different_decoding_are_different_rows(tmp_path: Path) -> None
     frame = csv_of(tmp_path)
     assert row_of(frame, **{"decoding.num_beams": 1}).BLEU_mean == 0.3
     assert row_of(frame, **{"decoding.num_beams": 10}).BLEU_mean == 0.6
+    page = (tmp_path / "e2e_nlg" / "results.md").read_text(encoding="utf-8")
+    assert "**" not in "".join(row["BLEU"] for row in markdown_rows(tmp_path))
+    assert "different decoding (beams): their scores are not comparable" in page
 
 
 def test_seeds_trained_by_different_code_are_named(tmp_path: Path) -> None:

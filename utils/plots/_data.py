@@ -5,12 +5,12 @@ from __future__ import annotations
 import itertools
 import statistics
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from utils.errors import UserError
-from utils.results.aggregate import Row, compute_statistics, most_common, rows_of
+from utils.results.aggregate import DECODING, Row, compute_statistics, differing, most_common, rows_of
 from utils.results.columns import OWN_LOSS, Column, all_columns, check_name, mixed_losses
 from utils.results.methods import UNTRAINED, method_label
 from utils.results.parts import different_parts
@@ -174,6 +174,8 @@ def load_plot_data(folder: str | Path, metric: str | None = None) -> list[PlotDa
     loss = "loss_target" if mixed else "loss"
     rows = _of_one_data(rows, column.split, notes)
     models = {row.base_model: row for row in [*rows, *trials]}
+    if column.scored:
+        notes += _different_decodings(rows, column)
     return [
         PlotData(
             datasets[0],
@@ -187,6 +189,20 @@ def load_plot_data(folder: str | Path, metric: str | None = None) -> list[PlotDa
         )
         for i, model in enumerate(sorted(models))
     ]
+
+
+def _different_decodings(rows: list[Row], column: Column) -> Iterator[str]:
+    """A note for each setting of decoding in which rows of one base model differ."""
+    for model in dict.fromkeys(row.base_model for row in rows):
+        own = [row for row in rows if row.base_model == model and column.key in row.statistics]
+        for key in differing(own):
+            if key.startswith(DECODING):
+                values = dict.fromkeys(as_typed(row.settings[key]) for row in own if key in row.settings)
+                name = _model_name(own[0], {row.base_model: row for row in rows}.values())
+                yield (
+                    f"{name}: the texts were generated with {key[len(DECODING) :]} {' and '.join(values)}: their "
+                    f"{column.header} is not comparable"
+                )
 
 
 def _model_name(row: Row, rows: Iterable[Row]) -> str:

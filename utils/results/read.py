@@ -118,9 +118,8 @@ class Result:
 
     @property
     def decoding(self) -> dict[str, Any]:
-        """The decoding settings of the predictions, without the batch size, which changes only the speed."""
-        decoding = self.evaluation.get("decoding")
-        return {k: v for k, v in decoding.items() if k != "batch_size"} if isinstance(decoding, dict) else {}
+        """The decoding settings of the predictions."""
+        return decoding_of(self.evaluation)
 
     @property
     def hardware(self) -> str:
@@ -137,6 +136,12 @@ class Result:
         for key in keys:
             value = value.get(key) if isinstance(value, dict) else None
         return finite(value)
+
+
+def decoding_of(evaluation: dict[str, Any]) -> dict[str, Any]:
+    """The decoding settings of an evaluation, without the batch size, which changes only the speed."""
+    decoding = evaluation.get("decoding")
+    return {k: v for k, v in decoding.items() if k != "batch_size"} if isinstance(decoding, dict) else {}
 
 
 def read_results(roots: Iterable[str | Path]) -> tuple[list[Result], list[Omission]]:

@@ -27,6 +27,7 @@ class Scope:
     parts: tuple[str, ...]  # the splits whose losses are on different parts of the same data
     precisions: tuple[str, ...]  # of the evaluations
     seeds: bool  # rows have different seeds, of which each has its own validation items
+    decodings: tuple[str, ...]  # the settings of decoding that differ
 
     @classmethod
     def of(cls, rows: list[Row], mixed: bool) -> Scope:
@@ -35,6 +36,7 @@ class Scope:
         hardware = tuple(sorted({result.hardware for result in results}))
         data = tuple(split for split in SPLITS if len({r.data.get(f"{split}_data") for r in results} - {None}) > 1)
         precisions = {printable_line(r.evaluation["precision"]) for r in results if r.evaluation.get("precision")}
+        decodings = tuple(key for key in differing(rows) if key.startswith(DECODING))
         return cls(
             mixed,
             hardware,
@@ -43,6 +45,7 @@ class Scope:
             different_parts(rows),
             tuple(sorted(precisions)),
             unequal_seeds(rows),
+            decodings,
         )
 
     def comparable(self, column: Column) -> bool:
@@ -53,7 +56,7 @@ class Scope:
             return False
         if column.key in OWN_LOSS:
             return not self.mixed and column.split not in self.parts
-        return self.references < 2 if column.scored else column.split not in self.parts
+        return self.references < 2 and not self.decodings if column.scored else column.split not in self.parts
 
 
 def readable(key: str) -> str:
@@ -151,6 +154,9 @@ def _about_scope(columns: list[Column], scope: Scope) -> Iterator[str]:
         yield f"Test losses were computed in several precisions: {', '.join(scope.precisions)}."
     if scope.references > 1:
         yield "Runs were scored against different references: their scores are not comparable."
+    if scope.decodings and any(column.scored for column in columns):
+        names = ", ".join(readable(key[len(DECODING) :]) for key in scope.decodings)
+        yield f"Texts were generated with different decoding ({names}): their scores are not comparable."
 
 
 def baseline_notes(rows: list[Row]) -> Iterator[str]:
