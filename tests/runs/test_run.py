@@ -13,12 +13,13 @@ import pytest
 import torch
 
 from tests.conftest import ROOT
+from tests.records import write_run
 from utils.errors import UserError
 from utils.evaluation import Options, evaluate_run
 from utils.export.__main__ import main as export
 from utils.generation.decoding import Decoding
 from utils.prompt import main as prompt
-from utils.runs import Run
+from utils.runs import Run, find_runs
 from utils.runs.provenance import peak_memory_mib, reset_peak_memory
 
 
@@ -49,6 +50,19 @@ def test_the_files_of_a_run_lie_in_its_directory(tmp_path: Path) -> None:
     for name in ("events.out.tfevents.2.x", "events.out.tfevents.1.x", "other"):
         (tmp_path / name).touch()
     assert [path.name[-3] for path in run.board_files()] == ["1", "2"]
+
+
+def test_a_link_to_a_run_counts_once_and_other_links_are_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    real, linked = write_run(tmp_path / "runs"), write_run(tmp_path / "elsewhere", seed=1)
+    folder = tmp_path / "runs"
+    for name, target in (("a", real), ("b", linked), ("c", linked), ("up", tmp_path), ("d", tmp_path / "gone")):
+        (folder / name).symlink_to(target)
+    (folder / "loop").symlink_to("loop")
+    assert [run.path for run in find_runs([folder])] == [folder / "b", real]
+    warned = capsys.readouterr().err
+    assert warned == f"warning: {folder / 'up'} is a link to a folder and is not searched: give that folder\n"
 
 
 def test_the_model_of_a_run_is_found_again_where_it_was_moved(train: Any, small_model: Path, tmp_path: Path) -> None:

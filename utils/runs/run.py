@@ -185,10 +185,14 @@ def finite(value: Any) -> float | None:
 def find_runs(roots: Iterable[str | Path]) -> list[Run]:
     """Every run at or below ``roots``, in path order. A directory is a run if it holds a record.
 
+    A link to a run counts, unless the run itself is found too. Other linked folders are not searched, as they may be
+    large or lead back here; a warning names them.
+
     Raises:
         UserError: a root does not exist, or there is no run at all.
     """
     found: dict[Path, Run] = {}
+    links: list[Path] = []
     names = [str(root) for root in roots]
     for root in names:
         if not Path(root).is_dir():
@@ -204,7 +208,14 @@ def find_runs(roots: Iterable[str | Path]) -> list[Run]:
             if RECORD in entries and not os.path.isdir(entries[RECORD].path):  # a run holds no other run
                 found.setdefault(Path(folder).resolve(), Run(Path(folder)))
                 continue
-            waiting += [e.path for e in entries.values() if e.is_dir(follow_symlinks=False) and e.name[0] != "."]
+            folders = [entry for entry in entries.values() if entry.name[0] != "." and os.path.isdir(entry.path)]
+            waiting += [entry.path for entry in folders if not entry.is_symlink()]
+            links += [Path(entry.path) for entry in folders if entry.is_symlink()]
+    for link in sorted(links):
+        if (link / RECORD).is_file():
+            found.setdefault(link.resolve(), Run(link))
+        else:
+            print(f"warning: {link} is a link to a folder and is not searched: give that folder", file=sys.stderr)
     if not found:
         raise UserError(f"no runs under {', '.join(names)}: nothing there has a {RECORD}. Train first (train.py).")
     return sorted(found.values(), key=lambda run: str(run.path))
