@@ -8,7 +8,8 @@ import pytest
 
 from tests.plots.test_plots import error_bars, figure_of, lines, texts
 from tests.records import write_run
-from utils.plots import NothingToDraw
+from utils.plots import NothingToDraw, plots
+from utils.plots._data import load_plot_data
 from utils.tables import compile_results
 
 LOSSES = {1e-3: 1.4, 3e-4: 1.5, 3e-3: 1.45}
@@ -40,6 +41,18 @@ def test_every_trial_is_a_point_and_the_chosen_rate_has_the_star(tmp_path: Path)
     assert stars(figure) == [(3e-3, 1.45)]
     assert texts(figure) == ["LoRA", "ROSA", "chosen"] and figure.axes[0].get_xscale() == "log"
     assert "4" in figure.legends[0].get_title().get_text()
+
+
+def test_one_star_on_a_line_and_a_note_of_methods_without_trials(tmp_path: Path) -> None:
+    search(tmp_path, "lora", 4)
+    for rate in (3e-3, 1e-3):
+        record = {"group": f"lora-4-{rate}-{{}}"}
+        write_run(tmp_path, method="lora", rank=4, config={"train.lr": rate}, record=record)
+        write_run(tmp_path, method="rosa", rank=8, config={"train.lr": rate})
+    (data,) = load_plot_data(tmp_path)
+    figure = plots()["lr_curves"].draw(data)
+    assert stars(figure) == [(1e-3, 1.4)] and set(lines(figure)) == {"LoRA"}
+    assert "gpt2: lr_curves shows trials of searches only, and there are none of ROSA 8" in data.notes
 
 
 def test_variants_and_ranks_are_lines_of_their_own(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from utils.plots._style import (
 )
 from utils.results.aggregate import Row, differing
 from utils.results.columns import LOSS_UNIT
-from utils.results.methods import UNTRAINED
+from utils.results.methods import UNTRAINED, method_label
 from utils.runs import finite
 from utils.text import as_typed
 
@@ -44,14 +44,18 @@ _CHOSEN: dict[str, Any] = {
 def draw(data: PlotData) -> Figure:
     """One line per method, rank and other settings. Where there are trials of searches, only these are shown.
 
-    The star of a line with trials is the rate that was then trained with other seeds; else it is the lowest point.
+    The star of a line with trials is the rate that was then trained with other seeds, of several the one with the
+    lowest loss; else it is the lowest point. A note names methods that are left out because they have no trials.
     """
     key = f"val_{data.loss}"
-    rows = [row for row in data.trials or data.rows if key in row.statistics and row.first.method != UNTRAINED]
-    lines = [line for line in _lines(rows) if len(line) > 1]
+    lines = _lines(data.trials or data.rows, key)
     if not lines:
         raise NothingToDraw(f"needs finished runs of {data.model} that differ in {RATE} only, as a search makes them")
     shown = [row for line in lines for row in line]
+    if data.trials and (without := _names(_lines(data.rows, key)) - _names(lines)):
+        data.note(
+            f"{data.model}: lr_curves shows trials of searches only, and there are none of {', '.join(sorted(without))}"
+        )
     ranks, results = ranks_of(shown), {row.first.group for row in data.rows}
     figure, (axes,) = new_axes(2.7)
     handles, methods = [], list(dict.fromkeys(row.first.method for row in shown))
@@ -65,8 +69,8 @@ def draw(data: PlotData) -> Figure:
         handles.append(
             draw_points(axes, list(points), list(points.values()), text, color=colour, linestyle=dashes, marker=marker)
         )
-        lowest = min(line, key=lambda row: row.statistics[key].mean)
-        for row in [row for row in line if row.first.group in results] if data.trials else [lowest]:
+        chosen = [row for row in line if not data.trials or row.first.group in results]
+        for row in sorted(chosen, key=lambda row: row.statistics[key].mean)[:1]:
             axes.plot(_rate(row), row.statistics[key].mean, zorder=5, **_CHOSEN)
     axes.set_xscale("log")
     log_ticks(axes.xaxis)
@@ -78,14 +82,20 @@ def draw(data: PlotData) -> Figure:
     return figure
 
 
-def _lines(rows: list[Row]) -> list[list[Row]]:
-    """The rows that differ in the rate only, by rate."""
+def _lines(rows: list[Row], key: str) -> list[list[Row]]:
+    """The rows with a value of ``key`` that differ in the rate only, by rate: at least two."""
     lines: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
-        if _rate(row) > 0:
+        if _rate(row) > 0 and key in row.statistics and row.first.method != UNTRAINED:
             rest = {name: as_typed(value) for name, value in row.settings.items() if name != RATE}
             lines[f"{row.first.method} {as_typed(row.first.rank)} {row.first.bias} {sorted(rest.items())}"].append(row)
-    return [sorted(line, key=_rate) for line in lines.values()]
+    return [sorted(line, key=_rate) for line in lines.values() if len(line) > 1]
+
+
+def _names(lines: list[list[Row]]) -> set[str]:
+    """Method and rank of each line."""
+    firsts = [line[0].first for line in lines]
+    return {" ".join([method_label(one.method), *([] if one.rank is None else [as_typed(one.rank)])]) for one in firsts}
 
 
 def _rate(row: Row) -> float:
