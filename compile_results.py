@@ -43,7 +43,12 @@ def main() -> None:
         "none-layers (full training of some layers only), untrained, rosa or another; "
         "a method with ranks is compared at the same rank only",
     )
-    parser.add_argument("--out", type=Path, metavar="DIR", help="write to DIR/<dataset>/ (default: beside the runs)")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help="write to DIR/<dataset>/ (default: beside the runs; in RUNS if it is one run)",
+    )
     parser.add_argument(
         "--compare",
         nargs=2,

@@ -34,6 +34,13 @@ def test_one_table_per_data_set_or_only_the_given_ones(tmp_path: Path) -> None:
     assert names == {"results-e2e_nlg.csv", "results-eli5.csv"}  # in one folder, two names
 
 
+def test_the_table_of_one_run_does_not_replace_that_of_all(tmp_path: Path) -> None:
+    runs = [write_run(tmp_path, seed=seed) for seed in (0, 1)]
+    compile_results([tmp_path], formats=["csv"])
+    assert compile_results([runs[1]], formats=["csv"]) == [runs[1] / "results.csv"]
+    assert csv_of(tmp_path).n[0] == 2
+
+
 def test_directory_names_are_not_read(tmp_path: Path) -> None:
     run = write_run(tmp_path, loss=1.0)
     run.rename(run.with_name("gpt2-large-lora-r99-s7-deadbeef"))

@@ -16,6 +16,7 @@ from utils.errors import UserError, printable
 from utils.io.files import write_text
 from utils.results.methods import known_methods
 from utils.results.read import Omission, Result, read_results
+from utils.runs import Run
 from utils.tables.latex import to_latex
 from utils.tables.layout import Table, make_table
 from utils.tables.render import to_csv, to_markdown, to_text
@@ -42,7 +43,8 @@ def compile_results(
         datasets: only these data sets; empty for all.
         columns, sort, baseline: see ``make_table``.
         formats: names in ``FORMATS``; each gives a file ``results.<format>``.
-        out: write to ``<out>/<dataset>/``; None for the folder with the data set's runs.
+        out: write to ``<out>/<dataset>/``; None for the folder with the data set's runs, or if every root is a run,
+            the first of these: a table of some runs must not replace that of all.
 
     Returns: the files written.
 
@@ -115,9 +117,11 @@ def _check_baseline(baseline: str, results: list[Result]) -> None:
 
 
 def _folder(results: list[Result], out: Path | None, roots: Sequence[str | Path]) -> Path:
-    """The folder for a data set's files: under ``out``, or the common folder of its runs below the first root."""
+    """The folder for a data set's files: see ``compile_results``. Of runs, their common folder below the first root."""
     if out is not None:
         return out / (slug(results[0].dataset) or "unknown")
+    if all(Run(Path(root)).record_file.is_file() for root in roots):
+        return results[0].run.path
     for root in roots:
         base = Path(root).resolve()
         inside = [r.run.path for r in results if base == r.run.path.resolve() or base in r.run.path.resolve().parents]
