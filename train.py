@@ -21,7 +21,7 @@ def main(given: DictConfig) -> float | None:
     from utils.io.hub import go_offline_without_network
 
     go_offline_without_network()  # before anything imports the hub's libraries
-    from utils.config import parse_config
+    from utils.config.settings import parse_config
     from utils.errors import UserError
     from utils.processes.group import EchoedError
 
@@ -37,8 +37,8 @@ def main(given: DictConfig) -> float | None:
 
 
 if __name__ == "__main__":
+    from utils.config.hydra_errors import hydra_errors_explained
     from utils.errors import print_anything
-    from utils.hydra_errors import hydra_errors_explained
     from utils.processes.group import disconnect_at_end
 
     print_anything()

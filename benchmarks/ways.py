@@ -31,7 +31,7 @@ from torch import Tensor, nn
 
 import rosa
 from benchmarks.row import Memory
-from utils.config import parse_config, schema
+from utils.config.settings import parse_config, schema
 from utils.processes.devices import MIXED_DTYPE
 from utils.processes.signals import StopRequest
 from utils.runs import Run

@@ -1,4 +1,4 @@
-"""``AdapterConfig`` and ``LowRankConfig``, and ``option``: the check of values, which ``utils.config`` uses too.
+"""``AdapterConfig``, ``LowRankConfig``, and ``option``: the check of values, which ``utils.config`` uses too.
 
 Nothing here needs torch: a misspelt setting is refused before torch is imported, which takes seconds.
 """

@@ -14,7 +14,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from utils.config import load_config
+from utils.config.settings import load_config
 from utils.errors import run_cli
 from utils.io.files import write_json, write_text
 from utils.runs import Run, find_runs

@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from rosa.methods import method_names
+from utils.config.fnmodel import LAYERS_ONLY, fnmodel_type
 from utils.errors import UserError, run_cli
-from utils.fnmodel import LAYERS_ONLY, fnmodel_type
 from utils.results.columns import stored_bits
 from utils.results.gap import share_of_gap
 from utils.results.methods import method_label, method_order

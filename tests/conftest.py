@@ -11,7 +11,7 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 
-from utils.config import Config, parse_config
+from utils.config.settings import Config, parse_config
 from utils.data.e2e_sample import E2ESample
 from utils.models.loading import BUNDLED
 from utils.runs import Run

@@ -12,7 +12,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from tests.conftest import ROOT, make_config
-from utils.config import config_problems, load_config, parse_config, schema
+from utils.config.settings import config_problems, load_config, parse_config, schema
 from utils.data import sources
 from utils.errors import UserError
 from utils.io.yaml_files import dotted

@@ -11,7 +11,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 from tests.conftest import ROOT
-from utils.hydra_errors import explain, hydra_errors_explained
+from utils.config.hydra_errors import explain, hydra_errors_explained
 
 
 def composing(override: str) -> None:

@@ -24,7 +24,7 @@ import utils.plots
 from tests.conftest import ROOT
 from tests.contributing import example
 from tests.records import csv_of, markdown_rows, row_of
-from utils.config import parse_config
+from utils.config.settings import parse_config
 from utils.evaluation import Options, evaluate_runs
 from utils.generation.decoding import Decoding
 from utils.metrics.scoring.score_runs import main as score_runs

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import rosa
-from utils.config import Config, load_config
+from utils.config.settings import Config, load_config
 from utils.data import Example, digest, group_by_source
 from utils.errors import UserError, is_out_of_memory, reason
 from utils.generation.decoding import Decoding

@@ -77,7 +77,7 @@ def continuations(
     Raises:
         UserError: no such run or checkpoint, or a text that is too long for the model.
     """
-    from utils.config import load_config
+    from utils.config.settings import load_config
     from utils.evaluation import generating_model
     from utils.generation.generate import generate
     from utils.generation.prompts import shorten

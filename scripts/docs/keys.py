@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from utils.config import Config
+from utils.config.settings import Config
 from utils.io.files import write_text
 
 ROOT = Path(__file__).parents[2]

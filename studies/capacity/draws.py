@@ -21,7 +21,7 @@ from torch import Tensor
 import rosa
 from rosa.layers import LowRankLayer
 from studies.capacity.measure import RECORDS
-from utils.config import Config, load_config
+from utils.config.settings import Config, load_config
 from utils.errors import UserError, run_cli
 from utils.io.files import write_json
 from utils.processes.group import connect

@@ -23,7 +23,7 @@ import rosa
 from rosa.targets import find_targets
 from studies.capacity.make_base import BOOK_A, POSITIONS, SIZE_A
 from studies.records import copy_record, uncopied
-from utils.config import load_config
+from utils.config.settings import load_config
 from utils.data import DataSource, get_source
 from utils.errors import run_cli
 from utils.generation.decoding import Decoding

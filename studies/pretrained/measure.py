@@ -21,7 +21,7 @@ import torch
 import rosa
 from studies.capacity.measure import change, recall, weights
 from studies.records import copy_record, uncopied
-from utils.config import load_config
+from utils.config.settings import load_config
 from utils.data import get_source, training_units
 from utils.errors import run_cli
 from utils.io.files import write_json

@@ -20,7 +20,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from scripts.docs.collect import ROOT
 from tests.docs.blocks import Block, blocks, commands, of_language
-from utils.config import Config, parse_config
+from utils.config.settings import Config, parse_config
 from utils.errors import UserError
 from utils.models.loading import BUNDLED
 from utils.slurm import commands as slurm

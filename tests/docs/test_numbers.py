@@ -13,7 +13,7 @@ import pytest
 from scripts.docs.collect import ROOT
 from studies.report import load, report
 from tests.rosa.test_adapter_oracles import PUBLISHED
-from utils.fnmodel import LAYERS_ONLY
+from utils.config.fnmodel import LAYERS_ONLY
 from utils.results.read import Result, read_results
 
 SAMPLES = 42_061 * 5  # of E2E in five epochs

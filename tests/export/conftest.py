@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from tests.conftest import make_config
-from utils.config import load_config
+from utils.config.settings import load_config
 from utils.runs import Run, find_runs
 from utils.runs.trained import checkpoint_of, load_trained
 from utils.training.launch import train_all

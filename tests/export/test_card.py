@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from transformers import AutoModelForCausalLM
 
-from utils.config import load_config
+from utils.config.settings import load_config
 from utils.export import card
 from utils.models.gguf import gguf_options
 from utils.results.read import read_results

@@ -97,7 +97,7 @@ def test_a_cut_tells_what_it_costs(
 
 def validation_loss(run: Run, model: Any) -> float:
     """The mean loss per target token, by transformers, one sample at a time."""
-    from utils.config import load_config
+    from utils.config.settings import load_config
 
     config = load_config(run.config_file)
     tokenizer, total, count = load_tokenizer(config.model.name), 0.0, 0

@@ -21,7 +21,7 @@ from torch.utils._pytree import tree_leaves
 import rosa
 from rosa import resampling
 from tests.rosa.cases import make_model
-from utils.config import TrainConfig
+from utils.config.settings import TrainConfig
 from utils.models.token_loss import TokenLoss
 from utils.processes.group import Processes, disconnect_at_end
 from utils.training.placement import build_placement

@@ -31,7 +31,7 @@ from tests.rosa.cases import (
     make_optimizer,
     train_steps,
 )
-from utils.fnmodel import NOT_KEYS
+from utils.config.fnmodel import NOT_KEYS
 
 ROOT = Path(__file__).parents[2]
 

@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 
 from tests.conftest import make_config
 from tests.records import csv_of, write_run
-from utils.config import load_config
+from utils.config.settings import load_config
 from utils.errors import UserError
 from utils.io.yaml_files import dotted
 from utils.results.aggregate import settings_of

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM
 
 import rosa
 from tests.conftest import make_config
-from utils.config import load_config
+from utils.config.settings import load_config
 from utils.errors import UserError
 from utils.evaluation import Options, evaluate_run
 from utils.export.__main__ import main as export

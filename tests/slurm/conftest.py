@@ -23,7 +23,7 @@ import pytest
 
 import jobrunner
 from utils.errors import UserError
-from utils.slurm import submit
+from utils.slurm import local, submit
 from utils.slurm.cluster.script import batch_script
 from utils.slurm.sweep.file import Group, load_sweep
 
@@ -62,6 +62,22 @@ groups:
     command: PYTHON trainer.py
     matrix: {method: [lora, rosa]}
     search: {keys: {lr: [0.001, 0.003, 0.0003]}, seed: 100, seeds: [0, 1], factor: 2}
+"""
+
+
+# Notes its start and end, and the most jobs that ran at once; fails where it is told to, the first time.
+WORK = """
+import os, sys, time
+from pathlib import Path
+name = sys.argv[1]
+Path("running", name).touch()
+time.sleep(0.3)
+with open("log", "a") as log:
+    log.write(f"{name} {len(os.listdir('running'))} {os.environ.get('CUDA_VISIBLE_DEVICES', '-')}\\n")
+Path("running", name).unlink()
+if "fail" in name and not Path("failed once").exists():
+    Path("failed once").touch()
+    sys.exit(4)
 """
 
 
@@ -153,6 +169,16 @@ def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> 
 def statuses(run: Callable[..., SimpleNamespace]) -> Callable[[], dict[str, dict[str, Any]]]:
     """The status of every job by its label."""
     return lambda: {job["label"]: job for job in json.loads(run("-s", "--json").out)["jobs"]}
+
+
+@pytest.fixture
+def work(project: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project whose jobs run work.py; no SLURM commands, no GPUs."""
+    (project / "work.py").write_text(WORK)
+    (project / "running").mkdir()
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.setattr(local, "_POLL", 0.02)
+    return project
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from studies.capacity.make_base import character_tokenizer, write_untrained
 from studies.pretrained import measure as pretrained
 from studies.records import uncopied
 from tests.conftest import make_config
-from utils.config import load_config
+from utils.config.settings import load_config
 from utils.data import get_source
 from utils.models.loading import load_model, load_tokenizer
 from utils.results.columns import default_columns, stored_bits

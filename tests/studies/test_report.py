@@ -14,8 +14,8 @@ import yaml
 from studies import report
 from studies.capacity import figure
 from tests.conftest import ROOT
+from utils.config.fnmodel import LAYERS_ONLY
 from utils.errors import UserError
-from utils.fnmodel import LAYERS_ONLY
 from utils.slurm import commands
 from utils.slurm.sweep.file import load_sweep
 

@@ -9,7 +9,7 @@ import pytest
 from tokenizers import AddedToken
 from tokenizers.processors import TemplateProcessing
 
-from utils.config import load_config
+from utils.config.settings import load_config
 from utils.data import Example, pair
 from utils.errors import UserError
 from utils.generation.prompts import shorten

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 import rosa
-from utils.config import Config
+from utils.config.settings import Config
 from utils.export.folder import MARK
 from utils.io.files import read_object
 from utils.models.gguf import gguf_options

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from utils.config import Config
+from utils.config.settings import Config
 from utils.data import training_units
 from utils.evaluation import Options, load_examples
 from utils.models.losses import evaluate_losses

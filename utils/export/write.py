@@ -10,7 +10,7 @@ from typing import Any
 import rosa
 from rosa.integrations.peft.lora_files import PeftLora, to_peft_lora
 from utils import evaluation
-from utils.config import Config, load_config
+from utils.config.settings import Config, load_config
 from utils.errors import UserError, is_out_of_memory, reason
 from utils.export.card import Exported, model_card
 from utils.export.folder import CARD, whole_folder

@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 import rosa
 from rosa.injection import build_layers
 from rosa.targets import summary
-from utils.config import Config
+from utils.config.settings import Config
 from utils.errors import UserError, short_reason
 from utils.io.hub import WAYS_OUT
 from utils.log import log

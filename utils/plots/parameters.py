@@ -6,7 +6,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from utils.fnmodel import LAYERS_ONLY
+from utils.config.fnmodel import LAYERS_ONLY
 from utils.plots import NothingToDraw, PlotData, register
 from utils.plots._style import (
     BAND,

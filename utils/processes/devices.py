@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 
+from utils.config.train import TrainConfig
 from utils.errors import UserError
 from utils.log import log
-from utils.train_config import TrainConfig
 
 MIXED_PRECISION = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
 CPUINFO = Path("/proc/cpuinfo")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from utils.fnmodel import LAYERS_ONLY
+from utils.config.fnmodel import LAYERS_ONLY
 from utils.results.aggregate import Row, counterpart, free
 from utils.results.columns import Column
 from utils.results.methods import UNTRAINED

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from rosa.methods import method_names, presentation
-from utils.fnmodel import LAYERS_ONLY
+from utils.config.fnmodel import LAYERS_ONLY
 
 UNTRAINED = "untrained"  # the base model: method "none" without a training step
 # Adaptation methods define these values in their own files.

@@ -15,9 +15,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from utils.config.fnmodel import LAYERS_ONLY
 from utils.data import SPLITS
 from utils.errors import UserError, reason
-from utils.fnmodel import LAYERS_ONLY
 from utils.io.files import LARGEST, sha256
 from utils.io.yaml_files import dotted, read_yaml
 from utils.results.methods import UNTRAINED

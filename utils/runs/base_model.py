@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from pathlib import Path
 
-from utils.config import ModelConfig
+from utils.config.settings import ModelConfig
 from utils.errors import UserError
 from utils.io.files import sha256
 from utils.io.hub import cached_folder

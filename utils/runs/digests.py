@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from utils.config import Config, DatasetConfig
+from utils.config.settings import Config, DatasetConfig
 from utils.data import digest
 from utils.errors import UserError
 from utils.processes.group import Processes

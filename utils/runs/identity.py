@@ -12,10 +12,10 @@ from typing import Any
 
 from rosa.config import LowRankConfig
 from rosa.methods import method_names
-from utils.config import Config, DatasetConfig, ModelConfig
-from utils.schema import CHANGED_DEFAULTS
+from utils.config.schema import CHANGED_DEFAULTS
+from utils.config.settings import Config, DatasetConfig, ModelConfig
+from utils.config.train import DEFAULT_DECAY, TrainConfig
 from utils.text import slug
-from utils.train_config import DEFAULT_DECAY, TrainConfig
 
 # Groups and keys that do not change the result of a run: with another value the same run continues.
 WITHOUT_EFFECT = (

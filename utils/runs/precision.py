@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 
-from utils.config import Config
+from utils.config.settings import Config
 from utils.errors import UserError
 from utils.processes.devices import check_precision, resolve_device, resolve_precision
 from utils.runs.digests import identify_run

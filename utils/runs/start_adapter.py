@@ -14,7 +14,7 @@ from pathlib import Path
 from rosa import AdapterError
 from rosa.files import ADAPTER_FILE, CONFIG_FILE, FROZEN_FILE, read_description
 from rosa.peft_files import WEIGHTS_FILE
-from utils.config import Config
+from utils.config.settings import Config
 from utils.data import add_texts
 from utils.errors import UserError
 from utils.io.files import own_folder, sha256, sync

@@ -6,7 +6,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from utils.config import Config, ModelConfig
+from utils.config.settings import Config, ModelConfig
 from utils.errors import UserError
 from utils.models.loading import load_model, load_tokenizer, model_source
 from utils.runs.base_model import refuse_other_base

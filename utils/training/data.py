@@ -8,7 +8,8 @@ from typing import Any
 import torch
 
 from rosa.subspace import seeded_generator
-from utils.config import Config
+from utils.config.settings import Config
+from utils.config.train import TrainConfig
 from utils.data import digest, training_units
 from utils.errors import UserError
 from utils.log import log
@@ -16,7 +17,6 @@ from utils.models.loading import max_positions
 from utils.runs.digests import TRAINING
 from utils.tokens.encoding import Encoded, spelled_tokens
 from utils.tokens.packing import encode_units
-from utils.train_config import TrainConfig
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 
 import rosa
+from utils.config.train import TrainConfig
 from utils.errors import UserError, is_out_of_memory, short_reason
 from utils.runs import Run
-from utils.train_config import TrainConfig
 
 REMEDY = "lower train.lr"
 

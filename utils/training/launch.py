@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from omegaconf import OmegaConf
 
-from utils.config import Config, keys_without_effect
+from utils.config.settings import Config, keys_without_effect
 from utils.errors import UserError
 from utils.io.files import lock, own_folder, remove_leftovers, write_text
 from utils.log import log, run_log

@@ -10,10 +10,10 @@ from torch import nn
 
 import rosa
 from rosa.sharding import is_sharded
-from utils.config import Config
+from utils.config.settings import Config
+from utils.config.train import DEFAULT_DECAY, OPTIMIZER_PARAMETERS, TrainConfig
 from utils.errors import UserError
 from utils.log import log
-from utils.train_config import DEFAULT_DECAY, OPTIMIZER_PARAMETERS, TrainConfig
 
 DEFAULT_WARMUP = 500
 OPTIMIZERS = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam, "sgd": torch.optim.SGD}

@@ -15,12 +15,12 @@ from torch import Tensor, nn
 
 import rosa
 from rosa.sharding import gather, shard_like
+from utils.config.train import TrainConfig
 from utils.errors import UserError
 from utils.log import log
 from utils.models.compilation import blocks
 from utils.processes.devices import build_accelerator
 from utils.processes.group import Processes
-from utils.train_config import TrainConfig
 
 IMPLEMENTATION = ("foreach", "fused", "capturable")  # optimizer settings that select an implementation
 

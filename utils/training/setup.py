@@ -10,7 +10,8 @@ from typing import Any
 import torch
 
 import rosa
-from utils.config import Config
+from utils.config.settings import Config
+from utils.config.train import TrainConfig
 from utils.io.yaml_files import dotted
 from utils.log import log
 from utils.models import compilation
@@ -27,7 +28,6 @@ from utils.runs.digests import agree_on_data
 from utils.runs.metrics_writer import MetricsWriter
 from utils.runs.trained import load_base, tokenizer_of
 from utils.tokens.batches import Collator
-from utils.train_config import TrainConfig
 from utils.training.data import TrainingData, check_lengths, load_training_data
 from utils.training.loss_meter import LossMeter, Throughput
 from utils.training.optimizers import build_optimizer, build_scheduler, step_counts

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 import rosa
-from utils.config import Config
+from utils.config.settings import Config
 from utils.processes.group import Processes
 from utils.processes.signals import StopRequest
 from utils.runs import Run

@@ -22,7 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from rosa.config import LowRankConfig
 from rosa.methods import method_names, methods
-from utils.config import parse_config, schema
+from utils.config.settings import parse_config, schema
 from utils.errors import UserError
 from utils.runs.identity import WITHOUT_EFFECT
 from utils.slurm.sweep.quoting import ENVIRONMENT, hydra_value

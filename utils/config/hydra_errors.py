@@ -12,9 +12,9 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf.errors import OmegaConfBaseException
 
-from utils.config import shared_schema
+from utils.config.schema import deleted_key, unknown_key
+from utils.config.settings import shared_schema
 from utils.errors import reader_is_gone
-from utils.schema import deleted_key, unknown_key
 from utils.text import suggestions
 
 RAW = "HYDRA_FULL_ERROR"  # makes Hydra raise its errors; without it, it prints them and exits

@@ -18,12 +18,12 @@ from omegaconf.errors import OmegaConfBaseException
 
 from rosa.config import AdapterConfig, LowRankConfig, option, option_problems
 from rosa.methods import method_names, methods
+from utils.config.fnmodel import FnModelConfig, fnmodel_type
+from utils.config.schema import leaves, missing_keys, set_key, with_changed_defaults
+from utils.config.train import TrainConfig, train_problems
 from utils.data import DataSource, Example, get_source
 from utils.errors import UserError
-from utils.fnmodel import FnModelConfig, fnmodel_type
 from utils.io.yaml_files import read_yaml
-from utils.schema import leaves, missing_keys, set_key, with_changed_defaults
-from utils.train_config import TrainConfig, train_problems
 
 OF_RESAMPLES = ("every", "optimizer_state", "pruned", "rewarm_steps")  # a method's keys that only resamples read
 LOGGERS = ("tensorboard", "wandb", "trackio")  # names of packages

@@ -1,0 +1,71 @@
+"""What a training warns of: settings that leave it without its method, keys without effect, shared samples."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from utils.training import loop, setup
+
+
+def test_trained_parameters_without_a_gradient_are_named(train: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the layers of an image model's tower, which a text never reaches."""
+    run = train("fnmodel.name=lora", "train.epochs=1")
+    assert "get no gradient" not in run.log_file.read_text()
+    plain = setup.load_base
+
+    def with_tower(*args: Any) -> Any:
+        model = plain(*args)
+        model.tower = torch.nn.ModuleList([torch.nn.Linear(32, 32)])
+        return model
+
+    monkeypatch.setattr(setup, "load_base", with_tower)
+    run = train("fnmodel.name=lora", "train.epochs=1", "seed=1")
+    assert "2 of 18 trained parameters get no gradient, though they are counted: tower.0.A" in run.log_file.read_text()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "text"),
+    [
+        (
+            ("train.epochs=1",),
+            "rosa never resamples here: of 5 steps, a resample would come after 5 (fnmodel.rosa.level",
+        ),
+        (("fnmodel.rosa.level=step", "fnmodel.rosa.every=500"), "of 15 steps, a resample would come after 500"),
+        (
+            ("fnmodel.name=lora", "train.epochs=1", "train.batch_size=1", "train.epochs=8"),
+            "the warm-up of 500 steps is more",
+        ),
+    ],
+)
+def test_settings_that_leave_a_run_without_its_method_are_named(
+    train: Any, overrides: tuple[str, ...], text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "train_epoch", lambda training, bar: None)
+    assert text in train(*overrides).log_file.read_text()
+
+
+def test_a_run_as_it_should_be_gets_no_warning(train: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    log = train().log_file.read_text()
+    assert "never resamples" not in log and "warm-up" not in log
+    assert "without effect" not in capsys.readouterr().err
+
+
+def test_keys_without_effect_are_named(train: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    train("fnmodel.name=dora", "fnmodel.lora.alpha=64", "train.block_size=99", "train.epochs=1")
+    said = capsys.readouterr().err
+    assert "without effect with fnmodel.name=dora and dataset.name=e2e: fnmodel.lora.alpha, train.block_size" in said
+    train("fnmodel.rosa.level=never", "fnmodel.rosa.every=50", "fnmodel.rosa.sample_method=top", "train.epochs=1")
+    assert "fnmodel.name=rosa (level=never) and dataset.name=e2e: fnmodel.rosa.every\n" in capsys.readouterr().err
+
+
+def test_validation_samples_that_are_training_samples_are_named(train: Any, tmp_path: Path) -> None:
+    for split, count in (("train", 20), ("validation", 2), ("test", 2)):
+        lines = (json.dumps({"prompt": f"name[{i}]", "target": "A pub."}) for i in range(count))
+        (tmp_path / f"{split}.jsonl").write_text("\n".join(lines))
+    run = train("dataset.name=pairs", f"dataset.path={tmp_path}", "train.epochs=1", "fnmodel.name=lora")
+    assert "2 of 2 validation samples are training samples too" in run.log_file.read_text()
