@@ -96,6 +96,8 @@ def test_eval_sh_scores_each_run_from_any_folder(tmp_path: Path) -> None:
     (tmp_path / "utils").mkdir()  # must not be imported instead of the package
     good = write_run(tmp_path / "runs" / "e2e_nlg" / "good")
     waiting = write_run(tmp_path / "runs" / "e2e_nlg" / "waiting", None, "interrupted")
+    trial = write_run(tmp_path / "runs" / "e2e_nlg" / "tried", None)
+    trial.config_file.write_text("output: {search: true}\n", encoding="utf-8")
     broken = write_run(tmp_path / "runs" / "e2e_nlg" / "broken")
     broken.raw_predictions().unlink()
     broken.predictions().write_text("only one line\n", encoding="utf-8")
@@ -103,6 +105,7 @@ def test_eval_sh_scores_each_run_from_any_folder(tmp_path: Path) -> None:
     assert done.returncode == 1, done.stderr
     assert "good" in done.stdout and "scored" in done.stdout
     assert "waiting" in done.stdout and "same train.py command" in done.stdout
+    assert "tried" not in done.stdout + done.stderr
     assert "broken" in done.stderr and "1 predictions" in done.stderr and "Traceback" not in done.stderr
     scores = good.scores()
     assert scores and set(OFFICIAL) | {"SER", "distinct_1", "length_ratio", "items"} <= set(scores)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -13,6 +14,7 @@ from typing import Any
 from utils.data import SPLITS, metrics_of
 from utils.errors import UserError, reason, run_cli
 from utils.io.files import lock, read_json, remove_leftovers, sha256, write_json
+from utils.io.yaml_files import dotted, read_yaml
 from utils.metrics import Scorer, applicable, main_scores, metrics
 from utils.metrics.scoring.reader import read_run
 from utils.processes.signals import never, stop_on_signals
@@ -45,10 +47,13 @@ class RunScorer:
         self._scorer: Scorer | None = None
 
     def score(self, run: Run) -> list[Outcome]:
-        """Score every split of ``run`` that has predictions. A failure is an outcome, not an exception."""
+        """Score every split of ``run`` that has predictions. A failure is an outcome, not an exception.
+
+        A trial of a search has none and no outcome: eval.py leaves it out too.
+        """
         splits = [split for split in SPLITS if run.predictions(split).exists()]
         if not splits:
-            return [_waiting(run)]
+            return [] if _is_trial(run) else [_waiting(run)]
         outcomes = []
         for split in splits:
             try:
@@ -100,6 +105,12 @@ def _is_current(saved: object, names: Sequence[str], hashes: dict[str, str]) -> 
     )
 
 
+def _is_trial(run: Run) -> bool:
+    with contextlib.suppress(UserError, OSError, AttributeError):
+        return dotted(read_yaml(run.config_file)).get("output.search") is True
+    return False
+
+
 def _waiting(run: Run) -> Outcome:
     status = run.record()["status"]
     todo = {
@@ -145,7 +156,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         finally:
             _report(outcomes)
     states = {outcome.state for outcome in outcomes}
-    if states == {"waiting"}:
+    if states <= {"waiting"}:
         raise UserError("no run has predictions yet. Run eval.py on the finished runs first.")
     return 1 if "failed" in states else 0
 
