@@ -55,7 +55,8 @@ def collect(run: Run, records: Path, eli5: Path, trials: bool = False) -> Path:
         trials: whether trials of a search are measured too.
     """
     config, folder = load_config(run.config_file), records / run.path.name
-    if config.output.search and not trials:
+    is_measured = (folder / "study.json").exists()  # then only what its evaluation wrote is new
+    if is_measured or (config.output.search and not trials):
         copy_record(run, folder)
         return folder
     tokenizer, model = load_tokenizer(config.model.name), load_model(config.model.name)
@@ -85,10 +86,10 @@ def main() -> None:
     arguments = parser.parse_args()
     trials = arguments.trials
 
-    def is_measured(run: Run) -> bool:
+    def to_measure(run: Run) -> bool:
         return trials or not load_config(run.config_file).output.search
 
-    for run in uncopied(arguments.runs, arguments.records, is_measured):
+    for run in uncopied(arguments.runs, arguments.records, to_measure):
         print(collect(run, arguments.records, arguments.eli5, trials).name, flush=True)
 
 

@@ -14,6 +14,8 @@ from scripts.docs.collect import ROOT
 from studies.report import load, report
 from tests.rosa.test_adapter_oracles import PUBLISHED
 from utils.config.fnmodel import LAYERS_ONLY
+from utils.results.aggregate import compute_statistics, rows_of
+from utils.results.columns import all_columns
 from utils.results.read import Result, read_results
 
 SAMPLES = 42_061 * 5  # of E2E in five epochs
@@ -141,6 +143,19 @@ def short_run(result: Result) -> str:
         "rosa": f"ROSA, {resampled[level]}",
     }
     return names[result.method]
+
+
+def test_the_scores_of_e2e_are_those_of_the_records() -> None:
+    scores = [column for column in all_columns() if column.key in ("BLEU", "NIST", "METEOR", "ROUGE_L", "CIDEr", "SER")]
+    folder = ROOT / "studies" / "pretrained"
+    rows, _ = rows_of(result for result in read_results([folder / "records-e2e"])[0] if not result.trial)
+    compute_statistics(rows, scores)
+    page = cells((folder / "README.md").read_text(encoding="utf-8"))
+    shown = {tuple(row[1:]) for row in page if len(row) == 7}
+    assert len(rows) == 4 and len(scores) == 6
+    for row in rows:
+        values = [(row.statistics[column.key], column.decimals) for column in scores]
+        assert tuple(f"{one.mean:.{digits}f} ± {one.std:.{digits}f}" for one, digits in values) in shown
 
 
 @pytest.mark.parametrize(

@@ -147,7 +147,13 @@ def test_a_trial_is_recorded_and_measured_if_asked(untrained: Path, tmp_path: Pa
     assert not missing(measured=False)
 
     folder = pretrained.collect(run, tmp_path / "measured", tmp_path, trials=True)
-    assert json.loads((folder / "study.json").read_text()).keys() == {"book_b", "english"}
+    measured = (folder / "study.json").read_text()
+    assert json.loads(measured).keys() == {"book_b", "english"}
+    (folder / "study.json").write_text(f"{measured}\n")
+    run.eval_file.write_text('{"again": true}')
+    pretrained.collect(run, tmp_path / "measured", tmp_path, trials=True)
+    assert (folder / "eval.json").read_text() == '{"again": true}'
+    assert (folder / "study.json").read_text() == f"{measured}\n", "it was measured again"
 
 
 def test_the_effective_rank_by_hand() -> None:
