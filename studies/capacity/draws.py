@@ -87,7 +87,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         shares = kept(train_watched(config, Path(folder)))
     print(" ".join(f"{share:.2f}" for share in shares))
-    write_json(arguments.records / arguments.run.resolve().name / "draws.json", {"kept": shares})
+    folder = arguments.records / arguments.run.resolve().name
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "draws.json", {"kept": shares})
 
 
 if __name__ == "__main__":
