@@ -97,7 +97,8 @@ def test_the_bits_on_the_face_of_the_project(keys: str, rank: int, every: int) -
 
 @pytest.mark.parametrize(
     "records",
-    [f"capacity/records{one}" for one in ("", "-clipped", "-book-2")] + ["pretrained/records", "pretrained/records-e2e"],
+    [f"capacity/records{one}" for one in ("", "-clipped", "-book-2")]
+    + ["pretrained/records", "pretrained/records-e2e"],
 )
 def test_the_page_of_a_study_has_the_tables_of_its_records(records: str) -> None:
     folder = ROOT / "studies" / records
