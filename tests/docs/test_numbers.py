@@ -52,9 +52,7 @@ RANK_1 = {
     "ROSA of rank 1, never resampled": "ROSA r=1, never",
     "ROSA of rank 1, a resample every 100 steps": "ROSA r=1, every 100 steps",
     "ROSA of rank 1, a resample every 200 steps": "ROSA r=1, every 200 steps",
-    "ROSA of rank 1, every 100 steps, all moments zero at a draw": (
-        "ROSA r=1, every 100 steps, optimizer_state=zero rewarm_steps=3"
-    ),
+    "ROSA of rank 1, every 100 steps, each with a ramp of 3 steps": "ROSA r=1, every 100 steps, rewarm_steps=3",
     "ReLoRA of rank 1, every 100 steps": "ReLoRA r=1, every 100 steps, rewarm_steps=3",
     "ReLoRA of rank 1, every 200 steps": "ReLoRA r=1, every 200 steps, rewarm_steps=3",
     "LoRA of rank 2": "LoRA r=2",
