@@ -41,6 +41,8 @@ CAPACITY = {
 PRETRAINED = {
     "LoRA of rank 4": "LoRA r=4",
     "LoRA of rank 8": "LoRA r=8",
+    "LoRA of rank 16, which failed on one seed": "LoRA r=16",
+    "ReLoRA of rank 4, a resample every 50 steps": "ReLoRA r=4, every 50 steps, rewarm_steps=3",
     "ROSA of rank 4, never resampled": "ROSA r=4, never",
     "ROSA of rank 4, a resample every 50 steps": "ROSA r=4, every 50 steps",
     "full training of the matrix": "full, layers only",
