@@ -248,7 +248,7 @@ def test_options_that_do_not_go_together(rosa_run: Run, capsys: Any) -> None:
 def test_a_change_too_large_for_a_lora_adapter_names_the_ways_out(train_in: TrainIn, tmp_path: Path) -> None:
     run = train_in(tmp_path / "runs", "fnmodel.params.rank=12")
     text = refusal(run.path, "--as", "peft", "--out", tmp_path / "peft")
-    assert "would take" in text and "--as merged, --keep SHARE or --rank R" in text
+    assert "it takes" in text and "--as merged, --keep SHARE or --rank R" in text
     assert not (tmp_path / "peft").exists()
 
 

@@ -128,6 +128,9 @@ class Ledger:
     def save(self) -> None:
         """Write the file as a whole; a kill leaves the old one."""
         submissions = [asdict(submission) for submission in self.submissions]
+        for one in submissions:
+            if not one["variables"]:  # as earlier versions write it, and read it
+                del one["variables"]
         content = {"version": VERSION, "submissions": submissions, "refused": self.refused, "spent": self.spent}
         write_json(self.file, content)
 
