@@ -68,6 +68,10 @@ def test_what_train_does_not_take(project: Path, text: str, words: str) -> None:
          "name=none rank=4 seed=0 and, in group a, name=none rank=2 seed=0 are one run, since fnmodel.params.rank has"),
         ("{name: a, matrix: {train.micro_batch_size: [8]}}, {name: b, matrix: {train.micro_batch_size: [4]}}",
          "group b: micro_batch_size=4 and, in group a, micro_batch_size=8 are one run, since train.micro_batch_size"),
+        ("{name: a, matrix: {fnmodel.name: [none], fnmodel.params.bias: [none, adapted]}}",
+         "group a: name=none bias=adapted and, in group a, name=none bias=none are one run, since fnmodel.params.bias"),
+        ("{name: a, matrix: {train.block_size: [128, 256]}}",
+         "group a: block_size=256 and, in group a, block_size=128 are one run, since train.block_size has no effect"),
     ],
 )  # fmt: skip
 def test_jobs_that_are_one_run(project: Path, groups: str, words: str) -> None:

@@ -21,8 +21,8 @@ from utils.errors import UserError, reason
 from utils.io.files import LARGEST, sha256
 from utils.io.yaml_files import dotted, read_yaml
 from utils.results.methods import UNTRAINED
-from utils.runs import Run, find_runs, finite, recorded_base, recorded_digests
-from utils.runs.run import SUMMARY, checkpoint_hash
+from utils.runs import Run, find_runs, finite, recorded_digests
+from utils.runs.run import BASE, SUMMARY, checkpoint_hash
 from utils.text import printable_line
 
 SPLIT = "test"
@@ -166,12 +166,12 @@ def _with_base_files(results: list[Result]) -> list[Result]:
     """
     recorded: dict[tuple[str, str | None], list[dict[str, Any]]] = defaultdict(list)
     for result in results:
-        if files := recorded_base(result.record):
+        if files := recorded_digests(result.record, BASE):
             recorded[result.model, result.base].append(files)
     shared = {key: sorted(set.intersection(*map(set, every))) for key, every in recorded.items()}
     named = []
     for result in results:
-        files, names = recorded_base(result.record), shared.get((result.model, result.base))
+        files, names = recorded_digests(result.record, BASE), shared.get((result.model, result.base))
         text = json.dumps([[name, files[name]] for name in names], default=str) if files and names else None
         digest = None if text is None else hashlib.sha256(text.encode()).hexdigest()[:8]
         named.append(replace(result, base_files=digest))

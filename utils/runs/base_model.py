@@ -10,7 +10,7 @@ from utils.errors import UserError
 from utils.io.files import sha256
 from utils.io.hub import cached_folder
 from utils.models.loading import model_source
-from utils.runs.run import Run, recorded_base
+from utils.runs.run import BASE, Run, recorded_digests
 
 TOKENIZER = ("tokenizer*.json", "special_tokens_map.json", "vocab.json", "merges.txt", "*.model")
 DECIDING = ("config.json", "*.safetensors", "pytorch_model*.bin", *TOKENIZER)
@@ -24,13 +24,19 @@ def base_digests(settings: ModelConfig) -> dict[str, str]:
     Raises:
         UserError: the folder is no saved model, or a file cannot be read.
     """
+    return _digests(settings)[0]
+
+
+def _digests(settings: ModelConfig) -> tuple[dict[str, str], bool]:
+    """See ``base_digests``; and whether these are all files: of a model from the hub the cache may lack some."""
     source = model_source(settings.name, settings.gguf_file)
-    folder = Path(source) if Path(source).is_dir() else cached_folder(source, settings.gguf_file or "config.json")
+    local = Path(source).is_dir()
+    folder = Path(source) if local else cached_folder(source, settings.gguf_file or "config.json")
     if folder is None:
-        return {}
+        return {}, False
     patterns = DECIDING if settings.gguf_file is None else (settings.gguf_file,)
     try:
-        return {path.name: _digest(path) for pattern in patterns for path in sorted(folder.glob(pattern))}
+        return {path.name: _digest(path) for pattern in patterns for path in sorted(folder.glob(pattern))}, local
     except OSError as error:
         raise UserError(f"model.name={settings.name} cannot be read: {error.strerror}") from None
 
@@ -51,12 +57,11 @@ def refuse_other_base(run: Run, settings: ModelConfig) -> None:
 
     Files of the hub are compared where they are in the cache.
     """
-    recorded = recorded_base(run.record()) if run.record_file.exists() else {}
+    recorded = recorded_digests(run.record(), BASE) if run.record_file.exists() else {}
     if not recorded:
         return
-    found = base_digests(settings)
-    local = Path(model_source(settings.name, settings.gguf_file)).is_dir()
-    compared = recorded if local else recorded.keys() & found
+    found, complete = _digests(settings)
+    compared = recorded if complete else recorded.keys() & found
     others = sorted(name for name in compared if found.get(name) != recorded[name])
     if others:
         raise UserError(

@@ -15,6 +15,7 @@ from rosa.methods import method_names
 from utils.config.schema import CHANGED_DEFAULTS
 from utils.config.settings import Config, DatasetConfig, ModelConfig
 from utils.config.train import DEFAULT_DECAY, TrainConfig
+from utils.io.yaml_files import dotted
 from utils.text import slug
 
 # Groups and keys that do not change the result of a run: with another value the same run continues.
@@ -100,6 +101,12 @@ def science(config: Config, data: dict[str, str] | None = None, start: str | Non
     else:
         del values["fnmodel"]["params"]
     return values
+
+
+def without_effect(config: Config) -> set[str]:
+    """The keys that ``science`` leaves out of a run of this method and data set, whatever their values."""
+    left_out = dotted(dataclasses.asdict(config)).keys() - dotted(science(config)).keys()
+    return left_out - ADDED_KEYS.keys() - {"fnmodel.params.target_modules"}  # left out at one value only
 
 
 def _place(values: dict[str, Any], key: str) -> tuple[dict[str, Any], str]:

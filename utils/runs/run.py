@@ -36,7 +36,7 @@ from utils.io.files import LARGEST_RECORD, read_bytes, read_object, sha256, writ
 from utils.io.rows import json_objects
 
 RECORD = "run.json"
-BASE = "base_sha256"  # of the record
+DATA, BASE = "data_sha256", "base_sha256"  # of the record
 SUMMARY = "state.json"  # of a checkpoint
 RUN_POINTER = "ROSA_RUN_POINTER"  # names a file that train.py appends each run's directory to (for job runners)
 STATUSES = ("running", "finished", "interrupted", "failed")
@@ -221,13 +221,7 @@ def find_runs(roots: Iterable[str | Path]) -> list[Run]:
     return sorted(found.values(), key=lambda run: str(run.path))
 
 
-def recorded_digests(record: dict[str, Any]) -> dict[str, str]:
-    """The digests of the data in a run's record; {} if it has none."""
-    found = record.get("data_sha256")
-    return found if isinstance(found, dict) else {}
-
-
-def recorded_base(record: dict[str, Any]) -> dict[str, str]:
-    """The digests of the base model's files in a run's record, by name; {} if it has none."""
-    found = record.get(BASE)
+def recorded_digests(record: dict[str, Any], key: str = DATA) -> dict[str, str]:
+    """The digests in a run's record: of the data, by split, or with BASE of the base model, by file. {} if none."""
+    found = record.get(key)
     return found if isinstance(found, dict) else {}

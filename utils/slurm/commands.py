@@ -15,7 +15,7 @@ from utils.slurm.cluster.script import shell_problems
 from utils.slurm.ledger import LOCAL, Ledger, changing
 from utils.slurm.local import run_local, stop_local, visible_gpus
 from utils.slurm.recovery import check_unknown_jobs
-from utils.slurm.status import RETRY, TO_SEND, JobStatus
+from utils.slurm.status import RETRY, JobStatus, states_to_send
 from utils.slurm.status_table import advice, status_json, status_table
 from utils.slurm.submit import preview, read_statuses, submit_all
 from utils.slurm.sweep.file import Group, Sweep
@@ -96,7 +96,7 @@ def send(sweep: Sweep, groups: list[Group], retry: bool, local: int | None, go_o
 
 def _changed(groups: list[Group], ledger: Ledger, statuses: dict[str, JobStatus], retry: bool) -> list[str]:
     """Environment variables whose change would reach only some of the jobs."""
-    wanted = (*TO_SEND, *(RETRY if retry else ()))
+    wanted = states_to_send(retry)
     return changed_variables(groups, ledger, {one.id for one in statuses.values() if one.state in wanted})
 
 

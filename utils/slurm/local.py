@@ -23,7 +23,7 @@ from utils.processes.signals import EXIT_INTERRUPTED
 from utils.slurm.cluster.events import read_attempt
 from utils.slurm.cluster.script import batch_script, job_name, log_file
 from utils.slurm.ledger import JOB_LOCK, LOCAL, LOCAL_MARK, Ledger, Submission, is_running
-from utils.slurm.status import DIVERGED, RETRY, TO_SEND, JobStatus
+from utils.slurm.status import DIVERGED, TO_SEND, JobStatus, states_to_send
 from utils.slurm.sweep.file import Group, Job, Sweep
 from utils.slurm.variables import used
 
@@ -76,7 +76,7 @@ class _Queue:
         self, sweep: Sweep, groups: list[Group], ledger: Ledger, statuses: dict[str, JobStatus], retry: bool
     ) -> None:
         self.sweep, self.names, self.ledger = sweep, {group.name for group in groups}, ledger
-        wanted = (*TO_SEND, *(RETRY if retry else ()))
+        wanted = states_to_send(retry)
         self.seen = {one.id for one in statuses.values() if one.state not in wanted and not one.stopped_here}
         self.done = {one.id for one in statuses.values() if one.state in (DIVERGED, "done")}
         self.waiting: list[tuple[Group, Job]] = []

@@ -105,6 +105,11 @@ class JobStatus:
         return asdict(self)
 
 
+def states_to_send(retry: bool) -> tuple[str, ...]:
+    """The states in which a call sends a job; ``retry``: also one that did not end well."""
+    return (*TO_SEND, *RETRY) if retry else TO_SEND
+
+
 def job_statuses(sweep: Sweep, ledger: Ledger, listing: Listing) -> dict[str, JobStatus]:
     """The status of every job by its id: the jobs of the sweep file, then those that were sent and left the file.
 

@@ -21,7 +21,7 @@ from utils.slurm.ledger import LOCAL, Ledger, Submission, handover
 from utils.slurm.next_job import is_expected, next_group
 from utils.slurm.outdated import mark_outdated
 from utils.slurm.recovery import resolve_unknown
-from utils.slurm.status import DIVERGED, RETRY, TO_SEND, JobStatus, job_statuses
+from utils.slurm.status import DIVERGED, RETRY, TO_SEND, JobStatus, job_statuses, states_to_send
 from utils.slurm.sweep.file import Group, Job, Sweep
 from utils.slurm.variables import used
 
@@ -87,7 +87,7 @@ def plan(sweep: Sweep, groups: list[Group], statuses: dict[str, JobStatus], retr
     """
     requests: list[Request] = []
     for group in groups:
-        wanted = (*TO_SEND, *(RETRY if retry else ()))
+        wanted = states_to_send(retry)
         jobs = [job for job in group.jobs if statuses[job.id].state in wanted]
         in_flight = sum(statuses[job.id].active for job in group.jobs if job not in jobs)
         limit = max(1, group.max_jobs - in_flight) if group.max_jobs else None

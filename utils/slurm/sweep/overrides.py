@@ -20,17 +20,16 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from rosa.config import LowRankConfig
-from rosa.methods import method_names, methods
 from utils.config.settings import parse_config, schema
 from utils.errors import UserError
-from utils.runs.identity import WITHOUT_EFFECT
+from utils.runs.identity import without_effect
 from utils.slurm.sweep.quoting import ENVIRONMENT, hydra_value
 
 if TYPE_CHECKING:
     from utils.slurm.sweep.file import Group, Job
 
 CONFIGS = Path(__file__).resolve().parents[3] / "configs"
+METHOD_AND_DATA = ("fnmodel.name", "dataset.name")  # they decide which other keys have an effect
 
 
 def override_problems(groups: Sequence[Group]) -> list[str]:
@@ -55,7 +54,8 @@ def _one_run(groups: Sequence[Group]) -> list[str]:
         values = {key.lstrip("+"): hydra_value(value) for key, value in job_overrides(job).items()}
         if values.get("dry_run") == "true":
             continue
-        idle = {key: values[key] for key in values.keys() - _deciding(values)}
+        deciding = [(key, value) for key, value in values.items() if key in METHOD_AND_DATA or (CONFIGS / key).is_dir()]
+        idle = {key: values[key] for key in values.keys() & _without_effect(tuple(deciding))}
         other, others = first.setdefault(frozenset(values.items() - idle.items()), (job, idle))
         keys = sorted({key for key, _ in idle.items() ^ others.items()})
         if keys:
@@ -67,24 +67,21 @@ def _one_run(groups: Sequence[Group]) -> list[str]:
     return list(problems.values())
 
 
-def _deciding(values: dict[str, str]) -> set[str]:
-    """The keys in ``values`` that may decide which run it is (utils/runs/identity.py)."""
-    method = values.get("fnmodel.name") or _default_method(values)
-    others = {f"fnmodel.{name}" for name in method_names() if name != method and method in ("none", *method_names())}
-    found = set()
-    for key in values:
-        idle = key.startswith("logging.") or (key.startswith("train.") and key in WITHOUT_EFFECT)
-        if key == "fnmodel.params.rank":
-            idle = method == "none" or (method in methods() and not issubclass(methods()[method][0], LowRankConfig))
-        if not idle and key.rpartition(".")[0] not in others:
-            found.add(key)
-    return found
-
-
-def _default_method(values: dict[str, str]) -> str:
-    """The method of a job that names none."""
-    base = _composed(tuple(f"{key}={value}" for key, value in values.items() if (CONFIGS / key).is_dir()))
-    return base if isinstance(base, str) else str(OmegaConf.select(base, "fnmodel.name"))
+@functools.cache
+def _without_effect(deciding: tuple[tuple[str, str], ...]) -> set[str]:
+    """The keys of train, logging and fnmodel without effect on a run's result, given the overrides that decide it."""
+    base = _composed(tuple(f"{key}={value}" for key, value in deciding if (CONFIGS / key).is_dir()))
+    if isinstance(base, str):
+        return set()
+    config = base.copy()
+    for key, value in deciding:
+        if not (CONFIGS / key).is_dir():
+            OmegaConf.update(config, key, value, force_add=True)
+    try:
+        keys = without_effect(parse_config(config))
+    except UserError:  # another check reports it
+        return set()
+    return {key for key in keys if key.startswith(("train.", "logging.", "fnmodel."))}
 
 
 def _witnesses(group: Group, seen: set[tuple[str, str]]) -> Iterator[dict[str, Any]]:

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from utils.errors import UserError
-from utils.runs import Run, finite
+from utils.runs import Run, finite, recorded_digests
+from utils.runs.run import BASE, DATA
 from utils.slurm.sweep.quoting import override_word
 
 SEARCHED = "output.search"  # the key that marks the runs of a search
@@ -215,10 +216,9 @@ def other_data(folder: Path, jobs: Iterable[str]) -> str:
     runs: dict[str, dict[str, list[str]]] = {}  # names by digest, by what has it
     found = [one for job in jobs if (one := _recorded(folder, job))]
     for name, record in sorted(found, key=lambda one: str(one[1].get("started"))):
-        for what, key in (("{} data", "data_sha256"), ("{} of the base model", "base_sha256")):
-            digests = record.get(key)
-            for part, digest in digests.items() if isinstance(digests, dict) else ():
-                if (key, part) != ("data_sha256", "test"):  # which no trial reads
+        for what, key in (("{} data", DATA), ("{} of the base model", BASE)):
+            for part, digest in recorded_digests(record, key).items():
+                if (key, part) != (DATA, "test"):  # which no trial reads
                     runs.setdefault(what.format(part), {}).setdefault(str(digest), []).append(name)
     for what, by_digest in runs.items():
         if len(by_digest) > 1:
