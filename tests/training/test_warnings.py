@@ -61,6 +61,8 @@ def test_keys_without_effect_are_named(train: Any, capsys: pytest.CaptureFixture
     assert "without effect with fnmodel.name=dora and dataset.name=e2e: fnmodel.lora.alpha, train.block_size" in said
     train("fnmodel.rosa.level=never", "fnmodel.rosa.every=50", "fnmodel.rosa.sample_method=top", "train.epochs=1")
     assert "fnmodel.name=rosa (level=never) and dataset.name=e2e: fnmodel.rosa.every\n" in capsys.readouterr().err
+    train("fnmodel.name=none", "fnmodel.params.rank=4", "fnmodel.params.bias=none", "train.epochs=1")
+    assert "none and dataset.name=e2e: fnmodel.params.rank, fnmodel.params.bias\n" in capsys.readouterr().err
 
 
 def test_validation_samples_that_are_training_samples_are_named(train: Any, tmp_path: Path) -> None:

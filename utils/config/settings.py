@@ -228,11 +228,16 @@ def method_problems(config: Config) -> list[str]:
 def keys_without_effect(config: Config) -> list[str]:
     """The keys that are not at their defaults and have no effect here.
 
-    They are those of other methods, of resamples where there are none, and of other data sets.
+    They are those of other methods, of resamples where there are none, and of other data sets; and where no adapter has
+    a rank or chooses biases, ``rank`` and ``bias``.
     """
     fnmodel, defaults = config.fnmodel, schema().fnmodel
+    unread = ([] if isinstance(config.adapter, LowRankConfig) else ["rank"]) + (
+        ["bias"] if config.adapter is None else []
+    )
+    found = [f"fnmodel.params.{key}" for key in unread if getattr(fnmodel.params, key) != defaults.params[key]]
     never = getattr(config.adapter, "level", None) == "never"
-    found = [
+    found += [
         f"fnmodel.{method}.{key}"
         for method in method_names()
         for key, value in vars(getattr(fnmodel, method)).items()
