@@ -85,6 +85,21 @@ def test_only_what_is_trained_alike_is_compared(tmp_path: Path) -> None:
     assert row_of(table, method="rosa").gap_closed == pytest.approx(0.6, rel=1e-12)
     plus = row_of(table, method="lora", val_loss_mean=1.3)
     assert plus.gap_closed == pytest.approx(0.4, rel=1e-12)
+    assert "No share of the gap" not in page(tmp_path)
+
+
+def test_what_keeps_a_row_from_a_share_is_told(tmp_path: Path) -> None:
+    write(tmp_path, "lora", [1.5], config={"train.weight_decay": 0.1})
+    write(tmp_path, "none", [1.0], config={"train.weight_decay": 0.0})
+    write(tmp_path, "rosa", [1.2], config={"train.weight_decay": 0.0})
+    write(tmp_path, "relora", [1.2], first=5, config={"train.weight_decay": 0.1})
+    compile_results([tmp_path])
+    told = "No share of the gap for {} 4: LoRA of the same rank, or full training, differs in train weight decay."
+    assert told.format("ROSA, ReLoRA").replace("ROSA,", "ROSA 4,") in page(tmp_path)
+    write(tmp_path, "lora", [1.5], config={"train.weight_decay": 0.0})
+    write(tmp_path, "none", [1.0], config={"train.weight_decay": 0.1})
+    compile_results([tmp_path])
+    assert "full training, has no seed in common." in page(tmp_path) and told.format("ReLoRA") not in page(tmp_path)
 
 
 @pytest.mark.parametrize(("trainable", "told"), [(1009, False), (1011, True), (989, True)])

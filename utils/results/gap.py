@@ -41,10 +41,14 @@ class Closed:
 
 def compared(rows: Sequence[Row]) -> list[tuple[Row, Row]]:
     """Each row of another adapter than plain LoRA with the row of plain LoRA that has the same rank."""
-    skipped = (UNTRAINED, *CEILINGS)
-    plain = [row for row in rows if row.first.method == REFERENCE and not _is_variant(row)]
-    others = [row for row in rows if row.first.method not in skipped and row not in plain]
+    plain, others = _plain_and_others(rows)
     return [(row, lora) for row in others if (lora := _comparable(row, plain, REFERENCE)) is not None]
+
+
+def _plain_and_others(rows: Sequence[Row]) -> tuple[list[Row], list[Row]]:
+    """The rows of plain LoRA, and those of the other adapters."""
+    plain = [row for row in rows if row.first.method == REFERENCE and not _is_variant(row)]
+    return plain, [row for row in rows if row.first.method not in (UNTRAINED, *CEILINGS) and row not in plain]
 
 
 def _is_variant(row: Row) -> bool:
@@ -57,13 +61,29 @@ def _comparable(row: Row, rows: Sequence[Row], method: str) -> Row | None:
     Adapters train other biases by default, so a LoRA with the same biases is preferred and not required.
     """
 
-    def differs(other: Row) -> bool:
-        common = row.settings.keys() & other.settings.keys() - {*VARIANTS}
-        return any(as_typed(row.settings[key]) != as_typed(other.settings[key]) for key in common if not free(key))
-
-    equal = [other for other in rows if not differs(other)]
+    equal = [other for other in rows if not _differing(row, other)]
     same = [other for other in equal if other.first.bias == row.first.bias]
     return counterpart(row, same, method) or counterpart(row, equal, method)
+
+
+def _differing(row: Row, other: Row) -> set[str]:
+    """The settings of the training that both have and that differ, but for what is ``free`` and LoRA's variants."""
+    common = row.settings.keys() & other.settings.keys() - {*VARIANTS}
+    return {key for key in common if not free(key) and as_typed(row.settings[key]) != as_typed(other.settings[key])}
+
+
+def without_share(rows: Sequence[Row], closed: Sequence[Closed]) -> list[tuple[Row, list[str]]]:
+    """The adapters without a share although LoRA of their rank and full training are among ``rows``, each with the
+    settings in which the nearest of the two differ from it; none if they only have no seed in common.
+    """
+    plain, others = _plain_and_others(rows)
+    found = []
+    for row in others:
+        lora = counterpart(row, plain, REFERENCE)
+        ceiling = next((other for name in CEILINGS if (other := counterpart(row, rows, name))), None)
+        if lora and ceiling and all(one.row is not row for one in closed):
+            found.append((row, sorted(_differing(row, lora) | _differing(row, ceiling))))
+    return found
 
 
 def unequal(rows: Sequence[Row]) -> list[tuple[Row, Row]]:

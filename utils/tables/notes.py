@@ -9,7 +9,7 @@ from utils.data import SPLITS
 from utils.metrics import NEITHER
 from utils.results.aggregate import DECODING, Row, differing
 from utils.results.columns import LOSS_UNIT, OWN_LOSS, Column
-from utils.results.gap import SAMPLES, Closed, unequal
+from utils.results.gap import SAMPLES, Closed, unequal, without_share
 from utils.results.methods import UNTRAINED, method_label
 from utils.results.parts import different_parts, unequal_seeds
 from utils.runs import finite
@@ -197,6 +197,12 @@ def gap_notes(rows: list[Row], closed: list[Closed], column: Column) -> Iterator
             "have; LoRA of the same rank, all three with the same settings but for the learning rate"
             f"{biases}; {SAMPLES:,} bootstrap samples of seeds."
         )
+    others: dict[str, dict[str, None]] = {}  # names, each once, by what is in the way
+    for row, keys in without_share(rows, closed):
+        reason = f"differs in {', '.join(map(readable, keys))}" if keys else "has no seed in common"
+        others.setdefault(reason, {})[_name(row, rows)[0]] = None
+    for reason, names in others.items():
+        yield f"No share of the gap for {', '.join(names)}: LoRA of the same rank, or full training, {reason}."
     different = [
         f"{method_label(row.first.method)} {as_typed(row.first.rank)} {human(row.parameters or 0)}, "
         f"LoRA {human(lora.parameters or 0)}"
