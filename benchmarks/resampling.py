@@ -18,8 +18,8 @@ from rosa.injection import adapter_layers
 from rosa.layers import AdapterLayer
 from rosa.subspace import (
     choose_directions,
-    layer_generator,
     resolve_rank,
+    seeded_generator,
     short_side_vectors,
     singular_triplets,
     split_triplets,
@@ -72,7 +72,7 @@ def plain_resample(layer: AdapterLayer, number: int) -> None:
     """One layer, the plain way."""
     weight = layer.weight_mn + layer.A @ layer.B
     u, s, vt = torch.linalg.svd(weight, full_matrices=False)
-    indices = choose_directions(len(s), layer.rank, "random", layer_generator(0, number, layer.name)).to(s.device)
+    indices = choose_directions(len(s), layer.rank, "random", seeded_generator(0, number, layer.name)).to(s.device)
     root = s[indices].sqrt()
     layer.A.copy_(u[:, indices] * root)
     layer.B.copy_(root[:, None] * vt[indices])
@@ -90,7 +90,7 @@ def _angles(settings: Settings, layers: list[AdapterLayer]) -> dict[str, dict[st
     rows = {}
     for name, weight in weights.items():
         indices = choose_directions(
-            min(weight.shape), resolve_rank(RANK, *weight.shape), "random", layer_generator(0, 0, name)
+            min(weight.shape), resolve_rank(RANK, *weight.shape), "random", seeded_generator(0, 0, name)
         ).to(weight.device)
         exact_u, _, exact_vt = torch.linalg.svd(weight.double(), full_matrices=False)
         plain_u, _, plain_vt = torch.linalg.svd(weight, full_matrices=False)

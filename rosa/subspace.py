@@ -40,16 +40,12 @@ def resolve_rank(rank: int | float, m: int, n: int) -> int:
     return rank
 
 
-def layer_generator(seed: int, number: int, name: str) -> torch.Generator:
-    """A CPU generator that depends only on seed, resample number and layer name.
-
-    So the choice is the same on every process, after a resume, and for any order of the layers.
-    """
-    return seeded_generator(seed, number, name)
-
-
 def seeded_generator(*parts: object) -> torch.Generator:
-    """A CPU generator whose seed is a hash of ``parts``, joined by slashes."""
+    """A CPU generator whose seed is a hash of ``parts``, joined by slashes.
+
+    With the seed, the resample's number and the layer's name, a choice is the same on every process, after a resume,
+    and for any order of the layers.
+    """
     digest = hashlib.sha256("/".join(map(str, parts)).encode()).digest()
     return torch.Generator("cpu").manual_seed(int.from_bytes(digest[:8], "little") >> 1)
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from rosa.config import LowRankConfig, option
 from rosa.layers import LowRankLayer
 from rosa.methods import register
-from rosa.subspace import layer_generator
+from rosa.subspace import seeded_generator
 
 
 @dataclass
@@ -70,7 +70,7 @@ class LoraLayer(LowRankLayer):
     def first_factor(self, number: int = 0) -> Tensor:
         """An A to start from, on the CPU; ``number`` counts the starts."""
         bound = 1 / math.sqrt(self.in_features)
-        generator = layer_generator(self.config.seed, number, self.name)
+        generator = seeded_generator(self.config.seed, number, self.name)
         start = torch.empty(self.A.shape, dtype=torch.float32, device="cpu")  # the same numbers on every device
         return start.uniform_(-bound, bound, generator=generator)
 

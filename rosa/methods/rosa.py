@@ -22,8 +22,8 @@ from rosa.subspace import (
     FACTOR_SPLITS,
     SAMPLE_METHODS,
     choose_directions,
-    layer_generator,
     random_triplets,
+    seeded_generator,
     singular_triplets,
     split_triplets,
 )
@@ -114,7 +114,7 @@ class RosaLayer(SubspaceLayer):
 
     @torch.no_grad()
     def sample(self, number: int, vectors: Tensor | None) -> tuple[Tensor, Tensor]:
-        config, generator = self.config, layer_generator(self.config.seed, number, self.name)
+        config, generator = self.config, seeded_generator(self.config.seed, number, self.name)
         with full_precision(self.base.weight.device):
             if vectors is None:
                 on_left = {"a": False, "b": True, "ab": self.in_features <= self.out_features}[config.adapt]

@@ -12,7 +12,7 @@ from torch import Tensor
 
 import rosa
 from rosa import resampling, subspace
-from rosa.subspace import layer_generator, random_triplets
+from rosa.subspace import random_triplets, seeded_generator
 from tests.rosa.cases import (
     FAMILIES,
     adapt,
@@ -190,7 +190,7 @@ def test_a_random_basis_is_uniformly_distributed() -> None:
     q, rank, count = 5, 3, 4000
     weight, found = torch.eye(q, dtype=torch.float64), []
     for number in range(count):
-        left, values, right = random_triplets(weight, rank, layer_generator(0, number, "x"), on_left=number % 2 == 0)
+        left, values, right = random_triplets(weight, rank, seeded_generator(0, number, "x"), on_left=number % 2 == 0)
         torch.testing.assert_close(values, torch.ones(rank, dtype=torch.float64), **EXACT)
         found.append(left if number % 2 == 0 else right.T)
     bases = torch.stack(found)

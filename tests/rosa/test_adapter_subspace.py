@@ -12,7 +12,7 @@ import rosa
 from rosa.subspace import (
     SAMPLE_METHODS,
     choose_directions,
-    layer_generator,
+    seeded_generator,
     short_side_vectors,
     singular_triplets,
     split_triplets,
@@ -24,7 +24,7 @@ from tests.rosa.cases import FAMILIES, adapt, blocks_weights, make_model
 @pytest.mark.parametrize(("q", "rank"), [(1, 1), (7, 1), (7, 6), (7, 7), (100, 29)])
 def test_directions_are_distinct_ascending_and_in_range(method: str, q: int, rank: int) -> None:
     for number in range(20):
-        chosen = choose_directions(q, rank, method, layer_generator(0, number, "layer")).tolist()
+        chosen = choose_directions(q, rank, method, seeded_generator(0, number, "layer")).tolist()
         assert len(chosen) == rank and chosen == sorted(set(chosen)) and chosen[0] >= 0 and chosen[-1] < q
         if method == "top":
             assert chosen == list(range(rank))
@@ -45,7 +45,7 @@ def test_random_takes_every_direction_equally_often(q: int, rank: int) -> None:
     draws = 4000
     counts = torch.zeros(q)
     for number in range(draws):
-        counts[choose_directions(q, rank, "random", layer_generator(1, number, "h.0.c_fc"))] += 1
+        counts[choose_directions(q, rank, "random", seeded_generator(1, number, "h.0.c_fc"))] += 1
     expected = draws * rank / q
     # Without replacement the counts vary less than independent ones: Pearson's sum averages q − R, not q − 1.
     statistic = float(((counts - expected) ** 2 / expected).sum()) * (q - 1) / (q - rank)
@@ -57,7 +57,7 @@ def test_random_takes_pairs_of_directions_equally_often() -> None:
     q, rank, draws = 6, 2, 6000
     pairs = torch.zeros(q, q)
     for number in range(draws):
-        first, second = choose_directions(q, rank, "random", layer_generator(2, number, "a")).tolist()
+        first, second = choose_directions(q, rank, "random", seeded_generator(2, number, "a")).tolist()
         pairs[first, second] += 1
     seen = pairs[torch.triu(torch.ones(q, q), 1).bool()]  # 15 pairs, 14 degrees of freedom
     statistic = float(((seen - draws / 15) ** 2 / (draws / 15)).sum())
@@ -68,7 +68,7 @@ def test_window_takes_every_block_equally_often() -> None:
     q, rank, draws = 25, 6, 4000  # 20 blocks
     starts = torch.zeros(q)
     for number in range(draws):
-        starts[choose_directions(q, rank, "window", layer_generator(3, number, "a"))[0]] += 1
+        starts[choose_directions(q, rank, "window", seeded_generator(3, number, "a"))[0]] += 1
     assert starts[20:].sum() == 0
     statistic = float(((starts[:20] - draws / 20) ** 2 / (draws / 20)).sum())
     assert CHI_SQUARE[19][0] < statistic < CHI_SQUARE[19][1], starts
@@ -76,7 +76,7 @@ def test_window_takes_every_block_equally_often() -> None:
 
 def test_the_choice_depends_on_seed_number_and_name_only() -> None:
     def choice(seed: int = 0, number: int = 0, name: str = "h.0.c_fc") -> list[int]:
-        return choose_directions(200, 20, "random", layer_generator(seed, number, name)).tolist()
+        return choose_directions(200, 20, "random", seeded_generator(seed, number, name)).tolist()
 
     reference = choice()
     torch.manual_seed(123)
@@ -89,7 +89,7 @@ def test_the_choice_depends_on_seed_number_and_name_only() -> None:
 
 def test_the_choice_is_the_one_of_earlier_versions() -> None:
     """A run of another version or machine resumes with the same subspaces only if these numbers stay the same."""
-    chosen = choose_directions(768, 4, "random", layer_generator(7, 2, "transformer.h.3.mlp.c_fc"))
+    chosen = choose_directions(768, 4, "random", seeded_generator(7, 2, "transformer.h.3.mlp.c_fc"))
     assert chosen.tolist() == PINNED
 
 
@@ -222,7 +222,7 @@ def test_subspaces_are_those_of_a_float64_svd(m: int, n: int, method: str) -> No
     larger."""
     weight = decaying(m, n)
     u, s, vt = torch.linalg.svd(weight.double(), full_matrices=False)
-    indices = choose_directions(192, 19, method, layer_generator(0, 0, "h.0.c_fc"))
+    indices = choose_directions(192, 19, method, seeded_generator(0, 0, "h.0.c_fc"))
     a, b = factor_pair(weight, indices, "sqrt")
     assert a.dtype == b.dtype == torch.float32
     assert largest_sine(a, u[:, indices]) < 1e-5 and largest_sine(b.T, vt[indices].T) < 1e-5
