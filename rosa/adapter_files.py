@@ -105,8 +105,7 @@ def _warn_of_others(model: nn.Module, layers: Mapping[str, AdapterLayer], exact:
     """Warn of parameters that train and are not a part of the adapter, such as the base weight: they are lost."""
     own = {id(parameter) for module in saved_modules(model).values() for parameter in module.parameters()}
     for layer in layers.values():
-        own |= {id(parameter) for parameter in (layer.own_parameters() | layer.adapter_parameters()).values()}
-        own |= {id(layer.base.weight)} if exact and layer.rewrites_base else set()
+        own |= {id(p) for p in layer.changing_parameters() if exact or p is not layer.base.weight}
     others = [name for name, p in model.named_parameters() if p.requires_grad and id(p) not in own]
     if others:
         warnings.warn(

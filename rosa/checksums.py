@@ -68,8 +68,7 @@ def base_description(model: nn.Module, layers: Mapping[str, AdapterLayer]) -> di
     ``values`` is None if this process does not have all values (on meta, sharded). It leaves quantised weights out, so
     that ``dtype`` is "quantised" if there are any: a plain model is then compared by the number of parameters only.
     """
-    own = {id(p) for layer in layers.values() for p in (layer.own_parameters() | layer.adapter_parameters()).values()}
-    own |= {id(layer.base.weight) for layer in layers.values() if layer.rewrites_base}
+    own = {id(p) for layer in layers.values() for p in layer.changing_parameters()}
     endings = next(iter(layers.values())).config.modules_to_save or ()
     own |= {id(p) for module in find_modules(model, endings).values() for p in module.parameters()}
     before_merge = {id(layer.base.weight): layer.unmerged_weight for layer in layers.values()}

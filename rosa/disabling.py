@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,12 +13,10 @@ from torch.func import functional_call
 from rosa.errors import AdapterError
 from rosa.fused import full_precision
 from rosa.hooks import StandIn, share_hooks
-from rosa.injection import layers_in_place
+from rosa.injection import Model, layers_in_place
 from rosa.layers import AdapterLayer
 from rosa.saved_modules import base_modules
 from rosa.sharding import is_sharded
-
-Model = TypeVar("Model", bound=nn.Module)
 
 
 @contextlib.contextmanager

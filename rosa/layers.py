@@ -100,9 +100,7 @@ class AdapterLayer(nn.Module, ABC):
         """
         weight = readable(self.base.weight)
         delta = None if self.merged or is_packed(self.base) else self.delta()
-        if delta is None:
-            return weight
-        return (weight + (delta.T if self.transposed else delta)).to(weight.dtype)
+        return weight if delta is None else (weight + (delta.T if self.transposed else delta)).to(weight.dtype)
 
     @property
     def bias(self) -> Tensor | None:
@@ -144,6 +142,11 @@ class AdapterLayer(nn.Module, ABC):
         """The parameters of this layer that train, by name within the layer. All others are frozen."""
         own = {name: parameter for name, parameter in self.own_parameters().items() if name not in self.fixed}
         return own | ({"base.bias": self.base.bias} if self.trains_bias else {})
+
+    def changing_parameters(self) -> list[Tensor]:
+        """The parameters that training or a resample changes."""
+        weight = [self.base.weight] if self.rewrites_base else []
+        return [*(self.own_parameters() | self.adapter_parameters()).values(), *weight]
 
     def optimizer_options(self, name: str) -> dict[str, float]:
         """The optimizer's settings that the trained parameter ``name`` needs (``rosa.parameter_groups``).
@@ -204,11 +207,8 @@ class AdapterLayer(nn.Module, ABC):
         with full_precision(self.base.weight.device):
             delta, bias_delta = self.delta(), self.bias_delta()
         if keep:
-            self._unmerged = {}
-            if delta is not None:
-                self._unmerged["weight"] = self.base.weight.detach().clone()
-            if bias_delta is not None:
-                self._unmerged["bias"] = self.base.bias.detach().clone()
+            changes = {"weight": delta, "bias": bias_delta}.items()
+            self._unmerged = {n: getattr(self.base, n).detach().clone() for n, change in changes if change is not None}
         if delta is not None:
             self.weight_mn.add_(delta)
         if bias_delta is not None:

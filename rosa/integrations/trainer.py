@@ -160,9 +160,7 @@ def keep_what_changes(model: nn.Module, weights: Path) -> None:
     ``model.load_state_dict(..., strict=False)``, which is what the Trainer does on a resume, then restores the model
     from its base. The Trainer names the missing keys in a warning.
     """
-    layers = adapter_layers(model).values()
-    kept = {id(parameter) for layer in layers for parameter in layer.own_parameters().values()}
-    kept |= {id(layer.base.weight) for layer in layers if layer.rewrites_base}
+    kept = {id(p) for layer in adapter_layers(model).values() for p in layer.changing_parameters()}
     named = model.named_parameters(remove_duplicate=False)
     frozen = {name for name, p in named if not p.requires_grad and id(p) not in kept}
     with safe_open(weights, framework="pt") as file:

@@ -164,9 +164,7 @@ class Shards(Placement):
         model).
         """
         assert self._twin is not None
-        layers = rosa.adapter_layers(self._twin).values()
-        kept = {id(p) for layer in layers for p in (layer.own_parameters() | layer.adapter_parameters()).values()}
-        kept |= {id(layer.base.weight) for layer in layers if layer.rewrites_base}
+        kept = {id(p) for layer in rosa.adapter_layers(self._twin).values() for p in layer.changing_parameters()}
         filled = []
         for own, parameter in zip(self._twin.parameters(), model.parameters(), strict=True):
             if id(own) in kept or not kept:
