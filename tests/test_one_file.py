@@ -141,9 +141,9 @@ def test_a_metric_is_scored_printed_tabulated_and_compared(chain: Chain) -> None
 
 
 def test_a_metric_is_shown_of_each_data_set_that_lists_none(chain: Chain) -> None:
-    assert utils.metrics.main_scores(utils.data.metrics_of("e2e"))[-2:] == ("SER", "chrF")
-    assert "chrF" in utils.metrics.applicable(None, utils.data.metrics_of("e2e"))
-    assert "chrF" not in utils.metrics.main_scores(utils.data.metrics_of("eli5"))
+    assert utils.metrics.main_scores(utils.data.source_type("e2e").metrics)[-2:] == ("SER", "chrF")
+    assert "chrF" in utils.metrics.applicable(None, utils.data.source_type("e2e").metrics)
+    assert "chrF" not in utils.metrics.main_scores(utils.data.source_type("eli5").metrics)
 
 
 def test_an_axis_says_which_way_a_metric_is_better(chain: Chain) -> None:

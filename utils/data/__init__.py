@@ -102,16 +102,9 @@ def get_source(name: str, size: int | None = None, book: int = 0) -> DataSource:
     return known[name](size, book)
 
 
-def metrics_of(name: Any) -> tuple[str, ...]:
-    """The scores that the data set ``name`` lists. Empty means all scores, also for an unknown data set."""
-    source = sources().get(name) if isinstance(name, str) else None
-    return source.metrics if source else ()
-
-
-def target_bits_of(name: Any) -> float | None:
-    """The information in a target of the data set ``name``, in bits; None if it is not known."""
-    source = sources().get(name) if isinstance(name, str) else None
-    return source.target_bits if source else None
+def source_type(name: Any) -> type[DataSource]:
+    """The class of the data set ``name``; ``DataSource`` itself, with its defaults, for an unknown one."""
+    return sources().get(str(name), DataSource)
 
 
 def refuse_path(name: str, path: Path | None) -> None:

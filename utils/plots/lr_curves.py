@@ -26,7 +26,7 @@ from utils.plots._style import (
 )
 from utils.results.aggregate import Row, differing
 from utils.results.columns import LOSS_UNIT
-from utils.results.methods import UNTRAINED, method_label
+from utils.results.methods import UNTRAINED
 from utils.runs import finite
 from utils.text import as_typed
 
@@ -52,7 +52,8 @@ def draw(data: PlotData) -> Figure:
     if not lines:
         raise NothingToDraw(f"needs finished runs of {data.model} that differ in {RATE} only, as a search makes them")
     shown = [row for line in lines for row in line]
-    if data.trials and (without := _names(_lines(data.rows, key)) - _names(lines)):
+    names = {line[0].name for line in lines}
+    if data.trials and (without := {line[0].name for line in _lines(data.rows, key)} - names):
         data.note(
             f"{data.model}: lr_curves shows trials of searches only, and there are none of {', '.join(sorted(without))}"
         )
@@ -92,12 +93,6 @@ def _lines(rows: list[Row], key: str) -> list[list[Row]]:
     return [sorted(line, key=_rate) for line in lines.values() if len(line) > 1]
 
 
-def _names(lines: list[list[Row]]) -> set[str]:
-    """Method and rank of each line."""
-    firsts = [line[0].first for line in lines]
-    return {" ".join([method_label(one.method), *([] if one.rank is None else [as_typed(one.rank)])]) for one in firsts}
-
-
 def _rate(row: Row) -> float:
     return finite(row.settings.get(RATE)) or 0.0
 
@@ -105,10 +100,6 @@ def _rate(row: Row) -> float:
 def _text(line: list[Row], lines: list[list[Row]], ranks: list[int | float]) -> str:
     """Method, rank, and the settings by which it differs from others of the same method and rank."""
     first = line[0]
-    same = [
-        other[0]
-        for other in lines
-        if other[0].first.method == first.first.method and as_typed(other[0].first.rank) == as_typed(first.first.rank)
-    ]
+    same = [other[0] for other in lines if other[0].name == first.name]
     words = [as_typed(first.settings[name]) for name in differing(same) if name != RATE and name in first.settings]
     return " ".join([row_label(ranks, first), *words])

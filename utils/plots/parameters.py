@@ -6,7 +6,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from utils.config.fnmodel import LAYERS_ONLY
 from utils.plots import NothingToDraw, PlotData, register
 from utils.plots._style import (
     BAND,
@@ -22,6 +21,7 @@ from utils.plots._style import (
     ranks_of,
 )
 from utils.results.aggregate import Row
+from utils.results.methods import FULL_TRAINING
 
 
 @register("parameters", "final metric against trainable parameters")
@@ -29,8 +29,8 @@ def draw(data: PlotData) -> Figure:
     """One point per method and rank with one standard deviation over seeds; full training is a horizontal line."""
     key = data.metric.key
     rows = [row for row in data.trained() if key in row.statistics]
-    full = [row for row in rows if row.first.method in ("none", LAYERS_ONLY)]
-    adapters = [row for row in rows if row.first.method not in ("none", LAYERS_ONLY) and row.parameters]
+    full = [row for row in rows if row.first.method in FULL_TRAINING]
+    adapters = [row for row in rows if row.first.method not in FULL_TRAINING and row.parameters]
     if not adapters:
         raise NothingToDraw(f"no finished adapter run of {data.model} has {key} and a parameter count")
     figure, (axes,) = new_axes(2.6)

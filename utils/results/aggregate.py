@@ -13,7 +13,7 @@ from typing import Any
 from rosa.config import ALL_LINEAR
 from utils.metrics import NEITHER
 from utils.results.columns import Column
-from utils.results.methods import UNTRAINED, method_order
+from utils.results.methods import UNTRAINED, method_label, method_order
 from utils.results.read import Omission, Result
 from utils.runs import finite
 from utils.runs.identity import ADDED_KEYS, WITHOUT_EFFECT
@@ -57,6 +57,12 @@ class Row:
     @property
     def first(self) -> Result:
         return self.results[0]
+
+    @property
+    def name(self) -> str:
+        """Method and rank, as in "LoRA 8"."""
+        rank = [] if self.first.rank is None else [as_typed(self.first.rank)]
+        return " ".join([method_label(self.first.method), *rank])
 
     @property
     def parameters(self) -> float | None:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from utils.data import metrics_of, target_bits_of
+from utils.data import source_type
 from utils.errors import UserError
 from utils.metrics import HIGHER, LOWER, NEITHER, main_scores, metrics
 from utils.results.read import SPLIT, Result
@@ -91,7 +91,7 @@ def stored_bits(result: Result) -> float | None:
     The targets' information (``DataSource.target_bits``) minus the loss on them. None if that information is not known,
     or if targets were cut, so that the loss is not on all of it.
     """
-    bits, loss = target_bits_of(result.dataset), result.number("best", "loss_target")
+    bits, loss = source_type(result.dataset).target_bits, result.number("best", "loss_target")
     samples, tokens = (result.number("data", "validation", key) for key in ("samples", "target_tokens"))
     if bits is None or loss is None or samples is None or tokens is None or result.number("data", "validation", "cut"):
         return None
@@ -157,8 +157,9 @@ def default_columns(dataset: str, mixed: bool) -> tuple[str, ...]:
     losses: tuple[str, ...] = ("val_loss", "test_perplexity")
     if mixed:
         losses = tuple(f"{key}_{tokens}" for key in losses for tokens in ("target", "all"))
-    stored = () if target_bits_of(dataset) is None else (_STORED.key,)
-    return (*stored, *losses, *main_scores(metrics_of(dataset)), *_COST)
+    source = source_type(dataset)
+    stored = () if source.target_bits is None else (_STORED.key,)
+    return (*stored, *losses, *main_scores(source.metrics), *_COST)
 
 
 def mixed_losses(results: Iterable[Result]) -> bool:

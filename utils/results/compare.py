@@ -19,7 +19,7 @@ def compare_runs(first: str | Path, second: str | Path) -> str:
         UserError: a folder is not a run or has no predictions, these are of another checkpoint than its best, or the
             references differ.
     """
-    from utils.data import metrics_of
+    from utils.data import source_type
     from utils.metrics import applicable, main_scores, metrics
     from utils.metrics.scoring.bootstrap import SAMPLES, compare
     from utils.metrics.scoring.reader import read_run
@@ -40,8 +40,8 @@ def compare_runs(first: str | Path, second: str | Path) -> str:
             "evaluate both on the same data and with the same --limit"
         )
     one, two = (read_run(run, SPLIT) for run in runs)
-    known = metrics()
-    names = [name for name in applicable(one.sources, main_scores(metrics_of(dataset))) if known[name].additive]
+    known, main = metrics(), main_scores(source_type(dataset).metrics)
+    names = [name for name in applicable(one.sources, main) if known[name].additive]
     comparisons = compare(one.predictions, two.predictions, one.references, one.sources, names)
     lines = [
         f"A: {printable_line(str(first))}",

@@ -5,16 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from utils.config.fnmodel import LAYERS_ONLY
 from utils.results.aggregate import Row, counterpart, free
 from utils.results.columns import Column
-from utils.results.methods import UNTRAINED
+from utils.results.methods import FULL_TRAINING, UNTRAINED
 from utils.runs.identity import ADDED_KEYS
 from utils.text import as_typed
 
 REFERENCE = "lora"
 VARIANTS = ("fnmodel.lora.scale", "fnmodel.lora.lr_ratio_b")  # off their defaults: rsLoRA, LoRA+, methods to compare
-CEILINGS = (LAYERS_ONLY, "none")  # the first that there is: full training of the same layers, or of everything
 EQUAL = 0.01  # numbers of trainable parameters count as equal up to this share
 SAMPLES = 10_000
 QUANTILES = (0.025, 0.975)  # bounds of a 95 % interval
@@ -48,7 +46,7 @@ def compared(rows: Sequence[Row]) -> list[tuple[Row, Row]]:
 def _plain_and_others(rows: Sequence[Row]) -> tuple[list[Row], list[Row]]:
     """The rows of plain LoRA, and those of the other adapters."""
     plain = [row for row in rows if row.first.method == REFERENCE and not _is_variant(row)]
-    return plain, [row for row in rows if row.first.method not in (UNTRAINED, *CEILINGS) and row not in plain]
+    return plain, [row for row in rows if row.first.method not in (UNTRAINED, *FULL_TRAINING) and row not in plain]
 
 
 def _is_variant(row: Row) -> bool:
@@ -80,7 +78,7 @@ def without_share(rows: Sequence[Row], closed: Sequence[Closed]) -> list[tuple[R
     found = []
     for row in others:
         lora = counterpart(row, plain, REFERENCE)
-        ceiling = next((other for name in CEILINGS if (other := counterpart(row, rows, name))), None)
+        ceiling = next((other for name in FULL_TRAINING if (other := counterpart(row, rows, name))), None)
         if lora and ceiling and all(one.row is not row for one in closed):
             found.append((row, sorted(_differing(row, lora) | _differing(row, ceiling))))
     return found
@@ -99,7 +97,7 @@ def closed_shares(rows: Sequence[Row], column: Column) -> list[Closed]:
     """The share of each row of ``compared`` that has a ceiling and a seed in common with it and with LoRA."""
     found = []
     for row, lora in compared(rows):
-        ceiling = next((other for name in CEILINGS if (other := _comparable(row, rows, name))), None)
+        ceiling = next((other for name in FULL_TRAINING if (other := _comparable(row, rows, name))), None)
         if ceiling is None:
             continue
         three = [part.by_seed(column) for part in (lora, row, ceiling)]

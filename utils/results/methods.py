@@ -6,6 +6,7 @@ from rosa.methods import method_names, presentation
 from utils.config.fnmodel import LAYERS_ONLY
 
 UNTRAINED = "untrained"  # the base model: method "none" without a training step
+FULL_TRAINING = (LAYERS_ONLY, "none")  # a gap's ceiling is the first of them that there is
 # Adaptation methods define these values in their own files.
 _OTHERS = {
     UNTRAINED: {"label": "untrained", "order": -2},

@@ -15,12 +15,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from utils.config.fnmodel import LAYERS_ONLY
 from utils.data import SPLITS
 from utils.errors import UserError, reason
 from utils.io.files import LARGEST, sha256
 from utils.io.yaml_files import dotted, read_yaml
-from utils.results.methods import UNTRAINED
+from utils.results.methods import FULL_TRAINING, UNTRAINED
 from utils.runs import Run, find_runs, finite, recorded_digests
 from utils.runs.run import BASE, SUMMARY, checkpoint_hash
 from utils.text import printable_line
@@ -86,7 +85,7 @@ class Result:
         name = printable_line(self.record.get("method") or "none")
         steps = self.number("progress", "total_steps")
         untrained = steps == 0 or self.settings.get("train.epochs") == 0
-        return UNTRAINED if name in ("none", LAYERS_ONLY) and untrained else name
+        return UNTRAINED if name in FULL_TRAINING and untrained else name
 
     @property
     def rank(self) -> int | float | None:

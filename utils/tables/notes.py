@@ -173,14 +173,12 @@ def baseline_notes(rows: list[Row]) -> Iterator[str]:
 
 def _name(row: Row, rows: list[Row]) -> tuple[str, str]:
     """Method and rank of ``row``, and the settings by which it differs from others of these; "" without others."""
-    method, rank = row.first.method, as_typed(row.first.rank)
-    same = [other for other in rows if (other.first.method, as_typed(other.first.rank)) == (method, rank)]
-    name = method_label(method) if row.first.rank is None else f"{method_label(method)} {rank}"
+    same = [other for other in rows if other.name == row.name]
     if len(same) == 1:
-        return name, ""
+        return row.name, ""
     keys = [key for key in differing(same) if key in row.settings]
     words = ", ".join(f"{readable(key.rsplit('.', 1)[-1])} {as_typed(row.settings[key])}" for key in keys)
-    return name, f"with {words or f'settings {row.first.group[:8]}'}"
+    return row.name, f"with {words or f'settings {row.first.group[:8]}'}"
 
 
 def gap_notes(rows: list[Row], closed: list[Closed], column: Column) -> Iterator[str]:
@@ -204,9 +202,7 @@ def gap_notes(rows: list[Row], closed: list[Closed], column: Column) -> Iterator
     for reason, names in others.items():
         yield f"No share of the gap for {', '.join(names)}: LoRA of the same rank, or full training, {reason}."
     different = [
-        f"{method_label(row.first.method)} {as_typed(row.first.rank)} {human(row.parameters or 0)}, "
-        f"LoRA {human(lora.parameters or 0)}"
-        for row, lora in unequal(rows)
+        f"{row.name} {human(row.parameters or 0)}, LoRA {human(lora.parameters or 0)}" for row, lora in unequal(rows)
     ]
     if different:
         yield (

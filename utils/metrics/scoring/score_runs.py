@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from utils.data import SPLITS, metrics_of
+from utils.data import SPLITS, source_type
 from utils.errors import UserError, reason, run_cli
 from utils.io.files import lock, read_json, remove_leftovers, sha256, write_json
 from utils.io.yaml_files import dotted, read_yaml
@@ -64,7 +64,7 @@ class RunScorer:
 
     def _score_split(self, run: Run, split: str) -> Outcome:
         items = read_run(run, split)
-        names = applicable(items.sources, metrics_of(run.record().get("dataset")))
+        names = applicable(items.sources, source_type(run.record().get("dataset")).metrics)
         files = {"predictions_sha256": run.predictions(split), "references_sha256": run.references(split)}
         hashes = {key: sha256(path) for key, path in files.items()}
         saved = _saved_scores(run).get(split) or {}
@@ -125,7 +125,8 @@ def _waiting(run: Run) -> Outcome:
 def table(outcomes: Sequence[Outcome]) -> str:
     """The scores as an aligned text table, one row per run and split. Names are relative to the common folder."""
     root = Path(os.path.commonpath([outcome.run.path.resolve().parent for outcome in outcomes]))
-    main = [name for outcome in outcomes for name in main_scores(metrics_of(outcome.run.record().get("dataset")))]
+    sources = [source_type(outcome.run.record().get("dataset")) for outcome in outcomes]
+    main = [name for source in sources for name in main_scores(source.metrics)]
     columns = [name for name in dict.fromkeys(main) if any(name in outcome.scores for outcome in outcomes)]
     decimals = [metrics()[name].decimals for name in columns]
     rows = [["run", "split", *columns, ""]]
