@@ -191,7 +191,7 @@ def write(project: Path) -> Callable[..., Path]:
         (project / "jobs.yaml").write_text(text)
         sweep = load_sweep(project / "jobs.yaml")
         group: Group = sweep.groups[-1]
-        values = dict(group=group, jobs=group.jobs, token="t0", folder=sweep.folder, workdir=project, limit=None)
+        values = dict(group=group, jobs=group.jobs, token="t0", folder=sweep.folder, limit=None)
         script = batch_script(**{**values, "array": len(group.jobs) > 1, **changes})  # type: ignore[arg-type]
         file = project / "script.sh"
         file.write_text(script)

@@ -27,7 +27,7 @@ PATIENCE_OF_NEXT = 600.0  # seconds that the job of a search waits for another j
 def sending_problems(groups: list[Group]) -> list[str]:
     """What is wrong with ``groups``: overrides that train.py does not take, text that bash cannot read."""
     problems = shell_problems(groups)
-    if any("train.py" in job.command for group in groups for job in group.jobs):
+    if any(job.trains for group in groups for job in group.jobs):
         from utils.slurm.sweep.overrides import override_problems  # it imports hydra, which only sending needs
 
         problems += override_problems(groups)

@@ -234,14 +234,28 @@ def handover(folder: Path) -> Iterator[int]:
         yield file.fileno()
 
 
+def noted_runs(folder: Path, job: str) -> list[str]:
+    """The run directories that ``job`` has noted, the newest last; none before it trains."""
+    try:
+        return (folder / "pointers" / job).read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        return []
+
+
+def lock_file(folder: Path, job: str) -> Path:
+    """The file that the processes of ``job`` hold locked while it runs on this machine."""
+    return folder / "locks" / job
+
+
 def is_running(folder: Path, job: str) -> bool:
     """Whether ``job`` runs on this machine, that is, one of its processes holds its lock."""
+    file = lock_file(folder, job)
     try:
-        handle = os.open(folder / "locks" / job, os.O_RDONLY)
+        handle = os.open(file, os.O_RDONLY)
     except FileNotFoundError:
         return False
     try:
-        return not _locked(handle, ("environ", f"\0{JOB_LOCK}={folder / 'locks' / job}\0"))
+        return not _locked(handle, ("environ", f"\0{JOB_LOCK}={file}\0"))
     finally:
         os.close(handle)
 

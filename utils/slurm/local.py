@@ -21,11 +21,11 @@ from utils.errors import UserError
 from utils.io.files import write_text
 from utils.processes.signals import EXIT_INTERRUPTED
 from utils.slurm.cluster.events import read_attempt
-from utils.slurm.cluster.script import batch_script, job_name, log_file
-from utils.slurm.ledger import JOB_LOCK, LOCAL, LOCAL_MARK, Ledger, Submission, is_running
+from utils.slurm.cluster.script import batch_script, log_file
+from utils.slurm.ledger import JOB_LOCK, LOCAL, LOCAL_MARK, Ledger, Submission, is_running, lock_file
 from utils.slurm.status import DIVERGED, TO_SEND, JobStatus, states_to_send
+from utils.slurm.submit import new_submission
 from utils.slurm.sweep.file import Group, Job, Sweep
-from utils.slurm.variables import used
 
 _POLL = 0.1  # seconds
 KILLED = 137  # exit code of a job that could not note how it ended
@@ -198,7 +198,7 @@ def _left_running(statuses: dict[str, JobStatus], ledger: Ledger) -> list[_Runni
     found = []
     for status in statuses.values():
         if status.state == "running" and status.slurm_id == LOCAL:
-            noted = (ledger.folder / "locks" / status.id).read_text(encoding="utf-8", errors="replace").strip()
+            noted = lock_file(ledger.folder, status.id).read_text(encoding="utf-8", errors="replace").strip()
             started = time.monotonic() - (status.elapsed or 0)
             slot = int(noted) if noted.isdecimal() else 0
             found.append(_Running(status.id, status.group, *latest[status.id], slot, None, started))
@@ -223,12 +223,9 @@ def stop_local(ledger: Ledger, statuses: list[JobStatus]) -> list[str]:
 
 def _prepare(group: Group, jobs: list[Job], ledger: Ledger) -> Submission:
     """Write the group's script, and its jobs into the ledger."""
-    ids = [job.id for job in jobs]
-    token = ledger.next_token(group, jobs)
-    submission = Submission(token, job_name(group, token), group.name, ids, True, time.time(), LOCAL, {}, used(jobs))
-    text = batch_script(
-        group=group, jobs=jobs, token=token, folder=ledger.folder, workdir=Path.cwd(), array=True, limit=None
-    )
+    submission = new_submission(group, jobs, True, ledger, LOCAL)
+    token = submission.token
+    text = batch_script(group=group, jobs=jobs, token=token, folder=ledger.folder, array=True, limit=None)
     write_text(ledger.script(token), text + LOCAL_MARK)
     ledger.submissions.append(submission)
     return submission
@@ -240,17 +237,17 @@ def _share(gpus: list[str], slot: int, slots: int) -> list[str]:
 
 
 def _start(job: Job, ledger: Ledger, submission: Submission, slot: int, gpus: list[str]) -> _Running:
-    task = submission.jobs.index(job.id)
+    task, held_file = submission.jobs.index(job.id), lock_file(ledger.folder, job.id)
     # Inside an allocation of SLURM the script must not take the allocation's number for its own.
     environment = {
         key: value for key, value in os.environ.items() if key == "SLURM_TMPDIR" or not key.startswith("SLURM_")
     }
-    environment |= {"ROSA_TASK": str(task), JOB_LOCK: str(ledger.folder / "locks" / job.id)}
+    environment |= {"ROSA_TASK": str(task), JOB_LOCK: str(held_file)}
     if gpus:
         environment["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
     script = ledger.script(submission.token)
     with (
-        open(ledger.folder / "locks" / job.id, "a") as held,
+        open(held_file, "a") as held,
         open(log_file(ledger.folder, submission.token, task), "ab") as log,
     ):
         with contextlib.suppress(OSError):  # without locks in the file system, is_running reads the environment

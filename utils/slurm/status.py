@@ -7,9 +7,8 @@ count where neither lists the job. The ledger remembers how a job ended, since S
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from utils.errors import UserError
 from utils.processes.signals import EXIT_INTERRUPTED
@@ -19,7 +18,7 @@ from utils.slurm.cluster.events import Attempt, read_attempt
 from utils.slurm.cluster.parse import Row
 from utils.slurm.cluster.reasons import ENDED, NEVER, explain
 from utils.slurm.cluster.script import last_words, log_file
-from utils.slurm.ledger import LOCAL, SEEN, Ledger, Submission, is_running
+from utils.slurm.ledger import LOCAL, SEEN, Ledger, Submission, is_running, noted_runs
 from utils.slurm.sweep.file import Job, Sweep
 
 # This program's words for a job's state. ACTIVE: SLURM has the job. RETRY: it ended without success.
@@ -99,10 +98,6 @@ class JobStatus:
         if self.state in TO_SEND:
             return f" (leave out --only, or add --only {self.group})"
         return " (--retry sends that again)" if self.state in RETRY else ""
-
-    def as_dict(self) -> dict[str, Any]:
-        """The fields as JSON takes them."""
-        return asdict(self)
 
 
 def states_to_send(retry: bool) -> tuple[str, ...]:
@@ -283,10 +278,7 @@ def _local_state(folder: Path, job: str, attempt: Attempt | None) -> tuple[str, 
 
 def _add_progress(status: JobStatus, folder: Path) -> None:
     """Fill in the run directories and the progress of the newest one, as far as the job has written them."""
-    try:
-        status.runs = (folder / "pointers" / status.id).read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError:
-        return
+    status.runs = noted_runs(folder, status.id)
     if not status.runs:
         return
     status.run = status.runs[-1]

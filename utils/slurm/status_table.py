@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
+from dataclasses import asdict
 from pathlib import Path
 
 from utils.errors import printable
@@ -30,7 +31,7 @@ def status_table(statuses: list[JobStatus]) -> str:
 def status_json(statuses: list[JobStatus], searches: list[str]) -> str:
     """The same as JSON: ``jobs``, a list with every field, ``counts`` by state, and the lines about ``searches``."""
     counts = Counter(status.state for status in statuses)
-    content = {"jobs": [status.as_dict() for status in statuses], "counts": counts, "searches": searches}
+    content = {"jobs": [asdict(status) for status in statuses], "counts": counts, "searches": searches}
     return json.dumps(content, indent=2, allow_nan=False)
 
 

@@ -160,12 +160,13 @@ def preview(
         if reason:
             yield f"# {request.group.name}: {len(request.jobs)} jobs not sent, {reason}"
             continue
-        submission = _submission(request, reserved)
+        submission = new_submission(request.group, request.jobs, request.array, reserved)
         reserved.submissions.append(submission)
         request.slurm_id = f"<{submission.name}>"
         dependency = _dependency(sweep, request, statuses, ledger, requests)
         option = f"--dependency={dependency} " if dependency else ""
-        yield f"# sbatch --parsable {option}{ledger.script(submission.token)}\n{_text(request, submission, ledger)}"
+        yield f"# sbatch --parsable {option}{ledger.script(submission.token)}"
+        yield _text(request, submission.token, ledger.folder)
 
 
 def _obstacle(
@@ -224,9 +225,9 @@ def _slurm_ids(jobs: Iterable[str], statuses: dict[str, JobStatus], ledger: Ledg
 
 
 def _submit(request: Request, ledger: Ledger, dependency: str | None) -> None:
-    submission = _submission(request, ledger)
+    submission = new_submission(request.group, request.jobs, request.array, ledger)
     script = ledger.script(submission.token)
-    write_text(script, _text(request, submission, ledger))
+    write_text(script, _text(request, submission.token, ledger.folder))
     ledger.submissions.append(submission)
     ledger.save()
     try:
@@ -252,20 +253,15 @@ def _submit(request: Request, ledger: Ledger, dependency: str | None) -> None:
     ledger.save()
 
 
-def _submission(request: Request, ledger: Ledger) -> Submission:
-    token = ledger.next_token(request.group, request.jobs)
-    ids = [job.id for job in request.jobs]
-    name, variables = job_name(request.group, token), used(request.jobs)
-    return Submission(token, name, request.group.name, ids, request.array, time.time(), variables=variables)
+def new_submission(
+    group: Group, jobs: list[Job], array: bool, ledger: Ledger, slurm_id: str | None = None
+) -> Submission:
+    """A submission of ``jobs`` under a token of its own, not yet in the ledger."""
+    token = ledger.next_token(group, jobs)
+    ids = [job.id for job in jobs]
+    return Submission(token, job_name(group, token), group.name, ids, array, time.time(), slurm_id, {}, used(jobs))
 
 
-def _text(request: Request, submission: Submission, ledger: Ledger) -> str:
-    return batch_script(
-        group=request.group,
-        jobs=request.jobs,
-        token=submission.token,
-        folder=ledger.folder,
-        workdir=Path.cwd(),
-        array=request.array,
-        limit=request.limit,
-    )
+def _text(request: Request, token: str, folder: Path) -> str:
+    group, jobs = request.group, request.jobs
+    return batch_script(group=group, jobs=jobs, token=token, folder=folder, array=request.array, limit=request.limit)

@@ -33,23 +33,20 @@ TEMPLATE = Path(__file__).with_name("job.sh")
 _PLACE = re.compile(r"(?:# )?@([a-z_]+)@")  # "# @word@" takes whole lines
 
 
-def batch_script(
-    *, group: Group, jobs: Sequence[Job], token: str, folder: Path, workdir: Path, array: bool, limit: int | None
-) -> str:
-    """The text that sbatch takes, or bash for a run on this machine.
+def batch_script(*, group: Group, jobs: Sequence[Job], token: str, folder: Path, array: bool, limit: int | None) -> str:
+    """The text that sbatch takes, or bash for a run on this machine. Its commands run in the present folder.
 
     Args:
         group: resources, preamble and requeue policy.
         jobs: the commands, in the order of their task numbers.
         token: the submission's unique name.
         folder: the sweep's folder (ledger.py), absolute.
-        workdir: where the commands run, absolute.
         array: submit as a job array with one task per job.
         limit: the largest number of an array's tasks that run at a time; None for no limit.
     """
     hoisted = [line.strip() for line in group.preamble.splitlines() if line.lstrip().startswith("#SBATCH")]
     options = [f"--job-name={job_name(group, token)}"]
-    options += [f"--output={_log_pattern(folder, token, array)}", "--open-mode=append", f"--chdir={workdir}"]
+    options += [f"--output={_log_pattern(folder, token, array)}", "--open-mode=append", f"--chdir={Path.cwd()}"]
     if array:
         options.append(f"--array=0-{len(jobs) - 1}" + (f"%{limit}" if limit else ""))
     options += [*directives(group.resources), "--requeue", f"--signal=B:USR1@{group.save_before}"]
@@ -86,9 +83,7 @@ def shell_problems(groups: Sequence[Group]) -> list[str]:
         for name, text in texts.items():
             problems |= {f"{name}: {words}": None for words in _syntax_error(text)}
         if not any(name.startswith(place) for name in problems):
-            text = batch_script(
-                group=group, jobs=group.jobs, token="0", folder=Path("/"), workdir=Path("/"), array=True, limit=None
-            )
+            text = batch_script(group=group, jobs=group.jobs, token="0", folder=Path("/"), array=True, limit=None)
             problems |= {f"{place}preamble: {words}": None for words in _syntax_error(text)}
     return list(problems)
 

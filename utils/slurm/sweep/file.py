@@ -37,6 +37,11 @@ class Job:
     overrides: dict[str, Any]
     follows: bool = False
 
+    @property
+    def trains(self) -> bool:
+        """Whether its command calls train.py."""
+        return "train.py" in self.command
+
 
 @dataclass(frozen=True)
 class Group:
@@ -235,7 +240,8 @@ def _search(
     def allowed(point: Point) -> bool:
         from utils.slurm.sweep.overrides import refusals  # it imports hydra, which a status seldom needs
 
-        return "train.py" not in command or not refusals(trial(point).overrides)
+        job = trial(point)
+        return not job.trains or not refusals(job.overrides)
 
     def difference(points: list[Point]) -> str:
         return other_data(folder, (trial(point).id for point in points))
@@ -272,14 +278,11 @@ def _job_id(group: str, identity: str) -> str:
 
 
 def _late_warnings(groups: list[Group]) -> list[str]:
-    problems = []
-    for group in groups:
-        limit = time_limit(group.resources)
-        if limit and group.save_before >= limit:
-            problems.append(
-                f"group {group.name}: save_before={group.save_before} leaves nothing of its time limit of {limit} s"
-            )
-    return problems
+    return [
+        f"group {group.name}: save_before={group.save_before} leaves nothing of its time limit of {limit} s"
+        for group in groups
+        if (limit := time_limit(group.resources)) and group.save_before >= limit
+    ]
 
 
 def _ordered(groups: list[Group], problems: list[str]) -> list[Group]:

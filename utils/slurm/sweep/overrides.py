@@ -50,7 +50,7 @@ def _one_run(groups: Sequence[Group]) -> list[str]:
     """
     problems: dict[tuple[str, ...], str] = {}
     first: dict[frozenset[tuple[str, str]], tuple[Job, dict[str, str]]] = {}
-    for job in (job for group in groups for job in group.jobs if "train.py" in job.command and not job.follows):
+    for job in (job for group in groups for job in group.jobs if job.trains and not job.follows):
         values = {key.lstrip("+"): hydra_value(value) for key, value in job_overrides(job).items()}
         if values.get("dry_run") == "true":
             continue
@@ -89,7 +89,7 @@ def _witnesses(group: Group, seen: set[tuple[str, str]]) -> Iterator[dict[str, A
 
     A greedy set cover. ``seen`` has the pairs of earlier groups; the group's own pairs are added to it.
     """
-    candidates = [job_overrides(job) for job in group.jobs if "train.py" in job.command]
+    candidates = [job_overrides(job) for job in group.jobs if job.trains]
     pairs = [frozenset((key, hydra_value(value)) for key, value in overrides.items()) for overrides in candidates]
     left = set().union(*pairs) - (seen - _extremes(candidates))
     seen |= set().union(*pairs)

@@ -28,7 +28,7 @@ def owners(groups: Sequence[Group], folder: Path) -> dict[str, str]:
     It is the one that was sent, else the one that the file gives, so that a later call does not change it.
     """
     same: dict[str, list[Job]] = {}
-    for job in (job for group in groups for job in group.jobs if "train.py" in job.command):
+    for job in (job for group in groups for job in group.jobs if job.trains):
         same.setdefault(digest(job), []).append(job)
     repeated = [jobs for jobs in same.values() if len({job.group for job in jobs}) > 1]
     repeated = [jobs for jobs in repeated if any(job.follows for job in jobs)]
@@ -38,7 +38,7 @@ def owners(groups: Sequence[Group], folder: Path) -> dict[str, str]:
 
 def owned(job: Job, replaced: dict[str, str]) -> Job:
     """The job under the id of the one that trains in its place (``owners``)."""
-    return replace(job, id=replaced.get(digest(job), job.id)) if "train.py" in job.command else job
+    return replace(job, id=replaced.get(digest(job), job.id)) if job.trains else job
 
 
 def repeated_jobs(groups: Sequence[Group]) -> list[str]:
@@ -51,7 +51,7 @@ def repeated_jobs(groups: Sequence[Group]) -> list[str]:
             if job.id in own:
                 problems.append(f"group {group.name}: the same job twice: {job.label}")
             own.add(job.id)
-            if "train.py" in job.command:
+            if job.trains:
                 other = owner.setdefault(digest(job), job)
                 if other.group != group.name:
                     problems.append(f"groups {other.group} and {group.name} have the same job: {job.label}")

@@ -19,6 +19,7 @@ from typing import Any
 from utils.errors import UserError
 from utils.runs import Run, finite, recorded_digests
 from utils.runs.run import BASE, DATA
+from utils.slurm.ledger import noted_runs
 from utils.slurm.sweep.quoting import override_word
 
 SEARCHED = "output.search"  # the key that marks the runs of a search
@@ -203,7 +204,7 @@ def recorded_loss(folder: Path, job: str) -> float | None:
 def _recorded(folder: Path, job: str) -> tuple[str, dict[str, Any]] | None:
     """The name and the record of a job's run; None if it has not started, or not written it yet."""
     try:
-        run = Run(Path((folder / "pointers" / job).read_text(encoding="utf-8").splitlines()[-1]))
+        run = Run(Path(noted_runs(folder, job)[-1]))
         return run.path.name, run.record()
     except (OSError, UserError, IndexError):
         return None
