@@ -1,6 +1,6 @@
 """ReLoRA (Lialin et al. 2023, arXiv 2307.05695, algorithm 1): LoRA whose pair is merged and starts again, many times.
 
-A restart merges the pair into the weight, W ← W + (α/R) A B, draws another A and sets B to zero. The total change may
+A restart merges the pair into the weight, W ← W + (α/R) A B, samples another A and sets B to zero. The total change may
 have any rank then. Most moments of the optimizer become zero, and the learning rate rises again from near zero.
 
 Two things differ from the authors' training from scratch. Their first cycle trains all weights; here the weights are
@@ -32,7 +32,7 @@ class ReloraConfig(LoraConfig):
         every: the number of epochs or optimizer steps between restarts; 5,000 steps in the paper.
         pruned: the share of the elements of A and B, those with the smallest first moments, whose moments a restart
             sets to zero. The count of steps goes on.
-        rewarm_steps: after a restart the learning rate rises linearly to its schedule over so many optimizer steps
+        rewarm_steps: after a restart the learning rate rises linearly to its schedule over this many optimizer steps
             (``Resampler.rewarmed``); 50 to 100 in the paper.
     """
 

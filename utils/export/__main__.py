@@ -25,10 +25,10 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("run", help="the folder of one run")
     parser.add_argument("--as", dest="form", choices=tuple(FORMS), required=True, help="what to write, see below")
     cut = parser.add_mutually_exclusive_group()
-    cut.add_argument("--rank", type=int, metavar="R", help="of peft: cut each layer's pair to this rank")
+    cut.add_argument("--rank", type=int, metavar="R", help="with --as peft: cut each layer's pair to this rank")
     cut.add_argument(
         "--keep", type=float, metavar="SHARE",
-        help="of peft: cut each layer's pair to this share, in (0, 1], of its change's squared Frobenius norm",
+        help="with --as peft: cut each pair so that it keeps this share of its change's squared norm, in (0, 1]",
     )  # fmt: skip
     parser.add_argument("--checkpoint", choices=("best", "last"), default="best", help="(default: best)")
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="(default: RUN/export/<form>)")
