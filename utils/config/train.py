@@ -79,6 +79,11 @@ class TrainConfig:
     skip_nonfinite: bool = False
     """Leave out updates that are NaN or infinite, and count them; False: stop there."""
 
+    @property
+    def samples_per_pass(self) -> int:
+        """Samples per forward pass and process, unless ``micro_batch_tokens`` counts tokens."""
+        return self.micro_batch_size or self.batch_size
+
 
 def train_problems(train: TrainConfig) -> list[str]:
     """What is wrong with keys of ``train`` that depend on each other, one sentence for each problem."""

@@ -160,7 +160,7 @@ class _Kept:
 def _padded_tokens(training: Training, batch: Sequence[int]) -> int:
     """Tokens of the largest micro-batch of ``batch``, padding counted."""
     train, lengths = training.config.train, training.data.train.lengths
-    size, limit, count = train.micro_batch_size or train.batch_size, train.micro_batch_tokens, training.processes.count
+    size, limit, count = train.samples_per_pass, train.micro_batch_tokens, training.processes.count
     divided = micro_batches(batch, lengths, count, size, limit, training.device)
     return max(len(part) * max((lengths[i] for i in part), default=0) for parts in divided for part in parts)
 
@@ -192,7 +192,7 @@ def _first_and_later(training: Training, act: Callable[[], Any]) -> tuple[float,
 def _validation_seconds(training: Training) -> tuple[float, float]:
     """The seconds of the first validation and of a later one, from some batches and the sample texts."""
     train, data, processes = training.config.train, training.data.validation, training.processes
-    size, limit = train.micro_batch_size or train.batch_size, train.micro_batch_tokens
+    size, limit = train.samples_per_pass, train.micro_batch_tokens
     batches = row_batches(
         data, size, unwrapped(training.token_loss).shares_prompts and sharing_pays(data), limit, training.device
     )

@@ -79,7 +79,7 @@ def _out_of_memory(train: TrainConfig, step: int | None, error: Exception) -> st
     if train.micro_batch_tokens:
         key, size, unit = "micro_batch_tokens", train.micro_batch_tokens, "tokens"
     else:
-        key, size, unit = "micro_batch_size", train.micro_batch_size or train.batch_size, "samples"
+        key, size, unit = "micro_batch_size", train.samples_per_pass, "samples"
     when = "while loading the model" if step is None else f"at step {step + 1}"
     micro = f"train.{key}={max(size // 2, 1)} (the same result), " if size > 1 else ""
     recompute = "" if train.gradient_checkpointing else "train.gradient_checkpointing=true (the same result, slower), "

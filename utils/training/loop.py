@@ -85,7 +85,7 @@ def train_step(training: Training, indices: list[int], wants_norm: bool) -> Tens
 
     # forward and backward: this process's share, micro-batch by micro-batch
     processes, number = training.processes.count, training.processes.index
-    size, limit = train.micro_batch_size or train.batch_size, train.micro_batch_tokens
+    size, limit = train.samples_per_pass, train.micro_batch_tokens
     parts, losses = micro_batches(indices, data.lengths, processes, size, limit, training.device)[number], []
     for part, chosen in enumerate(parts, 1):
         batch = training.collator(data, chosen)
@@ -188,7 +188,7 @@ def validate(training: Training) -> bool:
     """
     train, done, start = training.config.train, training.progress, time.perf_counter()
     values = evaluate_losses(
-        training.token_loss, training.data.validation, training.collator, train.micro_batch_size or train.batch_size,
+        training.token_loss, training.data.validation, training.collator, train.samples_per_pass,
         training.processes, training.stop.check, "validation", train.micro_batch_tokens,
     ).metrics(training.collator.loss_on)  # fmt: skip
     if not math.isfinite(values["loss"]):
