@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import sys
 from collections.abc import Callable, Sequence
@@ -13,7 +12,7 @@ from typing import Any
 import rosa
 from utils.config.settings import Config, load_config
 from utils.data import Example, digest, group_by_source
-from utils.errors import UserError, is_out_of_memory, reason
+from utils.errors import is_out_of_memory, reason
 from utils.generation.decoding import Decoding
 from utils.generation.generate import check_beams, generate
 from utils.io.files import LARGEST, lock, remove_leftovers, sha256, write_json
@@ -142,8 +141,7 @@ def evaluate_run(run: Run, options: Options, check: Callable[[], None] = never) 
     counts = {"items": len(groups), "all_items": len(every)}
     result = {**conditions, **counts, **_measure(run, config, groups, options, check)}
     result |= _hashes(run, options.split)
-    evaluations = _evaluations(run)
-    write_json(run.eval_file, {**evaluations, options.split: result})
+    write_json(run.eval_file, {**run.readable_parts(run.eval_file), options.split: result})
     texts = "" if result["predictions"] == len(groups) else f" ({result['predictions']} with texts)"
     return (
         "evaluated",
@@ -153,7 +151,7 @@ def evaluate_run(run: Run, options: Options, check: Callable[[], None] = never) 
 
 def is_current(run: Run, split: str, conditions: dict[str, Any]) -> bool:
     """Whether the recorded evaluation has the same checkpoint, decoding, limit and precision, and unchanged files."""
-    recorded = _evaluations(run).get(split, {})
+    recorded = run.readable_parts(run.eval_file).get(split, {})
     if any(recorded.get(key) != value for key, value in conditions.items()):
         return False
     hashes = _hashes(run, split)
@@ -173,15 +171,6 @@ def _hashes(run: Run, split: str) -> dict[str, str | None]:
     return {name: sha256(path, LARGEST) if path.is_file() else None for name, path in files.items()}
 
 
-def _evaluations(run: Run) -> dict[str, Any]:
-    """Recorded evaluations by split. An unreadable eval.json counts as empty: evaluating again rebuilds it."""
-    evaluations = {}
-    for split in ("validation", "test"):
-        with contextlib.suppress(UserError):
-            evaluations[split] = run.evaluation(split)
-    return {split: value for split, value in evaluations.items() if value}
-
-
 def load_examples(run: Run, config: Config, options: Options) -> list[Example]:
     """The examples of the split. The first evaluation on the test split records their digest.
 
@@ -191,7 +180,7 @@ def load_examples(run: Run, config: Config, options: Options) -> list[Example]:
     dataset = dataclasses.replace(config.dataset, path=options.dataset_path or config.dataset.path)
     examples = config.source.load(options.split, dataset.folder(), dataset.cache)
     recorded, current = recorded_digests(run.record()), {options.split: digest(examples)}
-    if options.split in TRAINING or options.split in _evaluations(run):
+    if options.split in TRAINING or options.split in run.readable_parts(run.eval_file):
         refuse_other_data(run, recorded, current, dataset)
     if options.split not in TRAINING:
         run.update_record(data_sha256=recorded | current)

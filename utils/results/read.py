@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -185,8 +185,8 @@ def _read(run: Run) -> Result:
         return Result(run, record, settings, {}, {}, (_unfinished(record),))
     if not record.get("group"):
         problems.append("its record has no 'group', so it is not averaged with other seeds")
-    evaluation = _part(run, "evaluation", problems)
-    scores = _part(run, "scores", problems)
+    evaluation = _part(run.evaluation, problems)
+    scores = _part(run.scores, problems)
     if evaluation and (earlier := of_earlier_checkpoint(run, evaluation)):
         return Result(run, record, settings, {}, {}, (*problems, earlier))
     if evaluation is None:
@@ -216,13 +216,12 @@ def _settings(run: Run, problems: list[str]) -> dict[str, Any]:
         return {}
 
 
-def _part(run: Run, name: str, problems: list[str]) -> dict[str, Any] | None:
+def _part(read: Callable[[str], dict[str, Any] | None], problems: list[str]) -> dict[str, Any] | None:
     try:
-        part = run.evaluation(SPLIT) if name == "evaluation" else run.scores(SPLIT)
-    except (UserError, AttributeError) as error:
+        return read(SPLIT)
+    except UserError as error:
         problems.append(printable_line(error))
         return None
-    return part if isinstance(part, dict) else None
 
 
 def of_earlier_checkpoint(run: Run, evaluation: dict[str, Any]) -> str | None:

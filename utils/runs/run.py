@@ -23,6 +23,7 @@ Directory names are labels for people. Everything is read from the files.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import sys
@@ -31,6 +32,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from utils.data import SPLITS
 from utils.errors import UserError
 from utils.io.files import LARGEST_RECORD, read_bytes, read_object, sha256, write_json
 from utils.io.rows import json_objects
@@ -148,6 +150,14 @@ class Run:
     def scores(self, split: str = "test") -> dict[str, Any] | None:
         """The record of eval.sh for ``split``, or None."""
         return self._part(self.scores_file, split)
+
+    def readable_parts(self, path: Path) -> dict[str, dict[str, Any]]:
+        """The parts of eval.json or scores.json by split. One that cannot be read is left out: it is made again."""
+        found = {}
+        for split in SPLITS:
+            with contextlib.suppress(UserError):
+                found[split] = self._part(path, split)
+        return {split: part for split, part in found.items() if part}
 
     @staticmethod
     def _part(path: Path, split: str) -> dict[str, Any] | None:

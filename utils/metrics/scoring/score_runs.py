@@ -13,7 +13,7 @@ from typing import Any
 
 from utils.data import SPLITS, source_type
 from utils.errors import UserError, reason, run_cli
-from utils.io.files import lock, read_json, remove_leftovers, sha256, write_json
+from utils.io.files import lock, remove_leftovers, sha256, write_json
 from utils.io.yaml_files import dotted, read_yaml
 from utils.metrics import Scorer, applicable, main_scores, metrics
 from utils.metrics.scoring.reader import read_run
@@ -67,7 +67,7 @@ class RunScorer:
         names = applicable(items.sources, source_type(run.record().get("dataset")).metrics)
         files = {"predictions_sha256": run.predictions(split), "references_sha256": run.references(split)}
         hashes = {key: sha256(path) for key, path in files.items()}
-        saved = _saved_scores(run).get(split) or {}
+        saved = run.readable_parts(run.scores_file).get(split, {})
         if not self.force and _is_current(saved, names, hashes):
             return Outcome(run, split, "current", {name: saved[name] for name in names})
         key = (hashes["references_sha256"], names, None if items.sources is None else tuple(items.sources))
@@ -78,31 +78,20 @@ class RunScorer:
         return Outcome(run, split, "scored", scores)
 
 
-def _saved_scores(run: Run) -> dict[str, dict[str, float]]:
-    try:
-        saved = read_json(run.scores_file) if run.scores_file.exists() else {}
-    except UserError:  # an unreadable file counts as empty: scoring again rebuilds it
-        saved = {}
-    return {split: saved[split] for split in SPLITS if split in saved} if isinstance(saved, dict) else {}
-
-
 def _write_scores(run: Run, split: str, entry: dict[str, Any]) -> None:
     """Add a split's scores to scores.json. The lock keeps splits that another process writes at the same time."""
     lock_file = run.lock_file("score")
     with lock(lock_file, "scored"):
         try:
             remove_leftovers(run.scores_file)
-            write_json(run.scores_file, {**_saved_scores(run), split: entry})
+            write_json(run.scores_file, {**run.readable_parts(run.scores_file), split: entry})
         finally:
             lock_file.unlink(missing_ok=True)
 
 
-def _is_current(saved: object, names: Sequence[str], hashes: dict[str, str]) -> bool:
-    return (
-        isinstance(saved, dict)
-        and all(saved.get(key) == value for key, value in hashes.items())
-        and all(finite(saved.get(name)) is not None for name in names)
-    )
+def _is_current(saved: dict[str, Any], names: Sequence[str], hashes: dict[str, str]) -> bool:
+    same = all(saved.get(key) == value for key, value in hashes.items())
+    return same and all(finite(saved.get(name)) is not None for name in names)
 
 
 def _is_trial(run: Run) -> bool:
