@@ -153,9 +153,8 @@ def load_adapter(model: Model, folder: str | Path, *, trainable: bool = True, ke
 
     Raises:
         AdapterError: a file is missing or damaged, was made for another model or other settings, or the files are of
-            different saves; the folder holds the factors of W_f − W_0, and the model has not the W_0 that they belong
-            to (weights in another dtype are not compared); a model of the library peft. The values of the model are
-            not changed then.
+            different saves; the folder holds the factors of W_f − W_0 for another W_0 than the model's (weights in
+            another dtype are not compared); a model of the library peft. The model's values are not changed then.
     """
     check_not_of_peft(model, "load others by its method load_adapter, or merge them first (merge_and_unload)")
     folder = Path(folder)

@@ -107,9 +107,8 @@ STATE_CHANGES: dict[str, Callable[[Any, nn.Parameter], None]] = {
 def check_state(optimizer: Any | None, parameters: Iterable[nn.Parameter], change: str | float) -> None:
     """Raise AdapterError if ``change_state`` could not change the optimizer's moments of ``parameters``.
 
-    An optimizer may keep codes of 8 bits, in which a zero is not a moment of zero, or factors of the moments, or
-    moments under other names, of which only ``zero`` need not know whether they are first or second ones. Or it keeps
-    copies of A and B, which only a reset replaces by those of the new subspace.
+    Refused are codes of 8 bits, in which a zero is not a moment of zero; factors of the moments; moments of unknown
+    names, but for ``zero``, which treats first and second ones alike; and copies of A and B, which only a reset drops.
     """
     if optimizer is None or change == "reset":
         return

@@ -50,14 +50,14 @@ class RosaConfig(LowRankConfig):
             rest; where both train, √s U and √s Vᵀ with the mean s of S).
         start: split (A B is taken from W: W_f = W − A B; 2024: factorize_method equal), or zero (W_f = W, and the
             factor that trains, or B if both do, is zero).
-        gain: a factor of A and B when they are sampled; W_f = W − A B with these larger or smaller factors.
+        gain: A and B are multiplied by this when they are sampled, before W_f = W − A B is formed.
         adapt: which factors train: ab, a, or b (2024: adapt_method). The other one is fixed between resamples.
         level: the unit of ``every``: epoch, step (of the optimizer), or never, for no resample at all (2024:
             factorize_level).
         every: the number of epochs or optimizer steps between resamples (2024: factorize_freq).
         optimizer_state: what a resample does to the optimizer's state of A and B: reset, keep, rescale (first
             moments become zero, second moments their mean over the tensor), or zero (all moments become zero and the
-            count of steps goes on, as ReLoRA has it, so that Adam's steps are long after a resample and shorten).
+            count of steps goes on, as in ReLoRA: the first steps of Adam after a resample are longer).
         rewarm_steps: after a resample the learning rate rises linearly to its schedule over this many optimizer steps
             (``Resampler.rewarmed``).
         decay: whether weight decay acts on A and B that hold a part of W (start=split), which it shrinks. Always acts

@@ -2,8 +2,8 @@
 
 It sends what follows from their results: further trials, with the next such job behind them, or the chosen settings,
 and the groups that wait for the search. It has the resources of its group, since the cluster takes those, but ten
-minutes at most. It runs the interpreter that sent it in the environment of that time, without the group's preamble,
-because what a preamble sets for one node would be handed on to the jobs that it sends.
+minutes at most. It runs the interpreter that sent it, in the environment of that time. It leaves out the group's
+preamble: what that sets for one node would be handed on to the jobs that it sends.
 """
 
 from __future__ import annotations
