@@ -128,6 +128,17 @@ def train_steps(model: Any, optimizer: torch.optim.Optimizer, steps: int = 3, *,
     return losses
 
 
+def trained_model(family: str, config: rosa.AdapterConfig, resamples: int = 2, **changes: Any) -> Any:
+    """An adapted model after some steps, and as many more after each resample."""
+    model = adapt(family, config, **changes)
+    optimizer = make_optimizer(model)
+    train_steps(model, optimizer)
+    for number in range(1, resamples + 1):
+        rosa.resample(model, number, optimizer)
+        train_steps(model, optimizer)
+    return model
+
+
 def digests(model: nn.Module) -> dict[str, str]:
     """A hash of the bits of each parameter and buffer."""
     state = {**dict(model.named_parameters()), **dict(model.named_buffers())}

@@ -23,8 +23,9 @@ from tests.rosa.cases import (
     make_model,
     make_optimizer,
     train_steps,
+    trained_model,
 )
-from tests.rosa.test_adapter_disabled import REWRITING, trained_model
+from tests.rosa.test_adapter_disabled import REWRITING
 
 RESAMPLING = [(family, case) for family, case in FAMILY_CASES if case.config.method in REWRITING]
 

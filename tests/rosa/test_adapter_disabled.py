@@ -23,19 +23,10 @@ from tests.rosa.cases import (
     make_model,
     make_optimizer,
     train_steps,
+    trained_model,
 )
 
 REWRITING = ("rosa", "relora")
-
-
-def trained_model(family: str, config: rosa.AdapterConfig, resamples: int = 2, **changes: Any) -> Any:
-    model = adapt(family, config, **changes)
-    optimizer = make_optimizer(model)
-    train_steps(model, optimizer)
-    for number in range(1, resamples + 1):
-        rosa.resample(model, number, optimizer)
-        train_steps(model, optimizer)
-    return model
 
 
 def numbers(kept: KeptBase) -> int:

@@ -13,17 +13,7 @@ from torch import Tensor
 
 import rosa
 from rosa.integrations.peft.lora_files import VLLM_RANKS, to_peft_lora, vllm_problems
-from tests.rosa.cases import adapt, logits, make_model, make_optimizer, train_steps
-
-
-def trained_model(config: rosa.AdapterConfig, family: str = "llama", resamples: int = 1) -> Any:
-    model = adapt(family, config)
-    optimizer = make_optimizer(model)
-    train_steps(model, optimizer)
-    for number in range(1, resamples + 1):
-        rosa.resample(model, number, optimizer)
-        train_steps(model, optimizer)
-    return model
+from tests.rosa.cases import adapt, logits, make_model, make_optimizer, train_steps, trained_model
 
 
 def changes_of(model: Any, base: Any) -> dict[str, Tensor]:
@@ -48,7 +38,7 @@ def pairs_in(folder: Path) -> dict[str, tuple[Tensor, Tensor]]:
 
 
 def test_a_cut_to_a_rank_is_the_best_approximation(tmp_path: Path) -> None:
-    model, base = trained_model(rosa.RosaConfig(rank=2)), make_model("llama")
+    model, base = trained_model("llama", rosa.RosaConfig(rank=2), 1), make_model("llama")
     written = to_peft_lora(model, base, tmp_path, rank=3)
     assert written.rank == 3
     lost = norm = 0.0
@@ -64,7 +54,7 @@ def test_a_cut_to_a_rank_is_the_best_approximation(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("keep", [0.5, 0.9, 0.999])
 def test_a_cut_to_a_share_keeps_it_in_every_layer_with_the_least_rank(keep: float, tmp_path: Path) -> None:
-    model, base = trained_model(rosa.RosaConfig(rank=2)), make_model("llama")
+    model, base = trained_model("llama", rosa.RosaConfig(rank=2), 1), make_model("llama")
     written = to_peft_lora(model, base, tmp_path, keep=keep)
     for name, change in changes_of(model, base).items():
         shares = torch.linalg.svdvals(change).square().cumsum(0) / change.square().sum()
@@ -76,13 +66,13 @@ def test_a_cut_to_a_share_keeps_it_in_every_layer_with_the_least_rank(keep: floa
 
 
 def test_the_whole_change_is_kept_without_a_cut(tmp_path: Path) -> None:
-    model, base = trained_model(rosa.RosaConfig(rank=1)), make_model("llama")
+    model, base = trained_model("llama", rosa.RosaConfig(rank=1), 1), make_model("llama")
     exact, whole, high = (to_peft_lora(model, base, tmp_path, **cut) for cut in ({}, {"keep": 1.0}, {"rank": 12}))
     assert exact.ranks == whole.ranks == high.ranks and exact.rank == 4 and exact.error < 1e-5
 
 
 def test_a_change_that_is_too_large_says_which_rank_pays(tmp_path: Path) -> None:
-    model, base = trained_model(rosa.RosaConfig(rank=4), resamples=2), make_model("llama")
+    model, base = trained_model("llama", rosa.RosaConfig(rank=4), 2), make_model("llama")
     with pytest.raises(rosa.AdapterError, match=r"rosa\.export.*keep=0\.99 or by a rank of at most (\d+)") as refused:
         to_peft_lora(model, base, tmp_path / "a")
     rank = int(str(refused.value).rstrip(".").split()[-1])
@@ -104,7 +94,7 @@ def test_cuts_that_are_none(cut: dict[str, Any], message: str, tmp_path: Path) -
 def test_layers_changed_before_the_adapters_came_get_a_pair_too(tmp_path: Path) -> None:
     """As in a run that begins with another adapter, of other layers."""
     peft = pytest.importorskip("peft")
-    model = trained_model(rosa.LoraConfig(rank=2, target_modules=["c_attn"]), "gpt2", resamples=0)
+    model = trained_model("gpt2", rosa.LoraConfig(rank=2, target_modules=["c_attn"]), 0)
     rosa.inject(rosa.unwrap(model), rosa.RosaConfig(rank=1, target_modules=["c_fc"]))
     train_steps(model, make_optimizer(model))
     written = to_peft_lora(model, make_model("gpt2"), tmp_path)
@@ -114,7 +104,7 @@ def test_layers_changed_before_the_adapters_came_get_a_pair_too(tmp_path: Path) 
 
 
 def test_a_change_that_no_pair_holds_is_refused(tmp_path: Path) -> None:
-    model = trained_model(rosa.LoraConfig(rank=2), "gpt2", resamples=0)
+    model = trained_model("gpt2", rosa.LoraConfig(rank=2), 0)
     with torch.no_grad():
         model.transformer.ln_f.bias.add_(0.1)
     with pytest.raises(rosa.AdapterError, match=r"^transformer\.ln_f\.bias is not the base's either.*rosa\.export"):
@@ -145,7 +135,7 @@ def vllm_name(name: str) -> tuple[str, str]:
 
 @pytest.mark.parametrize("config", [rosa.RosaConfig(rank=2, bias="none"), rosa.LoraConfig(rank=0.25, alpha=8)])
 def test_adapters_without_biases_obey_vllms_rules(config: rosa.AdapterConfig, tmp_path: Path) -> None:
-    model = trained_model(config, resamples=0)
+    model = trained_model("llama", config, 0)
     written = to_peft_lora(model, make_model("llama"), tmp_path)
     assert written.vllm_problems == [] and written.max_lora_rank == 8
     settings = json.loads((tmp_path / "adapter_config.json").read_text())
@@ -161,7 +151,7 @@ def test_adapters_without_biases_obey_vllms_rules(config: rosa.AdapterConfig, tm
 
 
 def test_what_vllm_refuses_is_said(tmp_path: Path) -> None:
-    whole = to_peft_lora(trained_model(rosa.RosaConfig(rank=1), "gpt2"), make_model("gpt2"), tmp_path)
+    whole = to_peft_lora(trained_model("gpt2", rosa.RosaConfig(rank=1), 1), make_model("gpt2"), tmp_path)
     assert len(whole.vllm_problems) == 1 and "trained biases (base_model.model.transformer" in whole.vllm_problems[0]
     good = {"r": 8, "lora_alpha": 8, "target_modules": ["q_proj"], "bias": "none"}
     pair = ["base_model.model.layers.0.q_proj.lora_A.weight", "base_model.model.layers.0.q_proj.lora_B.weight"]

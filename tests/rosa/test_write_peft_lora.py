@@ -11,19 +11,18 @@ import pytest
 import torch
 
 import rosa
-from tests.rosa.cases import FAMILIES, adapt, logits, make_model, make_optimizer, tokens, train_steps, trained
+from tests.rosa.cases import (
+    FAMILIES,
+    adapt,
+    logits,
+    make_model,
+    make_optimizer,
+    tokens,
+    trained,
+    trained_model,
+)
 
 peft = pytest.importorskip("peft")
-
-
-def change_model(config: rosa.AdapterConfig, family: str, resamples: int, **changes: Any) -> Any:
-    model = adapt(family, config, **changes)
-    optimizer = make_optimizer(model)
-    train_steps(model, optimizer)
-    for number in range(1, resamples + 1):
-        rosa.resample(model, number, optimizer)
-        train_steps(model, optimizer)
-    return model
 
 
 @pytest.mark.parametrize("merged", [False, True])
@@ -43,7 +42,7 @@ def test_peft_reads_the_change_as_lora(
 ) -> None:
     from rosa.integrations.peft import to_peft_lora
 
-    model = change_model(config, family, resamples)
+    model = trained_model(family, config, resamples)
     expected = logits(model)
     base = make_model(family)
     assert (logits(base) - expected).abs().max() > 0.1
@@ -62,7 +61,7 @@ def test_peft_reads_the_change_as_lora(
 def test_ranks_that_differ_between_layers(tmp_path: Path) -> None:
     from rosa.integrations.peft import to_peft_lora
 
-    model = change_model(rosa.LoraConfig(rank=0.25), "llama", 0)
+    model = trained_model("llama", rosa.LoraConfig(rank=0.25), 0)
     assert {layer.rank for layer in rosa.adapter_layers(model).values()} == {3, 6}
     assert to_peft_lora(model, make_model("llama"), tmp_path).rank == 6
     loaded = peft.PeftModel.from_pretrained(make_model("llama"), tmp_path)
@@ -85,7 +84,7 @@ def test_an_untrained_adapter_becomes_one_of_rank_one(tmp_path: Path) -> None:
 def test_a_change_that_fills_the_weights_is_refused(tmp_path: Path) -> None:
     from rosa.integrations.peft import to_peft_lora
 
-    model = change_model(rosa.RosaConfig(rank=4), "gpt2", 2)  # up to 24 = q
+    model = trained_model("gpt2", rosa.RosaConfig(rank=4), 2)  # up to 24 = q
     with pytest.raises(rosa.AdapterError, match=r"rosa\.export"):
         to_peft_lora(model, make_model("gpt2"), tmp_path / "adapter")
     assert not (tmp_path / "adapter").exists()
@@ -94,7 +93,7 @@ def test_a_change_that_fills_the_weights_is_refused(tmp_path: Path) -> None:
 def test_a_base_that_is_not_the_models_is_refused(tmp_path: Path) -> None:
     from rosa.integrations.peft import to_peft_lora
 
-    model = change_model(rosa.RosaConfig(rank=1), "gpt2", 0)
+    model = trained_model("gpt2", rosa.RosaConfig(rank=1), 0)
     folder = tmp_path / "adapter"
     with pytest.raises(rosa.AdapterError, match=r"base has no transformer\.h\.0"):
         to_peft_lora(model, make_model("llama"), folder)
@@ -113,7 +112,7 @@ def test_the_package_peft_is_not_needed_to_write(tmp_path: Path, monkeypatch: py
     from rosa.integrations.peft.lora_files import to_peft_lora
 
     monkeypatch.setitem(sys.modules, "peft", None)
-    model = change_model(rosa.LoraConfig(rank=2), "llama", 0)
+    model = trained_model("llama", rosa.LoraConfig(rank=2), 0)
     to_peft_lora(model, make_model("llama"), tmp_path)
     monkeypatch.undo()
     loaded = peft.PeftModel.from_pretrained(make_model("llama"), tmp_path)
@@ -125,7 +124,7 @@ def test_the_adapter_file_has_pefts_names(tmp_path: Path) -> None:
 
     from rosa.integrations.peft import to_peft_lora
 
-    model = change_model(rosa.LoraConfig(rank=2), "llama", 0)
+    model = trained_model("llama", rosa.LoraConfig(rank=2), 0)
     to_peft_lora(model, make_model("llama"), tmp_path)
     peft.get_peft_model(make_model("llama"), peft.LoraConfig(r=2, target_modules="all-linear")).save_pretrained(
         tmp_path / "peft"

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM
 
 import rosa
 from tests.conftest import make_config
-from utils.config.settings import load_config
+from tests.export.conftest import logits, model_of
 from utils.errors import UserError
 from utils.evaluation import Options, evaluate_run
 from utils.export.__main__ import main as export
@@ -23,7 +23,6 @@ from utils.runs import Run
 from utils.runs.digests import identify_run
 from utils.runs.identity import run_directory
 from utils.runs.start_adapter import adapter_digest
-from utils.runs.trained import checkpoint_of, load_trained
 
 QUICK = Options(decoding=Decoding(num_beams=1, max_new_tokens=4), device="cpu")
 UNTRAINED = ("train.epochs=0", "fnmodel.params.rank=2", "fnmodel.params.bias=none")
@@ -31,17 +30,6 @@ UNTRAINED = ("train.epochs=0", "fnmodel.params.rank=2", "fnmodel.params.bias=non
 
 def plain(folder: Path) -> Any:
     return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-
-
-@torch.no_grad()
-def logits(model: Any) -> Tensor:
-    tokens = torch.randint(200, (3, 16), generator=torch.Generator().manual_seed(1))
-    out: Tensor = model.eval()(input_ids=tokens).logits
-    return out
-
-
-def model_of(run: Run) -> Any:
-    return load_trained(run, load_config(run.config_file), checkpoint_of(run))[1]
 
 
 @torch.no_grad()
