@@ -18,7 +18,6 @@ from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
-from transformers.pytorch_utils import Conv1D
 
 from rosa.config import AdapterConfig, LowRankConfig
 from rosa.errors import AdapterError
@@ -29,8 +28,7 @@ from rosa.layer_state import forward_merged, guard_state
 from rosa.quantised import NO_MERGE, is_packed, quantisation, readable
 from rosa.sharding import gathered
 from rosa.subspace import resolve_rank
-
-OWN_FORWARDS = (nn.Linear.forward, Conv1D.forward)  # those that the fused product can replace
+from rosa.targets import PLAIN_FORWARDS
 
 
 def layer_shape(module: nn.Linear) -> tuple[int, int]:
@@ -291,7 +289,7 @@ class LowRankLayer(AdapterLayer):
         base = self.base
         return (
             not self.quantised
-            and type(base).forward in OWN_FORWARDS
+            and type(base).forward in PLAIN_FORWARDS
             and "forward" not in vars(base)
             and not base.weight.requires_grad
             and compute_dtype(x) == compute_dtype(base.weight)  # else Linear raises its own clear error

@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from rosa.errors import CONVERTED, AdapterError
+from rosa.errors import AdapterError
 from rosa.fused import full_precision
 from rosa.kept_base import Pair, is_rounded
 from rosa.layers import AdapterLayer, LowRankLayer, product
@@ -181,7 +181,11 @@ def resample_layers(layers: Sequence[SubspaceLayer], number: int) -> None:
         if layer.merged:
             raise RuntimeError(f"{layer.name} is merged: unmerge before a resample")
         if any(map(is_rounded, layer.unrounded)):
-            raise AdapterError(f"{layer.name}: {CONVERTED}")
+            raise AdapterError(
+                f"{layer.name}: a resample would be rounded to 16 bits, because the model was converted after the "
+                "adapter was added. Load the base model in 16 bits (dtype=torch.bfloat16) before it is adapted, or "
+                "train under autocast"
+            )
     check_finite(layers)
     for layer in layers:
         if is_sharded(layer.base.weight):

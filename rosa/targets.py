@@ -21,6 +21,7 @@ from rosa.sharding import is_sharded
 
 log = logging.getLogger(__name__)
 
+PLAIN_FORWARDS = (nn.Linear.forward, Conv1D.forward)  # they compute x W + b and nothing else
 WRAPPERS = ("module", "_orig_mod")
 BLOCKS = "the default (all Linear and Conv1D inside the model's blocks)"
 SHARED = "it shares its weight with another module"
@@ -152,7 +153,7 @@ def has_own_forward(module: Any) -> bool:
 @functools.cache
 def _is_plain_product(forward: Callable[..., Any], transposed: bool) -> bool:
     """Whether a forward method computes x W + b on an object that has only a weight and a bias."""
-    if forward in (nn.Linear.forward, Conv1D.forward):
+    if forward in PLAIN_FORWARDS:
         return True
     x = torch.tensor([[[1.0, -2.0]]], device="cpu")
     weight = torch.tensor([[3.0, 0.5, -1.0], [4.0, 7.0, 2.0]], device="cpu")
