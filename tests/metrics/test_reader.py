@@ -86,6 +86,8 @@ def test_plain_predictions_for_a_table_of_references(tmp_path: Path) -> None:
         (("p.tsv", "MR\toutput\na\t1\t2\n"), ("r.csv", "mr,ref\na,1\n"), "line 2 has 3 columns"),
         (("p.tsv", "a\t1\n"), ("r.csv", "mr,ref\na,1\n"), "line 1: a table needs a header"),
         (("p.txt", "a\n"), ("r.csv", "mr,ref\na,\n"), "line 2: the reference is empty"),
+        (("p.jsonl", '{"prediction": "a"}\n'), ("r.txt", "a\n"), r"p\.jsonl: JSON would be scored as text.*\.txt"),
+        (("p.txt", "a\n"), ("r.json", '["a"]\n'), r"r\.json: JSON would be scored as text"),
     ],
 )
 def test_files_that_do_not_match_are_refused(

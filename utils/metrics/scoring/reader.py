@@ -120,7 +120,12 @@ def read_references(path: Path, *, tables: bool = True) -> tuple[list[list[str]]
 
 
 def read_rows(path: Path, *, tables: bool = True) -> list[Row]:
-    """The rows of a file of plain lines or of a table. Raises UserError if the file cannot be read as text."""
+    """The rows of a file of plain lines or of a table. Raises UserError if the file cannot be read as such texts."""
+    if path.suffix.lower() in (".json", ".jsonl"):
+        raise UserError(
+            f"{path}: JSON would be scored as text, with its braces and field names. Give the texts alone as a .txt "
+            "file, one per line (eval.py writes one beside its .jsonl), or a table with a header."
+        )
     try:
         content = read_text(path)
     except FileNotFoundError:
