@@ -162,8 +162,8 @@ def test_generation_beyond_the_positions_is_refused(small_model: Path) -> None:
 
 def test_a_prompt_beyond_the_positions_is_refused_with_the_way_out(small_model: Path) -> None:
     model, tokenizer = load_model(str(small_model)), load_tokenizer(str(small_model))
-    with pytest.raises(UserError, match="256 positions: shorten the prompt"):
-        generate(model, tokenizer, ["a b c d " * 100], SHORT, 1)
+    with pytest.raises(UserError, match=r"\('a b c d a b .*256 positions: shorten the prompt"):
+        generate(model, tokenizer, ["short", "a b c d " * 100], SHORT, 1)
 
 
 def test_more_beams_than_tokens_in_the_vocabulary_are_refused_at_once(train: Any, monkeypatch: Any) -> None:
@@ -182,6 +182,15 @@ def test_merged_generation_equals_adapted_generation(train: Any) -> None:
     adapted = generate(model, tokenizer, ["Input: name[A] Output:"], SHORT, 1)
     assert adapted != base
     assert generate(rosa.unwrap(model), tokenizer, ["Input: name[A] Output:"], SHORT, 1) == adapted
+
+
+def test_data_that_were_moved_are_named_with_the_way_out(train: Any, small_e2e: Path, tmp_path: Path) -> None:
+    data = Path(shutil.copytree(small_e2e, tmp_path / "data"))
+    run = train("train.epochs=1", f"dataset.path={data}")
+    data.rename(tmp_path / "moved")
+    with pytest.raises(UserError, match=r"data, the dataset\.path of the run, does not exist.*--dataset-path"):
+        evaluate_run(run, FAST)
+    assert evaluate_run(run, dataclasses.replace(FAST, dataset_path=str(tmp_path / "moved")))[0] == "evaluated"
 
 
 def test_examples_with_the_same_source_are_one_item(train: Any, small_e2e: Path, tmp_path: Path) -> None:

@@ -178,7 +178,10 @@ def load_examples(run: Run, config: Config, options: Options) -> list[Example]:
         UserError: the data is missing or malformed, or is not the data in the run's record.
     """
     dataset = dataclasses.replace(config.dataset, path=options.dataset_path or config.dataset.path)
-    examples = config.source.load(options.split, dataset.folder(), dataset.cache)
+    folder = dataset.folder()
+    if folder is not None and not options.dataset_path and not folder.exists():
+        raise UserError(f"{folder}, the dataset.path of the run, does not exist: say where it is now (--dataset-path)")
+    examples = config.source.load(options.split, folder, dataset.cache)
     recorded, current = recorded_digests(run.record()), {options.split: digest(examples)}
     if options.split in TRAINING or options.split in run.readable_parts(run.eval_file):
         refuse_other_data(run, recorded, current, dataset)

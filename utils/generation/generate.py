@@ -64,12 +64,13 @@ def generate_tokens(
 
     encoded = prompt_ids(prompts, tokenizer)
     limit = max_positions(model)
-    longest = max((len(ids) for ids in encoded), default=0)
+    lengths = [len(ids) for ids in encoded]
+    longest = max(lengths, default=0)
     if limit is not None and longest + decoding.max_new_tokens > limit:
         lower = f"lower --max-new-tokens to at most {limit - longest}" if longest < limit else "shorten the prompt"
         raise UserError(
-            f"a prompt of {longest} tokens and {decoding.max_new_tokens} new ones exceed the model's {limit} "
-            f"positions: {lower}"
+            f"a prompt of {longest} tokens ({prompts[lengths.index(longest)][:60]!r}...) and {decoding.max_new_tokens} "
+            f"new ones exceed the model's {limit} positions: {lower}"
         )
     found: list[list[int]] = [[]] * len(encoded)
     with _inference(model), work_bar(len(encoded), "texts", "text", main=bar) as shown:
@@ -77,7 +78,7 @@ def generate_tokens(
         if reason:
             log.info("generating by transformers' own generate, which is slower: for ours, %s", reason)
         run = functools.partial(tree_generate, check=check) if reason is None else plain_generate
-        for chosen in length_batches([len(ids) for ids in encoded], batch_size):
+        for chosen in length_batches(lengths, batch_size):
             inputs = tokenizer.pad(
                 {"input_ids": [encoded[i] for i in chosen]}, padding_side="left", return_tensors="pt"
             ).to(model.device)
