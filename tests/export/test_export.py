@@ -235,6 +235,20 @@ def test_full_fine_tuning_has_one_form(train_in: TrainIn, small_model: Path, tmp
     torch.testing.assert_close(logits(plain(merged)), logits(model_of(run)), atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["fnmodel.name=ia3"], "fnmodel.name=ia3 has no pair A, B, which a LoRA adapter is made of: write --as merged"),
+        (["fnmodel.name=none", "fnmodel.params.target_modules=[c_attn]"], "(fnmodel.name=none): --as merged is"),
+    ],
+)
+def test_a_method_without_a_pair_names_the_form_that_it_has(
+    train_in: TrainIn, tmp_path: Path, overrides: list[str], message: str
+) -> None:
+    text = refusal(train_in(tmp_path / "runs", *overrides).path, "--as", "peft", "--rank", 2)
+    assert message in text and text.count("--") == 1
+
+
 def test_options_that_do_not_go_together(rosa_run: Run, capsys: Any) -> None:
     assert "do not go with --as merged" in refusal(rosa_run.path, "--as", "merged", "--rank", 2)
     assert "--rank 0 must be at least 1" in refusal(rosa_run.path, "--as", "peft", "--rank", 0)

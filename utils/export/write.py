@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import rosa
+from rosa.config import LowRankConfig
 from rosa.integrations.peft.lora_files import PeftLora, to_peft_lora
 from utils import evaluation
 from utils.config.settings import Config, load_config
@@ -80,7 +81,7 @@ def export_run(run: Run, options: Options) -> list[str]:
 
 def _check_form(config: Config, options: Options) -> None:
     """Raise UserError for a form that the run's method does not have, and for options that the form does not have."""
-    form, method = options.form, config.fnmodel.method
+    form, method = options.form, config.fnmodel.name
     if options.cuts and form != "peft":
         raise UserError(f"--rank and --keep cut a LoRA adapter: they do not go with --as {form}")
     if form == "merged":
@@ -89,6 +90,8 @@ def _check_form(config: Config, options: Options) -> None:
         raise UserError(
             f"this run trained the weights themselves (fnmodel.name={method}): --as merged is its only form"
         )
+    if form == "peft" and not isinstance(config.adapter, LowRankConfig):
+        raise UserError(f"fnmodel.name={method} has no pair A, B, which a LoRA adapter is made of: write --as merged")
     if form == "adapter" and config.model.adapter is not None:
         raise UserError(
             "this run began with an adapter merged into its base model (model.adapter), to which its own belongs: "
