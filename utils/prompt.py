@@ -50,8 +50,9 @@ def lines_of_input() -> Iterator[str]:
     if sys.stdin.isatty():
         print("One text per line. Ctrl-D ends.", file=sys.stderr)
     try:
-        for line in sys.stdin:
-            yield line.rstrip("\r\n")
+        for number, line in enumerate(sys.stdin):
+            text = line.rstrip("\r\n")
+            yield text if number else text.removeprefix("\ufeff")  # a byte order mark is no part of the first text
     except UnicodeDecodeError:
         raise UserError("standard input is not UTF-8: convert it, e.g. iconv -f latin1 -t utf-8") from None
 

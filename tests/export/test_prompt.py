@@ -53,6 +53,11 @@ def test_lines_of_standard_input_are_answered_as_they_come(
     assert seen == ["", f"{answers[first]}\n", "\n", f"{answers[second]}\n"]
 
 
+def test_a_byte_order_mark_of_standard_input_is_no_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO("\ufeffone\n\ufefftwo\n"))
+    assert list(prompt.lines_of_input()) == ["one", "\ufefftwo"]
+
+
 def test_options_may_stand_before_the_texts(rosa_run: Run, answers: dict[str, str], capfd: Any) -> None:
     source = next(iter(answers))
     assert prompt.main([str(rosa_run.path), *SHORT, source]) == 0
