@@ -90,6 +90,12 @@ def test_a_ramp_that_never_ends_is_refused(train: Any, overrides: tuple[str, ...
     check_rewarm_steps(relora, resample_steps(relora, 5), 5)  # a run without a restart
 
 
+def test_sgd_with_momentum_goes_on_after_a_resample(train: Any) -> None:
+    """The momenta of A and B are cleared, those of the biases stay."""
+    run = train("train.optimizer=sgd", "train.momentum=0.9", "train.epochs=2", "fnmodel.params.bias=adapted")
+    assert run.record()["status"] == "finished" and run.record()["timings"]["resamples"] == 1
+
+
 def test_a_run_with_two_groups_resumes(train: Any, tmp_path: Any) -> None:
     from tests.training.reading import points, stopped_at, weights
 
