@@ -12,7 +12,7 @@ from typing import Any
 import rosa
 from utils.config.settings import Config, load_config
 from utils.data import Example, digest, group_by_source
-from utils.errors import is_out_of_memory, reason
+from utils.errors import UserError, is_out_of_memory, reason
 from utils.generation.decoding import Decoding
 from utils.generation.generate import check_beams, generate
 from utils.io.files import LARGEST, lock, remove_leftovers, sha256, write_json
