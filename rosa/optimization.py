@@ -64,7 +64,10 @@ def _moments(optimizer: Any, parameter: nn.Parameter) -> dict[str, Tensor]:
 
 
 def _reset(optimizer: Any, parameter: nn.Parameter) -> None:
-    optimizer.state.pop(parameter, None)
+    """Drop the state. SGD's momentum becomes zero instead: fused, it takes no group in which a part has none."""
+    momentum = optimizer.state.pop(parameter, {}).get("momentum_buffer")
+    if momentum is not None:
+        optimizer.state[parameter] = {"momentum_buffer": momentum.zero_()}
 
 
 def _rescale(optimizer: Any, parameter: nn.Parameter) -> None:

@@ -35,6 +35,20 @@ def test_rescaled_moments_are_zero_and_their_mean() -> None:
         rosa.resample(model, 3, optimizer_state="scale")
 
 
+@pytest.mark.parametrize("fused", [True, False])
+def test_the_momentum_of_sgd_begins_again(fused: bool) -> None:
+    """Beside that of biases, which goes on: PyTorch's fused SGD takes no group in which only some have a momentum."""
+    model = adapt("gpt2", rosa.RosaConfig(rank=4, bias="adapted"))
+    optimizer = torch.optim.SGD(trained(model), lr=1e-2, momentum=0.9, fused=fused)
+    train_steps(model, optimizer)
+    rosa.resample(model, 1, optimizer)
+    pair = next(iter(rosa.adapter_layers(model).values())).A
+    before = pair.detach().clone()
+    train_steps(model, optimizer, steps=1)
+    assert pair.grad is not None
+    torch.testing.assert_close(pair.detach(), before - 1e-2 * pair.grad)  # as the first step of all
+
+
 @pytest.mark.parametrize("change", ["rescale", "zero", 0.99])
 def test_moments_that_are_not_of_each_element_are_refused_before_anything_is_written(change: str | float) -> None:
     """As Adafactor's factors, or codes of 8 bits, whose zero is another number."""

@@ -34,9 +34,8 @@ def build_optimizer(train: TrainConfig, model: nn.Module, device: torch.device) 
     options.setdefault("weight_decay", DEFAULT_DECAY[train.optimizer])
     groups = rosa.parameter_groups(model, lr=train.lr, **options)
     fused = device.type in ("cuda", "cpu")  # one kernel for all parameters
-    sharded = any(is_sharded(parameter) for group in groups for parameter in group["params"])
-    if train.optimizer == "sgd" and (sharded or train.momentum):
-        fused = False  # PyTorch's takes no sharded parameters, nor momenta of which a resample has cleared a part
+    if train.optimizer == "sgd" and any(is_sharded(parameter) for group in groups for parameter in group["params"]):
+        fused = False  # PyTorch has no fused SGD for sharded parameters
     return OPTIMIZERS[train.optimizer](groups, lr=train.lr, fused=fused, **options)
 
 
