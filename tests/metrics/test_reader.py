@@ -32,8 +32,9 @@ def write(folder: Path, name: str, content: str | bytes) -> Path:
         ("", []),
     ],
 )
-def test_plain_lines(tmp_path: Path, content: str, lines: list[str]) -> None:
+def test_plain_lines(tmp_path: Path, content: str, lines: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert read_predictions(write(tmp_path, "p.txt", content)) == lines
+    assert ("byte order mark" in capsys.readouterr().err) == content.startswith("\ufeff")
 
 
 @pytest.mark.parametrize("end", ["", "\n", "\n\n", "\n\n\n"])

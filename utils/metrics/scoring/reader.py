@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -136,6 +137,12 @@ def read_rows(path: Path, *, tables: bool = True) -> list[Row]:
         lines.pop()
     delimiter = _delimiter(path, lines) if tables else None
     if delimiter is None:
+        if content.startswith("\ufeff"):
+            print(
+                f"warning: {path} begins with a byte order mark, which counts as text, as in the official scorer: save "
+                "the file without it",
+                file=sys.stderr,
+            )
         return [Row(number, one_line(line)) for number, line in enumerate(lines, 1)]
     return _table(path, lines, delimiter)
 
