@@ -23,7 +23,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd import forward_ad
 
 RANK_MULTIPLE = 8  # matrix units take 16-bit rows of 16 bytes
@@ -114,22 +114,23 @@ class KeptSum:
     """A buffer for W + A B in autocast's dtype, kept between steps on a CPU, where a new one costs more than the sum.
 
     Overwriting it invalidates older graphs: their backward pass raises PyTorch's error, as after a change of A or B.
+    Values that ``functional_call`` puts in the place of A and B get no buffer, since several may be in one graph.
     """
 
     def __init__(self) -> None:
         self.values: Tensor | None = None
-        self.versions: list[int] = []
+        self.versions: list[tuple[int, int]] = []
 
     def buffer(self, x: Tensor, weight: Tensor, a: Tensor, b: Tensor) -> Tensor | None:
         """The ``sum_out`` for ``adapted_product`` of these tensors; None if it needs none or allocates its own."""
         dtype = compute_dtype(x)
         on_cpu = x.device.type == "cpu" and not torch.compiler.is_compiling() and not weight.is_inference()
-        if dtype == weight.dtype or not on_cpu:
+        if dtype == weight.dtype or not on_cpu or not all(isinstance(factor, nn.Parameter) for factor in (a, b)):
             return None
         if self.values is None or self.values.dtype != dtype or self.values.stride() != weight.stride():
             with torch.inference_mode(False):
                 self.values = torch.empty_like(weight, dtype=dtype)
-        versions = [tensor._version for tensor in (weight, a, b)]
+        versions = [(tensor.data_ptr(), tensor._version) for tensor in (weight, a, b)]  # .data swaps keep the version
         if versions != self.versions:
             self.values[:0] = 0  # tells autograd of the write, which goes through .data
             self.versions = versions

@@ -199,3 +199,30 @@ def test_per_sample_gradients_of_a_model(method: str) -> None:
         for name, parameter in model.named_parameters():
             if name in names:
                 torch.testing.assert_close(found[name][row], parameter.grad)
+
+
+@pytest.mark.parametrize("kind", [torch.Tensor.detach, nn.Parameter])
+def test_values_of_several_pairs_in_one_graph_keep_their_gradients_under_autocast(kind: Any) -> None:
+    """As in MAML, or where a network makes the pairs: both calls of a layer are differentiated afterwards."""
+    model = adapt("llama", METHODS["lora"])
+    own = {name: p for name, p in model.named_parameters() if p.requires_grad}
+
+    def gradients(*, together: bool) -> Tensor:
+        torch.manual_seed(0)
+        givens = [{name: kind(0.3 * torch.randn(p.shape)).requires_grad_() for name, p in own.items()} for _ in "ab"]
+        losses: list[Tensor] = []
+        for given in givens:
+            with torch.autocast("cpu", dtype=torch.bfloat16):
+                losses.append(functional_call(model, given, (), {"input_ids": tokens(), "labels": tokens()}).loss)
+            if not together:
+                losses.pop().backward()
+        if together:
+            torch.stack(losses).sum().backward()
+        return torch.cat([value.grad.flatten() for given in givens for value in given.values()])
+
+    expected = gradients(together=False)
+    if kind is nn.Parameter:  # these share the layer's buffer: an error instead of the gradients of another pair
+        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+            gradients(together=True)
+    else:
+        assert torch.equal(gradients(together=True), expected)
