@@ -80,8 +80,8 @@ def find_targets(
     """
     target_modules = AdapterConfig(target_modules=target_modules).target_modules  # None for all-linear
     candidates = {name: m for name, m in model.named_modules() if name and _is_candidate(m)}
-    owners = Counter(id(p) for _, p in model.named_parameters(remove_duplicate=False))
-    shared = {name for name, m in candidates.items() if owners[id(m._parameters.get("weight"))] > 1}
+    owners = weight_owners(model)
+    shared = {name for name, m in candidates.items() if owners[memory_of(m._parameters.get("weight"))] > 1}
     if target_modules is None:
         head = _output_head(model)
         matches = {BLOCKS: [name for name in _in_blocks(model, candidates) if candidates[name] is not head]}
@@ -116,6 +116,16 @@ def find_targets(
             left_out.update(_stacked(model))
         _log_left_out(left_out)
     return found
+
+
+def memory_of(parameter: Tensor | None) -> int:
+    """What two parameters have in common that are one, or that begin at the same address (tied through ``.data``)."""
+    return (parameter.data_ptr() if type(parameter) is nn.Parameter else 0) or id(parameter)
+
+
+def weight_owners(model: nn.Module) -> Counter[int]:
+    """How many modules hold each parameter, by ``memory_of``."""
+    return Counter(memory_of(p) for _, p in model.named_parameters(remove_duplicate=False))
 
 
 def obstacle(module: nn.Module, *, quantised: bool = False) -> str | None:

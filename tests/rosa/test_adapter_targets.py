@@ -187,6 +187,17 @@ def test_a_tied_layer_that_was_asked_for_is_reported(targets: Any, caplog: pytes
     assert caplog.messages == ["not adapted: one.lm_head: it shares its weight with another module"]
 
 
+def test_a_layer_tied_through_its_data_is_left_out(caplog: pytest.LogCaptureFixture) -> None:
+    """ROSA would write W_f into the embedding too."""
+    model = make_model("llama")
+    model.lm_head.weight = nn.Parameter(model.model.embed_tokens.weight.data)
+    before = logits(model)
+    with caplog.at_level(logging.WARNING, "rosa"):
+        rosa.inject(model, rosa.RosaConfig(rank=2, target_modules="lm_head|.*q_proj"))
+    assert caplog.messages == ["not adapted: lm_head: it shares its weight with another module"]
+    torch.testing.assert_close(logits(model), before, atol=1e-5, rtol=0)
+
+
 def test_a_model_without_values_is_read_in_silence(caplog: pytest.LogCaptureFixture) -> None:
     settings = dict(vocab_size=61, hidden_size=24, intermediate_size=16, num_hidden_layers=2, num_local_experts=3)
     config = MixtralConfig(**settings, num_attention_heads=4, num_key_value_heads=2, bos_token_id=0, eos_token_id=0)

@@ -182,6 +182,13 @@ def test_layers_that_compute_something_else_are_refused() -> None:
         adapt_by_peft(base=twins, target_modules=["0"], r=1)
 
 
+def test_a_layer_tied_through_its_data_is_refused() -> None:
+    base = make_model("llama")
+    base.lm_head.weight = nn.Parameter(base.model.embed_tokens.weight.data)
+    with pytest.raises(rosa.AdapterError, match="lm_head cannot be adapted: it shares its weight"):
+        adapt_by_peft(base=base, target_modules=["lm_head"], r=1)
+
+
 def test_a_plain_module_without_a_config() -> None:
     torch.manual_seed(0)
     base = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))

@@ -27,7 +27,7 @@ from rosa.layers import AdapterLayer
 from rosa.quantised import is_quantised, quantisation
 from rosa.resampler import Resampler
 from rosa.sharding import is_sharded
-from rosa.targets import OWN_FORWARD, SHARED, find_targets, has_own_forward, obstacle
+from rosa.targets import OWN_FORWARD, SHARED, find_targets, has_own_forward, memory_of, obstacle, weight_owners
 
 OPTIONS = "Name targets without it (target_modules, exclude_modules)."
 
@@ -176,7 +176,7 @@ class RosaModel(BaseTuner):  # type: ignore[misc]  # peft is not type-checked he
             raise AdapterError("this model has adapters of rosa.inject: unwrap it first (rosa.unwrap)")
         if any(isinstance(module, RosaLinear) and module.merged for module in model.modules()):
             raise AdapterError("this model is merged: call unmerge_adapter() before you add an adapter")
-        self._owners = Counter(id(p) for _, p in model.named_parameters(remove_duplicate=False))
+        self._owners = weight_owners(model)
         super().inject_adapter(model, adapter_name, *args, **kwargs)
         config, adapters = self.peft_config[adapter_name], self._adapters(adapter_name)
         checksum = _checksum([adapter.host for adapter in adapters])
@@ -223,7 +223,7 @@ class RosaModel(BaseTuner):  # type: ignore[misc]  # peft is not type-checked he
             raise AdapterError(f"{name} cannot be adapted: {reason}{way_out}.")
         if has_own_forward(target):
             raise AdapterError(f"{name} cannot be adapted: {OWN_FORWARD} ({type(target).__name__}). {OPTIONS}")
-        if self._owners[id(target.weight)] > 1:
+        if self._owners[memory_of(target.weight)] > 1:
             raise AdapterError(f"{name} cannot be adapted: {SHARED}. {OPTIONS}")
         return target
 
