@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from torch import nn
 
 from rosa.injection import adapter_layers
+from rosa.layers import AdapterLayer
 from rosa.quantised import parameter_count
 from rosa.saved_modules import saved_modules
 
@@ -54,7 +55,8 @@ def parameter_report(model: nn.Module) -> ParameterReport:
         )
         for name, layer in layers.items()
     ]  # fmt: skip
-    added = sum(p.numel() for layer in layers.values() for p in layer.own_parameters().values())
+    every = [module for module in model.modules() if isinstance(module, AdapterLayer)]  # also adapters not in use
+    added = sum(p.numel() for layer in every for p in layer.own_parameters().values())
     return ParameterReport(
         rows,
         trainable=sum(p.numel() for p in model.parameters() if p.requires_grad),

@@ -139,6 +139,7 @@ def test_rosas_own_functions_see_the_active_adapter() -> None:
     model.add_adapter("second", RosaConfig(r=2))
     assert {layer.rank for layer in rosa.adapter_layers(model).values()} == {3}
     assert len(rosa.adapter_layers(model)) == 8
+    assert rosa.parameter_report(model).total == sum(p.numel() for p in make_model("gpt2").parameters())
     groups = rosa.parameter_groups(model, weight_decay=0.1)
     assert [group["weight_decay"] for group in groups] == [0.0]
     before = logits(model)
