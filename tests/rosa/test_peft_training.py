@@ -102,6 +102,15 @@ def test_a_level_that_the_call_does_not_serve_is_said_once() -> None:
         assert not model.base_model.update_and_allocate(2)
 
 
+def test_the_schedule_is_that_of_the_present_settings() -> None:
+    """A loaded adapter whose schedule is set in ``peft_config`` resampled by the one of its file."""
+    model = adapt_by_peft()
+    settings, optimizer = model.peft_config["default"], without_decay(model)
+    settings.level, settings.every = "step", 2
+    assert [model.base_model.update_and_allocate(step, 9, optimizer) for step in (1, 2, 3, 4)] == [False, True] * 2
+    assert not model.base_model.after_epoch(1, 9)
+
+
 def test_a_16_bit_base_keeps_its_values_and_no_resample_is_rounded() -> None:
     """The factors stay in float32 beside it, so many resamples follow a float32 model to bfloat16's rounding."""
     base = make_model("gpt2", dtype=torch.bfloat16)

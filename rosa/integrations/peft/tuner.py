@@ -90,7 +90,7 @@ class RosaModel(BaseTuner):  # type: ignore[misc]  # peft is not type-checked he
             )
         self._stepped = True
         last = global_step + 1 if total_steps is None else total_steps
-        return self._resample(lambda resampler: resampler.after_step(global_step, last), optimizer)
+        return self._resample("step", lambda resampler: resampler.after_step(global_step, last), optimizer)
 
     def after_epoch(self, epoch: int, epochs: int | None = None, optimizer: Any = None) -> bool:
         """Resample the active adapter if it is due (``level="epoch"``), and say whether it was.
@@ -105,20 +105,22 @@ class RosaModel(BaseTuner):  # type: ignore[misc]  # peft is not type-checked he
                 "after_epoch does nothing with level='step': call model.base_model.update_and_allocate(step) instead"
             )
         last = epoch + 1 if epochs is None else epochs
-        return self._resample(lambda resampler: resampler.after_epoch(epoch, last), optimizer)
+        return self._resample("epoch", lambda resampler: resampler.after_epoch(epoch, last), optimizer)
 
-    def _resample(self, if_due: Callable[[Resampler], bool], optimizer: Any) -> bool:
+    def _resample(self, level: str, if_due: Callable[[Resampler], bool], optimizer: Any) -> bool:
+        """Resample the active adapters of this ``level``, by their present settings (``peft_config``), if due."""
         if optimizer is not None:
             self.bind_optimizer(optimizer)
         has_resampled = False
         for name in self.active_adapters:
-            if adapters := self._adapters(name):
+            config = self.peft_config[name]
+            if config.level == level and (adapters := self._adapters(name)):
                 if any(is_sharded(adapter.base.weight) for adapter in adapters):
                     raise AdapterError("a sharded model does not resample under PEFT: adapt it by rosa.inject")
                 if not all(adapter.has_values for adapter in adapters):
                     RosaAdapter.initialise_all(adapters)
                 bound = self._optimizer_of(adapters)
-                resampler = Resampler(nn.ModuleList(adapters), bound, adapters[0].config)
+                resampler = Resampler(nn.ModuleList(adapters), bound, config.settings(config.r, config.bias))
                 if if_due(resampler):
                     has_resampled = True
                     if bound is None and resampler.optimizer_state != "keep":
