@@ -145,12 +145,19 @@ class Resampler:
         self.number = subspace_number(adapter_layers(model).values())
         self.step = self.resampled_at = 0
         self._entered = False  # ``rewarmed``
+        self._counts_epochs = False  # whether ``after_epoch`` was called
         self.seconds = 0.0
         self.rounding_lost: float | None = None
 
     def after_step(self, step: int, total_steps: int) -> bool:
         """Resample if due after optimizer step ``step`` (from 1) of ``total_steps``; True if it did."""
         self.step = step
+        if self.level == "epoch" and step == total_steps and self.number == 0 and not self._counts_epochs:
+            warnings.warn(
+                "this training never resampled: level='epoch' needs resampler.after_epoch(epoch, epochs) after each "
+                "epoch before the last. Or adapt the model with level='step', every=STEPS",
+                stacklevel=2,
+            )
         return self._resample(self.level == "step" and step % self.every == 0 and 0 < step < total_steps)
 
     def after_epoch(self, epoch: int, epochs: int) -> bool:
@@ -161,6 +168,13 @@ class Resampler:
         """
         if epoch < 1:
             raise AdapterError(f"epoch={epoch}: call after_epoch with the number of complete epochs, 1 after the first")
+        if self.level == "step" and self.step == self.number == 0:
+            warnings.warn(
+                "after_epoch does nothing with level='step': call resampler.after_step(step, total_steps) after each "
+                "optimizer step instead",
+                stacklevel=2,
+            )
+        self._counts_epochs = True
         return self._resample(self.level == "epoch" and epoch % self.every == 0 and epoch < epochs)
 
     def state_dict(self) -> dict[str, int]:

@@ -240,3 +240,29 @@ def test_biases_of_a_saved_adapter_of_peft_are_not_dropped(tmp_path: Path) -> No
     adapt_by_peft(bias="adapted").save_pretrained(tmp_path)
     with pytest.raises(rosa.AdapterError, match="the saved adapter trained biases"):
         adapt_by_peft(bias="none").load_adapter(tmp_path, "default")
+
+
+@pytest.mark.parametrize("level", ["epoch", "step"])
+def test_a_call_that_does_not_serve_the_level_is_a_warning(level: Any) -> None:
+    """Either way the training went on without a resample, and without a word."""
+    model = adapt("gpt2", rosa.RosaConfig(rank=2, level=level))
+    resampler = rosa.Resampler(model, make_optimizer(model))
+    if level == "step":
+        with pytest.warns(UserWarning, match="after_epoch does nothing with level='step': call resampler.after_step"):
+            assert not resampler.after_epoch(1, epochs=3)
+    else:
+        assert not resampler.after_step(1, total_steps=2)
+        with pytest.warns(UserWarning, match="never resampled: level='epoch' needs resampler.after_epoch"):
+            assert not resampler.after_step(2, total_steps=2)
+
+
+@pytest.mark.parametrize("level", ["epoch", "step"])
+def test_a_loop_that_makes_both_calls_is_warned_of_nothing(level: Any) -> None:
+    model = adapt("gpt2", rosa.RosaConfig(rank=2, level=level))
+    resampler = rosa.Resampler(model, make_optimizer(model))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        resampler.after_step(1, total_steps=2)
+        resampler.after_epoch(1, epochs=2)
+        resampler.after_step(2, total_steps=2)
+    assert resampler.number == 1
