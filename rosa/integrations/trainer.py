@@ -27,6 +27,7 @@ from rosa.config import AdapterConfig
 from rosa.errors import AdapterError
 from rosa.injection import adapter_layers
 from rosa.resampler import Resampler
+from rosa.saved_modules import saved_modules
 
 
 class ResampleCallback(TrainerCallback):  # type: ignore[misc]  # transformers is not type-checked here
@@ -155,12 +156,13 @@ def _warn_if_never_due(schedule: Any, state: TrainerState, data: Any) -> None:
 
 
 def keep_what_changes(model: nn.Module, weights: Path) -> None:
-    """Drop from ``weights``, a file of the model's whole state, the parameters that neither train nor resample.
+    """Drop from ``weights``, a file of the model's whole state, what neither trains nor resamples nor is the adapter's.
 
     ``model.load_state_dict(..., strict=False)``, which is what the Trainer does on a resume, then restores the model
     from its base. The Trainer names the missing keys in a warning.
     """
     kept = {id(p) for layer in adapter_layers(model).values() for p in layer.changing_parameters()}
+    kept |= {id(p) for module in saved_modules(model).values() for p in module.parameters()}  # also where frozen since
     named = model.named_parameters(remove_duplicate=False)
     frozen = {name for name, p in named if not p.requires_grad and id(p) not in kept}
     with safe_open(weights, framework="pt") as file:
