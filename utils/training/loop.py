@@ -62,7 +62,8 @@ def train_epoch(training: Training, bar: Any) -> None:
         done.spend("train", start)
         if losses:
             log_step(training, losses, rate, norm, bar)
-        if training.resampler.after_step(done.step, training.total_steps):
+        by_step = training.resampler.level == "step"  # a training without a resample was warned of at its start
+        if by_step and training.resampler.after_step(done.step, training.total_steps):
             log_resample(training)
         bar.update()
         try:
