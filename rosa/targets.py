@@ -118,7 +118,7 @@ def find_targets(
     return found
 
 
-def memory_of(parameter: Tensor | None) -> int:
+def memory_of(parameter: Any) -> int:
     """What two parameters have in common that are one, or that begin at the same address (tied through ``.data``)."""
     return (parameter.data_ptr() if type(parameter) is nn.Parameter else 0) or id(parameter)
 
