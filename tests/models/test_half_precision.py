@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
+from transformers.pytorch_utils import Conv1D
 
 import rosa
 from rosa import fused
@@ -114,7 +115,7 @@ def test_softmax_of_a_few_rows_at_a_time_is_that_of_all(monkeypatch: pytest.Monk
 
 
 def adapted(transposed: bool, scale: float = 1.0) -> Any:
-    base = nn.Linear(48, 32) if transposed else rosa.layers.Conv1D(32, 48)
+    base = nn.Linear(48, 32) if transposed else Conv1D(32, 48)
     model = nn.ModuleDict({"h": nn.ModuleList([base.requires_grad_(False)])})
     rosa.inject(model, rosa.LoraConfig(rank=5, alpha=5 * scale))
     layer = next(iter(rosa.adapter_layers(model).values()))
