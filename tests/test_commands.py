@@ -137,7 +137,8 @@ def test_help_explains(clone: Path) -> None:
 
 
 def test_multirun_uses_the_same_directories(clone: Path, small_e2e: Path, tmp_path: Path) -> None:
-    common = f"\"output.path='~'\" dataset.path={small_e2e} train.epochs=1 fnmodel.name=lora train.lr=1e-3"
+    common = f"\"output.path='~'\" dataset.path={small_e2e} train.epochs=1 fnmodel.name=lora train.lr=1e-3 "
+    common += "\"fnmodel.params.target_modules='lm_head|.*c_attn'\""
     assert run(f"python train.py -m {common} seed=0,1", clone, HOME=str(tmp_path)).returncode == 0
     assert (tmp_path / ".multirun").is_dir() and not (clone / "~").exists()
     both = find_runs([tmp_path])
@@ -146,7 +147,9 @@ def test_multirun_uses_the_same_directories(clone: Path, small_e2e: Path, tmp_pa
     assert "finished already" in single.stderr
     seeds = run(f"python train.py {common} seed=0 runs=3", clone, HOME=str(tmp_path))
     assert seeds.stderr.count("finished already") == 2
-    assert len(find_runs([tmp_path])) == 3
+    every = find_runs([tmp_path])
+    assert len(every) == 3
+    assert all("WARNING not adapted: lm_head: it shares its weight" in one.log_file.read_text() for one in every)
 
 
 BAD = {

@@ -18,7 +18,8 @@ from tqdm import tqdm
 
 from utils.io.files import open_in_place
 
-log = logging.getLogger("rosa.run")
+_all = logging.getLogger("rosa")  # of the library too
+log = _all.getChild("run")
 
 FORMAT = logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%d %H:%M:%S")
 
@@ -45,7 +46,7 @@ class _File(logging.StreamHandler[TextIO]):
         self.setFormatter(FORMAT)
 
     def handleError(self, record: logging.LogRecord) -> None:
-        log.removeHandler(self)
+        _all.removeHandler(self)
         log.warning("%s cannot be written any more: %s. Training goes on without it.", self.path, sys.exc_info()[1])
 
     def close(self) -> None:
@@ -56,30 +57,32 @@ class _File(logging.StreamHandler[TextIO]):
 
 @contextlib.contextmanager
 def run_log(file: Path | None, main: bool = True) -> Iterator[None]:
-    """Send ``log`` to the terminal and to ``file`` within a ``with`` block.
+    """Send ``log``, and the messages of the library, to the terminal and to ``file`` within a ``with`` block.
 
     Args:
         file: the run's train.log; None for the terminal alone.
         main: whether this is the process that writes; the others print nothing.
     """
     handlers: list[logging.Handler] = [_AboveBar()] if main else []
-    log.setLevel(logging.INFO if main else logging.CRITICAL)
-    log.propagate = False
-    log.disabled = False  # Hydra disables all existing loggers when a job of a multirun begins
+    before = _all.level, _all.propagate
+    _all.setLevel(logging.INFO if main else logging.CRITICAL)
+    _all.propagate = False
     for handler in handlers:
-        log.addHandler(handler)
+        _all.addHandler(handler)
     try:
         if main and file is not None:
             try:
                 handlers.append(_File(file))
-                log.addHandler(handlers[-1])
+                _all.addHandler(handlers[-1])
             except OSError as error:
                 log.warning("%s cannot be written: %s. Training goes on without it.", file, error.strerror)
         yield
     finally:
         for handler in handlers:
-            log.removeHandler(handler)
+            _all.removeHandler(handler)
             handler.close()
+        _all.setLevel(before[0])
+        _all.propagate = before[1]
 
 
 def progress(text: str) -> None:

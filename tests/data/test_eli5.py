@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import gzip
 import json
-import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -213,7 +212,6 @@ def test_train_evaluate_and_tabulate(
 
     options = Options(decoding=Decoding(num_beams=2, max_new_tokens=8), device="cpu", batch_size=4)
     caplog.clear()
-    monkeypatch.setattr(logging.getLogger("rosa.run"), "propagate", True)  # training turned it off
     assert evaluate_run(run, options)[1].startswith("7 items (3 with texts), loss")
     assert "1 of 3 questions are cut at the beginning to fit the model" in caplog.text
     found = run.evaluation()
