@@ -198,7 +198,7 @@ def gap_notes(rows: list[Row], closed: list[Closed], column: Column) -> Iterator
     others: dict[str, dict[str, None]] = {}  # names, each once, by what is in the way
     for row, keys in without_share(rows, closed):
         reason = f"differs in {', '.join(map(readable, keys))}" if keys else "has no seed in common"
-        others.setdefault(reason, {})[_name(row, rows)[0]] = None
+        others.setdefault(reason, {})[row.name] = None
     for reason, names in others.items():
         yield f"No share of the gap for {', '.join(names)}: LoRA of the same rank, or full training, {reason}."
     different = [
