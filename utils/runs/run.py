@@ -153,11 +153,10 @@ class Run:
 
     def readable_parts(self, path: Path) -> dict[str, dict[str, Any]]:
         """The parts of eval.json or scores.json by split. One that cannot be read is left out: it is made again."""
-        found = {}
-        for split in SPLITS:
-            with contextlib.suppress(UserError):
-                found[split] = self._part(path, split)
-        return {split: part for split, part in found.items() if part}
+        content: dict[str, Any] = {}
+        with contextlib.suppress(UserError):
+            content = read_object(path) if path.exists() else {}
+        return {split: part for split in SPLITS if isinstance(part := content.get(split), dict) and part}
 
     @staticmethod
     def _part(path: Path, split: str) -> dict[str, Any] | None:
