@@ -64,6 +64,8 @@ def test_what_train_does_not_take(project: Path, text: str, words: str) -> None:
     [
         ("{name: a, matrix: {fnmodel.name: [lora], fnmodel.rosa.level: [epoch, never]}}",
          "group a: name=lora level=never and, in group a, name=lora level=epoch are one run, since fnmodel.rosa.level"),
+        ("{name: a, matrix: {fnmodel.name: [lora], fnmodel.rosa.basis: [random, singular]}}",
+         "group a: name=lora basis=singular and, in group a, name=lora basis=random are one run, since fnmodel.rosa.b"),
         ("{name: a, matrix: {fnmodel.name: [none, lora], fnmodel.params.rank: [2, 4], seed: [0, 1]}}",
          "name=none rank=4 seed=0 and, in group a, name=none rank=2 seed=0 are one run, since fnmodel.params.rank has"),
         ("{name: a, matrix: {train.micro_batch_size: [8]}}, {name: b, matrix: {train.micro_batch_size: [4]}}",

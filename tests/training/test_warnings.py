@@ -61,8 +61,12 @@ def test_keys_without_effect_are_named(train: Any, capsys: pytest.CaptureFixture
     assert "without effect with fnmodel.name=dora and dataset.name=e2e: fnmodel.lora.alpha, train.block_size" in said
     train("fnmodel.rosa.level=never", "fnmodel.rosa.every=50", "fnmodel.rosa.sample_method=top", "train.epochs=1")
     assert "fnmodel.name=rosa (level=never) and dataset.name=e2e: fnmodel.rosa.every\n" in capsys.readouterr().err
+    train("fnmodel.name=lora", "fnmodel.rosa.rewarm_steps=3", "fnmodel.rosa.decay=true", "runs=2", "train.epochs=0")
+    assert "lora and dataset.name=e2e: fnmodel.rosa.rewarm_steps, fnmodel.rosa.decay\n" in capsys.readouterr().err
+    train("fnmodel.rosa.decay=true", "train.epochs=0")
+    assert "without effect" not in capsys.readouterr().err
     train("fnmodel.name=none", "fnmodel.params.rank=4", "fnmodel.params.bias=none", "train.epochs=1")
-    assert "none and dataset.name=e2e: fnmodel.params.rank, fnmodel.params.bias\n" in capsys.readouterr().err
+    assert "none and dataset.name=e2e: fnmodel.params.bias, fnmodel.params.rank\n" in capsys.readouterr().err
 
 
 def test_validation_samples_that_are_training_samples_are_named(train: Any, tmp_path: Path) -> None:

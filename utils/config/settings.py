@@ -25,7 +25,6 @@ from utils.data import DataSource, Example, get_source
 from utils.errors import UserError
 from utils.io.yaml_files import read_yaml
 
-OF_RESAMPLES = ("every", "optimizer_state", "pruned", "rewarm_steps")  # a method's keys that only resamples read
 LOGGERS = ("tensorboard", "wandb", "trackio")  # names of packages
 
 
@@ -223,28 +222,6 @@ def method_problems(config: Config) -> list[str]:
     if not problems and config.adapter is not None:
         problems = [f"fnmodel.name={config.fnmodel.name}: {problem}" for problem in config.adapter.problems()]
     return problems
-
-
-def keys_without_effect(config: Config) -> list[str]:
-    """The keys that are not at their defaults and have no effect here.
-
-    They are those of other methods, of resamples where there are none, and of other data sets; and where no adapter has
-    a rank or chooses biases, ``rank`` and ``bias``.
-    """
-    fnmodel, defaults = config.fnmodel, schema().fnmodel
-    unread = ([] if isinstance(config.adapter, LowRankConfig) else ["rank"]) + (
-        ["bias"] if config.adapter is None else []
-    )
-    found = [f"fnmodel.params.{key}" for key in unread if getattr(fnmodel.params, key) != defaults.params[key]]
-    never = getattr(config.adapter, "level", None) == "never"
-    found += [
-        f"fnmodel.{method}.{key}"
-        for method in method_names()
-        for key, value in vars(getattr(fnmodel, method)).items()
-        if value != defaults[method][key] and (method != fnmodel.name or (never and key in OF_RESAMPLES))
-    ]
-    length = "seq_len" if config.source.packed else "block_size"
-    return found + ([f"train.{length}"] if getattr(config.train, length) != getattr(TrainConfig, length) else [])
 
 
 def _logging_problems(logging: LoggingConfig) -> list[str]:

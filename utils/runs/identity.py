@@ -10,10 +10,12 @@ import operator
 from pathlib import Path
 from typing import Any
 
+from omegaconf import OmegaConf
+
 from rosa.config import LowRankConfig
 from rosa.methods import method_names
 from utils.config.schema import CHANGED_DEFAULTS
-from utils.config.settings import Config, DatasetConfig, ModelConfig
+from utils.config.settings import Config, DatasetConfig, ModelConfig, schema
 from utils.config.train import DEFAULT_DECAY, TrainConfig
 from utils.io.yaml_files import dotted
 from utils.text import slug
@@ -38,6 +40,8 @@ WITHOUT_EFFECT = (
     "train.keep_last",
     "train.skip_nonfinite",  # matters only at steps that otherwise end the run
 )
+
+OF_RESAMPLES = ("every", "optimizer_state", "pruned", "rewarm_steps")  # a method's keys that only resamples read
 
 # Keys that were added later, with what runs did before. At that value a key is not hashed, so that old runs are found.
 ADDED_KEYS = {
@@ -106,7 +110,18 @@ def science(config: Config, data: dict[str, str] | None = None, start: str | Non
 def without_effect(config: Config) -> set[str]:
     """The keys that ``science`` leaves out of a run of this method and data set, whatever their values."""
     left_out = dotted(dataclasses.asdict(config)).keys() - dotted(science(config)).keys()
-    return left_out - ADDED_KEYS.keys() - {"fnmodel.params.target_modules"}  # left out at one value only
+    others = tuple(f"fnmodel.{method}." for method in method_names() if method != config.fnmodel.name)
+    at_one_value = {"fnmodel.params.target_modules", *(key for key in ADDED_KEYS if not key.startswith(others))}
+    return left_out - at_one_value
+
+
+def unread_keys(config: Config) -> list[str]:
+    """The keys of method and data that are not at their defaults, though this run does nothing with them."""
+    given, defaults = dotted(dataclasses.asdict(config)), dotted(OmegaConf.to_container(schema()))
+    never = getattr(config.adapter, "level", None) == "never"
+    of_resamples = {f"fnmodel.{config.fnmodel.name}.{key}" for key in OF_RESAMPLES} if never else set()
+    unread = {key for key in without_effect(config) if not key.startswith(WITHOUT_EFFECT)} | of_resamples
+    return [key for key, value in given.items() if key in unread and value != defaults[key]]
 
 
 def _place(values: dict[str, Any], key: str) -> tuple[dict[str, Any], str]:

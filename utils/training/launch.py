@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from omegaconf import OmegaConf
 
-from utils.config.settings import Config, keys_without_effect
+from utils.config.settings import Config
 from utils.errors import UserError
 from utils.io.files import lock, own_folder, remove_leftovers, write_text
 from utils.log import log, run_log
@@ -27,6 +27,7 @@ from utils.processes.signals import Interrupted, StopRequest, stop_on_signals
 from utils.runs import RUN_POINTER, Run, checkpoints, recorded_digests
 from utils.runs.base_model import base_digests, refuse_other_base
 from utils.runs.digests import identify_run, refuse_other_data, training_digests
+from utils.runs.identity import unread_keys
 from utils.runs.loggers import check_installed
 from utils.runs.precision import settle_precision
 from utils.runs.provenance import git_commit, hardware, memory_mib, now, reset_peak_memory, versions
@@ -45,10 +46,10 @@ def train_all(config: Config, overrides: list[str]) -> float | None:
     check_method_fits(config)
     check_installed(config.logging.to)
     processes = connect(resolve_device(config.train.device))
-    if processes.main and (idle := keys_without_effect(config)):
+    if processes.main and (unread := unread_keys(config)):
         method, level = config.fnmodel.name, getattr(config.adapter, "level", None)
         setting = f"fnmodel.name={method}" + (f" (level={level})" if level else "")
-        names = ", ".join(idle)
+        names = ", ".join(unread)
         print(
             f"warning: without effect with {setting} and dataset.name={config.dataset.name}: {names}", file=sys.stderr
         )
