@@ -154,8 +154,8 @@ class Resampler:
         self.step = step
         if self.level == "epoch" and step == total_steps and self.number == 0 and not self._counts_epochs:
             warnings.warn(
-                "this training never resampled: level='epoch' needs resampler.after_epoch(epoch, epochs) after each "
-                "epoch before the last. Or adapt the model with level='step', every=STEPS",
+                "this training never resampled: level='epoch' does so in resampler.after_epoch(epoch, epochs), after "
+                "each epoch but the last. In a single epoch, adapt the model with level='step', every=STEPS",
                 stacklevel=2,
             )
         return self._resample(self.level == "step" and step % self.every == 0 and 0 < step < total_steps)
