@@ -11,110 +11,19 @@ seeds; also the share of the time that resamples took, and the peak of memory.
 from __future__ import annotations
 
 import argparse
-import dataclasses
-import json
 import statistics
 from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rosa.methods import method_names
-from utils.config.fnmodel import LAYERS_ONLY, fnmodel_type
+from studies.measured import Measured, Way, amount, label, order
+from utils.config.fnmodel import LAYERS_ONLY
 from utils.errors import UserError, run_cli
-from utils.results.columns import stored_bits
 from utils.results.gap import share_of_gap
-from utils.results.methods import method_label, method_order
 from utils.results.read import Result, read_results
-from utils.text import as_typed
 
 LEAST_GAP = 1e-3  # nats per token: below it LoRA has learned all that full training has
-# keys (0: no phone book), method, rank (0: none, or a ratio: then it is in the last), steps between resamples (0:
-# never), other settings
-Way = tuple[int, str, int, int, str]
-
-
-@dataclass(frozen=True)
-class Measured:
-    """One run: what was trained, and its results.
-
-    ``resampling`` is the share of the training time that resamples took, ``memory`` the peak in MiB, ``study`` the
-    content of study.json, {} where there is none.
-    """
-
-    way: Way
-    lr: float
-    seed: int
-    trial: bool
-    loss: float
-    bits: float | None
-    parameters: int
-    resampling: float
-    memory: float | None
-    study: dict[str, Any]
-
-    @classmethod
-    def of(cls, result: Result) -> Measured:
-        """Raises UserError for a run without a result."""
-        settings, loss = result.settings, result.number("best", "loss_target")
-        if loss is None:
-            raise UserError(f"{result.run.path} is not a finished run of a study: it has no loss of the targets")
-        study = result.run.path / "study.json"
-        keys = int(settings["dataset.size"]) if result.dataset == "phone_book" else 0
-        return cls(
-            way=(keys, result.method, whole_rank(result), *own_settings(result)),
-            lr=float(settings["train.lr"]),
-            seed=int(result.seed),
-            trial=result.trial,
-            loss=loss,
-            bits=stored_bits(result),
-            parameters=int(result.number("parameters", "trainable") or 0),
-            resampling=(result.number("timings", "resample_seconds") or 0)
-            / (result.number("timings", "train_seconds") or float("inf")),
-            memory=result.number("timings", "peak_memory_mib"),
-            study=json.loads(study.read_text(encoding="utf-8")) if study.exists() else {},
-        )
-
-
-def amount(runs: list[Measured]) -> str:
-    """The mean bits stored by ``runs``, or their loss if the data are no phone book, as tables show it."""
-    bits = [run.bits for run in runs if run.bits is not None]
-    return f"{statistics.fmean(bits):,.0f}" if bits else f"{statistics.fmean(run.loss for run in runs):.4f}"
-
-
-def whole_rank(result: Result) -> int:
-    """The rank, 0 if it is a ratio of the full rank or there is none."""
-    return result.rank if isinstance(result.rank, int) else 0
-
-
-def own_settings(result: Result) -> tuple[int, str]:
-    """The steps between resamples (0: never), and the other settings of the method that are not at their defaults."""
-    if result.method not in method_names():
-        return 0, ""
-    own = dataclasses.asdict(getattr(fnmodel_type()(), result.method))
-    given = {key: result.settings.get(f"fnmodel.{result.method}.{key}", default) for key, default in own.items()}
-    level, every = given.pop("level", "never"), given.pop("every", 0)
-    changed = [f"{key}={as_typed(value)}" for key, value in given.items() if value != own[key]]
-    if isinstance(result.rank, float):
-        changed = [f"rank={result.rank}", *changed]
-    if level == "epoch":
-        changed = [f"every={every} epochs", *changed]
-    return every if level == "step" else 0, " ".join(changed)
-
-
-def label(way: Way) -> str:
-    """A method as a table names it."""
-    _, method, rank, every, others = way
-    never = ", never" if method == "rosa" and "epochs" not in others else ""
-    draws = f", every {every} steps" if every else never
-    return method_label(method) + (f" r={rank}" if rank else "") + draws + (f", {others}" if others else "")
-
-
-def order(way: Way) -> tuple[Any, ...]:
-    """Tables are sorted by the book's size, the method, the rank, and the steps between resamples."""
-    size, method, rank, every, others = way
-    return (-size, method_order(method), rank, every or 10**9, others)
 
 
 def chosen_rate(runs: list[Measured]) -> tuple[float, bool]:
@@ -170,7 +79,7 @@ def seeds_table(found: dict[Way, list[Measured]]) -> list[str]:
     rows, ways = [], {(run.way, run.lr) for runs in found.values() for run in runs}
     for way, lr in sorted(ways, key=lambda one: (order(one[0]), one[1])):
         runs = sorted((run for run in found[way] if run.lr == lr), key=lambda run: run.seed)
-        ends = (way[0], "lora", gap_rank(found, way[0]), 0, ""), (way[0], LAYERS_ONLY, 0, 0, "")
+        ends = (way[0], "lora", gap_rank(found, way), 0, ""), (way[0], LAYERS_ONLY, 0, 0, "")
         lora, ceiling = (best_rate(found.get(end, [])) for end in ends)
         gap = gap_closed(lora, runs, ceiling)
         rows.append([
@@ -207,21 +116,30 @@ def old_loss(study: dict[str, Any]) -> float:
     return float((study.get("book_a") or study["english"])["loss"])
 
 
-def gap_rank(found: dict[Way, list[Measured]], keys: int) -> int:
-    """The rank of the LoRA from which gaps count, of the book with so many keys; 0 without one.
-
-    It is the smallest that another adapter has too, and if there is none the smallest.
-    """
+def shared_ranks(found: dict[Way, list[Measured]], keys: int) -> list[int]:
+    """The ranks that LoRA and another method both have on the book with so many keys; without one, LoRA's smallest."""
     ways = [way for way in found if way[0] == keys and way[2]]
     lora, others = ({way[2] for way in ways if (way[1] == "lora") is one} for one in (True, False))
-    return min(lora & others or lora, default=0)
+    return sorted(lora & others) or sorted(lora)[:1]
+
+
+def gap_rank(found: dict[Way, list[Measured]], way: Way) -> int:
+    """The rank of the LoRA from which the gap of a row counts, 0 without one.
+
+    It is the row's own where LoRA is compared with another method, else the smallest rank of such a comparison.
+    """
+    shared = shared_ranks(found, way[0])
+    return way[2] if way[1] != "lora" and way[2] in shared else min(shared, default=0)
 
 
 def gaps_line(found: dict[Way, list[Measured]]) -> str:
     """From which LoRA the gaps of each book count, for below the table."""
-    ranks = {way[0]: gap_rank(found, way[0]) for way in sorted(found, key=order)}
-    named = ", ".join(f"r={rank}" + (f" ({keys} keys)" if keys else "") for keys, rank in ranks.items() if rank)
-    return f"Gap closed: from LoRA of {named} to full training of the same layers." if named else ""
+    named = []
+    for keys in dict.fromkeys(way[0] for way in sorted(found, key=order)):
+        for rank in (shared := shared_ranks(found, keys)):
+            of = [f"{keys} keys"] * bool(keys) + [f"other methods of rank {rank}"] * (rank != shared[0])
+            named.append(f"r={rank}" + (f" ({', '.join(of)})" if of else ""))
+    return f"Gap closed: from LoRA of {', '.join(named)} to full training of the same layers." if named else ""
 
 
 def mean_rank(study: dict[str, Any]) -> float:

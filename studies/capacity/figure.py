@@ -18,7 +18,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from studies.capacity.measure import RECORDS
-from studies.report import Measured, Way, best_rate, label, load, order
+from studies.measured import Measured, Way, label, order
+from studies.report import best_rate, load
 from utils.data.phone_book import PhoneBook
 from utils.errors import UserError, run_cli
 from utils.plots._style import count_ticks, draw_points, new_axes, save, style

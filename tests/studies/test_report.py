@@ -16,6 +16,7 @@ from studies.capacity import figure
 from tests.conftest import ROOT
 from utils.config.fnmodel import LAYERS_ONLY
 from utils.errors import UserError
+from utils.results.methods import method_label
 from utils.slurm import commands
 from utils.slurm.sweep.file import load_sweep
 
@@ -134,15 +135,24 @@ def test_other_seeds_of_other_settings_are_refused(
         report.report(tmp_path)
 
 
-def test_the_gap_counts_from_lora_of_the_others_rank(tmp_path: Path) -> None:
-    """Also when LoRA of a smaller rank is there."""
-    for name, method, loss, rank in (
-        ("lora", "lora", 1.0, 8), ("small", "lora", 3.0, 1), ("rosa", "rosa", 1.1, 8), ("full", LAYERS_ONLY, 0.8, 0),
-    ):  # fmt: skip
-        write_record(tmp_path / name, method, 0.01, 0, loss, rank=rank)
-    text = report.report(tmp_path)
-    (row,) = (line for line in text.splitlines() if line.startswith("| 4 | ROSA"))
-    assert "| -50% |" in row and text.endswith("from LoRA of r=8 (4 keys) to full training of the same layers.")
+def test_the_gap_counts_from_lora_of_the_rows_own_rank(tmp_path: Path) -> None:
+    """Where no other method has LoRA's rank, it counts from the smallest rank that both have."""
+    runs = [("lora", 1.0, 8), ("lora", 3.0, 1), ("lora", 0.9, 64), ("rosa", 1.1, 8), (LAYERS_ONLY, 0.8, 0)]
+
+    def shares(line: str) -> list[str]:
+        """What each row closes, in the order of ``runs``, and the line below."""
+        for method, loss, rank in runs:
+            if not (folder := tmp_path / f"{method}{rank}").exists():
+                write_record(folder, method, 0.01, 0, loss, rank=rank)
+        text = report.report(tmp_path)
+        assert text.endswith(f"from LoRA of {line} to full training of the same layers.")
+        starts = ["full" if method == LAYERS_ONLY else f"{method_label(method)} r={rank}" for method, _, rank in runs]
+        rows = [line.split(" | ") for line in text.splitlines() if line.startswith("| 4 | ")]
+        return [next(row[6] for row in rows if row[1].startswith(start)) for start in starts]
+
+    assert shares("r=8 (4 keys)") == ["0%", "-1000%", "50%", "-50%", "100%"]
+    runs.append(("rosa", 1.9, 1))
+    assert shares("r=1 (4 keys), r=8 (4 keys, other methods of rank 8)") == ["91%", "0%", "95%", "-50%", "100%", "50%"]
 
 
 @pytest.mark.parametrize(

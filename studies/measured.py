@@ -1,0 +1,103 @@
+"""One finished run of a study, as the study's tables need it, and the method that it trained."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import statistics
+from dataclasses import dataclass
+from typing import Any
+
+from rosa.methods import method_names
+from utils.config.fnmodel import fnmodel_type
+from utils.errors import UserError
+from utils.results.columns import stored_bits
+from utils.results.methods import method_label, method_order
+from utils.results.read import Result
+from utils.text import as_typed
+
+# keys (0: no phone book), method, rank (0: none, or a ratio: then it is in the last), steps between resamples (0:
+# never), other settings
+Way = tuple[int, str, int, int, str]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One run: what was trained, and its results.
+
+    ``resampling`` is the share of the training time that resamples took, ``memory`` the peak in MiB, ``study`` the
+    content of study.json, {} where there is none.
+    """
+
+    way: Way
+    lr: float
+    seed: int
+    trial: bool
+    loss: float
+    bits: float | None
+    parameters: int
+    resampling: float
+    memory: float | None
+    study: dict[str, Any]
+
+    @classmethod
+    def of(cls, result: Result) -> Measured:
+        """Raises UserError for a run without a result."""
+        settings, loss = result.settings, result.number("best", "loss_target")
+        if loss is None:
+            raise UserError(f"{result.run.path} is not a finished run of a study: it has no loss of the targets")
+        study = result.run.path / "study.json"
+        keys = int(settings["dataset.size"]) if result.dataset == "phone_book" else 0
+        return cls(
+            way=(keys, result.method, whole_rank(result), *own_settings(result)),
+            lr=float(settings["train.lr"]),
+            seed=int(result.seed),
+            trial=result.trial,
+            loss=loss,
+            bits=stored_bits(result),
+            parameters=int(result.number("parameters", "trainable") or 0),
+            resampling=(result.number("timings", "resample_seconds") or 0)
+            / (result.number("timings", "train_seconds") or float("inf")),
+            memory=result.number("timings", "peak_memory_mib"),
+            study=json.loads(study.read_text(encoding="utf-8")) if study.exists() else {},
+        )
+
+
+def amount(runs: list[Measured]) -> str:
+    """The mean bits stored by ``runs``, or their loss if the data are no phone book, as tables show it."""
+    bits = [run.bits for run in runs if run.bits is not None]
+    return f"{statistics.fmean(bits):,.0f}" if bits else f"{statistics.fmean(run.loss for run in runs):.4f}"
+
+
+def whole_rank(result: Result) -> int:
+    """The rank, 0 if it is a ratio of the full rank or there is none."""
+    return result.rank if isinstance(result.rank, int) else 0
+
+
+def own_settings(result: Result) -> tuple[int, str]:
+    """The steps between resamples (0: never), and the other settings of the method that are not at their defaults."""
+    if result.method not in method_names():
+        return 0, ""
+    own = dataclasses.asdict(getattr(fnmodel_type()(), result.method))
+    given = {key: result.settings.get(f"fnmodel.{result.method}.{key}", default) for key, default in own.items()}
+    level, every = given.pop("level", "never"), given.pop("every", 0)
+    changed = [f"{key}={as_typed(value)}" for key, value in given.items() if value != own[key]]
+    if isinstance(result.rank, float):
+        changed = [f"rank={result.rank}", *changed]
+    if level == "epoch":
+        changed = [f"every={every} epochs", *changed]
+    return every if level == "step" else 0, " ".join(changed)
+
+
+def label(way: Way) -> str:
+    """A method as a table names it."""
+    _, method, rank, every, others = way
+    never = ", never" if method == "rosa" and "epochs" not in others else ""
+    draws = f", every {every} steps" if every else never
+    return method_label(method) + (f" r={rank}" if rank else "") + draws + (f", {others}" if others else "")
+
+
+def order(way: Way) -> tuple[Any, ...]:
+    """Tables are sorted by the book's size, the method, the rank, and the steps between resamples."""
+    size, method, rank, every, others = way
+    return (-size, method_order(method), rank, every or 10**9, others)
