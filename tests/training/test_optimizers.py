@@ -83,10 +83,10 @@ def test_a_ramp_that_never_ends_is_refused(train: Any, overrides: tuple[str, ...
     """The fixture's epochs have five steps."""
     with pytest.raises(UserError, match=rf"fnmodel\.relora\.rewarm_steps=10 is not shorter than the {steps} steps"):
         train("fnmodel.name=relora", *overrides)
-    never = make_config("fnmodel.name=relora", "fnmodel.relora.level=never").fnmodel
-    for fnmodel in (never, make_config().fnmodel, make_config("fnmodel.name=none").fnmodel):
-        check_rewarm_steps(fnmodel, resample_steps(fnmodel, 1), 9)
-    relora = make_config("fnmodel.name=relora").fnmodel
+    never = make_config("fnmodel.name=relora", "fnmodel.relora.level=never").adapter
+    for adapter in (never, make_config().adapter, make_config("fnmodel.name=none").adapter):
+        check_rewarm_steps(adapter, resample_steps(adapter, 1), 9)
+    relora = make_config("fnmodel.name=relora").adapter
     check_rewarm_steps(relora, resample_steps(relora, 5), 5)  # a run without a restart
 
 

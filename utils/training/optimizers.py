@@ -47,8 +47,8 @@ def step_counts(config: Config, samples: int) -> tuple[int, int]:
     """
     steps_per_epoch = math.ceil(samples / config.train.batch_size)
     total_steps = steps_per_epoch * config.train.epochs
-    between = resample_steps(config.fnmodel, steps_per_epoch)
-    check_rewarm_steps(config.fnmodel, between, total_steps)
+    between = resample_steps(config.adapter, steps_per_epoch)
+    check_rewarm_steps(config.adapter, between, total_steps)
     if between >= total_steps > 0:
         log.warning(
             "%s never resamples here: of %d steps, a resample would come after %d (fnmodel.%s.level and every)",
@@ -80,26 +80,25 @@ def warmup_steps(train: TrainConfig, total_steps: int) -> int:
     return train.warmup_steps
 
 
-def resample_steps(fnmodel: Any, steps_per_epoch: int) -> int:
-    """The optimizer steps between two resamples; 0 without any. ``fnmodel`` is the configuration's node."""
-    own = getattr(fnmodel, fnmodel.name, None)
-    level = getattr(own, "level", "never")
-    return 0 if own is None or level == "never" else own.every * (steps_per_epoch if level == "epoch" else 1)
+def resample_steps(adapter: Any, steps_per_epoch: int) -> int:
+    """The optimizer steps between two resamples of a method with these settings; 0 if it never resamples."""
+    level = getattr(adapter, "level", "never")
+    return 0 if level == "never" else adapter.every * (steps_per_epoch if level == "epoch" else 1)
 
 
-def check_rewarm_steps(fnmodel: Any, steps: int, total_steps: int) -> None:
+def check_rewarm_steps(adapter: Any, steps: int, total_steps: int) -> None:
     """Check that the learning rate reaches its schedule again between two resamples.
 
     Args:
-        fnmodel: the configuration's node.
+        adapter: the method's settings; None for full training.
         steps: those between two resamples.
 
     Raises:
         UserError: ``rewarm_steps`` is not shorter than the steps between them.
     """
-    rewarm = getattr(getattr(fnmodel, fnmodel.name, None), "rewarm_steps", 0)
+    rewarm = getattr(adapter, "rewarm_steps", 0)
     if 0 < steps < total_steps and rewarm >= steps:
-        key = f"fnmodel.{fnmodel.name}"
+        key = f"fnmodel.{adapter.method}"
         raise UserError(
             f"{key}.rewarm_steps={rewarm} is not shorter than the {steps} steps between resamples: lower it, or "
             f"resample less often ({key}.every)"
