@@ -19,10 +19,9 @@ from utils.models.loading import BUNDLED
 from utils.results.columns import all_columns
 from utils.results.methods import method_label
 from utils.results.read import Result, read_results
-from utils.runs import Run
+from utils.runs import Run, recorded_digests
 from utils.runs.identity import science
-from utils.runs.run import SUMMARY
-from utils.runs.start_adapter import RECORDED
+from utils.runs.run import ADAPTER, SUMMARY
 from utils.text import printable_line
 
 TITLES = {
@@ -78,7 +77,7 @@ def _about(exported: Exported, result: Result) -> str:
         f"`{result.model}` trained on `{result.dataset}` with {method_label(result.method)}. "
         f"{TITLES[exported.form].format(change=change)}"
     )
-    start = result.record.get(RECORDED)
+    start = result.record.get(ADAPTER)
     if start is None:
         return text
     return (
@@ -167,7 +166,7 @@ def _training(result: Result) -> Iterator[str]:
             yield f"- {name}: {printable_line(record[key])}"
     for split, counts in (record.get("data") or {}).items():
         yield f"- {split} data: " + ", ".join(f"{printable_line(k)} {v}" for k, v in counts.items())
-    for split, digest in (record.get("data_sha256") or {}).items():
+    for split, digest in recorded_digests(record).items():
         yield f"- SHA-256 of the {printable_line(split)} data: `{printable_line(digest)}`"
     hardware = record.get("hardware") or {}
     yield "- hardware: " + ", ".join(f"{printable_line(k)} {printable_line(v)}" for k, v in hardware.items())
@@ -178,6 +177,6 @@ def _training(result: Result) -> Iterator[str]:
 
 def _settings(config: Config, result: Result) -> str:
     """The settings that identify the run, without paths of one machine."""
-    values = science(config, start=result.record.get(RECORDED))
+    values = science(config, start=result.record.get(ADAPTER))
     values["model"]["name"] = result.model
     return yaml.safe_dump(values, sort_keys=True, allow_unicode=True)

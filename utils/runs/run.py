@@ -38,7 +38,8 @@ from utils.io.files import LARGEST_RECORD, read_bytes, read_object, sha256, writ
 from utils.io.rows import json_objects
 
 RECORD = "run.json"
-DATA, BASE = "data_sha256", "base_sha256"  # of the record
+DATA, BASE, ADAPTER = "data_sha256", "base_sha256", "adapter_sha256"  # of the record: digests (model.adapter has one)
+FIRST_IDS = "first_ids"  # of the record: see utils.tokens.encoding.first_ids
 SUMMARY = "state.json"  # of a checkpoint
 RUN_POINTER = "ROSA_RUN_POINTER"  # names a file that train.py appends each run's directory to (for job runners)
 STATUSES = ("running", "finished", "interrupted", "failed")

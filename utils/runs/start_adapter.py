@@ -18,9 +18,7 @@ from utils.config.settings import Config
 from utils.data import add_texts
 from utils.errors import UserError
 from utils.io.files import own_folder, sha256, sync
-from utils.runs.run import Run
-
-RECORDED = "adapter_sha256"  # the digest's key in the record
+from utils.runs.run import ADAPTER, Run
 
 
 def adapter_files(folder: Path) -> list[Path]:
@@ -85,7 +83,7 @@ def keep_start(run: Run, config: Config, digest: str | None) -> dict[str, str]:
         _check_unchanged(source, temporary, digest)
         sync(*copies, temporary)
         temporary.rename(run.start_adapter)
-    return {RECORDED: digest}
+    return {ADAPTER: digest}
 
 
 def _check_unchanged(source: Path, folder: Path, digest: str) -> None:
@@ -104,6 +102,6 @@ def kept_start(run: Run, config: Config) -> Path | None:
     way_out = f"put the adapter that the run began with (model.adapter={config.model.adapter}) there again"
     if not run.start_adapter.is_dir():
         raise UserError(f"{run.start_adapter} is gone: {way_out}")
-    if adapter_digest(run.start_adapter) != run.record().get(RECORDED):
+    if adapter_digest(run.start_adapter) != run.record().get(ADAPTER):
         raise UserError(f"{run.start_adapter} is not the adapter in the run's record: {way_out}")
     return run.start_adapter

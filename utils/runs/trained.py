@@ -13,10 +13,8 @@ from utils.runs.base_model import refuse_other_base
 from utils.runs.checkpoint_folder import load_weights, verify
 from utils.runs.digests import TRAINING
 from utils.runs.identity import group_hash
-from utils.runs.run import RECORD, Run, recorded_digests
-from utils.runs.start_adapter import RECORDED, kept_start
-
-FIRST = "first_ids"  # in the record: see utils.tokens.encoding.first_ids
+from utils.runs.run import ADAPTER, FIRST_IDS, RECORD, Run, recorded_digests
+from utils.runs.start_adapter import kept_start
 
 
 def one_run(path: str) -> Run:
@@ -53,7 +51,7 @@ def check_settings(run: Run, config: Config) -> None:
         config, model=dataclasses.replace(config.model, name=record.get("model", config.model.name))
     )
     data = {split: value for split, value in recorded_digests(record).items() if split in TRAINING}
-    start = record.get(RECORDED)
+    start = record.get(ADAPTER)
     groups = (None, group_hash(config, None, start), group_hash(config, data, start))  # with data: see identify_run
     if record.get("group") not in groups or record.get("seed") not in (None, config.seed):
         raise UserError(
@@ -80,7 +78,7 @@ def tokenizer_of(run: Run, config: Config) -> Any:
     """The base model's tokenizer. It begins texts as the run's record says; earlier versions recorded nothing."""
     tokenizer = load_tokenizer(config.model.name, config.model.gguf_file)
     if run.record_file.exists():
-        tokenizer.first_tokens = run.record().get(FIRST, [])
+        tokenizer.first_ids = run.record().get(FIRST_IDS, [])
     return tokenizer
 
 

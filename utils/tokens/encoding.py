@@ -67,9 +67,9 @@ class Encoded:
 def first_ids(tokenizer: Any) -> list[int]:
     """The special tokens, such as bos, with which the tokenizer begins every text (Llama's, Gemma's); mostly none.
 
-    ``tokenizer.first_tokens``, where that is set, has those of a run (``utils.runs.trained.tokenizer_of``).
+    ``tokenizer.first_ids``, where that is set, has those of a run (``utils.runs.trained.tokenizer_of``).
     """
-    if (own := getattr(tokenizer, "first_tokens", None)) is not None:
+    if (own := getattr(tokenizer, "first_ids", None)) is not None:
         return list(own)
     plain, whole = (tokenizer("a", add_special_tokens=add)["input_ids"] for add in (False, True))
     return list(whole[: whole.index(plain[0])]) if plain and plain[0] in whole else []

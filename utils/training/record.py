@@ -7,7 +7,7 @@ from typing import Any
 import rosa
 from utils.log import log
 from utils.runs.provenance import peak_memory_mib
-from utils.runs.trained import FIRST
+from utils.runs.run import DATA, FIRST_IDS
 from utils.tokens.encoding import first_ids
 from utils.training.training import Training
 
@@ -25,13 +25,13 @@ def description(training: Training) -> dict[str, Any]:
         "rank": getattr(adapter, "rank", None),
         "bias": "adapted" if trains_bias else None if adapter is None else "none",
         "loss_on": training.collator.loss_on,
-        FIRST: first_ids(training.tokenizer),
+        FIRST_IDS: first_ids(training.tokenizer),
         "parameters": {
             "total": report.total,
             "trainable": report.trainable,
             "adapted_layers": len(report.layers),
         },
-        "data_sha256": data.digests,
+        DATA: data.digests,
         "data": {"train": data.train.describe(), "validation": data.validation.describe()},
     }
 
