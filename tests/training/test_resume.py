@@ -14,7 +14,7 @@ from tests.training.reading import only_run, points, stopped_at, weights
 from utils.errors import UserError
 from utils.processes.signals import EXIT_INTERRUPTED
 from utils.runs import checkpoints
-from utils.training import launch, loop
+from utils.training import loop, record
 
 METHODS = ("rosa", "lora", "dora", "none", "ia3", "bitfit")
 OPTIONS = (
@@ -119,12 +119,12 @@ def test_no_memory_for_a_checkpoint_is_not_a_full_disk(
 
 
 def test_the_record_has_every_start_and_the_last_one_decides(train: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(launch, "git_commit", lambda: "a" * 40)
+    monkeypatch.setattr(record, "git_commit", lambda: "a" * 40)
     with stopped_at(5):
         train("train.epochs=2")
-    monkeypatch.setattr(launch, "git_commit", lambda: "b" * 40)
+    monkeypatch.setattr(record, "git_commit", lambda: "b" * 40)
     run = train("train.epochs=2")
-    record = run.record()
-    assert [start["git_commit"][0] for start in record["starts"]] == ["a", "b"] and record["git_commit"] == "b" * 40
-    assert [start["step"] for start in record["starts"]] == [0, 5]
+    found = run.record()
+    assert [start["git_commit"][0] for start in found["starts"]] == ["a", "b"] and found["git_commit"] == "b" * 40
+    assert [start["step"] for start in found["starts"]] == [0, 5]
     assert "goes on with other git_commit than it was begun with" in run.log_file.read_text()

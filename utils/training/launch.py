@@ -30,13 +30,13 @@ from utils.runs.digests import identify_run, refuse_other_data, training_digests
 from utils.runs.identity import unread_keys
 from utils.runs.loggers import check_installed
 from utils.runs.precision import settle_precision
-from utils.runs.provenance import git_commit, hardware, memory_mib, now, reset_peak_memory, versions
+from utils.runs.provenance import memory_mib, now, reset_peak_memory
 from utils.runs.run import BASE
 from utils.runs.start_adapter import given_digest, keep_start
 from utils.training.dry_run import estimate, report
 from utils.training.failures import Diverged, advice
 from utils.training.loop import fit
-from utils.training.record import current_progress, description
+from utils.training.record import current_progress, description, start_fields
 from utils.training.setup import set_up
 from utils.training.training import Training
 
@@ -144,45 +144,13 @@ def _train(
         if stop.processes.main:
             _write_snapshots(config, run, overrides)
             _point_to(run)  # only now: a run of other data was refused by set_up
-    _note(training, **_start_fields(training, group), **start, **described, **current_progress(training))
+    _note(training, **start_fields(training, group), **start, **described, **current_progress(training))
     _fit(training)
     _note(training, status="finished", finished=now(), **current_progress(training))
     if stop.processes.main:  # only now: before the record says finished, a killed run would need it to resume
         _remove_last_checkpoint(config, run)
     log.info("finished: %s", run.path)
     return (training.progress.best or {}).get("loss")
-
-
-def _start_fields(training: Training, group: str) -> dict[str, Any]:
-    """The record's fields when a training starts or resumes; ``started`` is the time of the first start.
-
-    ``starts`` has the time, step, code and hardware of every start, the other fields those of the last one.
-    """
-    config, run = training.config, training.run
-    code = {"versions": versions(), "git_commit": git_commit()}
-    before = run.record() if run.record_file.exists() else {}
-    first = next(iter(before.get("starts", [])), before)
-    changed = [key for key in code if first.get(key) not in (None, code[key])]
-    if changed and training.progress.step:
-        log.warning("the run goes on with other %s than it was begun with (run.json: starts)", " and ".join(changed))
-    device = hardware(training.device, training.processes.count, training.placement.precision)
-    start = {"time": now(), "step": training.progress.step, **code, "hardware": device}
-    return {
-        "format": 1,
-        "status": "running",
-        "dataset": config.source.names[0],
-        "model": config.model.name,
-        "method": config.fnmodel.method,
-        "seed": config.seed,
-        "group": group,
-        **({} if before else {"started": start["time"]}),
-        "finished": None,
-        "error": None,
-        "diverged": False,
-        **code,
-        "hardware": device,
-        "starts": [*before.get("starts", []), start],
-    }
 
 
 def _fit(training: Training) -> None:

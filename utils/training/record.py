@@ -6,10 +6,42 @@ from typing import Any
 
 import rosa
 from utils.log import log
-from utils.runs.provenance import peak_memory_mib
+from utils.runs.provenance import git_commit, hardware, now, peak_memory_mib, versions
 from utils.runs.run import DATA, FIRST_IDS
 from utils.tokens.encoding import first_ids
 from utils.training.training import Training
+
+
+def start_fields(training: Training, group: str) -> dict[str, Any]:
+    """The fields when a training starts or resumes; ``started`` is the time of the first start.
+
+    ``starts`` has the time, step, code and hardware of every start, the other fields those of the last one.
+    """
+    config, run = training.config, training.run
+    code = {"versions": versions(), "git_commit": git_commit()}
+    before = run.record() if run.record_file.exists() else {}
+    first = next(iter(before.get("starts", [])), before)
+    changed = [key for key in code if first.get(key) not in (None, code[key])]
+    if changed and training.progress.step:
+        log.warning("the run goes on with other %s than it was begun with (run.json: starts)", " and ".join(changed))
+    device = hardware(training.device, training.processes.count, training.placement.precision)
+    start = {"time": now(), "step": training.progress.step, **code, "hardware": device}
+    return {
+        "format": 1,
+        "status": "running",
+        "dataset": config.source.names[0],
+        "model": config.model.name,
+        "method": config.fnmodel.method,
+        "seed": config.seed,
+        "group": group,
+        **({} if before else {"started": start["time"]}),
+        "finished": None,
+        "error": None,
+        "diverged": False,
+        **code,
+        "hardware": device,
+        "starts": [*before.get("starts", []), start],
+    }
 
 
 def description(training: Training) -> dict[str, Any]:
