@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -128,3 +129,13 @@ def test_the_record_has_every_start_and_the_last_one_decides(train: Any, monkeyp
     assert [start["git_commit"][0] for start in found["starts"]] == ["a", "b"] and found["git_commit"] == "b" * 40
     assert [start["step"] for start in found["starts"]] == [0, 5]
     assert "goes on with other git_commit than it was begun with" in run.log_file.read_text()
+
+
+def test_a_resumed_run_has_the_highest_peak_of_its_processes(train: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reached in training, after the record was first written."""
+    peaks = itertools.chain([100.0], itertools.repeat(200.0))
+    monkeypatch.setattr(record, "peak_memory_mib", lambda device: next(peaks))
+    with stopped_at(3):
+        train("train.epochs=1")
+    monkeypatch.setattr(record, "peak_memory_mib", lambda device: 50.0)
+    assert train("train.epochs=1").record()["timings"]["peak_memory_mib"] == 200.0

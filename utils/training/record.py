@@ -69,7 +69,10 @@ def description(training: Training) -> dict[str, Any]:
 
 
 def current_progress(training: Training) -> dict[str, Any]:
-    """The fields that change as training goes on: progress, timings, and the best and last validation."""
+    """The fields that change as training goes on: progress, timings, and the best and last validation.
+
+    The peak of memory until now enters the progress as well, so that a resumed run has that of its earlier processes.
+    """
     done = training.progress
     done.peak_memory_mib = max(done.peak_memory_mib, round(peak_memory_mib(training.device), 1))
     seconds = max(done.seconds.get("train", 0.0), 1e-9)

@@ -31,8 +31,9 @@ def save(training: Training, best: bool) -> None:
         def write() -> int:
             if training.metrics is not None:
                 training.metrics.note_positions(training.progress)
+            fields = current_progress(training)  # before the save: the checkpoint holds the peak of memory too
             size = checkpoints.save(training.run, model, training.progress, state, best)
-            training.run.update_record(**current_progress(training))
+            training.run.update_record(**fields)
             return size
 
         size = training.processes.run_on_main(write)
