@@ -6,7 +6,7 @@ import dataclasses
 import json
 import statistics
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from rosa.methods import method_names
 from utils.config.fnmodel import fnmodel_type
@@ -16,9 +16,15 @@ from utils.results.methods import method_label, method_order
 from utils.results.read import Result
 from utils.text import as_typed
 
-# keys (0: no phone book), method, rank (0: none, or a ratio: then it is in the last), steps between resamples (0:
-# never), other settings
-Way = tuple[int, str, int, int, str]
+
+class Way(NamedTuple):
+    """What was trained on what, but for the learning rate and the seed."""
+
+    keys: int  # of the phone book; 0: other data
+    method: str
+    rank: int  # 0: none, or a ratio of the full rank, which is in ``others`` then
+    every: int  # steps between resamples; 0: never
+    others: str  # other settings of the method that are not at their defaults
 
 
 @dataclass(frozen=True)
@@ -49,7 +55,7 @@ class Measured:
         study = result.run.path / "study.json"
         keys = int(settings["dataset.size"]) if result.dataset == "phone_book" else 0
         return cls(
-            way=(keys, result.method, whole_rank(result), *own_settings(result)),
+            way=Way(keys, result.method, whole_rank(result), *own_settings(result)),
             lr=float(settings["train.lr"]),
             seed=int(result.seed),
             trial=result.trial,
@@ -91,13 +97,12 @@ def own_settings(result: Result) -> tuple[int, str]:
 
 def label(way: Way) -> str:
     """A method as a table names it."""
-    _, method, rank, every, others = way
-    never = ", never" if method == "rosa" and "epochs" not in others else ""
-    draws = f", every {every} steps" if every else never
-    return method_label(method) + (f" r={rank}" if rank else "") + draws + (f", {others}" if others else "")
+    never = ", never" if way.method == "rosa" and "epochs" not in way.others else ""
+    draws = f", every {way.every} steps" if way.every else never
+    rank, others = f" r={way.rank}" if way.rank else "", f", {way.others}" if way.others else ""
+    return method_label(way.method) + rank + draws + others
 
 
 def order(way: Way) -> tuple[Any, ...]:
     """Tables are sorted by the book's size, the method, the rank, and the steps between resamples."""
-    size, method, rank, every, others = way
-    return (-size, method_order(method), rank, every or 10**9, others)
+    return (-way.keys, method_order(way.method), way.rank, way.every or 10**9, way.others)

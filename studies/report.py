@@ -66,7 +66,7 @@ def search_table(found: dict[Way, list[Measured]], shown: Callable[[Measured], s
         best, at_end = chosen_rate(found[way])
         cells = {run.lr: shown(run) for run in found[way]}
         cells[best] = (f"**{cells[best]}**" if cells[best] else "") + (" (end)" if at_end else "")
-        rows.append([str(way[0] or ""), label(way), *(cells.get(rate, "") for rate in rates)])
+        rows.append([str(way.keys or ""), label(way), *(cells.get(rate, "") for rate in rates)])
     return markdown(["keys", "method", *(f"{rate:g}" for rate in rates)], rows)
 
 
@@ -79,13 +79,13 @@ def seeds_table(found: dict[Way, list[Measured]]) -> list[str]:
     rows, ways = [], {(run.way, run.lr) for runs in found.values() for run in runs}
     for way, lr in sorted(ways, key=lambda one: (order(one[0]), one[1])):
         runs = sorted((run for run in found[way] if run.lr == lr), key=lambda run: run.seed)
-        ends = (way[0], "lora", gap_rank(found, way), 0, ""), (way[0], LAYERS_ONLY, 0, 0, "")
+        ends = Way(way.keys, "lora", gap_rank(found, way), 0, ""), Way(way.keys, LAYERS_ONLY, 0, 0, "")
         lora, ceiling = (best_rate(found.get(end, [])) for end in ends)
         gap = gap_closed(lora, runs, ceiling)
         rows.append([
-            str(way[0] or ""), label(way), f"{runs[0].parameters:,}", f"{lr:g}",
+            str(way.keys or ""), label(way), f"{runs[0].parameters:,}", f"{lr:g}",
             " ".join(amount([run]) for run in runs), amount(runs), gap,
-            _mean(runs, "{:.0%}", lambda study: study["book_b"]["exact_match"]) if way[0] else "",
+            _mean(runs, "{:.0%}", lambda study: study["book_b"]["exact_match"]) if way.keys else "",
             _mean(runs, "{:.2f}", old_loss),
             _mean(runs, "{:.1f}", mean_rank),
             f"{statistics.fmean(run.resampling for run in runs):.1%}",
@@ -118,8 +118,8 @@ def old_loss(study: dict[str, Any]) -> float:
 
 def shared_ranks(found: dict[Way, list[Measured]], keys: int) -> list[int]:
     """The ranks that LoRA and another method both have on the book with so many keys; without one, LoRA's smallest."""
-    ways = [way for way in found if way[0] == keys and way[2]]
-    lora, others = ({way[2] for way in ways if (way[1] == "lora") is one} for one in (True, False))
+    ways = [way for way in found if way.keys == keys and way.rank]
+    lora, others = ({way.rank for way in ways if (way.method == "lora") is one} for one in (True, False))
     return sorted(lora & others) or sorted(lora)[:1]
 
 
@@ -128,14 +128,14 @@ def gap_rank(found: dict[Way, list[Measured]], way: Way) -> int:
 
     It is the row's own where LoRA is compared with another method, else the smallest rank of such a comparison.
     """
-    shared = shared_ranks(found, way[0])
-    return way[2] if way[1] != "lora" and way[2] in shared else min(shared, default=0)
+    shared = shared_ranks(found, way.keys)
+    return way.rank if way.method != "lora" and way.rank in shared else min(shared, default=0)
 
 
 def gaps_line(found: dict[Way, list[Measured]]) -> str:
     """From which LoRA the gaps of each book count, for below the table."""
     named = []
-    for keys in dict.fromkeys(way[0] for way in sorted(found, key=order)):
+    for keys in dict.fromkeys(way.keys for way in sorted(found, key=order)):
         for rank in (shared := shared_ranks(found, keys)):
             of = [f"{keys} keys"] * bool(keys) + [f"other methods of rank {rank}"] * (rank != shared[0])
             named.append(f"r={rank}" + (f" ({', '.join(of)})" if of else ""))
@@ -174,7 +174,7 @@ def load(folder: Path) -> list[Measured]:
         for place, content in (
             ((run.way, run.lr, run.seed, run.trial), result.run.path),
             ((run.way, run.lr, run.trial), (result.group, run.trial and run.seed)),  # one trial of a rate is shown
-            (run.way[:1], trained),
+            ((run.way.keys,), trained),
         ):
             expected, other = alike.setdefault(place, (content, result))
             if content != expected:

@@ -44,11 +44,11 @@ def draw(runs: list[Measured]) -> Figure:
             found[way] = statistic
     if not found:
         raise UserError("no run of a reported seed is there yet: run the groups of studies/capacity/sweep.yaml")
-    sizes = sorted({way[0] for way in found})
+    sizes = sorted({way.keys for way in found})
     panels = 2 if len(sizes) > 2 else 1
     figure, axes = new_axes(3.2, panels)
     figure.set_figwidth(panels * figure.get_figwidth())
-    _draw_steps(axes[0], {way: statistic for way, statistic in found.items() if way[0] == sizes[-1]})
+    _draw_steps(axes[0], {way: statistic for way, statistic in found.items() if way.keys == sizes[-1]})
     if len(sizes) > 2:
         _draw_sizes(axes[1], found, sizes)
     axes[0].set_ylabel("bits stored (kbit, higher is better)")
@@ -58,20 +58,21 @@ def draw(runs: list[Measured]) -> Figure:
 def _draw_steps(axes: Axes, found: dict[Way, Statistic]) -> None:
     """Over the steps between resamples, with a level for each method that does not resample."""
     lines: dict[Way, dict[int, Statistic]] = defaultdict(dict)
-    for (size, method, rank, every, others), statistic in found.items():
-        lines[size, method, rank, 0, others][every] = statistic
+    for way, statistic in found.items():
+        lines[way._replace(every=0)][way.every] = statistic
     for number, (way, steps) in enumerate(lines.items()):
-        colour = method_colour(way[1])
+        colour = method_colour(way.method)
         if 0 in steps:
             axes.axhline(steps[0].mean, color=colour, linestyle="--", label=label(way))
-            place: dict[str, Any] = {"ha": "center", "va": "top" if way[1] == "rosa" else "bottom"}  # they may coincide
+            side = "top" if way.method == "rosa" else "bottom"  # the levels of two methods may coincide
+            place: dict[str, Any] = {"ha": "center", "va": side}
             axes.text(0.8, steps[0].mean, label(way), transform=axes.get_yaxis_transform(), fontsize=6, **place)
         if resampled := {every: steps[every] for every in sorted(steps) if every}:
             text = label(way).replace(", never", "")
             look = {"marker": MARKERS[number % len(MARKERS)], "color": colour}
             draw_points(axes, list(resampled), list(resampled.values()), text, **look)
     axes.set_xscale("log")
-    if counts := {way[3] for way in found if way[3]}:
+    if counts := {way.every for way in found if way.every}:
         count_ticks(axes.xaxis, counts)
     axes.set_ylim(bottom=0)
     axes.set_xlabel("optimizer steps between resamples")
@@ -84,10 +85,10 @@ def _draw_sizes(axes: Axes, found: dict[Way, Statistic], sizes: list[int]) -> No
     axes.plot(list(content.values()), list(content.values()), color="#bbbbbb", label="everything")
     lines: dict[Way, dict[int, Statistic]] = defaultdict(dict)
     for way, statistic in found.items():
-        lines[0, *way[1:]][way[0]] = statistic
+        lines[way._replace(keys=0)][way.keys] = statistic
     for number, (way, books) in enumerate(lines.items()):
         if len(books) > 1:
-            look = {"marker": MARKERS[number % len(MARKERS)], "color": method_colour(way[1])}
+            look = {"marker": MARKERS[number % len(MARKERS)], "color": method_colour(way.method)}
             ordered = sorted(books)
             stored = [books[size] for size in ordered]
             draw_points(axes, [content[size] for size in ordered], stored, label(way), **look)
