@@ -204,12 +204,12 @@ def generating_model(
     """
     import torch
 
-    from utils.models.loading import width
+    from utils.models.loading import hidden_size
     from utils.processes.devices import resolve_device, resolve_precision
 
-    check_base_found(run, config)  # before its width is read
+    check_base_found(run, config)  # before its configuration is read
     place = torch.device(resolve_device(device))
-    precision = resolve_precision(precision, place.type, width(config.model.name, config.model.gguf_file))
+    precision = resolve_precision(precision, place.type, hidden_size(config.model.name, config.model.gguf_file))
     tokenizer, model = load_trained(run, config, checkpoint)
     check_beams(model, decoding)
     return tokenizer, rosa.unwrap(model).to(place).eval(), place, precision

@@ -12,7 +12,7 @@ import torch
 
 from utils.errors import UserError
 from utils.models import gguf as module
-from utils.models.loading import load_model, load_model_config, load_tokenizer, width
+from utils.models.loading import hidden_size, load_model, load_model_config, load_tokenizer
 
 NAME = "small.gguf"
 
@@ -67,7 +67,7 @@ def test_a_gguf_file_is_a_plain_model(folder: Path, tmp_path: Path) -> None:
     from transformers import AutoModelForCausalLM
 
     model = load_model(str(folder), gguf=NAME).eval()
-    assert width(str(folder), NAME) == 32 and load_model_config(str(folder), gguf=NAME).model_type == "llama"
+    assert hidden_size(str(folder), NAME) == 32 and load_model_config(str(folder), gguf=NAME).model_type == "llama"
     assert all(type(p) is torch.nn.Parameter and p.dtype == torch.float32 for p in model.parameters())
     assert all(p.requires_grad for p in model.parameters())
     tokens = torch.tensor([[3, 4, 5, 6]])

@@ -175,8 +175,8 @@ def test_the_flags_of_a_cpu(cpuinfo: str | None, found: bool, monkeypatch: pytes
 
 @pytest.fixture
 def has_bf16(monkeypatch: pytest.MonkeyPatch) -> Callable[[bool], None]:
-    """Say whether this machine's CPU has bfloat16; any width will do."""
-    monkeypatch.setattr(devices, "BF16_WIDTH", 8)
+    """Say whether this machine's CPU has bfloat16; any hidden size will do."""
+    monkeypatch.setattr(devices, "BF16_HIDDEN_SIZE", 8)
     return lambda answer: monkeypatch.setattr(devices, "cpu_has_bf16", lambda: answer)
 
 

@@ -197,8 +197,8 @@ def _dropouts(config: Any) -> Iterator[tuple[Any, str]]:
             yield from _dropouts(inner)
 
 
-def width(name: str, gguf: str | None = None) -> int | None:
-    """The model's hidden size, None if it names none."""
+def hidden_size(name: str, gguf: str | None) -> int | None:
+    """The model's hidden size; None if its configuration names none."""
     value = getattr(load_model_config(name, gguf=gguf).get_text_config(decoder=True), "hidden_size", None)
     return value if isinstance(value, int) else None
 

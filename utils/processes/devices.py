@@ -17,7 +17,7 @@ from utils.log import log
 MIXED_PRECISION = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
 CPUINFO = Path("/proc/cpuinfo")
 BF16_FLAGS = {"avx512_bf16", "amx_bf16"}
-BF16_WIDTH = 256  # from this hidden size on a training step in bf16 takes less than half of its time in float32
+BF16_HIDDEN_SIZE = 256  # from this hidden size on a training step in bf16 takes less than half of its time in float32
 MIXED_DTYPE = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -33,11 +33,11 @@ def resolve_device(name: str) -> str:
     return name
 
 
-def resolve_precision(name: str, device: str, width: int | None = None) -> str:
+def resolve_precision(name: str, device: str, hidden_size: int | None = None) -> str:
     """``auto`` becomes bf16 on GPUs that support it and on CPUs whose matrix units do, else fp32.
 
     Args:
-        width: the model's hidden size. On a CPU, auto takes bf16 from ``BF16_WIDTH`` on; None: never.
+        hidden_size: the model's. On a CPU, auto takes bf16 from ``BF16_HIDDEN_SIZE`` on; None: never.
 
     Raises:
         UserError: a precision that the device does not have.
@@ -47,7 +47,8 @@ def resolve_precision(name: str, device: str, width: int | None = None) -> str:
         return name
     if device == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
-    return "bf16" if device == "cpu" and width is not None and width >= BF16_WIDTH and cpu_has_bf16() else "fp32"
+    is_large = hidden_size is not None and hidden_size >= BF16_HIDDEN_SIZE
+    return "bf16" if device == "cpu" and is_large and cpu_has_bf16() else "fp32"
 
 
 def check_precision(precision: str, device: str, why: str = "") -> None:

@@ -11,20 +11,20 @@ from utils.runs.digests import identify_run
 from utils.runs.run import Run
 
 
-def settle_precision(config: Config, width: int | None) -> tuple[Config, str]:
+def settle_precision(config: Config, hidden_size: int | None) -> tuple[Config, str]:
     """The settings that identify the run, and the precision in which it computes: fp32, bf16 or fp16.
 
     If auto chooses bf16 on a CPU, the run's identity has ``train.precision=bf16``; otherwise it has auto, as runs of
     earlier versions have. An existing run of either identity keeps its precision, whatever this machine would choose.
 
     Args:
-        width: the model's hidden size.
+        hidden_size: the model's.
 
     Raises:
         UserError: this machine does not have the precision in which the run began.
     """
     device = resolve_device(config.train.device)
-    resolved = resolve_precision(config.train.precision, device, width)
+    resolved = resolve_precision(config.train.precision, device, hidden_size)
     if config.train.precision != "auto":
         return config, resolved
     explicit = config.with_precision("bf16")

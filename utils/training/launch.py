@@ -20,7 +20,7 @@ from utils.config.settings import Config
 from utils.errors import UserError
 from utils.io.files import lock, own_folder, remove_leftovers, write_text
 from utils.log import log, run_log
-from utils.models.loading import check_method_fits, width
+from utils.models.loading import check_method_fits, hidden_size
 from utils.processes.devices import resolve_device
 from utils.processes.group import connect, explain_lost_process
 from utils.processes.signals import Interrupted, StopRequest, stop_on_signals
@@ -100,7 +100,7 @@ def train_one(config: Config, overrides: list[str], stop: StopRequest) -> float 
 
 def _precision(config: Config) -> tuple[str, str]:
     """``train.precision`` in the run's identity, and the precision used."""
-    config, precision = settle_precision(config, width(config.model.name, config.model.gguf_file))
+    config, precision = settle_precision(config, hidden_size(config.model.name, config.model.gguf_file))
     return config.train.precision, precision
 
 
