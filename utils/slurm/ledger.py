@@ -18,6 +18,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import hashlib
+import itertools
 import os
 import re
 import time
@@ -149,11 +150,8 @@ class Ledger:
         used |= {path.stem for path in (self.folder / "scripts").glob("*.sh")}
         used |= {path.name.rpartition("-")[0] for path in (self.folder / "events").glob("*-*")}
         text = "\n".join([str(self.folder), group.name, *(job.id for job in jobs)])
-        for attempt in range(len(used) + 1):
-            token = hashlib.sha256(f"{attempt}\n{text}".encode()).hexdigest()[:10]
-            if token not in used:
-                break
-        return token
+        tokens = (hashlib.sha256(f"{attempt}\n{text}".encode()).hexdigest()[:10] for attempt in itertools.count())
+        return next(token for token in tokens if token not in used)
 
 
 def _checked(one: Submission) -> Submission:

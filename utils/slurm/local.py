@@ -146,6 +146,7 @@ def run_local(
     queue = _Queue(sweep, groups, ledger, statuses, retry)
     gpus, running, failed = visible_gpus(), _left_running(statuses, ledger), 0
     yield from (f"{one.job}: still runs, started by an earlier call" for one in running)
+    passed_on = False
     with _stop_request() as stop:
         while any(one.process for one in running) or (queue.expects_more(running) and not stop):
             while not stop and (ready := queue.next(running, slots)) is not None:
@@ -163,8 +164,8 @@ def run_local(
                 how = DIVERGED if code and one.job in queue.done else _ending(code)
                 yield f"{one.job}: {how} after {time.monotonic() - one.started:.0f} s"
             yield from found
-            if stop == ["pass on"]:
-                stop[:] = ["passed on"]
+            if stop and not passed_on:
+                passed_on = True
                 for one in running:
                     if one.process is not None:
                         one.process.send_signal(signal.SIGTERM)
@@ -263,13 +264,12 @@ def _start(job: Job, ledger: Ledger, submission: Submission, slot: int, gpus: li
 
 
 @contextlib.contextmanager
-def _stop_request() -> Iterator[list[str]]:
-    """Yield a list that is empty until SIGTERM or Ctrl-C asks for a stop."""
-    stop: list[str] = []
+def _stop_request() -> Iterator[list[int]]:
+    """Yield a list that is empty until SIGTERM or Ctrl-C asks for a stop: then it has the signal's number."""
+    stop: list[int] = []
 
-    def note(_number: int, _frame: object) -> None:
-        if not stop:
-            stop.append("pass on")
+    def note(number: int, _frame: object) -> None:
+        stop.append(number)
 
     before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

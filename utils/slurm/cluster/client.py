@@ -112,15 +112,16 @@ def listing(names: Iterable[str], since: float) -> Listing:
     ``since``: seconds since the epoch; sacct lists nothing older.
     """
     chosen = ",".join(sorted(set(names)))
-    named = [f"--name={chosen}"] if len(chosen) < _LONGEST_ARGUMENT else ["--me"]
-    queue, problem = _call(["squeue", "--noheader", "--array", "--states=all", f"--format={QUEUE_FORMAT}", *named])
+    named = [f"--name={chosen}"] if len(chosen) < _LONGEST_ARGUMENT else []  # too many: all of this user's
+    command = ["squeue", "--noheader", "--array", "--states=all", f"--format={QUEUE_FORMAT}", *(named or ["--me"])]
+    queue, problem = _call(command)
     begin = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(since))
     fields = ",".join(ACCOUNTING_FIELDS)
     command = ["sacct", "--parsable2", "--noheader", "--allocations", f"--starttime={begin}", "--endtime=now+1hour"]
     command += [f"--state={_STATES}", f"--format={fields}"]
     if _clusters():  # the other commands read the variable themselves
         command.append(f"--clusters={_clusters()}")
-    accounting, _ = _call([*command, *named[: len(chosen) < _LONGEST_ARGUMENT]])
+    accounting, _ = _call([*command, *named])
     return Listing(
         None if queue is None else parse_queue(queue),
         None if accounting is None else parse_accounting(accounting),
