@@ -48,6 +48,11 @@ def parameter_groups(model: nn.Module, **defaults: Any) -> list[dict[str, Any]]:
     return sorted(groups.values(), key=lambda group: "lr" in group)
 
 
+def held_by(optimizer: Any) -> set[int]:
+    """The ids of the parameters that an optimizer updates."""
+    return {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+
+
 def _resolved(wanted: dict[str, float], defaults: dict[str, Any]) -> dict[str, float]:
     """A layer's wishes with the learning rate itself in the place of ``lr_scale``."""
     if "lr_scale" not in wanted:

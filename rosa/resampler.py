@@ -22,7 +22,7 @@ from torch import nn
 
 from rosa.errors import AdapterError
 from rosa.injection import adapter_layers
-from rosa.optimization import STATE_CHANGES, change_state, check_state
+from rosa.optimization import STATE_CHANGES, change_state, check_state, held_by
 from rosa.resampling import SubspaceLayer, resample_layers, subspace_number
 from rosa.sharding import reshard
 
@@ -89,7 +89,7 @@ def _check_holds(optimizer: Any | None, model: nn.Module) -> None:
     layers = adapter_layers(model).values()
     own = {id(one) for layer in layers for one in layer.own_parameters().values() if one.requires_grad}
     pairs = {id(one) for layer in layers if isinstance(layer, SubspaceLayer) for one in (layer.A, layer.B)} & own
-    held = own if optimizer is None else {id(p) for group in optimizer.param_groups for p in group["params"]}
+    held = own if optimizer is None else held_by(optimizer)
     if (own and not own & held) or pairs - held:
         raise AdapterError(
             f"the optimizer holds {'no parameter' if not own & held else 'only some'} of the adapters: make one of "

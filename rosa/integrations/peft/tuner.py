@@ -24,6 +24,7 @@ from rosa.integrations.peft.config import RosaConfig
 from rosa.integrations.peft.layer import RosaLinear
 from rosa.integrations.peft.quantised import dequantised
 from rosa.layers import AdapterLayer
+from rosa.optimization import held_by
 from rosa.quantised import is_quantised, quantisation
 from rosa.resampler import Resampler
 from rosa.sharding import is_sharded
@@ -57,7 +58,7 @@ class RosaModel(BaseTuner):  # type: ignore[misc]  # peft is not type-checked he
             AdapterError: it holds none of the parameters of this model's adapters.
         """
         own = {id(p) for layer in self._layers() for p in layer.rosa_layers.parameters()}
-        if not any(id(p) in own for group in optimizer.param_groups for p in group["params"]):
+        if not own & held_by(optimizer):
             raise AdapterError(
                 "the optimizer holds no parameter of these adapters: make it of this model's parameters after "
                 "get_peft_model"
@@ -135,9 +136,8 @@ class RosaModel(BaseTuner):  # type: ignore[misc]  # peft is not type-checked he
         optimizer = None if self._optimizer is None else self._optimizer()
         if optimizer is None:
             return None
-        held = {id(p) for group in optimizer.param_groups for p in group["params"]}
-        pairs = [factor for adapter in adapters for factor in (adapter.A, adapter.B)]
-        return optimizer if all(id(factor) in held for factor in pairs if factor.requires_grad) else None
+        pairs = {id(factor) for adapter in adapters for factor in (adapter.A, adapter.B) if factor.requires_grad}
+        return optimizer if pairs <= held_by(optimizer) else None
 
     def _warn_once(self, text: str) -> None:
         if text not in self._warned:
