@@ -120,7 +120,7 @@ def factor_ranks(path: Path) -> dict[str, int]:
     except AdapterError:  # ``read_tensors`` says what is wrong
         return {}
     end = f".{LEFT}"
-    return {name.removesuffix(end): max(1, *shape[1:], 1) for name, shape in shapes.items() if name.endswith(end)}
+    return {name.removesuffix(end): max([1, *shape[1:]]) for name, shape in shapes.items() if name.endswith(end)}
 
 
 def tensor_shapes(path: Path) -> dict[str, tuple[int, ...]]:

@@ -29,6 +29,12 @@ def gather(tensor: Tensor) -> Tensor:
     return values.full_tensor() if is_sharded(tensor) else values  # type: ignore[no-any-return]
 
 
+def local_part(tensor: Tensor) -> Tensor:
+    """The part of a tensor that this process holds: all of it, unless it is sharded."""
+    values: Any = tensor
+    return values.to_local() if is_sharded(tensor) else values  # type: ignore[no-any-return]
+
+
 def max_abs(tensor: Tensor) -> float:
     """The largest absolute value; NaN if one is NaN. Waits for the device; see ``gather`` for sharded tensors."""
     return float(torch.linalg.vector_norm(gather(tensor), math.inf))

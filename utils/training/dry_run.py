@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 import rosa
+from rosa.sharding import local_part
 from utils.errors import UserError
 from utils.log import log
 from utils.models.losses import evaluate_losses
@@ -114,8 +115,7 @@ def count_bytes(training: Training) -> dict[str, int]:
 
 
 def _bytes(tensors: Iterable[Any]) -> int:
-    local = [tensor.to_local() if hasattr(tensor, "to_local") else tensor for tensor in tensors]
-    return sum(tensor.numel() * tensor.element_size() for tensor in local)
+    return sum(tensor.nbytes for tensor in map(local_part, tensors))
 
 
 class SavedTensors(torch.autograd.graph.saved_tensors_hooks):

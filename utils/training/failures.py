@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 import rosa
+from rosa.sharding import local_part
 from utils.config.train import TrainConfig
 from utils.errors import UserError, is_out_of_memory, short_reason
 from utils.runs import Run
@@ -34,8 +35,7 @@ def not_finite(what: str, value: float, step: int) -> str:
 
 def non_finite_tensors(tensors: Iterable[Any]) -> torch.Tensor:
     """The number of floating-point tensors that hold a NaN or an infinity, as a tensor on their device."""
-    local = [tensor.to_local() if hasattr(tensor, "to_local") else tensor for tensor in tensors]
-    bad = [~tensor.isfinite().all() for tensor in local if tensor.is_floating_point()]
+    bad = [~tensor.isfinite().all() for tensor in map(local_part, tensors) if tensor.is_floating_point()]
     return torch.stack(bad).sum() if bad else torch.zeros((), dtype=torch.long)
 
 
