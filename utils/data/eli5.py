@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +49,7 @@ class ELI5(DataSource):
 
 
 def _from_folder(split: str, folder: Path) -> list[Thread]:
-    threads = list(_read(find_split(folder, FILES[split])))
+    threads = _read(find_split(folder, FILES[split]))
     seen: set[str] = set()
     for earlier in SPLITS[: SPLITS.index(split)]:
         if any((folder / name).is_file() for name in FILES[earlier]):
@@ -90,13 +89,12 @@ def _key(question: str) -> str:
     return " ".join(question.casefold().split())
 
 
-def _read(file: Path) -> Iterator[Thread]:
-    records = iter(read_csv(file, ("question", "answer")) if file.suffix == ".csv" else read_json_lines(file))
-    count = 0
-    for count, (where, record) in enumerate(records, 1):  # noqa: B007 - used after the loop
-        yield _thread(where, record)
-    if not count:
+def _read(file: Path) -> list[Thread]:
+    records = read_csv(file, ("question", "answer")) if file.suffix == ".csv" else read_json_lines(file)
+    threads = [_thread(where, record) for where, record in records]
+    if not threads:
         raise UserError(f"{file} has no records")
+    return threads
 
 
 def _thread(where: str, record: dict[str, Any]) -> Thread:

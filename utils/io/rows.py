@@ -56,7 +56,7 @@ def read_csv(path: Path, columns: tuple[str, ...]) -> list[Row]:
         rows = []
         for row in reader:
             where = f"{path}, line {reader.line_num}"
-            if "" in row and row[""] is not None and isinstance(row[""], list):
+            if isinstance(row.get(""), list):  # under restkey; a column without a name has a text there
                 raise UserError(f"{where} has more fields than the header: quote fields that hold commas")
             if any(row[name] is None for name in columns):
                 raise UserError(f"{where} has fewer fields than the header")
