@@ -108,7 +108,7 @@ class Row:
 
 def settings_of(result: Result) -> dict[str, Any]:
     """The settings that can change this run's result, with decoding, by dotted key."""
-    others = _blocks(result.settings) - {result.method}
+    others = _methods_with_settings(result.settings) - {result.method}
     skipped = (*NOT_COMPARED, *(f"fnmodel.{name}" for name in others))
     if result.method in ("none", UNTRAINED):
         skipped = (*skipped, "fnmodel")
@@ -129,8 +129,8 @@ def settings_of(result: Result) -> dict[str, Any]:
     return kept | {f"{DECODING}{key}": value for key, value in result.decoding.items()}
 
 
-def _blocks(settings: dict[str, Any]) -> set[str]:
-    """Names of the methods that have settings, fnmodel.<method>.*."""
+def _methods_with_settings(settings: dict[str, Any]) -> set[str]:
+    """The names of the methods that have a node, fnmodel.<method>.*."""
     return {key.split(".")[1] for key in settings if key.startswith("fnmodel.") and key.count(".") > 1} - {"params"}
 
 

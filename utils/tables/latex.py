@@ -83,7 +83,7 @@ def _columns(grid: Grid, indices: Sequence[int], title: str) -> Grid:
     """``grid`` with its leading columns and the columns at ``indices``."""
     kept = [*range(grid.measured), *indices]
     rows = [[row[i] for i in kept] for row in grid.rows]
-    return Grid(title, [grid.header[i] for i in kept], rows, grid.blocks, grid.measured)
+    return Grid(title, [grid.header[i] for i in kept], rows, grid.model_starts, grid.measured)
 
 
 def _environment(grid: Grid, caption: str, label: str) -> str:
@@ -101,7 +101,7 @@ def _environment(grid: Grid, caption: str, label: str) -> str:
         r"\midrule",
     ]
     for i, row in enumerate(grid.rows):
-        if i in grid.blocks:
+        if i in grid.model_starts:
             lines.append(r"\midrule")
         lines.append(_line([_cell(cell) for cell in row]))
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}}", r"\end{table*}"])

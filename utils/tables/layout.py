@@ -39,7 +39,7 @@ class Grid:
     title: str
     header: list[Cell]
     rows: list[list[Cell]]
-    blocks: list[int]  # indices of the rows where another model begins
+    model_starts: list[int]  # indices of the rows where another model begins
     measured: int  # index of the first measured column; the columns before it identify a row
     costs: tuple[int, ...] = ()  # indices of the columns of times, speeds and memory
 
@@ -88,7 +88,7 @@ def make_table(
         unreadable: runs that cannot be read, of any data set.
         columns: keys of the measured columns; None for the default columns (the CSV then has all columns).
         sort: ``key``, ``key:asc`` or ``key:desc`` of any column; ``key`` alone puts the best first. None for
-            ``Row.sort_key``: untrained, full fine-tuning, LoRA, ROSA, others, each by trainable parameters.
+            ``Row.sort_key``: by model, then by the method's ``order``, then by trainable parameters.
         baseline: the method whose value is subtracted in differences.
 
     Raises:
@@ -161,25 +161,25 @@ def _setting_names(keys: list[str]) -> list[str]:
     return [readable(part if last.count(part) == 1 else key) for key, part in zip(keys, last, strict=True)]
 
 
-def _blocks(rows: list[Row]) -> list[int]:
+def _model_starts(rows: list[Row]) -> list[int]:
     return [i for i in range(1, len(rows)) if rows[i].base_model != rows[i - 1].base_model]
 
 
 def _main_grid(table: Table, columns: list[Column], scope: Scope) -> Grid:
     header, cells = _leading_columns(table)
-    blocks, measured = _blocks(table.rows), len(header)
+    starts, measured = _model_starts(table.rows), len(header)
     for column in columns:
         header.append(Cell(column.heading))
         best: set[int] = set()
         if scope.comparable(column):
-            for start, end in zip([0, *blocks], [*blocks, len(table.rows)], strict=True):
+            for start, end in zip([0, *starts], [*starts, len(table.rows)], strict=True):
                 best |= {start + i for i in best_rows(table.rows[start:end], column)}
         for i, (row, line) in enumerate(zip(table.rows, cells, strict=True)):
             line.append(_measured_cell(row, column, i in best))
     models = {row.first.model for row in table.rows}
     title = f"{table.dataset}, {models.pop()}" if len(models) == 1 else table.dataset
     costs = tuple(measured + i for i, column in enumerate(columns) if column.timing)
-    return Grid(title, header, cells, blocks, measured, costs)
+    return Grid(title, header, cells, starts, measured, costs)
 
 
 def _measured_cell(row: Row, column: Column, bold: bool) -> Cell:
@@ -207,7 +207,7 @@ def _delta_grids(table: Table, columns: list[Column], baseline: str, scope: Scop
     title = f"difference to {method_label(baseline)}" + (" of the same rank" if ranked else "")
     measured = len(header)
     header += [Cell(f"Δ {column.heading}") for column in usable]
-    return [Grid(title, header, [cells[i] for i in kept], _blocks(rows), measured)]
+    return [Grid(title, header, [cells[i] for i in kept], _model_starts(rows), measured)]
 
 
 def _gap_grid(table: Table) -> Grid:
@@ -222,7 +222,7 @@ def _gap_grid(table: Table) -> Grid:
         interval = "" if closed.interval is None else " to ".join(map(percent, closed.interval))
         number = closed.share is not None
         rows.append([*line, Cell(share, number=number), Cell(interval), Cell(str(closed.seeds), number=True)])
-    return Grid(GAP_TITLE, header, rows, _blocks([closed.row for closed in table.closed]), measured)
+    return Grid(GAP_TITLE, header, rows, _model_starts([closed.row for closed in table.closed]), measured)
 
 
 def percent(share: float) -> str:
