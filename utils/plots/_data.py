@@ -12,7 +12,7 @@ from pathlib import Path
 from utils.errors import UserError
 from utils.results.aggregate import DECODING, Row, compute_statistics, differing, most_common, rows_of
 from utils.results.columns import OWN_LOSS, Column, all_columns, check_name, mixed_losses
-from utils.results.methods import UNTRAINED, method_label
+from utils.results.methods import UNTRAINED
 from utils.results.parts import different_parts
 from utils.results.read import Result, keep_one_limit, read_results
 from utils.runs import finite
@@ -64,14 +64,13 @@ class PlotData:
             if row.first.method != UNTRAINED:
                 choices[row.first.method, as_typed(row.first.rank)].append(row)
         picked = []
-        for (method, rank), rows in choices.items():
+        for rows in choices.values():
             loss = f"val_{self.loss}"
             best = min(rows, key=lambda row: (row.settings.get(SAMPLE_METHOD, "random") != "random", _mean(row, loss)))
             picked.append(best)
             if len(rows) > 1:
-                name = " ".join([method_label(method), *([] if rank == "null" else [f"rank {rank}"])])
                 chosen = _differing_settings(best, rows)
-                self.note(f"{self.model}: {name} has {len(rows)} settings; all figures but sampling show {chosen}")
+                self.note(f"{self.model}: {best.name} has {len(rows)} settings; all figures but sampling show {chosen}")
         return sorted(picked, key=lambda row: (self.methods.index(row.first.method), rank_order(row.first.rank)))
 
     def note(self, text: str) -> None:
