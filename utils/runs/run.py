@@ -1,24 +1,8 @@
 """A run's directory: which files a run has, and how runs are found.
 
-``checkpoint_folder.py`` and ``rosa.files`` name the other files of a checkpoint than its summary.
-
-Layout of ``RUNS/<dataset>/<label>-<hash>/``::
-
-    config.yaml            the resolved configuration
-    .hydra/overrides.yaml  the overrides of the command line
-    run.json               the record: status, versions, hardware, parameter counts, timings, best metrics
-    metrics.jsonl          one object per logging point: step, epoch, split and the values
-    events.out.tfevents.*  TensorBoard
-    loggers.json           the ids by which wandb and trackio know the run; only with them
-    train.log              the log as plain lines
-    checkpoints/           best and last
-    start_adapter/         a copy of model.adapter, the adapter that the run starts from
-    <split>_predictions.txt, <split>_predictions.jsonl, <split>_references.txt   written by eval.py
-    eval.json              per split: loss, perplexity, decoding, limit, checkpoint hash
-    scores.json            per split: the scores and the hash of the predictions they belong to
-    .<work>.lock           locked by the process that trains, evaluates or scores the run
-
-Directory names are labels for people. Everything is read from the files.
+docs/architecture.md has a table of the files, with their content. ``checkpoint_folder.py`` and ``rosa.files`` name the
+other files of a checkpoint than its summary, ``utils.export`` its own. Directory names are labels for people:
+everything is read from the files.
 """
 
 from __future__ import annotations
