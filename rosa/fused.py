@@ -31,7 +31,7 @@ CACHED = 2**18  # numbers of a CPU's sum at a time: 1 MiB in float32
 
 
 def full_precision(device: torch.device) -> AbstractContextManager[Any]:
-    """Switch autocast off: values that are written into weights must not pass through bfloat16."""
+    """Switch autocast off: what is written into weights, or compared in a trial, must not pass through bfloat16."""
     return contextlib.nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from rosa.fused import full_precision
 from utils.errors import UserError, failed_trial
 
 ROUNDINGS = 64  # tolerance of the trial, in units of eps times the largest loss
@@ -27,7 +28,7 @@ def check_causal(token_loss: Any, device: torch.device) -> None:
     head_only, token_loss.head_only = token_loss.head_only, False
     tensors = (torch.tensor(values, device=device) for values in (TOKENS, POSITIONS, LABELS))
     try:
-        with torch.autocast(device.type, enabled=False):
+        with full_precision(device):
             _, losses = token_loss(*tensors)
         one, other = losses.chunk(2)
         tolerance = ROUNDINGS * torch.finfo(torch.float32).eps * float(losses.abs().max())

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from rosa.fused import full_precision
 from utils.errors import UserError, failed_trial
 from utils.models.compilation import blocks
 from utils.tokens.batches import Batch
@@ -119,7 +120,7 @@ def frozen_blocks(token_loss: Any, batch: Batch) -> FrozenBlocks:
     inputs = batch.input_ids, batch.positions, batch.labels
     training = token_loss.training
     try:
-        with torch.autocast(batch.input_ids.device.type, enabled=False):
+        with full_precision(batch.input_ids.device):
             token_loss.train()
             if not torch.equal(frozen.compute(batch.input_ids), frozen.compute(batch.input_ids)):
                 raise UserError(

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from rosa.fused import full_precision
 from utils.errors import failed_trial
 from utils.models.attention import why_no_mask
 from utils.tokens.encoding import Encoded, Sample
@@ -31,7 +32,7 @@ def why_not_shared(token_loss: Any, device: torch.device, longest: int) -> str |
     training = token_loss.training
     token_loss.eval()
     try:
-        with torch.autocast(device.type, enabled=False):
+        with full_precision(device):
             shared, alone = (_losses(token_loss, encoded, rows, device) for rows in ([[0, 1, 2]], [[0], [1], [2]]))
     except Exception as error:
         return failed_trial(error)

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rosa.fused import full_precision
 from utils.errors import failed_trial
 from utils.generation.tree.loop import Trees
 from utils.models.attention import why_no_mask
@@ -29,7 +30,7 @@ def why_not(model: Any, beams: int, ngram: int, prompt: int, new: int) -> str | 
     if model.config.get_text_config(decoder=True).vocab_size < 2 * beams + banned:
         return "its vocabulary is so small that all candidates could be banned"
     try:
-        with torch.autocast(model.device.type, enabled=False):
+        with full_precision(model.device):
             found, expected = _trial(model)
     except Exception as error:
         return failed_trial(error)
