@@ -21,7 +21,7 @@ SUFFIXES = (".csv", ".jsonl", ".jsonl.gz", ".json.gz")
 Row = tuple[str, dict[str, Any]]  # its place ("file, line 3") and its fields
 
 
-def read_text(path: Path, largest: int = LARGEST) -> str:
+def _unpacked_text(path: Path, largest: int = LARGEST) -> str:
     """The text of a UTF-8 file, unpacked if its name ends in .gz; without a byte order mark, line ends unchanged."""
     try:
         content = read_bytes(path, largest)
@@ -40,7 +40,7 @@ def read_csv(path: Path, columns: tuple[str, ...]) -> list[Row]:
     """The rows of a CSV file with a header that has at least ``columns``."""
     csv.field_size_limit(sys.maxsize)
     # a NUL would end a field early in other readers
-    text = read_text(path)
+    text = _unpacked_text(path)
     if "\0" in text:
         line = text[: text.index("\0")].count("\n") + 1
         raise UserError(f"{path}, line {line} has a NUL character: this is not a text file")
@@ -69,7 +69,7 @@ def read_csv(path: Path, columns: tuple[str, ...]) -> list[Row]:
 
 def read_json_lines(path: Path, largest: int = LARGEST) -> Iterator[Row]:
     """The objects of a JSON-lines file; numbers are texts as they are written, as in a CSV."""
-    return json_objects(path, read_text(path, largest).split("\n"), parse_int=str, parse_float=str)
+    return json_objects(path, _unpacked_text(path, largest).split("\n"), parse_int=str, parse_float=str)
 
 
 def json_objects(path: Path, lines: Iterable[str | bytes], **options: Any) -> Iterator[Row]:
