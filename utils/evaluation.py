@@ -221,10 +221,8 @@ def _measure(
     """Compute the losses of the run's best checkpoint, and write its predictions and their references."""
     from utils.generation.prompts import shorten
     from utils.models.loading import max_positions
-    from utils.models.losses import evaluate_losses
-    from utils.models.token_loss import TokenLoss
+    from utils.models.losses import model_losses
     from utils.processes.devices import autocast
-    from utils.tokens.batches import Collator
     from utils.tokens.packing import encode_units
 
     tokenizer, model, device, precision = generating_model(
@@ -246,10 +244,8 @@ def _measure(
         cut = sum(prompt != group[0].prompt for prompt, group in zip(prompts, chosen, strict=True))
         if cut:
             log.warning("%d of %d questions are cut at the beginning to fit the model", cut, len(chosen))
-    collator = Collator(tokenizer.pad_token_id, "all", device)
     with autocast(device, precision):
-        token_loss = TokenLoss(model).choose_fast_paths(encoded, collator)
-        losses = evaluate_losses(token_loss, encoded, collator, options.batch(), check=check)
+        losses = model_losses(model, encoded, tokenizer.pad_token_id, options.batch(), check)
         texts = generate(model, tokenizer, prompts, options.decoding, options.batch(), bar=True, check=check)
     as_prompted = [
         [dataclasses.replace(example, prompt=prompt) for example in group]

@@ -30,11 +30,9 @@ from utils.generation.decoding import Decoding
 from utils.generation.generate import generate
 from utils.metrics.exact_match import ExactMatch
 from utils.models.loading import load_model, load_tokenizer
-from utils.models.losses import evaluate_losses
-from utils.models.token_loss import TokenLoss
+from utils.models.losses import model_losses
 from utils.runs import Run
 from utils.runs.checkpoint_folder import load_weights
-from utils.tokens.batches import Collator
 from utils.tokens.encoding import encode
 
 RECORDS = Path(__file__).parent / "records"
@@ -46,9 +44,7 @@ def recall(model: Any, tokenizer: Any, source: DataSource) -> dict[str, float]:
     """What ``model`` knows of a book: loss in nats per target token, bits stored, share of numbers written whole."""
     examples = source.load("test", None, None)
     encoded = encode(examples, tokenizer, POSITIONS)
-    collator = Collator(tokenizer.pad_token_id, "target", torch.device("cpu"))
-    token_loss = TokenLoss(model).choose_fast_paths(encoded, collator)
-    target = evaluate_losses(token_loss, encoded, collator, 200).target
+    target = model_losses(model, encoded, tokenizer.pad_token_id, 200).target
     assert target is not None and source.target_bits is not None  # both hold for a phone book
     bits = max(0.0, len(examples) * source.target_bits - target.nats / math.log(2))
     texts = generate(model, tokenizer, [example.prompt for example in examples], GREEDY, 200)

@@ -16,8 +16,6 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-import torch
-
 import rosa
 from studies.capacity.measure import change, recall, weights
 from studies.records import copy_record, uncopied
@@ -26,11 +24,9 @@ from utils.data import get_source, training_units
 from utils.errors import run_cli
 from utils.io.files import write_json
 from utils.models.loading import load_model, load_tokenizer
-from utils.models.losses import evaluate_losses
-from utils.models.token_loss import TokenLoss
+from utils.models.losses import model_losses
 from utils.runs import Run
 from utils.runs.checkpoint_folder import load_weights
-from utils.tokens.batches import Collator
 from utils.tokens.packing import encode_units
 
 RECORDS = Path(__file__).parent / "records"
@@ -42,9 +38,7 @@ def english(model: Any, tokenizer: Any, folder: Path) -> dict[str, float]:
     source = get_source("eli5")
     units = training_units(source, source.load("validation", folder, None))[:DOCUMENTS]
     encoded = encode_units(units, tokenizer, packed=True, seq_len=BLOCK, block_size=BLOCK)
-    collator = Collator(tokenizer.pad_token_id, "all", torch.device("cpu"))
-    token_loss = TokenLoss(model).choose_fast_paths(encoded, collator)
-    found = evaluate_losses(token_loss, encoded, collator, 16).all
+    found = model_losses(model, encoded, tokenizer.pad_token_id, 16).all
     return {"loss": found.metrics()["loss"], "tokens": found.tokens}
 
 

@@ -10,11 +10,9 @@ import torch
 from utils.config.settings import Config
 from utils.data import training_units
 from utils.evaluation import Options, load_examples
-from utils.models.losses import evaluate_losses
-from utils.models.token_loss import TokenLoss
+from utils.models.losses import model_losses
 from utils.processes.devices import resolve_device
 from utils.runs import Run
-from utils.tokens.batches import Collator
 from utils.tokens.packing import encode_units
 from utils.training.data import share
 
@@ -30,10 +28,9 @@ def validation_losses(run: Run, config: Config, tokenizer: Any, models: Sequence
     units = share(units, train.validation_fraction, "validation_fraction", config.seed)
     encoded = encode_units(units, tokenizer, packed=source.packed, seq_len=train.seq_len, block_size=train.block_size)
     device = torch.device(resolve_device(options.device))
-    collator, losses = Collator(tokenizer.pad_token_id, "all", device), []
+    losses = []
     for model in models:
-        token_loss = TokenLoss(model.to(device).eval()).choose_fast_paths(encoded, collator)
-        found = evaluate_losses(token_loss, encoded, collator, options.batch())
+        found = model_losses(model.to(device).eval(), encoded, tokenizer.pad_token_id, options.batch())
         losses.append(found.metrics(config.loss_on())["loss"])
         model.cpu()
     return losses
