@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from transformers import AutoConfig, Gemma3Config, Gemma3ForConditionalGeneration
+from transformers import AutoConfig, Gemma3Config, Gemma3ForConditionalGeneration, GenerationConfig
 
 from tests.conftest import make_config
 from utils.errors import UserError, short_reason
+from utils.generation.decoding import Decoding
+from utils.generation.generate import generate
 from utils.models.loading import check_method_fits, load_model, load_model_config, load_tokenizer, max_positions
 
 
@@ -132,3 +134,20 @@ def test_positions_are_those_of_the_text_model() -> None:
     text = dict(vocab_size=50, head_dim=8, max_position_embeddings=77, **sizes)
     config = Gemma3Config(text_config=text, vision_config=dict(image_size=28, **sizes), image_token_index=49)
     assert max_positions(Gemma3ForConditionalGeneration(config)) == 77
+
+
+@pytest.mark.parametrize("own", [{"repetition_penalty": 5.0}, {"num_return_sequences": 2, "do_sample": True}])
+def test_texts_do_not_depend_on_the_generation_settings_of_the_model(
+    model: Path, own: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Qwen's chat models come with a penalty, which transformers' generate would add to a run's own settings."""
+    monkeypatch.setattr("utils.generation.tree.support.why_not", lambda *args: "a test")
+
+    def texts() -> list[str]:
+        loaded, tokenizer = load_model(str(model)), load_tokenizer(str(model))
+        return generate(loaded, tokenizer, ["name[A]", "B"], Decoding(num_beams=2, max_new_tokens=8), 2)
+
+    (model / "generation_config.json").unlink()
+    expected = texts()
+    GenerationConfig(**own).save_pretrained(model)
+    assert texts() == expected

@@ -105,7 +105,7 @@ def load_model(
         gguf: the name of a GGUF file in the model's folder or repository, which holds the weights.
         adapter: the folder of an adapter to merge, of this library or a LoRA of the library peft.
     """
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM, GenerationConfig
 
     config = load_model_config(name, dropout, gguf)
     # With a padding id, models search each batch for padding, which waits for the device. Here padding is on the right,
@@ -116,6 +116,7 @@ def load_model(
     model, info = _from_pretrained(AutoModelForCausalLM, name, "model", gguf, **options)
     _check_whole(info, name)
     model = as_plain(model) if gguf else model
+    model.generation_config = GenerationConfig()  # Decoding says how a run generates, not generation_config.json
     if adapter is not None:
         _merge_adapter(model, adapter)
     use_faster_modules(model)
