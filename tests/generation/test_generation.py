@@ -248,6 +248,15 @@ def test_transformers_serves_where_ours_cannot(monkeypatch: Any) -> None:
     assert generate(model, tokenizer, texts, decoding, 2) == ours and calls == [1]
 
 
+def test_texts_keep_the_blanks_that_the_model_wrote(monkeypatch: Any) -> None:
+    """Tokenizers of many older models would join "a , b" to "a, b", which is then no target of the data."""
+    tokenizer, text = load_tokenizer(str(BUNDLED["tiny"])), "it 's a , b . c"
+    tokenizer.clean_up_tokenization_spaces = True
+    tokenizer.clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output = True
+    monkeypatch.setattr("utils.generation.generate.generate_tokens", lambda *args: tokenizer([text])["input_ids"])
+    assert generate(None, tokenizer, ["a"], Decoding(), 1) == [text]
+
+
 def test_log_probabilities_in_chunks_and_blocks(monkeypatch: Any) -> None:
     torch.manual_seed(0)
     logits, banned = torch.randn(5, 3, 1000), torch.tensor([1, 7, 999, 10**6]).expand(5, 3, 4)

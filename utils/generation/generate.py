@@ -34,7 +34,9 @@ def generate(
 ) -> list[str]:
     """Generated continuations, special tokens removed, in the order of ``prompts``; see ``generate_tokens``."""
     new = generate_tokens(model, tokenizer, prompts, decoding, batch_size, **options)
-    return [text.strip() for text in tokenizer.batch_decode(new, skip_special_tokens=True)]
+    # what a tokenizer's own setting would clean up, as "a , b" to "a, b", may be as the targets have it
+    texts = tokenizer.batch_decode(new, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    return [text.strip() for text in texts]
 
 
 @torch.no_grad()

@@ -119,7 +119,7 @@ def encode(examples: Sequence[Example], tokenizer: Any, seq_len: int) -> Encoded
         if len(ids) > seq_len:
             cut += 1
             ids = ids[:seq_len]
-            target_text = tokenizer.decode(ids[len(prompt) :])
+            target_text = tokenizer.decode(ids[len(prompt) :], clean_up_tokenization_spaces=False)
         characters = len(example.prompt) + len(target_text) - unseen[example.prompt]
         samples.append(Sample(ids, len(prompt), len(target_text), characters))
     return Encoded(samples, cut)
