@@ -244,8 +244,24 @@ def test_transformers_serves_where_ours_cannot(monkeypatch: Any) -> None:
     monkeypatch.setattr("utils.generation.tree.support.why_not", lambda *args: "a test")
     calls = []
     original = model.generate
-    monkeypatch.setattr(model, "generate", lambda **options: calls.append(1) or original(**options))
-    assert generate(model, tokenizer, texts, decoding, 2) == ours and calls == [1]
+    monkeypatch.setattr(model, "generate", lambda **options: calls.append(options["num_beams"]) or original(**options))
+    assert generate(model, tokenizer, texts, decoding, 2) == ours and calls == [1, 1, 3]  # a trial, then the work
+
+
+@pytest.mark.parametrize("kind", ["bart", "bloom"])
+def test_texts_of_a_batch_are_those_of_single_prompts(kind: str, monkeypatch: Any) -> None:
+    """A mask moves no positions in BART's decoder, which is generated for without padding."""
+    bart = {"d_model": 32, **{f"{part}_layers": 2 for part in ("encoder", "decoder")}}
+    own = {"bart": bart, "bloom": {"hidden_size": 32, "n_layer": 2, "n_head": 4}}[kind]
+    tokenizer, decoding = load_tokenizer(str(BUNDLED["tiny"])), Decoding(num_beams=2, max_new_tokens=8)
+    monkeypatch.setitem(COMMON, "vocab_size", len(tokenizer))
+    model = make(kind, **own)
+    texts = ["a pub", "The pub near the river", "Here", "b pub"]
+    batches, original = [], model.generate
+    monkeypatch.setattr(model, "generate", lambda **options: batches.append(options) or original(**options))
+    together = generate(model, tokenizer, texts, decoding, 4)
+    assert sum(options["num_beams"] == 2 for options in batches) == {"bart": 3, "bloom": 1}[kind]
+    assert together == [generate(model, tokenizer, [text], decoding, 1)[0] for text in texts]
 
 
 def test_texts_keep_the_blanks_that_the_model_wrote(monkeypatch: Any) -> None:

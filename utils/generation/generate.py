@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -62,6 +63,7 @@ def generate_tokens(
     Raises:
         UserError: a prompt and max_new_tokens together exceed the model's positions.
     """
+    from utils.generation.padding import padding_counts
     from utils.generation.tree.support import why_not
 
     encoded = prompt_ids(prompts, tokenizer)
@@ -80,7 +82,11 @@ def generate_tokens(
         if reason:
             log.info("generating by transformers' own generate, which is slower: for ours, %s", reason)
         run = functools.partial(tree_generate, check=check) if reason is None else plain_generate
-        for chosen in length_batches(lengths, batch_size):
+        batches = length_batches(lengths, batch_size)
+        if reason and len(set(lengths)) > 1 and padding_counts(model):
+            log.info("prompts of one length are generated together, because padding would change this model's texts")
+            batches = [part for batch in batches for part in _of_one_length(batch, lengths)]
+        for chosen in batches:
             inputs = tokenizer.pad(
                 {"input_ids": [encoded[i] for i in chosen]}, padding_side="left", return_tensors="pt"
             ).to(model.device)
@@ -90,6 +96,11 @@ def generate_tokens(
             shown.update(len(chosen))
             check()
     return found
+
+
+def _of_one_length(batch: Sequence[int], lengths: Sequence[int]) -> list[list[int]]:
+    """A batch of prompts, sorted by length, in parts that need no padding."""
+    return [list(part) for _, part in itertools.groupby(batch, key=lambda i: lengths[i])]
 
 
 def tree_generate(
