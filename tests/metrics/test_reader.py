@@ -63,6 +63,14 @@ def test_tables_are_matched_by_source(tmp_path: Path) -> None:
     assert items.sources == ["x, 1", "x, 2"]
 
 
+def test_a_table_of_several_texts_for_each_source_is_refused(tmp_path: Path) -> None:
+    """Its references would be scored against themselves: BLEU 1."""
+    predictions = write(tmp_path, "p.csv", "mr,ref,Prediction\nx,good text,bad text\n")
+    references = write(tmp_path, "r.csv", "mr,ref\nx,good text\n")
+    with pytest.raises(UserError, match=r"p.csv, line 1.* ref, Prediction may hold the texts: keep the one"):
+        read_items(predictions, references)
+
+
 def test_plain_predictions_for_a_table_of_references(tmp_path: Path) -> None:
     references = write(tmp_path, "r.csv", "\ufeffmr,ref\na,1\na,2\nb,3\n")
     items = read_items(write(tmp_path, "p.txt", "first\nsecond\n"), references)

@@ -164,10 +164,14 @@ def _delimiter(path: Path, lines: list[str]) -> str | None:
 
 
 def _columns(header: list[str]) -> tuple[int, int] | None:
-    names = [name.strip().lower().replace(" ", "_") for name in header]
+    names = [_named(name) for name in header]
     source = next((names.index(name) for name in SOURCE_COLUMNS if name in names), None)
     text = next((names.index(name) for name in TEXT_COLUMNS if name in names), None)
     return None if source is None or text is None else (source, text)
+
+
+def _named(name: str) -> str:
+    return name.strip().lower().replace(" ", "_")
 
 
 def _split(line: str, delimiter: str) -> list[str]:
@@ -187,6 +191,12 @@ def _table(path: Path, lines: list[str], delimiter: str) -> list[Row]:
     columns = _columns(header)
     assert columns is not None
     source, text = columns
+    texts = [name for name in header if _named(name) in TEXT_COLUMNS]
+    if len(texts) > 1:  # references would be scored as predictions, perhaps against themselves
+        raise UserError(
+            f"{path}, line 1: any of the columns {', '.join(texts)} may hold the texts: keep the one to be scored, or "
+            "scored against, beside the sources"
+        )
     rows = []
     for number, line in enumerate(lines[1:], 2):
         if not line:
