@@ -9,7 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from transformers import AutoConfig, Gemma3Config, Gemma3ForConditionalGeneration, GenerationConfig
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    Gemma3Config,
+    Gemma3ForConditionalGeneration,
+    GenerationConfig,
+)
 
 from tests.conftest import make_config
 from utils.errors import UserError, short_reason
@@ -121,6 +127,16 @@ def test_padding_that_the_embedding_lacks_is_not_used(model: Path) -> None:
     tokenizer.add_special_tokens({"pad_token": "[PAD]"})
     tokenizer.save_pretrained(model)
     assert load_tokenizer(str(model)).pad_token_id == tokenizer.eos_token_id
+
+
+def test_a_configuration_that_checks_its_padding_is_no_harm(tmp_path: Path) -> None:
+    """ModernBERT's decoder declares an integer, which load_model takes away."""
+    sizes = dict(hidden_size=16, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2, vocab_size=50)
+    ends = dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id"), 0)
+    AutoModelForCausalLM.from_config(AutoConfig.for_model("modernbert-decoder", **sizes, **ends)).save_pretrained(
+        tmp_path
+    )
+    assert load_model(str(tmp_path)).config.pad_token_id is None
 
 
 def test_dropout_is_set_in_inner_configurations_too(tmp_path: Path) -> None:

@@ -110,7 +110,7 @@ def load_model(
     config = load_model_config(name, dropout, gguf)
     # With a padding id, models search each batch for padding, which waits for the device. Here padding is on the right,
     # where no token attends to it, and generation gets its padding id by itself.
-    config.pad_token_id = None
+    vars(config)["pad_token_id"] = None  # ModernBERT's decoder declares an integer, and a plain assignment checks that
     options = gguf_options() if gguf else {"use_safetensors": True}
     options |= {"config": config, "dtype": torch.float32, "output_loading_info": True}
     model, info = _from_pretrained(AutoModelForCausalLM, name, "model", gguf, **options)
