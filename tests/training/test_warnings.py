@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from tokenizers import Tokenizer
+from tokenizers.models import Unigram
+from transformers import PreTrainedTokenizerFast
 
 from utils.training import loop, setup
 
@@ -75,3 +79,17 @@ def test_validation_samples_that_are_training_samples_are_named(train: Any, tmp_
         (tmp_path / f"{split}.jsonl").write_text("\n".join(lines))
     run = train("dataset.name=pairs", f"dataset.path={tmp_path}", "train.epochs=1", "fnmodel.name=lora")
     assert "2 of 2 validation samples are training samples too" in run.log_file.read_text()
+
+
+def test_texts_that_end_within_are_named(train: Any, small_model: Path, tmp_path: Path) -> None:
+    """Unigram models, such as XGLM's, have </s> among the pieces of plain text."""
+    model = Path(shutil.copytree(small_model, tmp_path / "model"))
+    pieces = Unigram([("<unk>", 0.0), ("</s>", 0.0), ("a", -3.0), *((c, -4.0) for c in "</s>")], 0)
+    own_tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(pieces), unk_token="<unk>", eos_token="</s>")
+    own_tokenizer.save_pretrained(model)
+    for split in ("train", "validation", "test"):
+        (tmp_path / f"{split}.csv").write_text("prompt,target\na,a</s>a\n<s>,aa\n")
+    own = ("dataset.name=pairs", f"dataset.path={tmp_path}", "train.epochs=0", "fnmodel.name=lora")
+    log = train(f"model.name={model}", *own).log_file.read_text()
+    assert "2 of 8 prompts and targets spell </s>, which this tokenizer reads as the end" in log
+    assert "2 of 8" not in train(*own).log_file.read_text()

@@ -84,10 +84,23 @@ def prompt_ids(prompts: Sequence[str], tokenizer: Any) -> list[list[int]]:
 
 
 def spelled_tokens(texts: Iterable[str], tokenizer: Any) -> list[str]:
-    """The special token, as ``<|endoftext|>``, of each text that spells one; it is read as plain text."""
+    """The special token, as ``<|endoftext|>``, of each text that spells one; it is read as plain text.
+
+    But see ``ending_texts``.
+    """
     added = (str(token) for token in tokenizer.added_tokens_decoder.values() if token.special)
     names = re.compile("|".join(map(re.escape, {*added, *tokenizer.all_special_tokens})))
     return [found[0] for text in texts if (found := names.search(text))]
+
+
+def ending_texts(texts: Iterable[str], tokenizer: Any) -> int:
+    """The number of texts that spell eos and are read so all the same.
+
+    Unigram models (XGLM's) have their special tokens among the pieces of plain text.
+    """
+    spelling = [text for text in texts if tokenizer.eos_token in text]
+    tokens = tokenizer(spelling, add_special_tokens=False, verbose=False)["input_ids"] if spelling else []
+    return sum(tokenizer.eos_token_id in ids for ids in tokens)
 
 
 def encode(examples: Sequence[Example], tokenizer: Any, seq_len: int) -> Encoded:

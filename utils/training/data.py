@@ -15,7 +15,7 @@ from utils.errors import UserError
 from utils.log import log
 from utils.models.loading import max_positions
 from utils.runs.digests import TRAINING
-from utils.tokens.encoding import Encoded, spelled_tokens
+from utils.tokens.encoding import Encoded, ending_texts, spelled_tokens
 from utils.tokens.packing import encode_units
 
 
@@ -46,7 +46,12 @@ def load_training_data(config: Config, tokenizer: Any) -> TrainingData:
         for split, part in units.items()
     }
     texts = [text for split in units.values() for unit in split for e in unit for text in (e.prompt, e.target)]
-    if spelled := spelled_tokens(texts, tokenizer):
+    if ending := ending_texts(texts, tokenizer):
+        log.warning(
+            "%d of %d prompts and targets spell %s, which this tokenizer reads as the end of a text even there: what "
+            "follows it is trained as another text. Remove it from the data", ending, len(texts), tokenizer.eos_token,
+        )  # fmt: skip
+    elif spelled := spelled_tokens(texts, tokenizer):
         log.warning(
             "%d of %d prompts and targets spell special tokens of the model, such as %s: they are read as plain text, "
             "so that data cannot end a text", len(spelled), len(texts), spelled[0],
