@@ -112,6 +112,12 @@ def test_a_model_without_some_of_its_weights_is_refused(model: Path, changed: di
         load_model(str(model))
 
 
+def test_a_loaded_model_drops_nothing_before_it_trains(model: Path) -> None:
+    """As one of transformers; its faster dropout too."""
+    loaded = load_model(str(model))
+    assert loaded.config.resid_pdrop > 0 and not any(module.training for module in loaded.modules())
+
+
 def test_weights_without_a_place_are_named(model: Path, caplog: pytest.LogCaptureFixture) -> None:
     load_model(str(model))
     assert not caplog.records

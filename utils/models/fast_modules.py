@@ -71,6 +71,6 @@ def use_faster_modules(model: nn.Module) -> None:
     for module in list(model.modules()):
         for name, child in list(module.named_children()):
             if type(child) is NewGELUActivation:
-                setattr(module, name, GELUTanh())
+                setattr(module, name, GELUTanh().train(child.training))
             elif type(child) is nn.Dropout:
-                setattr(module, name, BitDropout(child.p, child.inplace))
+                setattr(module, name, BitDropout(child.p, child.inplace).train(child.training))
