@@ -82,6 +82,21 @@ def test_only_current_evaluations_are_skipped(roots: list[str], capsys: Any) -> 
     assert outcomes(FAST) == ["current"] * 3  # any precision will do
 
 
+def test_an_evaluation_on_data_that_changed_is_not_current(train: Any, tmp_path: Path, capsys: Any) -> None:
+    (data := tmp_path / "data").mkdir()
+    for split in ("train", "validation", "test"):
+        (data / f"{split}.csv").write_text("prompt,target\na,b\nc,d\n")
+    run = train("dataset.name=pairs", f"dataset.path={data}", "train.epochs=0")
+    assert [evaluate_run(run, FAST)[0] for _ in range(2)] == ["evaluated", "current"]
+    (data / "test.csv").write_text("prompt,target\na,b\nc,e\n")
+    with pytest.raises(UserError, match=r"its test data are not what .* has now\. .* remove its eval\.json"):
+        evaluate_run(run, FAST)
+    run.eval_file.unlink()
+    assert evaluate_run(run, FAST)[0] == "evaluated"
+    shutil.rmtree(data)
+    assert evaluate_run(run, FAST)[0] == "current"
+
+
 def test_one_failure_does_not_stop_the_others(roots: list[str], capsys: Any) -> None:
     broken, unfinished, good = find_runs(roots)
     for path in broken.best.glob("*.safetensors"):

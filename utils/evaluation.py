@@ -131,7 +131,8 @@ def evaluate_run(run: Run, options: Options, check: Callable[[], None] = never) 
     if options.limit is not None and not options.force and is_current(run, options.split, complete):
         return "skipped", f"evaluated on all items already: --force replaces that by the first {options.limit}"
     current = not options.force and is_current(run, options.split, conditions)
-    if not current or options.dataset_path:
+    local = config.dataset.folder()
+    if not current or options.dataset_path or (local is not None and local.exists()):  # other data are no current ones
         examples = load_examples(run, config, options)
     if current:
         return "current", "nothing to do (--force evaluates again)"
