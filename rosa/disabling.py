@@ -74,6 +74,8 @@ class BaseFunction(StandIn):
     def __init__(self, layer: AdapterLayer) -> None:
         super().__init__()
         self.unhooked = _Unhooked(layer.base)
+        for name, buffer in layer.named_buffers(recurse=False):  # DistributedDataParallel looks for those that it knows
+            self.register_buffer(name, buffer)
         self.train(layer.training)
         share_hooks(self, layer)
         self.transposed = layer.transposed

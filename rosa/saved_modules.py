@@ -80,13 +80,14 @@ def base_modules(model: nn.Module) -> Iterator[None]:
     Copies of the kept values replace their parameters meanwhile, and those tied to them in other modules.
 
     Raises:
-        AdapterError: their values were not kept.
+        AdapterError: their values were not kept, or they are sharded.
     """
     originals: dict[int, nn.Parameter] = {}
     for name, module in saved_modules(model).items():
         kept = getattr(module, KEPT, None)
-        if kept is None:
-            raise AdapterError(f"{name} trains whole, and its values from before were not kept (keep_base, sharding)")
+        # a forward pass of sharded modules gathers their own parameters over the copies that replace them
+        if kept is None or any(map(is_sharded, module.parameters())):
+            raise AdapterError(f"{name} trains whole, and its values from before are not at hand (keep_base, sharding)")
         for key, parameter in module.named_parameters():
             originals[id(parameter)] = nn.Parameter(kept[key].to(parameter), requires_grad=False)
     changed = [

@@ -15,6 +15,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
+from torch.nn.parallel import DistributedDataParallel
 
 import rosa
 from rosa.sharding import gather, is_sharded
@@ -22,11 +23,11 @@ from tests.rosa.cases import logits, make_model, make_optimizer, tokens, train_s
 from utils.processes.group import disconnect_at_end
 
 
-def sharded(family: str, config: rosa.AdapterConfig | None) -> Any:
+def sharded(family: str, config: rosa.AdapterConfig | None, start: bool = False) -> Any:
     """A model that is adapted, then split; its outermost group stays whole after a forward pass."""
     model = make_model(family)
     if config is not None:
-        rosa.inject(model, config, start=False)
+        rosa.inject(model, config, start=start)
     mesh = init_device_mesh("cpu", (2,))
     for block in model.transformer.h if family == "gpt2" else model.model.layers:
         fully_shard(block, mesh=mesh)
@@ -93,6 +94,16 @@ def check(family: str, config: rosa.AdapterConfig, folder: Path) -> None:
             action()
 
 
+def check_disabled() -> None:
+    """The base's function comes through the wrapper of DDP too; in shards it is refused where it would be wrong."""
+    wrapped = DistributedDataParallel(rosa.inject(make_model("gpt2"), rosa.RosaConfig(rank=2)))
+    with rosa.disabled(wrapped):
+        torch.testing.assert_close(logits(wrapped), logits(make_model("gpt2")), atol=1e-5, rtol=0)
+    model = sharded("gpt2", rosa.LoraConfig(rank=2, modules_to_save=["ln_f"]), start=True)
+    with pytest.raises(rosa.AdapterError, match="ln_f trains whole"), rosa.disabled(model):
+        pass
+
+
 def check_failure() -> None:
     """A process that fails in a resample takes the others with it; one process alone can adapt a model."""
     rank = dist.get_rank()
@@ -114,6 +125,7 @@ def main(folder: Path) -> None:
     dist.init_process_group("gloo")
     check("gpt2", rosa.RosaConfig(rank=1), folder / "rosa")
     check("llama", rosa.LoraConfig(rank=3), folder / "lora")
+    check_disabled()
     check_failure()
 
 
