@@ -72,7 +72,9 @@ def base_description(model: nn.Module, layers: Mapping[str, AdapterLayer]) -> di
     endings = next(iter(layers.values())).config.modules_to_save or ()
     own |= {id(p) for module in find_modules(model, endings).values() for p in module.parameters()}
     before_merge = {id(layer.base.weight): layer.unmerged_weight for layer in layers.values()}
-    before_merge |= {id(layer.base.bias): layer.unmerged_bias for layer in layers.values() if layer.bias is not None}
+    before_merge |= {
+        id(layer.base.bias): layer.unmerged_bias for layer in layers.values() if layer.base.bias is not None
+    }
     quantised = quantised_sizes(model)
     left = [p for p in model.parameters() if id(p) not in own]
     rest = [before_merge.get(id(p), p.detach()) for p in left if id(p) not in quantised]

@@ -47,6 +47,7 @@ METHODS = {  # SGD, unlike Adam, shows a gradient that is wrong by a factor
         "fnmodel.rosa.every=4",
         "fnmodel.rosa.optimizer_state=rescale",
     ),
+    "ia3": ("fnmodel.name=ia3", "train.optimizer=sgd", "train.lr=1000"),
 }
 DROPOUT = (
     "model.dropout=0.1", "logging.print_freq=4", "train.lr=1e-2", "train.micro_batch_size=2", "logging.samples=1",
@@ -59,6 +60,7 @@ SHARDED = {
     "relora": ("train.sharding=fsdp",),
     "rosa": ("train.sharding=fsdp", "train.micro_batch_size=2"),
     "one-sided": ("train.sharding=fsdp",),
+    "ia3": ("train.sharding=fsdp",),
 }
 STOPPED = f"exit {EXIT_INTERRUPTED}"
 
