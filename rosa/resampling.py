@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from rosa.errors import AdapterError
+from rosa.errors import AdapterError, OtherProcessError
 from rosa.fused import full_precision
 from rosa.kept_base import Pair, is_rounded
 from rosa.layers import AdapterLayer, LowRankLayer, product
@@ -175,7 +175,8 @@ def resample_layers(layers: Sequence[SubspaceLayer], number: int) -> None:
     Raises:
         RuntimeError: a layer is merged; nothing is written then.
         AdapterError: ``unrounded`` has 16 bits, a layer's weight or pair is not finite, or their sum is too large, and
-            nothing is written then; or another process failed, and the pairs of some layers are merged.
+            nothing is written then.
+        OtherProcessError: another process failed, and the pairs of some layers are merged.
     """
     for layer in layers:
         if layer.merged:
@@ -238,7 +239,7 @@ def _resample(layers: Sequence[SubspaceLayer], number: int, together: bool) -> N
                 found = pairs if process == here else [(torch.empty_like(x.A), torch.empty_like(x.B)) for x in group]
                 for layer, pair in zip(group, found, strict=True):
                     if several and (pair := _sent(pair, process))[0].isnan().any():
-                        raise failures[0] if process == here else AdapterError(f"process {process} could not resample")
+                        raise failures[0] if failures else OtherProcessError(f"process {process} could not resample")
                     layer.set_factors(*pair)
                     layer.number.fill_(number)
 

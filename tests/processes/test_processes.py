@@ -96,6 +96,7 @@ def ends(lab: Lab) -> dict[str, list[End]]:
     jobs["shrunk, stopped"] = Job([*shrunk, "train.sharding=fsdp"], happens="SIGTERM", index=0, step=6)
     jobs["bf16"] = Job(lab.overrides("bf16", *METHODS["rosa"], "train.sharding=fsdp", "train.precision=bf16"))
     jobs["nan"] = Job(lab.overrides("nan"), happens="nan", index=1, step=2)
+    jobs["memory"] = Job(lab.overrides("memory", *METHODS["rosa"]), happens="memory", index=1, step=2)
     jobs["locked"] = Job(lab.overrides("locked"))
     jobs["seeds"] = Job(lab.overrides("seeds", "runs=2", "train.epochs=1"))
     held = run_directory(make_config(*lab.overrides("locked")))
@@ -207,6 +208,15 @@ def test_a_loss_that_is_not_finite_ends_both(lab: Lab, ends: Any) -> None:
     assert main.startswith("Diverged: the training loss is nan at step")
     assert other.startswith("EchoedError: ")
     assert lab.run("nan").record()["status"] == "failed"
+
+
+def test_a_resample_that_fails_on_one_process_is_no_divergence(lab: Lab, ends: Any) -> None:
+    """A search takes a divergence for the result of a trial."""
+    main, other = (end.how for end in ends["memory"])
+    assert main.startswith("UserError: another process of this job ended")
+    assert other.startswith("UserError: out of memory at step ")
+    record = lab.run("memory").record()
+    assert (record["status"], record["diverged"]) == ("failed", False)
 
 
 def test_a_refused_lock_ends_both(ends: Any) -> None:

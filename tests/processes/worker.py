@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+import rosa
 from rosa.sharding import gather, is_sharded
 from tests.conftest import make_config
 from utils.errors import UserError
@@ -37,7 +38,8 @@ class Job:
     """
 
     overrides: list[str]
-    happens: str | None = None  # the name of a signal; nan: a parameter becomes NaN; error: an exception
+    # the name of a signal; nan: a parameter becomes NaN; error: an exception; memory: none is left in the next resample
+    happens: str | None = None
     index: int = 1
     step: int = 0
     where: str = "step"  # step, validation or samples
@@ -66,6 +68,9 @@ def run(job: Job) -> End:
                     training.trained_parameters()[0].fill_(torch.nan)
             elif job.happens == "error":
                 raise RuntimeError("planted")
+            elif job.happens == "memory":
+                for layer in rosa.adapter_layers(training.model).values():
+                    layer.sample = lambda *_: torch.empty(10**14)
             else:
                 os.kill(os.getpid(), signal.Signals[job.happens])
         return original(training, *arguments, **options)

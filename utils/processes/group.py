@@ -154,14 +154,17 @@ def disconnect_at_end() -> Iterator[None]:
 
 @contextlib.contextmanager
 def explain_lost_process() -> Iterator[None]:
-    """Re-raise the communication error that follows another process's death as a UserError."""
+    """Re-raise the error that follows another process's death, or its failure in a resample, as a UserError."""
     try:
         yield
     except RuntimeError as error:
         import torch.distributed as dist
 
+        from rosa.errors import OtherProcessError
+
         several = _connected is not None and _connected.count > 1
-        if several and (isinstance(error, dist.DistError) or any(word in str(error).lower() for word in LOST)):
+        told = isinstance(error, (dist.DistError, OtherProcessError))
+        if several and (told or any(word in str(error).lower() for word in LOST)):
             raise UserError(
                 "another process of this job ended or cannot be reached; its own output says why. The checkpoints "
                 "so far are kept: run the same command again to go on"
