@@ -95,6 +95,7 @@ def ends(lab: Lab) -> dict[str, list[End]]:
     shrunk = lab.overrides("shrunk", *METHODS["rosa"], "logging.print_freq=2")
     jobs["shrunk, stopped"] = Job([*shrunk, "train.sharding=fsdp"], happens="SIGTERM", index=0, step=6)
     jobs["bf16"] = Job(lab.overrides("bf16", *METHODS["rosa"], "train.sharding=fsdp", "train.precision=bf16"))
+    jobs["dry"] = Job(lab.overrides("dry", *METHODS["rosa"], "train.sharding=fsdp", "dry_run=true"))
     jobs["nan"] = Job(lab.overrides("nan"), happens="nan", index=1, step=2)
     jobs["memory"] = Job(lab.overrides("memory", *METHODS["rosa"]), happens="memory", index=1, step=2)
     jobs["locked"] = Job(lab.overrides("locked"))
@@ -201,6 +202,11 @@ def test_a_run_goes_on_with_another_number_of_processes(lab: Lab, ends: Any, nam
     expected = torch.tensor(points(one, "train", "step", "loss"))
     torch.testing.assert_close(torch.tensor(points(other, "train", "step", "loss")), expected, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(weights(other), weights(one), rtol=1e-4, atol=1e-5)
+
+
+def test_a_dry_run_tries_a_sharded_model(lab: Lab, ends: Any) -> None:
+    assert [end.how for end in ends["dry"]] == ["finished"] * 2
+    assert not (lab.folder / "dry").exists()
 
 
 def test_a_loss_that_is_not_finite_ends_both(lab: Lab, ends: Any) -> None:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 import rosa
-from rosa.sharding import local_part
+from rosa.sharding import is_sharded, local_part
 from utils.errors import UserError
 from utils.log import log
 from utils.models.losses import evaluate_losses
@@ -118,6 +118,11 @@ def _bytes(tensors: Iterable[Any]) -> int:
     return sum(tensor.nbytes for tensor in map(local_part, tensors))
 
 
+def _storages(model: nn.Module) -> set[int]:
+    """Where the model's values lie now: in a sharded model also those that are gathered at this moment."""
+    return {local_part(t).untyped_storage().data_ptr() for t in (*model.parameters(), *model.buffers())}
+
+
 class SavedTensors(torch.autograd.graph.saved_tensors_hooks):
     """A context in which the bytes are counted that autograd keeps for a backward pass, parameters apart.
 
@@ -128,10 +133,11 @@ class SavedTensors(torch.autograd.graph.saved_tensors_hooks):
     def __init__(self, model: nn.Module) -> None:
         self.peak = self._now = 0
         self._uses: dict[int, int] = {}  # of each storage that is kept
-        own = {t.untyped_storage().data_ptr() for t in (*model.parameters(), *model.buffers())}
+        fixed = None if any(map(is_sharded, model.parameters())) else _storages(model)
 
         def keep(tensor: Tensor) -> Any:
             tensor = tensor.detach()  # else an output that is kept would keep its own graph
+            own = _storages(model) if fixed is None else fixed
             return tensor if tensor.untyped_storage().data_ptr() in own else _Kept(self, tensor)
 
         super().__init__(keep, lambda kept: kept.tensor if isinstance(kept, _Kept) else kept)
