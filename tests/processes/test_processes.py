@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 
+from rosa.files import SUBSPACE, read_checksums
 from tests.conftest import make_config
 from tests.processes import worker
 from tests.processes.conftest import Lab
@@ -69,6 +71,15 @@ def weights(run: Run) -> dict[str, torch.Tensor]:
     """Every tensor of the run's last checkpoint."""
     files = sorted(run.last.glob("*.safetensors"))
     return {f"{path.name}/{name}": value for path in files for name, value in load_file(path).items()}
+
+
+def subspaces(run: Run) -> list[str | None]:
+    """The number of the subspace in each file of the run's last checkpoint."""
+    found = []
+    for path in sorted(run.last.glob("*.safetensors")):
+        with safe_open(path, "pt") as file:
+            found.append(read_checksums(file).get(SUBSPACE))
+    return found
 
 
 def points(run: Run, split: str, *names: str) -> list[list[float]]:
@@ -133,6 +144,7 @@ def test_two_processes_equal_one(lab: Lab, ends: Any, single: Any, placement: st
         torch.testing.assert_close(torch.tensor(points(two, split, *names)), expected, rtol=1e-5, atol=1e-6)
     assert points(one, "resample", "step", "number") == points(two, "resample", "step", "number")
     torch.testing.assert_close(weights(two), weights(one), rtol=1e-4, atol=1e-5)
+    assert subspaces(two) == subspaces(one)
     moved = points(one, "validation", "loss")
     assert moved[-1][0] < moved[0][0] - 0.03  # else equality would prove nothing
 

@@ -158,25 +158,27 @@ class Shards(Placement):
 
     @contextlib.contextmanager
     def full_model(self, model: nn.Module) -> Iterator[nn.Module]:
-        """A copy of the model on the CPU of the main process, gathered parameter by parameter.
+        """A copy of the model on the CPU of the main process, gathered tensor by tensor.
 
         On the other processes it has no values. Nor do parameters that a checkpoint leaves out (an adapter's base
         model).
         """
         assert self._twin is not None
         kept = {id(p) for layer in rosa.adapter_layers(self._twin).values() for p in layer.changing_parameters()}
+        parameters = zip(self._twin.parameters(), model.parameters(), strict=True)
+        pairs: list[tuple[Tensor, Tensor]] = [(own, p) for own, p in parameters if id(own) in kept or not kept]
+        pairs += zip(self._twin.buffers(), model.buffers(), strict=True)  # such as the number of a layer's subspace
         filled = []
-        for own, parameter in zip(self._twin.parameters(), model.parameters(), strict=True):
-            if id(own) in kept or not kept:
-                values = gather(parameter)
-                if self.processes.main:
-                    filled.append((own, own.detach()))
-                    torch.utils.swap_tensors(own, nn.Parameter(values.cpu(), own.requires_grad))
+        for own, tensor in pairs:
+            values = gather(tensor)
+            if self.processes.main:
+                filled.append((own, own.detach()))
+                _set(own, values.cpu())
         try:
             yield self._twin
         finally:
             for own, empty in filled:
-                torch.utils.swap_tensors(own, nn.Parameter(empty, own.requires_grad))
+                _set(own, empty)
 
 
 def _on_meta(model: nn.Module) -> nn.Module:
@@ -187,6 +189,12 @@ def _on_meta(model: nn.Module) -> nn.Module:
         for t in tensors
     }
     return copy.deepcopy(model, memo)
+
+
+def _set(own: Tensor, values: Tensor) -> None:
+    """Let a parameter or buffer have other ``values``, of another device."""
+    is_parameter = isinstance(own, nn.Parameter)
+    torch.utils.swap_tensors(own, nn.Parameter(values, own.requires_grad) if is_parameter else values)
 
 
 def _map(values: dict[str, Any], function: Any) -> dict[str, Any]:
