@@ -24,9 +24,13 @@ def export(model: Any, folder: str | Path) -> None:
     Every process of a sharded model must call this; the first one gathers the whole model on its CPU.
 
     Raises:
-        AdapterError: a model of the library peft, or a quantised weight. Nothing is written then.
+        AdapterError: a model of the library peft, one without ``save_pretrained``, or a quantised weight. Nothing is
+            written then.
     """
     layers = layers_in_place(model, to_merge=True)
+    if not hasattr(model, "save_pretrained"):
+        wrapped = "the model that it wraps (model.module)" if hasattr(model, "module") else "a model of transformers"
+        raise AdapterError(f"{type(model).__name__} has no save_pretrained: give {wrapped}")
     if any(is_sharded(layer.base.weight) for layer in layers.values()):
         with merged(model):
             state = gather_all(model.state_dict(keep_vars=True))

@@ -231,6 +231,14 @@ def test_a_disabled_or_distributed_model_is_refused(tmp_path: Path) -> None:
         rosa.inject(plain, rosa.RosaConfig(rank=2))
 
 
+def test_a_wrapped_model_is_not_exported(tmp_path: Path) -> None:
+    wrapper = torch.nn.Module()
+    wrapper.module = adapt("gpt2", rosa.LoraConfig(rank=2))
+    with pytest.raises(rosa.AdapterError, match=r"give the model that it wraps \(model\.module"):
+        rosa.export(wrapper, tmp_path / "export")
+    assert not (tmp_path / "export").exists()
+
+
 def test_peft_says_that_epochs_do_nothing_where_steps_are_meant() -> None:
     model = adapt_by_peft(level="step", every=2)
     with pytest.warns(UserWarning, match=r"after_epoch does nothing with level='step'"):
