@@ -6,6 +6,8 @@ from typing import Any
 
 import torch
 
+from rosa.fused import full_precision
+
 ROUNDINGS = 512  # tolerance of the trial, in units of eps times the largest logit
 PROMPT, PADDING = [3, 5, 8], 2
 
@@ -16,7 +18,7 @@ def padding_counts(model: Any) -> bool:
 
     So it is with the decoders of BART and its kin, and with recurrent models that read no mask (RWKV).
     """
-    with torch.autocast(model.device.type, enabled=False):
+    with full_precision(model.device):
         alone, padded = _logits(model, 0), _logits(model, PADDING)
     tolerance = ROUNDINGS * torch.finfo(model.dtype).eps * float(alone.abs().max())
     return not float((padded - alone).abs().max()) <= tolerance
