@@ -158,8 +158,9 @@ def test_the_scores_of_e2e_are_those_of_the_records() -> None:
     compute_statistics(rows, scores)
     page = cells((folder / "README.md").read_text(encoding="utf-8"))
     shown = {tuple(row[1:]) for row in page if len(row) == 7}
-    assert len(rows) == 6
-    for row in rows:
+    scored = [row for row in rows if "BLEU" in row.statistics]
+    assert len(scored) == 6  # ROSA of rank 1 has its losses only
+    for row in scored:
         values = [(row.statistics[column.key], column.decimals) for column in scores]
         assert tuple(f"{one.mean:.{digits}f} ± {one.std:.{digits}f}" for one, digits in values) in shown
 
