@@ -3,8 +3,8 @@
     python -m studies.capacity.figure [RECORDS]
 
 writes capacity.png and capacity.pdf beside the page: means of the reported seeds with one standard deviation, of the
-largest book. Methods that do not resample are levels. A second panel has the bits over the size of the book, if there
-are runs of several sizes.
+largest book. Methods that do not resample are levels; variants of ROSA are in the tables only. A second panel has the
+bits over the size of the book, if there are runs of several sizes.
 """
 
 from __future__ import annotations
@@ -36,8 +36,9 @@ def draw(runs: list[Measured]) -> Figure:
         UserError: there is no run of a reported seed.
     """
     ways: dict[Way, list[Measured]] = defaultdict(list)
-    for run in (run for run in runs if not run.trial):
-        ways[run.way].append(run)
+    for run in runs:
+        if not run.trial and not (run.way.method == "rosa" and run.way.others):
+            ways[run.way].append(run)
     found: dict[Way, Statistic] = {}
     for way in sorted(ways, key=order):
         if statistic := Statistic.of([run.bits / 1000 for run in best_rate(ways[way]) if run.bits is not None]):
