@@ -101,7 +101,7 @@ def nothing_twice(project: Path) -> bool:
 
 
 def states(run: Run) -> dict[str, str]:
-    return {job["id"]: job["state"] for job in json.loads(run("-s", "--json").out)["jobs"]}
+    return {job["id"].partition("-")[0]: job["state"] for job in json.loads(run("-s", "--json").out)["jobs"]}
 
 
 def test_the_trials_go_with_a_job_behind_them(trainer: Path, slurm: FakeSlurm, run: Run) -> None:
@@ -242,7 +242,17 @@ def test_a_combination_without_a_choice_is_said_by_its_job(trainer: Path, run: R
     cluster.run()
     assert finals(trainer).keys() == {"lora"}
     words = "group find: method=rosa: all 3 trainings diverged: give other values"
-    (status,) = [job for job in json.loads(run("-s", "--json").out)["jobs"] if job["id"] == NEXT]
+    (status,) = [job for job in json.loads(run("-s", "--json").out)["jobs"] if job["id"].startswith(NEXT)]
     assert status["state"] == "failed" and words in status["note"]
     assert words in run().err
     assert re.search(r"^search find: method=rosa: all 3 trainings diverged", run("-s").out, re.M)
+
+
+def test_each_of_two_sweep_files_of_one_state_goes_on(trainer: Path, slurm: FakeSlurm, run: Run) -> None:
+    """They may have groups of one name, as copies of one file have."""
+    (trainer / "more.yaml").write_text((trainer / "jobs.yaml").read_text().replace("[0.003, 0.01, 0.001]", "[0.02]"))
+    for file in ("jobs.yaml", "more.yaml", "jobs.yaml"):
+        assert run("--fn", file).code == 0
+    follows = [job["script"] for job in slurm.jobs() if " --continue " in job["script"]]
+    assert ["more.yaml" in script for script in follows] == [False, True], "one for each file"
+    assert len(slurm.jobs()) == 4

@@ -82,7 +82,7 @@ def send(sweep: Sweep, groups: list[Group], retry: bool, local: int | None, go_o
     names = [group.name for group in groups]
     groups = sweep.again().only(names)
     # --retry sends jobs of the file alone: what has left it would be counted for ever
-    present = {job for group in groups for job in (*group.job_ids, group.next_id)}
+    present = {job for group in groups for job in (*group.job_ids, sweep.next_id(group))}
     bad = [statuses[one] for one in present if one in statuses and statuses[one].state in RETRY and not retry]
     left = sum(local is None or not status.stopped_here for status in bad)
     said = [] if printed else ["nothing to send"]
@@ -177,7 +177,7 @@ def cancel(sweep: Sweep, only: list[str] | None) -> int:
             statuses, messages = read_statuses(sweep, ledger, fix=True)
             ledger.save()
         _print_notes(messages)
-        follow = {group.next_id for group in sweep.groups}
+        follow = {sweep.next_id(group) for group in sweep.groups}
         chosen = [status for status in statuses.values() if status.active and (not only or status.group in only)]
         at_slurm = [status for status in chosen if status.slurm_id and status.slurm_id != LOCAL]
         at_slurm.sort(key=lambda status: status.id not in follow)  # the end of trials must not start what follows

@@ -40,7 +40,7 @@ def next_group(sweep: Sweep, group: Group, chosen: list[Group]) -> Group:
     options = [line for line in group.preamble.splitlines() if line.lstrip().startswith("#SBATCH")]
     return replace(
         group,
-        jobs=(Job(group.next_id, group.name, "", shlex.join(words), {}),),
+        jobs=(Job(sweep.next_id(group), group.name, "", shlex.join(words), {}),),
         resources={**resources, "time": f"0:{limit // 60:02}:{limit % 60:02}"},
         preamble="\n".join(options),
         save_before=min(group.save_before, limit // 2),

@@ -114,8 +114,8 @@ def job_statuses(sweep: Sweep, ledger: Ledger, listing: Listing) -> dict[str, Jo
     jobs: dict[str, Job] = {}
     for group in sweep.groups:
         jobs |= {job.id: job for job in group.jobs}
-        if group.next_id in latest:
-            jobs[group.next_id] = Job(group.next_id, group.name, "goes on with the search", "", {})
+        if (follows := sweep.next_id(group)) in latest:
+            jobs[follows] = Job(follows, group.name, "goes on with the search", "", {})
     diverged, waits = sweep.diverged, {job for group in sweep.groups for job in group.waits}
     for job_id, (submission, _) in latest.items():
         jobs.setdefault(job_id, Job(job_id, submission.group, "(not in the sweep file)", "", {}))
@@ -132,8 +132,9 @@ def job_statuses(sweep: Sweep, ledger: Ledger, listing: Listing) -> dict[str, Jo
         if status.state == "done" and (job.id in waits or status.lost_its_run):
             status.state = NO_RESULT
     for group in sweep.groups:  # the way of a search that is over
-        if group.settled and group.next_id in statuses and not statuses[group.next_id].active:
-            del statuses[group.next_id]
+        follows = sweep.next_id(group)
+        if group.settled and follows in statuses and not statuses[follows].active:
+            del statuses[follows]
     return statuses
 
 

@@ -97,7 +97,7 @@ def plan(sweep: Sweep, groups: list[Group], statuses: dict[str, JobStatus], retr
             requests += _singles(group, jobs, limit)
         sending = {job.id for job in jobs}
         trials = [id_ for id_ in group.waits if id_ in sending or statuses[id_].can_end]
-        if trials and not is_expected(statuses.get(group.next_id)):
+        if trials and not is_expected(statuses.get(sweep.next_id(group))):
             own = next_group(sweep, group, groups)
             requests.append(Request(own, list(own.jobs), False, None, trials=trials))
     return requests

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -85,11 +86,6 @@ class Group:
         return [job for found in self.searches for job in found.waits]
 
     @property
-    def next_id(self) -> str:
-        """The id of the job that goes on with its searches (next_job.py)."""
-        return f"{self.slug}.next"
-
-    @property
     def slug(self) -> str:
         """The name as it stands in ids, file names and SLURM's job names."""
         return slug(self.name)
@@ -124,6 +120,10 @@ class Sweep:
     @property
     def jobs(self) -> list[Job]:
         return [job for group in self.groups for job in group.jobs]
+
+    def next_id(self, group: Group) -> str:
+        """The id of the job that goes on with a group's searches: of this file, since another may share the state."""
+        return f"{group.slug}.next-{hashlib.sha256(os.fsencode(self.file.absolute())).hexdigest()[:8]}"
 
     def findings(self) -> list[str]:
         """What its searches have chosen, and what they could not choose: a line for each."""
