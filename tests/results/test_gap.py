@@ -71,6 +71,16 @@ def test_each_method_counts_with_its_own_rate(tmp_path: Path) -> None:
     assert row_of(csv_of(tmp_path), method="rosa").gap_closed == pytest.approx(0.5, rel=1e-12)
 
 
+def test_the_rate_with_the_same_seeds_counts_not_a_single_trial_of_another(tmp_path: Path) -> None:
+    for method, losses in LOSSES.items():
+        write(tmp_path, method, losses)
+    write(tmp_path, "lora", [1.11], config={"train.lr": 3e-3})  # lower, by luck
+    write(tmp_path, "none", [1.01], first=7, config={"train.lr": 3e-3})
+    compile_results([tmp_path])
+    lora, rosa, full = (sum(LOSSES[name]) / 3 for name in ("lora", "rosa", "none"))
+    assert row_of(csv_of(tmp_path), method="rosa").gap_closed == pytest.approx((lora - rosa) / (lora - full), rel=1e-12)
+
+
 def test_only_what_is_trained_alike_is_compared(tmp_path: Path) -> None:
     """LoRA+ is a method to compare, not the reference; full training of fewer layers or for longer is no ceiling."""
     targets = "fnmodel.params.target_modules"

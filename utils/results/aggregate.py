@@ -239,8 +239,8 @@ def set_baselines(rows: list[Row], method: str) -> None:
 def counterpart(row: Row, rows: Iterable[Row], method: str) -> Row | None:
     """The row of ``method`` to compare ``row`` with: of the same model, and with no rank or the same rank.
 
-    Of several, the one with the fewest different settings that are not ``free`` is used, then the one with the lowest
-    validation loss.
+    Of several, the one with the fewest different settings that are not ``free`` is used, then the one with the most
+    seeds in common, then the one with the lowest validation loss: a rate tried with one seed may be low by luck.
     """
     candidates = [
         other
@@ -259,8 +259,9 @@ def free(key: str) -> bool:
 def _distance(row: Row, other: Row) -> tuple[Any, ...]:
     common = [key for key in row.settings.keys() & other.settings.keys() if not free(key)]
     differences = sum(as_typed(row.settings[key]) != as_typed(other.settings[key]) for key in common)
+    seeds = {str(result.seed) for result in row.results} & {str(result.seed) for result in other.results}
     loss = other.statistics.get("val_loss")
-    return (row is not other, differences, loss.mean if loss else float("inf"), other.sort_key())
+    return (row is not other, differences, -len(seeds), loss.mean if loss else float("inf"), other.sort_key())
 
 
 def best_rows(rows: list[Row], column: Column) -> set[int]:

@@ -167,7 +167,7 @@ def baseline_notes(rows: list[Row]) -> Iterator[str]:
         if words:
             yield (
                 f"Differences to {name} are to the row {words}, the one with the fewest other settings, then the "
-                "lowest validation loss."
+                "most seeds in common, then the lowest validation loss."
             )
 
 
