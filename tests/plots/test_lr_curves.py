@@ -65,6 +65,19 @@ def test_variants_and_ranks_are_lines_of_their_own(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
+def test_lines_of_one_method_and_rank_look_and_read_differently(tmp_path: Path) -> None:
+    for rate in (1e-3, 3e-3):
+        for bias, batch in (("none", 8), ("none", 16), ("adapted", 8)):
+            config = {"train.lr": rate, "fnmodel.params.bias": bias, "train.batch_size": batch}
+            write_run(tmp_path, method="lora", loss=1.0, config=config, record={"bias": bias})
+    figure = figure_of("lr_curves", tmp_path)
+    drawn = [line for line in figure.legends[0].get_lines() if line.get_marker() != "*"]
+    assert len({(line.get_color(), str(line._dash_pattern), line.get_marker()) for line in drawn}) == 3
+    assert set(texts(figure)) == {
+        "LoRA batch_size 8 biases none", "LoRA batch_size 16 biases none", "LoRA batch_size 8 biases adapted", "lowest",
+    }  # fmt: skip
+
+
 def test_a_grid_without_a_search_is_shown_with_its_lowest_mean(tmp_path: Path) -> None:
     for rate, losses in {1e-3: (1.0, 1.2), 3e-3: (0.9, 1.1)}.items():
         for seed, loss in enumerate(losses):

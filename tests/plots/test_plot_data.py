@@ -20,6 +20,15 @@ def test_a_setting_is_chosen_by_the_loss_that_all_runs_share(tmp_path: Path) -> 
     assert row.settings["train.lr"] == 1e-2
 
 
+def test_a_setting_with_more_seeds_is_chosen_before_a_lucky_run_and_the_note_names_its_biases(tmp_path: Path) -> None:
+    for seed, loss in ((0, 1.0), (1, 1.1)):
+        write_run(tmp_path, method="lora", seed=seed, loss=loss, record={"bias": "adapted", "group": "adapted"})
+    write_run(tmp_path, method="lora", loss=0.9, record={"bias": "none", "group": "none"})
+    (data,) = load_plot_data(tmp_path)
+    assert [row.first.bias for row in data.trained()] == ["adapted"]
+    assert data.notes == ["gpt2: LoRA 0.05 has 2 settings; all figures but sampling show biases=adapted"]
+
+
 def test_runs_on_other_data_are_left_out_and_named(tmp_path: Path) -> None:
     for seed in (0, 1):
         write_run(tmp_path, seed=seed, record={"data_sha256": {"validation": "a" * 64}})

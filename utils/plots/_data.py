@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from utils.errors import UserError
-from utils.results.aggregate import DECODING, Row, compute_statistics, differing, most_common, rows_of
+from utils.results.aggregate import DECODING, Row, compute_statistics, differing, distinction, most_common, rows_of
 from utils.results.columns import OWN_LOSS, Column, all_columns, check_name, mixed_losses
 from utils.results.methods import UNTRAINED
 from utils.results.parts import different_parts
@@ -57,16 +57,20 @@ class PlotData:
         """One row per method and rank, sorted by method, then rank ratios, then integer ranks.
 
         Of several settings, those with the ``random`` sample method come first, because that is the published method;
-        then the lowest validation loss decides. A note names the chosen setting.
+        then those with the most seeds, then that with the lowest validation loss. A note names the chosen setting.
         """
+
+        def preference(row: Row) -> tuple[bool, int, float]:
+            other = row.settings.get(SAMPLE_METHOD, "random") != "random"
+            return other, -len(row.results), _mean(row, f"val_{self.loss}")
+
         choices: dict[tuple[str, str], list[Row]] = defaultdict(list)
         for row in self.rows:
             if row.first.method != UNTRAINED:
                 choices[row.first.method, as_typed(row.first.rank)].append(row)
         picked = []
         for rows in choices.values():
-            loss = f"val_{self.loss}"
-            best = min(rows, key=lambda row: (row.settings.get(SAMPLE_METHOD, "random") != "random", _mean(row, loss)))
+            best = min(rows, key=preference)
             picked.append(best)
             if len(rows) > 1:
                 chosen = _differing_settings(best, rows)
@@ -112,8 +116,8 @@ def _mean(row: Row, key: str) -> float:
 
 
 def _differing_settings(best: Row, rows: list[Row]) -> str:
-    keys = [key for key in best.settings if len({as_typed(row.settings.get(key)) for row in rows}) > 1]
-    return ", ".join(f"{key}={as_typed(best.settings[key])}" for key in keys) or f"group {best.first.group[:8]}"
+    words = (f"{key}={as_typed(value)}" for key, value in distinction(best, rows).items())
+    return ", ".join(words) or f"group {best.first.group[:8]}"
 
 
 def _points(result: Result, split: str, key: str, data: PlotData) -> dict[float, float]:

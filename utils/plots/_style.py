@@ -99,6 +99,11 @@ def method_style(names: Sequence[str], name: str) -> tuple[str, Any, str]:
     return unused[others.index(name) % len(unused)]
 
 
+def variant_dashes(dashes: Any, index: int) -> Any:
+    """The line style of the line number ``index`` of those that share a colour; the first has ``dashes``."""
+    return [dashes, *(other for _, other, _ in _PALETTE if other != dashes)][index % len(_PALETTE)]
+
+
 def label(method: str, length: int = 22) -> str:
     """A method's name for a legend, cut to ``length`` characters."""
     return cut(method_label(method), length)

@@ -23,8 +23,9 @@ from utils.plots._style import (
     rank_shade,
     ranks_of,
     row_label,
+    variant_dashes,
 )
-from utils.results.aggregate import Row, differing
+from utils.results.aggregate import Row, distinction
 from utils.results.columns import LOSS_UNIT
 from utils.results.methods import UNTRAINED
 from utils.runs import finite
@@ -63,10 +64,12 @@ def draw(data: PlotData) -> Figure:
     for line in lines:
         first = line[0].first
         colour, dashes, marker = method_style(methods, first.method)
+        same = [other for other in lines if other[0].name == line[0].name]
+        dashes = variant_dashes(dashes, same.index(line))
         if first.rank is not None:
             colour, marker = rank_shade(colour, ranks, first.rank), rank_marker(ranks, first.rank)
         points = {_rate(row): row.statistics[key] for row in line}
-        text = cut(_text(line, lines, ranks), 40)
+        text = cut(_text(line[0], [other[0] for other in same], ranks), 40)
         handles.append(
             draw_points(axes, list(points), list(points.values()), text, color=colour, linestyle=dashes, marker=marker)
         )
@@ -97,9 +100,8 @@ def _rate(row: Row) -> float:
     return finite(row.settings.get(RATE)) or 0.0
 
 
-def _text(line: list[Row], lines: list[list[Row]], ranks: list[int | float]) -> str:
-    """Method, rank, and the settings by which it differs from others of the same method and rank."""
-    first = line[0]
-    same = [other[0] for other in lines if other[0].name == first.name]
-    words = [as_typed(first.settings[name]) for name in differing(same) if name != RATE and name in first.settings]
+def _text(first: Row, same: list[Row], ranks: list[int | float]) -> str:
+    """Method, rank, and the settings by which a line differs from others of the same method and rank."""
+    differs = {name.rpartition(".")[2]: value for name, value in distinction(first, same).items() if name != RATE}
+    words = [("" if name == "sample_method" else f"{name} ") + as_typed(value) for name, value in differs.items()]
     return " ".join([row_label(ranks, first), *words])

@@ -230,6 +230,13 @@ def differing(rows: list[Row]) -> list[str]:
     return [key for key in keys if len({as_typed(row.settings[key]) for row in rows if key in row.settings}) > 1]
 
 
+def distinction(row: Row, rows: list[Row]) -> dict[str, Any]:
+    """The settings by which ``row`` differs from those of ``rows`` that have its method and rank; biases last."""
+    same = [other for other in rows if other.name == row.name]
+    settings = {key: row.settings[key] for key in differing(same) if key in row.settings}
+    return settings | ({"biases": row.first.bias} if len({other.first.bias for other in same} - {None}) > 1 else {})
+
+
 def set_baselines(rows: list[Row], method: str) -> None:
     """Set the baseline of each row to its ``counterpart`` of ``method``. A row without one has no baseline."""
     for row in rows:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from utils.data import SPLITS
 from utils.metrics import NEITHER
-from utils.results.aggregate import DECODING, Row, differing
+from utils.results.aggregate import DECODING, Row, differing, distinction
 from utils.results.columns import LOSS_UNIT, OWN_LOSS, Column
 from utils.results.gap import SAMPLES, Closed, unequal, without_share
 from utils.results.methods import UNTRAINED, method_label
@@ -176,8 +176,8 @@ def _name(row: Row, rows: list[Row]) -> tuple[str, str]:
     same = [other for other in rows if other.name == row.name]
     if len(same) == 1:
         return row.name, ""
-    keys = [key for key in differing(same) if key in row.settings]
-    words = ", ".join(f"{readable(key.rsplit('.', 1)[-1])} {as_typed(row.settings[key])}" for key in keys)
+    differs = distinction(row, same)
+    words = ", ".join(f"{readable(key.rsplit('.', 1)[-1])} {as_typed(value)}" for key, value in differs.items())
     return row.name, f"with {words or f'settings {row.first.group[:8]}'}"
 
 
