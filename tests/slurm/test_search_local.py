@@ -23,6 +23,7 @@ from utils.runs import RUN_POINTER
 from utils.slurm import commands, local
 from utils.slurm.ledger import Ledger, Submission
 from utils.slurm.sweep.file import Job
+from utils.slurm.sweep.repeats import repeated_jobs
 from utils.training.launch import train_all
 
 Run = Callable[..., SimpleNamespace]
@@ -93,7 +94,7 @@ def repeating(trainer: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A search that chooses what a plain group trains, too, with a stand-in for train.py whose keys are not checked."""
     (trainer / "train.py").write_text(TRAINER)
     (trainer / "jobs.yaml").write_text(PLAIN.replace("PYTHON", f"{sys.executable} -I -S"))
-    monkeypatch.setattr(commands, "sending_problems", lambda groups: [])
+    monkeypatch.setattr(commands, "sending_problems", repeated_jobs)
     return trainer
 
 

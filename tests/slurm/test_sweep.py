@@ -10,6 +10,7 @@ import pytest
 from utils.errors import UserError
 from utils.slurm.sweep.checks import GROUP_KEYS, SWEEP_KEYS
 from utils.slurm.sweep.file import Sweep, load_sweep
+from utils.slurm.sweep.repeats import repeated_jobs
 from utils.slurm.sweep.resources import time_limit
 
 ROOT = Path(__file__).parents[2]
@@ -18,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 def load(folder: Path, text: str) -> Sweep:
     file = folder / "jobs.yaml"
     file.write_text(text)
-    return load_sweep(file)
+    return load_sweep(file, repeated_jobs)
 
 
 def test_a_matrix_is_every_combination_over_the_shared_overrides(project: Path) -> None:

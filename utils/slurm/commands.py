@@ -19,14 +19,15 @@ from utils.slurm.status import RETRY, JobStatus, states_to_send
 from utils.slurm.status_table import advice, status_json, status_table
 from utils.slurm.submit import preview, read_statuses, submit_all
 from utils.slurm.sweep.file import Group, Sweep
+from utils.slurm.sweep.repeats import repeated_jobs
 from utils.slurm.variables import changed_variables
 
 PATIENCE_OF_NEXT = 600.0  # seconds that the job of a search waits for another jobrunner
 
 
 def sending_problems(groups: list[Group]) -> list[str]:
-    """What is wrong with ``groups``: overrides that train.py does not take, text that bash cannot read."""
-    problems = shell_problems(groups)
+    """What is wrong with ``groups``: repeated jobs, text that bash cannot read, overrides that train.py refuses."""
+    problems = repeated_jobs(groups) + shell_problems(groups)
     if any(job.trains for group in groups for job in group.jobs):
         from utils.slurm.sweep.overrides import override_problems  # it imports hydra, which only sending needs
 

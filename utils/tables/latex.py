@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
-from utils.tables.layout import GAP_TITLE, Cell, Grid, Table
+from utils.tables.layout import Cell, Grid, Table
 from utils.text import printable_line, slug
 
 _MAX_COLUMNS = 6  # measured columns that are readable on one page
@@ -58,12 +59,10 @@ def to_latex(table: Table) -> str:
     two tables, quality and cost.
     """
     parts = ["% Needs \\usepackage{booktabs} and \\usepackage{graphicx}."]
-    names = ["gap" if grid.title == GAP_TITLE else "delta" for grid in table.grids[1:]]
-    pieces = [*_split(table.grids[0]), *zip(table.grids[1:], names, strict=True)]
     best = ["Bold: best in its column"] if table.has_best else []
-    for i, (grid, name) in enumerate(pieces):
+    for i, grid in enumerate([*_split(table.grids[0]), *table.grids[1:]]):
         caption = [grid.title, *table.notes, *best] if i == 0 else [f"{table.dataset}: {grid.title}"]
-        label = "-".join(filter(None, [f"tab:{slug(table.dataset, r'[^A-Za-z0-9]+')}", name]))
+        label = "-".join(filter(None, [f"tab:{slug(table.dataset, r'[^A-Za-z0-9]+')}", grid.name]))
         parts.append(_environment(grid, " ".join(f"{text.rstrip('.')}." for text in caption), label))
     if table.omissions:
         parts.append("% Not in the table, or only in part:")
@@ -71,19 +70,19 @@ def to_latex(table: Table) -> str:
     return "\n".join(parts) + "\n"
 
 
-def _split(grid: Grid) -> list[tuple[Grid, str]]:
+def _split(grid: Grid) -> list[Grid]:
     measured = range(grid.measured, len(grid.header))
     quality = [i for i in measured if i not in grid.costs]
     if len(measured) <= _MAX_COLUMNS or not quality or not grid.costs:
-        return [(grid, "")]
-    return [(_columns(grid, quality, grid.title), ""), (_columns(grid, grid.costs, "cost"), "cost")]
+        return [grid]
+    return [_columns(grid, quality), replace(_columns(grid, grid.costs), title="cost", name="cost")]
 
 
-def _columns(grid: Grid, indices: Sequence[int], title: str) -> Grid:
+def _columns(grid: Grid, indices: Sequence[int]) -> Grid:
     """``grid`` with its leading columns and the columns at ``indices``."""
     kept = [*range(grid.measured), *indices]
     rows = [[row[i] for i in kept] for row in grid.rows]
-    return Grid(title, [grid.header[i] for i in kept], rows, grid.model_starts, grid.measured)
+    return Grid(grid.title, [grid.header[i] for i in kept], rows, grid.model_starts, grid.measured)
 
 
 def _environment(grid: Grid, caption: str, label: str) -> str:

@@ -17,7 +17,6 @@ from utils.tables.notes import Scope, baseline_notes, gap_notes, notes_of, reada
 from utils.tables.order import sort_rows
 from utils.text import as_typed, human
 
-GAP_TITLE = "gap between LoRA and full training"
 _FOLDER = re.compile(r"(?<![^\s'\"(=:])~?/(?:[^\s/'\"]+/)+")  # the folder of an absolute path
 
 
@@ -42,6 +41,7 @@ class Grid:
     model_starts: list[int]  # indices of the rows where another model begins
     measured: int  # index of the first measured column; the columns before it identify a row
     costs: tuple[int, ...] = ()  # indices of the columns of times, speeds and memory
+    name: str = ""  # of the grids after the first, for labels
 
 
 @dataclass
@@ -207,7 +207,7 @@ def _delta_grids(table: Table, columns: list[Column], baseline: str, scope: Scop
     title = f"difference to {method_label(baseline)}" + (" of the same rank" if ranked else "")
     measured = len(header)
     header += [Cell(f"Δ {column.heading}") for column in usable]
-    return [Grid(title, header, [cells[i] for i in kept], _model_starts(rows), measured)]
+    return [Grid(title, header, [cells[i] for i in kept], _model_starts(rows), measured, name="delta")]
 
 
 def _gap_grid(table: Table) -> Grid:
@@ -222,7 +222,8 @@ def _gap_grid(table: Table) -> Grid:
         interval = "" if closed.interval is None else " to ".join(map(percent, closed.interval))
         number = closed.share is not None
         rows.append([*line, Cell(share, number=number), Cell(interval), Cell(str(closed.seeds), number=True)])
-    return Grid(GAP_TITLE, header, rows, _model_starts([closed.row for closed in table.closed]), measured)
+    starts = _model_starts([closed.row for closed in table.closed])
+    return Grid("gap between LoRA and full training", header, rows, starts, measured, name="gap")
 
 
 def percent(share: float) -> str:

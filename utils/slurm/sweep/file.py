@@ -14,7 +14,7 @@ from utils.errors import UserError
 from utils.io.yaml_files import read_yaml
 from utils.slurm.sweep.checks import blocks, check_document, names, slug, state_folder
 from utils.slurm.sweep.quoting import override_word
-from utils.slurm.sweep.repeats import owned, owners, repeated_jobs
+from utils.slurm.sweep.repeats import owned, owners
 from utils.slurm.sweep.resources import time_limit
 from utils.slurm.sweep.search import SEARCHED, Found, Point, Search, explore, other_data, recorded_loss
 
@@ -138,13 +138,12 @@ class Sweep:
         return [group for group in self.groups if not chosen or group.name in chosen]
 
 
-def load_sweep(file: Path, further: Callable[[list[Group]], list[str]] | None = lambda groups: []) -> Sweep:
+def load_sweep(file: Path, check: Callable[[list[Group]], list[str]] | None = None) -> Sweep:
     """Read, check and expand ``file``.
 
     Args:
         file: the sweep file.
-        further: a further check of the groups, which returns one sentence per problem. None: nothing is to be sent,
-            so that repeated jobs do no harm.
+        check: returns one sentence per problem of groups that are to be sent; None where nothing is to be sent.
 
     Raises:
         UserError: the file has problems; the message lists them all.
@@ -161,7 +160,7 @@ def load_sweep(file: Path, further: Callable[[list[Group]], list[str]] | None = 
     complete = not problems
     folder = state_folder(document, problems)
     groups = _groups(nodes, document, folder)
-    problems += _late_warnings(groups) + ([] if further is None else repeated_jobs(groups) + further(groups))
+    problems += _late_warnings(groups) + ([] if check is None else check(groups))
     if complete:
         groups = _ordered(groups, problems)
     if problems:
