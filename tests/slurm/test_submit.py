@@ -266,6 +266,16 @@ def test_a_retry_takes_what_still_runs_off_its_limit(project: Path, slurm: FakeS
     assert "--array=0-2%2\n" in slurm.jobs()[1]["script"]
 
 
+@pytest.mark.parametrize(("array", "ids"), [("true", ["1"]), ("false", ["1:2"] * 2)])
+def test_later_jobs_keep_the_limit(project: Path, slurm: FakeSlurm, run: Run, array: str, ids: list[str]) -> None:
+    text = "groups: [{{name: g, array: {}, max_jobs: 2, command: 'true', matrix: {{a: {}}}}}]"
+    for values in ([1, 2], [1, 2, 3, 4]):
+        (project / "jobs.yaml").write_text(text.format(array, values))
+        run()
+    given = [(*job["arguments"][1:-1], "--array=0-1%2" in job["script"]) for job in slurm.jobs()[-len(ids) :]]
+    assert given == [(f"--dependency=afterany:{one}", array == "true") for one in ids]
+
+
 def test_the_dry_run_prints_what_is_then_sent_and_sends_nothing(two: Path, slurm: FakeSlurm, run: Run) -> None:
     shown = run("--dry-run")
     assert shown.code == 0

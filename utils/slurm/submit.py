@@ -35,7 +35,7 @@ class Request:
 
     Attributes:
         behind: a request whose jobs must have ended, well or not, before these start.
-        trials: ids of jobs that must have ended, well or not.
+        ended: ids of jobs that must have ended, well or not.
     """
 
     group: Group
@@ -44,7 +44,7 @@ class Request:
     limit: int | None
     behind: Request | None = None
     slurm_id: str | None = None
-    trials: Sequence[str] = ()
+    ended: Sequence[str] = ()
 
 
 def read_statuses(sweep: Sweep, ledger: Ledger, *, fix: bool) -> tuple[dict[str, JobStatus], list[str]]:
@@ -89,34 +89,36 @@ def plan(sweep: Sweep, groups: list[Group], statuses: dict[str, JobStatus], retr
     for group in groups:
         wanted = states_to_send(retry)
         jobs = [job for job in group.jobs if statuses[job.id].state in wanted]
-        in_flight = sum(statuses[job.id].active for job in group.jobs if job not in jobs)
-        limit = max(1, group.max_jobs - in_flight) if group.max_jobs else None
-        if group.array and len(jobs) > 1:
-            requests += _arrays(group, jobs, limit)
-        else:
-            requests += _singles(group, jobs, limit)
+        in_flight = [job.id for job in group.jobs if job not in jobs and statuses[job.id].can_end]
+        limit, ended = group.max_jobs, []
+        if limit is not None and len(in_flight) < limit:
+            limit -= len(in_flight)
+        elif limit is not None:  # no place is free
+            ended = in_flight
+        make = _arrays if group.array and len(jobs) > 1 else _singles
+        requests += make(group, jobs, limit, ended)
         sending = {job.id for job in jobs}
         trials = [id_ for id_ in group.waits if id_ in sending or statuses[id_].can_end]
         if trials and not is_expected(statuses.get(sweep.next_id(group))):
             own = next_group(sweep, group, groups)
-            requests.append(Request(own, list(own.jobs), False, None, trials=trials))
+            requests.append(Request(own, list(own.jobs), False, None, ended=trials))
     return requests
 
 
-def _arrays(group: Group, jobs: list[Job], limit: int | None) -> Iterator[Request]:
+def _arrays(group: Group, jobs: list[Job], limit: int | None, ended: Sequence[str]) -> Iterator[Request]:
     request = None
     for start in range(0, len(jobs), LARGEST_ARRAY):
         # Arrays do not share a limit: where there is one, an array starts when the one before it has ended.
         part = jobs[start : start + LARGEST_ARRAY]
-        request = Request(group, part, len(part) > 1, limit, request if limit else None)
+        request = Request(group, part, len(part) > 1, limit, request if limit else None, ended=() if request else ended)
         yield request
 
 
-def _singles(group: Group, jobs: list[Job], limit: int | None) -> Iterator[Request]:
+def _singles(group: Group, jobs: list[Job], limit: int | None, ended: Sequence[str]) -> Iterator[Request]:
     requests: list[Request] = []
     for number, job in enumerate(jobs):
         behind = requests[number - limit] if limit and number >= limit else None
-        requests.append(Request(group, [job], False, None, behind))
+        requests.append(Request(group, [job], False, None, behind, ended=() if behind else ended))
     yield from requests
 
 
@@ -142,7 +144,7 @@ def submit_all(
         client.cancel([status.slurm_id or "" for status in known if status.state == "never"])
         _submit(request, ledger, _dependency(sweep, request, statuses, ledger, sent))
         sent.append(request)
-        if request.trials:
+        if request.jobs[0].id == sweep.next_id(request.group):
             yield f"{request.group.name}: submitted job {request.slurm_id}, which goes on with the search"
             continue
         what = f"array {request.slurm_id} of {len(request.jobs)} jobs" if request.array else f"job {request.slurm_id}"
@@ -193,10 +195,10 @@ def _obstacle(
 def _dependency(
     sweep: Sweep, request: Request, statuses: dict[str, JobStatus], ledger: Ledger, sent: list[Request]
 ) -> str | None:
-    """sbatch's --dependency: groups in ``after`` must end well, ``behind`` and the trials must end. None for none."""
+    """sbatch's --dependency: groups in ``after`` must end well, ``behind`` and ``ended`` must end. None for none."""
     before = [job for other in sweep.groups if other.name in request.group.after for job in other.job_ids]
     well = _slurm_ids(before, statuses, ledger, sent)
-    ended = _slurm_ids(request.trials, statuses, ledger, sent)
+    ended = _slurm_ids(request.ended, statuses, ledger, sent)
     if request.behind is not None:
         ended.append(request.behind.slurm_id or "")
     parts = {"afterok": well, "afterany": ended}
