@@ -61,6 +61,19 @@ def test_the_table_shows_the_share_over_the_seeds_that_all_have(tmp_path: Path) 
     assert r"\label{tab:e2e-nlg-gap}" in (tmp_path / "e2e_nlg" / "results.tex").read_text(encoding="utf-8")
 
 
+@pytest.mark.parametrize(("seeds", "told"), [(1, False), (2, True), (3, True), (4, False)])
+def test_the_caption_says_what_an_interval_of_few_seeds_is(tmp_path: Path, seeds: int, told: bool) -> None:
+    for method, losses in LOSSES.items():
+        write(tmp_path, method, [*losses, losses[0]][:seeds])
+    compile_results([tmp_path])
+    assert ("goes from the worst seed to the best, so that it covers less than 95 %" in page(tmp_path)) == told
+    if told:
+        lora, rosa, full = (LOSSES[name][:seeds] for name in ("lora", "rosa", "none"))
+        shares = [(a - b) / (a - c) for a, b, c in zip(lora, rosa, full, strict=True)]
+        row = row_of(csv_of(tmp_path), method="rosa")
+        assert (row.gap_closed_low, row.gap_closed_high) == pytest.approx((min(shares), max(shares)), rel=1e-12)
+
+
 def test_each_method_counts_with_its_own_rate(tmp_path: Path) -> None:
     write(tmp_path, "lora", [1.5], config={"train.lr": 1e-3})
     write(tmp_path, "lora", [1.4], config={"train.lr": 3e-3})

@@ -16,6 +16,7 @@ VARIANTS = ("fnmodel.lora.scale", "fnmodel.lora.lr_ratio_b")  # off their defaul
 EQUAL = 0.01  # numbers of trainable parameters count as equal up to this share
 SAMPLES = 10_000
 QUANTILES = (0.025, 0.975)  # bounds of a 95 % interval
+FEW_SEEDS = 3  # of so few, more than 2.5 % of the resamples draw one seed alone, so that single seeds are the bounds
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from utils.data import SPLITS
 from utils.metrics import NEITHER
 from utils.results.aggregate import DECODING, Row, differing, distinction
 from utils.results.columns import LOSS_UNIT, OWN_LOSS, Column
-from utils.results.gap import SAMPLES, Closed, unequal, without_share
+from utils.results.gap import FEW_SEEDS, SAMPLES, Closed, unequal, without_share
 from utils.results.methods import UNTRAINED, method_label
 from utils.results.parts import different_parts, unequal_seeds
 from utils.runs import finite
@@ -194,6 +194,11 @@ def gap_notes(rows: list[Row], closed: list[Closed], column: Column) -> Iterator
             f"Gap closed: (LoRA − method) / (LoRA − {ceilings}) of the {column.header}, over the seeds that all three "
             "have; LoRA of the same rank, all three with the same settings but for the learning rate"
             f"{biases}; {SAMPLES:,} bootstrap samples of seeds."
+        )
+    if any(one.interval and one.seeds <= FEW_SEEDS for one in closed):
+        yield (
+            f"An interval of {FEW_SEEDS} seeds or fewer goes from the worst seed to the best, so that it covers less "
+            "than 95 %."
         )
     others: dict[str, dict[str, None]] = {}  # names, each once, by what is in the way
     for row, keys in without_share(rows, closed):
