@@ -131,6 +131,18 @@ def test_sampling_compares_equal_settings_only(tmp_path: Path) -> None:
     assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == ["0.05", "0.1"]
 
 
+def test_sampling_compares_each_sample_method_at_the_rate_that_its_search_chose(tmp_path: Path) -> None:
+    for sample, rank, rate, loss in (
+        ("random", 4, 1e-3, 1.0), ("random", 8, 3e-3, 0.8), ("bottom", 4, 3e-3, 1.5), ("bottom", 8, 1e-2, 1.2),
+    ):  # fmt: skip
+        for trial in (True, False):
+            config = {"train.lr": rate, "fnmodel.rosa.sample_method": sample, "output.search": trial}
+            record = {"group": f"{sample}-{rank}"}
+            write_run(tmp_path, rank=rank, seed=100 * trial, loss=loss, config=config, record=record)
+    drawn = lines(figure_of("sampling", tmp_path, "val_loss"))
+    assert drawn == {"random": ([0, 1], [1.0, 0.8]), "bottom": ([0, 1], [1.5, 1.2])}
+
+
 def test_the_random_sample_method_is_shown_as_rosa(tmp_path: Path) -> None:
     write_run(tmp_path, loss=1.0)
     write_run(tmp_path, loss=0.5, config={"fnmodel.rosa.sample_method": "bottom"})

@@ -18,7 +18,7 @@ from utils.results.read import Result, keep_one_limit, read_results
 from utils.runs import finite
 from utils.text import as_typed, printable_line
 
-SAMPLE_METHOD = "fnmodel.rosa.sample_method"
+RATE, SAMPLE_METHOD = "train.lr", "fnmodel.rosa.sample_method"
 
 
 class NothingToDraw(Exception):
@@ -59,23 +59,23 @@ class PlotData:
         Of several settings, those with the ``random`` sample method come first, because that is the published method;
         then those with the most seeds, then that with the lowest validation loss. A note names the chosen setting.
         """
-
-        def preference(row: Row) -> tuple[bool, int, float]:
-            other = row.settings.get(SAMPLE_METHOD, "random") != "random"
-            return other, -len(row.results), _mean(row, f"val_{self.loss}")
-
         choices: dict[tuple[str, str], list[Row]] = defaultdict(list)
         for row in self.rows:
             if row.first.method != UNTRAINED:
                 choices[row.first.method, as_typed(row.first.rank)].append(row)
         picked = []
         for rows in choices.values():
-            best = min(rows, key=preference)
+            published = [row for row in rows if row.settings.get(SAMPLE_METHOD, "random") == "random"]
+            best = self.preferred(published or rows)
             picked.append(best)
             if len(rows) > 1:
                 chosen = _differing_settings(best, rows)
                 self.note(f"{self.model}: {best.name} has {len(rows)} settings; all figures but sampling show {chosen}")
         return sorted(picked, key=lambda row: (self.methods.index(row.first.method), rank_order(row.first.rank)))
+
+    def preferred(self, rows: list[Row]) -> Row:
+        """The row with the most seeds; of several, that with the lowest validation loss."""
+        return min(rows, key=lambda row: (-len(row.results), _mean(row, f"val_{self.loss}")))
 
     def note(self, text: str) -> None:
         if text not in self.notes:

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 
 from utils.metrics import LOWER
 from utils.plots import NothingToDraw, PlotData, register
+from utils.plots._data import RATE
 from utils.plots._style import (
     axis_label,
     cut,
@@ -31,7 +32,6 @@ from utils.results.methods import UNTRAINED
 from utils.runs import finite
 from utils.text import as_typed
 
-RATE = "train.lr"
 _CHOSEN: dict[str, Any] = {
     "marker": "*",
     "markersize": 9,

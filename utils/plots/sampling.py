@@ -1,4 +1,4 @@
-"""ROSA's sample methods (random, bottom, ...) compared by rank, with all other settings equal."""
+"""ROSA's sample methods (random, bottom, ...) compared by rank, with all other settings equal but searched rates."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from utils.plots import NothingToDraw, PlotData, register
-from utils.plots._data import SAMPLE_METHOD
+from utils.plots._data import RATE, SAMPLE_METHOD
 from utils.plots._style import (
     axis_label,
     blend,
@@ -37,13 +37,18 @@ _STYLES: list[tuple[float, Any, str]] = [
 
 @register("sampling", "final metric of ROSA's sample methods (random, bottom, ...) by rank")
 def draw(data: PlotData) -> Figure:
-    """One line per sample method over the ranks, from rows that differ in rank and sample method only."""
+    """One line per sample method over the ranks, from rows that differ in rank and sample method only.
+
+    Where a search chose the learning rates, each row has its own.
+    """
     key = data.metric.key
     rows = [row for row in data.rows if row.first.method == "rosa" and key in row.statistics]
     rows = [row for row in rows if SAMPLE_METHOD in row.settings]
     families: dict[str, list[Row]] = defaultdict(list)
+    searched = {row.first.group for row in data.trials}
     for row in rows:
-        rest = {name: as_typed(value) for name, value in row.settings.items() if name != SAMPLE_METHOD}
+        free = (SAMPLE_METHOD, RATE) if row.first.group in searched else (SAMPLE_METHOD,)
+        rest = {name: as_typed(value) for name, value in row.settings.items() if name not in free}
         families[f"{sorted(rest.items())} {row.first.bias}"].append(row)
     family = max(families.values(), key=_comparisons, default=[])
     if not _comparisons(family):
@@ -63,8 +68,11 @@ def draw(data: PlotData) -> Figure:
     colour, _, _ = method_style([], "rosa")
     handles = []
     for sample, (amount, dashes, marker) in zip(samples, itertools.cycle(_STYLES)):
-        own = [row for row in family if as_typed(row.settings[SAMPLE_METHOD]) == sample]
-        own.sort(key=lambda row: positions[as_typed(row.first.rank)])
+        by_rank: dict[int, list[Row]] = defaultdict(list)
+        for row in family:
+            if as_typed(row.settings[SAMPLE_METHOD]) == sample:
+                by_rank[positions[as_typed(row.first.rank)]].append(row)
+        own = [data.preferred(same) for _, same in sorted(by_rank.items())]
         line_style = {"color": blend(colour, amount), "linestyle": dashes, "marker": marker}
         x = [positions[as_typed(row.first.rank)] for row in own]
         handles.append(draw_points(axes, x, [row.statistics[key] for row in own], sample, **line_style))
