@@ -29,6 +29,13 @@ def test_a_setting_with_more_seeds_is_chosen_before_a_lucky_run_and_the_note_nam
     assert data.notes == ["gpt2: LoRA 0.05 has 2 settings; all figures but sampling show biases=adapted"]
 
 
+def test_rosa_is_the_one_that_resamples(tmp_path: Path) -> None:
+    write_run(tmp_path, loss=1.0, config={"fnmodel.rosa.level": "epoch"})
+    write_run(tmp_path, loss=0.9, config={"fnmodel.rosa.level": "never"})
+    (data,) = load_plot_data(tmp_path)
+    assert [row.settings["fnmodel.rosa.level"] for row in data.trained()] == ["epoch"]
+
+
 def test_runs_on_other_data_are_left_out_and_named(tmp_path: Path) -> None:
     for seed in (0, 1):
         write_run(tmp_path, seed=seed, record={"data_sha256": {"validation": "a" * 64}})

@@ -56,7 +56,7 @@ class PlotData:
     def trained(self) -> list[Row]:
         """One row per method and rank, sorted by method, then rank ratios, then integer ranks.
 
-        Of several settings, those with the ``random`` sample method come first, because that is the published method;
+        Of several settings of ROSA, those that resample at random come first, because that is the published method;
         then those with the most seeds, then that with the lowest validation loss. A note names the chosen setting.
         """
         choices: dict[tuple[str, str], list[Row]] = defaultdict(list)
@@ -65,8 +65,7 @@ class PlotData:
                 choices[row.first.method, as_typed(row.first.rank)].append(row)
         picked = []
         for rows in choices.values():
-            published = [row for row in rows if row.settings.get(SAMPLE_METHOD, "random") == "random"]
-            best = self.preferred(published or rows)
+            best = self.preferred([row for row in rows if _as_published(row)] or rows)
             picked.append(best)
             if len(rows) > 1:
                 chosen = _differing_settings(best, rows)
@@ -103,6 +102,11 @@ class PlotData:
             return None
         std = [statistics.stdev(over_seeds) for over_seeds in values] if len(seeds) > 1 else None
         return Curve(shared, [statistics.fmean(over_seeds) for over_seeds in values], std, len(seeds))
+
+
+def _as_published(row: Row) -> bool:
+    sample, level = (row.settings.get(key) for key in (SAMPLE_METHOD, "fnmodel.rosa.level"))
+    return sample in (None, "random") and level != "never"
 
 
 def rank_order(rank: float | None) -> tuple[bool, float]:
