@@ -34,6 +34,16 @@ def test_settings_are_listed_by_dotted_key_and_by_whether_they_change_the_result
     assert set(recorded) == {"parameters.trainable"}
 
 
+def test_of_the_starts_only_earlier_ones_on_other_code_or_hardware_are_compared(tmp_path: Path) -> None:
+    def run(seed: int, *commits: str) -> Path:
+        starts = [{"time": f"{seed}{step}", "step": step, "git_commit": name} for step, name in enumerate(commits)]
+        return write_run(tmp_path, seed=seed, record={"starts": starts, "git_commit": commits[-1]})
+
+    first, resumed, changed = run(0, "new"), run(1, "new", "new"), run(2, "old", "new")
+    assert sections(first, resumed)[2] == {}
+    assert sections(first, changed)[2] == {"earlier_starts": ["–", '[{"git_commit":', '"old"}]']}
+
+
 def test_a_key_that_only_one_run_has_is_a_difference(tmp_path: Path) -> None:
     one, two = write_run(tmp_path, config={"train.new": None}), write_run(tmp_path)
     assert sections(one, two)[0] == {"train.new": ["null", "–"]}

@@ -16,7 +16,7 @@ from utils.text import aligned, as_typed
 # Keys of the record that are not compared: measurements, and values that the settings contain.
 _NOT_COMPARED = (
     *("status", "error", "started", "finished", "progress", "timings", "best", "last", "skipped_updates"),
-    *("group", "dataset", "model", "method", "rank", "seed", "loss_on"),
+    *("group", "dataset", "model", "method", "rank", "seed", "loss_on", "starts"),
 )
 _OF_EVALUATION = ("limit", "precision", "references_sha256")
 _HEX = re.compile(r"[0-9a-f]{40,}")
@@ -60,8 +60,17 @@ def _read(path: str | Path) -> Result:
 
 def _recorded(run: Result) -> dict[str, Any]:
     record = {key: value for key, value in run.record.items() if key not in _NOT_COMPARED}
+    if earlier := _earlier_starts(run.record.get("starts")):
+        record["earlier_starts"] = earlier
     evaluation = {key: run.evaluation[key] for key in _OF_EVALUATION if key in run.evaluation}
     return dotted(record) | {f"evaluation.{key}": value for key, value in evaluation.items()}
+
+
+def _earlier_starts(starts: Any) -> list[dict[str, Any]]:
+    """Code, versions and hardware of starts that had others than the last one, which has keys of its own."""
+    starts = [start for start in starts if isinstance(start, dict)] if isinstance(starts, list) else []
+    kept = [{key: value for key, value in start.items() if key not in ("time", "step")} for start in starts]
+    return [start for i, start in enumerate(kept) if start != kept[-1] and start not in kept[:i]]
 
 
 def _differing(sides: list[dict[str, Any]], wanted: Callable[[str], bool]) -> list[tuple[str, ...]]:
