@@ -55,6 +55,17 @@ def test_one_star_on_a_line_and_a_note_of_methods_without_trials(tmp_path: Path)
     assert "gpt2: lr_curves shows trials of searches only, and there are none of ROSA 8" in data.notes
 
 
+def test_a_method_with_one_finished_trial_is_named(tmp_path: Path) -> None:
+    search(tmp_path, "lora", 4)
+    write_run(tmp_path, method="rosa", rank=4, seed=100, config={"output.search": True})
+    for rate in (0.1, 0.2):
+        config = {"output.search": True, "train.lr": rate}
+        write_run(tmp_path, method="rosa", rank=4, seed=100, status="failed", config=config)
+    (data,) = load_plot_data(tmp_path)
+    assert set(lines(plots()["lr_curves"].draw(data))) == {"LoRA"}
+    assert "gpt2: lr_curves shows no line of ROSA 4, whose trials finished at one rate only" in data.notes
+
+
 def test_variants_and_ranks_are_lines_of_their_own(tmp_path: Path) -> None:
     search(tmp_path, "rosa", 4)
     search(tmp_path, "rosa", 4, 0.2, **{"fnmodel.rosa.sample_method": "bottom"})

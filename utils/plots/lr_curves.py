@@ -58,6 +58,8 @@ def draw(data: PlotData) -> Figure:
         data.note(
             f"{data.model}: lr_curves shows trials of searches only, and there are none of {', '.join(sorted(without))}"
         )
+    if alone := ", ".join(sorted({row.name for row in data.trials} - names)):
+        data.note(f"{data.model}: lr_curves shows no line of {alone}, whose trials finished at one rate only")
     ranks, results = ranks_of(shown), {row.first.group for row in data.rows}
     figure, (axes,) = new_axes(2.7)
     handles, methods = [], list(dict.fromkeys(row.first.method for row in shown))
