@@ -70,9 +70,9 @@ def _moments(optimizer: Any, parameter: nn.Parameter) -> dict[str, Tensor]:
 
 def _reset(optimizer: Any, parameter: nn.Parameter) -> None:
     """Drop the state. SGD's momentum becomes zero instead: fused, it takes no group in which a part has none."""
-    momentum = optimizer.state.pop(parameter, {}).get("momentum_buffer")
-    if momentum is not None:
-        optimizer.state[parameter] = {"momentum_buffer": momentum.zero_()}
+    state = optimizer.state.pop(parameter, {})
+    if state.keys() == {"momentum_buffer"} and state["momentum_buffer"] is not None:  # RMSprop's is one part of several
+        optimizer.state[parameter] = {"momentum_buffer": state["momentum_buffer"].zero_()}
 
 
 def _rescale(optimizer: Any, parameter: nn.Parameter) -> None:

@@ -49,6 +49,17 @@ def test_the_momentum_of_sgd_begins_again(fused: bool) -> None:
     torch.testing.assert_close(pair.detach(), before - 1e-2 * pair.grad)  # as the first step of all
 
 
+def test_the_state_of_rmsprop_begins_again_as_a_whole() -> None:
+    """Its momentum alone was kept, as SGD's is, and its next step found no square_avg."""
+    model = adapt("gpt2", rosa.RosaConfig(rank=4))
+    optimizer = torch.optim.RMSprop(rosa.parameter_groups(model), lr=1e-3, momentum=0.9)
+    train_steps(model, optimizer)
+    rosa.resample(model, 1, optimizer)
+    train_steps(model, optimizer, steps=1)
+    pair = next(iter(rosa.adapter_layers(model).values())).A
+    assert int(optimizer.state[pair]["step"]) == 1
+
+
 @pytest.mark.parametrize("change", ["rescale", "zero", 0.99])
 def test_moments_that_are_not_of_each_element_are_refused_before_anything_is_written(change: str | float) -> None:
     """As Adafactor's factors, or codes of 8 bits, whose zero is another number."""
