@@ -173,6 +173,7 @@ def load_adapter(model: Model, folder: str | Path, *, trainable: bool = True, ke
     if foreign is None:
         values, number = _read_values(folder, description, trained, _frozen_like(layers, ranks))
     else:
+        foreign.check_modules(model, modules)
         values, number = foreign.read(trained, layers), 0
     remember_base(layers.values())
     if keep_base and any(layer.kept is not None for layer in layers.values()):

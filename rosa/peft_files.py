@@ -15,12 +15,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from rosa.config import ends_in
 from rosa.errors import AdapterError
 from rosa.files import read_tensors, tensor_shapes
 from rosa.layers import AdapterLayer
+from rosa.targets import memory_of, weight_owners
 
 WEIGHTS_FILE = "adapter_model.safetensors"
 PREFIX = "base_model.model."
@@ -161,6 +162,17 @@ class PeftAdapter:
             return re.match(rf"(.*\.)?({pattern})$", name) is not None
         except (re.error, RecursionError, OverflowError) as error:
             raise self._refuse(f"alpha_pattern has {pattern!r:.100}, which is no expression: {error}") from None
+
+    def check_modules(self, model: nn.Module, modules: Mapping[str, nn.Module]) -> None:
+        """Raise AdapterError if one of these, which peft replaced by copies, shares a parameter with another module."""
+        owners = weight_owners(model)
+        for name, module in modules.items():
+            if any(owners[memory_of(parameter)] > 1 for parameter in module.parameters()):
+                raise self._refuse(
+                    f"{name} is a copy there, and here it shares its weight with another module. Give it a weight of "
+                    f"its own first (model.{name}.weight = torch.nn.Parameter(model.{name}.weight.detach().clone())) "
+                    "and set model.config.tie_word_embeddings = False."
+                )
 
     def read(self, expected: Mapping[str, Tensor], adapted: Mapping[str, AdapterLayer]) -> dict[str, Tensor]:
         """The values of the ``expected`` tensors, by their names here.

@@ -102,6 +102,23 @@ def test_a_head_that_peft_saved_is_read(tmp_path: Path) -> None:
     assert rosa.parameter_report(ours).modules == {"score": 72} and not any(p.requires_grad for p in ours.parameters())
 
 
+def test_a_copy_of_a_tied_head_needs_a_head_of_its_own(tmp_path: Path) -> None:
+    """Peft trains a copy of the head. Read into a tied one, its values became those of the embeddings too."""
+    theirs = peft_model("gpt2", r=2, modules_to_save=["lm_head"])
+    theirs.save_pretrained(tmp_path)
+    model = make_model("gpt2")
+    before = digests(model)
+    with pytest.raises(rosa.AdapterError, match="lm_head is a copy there, and here it shares its weight"):
+        rosa.load_adapter(model, tmp_path)
+    assert digests(model) == before
+    model.lm_head.weight = nn.Parameter(model.lm_head.weight.detach().clone())  # as the message says
+    model.config.tie_word_embeddings = False
+    torch.testing.assert_close(logits(rosa.load_adapter(model, tmp_path)), logits(theirs), atol=1e-5, rtol=0)
+    rosa.export(model, tmp_path / "plain")
+    plain = type(model).from_pretrained(tmp_path / "plain")
+    torch.testing.assert_close(logits(plain), logits(theirs), atol=1e-5, rtol=0)
+
+
 def test_peft_is_not_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     theirs = peft_model("gpt2", r=2)
     theirs.save_pretrained(tmp_path)
