@@ -139,6 +139,22 @@ def test_merge_several_adapters() -> None:
     assert distance(other.merge_and_unload(adapter_names=["second"]), alone["second"]) < 1e-5
 
 
+@pytest.mark.parametrize("active", ["default", "second"])
+def test_merge_of_an_adapter_that_some_layers_lack(active: str) -> None:
+    """The weight of such a layer holds W_f of the other adapter, which became a part of the plain model."""
+    from rosa.integrations.peft import RosaConfig
+
+    model = trained(target_modules=["c_attn"])
+    model.add_adapter("second", RosaConfig(r=2, target_modules=["c_attn", "c_fc"]))
+    model.set_adapter("second")
+    train(model, 1)
+    model.set_adapter(active)
+    expected = logits(model)
+    model.merge_adapter()
+    assert distance(model, expected) < 1e-5
+    assert distance(model.merge_and_unload(), expected) < 1e-5
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_inference_with_several_adapters(family: str) -> None:
     """Each computes what it computes alone; switching writes nothing."""

@@ -256,11 +256,12 @@ class RosaModel(BaseTuner):  # type: ignore[misc]  # peft is not type-checked he
                 module.check_state(state_dict, f"{prefix}{name}.")
         super()._load_from_state_dict(state_dict, prefix, *args)
 
-    def _unload_and_optionally_merge(self, merge: bool = True, *args: Any, **kwargs: Any) -> nn.Module:
-        if not merge:
-            for layer in self._layers():
-                layer.restore_base()
-        return super()._unload_and_optionally_merge(merge, *args, **kwargs)  # type: ignore[no-any-return]
+    def _unload_and_optionally_merge(self, merge: bool = True, **kwargs: Any) -> nn.Module:
+        for layer in self._layers():
+            merged = {*(kwargs.get("adapter_names") or layer.active_adapters), *layer.merged_adapters} if merge else ()
+            if not layer.rosa_layers.keys() & merged:
+                layer.restore_base()  # its weight may hold W_f of another adapter
+        return super()._unload_and_optionally_merge(merge, **kwargs)  # type: ignore[no-any-return]
 
     @contextlib.contextmanager
     def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any) -> Iterator[None]:
