@@ -50,6 +50,7 @@ from rosa.files import (
 from rosa.fused import full_precision
 from rosa.injection import Model, adapter_layers, check_not_of_peft, install_layers, unmerge
 from rosa.kept_base import Pair, cut_to_rank, factors_between, is_rounded
+from rosa.layer_state import check_in_memory
 from rosa.layers import AdapterLayer, product
 from rosa.peft_files import PeftAdapter
 from rosa.quantised import check_trainable
@@ -86,6 +87,7 @@ def save_adapter(model: nn.Module, folder: str | Path, *, frozen: bool = True, e
     if not layers:
         raise AdapterError("this model has no adapters to save")
     reshard(model)
+    check_in_memory(layers.values())
     _warn_of_others(model, layers, exact)
     sharded = any(is_sharded(layer.base.weight) for layer in layers.values())
     trained = gather_all(adapter_tensors(layers) | module_tensors(saved_modules(model)))
@@ -166,6 +168,7 @@ def load_adapter(model: Model, folder: str | Path, *, trainable: bool = True, ke
     plain = canonical_names(model)
     keep, by_name = keep_base or bool(ranks), foreign is not None
     built = {} if present else build_described(model, description, by_name=by_name, keep_base=keep)
+    check_in_memory(present.values())
     layers = present or {plain[name]: layer for name, layer in built.items()}
     check_description(folder, description, describe(layers))
     modules = find_modules(model, next(iter(layers.values())).config.modules_to_save or ())

@@ -14,6 +14,7 @@ from rosa.errors import AdapterError
 from rosa.fused import full_precision
 from rosa.hooks import StandIn, share_hooks
 from rosa.injection import Model, layers_in_place
+from rosa.layer_state import check_in_memory
 from rosa.layers import AdapterLayer
 from rosa.saved_modules import base_modules
 from rosa.sharding import is_sharded
@@ -35,7 +36,8 @@ def disabled(model: Model) -> Iterator[Model]:
 
     Raises:
         AdapterError: the model has no adapters; training wrote over values of the base that were not kept (``inject``
-            with ``keep_base=False``); or a sharded model is merged, or has modules that train whole.
+            with ``keep_base=False``) or whose layer is offloaded; or a sharded model is merged, or has modules that
+            train whole.
     """
     layers = layers_in_place(model)
     if not layers and not any(isinstance(module, StandIn) for module in model.modules()):
@@ -118,6 +120,8 @@ def _base_values(layer: AdapterLayer) -> tuple[dict[str, Tensor], tuple[Tensor, 
             f"{layer.name}: training writes over the base's values, and they were not kept. Adapt or load the base "
             "model with keep_base=True."
         )
+    if layer.rewrites_base or layer.trains_bias or layer.merged:
+        check_in_memory([layer])  # what is kept would have to go to the device of the forward pass
     if layer.merged and is_sharded(weight):
         raise AdapterError("this model is sharded and merged: unmerge it first (rosa.unmerge)")
     values = dict(layer._unmerged or {})

@@ -18,6 +18,7 @@ from rosa.config import AdapterConfig, LowRankConfig
 from rosa.errors import AdapterError
 from rosa.hooks import StandIn
 from rosa.kept_base import KeptBase, is_rounded
+from rosa.layer_state import check_in_memory
 from rosa.layers import AdapterLayer
 from rosa.methods import methods
 from rosa.quantised import NO_MERGE, check_trainable
@@ -205,7 +206,7 @@ def merge(model: Model) -> Model:
     Copies of the changed weights and biases are kept for ``unmerge``.
 
     Raises:
-        AdapterError: a weight is quantised; or a model of the library peft. Nothing is changed then.
+        AdapterError: a weight is quantised or offloaded; or a model of the library peft. Nothing is changed then.
     """
     for layer in layers_in_place(model, to_merge=True).values():
         layer.merge()
@@ -214,7 +215,9 @@ def merge(model: Model) -> Model:
 
 def unmerge(model: Model) -> Model:
     """Undo ``merge`` to the bit."""
-    for layer in layers_in_place(model).values():
+    layers = [layer for layer in layers_in_place(model).values() if layer.merged]
+    check_in_memory(layers)
+    for layer in layers:
         layer.unmerge()
     return model
 
@@ -279,7 +282,7 @@ def layers_in_place(model: nn.Module, *, to_merge: bool = False) -> dict[str, Ad
 
     Raises:
         AdapterError: a model of the library peft, whose adapters only its own methods merge, disable and remove; with
-            ``to_merge``, a quantised weight.
+            ``to_merge``, a quantised or offloaded weight.
     """
     check_not_of_peft(
         model,
@@ -287,6 +290,8 @@ def layers_in_place(model: nn.Module, *, to_merge: bool = False) -> dict[str, Ad
     )
     reshard(model)
     layers = {name: m for name, m in model.named_modules() if isinstance(m, AdapterLayer)}
+    if to_merge:
+        check_in_memory(layers.values())
     if to_merge and any(isinstance(module, StandIn) for module in model.modules()):
         raise AdapterError("the adapters are disabled: leave rosa.disabled before they are merged or exported")
     if to_merge and (fixed := [name for name, layer in layers.items() if layer.quantised]):

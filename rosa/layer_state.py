@@ -1,14 +1,16 @@
-"""What an adapter layer does while it is merged, and which states of it are refused."""
+"""What an adapter layer does while it is merged, and which states of it, and of an offloaded one, are refused."""
 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from rosa.errors import AdapterError
+from rosa.targets import OFFLOADED, is_offloaded
 
 
 def forward_merged(layer: Any, x: Tensor) -> Tensor:
@@ -17,6 +19,13 @@ def forward_merged(layer: Any, x: Tensor) -> Tensor:
         warnings.warn("a merged layer does not train: first rosa.unmerge(model)", stacklevel=2)  # one text for all
     out: Tensor = layer.base.forward(x)
     return out
+
+
+def check_in_memory(layers: Iterable[Any]) -> None:
+    """Raise AdapterError, with the layer's name, if accelerate has offloaded one."""
+    for layer in layers:
+        if is_offloaded(layer.base):
+            raise AdapterError(f"{layer.name}: {OFFLOADED}")
 
 
 def guard_state(layer: Any) -> None:

@@ -22,6 +22,7 @@ from torch import nn
 
 from rosa.errors import AdapterError
 from rosa.injection import adapter_layers
+from rosa.layer_state import check_in_memory
 from rosa.optimization import STATE_CHANGES, change_state, check_state, held_by
 from rosa.resampling import SubspaceLayer, resample_layers, subspace_number
 from rosa.sharding import reshard
@@ -61,6 +62,7 @@ def resample(
     if not adapter_layers(model):
         raise AdapterError("this model has no adapters to resample: adapt it first (rosa.inject)")
     reshard(model)
+    check_in_memory(adapter_layers(model).values())
     layers = [layer for layer in adapter_layers(model).values() if isinstance(layer, SubspaceLayer)]
     factors = [factor for layer in layers for factor in (layer.A, layer.B)]
     check_state(optimizer, factors, optimizer_state)

@@ -38,7 +38,7 @@ COMPUTED = (
 )
 OFFLOADED = (
     "its weight is offloaded by accelerate: take the model back to memory "
-    "(accelerate.hooks.remove_hook_from_submodules(model)), adapt it, and offload the adapted model"
+    "(accelerate.hooks.remove_hook_from_submodules(model)) first, and offload it again afterwards"
 )
 SHARDED = (
     "the model is sharded already: first adapt it, rosa.inject(model, config, start=False), then fully_shard, then "
@@ -138,13 +138,18 @@ def obstacle(module: nn.Module, *, quantised: bool = False) -> str | None:
         return "it has no weight yet: run the model once"
     if is_sharded(weight):
         return SHARDED
-    if weight.is_meta and hasattr(module, "_hf_hook"):
+    if is_offloaded(module):
         return OFFLOADED
     if any(module._parameters.get(key) is None and getattr(module, key) is not None for key in ("weight", "bias")):
         return COMPUTED
     if weight.dim() != 2:
         return f"its weight has the shape {tuple(weight.shape)}, not that of a matrix"
     return None
+
+
+def is_offloaded(module: Any) -> bool:
+    """Whether accelerate keeps a module's weight elsewhere: what is written into it here would be lost."""
+    return hasattr(module, "_hf_hook") and bool(module.weight.is_meta)
 
 
 def has_own_forward(module: Any) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import accelerate
@@ -13,7 +14,7 @@ import transformers
 from torch import Tensor, nn
 
 import rosa
-from tests.rosa.cases import adapt, logits, make_model, tokens
+from tests.rosa.cases import adapt, logits, make_model, make_optimizer, tokens, train_steps
 
 SMALL = dict(hidden_size=16, num_hidden_layers=2)
 ATTENTION = dict(**SMALL, num_attention_heads=2, intermediate_size=32)
@@ -210,6 +211,31 @@ def test_an_offloaded_model_is_refused_with_the_way_out() -> None:
     accelerate.hooks.remove_hook_from_submodules(model)  # the way out that the message names
     rosa.inject(model, METHODS["rosa"])
     torch.testing.assert_close(logits(model), expected, atol=1e-5, rtol=0)
+
+
+def test_what_writes_into_an_offloaded_model_is_refused(tmp_path: Path) -> None:
+    """A merge into weights that are elsewhere was lost, and the model computed x W_f + b from then on."""
+    model = adapt("llama", METHODS["rosa"])
+    rosa.save_adapter(model, tmp_path)
+    train_steps(model, make_optimizer(model))
+    expected = logits(model)
+    accelerate.cpu_offload(model, execution_device=torch.device("cpu"))
+    calls: list[Any] = [
+        rosa.merge,
+        rosa.unwrap,
+        lambda m: rosa.resample(m, 1),
+        lambda m: rosa.save_adapter(m, tmp_path),
+    ]
+    calls += [lambda m: rosa.load_adapter(m, tmp_path), lambda m: rosa.export(m, tmp_path)]
+    calls += [lambda m: rosa.disabled(m).__enter__()]
+    for call in calls:
+        with pytest.raises(rosa.AdapterError, match=r"q_proj: its weight is offloaded.*remove_hook_from_submodules"):
+            call(model)
+    torch.testing.assert_close(logits(model), expected, atol=1e-6, rtol=0)
+    accelerate.hooks.remove_hook_from_submodules(model)
+    with rosa.disabled(model):
+        torch.testing.assert_close(logits(model), logits(make_model("llama")), atol=1e-5, rtol=0)
+    torch.testing.assert_close(logits(rosa.unwrap(model)), expected, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("method", METHODS)

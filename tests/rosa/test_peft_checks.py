@@ -17,7 +17,7 @@ from tests.rosa.cases import digests, logits, make_model, train_steps
 
 peft = pytest.importorskip("peft")
 
-from tests.rosa.peft_models import adapt_by_peft, distance, trained, without_decay  # noqa: E402
+from tests.rosa.peft_models import adapt_by_peft, distance, train, trained, without_decay  # noqa: E402
 
 FILE = "adapter_model.safetensors"
 
@@ -209,3 +209,18 @@ def test_an_offloaded_base_is_refused() -> None:
     model = accelerate.cpu_offload(make_model("gpt2"), execution_device=torch.device("cpu"))
     with pytest.raises(rosa.AdapterError, match=r"c_attn cannot be adapted: its weight is offloaded by accelerate"):
         adapt_by_peft(base=model)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_factors_that_are_offloaded_are_refused(dtype: torch.dtype) -> None:
+    """A disabled adapter, and every one of a 16-bit base, computed with values that were not there."""
+    accelerate = pytest.importorskip("accelerate")
+    model = adapt_by_peft(base=make_model("gpt2").to(dtype))
+    train(model, 1)
+    expected = logits(model)
+    accelerate.cpu_offload(model, execution_device=torch.device("cpu"))
+    if dtype == torch.float32:
+        torch.testing.assert_close(logits(model), expected, atol=1e-5, rtol=0)
+        model.base_model.disable_adapter_layers()
+    with pytest.raises(rosa.AdapterError, match=r"c_attn: its weight is offloaded.*remove_hook_from_submodules"):
+        logits(model)

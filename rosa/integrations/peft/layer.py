@@ -31,6 +31,7 @@ from rosa.integrations.peft.adapter import RosaAdapter
 from rosa.integrations.peft.config import RosaConfig
 from rosa.kept_base import Pair, is_rounded, joined
 from rosa.layers import product
+from rosa.targets import OFFLOADED
 
 
 class RosaLinear(nn.Module, BaseTunerLayer):  # type: ignore[misc]  # peft is not type-checked here
@@ -126,6 +127,8 @@ class RosaLinear(nn.Module, BaseTunerLayer):  # type: ignore[misc]  # peft is no
         if not pairs:
             return base.forward(x)  # type: ignore[no-any-return]
         a, b = joined(pairs)
+        if a.is_meta and not x.is_meta:  # accelerate brings them for the forward pass of one adapter only
+            raise AdapterError(f"{self.name}: {OFFLOADED}")
         some = wanted[0] if wanted else next(iter(self.rosa_layers.values()))
         if some._fuses(x):
             out = adapted_product(x, some.weight_mn, base.bias, a, b)
