@@ -38,6 +38,18 @@ def test_a_folder_for_peft_alone_and_to_train_on(family: str, bias: str, tmp_pat
     assert distance(model, again) < 1e-4
 
 
+@pytest.mark.parametrize("task", [None, "CAUSAL_LM"])
+def test_the_auto_class_of_peft_finds_the_base(task: str | None, tmp_path: Path) -> None:
+    from rosa.integrations.peft import save_as_lora
+
+    make_model("gpt2").save_pretrained(tmp_path / "base")
+    base = type(make_model("gpt2")).from_pretrained(tmp_path / "base")
+    model = adapt_by_peft(base=base, r=1, task_type=task)
+    train(model, 1)
+    save_as_lora(tmp_path / "lora", model)
+    assert distance(peft.AutoPeftModelForCausalLM.from_pretrained(tmp_path / "lora"), model) < 1e-5
+
+
 def test_a_change_as_large_as_the_weights_is_refused_or_cut(tmp_path: Path) -> None:
     from rosa.integrations.peft import save_as_lora
 

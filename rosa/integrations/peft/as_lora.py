@@ -70,8 +70,11 @@ def save_as_lora(folder: str | Path, model: Any, rank: int | float | None = None
         base_model_name_or_path=config.base_model_name_or_path,
         revision=config.revision,
     )
-    writers = _writers(folder / STATE_FOLDER, config, state)
-    replace_files(writers | _writers(folder, lora, others | lora_tensors(pairs, changes, biases)))
+    base = type(model.get_base_model())
+    # By the task, or by this, PEFT's AutoPeftModel classes find the base.
+    mapping = None if config.task_type else {"base_model_class": base.__name__, "parent_library": base.__module__}
+    writers = _writers(folder / STATE_FOLDER, config, state, mapping)
+    replace_files(writers | _writers(folder, lora, others | lora_tensors(pairs, changes, biases), mapping))
     return largest
 
 
@@ -96,14 +99,16 @@ def _cut(adapter: RosaAdapter, rank: int | float | None) -> Pair:
     return a[:, :rank], b[:rank]
 
 
-def _writers(folder: Path, config: Any, tensors: dict[str, Tensor]) -> dict[Path, Callable[[Path], object]]:
+def _writers(
+    folder: Path, config: Any, tensors: dict[str, Tensor], mapping: dict[str, str] | None
+) -> dict[Path, Callable[[Path], object]]:
     """What writes each file of one of PEFT's folders, see ``replace_files``."""
     folder.mkdir(parents=True, exist_ok=True)
     whole = {key: values.detach().cpu().clone(memory_format=torch.contiguous_format) for key, values in tensors.items()}
     config = copy.copy(config)
     config.inference_mode = True
     with tempfile.TemporaryDirectory() as elsewhere:
-        config.save_pretrained(elsewhere)  # PEFT names the file itself
+        config.save_pretrained(elsewhere, auto_mapping_dict=mapping)  # PEFT names the file itself
         text = (Path(elsewhere) / CONFIG_FILE).read_text()
     return {
         folder / WEIGHTS_FILE: lambda path: save_file(whole, path, metadata={"format": "pt"}),
