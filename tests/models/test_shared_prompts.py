@@ -136,9 +136,11 @@ def test_a_stop_between_two_batches_ends_the_evaluation(encoded: Encoded) -> Non
         if len(counts) == 2:
             raise KeyboardInterrupt
 
+    token_loss.train()
     with pytest.raises(KeyboardInterrupt):
         evaluate_losses(token_loss, encoded, COLLATOR, 2, check=stop)
     assert len(counts) == 2
+    assert token_loss.training  # as before
 
 
 @pytest.mark.parametrize("why", ["mask", "positions", "window", "error"])

@@ -15,6 +15,7 @@ from utils.errors import UserError
 from utils.generation.decoding import Decoding
 from utils.log import log, work_bar
 from utils.models.loading import max_positions
+from utils.models.modes import evaluation_mode
 from utils.processes.signals import never
 from utils.tokens.batches import length_batches
 from utils.tokens.encoding import prompt_ids
@@ -138,17 +139,14 @@ def plain_generate(model: Any, inputs: Any, decoding: Decoding, eos: int, pad: i
 @contextlib.contextmanager
 def _inference(model: nn.Module) -> Iterator[None]:
     """Switch off dropout, and what only training needs."""
-    training = model.training
     frozen = [parameter for parameter in model.parameters() if not parameter.requires_grad]
     set_stance = getattr(torch.compiler, "set_stance", None)  # since PyTorch 2.6
-    model.eval()
     try:
         for parameter in frozen:  # autocast converts a weight once, instead of at each use, only if it is trainable
             parameter.requires_grad_(parameter.is_floating_point())
         # blocks that were compiled for training would be compiled again for a cache
-        with set_stance("force_eager") if set_stance else contextlib.nullcontext():
+        with evaluation_mode(model), set_stance("force_eager") if set_stance else contextlib.nullcontext():
             yield
     finally:
         for parameter in frozen:
             parameter.requires_grad_(False)
-        model.train(training)

@@ -4,5 +4,5 @@
 the loss at labelled positions, ``losses.py`` that of a data set; ``attention.py``, ``compilation.py`` and
 ``fast_modules.py`` speed up a model without changing what it computes, and ``frozen_blocks.py`` keeps what its frozen
 blocks gave; ``causality.py`` refuses models that are not causal; ``sharing_trial.py`` checks whether an evaluation may
-read each prompt once.
+read each prompt once; ``modes.py`` switches evaluation mode on for a while.
 """

@@ -8,6 +8,7 @@ import torch
 
 from rosa.fused import full_precision
 from utils.errors import UserError, failed_trial
+from utils.models.modes import evaluation_mode
 
 ROUNDINGS = 64  # tolerance of the trial, in units of eps times the largest loss
 TOKENS = [[5, 3, 8, 2], [5, 3, 8, 6]]  # the last ones differ
@@ -23,12 +24,10 @@ def check_causal(token_loss: Any, device: torch.device) -> None:
     Args:
         token_loss: a ``TokenLoss``.
     """
-    model, training = token_loss.model, token_loss.training
-    token_loss.eval()
     head_only, token_loss.head_only = token_loss.head_only, False
     tensors = (torch.tensor(values, device=device) for values in (TOKENS, POSITIONS, LABELS))
     try:
-        with full_precision(device):
+        with full_precision(device), evaluation_mode(token_loss):
             _, losses = token_loss(*tensors)
         one, other = losses.chunk(2)
         tolerance = ROUNDINGS * torch.finfo(torch.float32).eps * float(losses.abs().max())
@@ -37,9 +36,8 @@ def check_causal(token_loss: Any, device: torch.device) -> None:
         why = failed_trial(error)
     finally:
         token_loss.head_only = head_only
-        token_loss.train(training)
     if why:
         raise UserError(
-            f"model.name: {type(model).__name__} is no causal language model, which train.py needs: {why}. "
+            f"model.name: {type(token_loss.model).__name__} is no causal language model, which train.py needs: {why}. "
             "Another model can be adapted as a library: rosa.inject."
         )

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from rosa.fused import full_precision
 from utils.errors import UserError, failed_trial
 from utils.models.compilation import blocks
+from utils.models.modes import evaluation_mode
 from utils.tokens.batches import Batch
 from utils.tokens.encoding import Encoded
 
@@ -118,9 +119,8 @@ def frozen_blocks(token_loss: Any, batch: Batch) -> FrozenBlocks:
     """
     frozen = FrozenBlocks(token_loss.model)
     inputs = batch.input_ids, batch.positions, batch.labels
-    training = token_loss.training
     try:
-        with full_precision(batch.input_ids.device):
+        with full_precision(batch.input_ids.device), evaluation_mode(token_loss):
             token_loss.train()
             if not torch.equal(frozen.compute(batch.input_ids), frozen.compute(batch.input_ids)):
                 raise UserError(
@@ -135,8 +135,6 @@ def frozen_blocks(token_loss: Any, batch: Batch) -> FrozenBlocks:
         why = failed_trial(error)
     else:
         why = "" if torch.allclose(plain, reused, rtol=1e-4, atol=1e-4) else "in a trial the losses differ"
-    finally:
-        token_loss.train(training)
     frozen.token_bytes = max((row[0].nbytes for row in frozen.kept.values()), default=0)
     frozen.kept.clear()
     if why:

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from utils.log import work_bar
+from utils.models.modes import evaluation_mode
 from utils.models.token_loss import TokenLoss, unwrapped
 from utils.processes.group import Processes
 from utils.processes.signals import never
@@ -76,13 +77,11 @@ def evaluate_losses(
         name: the title of the progress bar.
         tokens: if it is set, a batch has at most this many tokens, padding counted, and any number of samples.
     """
-    training = token_loss.training
-    token_loss.eval()
     device = collator.device
     shared = unwrapped(token_loss).shares_prompts and sharing_pays(encoded)
     batches = row_batches(encoded, batch_size, shared, tokens, device)
     share = torch.zeros(math.ceil(len(batches) / processes.count), 2, dtype=torch.float64, device=device)
-    with work_bar(len(share), name, "batch", main=processes.main) as shown:
+    with evaluation_mode(token_loss), work_bar(len(share), name, "batch", main=processes.main) as shown:
         for row in range(len(share)):
             # every process makes the same number of forward passes, because shards are gathered in each
             number = row * processes.count + processes.index
@@ -95,7 +94,6 @@ def evaluate_losses(
     sums = torch.zeros(2, dtype=torch.float64)
     for batch_sums in torch.stack(processes.gather(share.cpu()), dim=1).flatten(0, 1):
         sums += batch_sums
-    token_loss.train(training)
     target, everything = (
         LossSum(
             nats,

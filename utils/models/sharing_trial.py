@@ -9,6 +9,7 @@ import torch
 from rosa.fused import full_precision
 from utils.errors import failed_trial
 from utils.models.attention import why_no_mask
+from utils.models.modes import evaluation_mode
 from utils.tokens.encoding import Encoded, Sample
 from utils.tokens.shared_prompts import collate_rows
 
@@ -29,15 +30,11 @@ def why_not_shared(token_loss: Any, device: torch.device, longest: int) -> str |
     if why:
         return why
     encoded = Encoded([Sample([*PROMPT, *target], len(PROMPT), 0, 0) for target in TARGETS], 0)
-    training = token_loss.training
-    token_loss.eval()
     try:
-        with full_precision(device):
+        with full_precision(device), evaluation_mode(token_loss):
             shared, alone = (_losses(token_loss, encoded, rows, device) for rows in ([[0, 1, 2]], [[0], [1], [2]]))
     except Exception as error:
         return failed_trial(error)
-    finally:
-        token_loss.train(training)
     prompt, *targets = shared.split([len(PROMPT) - 1, *map(len, TARGETS)])
     found = torch.cat([losses for target in targets for losses in (prompt, target)])
     difference = float((found - alone).abs().max())

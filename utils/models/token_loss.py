@@ -18,6 +18,7 @@ from utils.log import log
 from utils.models.attention import additive_mask, causal_attention
 from utils.models.compilation import compile_blocks
 from utils.models.frozen_blocks import FrozenBlocks
+from utils.models.modes import evaluation_mode
 from utils.models.sharing_trial import why_not_shared
 from utils.tokens.batches import Batch, Collator
 from utils.tokens.encoding import Encoded
@@ -223,18 +224,17 @@ class TokenLoss(nn.Module):
     @torch.no_grad()
     def try_head_only(self, batch: Batch) -> bool:
         """Set ``head_only`` and return it: whether the head alone gives the losses of ``batch`` as the model does."""
-        training, self.head_only = self.model.training, False
+        self.head_only = False
         if _caps_logits(self.model.config):
             return False  # the logits of a trial may be too small to show it
-        self.model.eval()
-        _, plain = self(batch.input_ids, batch.positions, batch.labels)
-        self.head_only = True
-        try:
-            _, fast = self(batch.input_ids, batch.positions, batch.labels)
-            self.head_only = torch.allclose(plain, fast, rtol=1e-3, atol=1e-3)
-        except (AttributeError, TypeError):  # a model without a bare trunk or output embeddings
-            self.head_only = False
-        self.model.train(training)
+        with evaluation_mode(self.model):
+            _, plain = self(batch.input_ids, batch.positions, batch.labels)
+            self.head_only = True
+            try:
+                _, fast = self(batch.input_ids, batch.positions, batch.labels)
+                self.head_only = torch.allclose(plain, fast, rtol=1e-3, atol=1e-3)
+            except (AttributeError, TypeError):  # a model without a bare trunk or output embeddings
+                self.head_only = False
         return self.head_only
 
 
