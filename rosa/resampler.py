@@ -30,6 +30,16 @@ from rosa.sharding import reshard
 ROUNDING_WARNING = 0.1
 
 
+def count_resamples(schedule: Any, epochs: int, steps: int) -> int:
+    """The resamples of a training of so many epochs and optimizer steps; none comes after the last of them.
+
+    Args:
+        schedule: has ``level`` and ``every``: a method's settings, or a ``Resampler``. Without them it is 0.
+    """
+    total = {"epoch": epochs, "step": steps}.get(getattr(schedule, "level", "never"), 0)
+    return max(total - 1, 0) // getattr(schedule, "every", 1)
+
+
 def resample(
     model: nn.Module, number: int, optimizer: Any | None = None, *, optimizer_state: str | float = "reset"
 ) -> float | None:

@@ -26,7 +26,7 @@ from transformers.utils import SAFE_WEIGHTS_NAME
 from rosa.config import AdapterConfig
 from rosa.errors import AdapterError
 from rosa.injection import adapter_layers
-from rosa.resampler import Resampler
+from rosa.resampler import Resampler, count_resamples
 from rosa.saved_modules import saved_modules
 
 
@@ -87,8 +87,7 @@ class ResampleCallback(TrainerCallback):  # type: ignore[misc]  # transformers i
         self.resampler = Resampler(model, optimizer, self.config)
         _warn_if_never_due(self.resampler, state, train_dataloader)
         # On a resume, every complete epoch or step had its resample, except the last one.
-        begun = {"step": state.global_step, "epoch": math.ceil(state.epoch or 0)}.get(self.resampler.level, 0)
-        resamples = max(begun - 1, 0) // self.resampler.every
+        resamples = count_resamples(self.resampler, math.ceil(state.epoch or 0), state.global_step)
         self.resampler.number = max(self.resampler.number, resamples)  # checkpoints of earlier versions do not tell
         length = round(state.global_step / state.epoch) if self.resampler.level == "epoch" and state.epoch else 1
         self.resampler.resampled_at = resamples * self.resampler.every * length
@@ -144,7 +143,7 @@ def _warn_if_never_due(schedule: Any, state: TrainerState, data: Any) -> None:
     counts = {"epoch": math.ceil(state.num_train_epochs), "step": state.max_steps}
     if schedule.level == "epoch" and data is not None and not has_length(data):
         reason, way_out = "the data set has no length, so that its epochs are not counted", "level='step', every=STEPS"
-    elif schedule.level in counts and counts[schedule.level] <= schedule.every:
+    elif schedule.level in counts and not count_resamples(schedule, counts["epoch"], counts["step"]):
         reason = f"it has {counts[schedule.level]} {schedule.level}s, and level='{schedule.level}' with "
         reason += f"every={schedule.every} needs more"
         way_out = "level='step', every=STEPS" if schedule.level == "epoch" else "a smaller every"

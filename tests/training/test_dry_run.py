@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from rosa.resampler import count_resamples
 from tests.conftest import ROOT
 from utils.errors import UserError
 from utils.training import dry_run, launch
@@ -112,7 +113,7 @@ def test_activations_follow_the_micro_batch(trial: Any) -> None:
 def test_the_planned_resamples_are_those_of_the_run(trial: Any, train: Any, method: str) -> None:
     overrides = f"fnmodel.name={method} train.epochs=4".split()
     training, found = trial(*overrides)
-    planned = dry_run.resamples(training)
+    planned = count_resamples(training.resampler, 4, training.total_steps)
     assert planned == train(*overrides).record()["timings"]["resamples"]
     assert ("resampling" in found.seconds) == (planned > 0)
 

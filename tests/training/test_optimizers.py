@@ -11,7 +11,7 @@ import rosa
 from tests.conftest import make_config
 from tests.rosa.cases import adapt, make_model, train_steps, trained
 from utils.errors import UserError
-from utils.training.optimizers import build_optimizer, build_scheduler, check_rewarm_steps, resample_steps
+from utils.training.optimizers import build_optimizer, build_scheduler, check_resamples
 
 peft = pytest.importorskip("peft")
 LORA_PLUS = ("fnmodel.name=lora", "fnmodel.lora.lr_ratio_b=16", "train.lr=1e-2")
@@ -85,9 +85,9 @@ def test_a_ramp_that_never_ends_is_refused(train: Any, overrides: tuple[str, ...
         train("fnmodel.name=relora", *overrides)
     never = make_config("fnmodel.name=relora", "fnmodel.relora.level=never").adapter
     for adapter in (never, make_config().adapter, make_config("fnmodel.name=none").adapter):
-        check_rewarm_steps(adapter, resample_steps(adapter, 1), 9)
+        check_resamples(adapter, 9, 1)
     relora = make_config("fnmodel.name=relora").adapter
-    check_rewarm_steps(relora, resample_steps(relora, 5), 5)  # a run without a restart
+    check_resamples(relora, 1, 5)  # a run without a restart
 
 
 def test_sgd_with_momentum_goes_on_after_a_resample(train: Any) -> None:

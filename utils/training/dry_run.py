@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 import rosa
+from rosa.resampler import count_resamples
 from rosa.sharding import is_sharded, local_part
 from utils.errors import UserError
 from utils.log import log
@@ -83,8 +84,8 @@ def estimate(training: Training, start: float, memory_before: float) -> Estimate
     seconds["training"] = len(batches) * (first + step * (train.epochs - 1))
     first, later = _validation_seconds(training)
     seconds["validation"] = first + later * math.ceil(train.epochs / train.validate_every)
-    if count := resamples(training):
-        resampler = training.resampler
+    resampler = training.resampler
+    if count := count_resamples(resampler, train.epochs, training.total_steps):
         seconds["resampling"] = count * _timed(training, lambda: rosa.resample(training.model, 1, resampler.optimizer))
     return Estimate(
         {**memory, "activations": saved.peak / MIB},
@@ -215,13 +216,6 @@ def _validation_seconds(training: Training) -> tuple[float, float]:
         texts = _timed(training, lambda: processes.run_on_main(lambda: sample_texts(training)))
     share = len(batches) / len(chosen)
     return first * share + texts, later * share + texts
-
-
-def resamples(training: Training) -> int:
-    """The number of resamples of the whole run."""
-    units = {"epoch": training.config.train.epochs, "step": training.total_steps}
-    resampler = training.resampler
-    return (units[resampler.level] - 1) // resampler.every if resampler.level in units else 0
 
 
 def report(training: Training, found: Estimate) -> str:

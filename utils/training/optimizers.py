@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 import rosa
+from rosa.resampler import count_resamples
 from rosa.sharding import is_sharded
 from utils.config.settings import Config
 from utils.config.train import DEFAULT_DECAY, OPTIMIZER_PARAMETERS, TrainConfig
@@ -47,13 +48,7 @@ def step_counts(config: Config, samples: int) -> tuple[int, int]:
     """
     steps_per_epoch = math.ceil(samples / config.train.batch_size)
     total_steps = steps_per_epoch * config.train.epochs
-    between = resample_steps(config.adapter, steps_per_epoch)
-    check_rewarm_steps(config.adapter, between, total_steps)
-    if between >= total_steps > 0:
-        log.warning(
-            "%s never resamples here: of %d steps, a resample would come after %d (fnmodel.%s.level and every)",
-            config.fnmodel.name, total_steps, between, config.fnmodel.name,
-        )  # fmt: skip
+    check_resamples(config.adapter, config.train.epochs, steps_per_epoch)
     warmup = warmup_steps(config.train, total_steps)
     if config.train.warmup_steps is None and 2 * warmup > total_steps:
         log.warning(
@@ -80,27 +75,28 @@ def warmup_steps(train: TrainConfig, total_steps: int) -> int:
     return train.warmup_steps
 
 
-def resample_steps(adapter: Any, steps_per_epoch: int) -> int:
-    """The optimizer steps between two resamples of a method with these settings; 0 if it never resamples."""
-    level = getattr(adapter, "level", "never")
-    return 0 if level == "never" else adapter.every * (steps_per_epoch if level == "epoch" else 1)
-
-
-def check_rewarm_steps(adapter: Any, steps: int, total_steps: int) -> None:
-    """Check that the learning rate reaches its schedule again between two resamples.
+def check_resamples(adapter: Any, epochs: int, steps_per_epoch: int) -> None:
+    """Warn if the run has no resample; check that the learning rate reaches its schedule again between two of them.
 
     Args:
         adapter: the method's settings; None for full training.
-        steps: those between two resamples.
 
     Raises:
-        UserError: ``rewarm_steps`` is not shorter than the steps between them.
+        UserError: ``rewarm_steps`` is not shorter than the steps between resamples.
     """
-    rewarm = getattr(adapter, "rewarm_steps", 0)
-    if 0 < steps < total_steps and rewarm >= steps:
-        key = f"fnmodel.{adapter.method}"
+    total_steps = steps_per_epoch * epochs
+    if getattr(adapter, "level", "never") == "never" or not total_steps:
+        return
+    key, rewarm = f"fnmodel.{adapter.method}", getattr(adapter, "rewarm_steps", 0)
+    between = adapter.every * (steps_per_epoch if adapter.level == "epoch" else 1)
+    if not count_resamples(adapter, epochs, total_steps):
+        log.warning(
+            "%s never resamples here: of %d steps, a resample would come after %d (%s.level and every)",
+            adapter.method, total_steps, between, key,
+        )  # fmt: skip
+    elif rewarm >= between:
         raise UserError(
-            f"{key}.rewarm_steps={rewarm} is not shorter than the {steps} steps between resamples: lower it, or "
+            f"{key}.rewarm_steps={rewarm} is not shorter than the {between} steps between resamples: lower it, or "
             f"resample less often ({key}.every)"
         )
 
