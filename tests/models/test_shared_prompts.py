@@ -22,7 +22,7 @@ from utils.tokens.batches import Collator
 from utils.tokens.encoding import Encoded, Sample, encode
 
 SEQ_LEN = 64
-COLLATOR = Collator(0, "target")
+PAD = 0
 SETTINGS = {"gpt2": {"n_positions": SEQ_LEN}, "llama": {"max_position_embeddings": SEQ_LEN}}
 
 
@@ -60,11 +60,11 @@ def test_shared_prompts_give_the_same_losses(encoded: Encoded, family: str, atte
     model.set_attn_implementation(attention)
     rosa.inject(model, rosa.LoraConfig(rank=4))
     token_loss = TokenLoss(model).train()
-    plain = evaluate_losses(token_loss, encoded, COLLATOR, 4)
-    assert token_loss.choose_fast_paths(encoded, COLLATOR).shares_prompts and token_loss.training
+    plain = evaluate_losses(token_loss, encoded, PAD, 4)
+    assert token_loss.choose_fast_paths(encoded, PAD).shares_prompts and token_loss.training
     token_loss.head_only = head_only
     counts = count_tokens(token_loss)
-    shared = evaluate_losses(token_loss, encoded, COLLATOR, 4)
+    shared = evaluate_losses(token_loss, encoded, PAD, 4)
     tokens = sum(len(sample.ids) for sample in encoded.samples)
     assert sum(counts) * 1.4 < tokens
     assert max(counts) <= max(4 * SEQ_LEN, shared_prompts.ROW_TOKENS)
@@ -115,13 +115,13 @@ class Wrapper(nn.Module):
 
 
 def test_several_processes_get_the_same_bits(encoded: Encoded) -> None:
-    token_loss = TokenLoss(build("gpt2")).choose_fast_paths(encoded, COLLATOR)
+    token_loss = TokenLoss(build("gpt2")).choose_fast_paths(encoded, PAD)
     counts = count_tokens(token_loss)
-    single, alone = evaluate_losses(token_loss, encoded, COLLATOR, 3), list(counts)
+    single, alone = evaluate_losses(token_loss, encoded, PAD, 3), list(counts)
     said: dict[int, Any] = {}
     counts.clear()
     for index in (0, 1, 2, 0):  # the first process again, when it can hear the others
-        last = evaluate_losses(Wrapper(token_loss), encoded, COLLATOR, 3, Rehearsed(index, 3, said=said))
+        last = evaluate_losses(Wrapper(token_loss), encoded, PAD, 3, Rehearsed(index, 3, said=said))
     assert last == single
     passes = -(-len(alone) // 3)
     assert len(counts) == 4 * passes  # as many on each process
@@ -129,7 +129,7 @@ def test_several_processes_get_the_same_bits(encoded: Encoded) -> None:
 
 
 def test_a_stop_between_two_batches_ends_the_evaluation(encoded: Encoded) -> None:
-    token_loss = TokenLoss(build("gpt2")).choose_fast_paths(encoded, COLLATOR)
+    token_loss = TokenLoss(build("gpt2")).choose_fast_paths(encoded, PAD)
     counts = count_tokens(token_loss)
 
     def stop() -> None:
@@ -138,7 +138,7 @@ def test_a_stop_between_two_batches_ends_the_evaluation(encoded: Encoded) -> Non
 
     token_loss.train()
     with pytest.raises(KeyboardInterrupt):
-        evaluate_losses(token_loss, encoded, COLLATOR, 2, check=stop)
+        evaluate_losses(token_loss, encoded, PAD, 2, check=stop)
     assert len(counts) == 2
     assert token_loss.training  # as before
 
@@ -158,10 +158,10 @@ def test_a_model_that_is_not_sure_to_agree_takes_the_plain_way(
     else:
         monkeypatch.setattr(module, "additive_mask", lambda sees, dtype: 1 / 0)
     with caplog.at_level("INFO"):
-        token_loss = TokenLoss(model).choose_fast_paths(encoded, COLLATOR)
+        token_loss = TokenLoss(model).choose_fast_paths(encoded, PAD)
     assert not token_loss.shares_prompts and "without sharing prompts" in caplog.text
     counts = count_tokens(token_loss)
-    evaluate_losses(token_loss, encoded, COLLATOR, 4)
+    evaluate_losses(token_loss, encoded, PAD, 4)
     assert sum(counts) >= sum(len(sample.ids) for sample in encoded.samples)
 
 

@@ -112,8 +112,8 @@ def test_every_architecture_gets_the_losses_of_its_samples_alone(kind: str) -> N
     model = make(AutoModelForCausalLM, kind, CAUSAL[kind][0])
     rows = [[5, 9, 3, 8, 2, 7, 4], [6, 1, 12]]
     encoded = Encoded([Sample(row, 1, 0, 0) for row in rows], 0)
-    token_loss = TokenLoss(model).eval().choose_fast_paths(encoded, Collator(0, "all"))
-    check_causal(token_loss, torch.device("cpu"))
+    token_loss = TokenLoss(model).eval().choose_fast_paths(encoded, 0)
+    check_causal(token_loss)
     batch = Collator(0, "all")(encoded, [0, 1])
     _, losses = token_loss(batch.input_ids, batch.positions, batch.labels)
     alone = [model(input_ids=torch.tensor([row]), use_cache=False).logits[0, :-1].log_softmax(-1) for row in rows]
@@ -128,4 +128,4 @@ def test_every_architecture_gets_the_losses_of_its_samples_alone(kind: str) -> N
 def test_an_encoder_is_refused(kind: str, why: str) -> None:
     token_loss = TokenLoss(make(AutoModelForCausalLM, kind, dict(pad_token_id=None)))
     with pytest.raises(UserError, match=f"is no causal language model, .*{why}"):
-        check_causal(token_loss, torch.device("cpu"))
+        check_causal(token_loss)

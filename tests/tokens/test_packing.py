@@ -87,7 +87,7 @@ def test_metrics_of_blocks_are_those_of_the_plain_way(small_model: Path) -> None
     documents = [document("Why?", "Because it is, after all, a rather long story.", "Né 😀."), document("How?", "So.")]
     encoded = pack(documents, TOKENIZER, 8)
     assert len(encoded) > 3
-    losses = evaluate_losses(TokenLoss(model), encoded, Collator(EOS, "all"), 3).metrics("all")
+    losses = evaluate_losses(TokenLoss(model), encoded, EOS, 3).metrics("all")
     stream, nats = stream_of(documents), 0.0
     with torch.no_grad():
         for start in range(0, len(stream) - 1, 7):

@@ -16,7 +16,7 @@ POSITIONS, LABELS = [0, 1, 2, 4, 5, 6], [3, 8, 2, 3, 8, 2]  # the same predictio
 
 
 @torch.no_grad()
-def check_causal(token_loss: Any, device: torch.device) -> None:
+def check_causal(token_loss: Any) -> None:
     """Raise UserError if the last token of a text changes predictions before it, or the trial fails.
 
     transformers loads encoders (BERT, RoBERTa) as causal models too. They see the tokens that they are to predict.
@@ -24,6 +24,7 @@ def check_causal(token_loss: Any, device: torch.device) -> None:
     Args:
         token_loss: a ``TokenLoss``.
     """
+    device = token_loss.model.device
     head_only, token_loss.head_only = token_loss.head_only, False
     tensors = (torch.tensor(values, device=device) for values in (TOKENS, POSITIONS, LABELS))
     try:

@@ -15,7 +15,6 @@ from utils.models.modes import evaluation_mode
 from utils.models.token_loss import TokenLoss, unwrapped
 from utils.processes.group import Processes
 from utils.processes.signals import never
-from utils.tokens.batches import Collator
 from utils.tokens.encoding import Encoded
 from utils.tokens.shared_prompts import collate_rows, row_batches, sharing_pays
 
@@ -57,7 +56,7 @@ class Losses:
 def evaluate_losses(
     token_loss: nn.Module,
     encoded: Encoded,
-    collator: Collator,
+    pad_id: int,
     batch_size: int,
     processes: Processes = Processes(),  # noqa: B008 (immutable)
     check: Callable[[], None] = never,
@@ -72,12 +71,12 @@ def evaluate_losses(
     result is the same to the bit for any number of processes.
 
     Args:
-        collator: pads the batches. Its ``loss_on`` is ignored: all tokens carry loss here.
+        pad_id: the token that fills up shorter samples.
         check: called after each batch, on every process. An exception from it ends the evaluation.
         name: the title of the progress bar.
         tokens: if it is set, a batch has at most this many tokens, padding counted, and any number of samples.
     """
-    device = collator.device
+    device = unwrapped(token_loss).model.device
     shared = unwrapped(token_loss).shares_prompts and sharing_pays(encoded)
     batches = row_batches(encoded, batch_size, shared, tokens, device)
     share = torch.zeros(math.ceil(len(batches) / processes.count), 2, dtype=torch.float64, device=device)
@@ -86,7 +85,7 @@ def evaluate_losses(
             # every process makes the same number of forward passes, because shards are gathered in each
             number = row * processes.count + processes.index
             rows = batches[number] if number < len(batches) else []
-            batch = collate_rows(encoded, rows, collator.pad_id, device)
+            batch = collate_rows(encoded, rows, pad_id, device)
             _, losses = token_loss(batch.input_ids, batch.positions, batch.labels, batch.layout)
             share[row] = (losses.double() * batch.weights).sum(1)
             shown.update()
@@ -108,11 +107,6 @@ def evaluate_losses(
 def model_losses(
     model: Any, encoded: Encoded, pad_id: int, batch_size: int, check: Callable[[], None] = never
 ) -> Losses:
-    """``evaluate_losses`` of a plain model in evaluation mode, on its device, in the fastest way that trials allow.
-
-    Args:
-        pad_id: the token that fills up shorter samples.
-    """
-    collator = Collator(pad_id, "all", model.device)
-    token_loss = TokenLoss(model).choose_fast_paths(encoded, collator)
-    return evaluate_losses(token_loss, encoded, collator, batch_size, check=check)
+    """``evaluate_losses`` of a plain model, in the fastest way that trials allow."""
+    token_loss = TokenLoss(model).choose_fast_paths(encoded, pad_id)
+    return evaluate_losses(token_loss, encoded, pad_id, batch_size, check=check)

@@ -20,7 +20,7 @@ PROMPT, TARGETS = [5, 3, 8, 2], ([6, 7, 9, 4], [9, 1], [7, 6, 6])
 
 
 @torch.no_grad()
-def why_not_shared(token_loss: Any, device: torch.device, longest: int) -> str | None:
+def why_not_shared(token_loss: Any, longest: int) -> str | None:
     """Why samples of up to ``longest`` tokens must each have a row of their own; None if they may share one.
 
     Args:
@@ -31,8 +31,8 @@ def why_not_shared(token_loss: Any, device: torch.device, longest: int) -> str |
         return why
     encoded = Encoded([Sample([*PROMPT, *target], len(PROMPT), 0, 0) for target in TARGETS], 0)
     try:
-        with full_precision(device), evaluation_mode(token_loss):
-            shared, alone = (_losses(token_loss, encoded, rows, device) for rows in ([[0, 1, 2]], [[0], [1], [2]]))
+        with full_precision(token_loss.model.device), evaluation_mode(token_loss):
+            shared, alone = (_losses(token_loss, encoded, rows) for rows in ([[0, 1, 2]], [[0], [1], [2]]))
     except Exception as error:
         return failed_trial(error)
     prompt, *targets = shared.split([len(PROMPT) - 1, *map(len, TARGETS)])
@@ -42,7 +42,7 @@ def why_not_shared(token_loss: Any, device: torch.device, longest: int) -> str |
     return None if difference <= tolerance else f"in a trial its losses differ by {difference:.2g}"
 
 
-def _losses(token_loss: Any, encoded: Encoded, rows: list[list[int]], device: torch.device) -> torch.Tensor:
-    batch = collate_rows(encoded, rows, 0, device)
+def _losses(token_loss: Any, encoded: Encoded, rows: list[list[int]]) -> torch.Tensor:
+    batch = collate_rows(encoded, rows, 0, token_loss.model.device)
     _, losses = token_loss(batch.input_ids, batch.positions, batch.labels, batch.layout)
     return losses.float()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
 from typing import Any, cast
 
 import torch
@@ -209,13 +208,12 @@ class TokenLoss(nn.Module):
         self.chunk_loss = torch.compile(cross_entropy_and_softmax, dynamic=True)
         return self
 
-    def choose_fast_paths(self, encoded: Encoded, collator: Collator) -> TokenLoss:
+    def choose_fast_paths(self, encoded: Encoded, pad_id: int) -> TokenLoss:
         """Set ``head_only`` and, if ``encoded`` makes sharing pay, ``shares_prompts``, by trials. Returns itself."""
-        collate = replace(collator, loss_on="all")
-        if not self.try_head_only(collate(encoded, range(min(2, len(encoded))))):
+        if not self.try_head_only(Collator(pad_id, "all", self.model.device)(encoded, range(min(2, len(encoded))))):
             log.info("this model's head is not a plain linear map: logits are computed at every position")
         if sharing_pays(encoded):
-            why = why_not_shared(self, collator.device, max(len(sample.ids) for sample in encoded.samples))
+            why = why_not_shared(self, max(len(sample.ids) for sample in encoded.samples))
             self.shares_prompts = why is None
             if why:
                 log.info("losses are computed without sharing prompts, which takes longer: %s", why)

@@ -208,7 +208,7 @@ def _validation_seconds(training: Training) -> tuple[float, float]:
     first, later = _first_and_later(
         training,
         lambda: evaluate_losses(
-            training.token_loss, part, training.collator, size, processes, training.stop.check, tokens=limit
+            training.token_loss, part, training.collator.pad_id, size, processes, training.stop.check, tokens=limit
         ),
     )
     texts = 0.0

@@ -189,7 +189,7 @@ def validate(training: Training) -> bool:
     """
     train, done, start = training.config.train, training.progress, time.perf_counter()
     values = evaluate_losses(
-        training.token_loss, training.data.validation, training.collator, train.samples_per_pass,
+        training.token_loss, training.data.validation, training.collator.pad_id, train.samples_per_pass,
         training.processes, training.stop.check, "validation", train.micro_batch_tokens,
     ).metrics(training.collator.loss_on)  # fmt: skip
     if not math.isfinite(values["loss"]):

@@ -117,8 +117,8 @@ def _adapt(model: Any, config: Config, placement: Placement, checkpoint: Path | 
 
 def _choose_fast_paths(token_loss: Any, data: TrainingData, collator: Collator, train: TrainConfig) -> None:
     """Let the model compute its losses in the fastest way that trials and the settings allow, once it is causal."""
-    check_causal(token_loss, collator.device)
-    token_loss.choose_fast_paths(data.validation, collator)
+    check_causal(token_loss)
+    token_loss.choose_fast_paths(data.validation, collator.pad_id)
     if train.cache_frozen:
         lengths = data.train.lengths
         ends = lengths.index(min(lengths)), lengths.index(max(lengths))
