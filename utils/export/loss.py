@@ -8,13 +8,12 @@ from typing import Any
 import torch
 
 from utils.config.settings import Config
-from utils.data import training_units
 from utils.evaluation import Options, load_examples
 from utils.models.losses import model_losses
 from utils.processes.devices import resolve_device
 from utils.runs import Run
 from utils.tokens.packing import encode_units
-from utils.training.data import share
+from utils.training.data import chosen_units
 
 
 def validation_losses(run: Run, config: Config, tokenizer: Any, models: Sequence[Any], options: Options) -> list[float]:
@@ -23,10 +22,11 @@ def validation_losses(run: Run, config: Config, tokenizer: Any, models: Sequence
     Raises:
         UserError: the data are missing, or are not those that the run was trained with.
     """
-    source, train = config.source, config.train
-    units = training_units(source, load_examples(run, config, options))
-    units = share(units, train.validation_fraction, "validation_fraction", config.seed)
-    encoded = encode_units(units, tokenizer, packed=source.packed, seq_len=train.seq_len, block_size=train.block_size)
+    train = config.train
+    units = chosen_units(config, "validation", load_examples(run, config, options))
+    encoded = encode_units(
+        units, tokenizer, packed=config.source.packed, seq_len=train.seq_len, block_size=train.block_size
+    )
     device = torch.device(resolve_device(options.device))
     losses = []
     for model in models:

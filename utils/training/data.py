@@ -10,7 +10,7 @@ import torch
 from rosa.subspace import seeded_generator
 from utils.config.settings import Config
 from utils.config.train import TrainConfig
-from utils.data import digest, training_units
+from utils.data import Example, digest, training_units
 from utils.errors import UserError
 from utils.log import log
 from utils.models.loading import max_positions
@@ -37,9 +37,7 @@ def load_training_data(config: Config, tokenizer: Any) -> TrainingData:
     """
     source, train = config.source, config.train
     examples = {split: config.load(split) for split in TRAINING}
-    units = {split: training_units(source, part) for split, part in examples.items()}
-    units["train"] = share(units["train"], train.fraction, "fraction", config.seed)
-    units["validation"] = share(units["validation"], train.validation_fraction, "validation_fraction", config.seed)
+    units = {split: chosen_units(config, split, part) for split, part in examples.items()}
     prompts = dict.fromkeys(example.prompt for unit in units["validation"] for example in unit)
     encoded = {
         split: encode_units(part, tokenizer, packed=source.packed, seq_len=train.seq_len, block_size=train.block_size)
@@ -78,16 +76,17 @@ def load_training_data(config: Config, tokenizer: Any) -> TrainingData:
     )
 
 
-def share(units: list[Any], fraction: float, key: str, seed: int) -> list[Any]:
-    """A random fraction of ``units``, at least one, in their original order.
+def chosen_units(config: Config, split: str, examples: list[Example]) -> list[list[Example]]:
+    """The part of a split that a run reads: a random fraction of its units, at least one, in their original order.
 
-    Args:
-        key: the fraction's key, which is part of the seed.
+    The fraction is ``train.fraction`` or ``train.validation_fraction``; the name of the key is part of the seed.
     """
-    count = max(1, round(fraction * len(units)))
+    units = training_units(config.source, examples)
+    key = "fraction" if split == "train" else "validation_fraction"
+    count = max(1, round(getattr(config.train, key) * len(units)))
     if count == len(units):
         return units
-    chosen = torch.randperm(len(units), generator=seeded_generator(key, seed))[:count]
+    chosen = torch.randperm(len(units), generator=seeded_generator(key, config.seed))[:count]
     return [units[i] for i in sorted(chosen.tolist())]
 
 
