@@ -54,8 +54,9 @@ class Measured:
             raise UserError(f"{result.run.path} is not a finished run of a study: it has no loss of the targets")
         study = result.run.path / "study.json"
         keys = int(settings["dataset.size"]) if result.dataset == "phone_book" else 0
+        rank = result.rank if isinstance(result.rank, int) else 0
         return cls(
-            way=Way(keys, result.method, whole_rank(result), *own_settings(result)),
+            way=Way(keys, result.method, rank, *_own_settings(result)),
             lr=float(settings["train.lr"]),
             seed=int(result.seed),
             trial=result.trial,
@@ -75,12 +76,7 @@ def amount(runs: list[Measured]) -> str:
     return f"{statistics.fmean(bits):,.0f}" if bits else f"{statistics.fmean(run.loss for run in runs):.4f}"
 
 
-def whole_rank(result: Result) -> int:
-    """The rank, 0 if it is a ratio of the full rank or there is none."""
-    return result.rank if isinstance(result.rank, int) else 0
-
-
-def own_settings(result: Result) -> tuple[int, str]:
+def _own_settings(result: Result) -> tuple[int, str]:
     """The steps between resamples (0: never), and the other settings of the method that are not at their defaults."""
     if result.method not in method_names():
         return 0, ""

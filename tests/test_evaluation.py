@@ -82,7 +82,7 @@ def test_only_current_evaluations_are_skipped(roots: list[str], capsys: Any) -> 
     assert outcomes(FAST) == ["current"] * 3  # any precision will do
 
 
-def test_an_evaluation_on_data_that_changed_is_not_current(train: Any, tmp_path: Path, capsys: Any) -> None:
+def test_an_evaluation_on_data_that_changed_is_not_current(train: Any, tmp_path: Path) -> None:
     (data := tmp_path / "data").mkdir()
     for split in ("train", "validation", "test"):
         (data / f"{split}.csv").write_text("prompt,target\na,b\nc,d\n")
