@@ -14,8 +14,9 @@ import pytest
 
 from tests.conftest import ROOT, make_config
 from tests.training.reading import only_run
+from utils.config.settings import LOGGERS
 from utils.errors import UserError
-from utils.runs.loggers import check_installed
+from utils.runs.loggers import Logger, check_installed
 from utils.training import loop
 
 WANDB = """
@@ -197,3 +198,7 @@ def test_the_package_itself_takes_a_run(name: str, small_model: Path, small_e2e:
     assert done.returncode == 0 and "Training goes on" not in done.stderr, done.stderr
     kept = only_run(tmp_path).path / "wandb" if name == "wandb" else tmp_path / "trackio"
     assert any(path.suffix in (".wandb", ".db") for path in kept.rglob("*"))
+
+
+def test_each_name_has_its_class() -> None:
+    assert sorted(LOGGERS) == sorted(kind.__name__.lower() for kind in Logger.__subclasses__())

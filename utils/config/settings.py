@@ -25,7 +25,7 @@ from utils.data import DataSource, Example, get_source
 from utils.errors import UserError
 from utils.io.yaml_files import read_yaml
 
-LOGGERS = ("tensorboard", "wandb", "trackio")  # names of packages
+LOGGERS = ("tensorboard", "wandb", "trackio")  # packages, and in small letters classes of utils.runs.loggers
 
 
 @dataclass

@@ -38,12 +38,21 @@ def check_installed(names: Iterable[str]) -> None:
 class Logger(ABC):
     """One place that shows the numbers and texts of a run.
 
+    Its name in ``logging.to`` (``LOGGERS``), and that of its package, is the name of the class in small letters.
+
+    Args:
+        settings: the run's configuration as plain values by dotted key.
+        progress: that of the checkpoint from which training resumes (``Progress``).
+
     Attributes:
         holds_repeated: whether it has what an earlier process of this run logged after the checkpoint from which
             training resumes. It must not get these points again.
     """
 
     holds_repeated = False
+
+    @abstractmethod
+    def __init__(self, run: Run, settings: dict[str, Any], progress: Any) -> None: ...
 
     @abstractmethod
     def log(self, values: dict[str, Any], step: int) -> None:
@@ -145,28 +154,17 @@ class Trackio(Logger):
         self._run.finish()
 
 
-KINDS: dict[str, Callable[[Run, dict[str, Any], Any], Logger]] = {
-    "tensorboard": TensorBoard,
-    "wandb": WandB,
-    "trackio": Trackio,
-}
-
-
 class Loggers:
-    """The loggers of a run that work.
-
-    Args:
-        settings: the run's configuration as plain values by dotted key.
-        progress: that of the checkpoint from which training resumes (``Progress``).
-    """
+    """The loggers of a run that work; ``settings`` and ``progress`` as for a ``Logger``."""
 
     def __init__(self, names: Iterable[str], run: Run, settings: dict[str, Any], progress: Any) -> None:
         plain = {key: v if isinstance(v, (bool, int, float, str)) else str(v) for key, v in settings.items()}
         self._run = run
         self._working: dict[str, Logger] = {}
+        kinds = {kind.__name__.lower(): kind for kind in Logger.__subclasses__()}
         for name in names:
             with self._guarded(name):
-                self._working[name] = KINDS[name](run, plain, progress)
+                self._working[name] = kinds[name](run, plain, progress)
 
     def each(self, act: Callable[[Logger], Any]) -> None:
         """Call ``act`` with each logger. One that fails is left out from then on."""
