@@ -47,6 +47,14 @@ def test_all_finished_runs_are_evaluated(roots: list[str], small_e2e: Path) -> N
         assert evaluation["perplexity"] == pytest.approx(torch.tensor(evaluation["loss"]).exp().item(), rel=1e-5)
 
 
+def test_runs_on_the_same_data_read_them_once(roots: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    splits, load = [], E2E.load
+    monkeypatch.setattr(E2E, "load", lambda self, split, *where: splits.append(split) or load(self, split, *where))
+    for _ in range(2):  # the second time all are current
+        assert evaluate_runs(roots, FAST) == 0
+    assert splits == ["test"] * 2
+
+
 def test_the_validation_split_has_the_loss_that_training_recorded(roots: list[str]) -> None:
     assert evaluate_runs(roots, Options(split="validation", decoding=SHORT, device="cpu")) == 0
     for run in find_runs(roots):

@@ -26,6 +26,8 @@ from utils.runs.texts import Answer, write_texts
 from utils.runs.trained import check_base_found, check_settings, load_trained
 from utils.tokens.encoding import prompt_ids
 
+Loaded = dict[Any, list[Example]]  # by the settings of a data set and the split
+
 
 @dataclass(frozen=True)
 class Options:
@@ -68,18 +70,19 @@ def evaluate_runs(roots: Sequence[str], options: Options) -> int:
     Returns: the exit code: 1 if a run failed or no run is evaluated, otherwise 0.
     """
     outcomes: list[tuple[Run, str, str]] = []
+    loaded: Loaded = {}
     runs = find_runs(roots)
     with run_log(None), stop_on_signals() as stop:
         try:
             for run in runs:
                 stop.check()
-                outcomes.append((run, *_outcome(run, options, stop.check)))
+                outcomes.append((run, *_outcome(run, options, stop.check, loaded)))
         finally:
             evaluated = _print_summary(outcomes, len(runs), options.split)
     return 1 if evaluated == 0 or any(outcome == "failed" for _, outcome, _ in outcomes) else 0
 
 
-def _outcome(run: Run, options: Options, check: Callable[[], None]) -> tuple[str, str]:
+def _outcome(run: Run, options: Options, check: Callable[[], None], loaded: Loaded) -> tuple[str, str]:
     """Evaluate one run and return its status with a line about it. An error does not stop the other runs."""
     split = options.split
     try:
@@ -90,7 +93,7 @@ def _outcome(run: Run, options: Options, check: Callable[[], None]) -> tuple[str
         with lock(run.lock_file("eval"), "evaluated"):
             written = (run.raw_predictions(split), run.references(split), run.predictions(split))
             remove_leftovers(run.record_file, run.eval_file, *written)
-            return evaluate_run(run, options, check)
+            return evaluate_run(run, options, check, loaded)
     except Exception as error:
         return "failed", _failure(error, options)
 
@@ -111,10 +114,14 @@ def _failure(error: Exception, options: Options) -> str:
     return reason(error)
 
 
-def evaluate_run(run: Run, options: Options, check: Callable[[], None] = never) -> tuple[str, str]:
+def evaluate_run(
+    run: Run, options: Options, check: Callable[[], None] = never, loaded: Loaded | None = None
+) -> tuple[str, str]:
     """Evaluate one run. Returns its status (evaluated, current or skipped) and a line about it.
 
-    ``check`` is called often, before anything is written. An exception that it raises stops the evaluation.
+    Args:
+        check: called often, before anything is written. An exception that it raises stops the evaluation.
+        loaded: see ``load_examples``.
     """
     conditions = {
         "split": options.split,
@@ -133,7 +140,7 @@ def evaluate_run(run: Run, options: Options, check: Callable[[], None] = never) 
     current = not options.force and is_current(run, options.split, conditions)
     local = config.dataset.folder()
     if not current or options.dataset_path or (local is not None and local.exists()):  # other data are no current ones
-        examples = load_examples(run, config, options)
+        examples = load_examples(run, config, options, loaded)
     if current:
         return "current", "nothing to do (--force evaluates again)"
     verify(run.best)
@@ -172,8 +179,11 @@ def _hashes(run: Run, split: str) -> dict[str, str | None]:
     return {name: sha256(path, LARGEST) if path.is_file() else None for name, path in files.items()}
 
 
-def load_examples(run: Run, config: Config, options: Options) -> list[Example]:
+def load_examples(run: Run, config: Config, options: Options, loaded: Loaded | None = None) -> list[Example]:
     """The examples of the split. The first evaluation on the test split records their digest.
+
+    Args:
+        loaded: what was read for other runs; it is used again, and what is read now is added.
 
     Raises:
         UserError: the data is missing or malformed, or is not the data in the run's record.
@@ -182,7 +192,8 @@ def load_examples(run: Run, config: Config, options: Options) -> list[Example]:
     folder = dataset.folder()
     if folder is not None and not options.dataset_path and not folder.exists():
         raise UserError(f"{folder}, the dataset.path of the run, does not exist: say where it is now (--dataset-path)")
-    examples = config.source.load(options.split, folder, dataset.cache)
+    loaded, key = {} if loaded is None else loaded, (*dataclasses.astuple(dataset), options.split)
+    examples = loaded[key] = loaded.get(key) or config.source.load(options.split, folder, dataset.cache)
     recorded, current = recorded_digests(run.record()), {options.split: digest(examples)}
     if options.split in TRAINING or options.split in run.readable_parts(run.eval_file):
         refuse_other_data(run, recorded, current, dataset)
