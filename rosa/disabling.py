@@ -13,7 +13,7 @@ from torch.func import functional_call
 from rosa.errors import AdapterError
 from rosa.fused import full_precision
 from rosa.hooks import StandIn, share_hooks
-from rosa.injection import Model, layers_in_place
+from rosa.injection import Model, layers_in_place, replaced_layers
 from rosa.layer_state import check_in_memory
 from rosa.layers import AdapterLayer
 from rosa.saved_modules import base_modules
@@ -43,16 +43,8 @@ def disabled(model: Model) -> Iterator[Model]:
     if not layers and not any(isinstance(module, StandIn) for module in model.modules()):
         raise AdapterError("this model has no adapters to disable (within rosa.merged they are not in their places)")
     stand_ins = {name: BaseFunction(layer) for name, layer in layers.items()}
-    try:
-        with base_modules(model):
-            for name, stand_in in stand_ins.items():
-                model.set_submodule(name, stand_in)
-            yield model
-    finally:
-        for name, layer in layers.items():
-            if layer.training != stand_ins[name].training:
-                layer.train(stand_ins[name].training)
-            model.set_submodule(name, layer)
+    with base_modules(model), replaced_layers(model, layers, stand_ins):
+        yield model
 
 
 class _Unhooked(nn.Module):

@@ -191,8 +191,7 @@ def check_not_of_peft(model: nn.Module, way_out: str) -> None:
 
 def install_layers(model: nn.Module, layers: dict[str, AdapterLayer]) -> None:
     """Replace the wrapped modules by ``layers``, and freeze everything but the adapters' parameters."""
-    for parameter in model.parameters():
-        parameter.requires_grad_(False)
+    model.requires_grad_(False)
     for name, layer in layers.items():
         model.set_submodule(name, layer)
         layer.train_adapter(True)
@@ -266,14 +265,21 @@ def merged(model: Model) -> Iterator[Model]:
 def without_adapters(model: nn.Module) -> Iterator[None]:
     """For the length of a ``with`` block the base modules, with their present weights, replace the adapter layers."""
     layers = layers_in_place(model)
+    with replaced_layers(model, layers, {name: layer.base for name, layer in layers.items()}):
+        yield
+
+
+@contextlib.contextmanager
+def replaced_layers(model: nn.Module, layers: dict[str, AdapterLayer], others: Mapping[str, Any]) -> Iterator[None]:
+    """Put ``others`` in the places of ``layers`` for a ``with`` block, which may change the training mode of both."""
     try:
-        for name, layer in layers.items():
-            model.set_submodule(name, layer.base)
+        for name, other in others.items():
+            model.set_submodule(name, other)
         yield
     finally:
         for name, layer in layers.items():
-            if layer.training != layer.base.training:  # model.eval() within the block
-                layer.train(layer.base.training)
+            if layer.training != others[name].training:  # model.eval() within the block
+                layer.train(others[name].training)
             model.set_submodule(name, layer)
 
 

@@ -56,9 +56,7 @@ class KeptBase:
         pairs = [] if self.change is None else [self.change]
         if self.start is not None:
             pairs.append((-self.start[0], self.start[1]))
-        if not pairs:
-            return None
-        return joined(pairs)
+        return joined(pairs) if pairs else None
 
     def weight(self, present: Tensor) -> Tensor:
         """W_0 (m, n), given the ``present`` W_f, on its device and in its dtype.

@@ -91,10 +91,9 @@ def find_targets(
 
     left_out: dict[str, list[str]] = defaultdict(list)
     found = {}
-    for name in candidates:
+    for name, module in candidates.items():
         if name not in wanted:
             continue
-        module = candidates[name]
         if name in shared:
             left_out[SHARED].append(name)
         elif reason := obstacle(module, quantised=quantised):
@@ -114,7 +113,8 @@ def find_targets(
     if not all(module.weight.is_meta for module in found.values()):
         if target_modules is None:
             left_out.update(_stacked(model))
-        _log_left_out(left_out)
+        for reason, names in left_out.items():
+            log.warning("not adapted: %s: %s", summary(names), reason)
     return found
 
 
@@ -245,12 +245,6 @@ def _stacked(model: nn.Module) -> dict[str, list[str]]:
     names = _in_blocks(model, sizes)
     share = sum(sizes[name] for name in names) / parameter_count(model)
     return {STACKED.format(share): names} if names else {}
-
-
-def _log_left_out(left_out: dict[str, list[str]]) -> None:
-    for reason, names in left_out.items():
-        if names:
-            log.warning("not adapted: %s: %s", summary(names), reason)
 
 
 def summary(names: Iterable[str]) -> str:
