@@ -152,7 +152,6 @@ class LowRankConfig(AdapterConfig):
     rank: int | float = 0.05
 
     def problems(self) -> list[str]:
-        """Everything wrong with these settings that can be found without a model."""
         found = super().problems()
         try:
             check_rank(self.rank)

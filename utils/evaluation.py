@@ -95,7 +95,9 @@ def _outcome(run: Run, options: Options, check: Callable[[], None], loaded: Load
             remove_leftovers(run.record_file, run.eval_file, *written)
             return evaluate_run(run, options, check, loaded)
     except Exception as error:
-        return "failed", _failure(error, options)
+        if is_out_of_memory(error):
+            return "failed", f"out of memory: give a lower --batch-size than {options.batch()}, or fewer --num-beams"
+        return "failed", reason(error)
 
 
 def _print_summary(outcomes: Sequence[tuple[Run, str, str]], runs: int, split: str) -> int:
@@ -106,12 +108,6 @@ def _print_summary(outcomes: Sequence[tuple[Run, str, str]], runs: int, split: s
     evaluated = sum(outcome in ("evaluated", "current") for _, outcome, _ in outcomes)
     print(f"{evaluated} of {runs} runs are evaluated on {split}")
     return evaluated
-
-
-def _failure(error: Exception, options: Options) -> str:
-    if is_out_of_memory(error):
-        return f"out of memory: give a lower --batch-size than {options.batch()}, or fewer --num-beams"
-    return reason(error)
 
 
 def evaluate_run(
@@ -139,7 +135,8 @@ def evaluate_run(
         return "skipped", f"evaluated on all items already: --force replaces that by the first {options.limit}"
     current = not options.force and is_current(run, options.split, conditions)
     local = config.dataset.folder()
-    if not current or options.dataset_path or (local is not None and local.exists()):  # other data are no current ones
+    # raises if local data have changed; data from the hub are not loaded only to be compared
+    if not current or options.dataset_path or (local is not None and local.exists()):
         examples = load_examples(run, config, options, loaded)
     if current:
         return "current", "nothing to do (--force evaluates again)"
@@ -204,8 +201,8 @@ def load_examples(run: Run, config: Config, options: Options, loaded: Loaded | N
 
 def generating_model(
     run: Run, config: Config, checkpoint: Path, decoding: Decoding, device: str, precision: str
-) -> tuple[Any, Any, Any, str]:
-    """The tokenizer, the plain model of a checkpoint, its device, and the precision in which it computes.
+) -> tuple[Any, Any, str]:
+    """The tokenizer, the plain model of a checkpoint on its device, and the precision in which it computes.
 
     Args:
         decoding: how it will generate.
@@ -220,11 +217,11 @@ def generating_model(
     from utils.processes.devices import resolve_device, resolve_precision
 
     check_base_found(run, config)  # before its configuration is read
-    place = torch.device(resolve_device(device))
-    precision = resolve_precision(precision, place.type, hidden_size(config.model.name, config.model.gguf_file))
+    resolved = torch.device(resolve_device(device))
+    precision = resolve_precision(precision, resolved.type, hidden_size(config.model.name, config.model.gguf_file))
     tokenizer, model = load_trained(run, config, checkpoint)
     check_beams(model, decoding)
-    return tokenizer, rosa.unwrap(model).to(place).eval(), place, precision
+    return tokenizer, rosa.unwrap(model).to(resolved).eval(), precision
 
 
 def _measure(
@@ -237,7 +234,7 @@ def _measure(
     from utils.processes.devices import autocast
     from utils.tokens.packing import encode_units
 
-    tokenizer, model, device, precision = generating_model(
+    tokenizer, model, precision = generating_model(
         run, config, run.best, options.decoding, options.device, options.precision
     )
     source, limit = config.source, max_positions(model)
@@ -256,7 +253,7 @@ def _measure(
         cut = sum(prompt != group[0].prompt for prompt, group in zip(prompts, chosen, strict=True))
         if cut:
             log.warning("%d of %d questions are cut at the beginning to fit the model", cut, len(chosen))
-    with autocast(device, precision):
+    with autocast(model.device, precision):
         losses = model_losses(model, encoded, tokenizer.pad_token_id, options.batch(), check)
         texts = generate(model, tokenizer, prompts, options.decoding, options.batch(), bar=True, check=check)
     as_prompted = [

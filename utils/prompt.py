@@ -90,8 +90,8 @@ def continuations(
     run = one_run(run_folder)
     config = load_config(run.config_file)
     check_settings(run, config)
-    found_at = checkpoint_of(run, checkpoint)
-    tokenizer, model, place, precision = generating_model(run, config, found_at, decoding, device, precision)
+    folder = checkpoint_of(run, checkpoint)
+    tokenizer, model, precision = generating_model(run, config, folder, decoding, device, precision)
     limit, source = max_positions(model), config.source
     templated = source.prompt("text") != "text"  # else blanks at the ends are a part of the prompt
     given = iter(texts)
@@ -99,7 +99,7 @@ def continuations(
         prompts = [source.prompt(text.strip()) if templated and not raw else text for text in batch if text.strip()]
         if source.packed and not raw and limit is not None:  # as eval.py does
             prompts = shorten(prompts, tokenizer, limit - decoding.max_new_tokens)
-        with autocast(place, precision):
+        with autocast(model.device, precision):
             found = iter(generate(model, tokenizer, prompts, decoding, batch_size) if prompts else ())
         for text in batch:
             yield one_line(next(found)) if text.strip() else ""

@@ -23,7 +23,6 @@ class BitFitConfig(AdapterConfig):
     colour: ClassVar[str] = "#CC79A7"
 
     def problems(self) -> list[str]:
-        """Everything wrong with these settings that can be found without a model."""
         wrong = ["bias=none leaves BitFit nothing to train"] if self.bias == "none" else []
         return super().problems() + wrong
 

@@ -37,7 +37,6 @@ class IA3Config(AdapterConfig):
     colour: ClassVar[str] = "#009E73"
 
     def problems(self) -> list[str]:
-        """Everything wrong with these settings that can be found without a model."""
         endings = self.feedforward_modules
         right = isinstance(endings, list) and all(isinstance(ending, str) and ending for ending in endings)
         wrong = [] if right else [f"feedforward_modules={endings} must be a list of name endings"]

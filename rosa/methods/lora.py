@@ -42,7 +42,6 @@ class LoraConfig(LowRankConfig):
     colour: ClassVar[str] = "#E69F00"
 
     def problems(self) -> list[str]:
-        """Everything wrong with these settings that can be found without a model."""
         without = self.scale == "rslora" and self.alpha is None
         return super().problems() + (["scale=rslora needs an alpha: the scale is alpha / √R"] if without else [])
 

@@ -39,11 +39,7 @@ LANDMARKS = (
 )  # fmt: skip
 FOODS = ("Chinese", "English", "Fast food", "French", "Indian", "Italian", "Japanese")
 
-EAT_TYPES: Mapping[str, tuple[str, ...]] = {
-    "pub": ("pub",),
-    "coffee shop": ("coffee shop",),
-    "restaurant": ("restaurant",),
-}
+EAT_TYPES = ("pub", "coffee shop", "restaurant")
 NO_TYPE = ("place", "venue", "place", "spot", "establishment")
 
 FOOD = Fact(
@@ -151,7 +147,7 @@ FAMILY: Mapping[str, Fact] = {
 # Attribute -> (values, share of MRs that have it), in the order of an MR.
 ONTOLOGY: Mapping[str, tuple[tuple[str, ...], float]] = {
     "name": (NAMES, 1.0),
-    "eatType": (tuple(EAT_TYPES), 0.65),
+    "eatType": (EAT_TYPES, 0.65),
     "food": (FOODS, 0.7),
     "priceRange": (tuple(PRICES), 0.65),
     "customer rating": (tuple(RATINGS), 0.65),
@@ -169,7 +165,7 @@ def write_mr(slots: Mapping[str, str]) -> str:
 def reference(slots: Mapping[str, str], rng: random.Random) -> str:
     """One text that states every slot of an MR once."""
     facts = [_fact(name, value) for name, value in slots.items() if name not in ("name", "eatType")]
-    nouns = EAT_TYPES[slots["eatType"]] if "eatType" in slots else NO_TYPE
+    nouns = (slots["eatType"],) if "eatType" in slots else NO_TYPE
     subject = Subject(slots["name"], nouns, vague="eatType" not in slots, advice=("Try", "Visit", "Go to"))
     return describe(subject, facts, rng)
 

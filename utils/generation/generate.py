@@ -86,7 +86,7 @@ def generate_tokens(
         batches = length_batches(lengths, batch_size)
         if reason and len(set(lengths)) > 1 and padding_counts(model):
             log.info("prompts of one length are generated together, because padding would change this model's texts")
-            batches = [part for batch in batches for part in _of_one_length(batch, lengths)]
+            batches = [list(part) for batch in batches for _, part in itertools.groupby(batch, key=lengths.__getitem__)]
         for chosen in batches:
             inputs = tokenizer.pad(
                 {"input_ids": [encoded[i] for i in chosen]}, padding_side="left", return_tensors="pt"
@@ -97,11 +97,6 @@ def generate_tokens(
             shown.update(len(chosen))
             check()
     return found
-
-
-def _of_one_length(batch: Sequence[int], lengths: Sequence[int]) -> list[list[int]]:
-    """A batch of prompts, sorted by length, in parts that need no padding."""
-    return [list(part) for _, part in itertools.groupby(batch, key=lambda i: lengths[i])]
 
 
 def tree_generate(

@@ -8,12 +8,12 @@ from typing import Any
 from utils.tokens.encoding import first_ids, prompt_ids
 
 
-def shorten(prompts: Sequence[str], tokenizer: Any, room: int | None) -> list[str]:
+def shorten(prompts: Sequence[str], tokenizer: Any, room: int) -> list[str]:
     """Cut prompts to at most ``room`` tokens. A longer prompt loses its beginning, if possible up to a blank.
 
-    Its end stays, because the text continues from there. If ``room`` is None or not positive, nothing is cut.
+    Its end stays, because the text continues from there. If ``room`` is not positive, nothing is cut.
     """
-    if room is None or room < 1:
+    if room < 1:
         return list(prompts)
     own = max(1, room - len(first_ids(tokenizer)))
     return [

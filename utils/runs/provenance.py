@@ -23,10 +23,8 @@ def versions() -> dict[str, str]:
     """The versions of Python and of the installed packages that influence a result."""
     found = {"python": platform.python_version()}
     for name in PACKAGES:
-        try:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
     return found
 
 

@@ -110,12 +110,10 @@ class Run:
             raise UserError(f"{self.record_file} is not a run's record: it has no valid 'status'")
         return record
 
-    def update_record(self, **fields: Any) -> dict[str, Any]:
-        """Merge ``fields`` into run.json, which is made if missing. Returns the new record."""
+    def update_record(self, **fields: Any) -> None:
+        """Merge ``fields`` into run.json, which is made if missing."""
         record = read_object(self.record_file) if self.record_file.exists() else {}
-        record.update(fields)
-        write_json(self.record_file, record)
-        return record
+        write_json(self.record_file, record | fields)
 
     def metrics(self, split: str | None = None) -> list[dict[str, Any]]:
         """The logging points of metrics.jsonl, all or those of one split."""

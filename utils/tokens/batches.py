@@ -56,7 +56,7 @@ class Collator:
         first = np.maximum(prompts, 1) if self.loss_on == "target" else 1
         rows, labelled = np.nonzero((columns >= first) & (columns < sizes))
         arrays = (input_ids, rows * width + labelled - 1, input_ids[rows, labelled])
-        return Batch(*(to_device(torch.from_numpy(array), self.device) for array in arrays))
+        return Batch(*(to_device(array, self.device) for array in arrays))
 
 
 def padded(length: int, device: torch.device) -> int:
@@ -65,8 +65,9 @@ def padded(length: int, device: torch.device) -> int:
     return math.ceil(length / multiple) * multiple
 
 
-def to_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """The tensor on ``device``, without waiting for the work before the copy."""
+def to_device(array: np.ndarray, device: torch.device) -> Tensor:
+    """The array as a tensor on ``device``, without waiting for the work before the copy."""
+    tensor = torch.from_numpy(array)
     if device.type == "cuda":  # from pageable memory the copy would wait
         tensor = tensor.pin_memory()
     return tensor.to(device, non_blocking=True)
@@ -133,6 +134,6 @@ def micro_batches(
             divided.append([list(share[start : start + size]) for start in range(0, len(share), size)])
         else:
             parts = token_batches([lengths[index] for index in share], tokens, device)
-            divided.append([[share[place] for place in part] for part in parts])
+            divided.append([[share[i] for i in part] for part in parts])
     count = max(map(len, divided))
     return [parts + [[]] * (count - len(parts)) for parts in divided]

@@ -107,16 +107,13 @@ def collate_rows(encoded: Encoded, rows: Sequence[Sequence[int]], pad_id: int, d
         fields[:, number, : row.shape[1]] = row
     ids, parts, position_ids, before, *weights = fields
     numbers, columns = np.nonzero(before >= 0)
-
-    def tensor(array: np.ndarray) -> Tensor:
-        return to_device(torch.from_numpy(array), device)
-
+    shared = any(len(row) > 1 for row in rows)
     return EvaluationBatch(
-        input_ids=tensor(ids),
-        positions=tensor(numbers * width + before[numbers, columns]),
-        labels=tensor(ids[numbers, columns]),
-        weights=tensor(np.stack([weight[numbers, columns] for weight in weights])),
-        layout=Layout(tensor(parts), tensor(position_ids)) if any(len(row) > 1 for row in rows) else None,
+        input_ids=to_device(ids, device),
+        positions=to_device(numbers * width + before[numbers, columns], device),
+        labels=to_device(ids[numbers, columns], device),
+        weights=to_device(np.stack([weight[numbers, columns] for weight in weights]), device),
+        layout=Layout(to_device(parts, device), to_device(position_ids, device)) if shared else None,
     )
 
 

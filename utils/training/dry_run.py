@@ -145,9 +145,9 @@ class SavedTensors(torch.autograd.graph.saved_tensors_hooks):
 
     def count(self, storage: Any, change: int) -> None:
         """Note that a storage is kept once more (1) or once less (-1)."""
-        place = storage.data_ptr()
-        before = self._uses.get(place, 0)
-        self._uses[place] = before + change
+        address = storage.data_ptr()
+        before = self._uses.get(address, 0)
+        self._uses[address] = before + change
         if 0 in (before, before + change):
             self._now += change * storage.nbytes()
             self.peak = max(self.peak, self._now)

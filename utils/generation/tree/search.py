@@ -90,7 +90,6 @@ class Greedy(Search):
         return tokens, torch.zeros_like(tokens)
 
     def result(self) -> Tensor:
-        """See ``Search``."""
         return self.history[:, 0, self.prompt_length :]
 
 
@@ -114,7 +113,6 @@ class BeamSearch(Search):
         self.ended_texts = prompts.new_full((items, beams, new), pad)
 
     def state(self) -> tuple[str, ...]:
-        """See ``Search``."""
         return (*super().state(), "scores", "ended", "ended_scores", "ended_texts")
 
     def advance(self, logits: Tensor) -> tuple[Tensor, Tensor]:
@@ -134,7 +132,6 @@ class BeamSearch(Search):
         return tokens, parents
 
     def result(self) -> Tensor:
-        """See ``Search``."""
         return self.ended_texts[:, 0]
 
     def _candidates(self, logits: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
