@@ -94,7 +94,7 @@ def base_description(model: nn.Module, layers: Mapping[str, AdapterLayer]) -> di
 def remember_base(layers: Iterable[AdapterLayer]) -> None:
     """Let each layer that keeps its base's values keep those that training writes over. The second call does nothing.
 
-    W_0 in 16 bits is kept whole: resamples round W_f, so its difference from W_0 is not the one of the pairs. The call
+    W_0 in 16 bits is kept whole: resamples round W_f, so that the pairs do not give its difference from W_0. The call
     must come before anything is written. Every process of a sharded model must make it.
     """
     for layer in layers:

@@ -31,8 +31,7 @@ def disabled(model: Model) -> Iterator[Model]:
     No parameter is written, and afterwards the model is as before, to the bit. LoRA, DoRA, (IA)³ and BitFit give the
     base's function exactly, and so do ROSA and ReLoRA where W_0 is kept whole, as for 16-bit weights. Else these two
     give it up to rounding, (x W_f + b_0) − (x left) right with the factors of W_f − W_0: within 1e-5 in float32. Their
-    products cost at most as much again as the layer's own. What is kept is copied to the device at the start of each
-    block.
+    products at most double the cost of a layer. What is kept is copied to the device at the start of each block.
 
     Raises:
         AdapterError: the model has no adapters; training wrote over values of the base that were not kept (``inject``

@@ -1,6 +1,6 @@
-"""The values of a base module that training writes over, kept so that its function can be had back.
+"""The values of a base module that training writes over, kept so that its function can be restored.
 
-A layer that resamples stores W_f, and W_0 of the base model is nowhere. What is known is each change since: a merge
+A layer that resamples stores W_f, not the W_0 of the base model. What is known is each change since: a merge
 adds the trained pair, a new subspace takes the sampled pair away. So after K subspaces of rank R
 
     W_f − W_0 = change − start,    change = left right of rank ≤ 2 R (K − 1),    start = scale · A B as sampled.

@@ -41,9 +41,9 @@ def _save_unmerged(layer: Any, state: dict[str, Any], prefix: str, _: Any) -> No
 
 
 def _check_loadable(layer: Any, state: dict[str, Any], prefix: str, *_: Any) -> None:
-    """Also with ``strict=False`` raise AdapterError before anything of the layer is written.
+    """Raise AdapterError if the layer is merged, or if A comes without the values that belong to it.
 
-    It is merged, or A comes without the values that belong to it (``needed_with_pair``).
+    That is before anything of the layer is written, also with ``strict=False``. The values: ``needed_with_pair``.
     """
     if layer.merged and any(key.startswith(prefix) for key in state):
         raise AdapterError(f"{layer.name} is merged: call rosa.unmerge(model) before you load values")

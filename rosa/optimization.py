@@ -116,7 +116,8 @@ def check_state(optimizer: Any | None, parameters: Iterable[nn.Parameter], chang
     """Raise AdapterError if ``change_state`` could not change the optimizer's moments of ``parameters``.
 
     Refused are codes of 8 bits, in which a zero is not a moment of zero; factors of the moments; moments of unknown
-    names, but for ``zero``, which treats first and second ones alike; and copies of A and B, which only a reset drops.
+    names, except with ``zero``, which treats first and second ones alike; and copies of A and B, which only a reset
+    drops.
     """
     if optimizer is None or change == "reset":
         return
@@ -134,8 +135,9 @@ def check_state(optimizer: Any | None, parameters: Iterable[nn.Parameter], chang
             kept = isinstance(value, Tensor) and value.numel() > 1
             if kept and not (known and name in moments and value.is_floating_point()):
                 raise AdapterError(
-                    f"a resample cannot change the state '{name}' of {type(optimizer).__name__} so, which is no known "
-                    "moment of each element: use optimizer_state=reset or keep, ReLoRA with pruned=0, or AdamW of torch"
+                    f"a resample cannot change the state '{name}' of {type(optimizer).__name__}, which does not hold a "
+                    "known moment of each element: use optimizer_state=reset or keep, ReLoRA with pruned=0, or "
+                    "torch.optim.AdamW"
                 )
 
 

@@ -63,7 +63,7 @@ def is_quantised(model: nn.Module) -> bool:
 
 
 def check_trainable(model: nn.Module, layers: Iterable[Any]) -> None:
-    """Raise AdapterError if a layer is quantised and transformers says that no gradient passes through the model's."""
+    """Raise AdapterError if a layer is quantised and transformers says that no gradient passes through such layers."""
     if not any(layer.quantised for layer in layers):
         return
     for module in model.modules():
@@ -71,7 +71,7 @@ def check_trainable(model: nn.Module, layers: Iterable[Any]) -> None:
         if getattr(quantizer, "is_trainable", True) is False:
             raise AdapterError(
                 f"no gradient passes through the layers of this model ({type(quantizer).__name__}): load it without "
-                "quantisation, or in another one"
+                "quantisation, or quantised in another way"
             )
 
 

@@ -59,8 +59,8 @@ def resample(
         Infinity means that nothing was trained. None if no weight has 16 bits.
 
     Raises:
-        AdapterError: no adapters, a number that is not a whole number from 1, another ``optimizer_state`` or one that
-            cannot be had of this optimizer, or values that are not finite; nothing is written then.
+        AdapterError: no adapters, a number that is not a whole number from 1, an unknown ``optimizer_state``, one that
+            the state of this optimizer does not allow, or values that are not finite; nothing is written then.
         RuntimeError: a layer is merged.
     """
     if isinstance(number, bool) or not isinstance(number, int) or number < 1:
@@ -128,7 +128,7 @@ class Resampler:
 
     Attributes:
         number: that of the present subspace: of the resamples so far, those of an adapter that was loaded included.
-        step: the optimizer steps so far, as ``after_step`` or ``rewarmed`` was told.
+        step: the optimizer steps so far, as given to ``after_step`` or ``rewarmed``.
         resampled_at: ``step`` at the last resample, for ``rewarm_steps``.
         seconds: the duration of the last one.
         rounding_lost: the result of the last one, see ``resample``.

@@ -227,7 +227,7 @@ def _resample(layers: Sequence[SubspaceLayer], number: int, together: bool) -> N
         except Exception as error:
             if not several:
                 raise
-            failures.append(error)  # raised once the others have heard of it: they wait for these pairs
+            failures.append(error)  # raised once the others know: they wait for these pairs
             return [(torch.full_like(layer.A, torch.nan), torch.full_like(layer.B, torch.nan)) for layer in group]
 
     on_cpu = [layer for layer in layers if layer.base.weight.device.type in IN_THREADS]

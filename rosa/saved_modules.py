@@ -63,7 +63,7 @@ def module_tensors(modules: Mapping[str, nn.Module]) -> dict[str, Tensor]:
 
 
 def remember_modules(modules: Mapping[str, nn.Module]) -> None:
-    """Keep the values of modules that are about to train whole. The second call does nothing, nor one on meta.
+    """Keep the values of modules that are about to train whole. A second call does nothing, nor does one on meta.
 
     Sharded modules keep none.
     """
@@ -87,7 +87,10 @@ def base_modules(model: nn.Module) -> Iterator[None]:
         kept = getattr(module, KEPT, None)
         # a forward pass of sharded modules gathers their own parameters over the copies that replace them
         if kept is None or any(map(is_sharded, module.parameters())):
-            raise AdapterError(f"{name} trains whole, and its values from before are not at hand (keep_base, sharding)")
+            raise AdapterError(
+                f"{name} trains whole, and its values from before were not kept: adapt or load the base model with "
+                "keep_base=True, and unsharded"
+            )
         for key, parameter in module.named_parameters():
             originals[id(parameter)] = nn.Parameter(kept[key].to(parameter), requires_grad=False)
     changed = [

@@ -119,7 +119,7 @@ def find_targets(
 
 
 def memory_of(parameter: Any) -> int:
-    """What two parameters have in common that are one, or that begin at the same address (tied through ``.data``)."""
+    """A number that two parameters share if they are one, or begin at the same address (tied through ``.data``)."""
     return (parameter.data_ptr() if type(parameter) is nn.Parameter else 0) or id(parameter)
 
 

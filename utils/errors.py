@@ -28,7 +28,10 @@ class UserError(Exception):
 
 
 def failed_trial(error: Exception) -> str:
-    """What a trial of a model ended with, as one of another kind may raise anything. Raises what is no answer to it."""
+    """How a trial of a model failed: an unknown kind of model may raise anything.
+
+    Raises ``error`` again if it says nothing about the model: a UserError, or out of memory.
+    """
     if isinstance(error, UserError) or is_out_of_memory(error):
         raise error
     return f"a trial ended with {type(error).__name__}: {str(error)[:100]}"

@@ -209,7 +209,7 @@ def generating_model(
         device, precision: as the options of the commands.
 
     Raises:
-        UserError: they cannot be had, or the model cannot generate so.
+        UserError: one of them cannot be loaded, or the model cannot generate in this way.
     """
     import torch
 

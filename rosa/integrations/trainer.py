@@ -49,7 +49,7 @@ class ResampleCallback(TrainerCallback):  # type: ignore[misc]  # transformers i
 
     Attributes:
         resampler: the ``rosa.Resampler`` in use; None before training, and for a model of ``get_peft_model``, which
-            resamples itself when it is told the step and the epoch.
+            resamples itself: the callback gives it the step and the epoch.
     """
 
     def __init__(self, config: AdapterConfig | None = None) -> None:

@@ -103,7 +103,7 @@ class Config:
 
     @functools.cached_property
     def source(self) -> DataSource:
-        """The data set. Raises UserError for a name that is none."""
+        """The data set. Raises UserError for an unknown name."""
         return get_source(self.dataset.name, self.dataset.size, self.dataset.book)
 
     @functools.cached_property

@@ -14,9 +14,10 @@ PROMPT, PADDING = [3, 5, 8], 2
 
 @torch.no_grad()
 def padding_counts(model: Any) -> bool:
-    """Whether the logits after a prompt depend on padding before it, as where a mask does not move the positions.
+    """Whether the logits after a prompt depend on padding before it.
 
-    So it is with the decoders of BART and its kin, and with recurrent models that read no mask (RWKV).
+    They do in decoders like BART's, where a mask does not move the positions, and in recurrent models that read no mask
+    (RWKV).
     """
     with full_precision(model.device):
         alone, padded = _logits(model, 0), _logits(model, PADDING)

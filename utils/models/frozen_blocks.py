@@ -125,7 +125,7 @@ def frozen_blocks(token_loss: Any, batch: Batch) -> FrozenBlocks:
             if not torch.equal(frozen.compute(batch.input_ids), frozen.compute(batch.input_ids)):
                 raise UserError(
                     "train.cache_frozen=true: the frozen blocks give other outputs each time. Set model.dropout=0; if "
-                    "it is 0, a kernel of theirs is not deterministic: leave train.cache_frozen out"
+                    "it is 0, one of their kernels is not deterministic: leave train.cache_frozen out"
                 )
             token_loss.eval()
             _, plain = token_loss(*inputs)

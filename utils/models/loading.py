@@ -83,7 +83,7 @@ def _check_vocabulary(tokenizer: Any, name: str, rows: int | None) -> None:
             '"eos_token" in its tokenizer_config.json'
         )
     added = tokenizer.added_tokens_decoder
-    if not set(tokenizer.get_vocab().values()) - set(added):  # transformers makes such a one if files are missing
+    if not set(tokenizer.get_vocab().values()) - set(added):  # what transformers makes if files are missing
         raise UserError(f"model.name={name} has no tokenizer, or one without tokens. {TOKENIZER_HINT}")
     special = {token for token, content in added.items() if content.special}  # never made from a text
     largest = max({tokenizer.eos_token_id, *tokenizer.get_vocab().values()} - (special - {tokenizer.eos_token_id}))

@@ -48,7 +48,7 @@ def _digest(path: Path) -> str:
 
 @functools.lru_cache
 def _digest_of(path: Path, size: int, changed: int) -> str:
-    """Of a file in this state: ``eval.py`` reads the base of many runs once."""
+    """The SHA-256 of a file in this state, kept so that ``eval.py`` reads the base of many runs once."""
     return sha256(path)
 
 

@@ -37,7 +37,7 @@ def identify_run(config: Config, start: str | None = None) -> tuple[Path, str]:
     earlier version, whose hash has no digests of data, is found again unless its record says that it read other data.
 
     Args:
-        start: the digest of ``model.adapter``; None takes it of the folder.
+        start: the digest of ``model.adapter``; None: it is computed from the folder.
     """
     start = given_digest(config) if start is None else start
     before = run_directory(config, None, start)

@@ -80,7 +80,7 @@ class MetricsWriter:
 
 
 def _split_and_step(line: bytes) -> tuple[str, str] | None:
-    """Of a line of metrics.jsonl; None if it is none, such as one that a kill has cut off."""
+    """The split and step of a line of metrics.jsonl; None for a damaged one, such as a kill leaves."""
     try:
         point = json.loads(line)
         return str(point["split"]), str(point["step"])

@@ -1,8 +1,8 @@
 """A run's directory: which files a run has, and how runs are found.
 
 docs/architecture.md has a table of the files, with their content. ``checkpoint_folder.py`` and ``rosa.files`` name the
-other files of a checkpoint than its summary, ``utils.export`` its own. Directory names are labels for people:
-everything is read from the files.
+files of a checkpoint other than its summary, ``utils.export`` those of an export. Directory names are labels for
+people: everything is read from the files.
 """
 
 from __future__ import annotations

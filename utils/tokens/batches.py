@@ -119,7 +119,8 @@ def micro_batches(
 ) -> list[list[list[int]]]:
     """For each process its share of ``batch`` in parts, one part for each forward pass.
 
-    All processes have the same number of parts, some of them empty, because sharded models meet in each pass.
+    All processes have the same number of parts, some of them empty, because a sharded model is gathered from all of
+    them in each pass.
 
     Args:
         batch: indices of samples.

@@ -84,9 +84,9 @@ def prompt_ids(prompts: Sequence[str], tokenizer: Any) -> list[list[int]]:
 
 
 def spelled_tokens(texts: Iterable[str], tokenizer: Any) -> list[str]:
-    """The special token, as ``<|endoftext|>``, of each text that spells one; it is read as plain text.
+    """The special token, such as ``<|endoftext|>``, of each text that spells one. It is read as plain text.
 
-    But see ``ending_texts``.
+    ``ending_texts`` finds the exceptions.
     """
     added = (str(token) for token in tokenizer.added_tokens_decoder.values() if token.special)
     names = re.compile("|".join(map(re.escape, {*added, *tokenizer.all_special_tokens})))
@@ -94,7 +94,7 @@ def spelled_tokens(texts: Iterable[str], tokenizer: Any) -> list[str]:
 
 
 def ending_texts(texts: Iterable[str], tokenizer: Any) -> int:
-    """The number of texts that spell eos and are read so all the same.
+    """The number of texts that spell eos, and in which the tokenizer reads it as eos, not as plain text.
 
     Unigram models (XGLM's) have their special tokens among the pieces of plain text.
     """

@@ -63,7 +63,7 @@ class LossMeter:
         return True
 
     def count_overflow(self, skipped: bool, step: int) -> bool:
-        """Whether fp16's scaler left the update out, as it does some times until it has found its scale.
+        """Whether fp16's scaler left the update out, as it does a few times until it has found its scale.
 
         Raises:
             Diverged: it has left out ``OVERFLOWS_IN_A_ROW`` updates in a row.

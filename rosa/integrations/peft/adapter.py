@@ -23,8 +23,8 @@ class RosaAdapter(RosaLayer):
 
     Attributes:
         left, right: the factors (m, r) and (r, n) of W_f − W_0.
-        in_weight: whether the base weight contains them; ``holds`` has it in the model's state, because a state that
-            brings the weight of a model of another dtype may differ in it.
+        in_weight: whether the base weight contains them. ``holds`` is the same in the model's state: one with the
+            weight of a model of another dtype may differ in it.
         has_values: whether the first subspace was sampled or loaded.
         number: that of the present subspace, −1 without values.
         base_checksum: of the dtype and of the values of the layer's W_0, (2,); the second is 0 if they are not known.

@@ -83,8 +83,8 @@ def changed_layers(model: nn.Module, pretrained: Mapping[str, Tensor]) -> dict[s
         elif id(module) not in inner and (key := _changed_parameter(name, module, pretrained)):
             if not isinstance(module, (nn.Linear, Conv1D)):
                 raise AdapterError(
-                    f"{key} is not the base's either, and no Linear or Conv1D, of which alone a LoRA adapter holds "
-                    "changes: save the plain model instead (rosa.export)"
+                    f"{key} is not the base's either, and a LoRA adapter holds changes of Linear and Conv1D only: save "
+                    "the plain model instead (rosa.export)"
                 )
             found[name] = module
     return found
