@@ -156,7 +156,7 @@ class Resampler:
         self.rewarm_steps: int = getattr(config, "rewarm_steps", 0)
         self.number = subspace_number(adapter_layers(model).values())
         self.step = self.resampled_at = 0
-        self._entered = False  # ``rewarmed``
+        self._entered = False  # ``rewarmed``, since the last resample or ``load_state_dict``
         self._counts_epochs = False  # whether ``after_epoch`` was called
         self.seconds = 0.0
         self.rounding_lost: float | None = None
@@ -205,6 +205,7 @@ class Resampler:
                 f"this is not the state of a Resampler, which has whole numbers for {keys}: {state!r:.200}"
             )
         self.number, self.step, self.resampled_at = state["number"], state["step"], state["resampled_at"]
+        self._entered = True  # a resample may come first, before a step
 
     def rate_factor(self, step: int) -> float:
         """The factor of the learning rate in optimizer step ``step`` (from 1).
@@ -247,7 +248,7 @@ class Resampler:
                 stacklevel=3,
             )
         self.number = max(self.number, subspace_number(adapter_layers(self.model).values())) + 1
-        self.resampled_at = self.step
+        self.resampled_at, self._entered = self.step, False
         self.rounding_lost = resample(self.model, self.number, self.optimizer, optimizer_state=self.optimizer_state)
         if torch.cuda.is_available():
             torch.cuda.synchronize()  # a resample is rare, and its time is reported

@@ -88,9 +88,10 @@ class ResampleCallback(TrainerCallback):  # type: ignore[misc]  # transformers i
         _warn_if_never_due(self.resampler, state, train_dataloader)
         # On a resume, every complete epoch or step had its resample, except the last one.
         resamples = count_resamples(self.resampler, math.ceil(state.epoch or 0), state.global_step)
-        self.resampler.number = max(self.resampler.number, resamples)  # checkpoints of earlier versions do not tell
+        number = max(self.resampler.number, resamples)  # checkpoints of earlier versions do not tell
         length = round(state.global_step / state.epoch) if self.resampler.level == "epoch" and state.epoch else 1
-        self.resampler.resampled_at = resamples * self.resampler.every * length
+        at = resamples * self.resampler.every * length
+        self.resampler.load_state_dict({"number": number, "step": state.global_step, "resampled_at": at})
 
     def on_epoch_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

@@ -82,9 +82,8 @@ def watcher() -> Any:
     [(dict(level="epoch"), [4, 8]), (dict(level="step", every=3), [3, 6, 9]), (dict(level="never"), [])],
 )
 def test_a_trainer_run_resamples_in_place(settings: dict[str, Any], due: list[int], tmp_path: Path) -> None:
-    config = rosa.RosaConfig(rank=4, **settings)
     watch = watcher()
-    trainer = make_trainer(config, tmp_path, [watch])
+    trainer = make_trainer(rosa.RosaConfig(rank=4, **settings), tmp_path, [watch])
     identity = {name: (id(p), p.data_ptr()) for name, p in trainer.model.named_parameters()}
     trainer.train()
     assert {name: (id(p), p.data_ptr()) for name, p in trainer.model.named_parameters()} == identity
@@ -109,14 +108,15 @@ def test_a_trainer_run_resamples_in_place(settings: dict[str, Any], due: list[in
         (dict(level="epoch"), 6),  # within one
         (dict(level="step", every=3), 6),
         (dict(level="step", every=3), 7),
+        (dict(level="epoch", rewarm_steps=3), 4),  # the first thing is a resample, before any step
         (dict(level="epoch", rewarm_steps=3), 6),  # within the ramp after a resample
         (dict(level="step", every=5, rewarm_steps=3), 7),
     ],
 )
+@pytest.mark.filterwarnings("error:rewarm_steps")
 def test_a_resumed_trainer_run_equals_an_uninterrupted_one(settings: dict[str, Any], stop: int, tmp_path: Path) -> None:
     config = rosa.RosaConfig(rank=4, **settings)
-    saving = dict(save_strategy="steps", save_steps=stop)
-    whole = make_trainer(config, tmp_path, **saving)
+    whole = make_trainer(config, tmp_path, save_strategy="steps", save_steps=stop)
     whole.train()
     resumed = make_trainer(config, tmp_path / "resumed")
     resumed.train(resume_from_checkpoint=str(tmp_path / f"checkpoint-{stop}"))

@@ -27,6 +27,7 @@ OPTIONS = (
 
 @pytest.mark.parametrize("method", METHODS + OPTIONS)
 @pytest.mark.parametrize("stop_at", [3, 5, 8])
+@pytest.mark.filterwarnings("error:rewarm_steps")  # the first thing of a resume at an epoch's end is a resample
 def test_resumed_equals_undisturbed(train: Any, monkeypatch: Any, tmp_path: Path, method: str, stop_at: int) -> None:
     """Stops within an epoch, at an epoch's last step, and after a resample; dropout is 0.1."""
     settings = f"fnmodel.name={method}".split()

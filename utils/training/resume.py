@@ -82,10 +82,9 @@ def restore(training: Training, checkpoint: Path) -> None:
     training.scheduler.load_state_dict(state["schedule"])
     if state["scaler"] is not None and scaler is not None:
         scaler.load_state_dict(state["scaler"])
-    training.resampler.number, training.resampler.step = training.progress.resamples, training.progress.step
-    training.resampler.resampled_at = training.progress.resampled_at
-    _restore_process(training, state["processes"])
     done = training.progress
+    training.resampler.load_state_dict({"number": done.resamples, "step": done.step, "resampled_at": done.resampled_at})
+    _restore_process(training, state["processes"])
     log.info("resumed from %s: epoch %.2f, step %d", checkpoint.name, training.epochs_done, done.step)
 
 
