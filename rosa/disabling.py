@@ -12,8 +12,8 @@ from torch.func import functional_call
 
 from rosa.errors import AdapterError
 from rosa.fused import full_precision
-from rosa.hooks import StandIn, share_hooks
-from rosa.injection import Model, layers_in_place, replaced_layers
+from rosa.hooks import StandIn, replaced_layers, share_hooks
+from rosa.injection import Model, layers_in_place
 from rosa.layer_state import check_in_memory
 from rosa.layers import AdapterLayer
 from rosa.saved_modules import base_modules

@@ -1,7 +1,9 @@
-"""A module that stands in the place of another one has its hooks."""
+"""Modules that stand in the places of others for a while, with their hooks."""
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from torch import nn
@@ -27,3 +29,19 @@ def share_hooks(stand_in: nn.Module, module: Any) -> None:
     for hooks in HOOKS:
         setattr(stand_in, hooks, getattr(module, hooks))
     stand_in._is_full_backward_hook = module._is_full_backward_hook
+
+
+@contextlib.contextmanager
+def replaced_layers(
+    model: nn.Module, layers: Mapping[str, nn.Module], others: Mapping[str, nn.Module]
+) -> Iterator[None]:
+    """Put ``others`` in the places of ``layers`` for a ``with`` block, which may change the training mode of both."""
+    try:
+        for name, other in others.items():
+            model.set_submodule(name, other)
+        yield
+    finally:
+        for name, layer in layers.items():
+            if layer.training != others[name].training:  # model.eval() within the block
+                layer.train(others[name].training)
+            model.set_submodule(name, layer)

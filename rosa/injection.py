@@ -16,7 +16,7 @@ from torch import nn
 from rosa.checksums import remember_base
 from rosa.config import AdapterConfig, LowRankConfig
 from rosa.errors import AdapterError
-from rosa.hooks import StandIn
+from rosa.hooks import StandIn, replaced_layers
 from rosa.kept_base import KeptBase, is_rounded
 from rosa.layer_state import check_in_memory
 from rosa.layers import AdapterLayer
@@ -267,20 +267,6 @@ def without_adapters(model: nn.Module) -> Iterator[None]:
     layers = layers_in_place(model)
     with replaced_layers(model, layers, {name: layer.base for name, layer in layers.items()}):
         yield
-
-
-@contextlib.contextmanager
-def replaced_layers(model: nn.Module, layers: dict[str, AdapterLayer], others: Mapping[str, Any]) -> Iterator[None]:
-    """Put ``others`` in the places of ``layers`` for a ``with`` block, which may change the training mode of both."""
-    try:
-        for name, other in others.items():
-            model.set_submodule(name, other)
-        yield
-    finally:
-        for name, layer in layers.items():
-            if layer.training != others[name].training:  # model.eval() within the block
-                layer.train(others[name].training)
-            model.set_submodule(name, layer)
 
 
 def layers_in_place(model: nn.Module, *, to_merge: bool = False) -> dict[str, AdapterLayer]:

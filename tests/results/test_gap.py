@@ -89,6 +89,8 @@ def test_the_rate_with_the_same_seeds_counts_not_a_single_trial_of_another(tmp_p
         write(tmp_path, method, losses)
     write(tmp_path, "lora", [1.11], config={"train.lr": 3e-3})  # lower, by luck
     write(tmp_path, "none", [1.01], first=7, config={"train.lr": 3e-3})
+    write(tmp_path, "lora", [1.9, 1.9, 1.9, 1.9], config={"train.lr": 1e-1})  # more seeds, and a worse rate
+    write(tmp_path, "rosa", [1.9], first=3)
     compile_results([tmp_path])
     lora, rosa, full = (sum(LOSSES[name]) / 3 for name in ("lora", "rosa", "none"))
     assert row_of(csv_of(tmp_path), method="rosa").gap_closed == pytest.approx((lora - rosa) / (lora - full), rel=1e-12)

@@ -10,7 +10,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from utils.errors import UserError
-from utils.results.aggregate import DECODING, Row, compute_statistics, differing, distinction, most_common, rows_of
+from utils.results.aggregate import (
+    DECODING,
+    SEVERAL,
+    Row,
+    compute_statistics,
+    differing,
+    distinction,
+    most_common,
+    rows_of,
+)
 from utils.results.columns import OWN_LOSS, Column, all_columns, check_name, mixed_losses
 from utils.results.methods import UNTRAINED
 from utils.results.parts import different_parts
@@ -57,7 +66,7 @@ class PlotData:
         """One row per method and rank, sorted by method, then rank ratios, then integer ranks.
 
         Of several settings of ROSA, those that resample at random come first, because that is the published method;
-        then those with the most seeds, then that with the lowest validation loss. A note names the chosen setting.
+        then those with ``SEVERAL`` seeds, then that with the lowest validation loss. A note names the chosen setting.
         """
         choices: dict[tuple[str, str], list[Row]] = defaultdict(list)
         for row in self.rows:
@@ -73,8 +82,8 @@ class PlotData:
         return sorted(picked, key=lambda row: (self.methods.index(row.first.method), rank_order(row.first.rank)))
 
     def preferred(self, rows: list[Row]) -> Row:
-        """The row with the most seeds; of several, that with the lowest validation loss."""
-        return min(rows, key=lambda row: (-len(row.results), _mean(row, f"val_{self.loss}")))
+        """The row with the lowest validation loss, of those with ``SEVERAL`` seeds if there are any."""
+        return min(rows, key=lambda row: (-min(len(row.results), SEVERAL), _mean(row, f"val_{self.loss}")))
 
     def note(self, text: str) -> None:
         if text not in self.notes:

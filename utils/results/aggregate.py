@@ -24,6 +24,7 @@ OWN_COLUMN = ("seed", "dataset.name", "model.name", "fnmodel.name", "fnmodel.par
 TARGETS = "fnmodel.params.target_modules"
 # May differ between a row and its counterpart: each method has its own learning rate.
 FREE = ("train.lr", "test_data")
+SEVERAL = 2  # seeds in common before the lowest loss decides: one alone may be low by luck
 DECODING = "decoding."
 NOT_COMPARED = (*OWN_COLUMN, "hydra", *WITHOUT_EFFECT)  # any other setting that differs gets a column
 
@@ -246,8 +247,8 @@ def set_baselines(rows: list[Row], method: str) -> None:
 def counterpart(row: Row, rows: Iterable[Row], method: str) -> Row | None:
     """The row of ``method`` to compare ``row`` with: of the same model, and with no rank or the same rank.
 
-    Of several, the one with the fewest different settings that are not ``free`` is used, then the one with the most
-    seeds in common, then the one with the lowest validation loss: a rate tried with one seed may be low by luck.
+    Of several, the one with the fewest different settings that are not ``free`` is used, then one that has ``SEVERAL``
+    seeds in common with it, then the one with the lowest validation loss: one seed may be low by luck.
     """
     candidates = [
         other
@@ -268,7 +269,8 @@ def _distance(row: Row, other: Row) -> tuple[Any, ...]:
     differences = sum(as_typed(row.settings[key]) != as_typed(other.settings[key]) for key in common)
     seeds = {str(result.seed) for result in row.results} & {str(result.seed) for result in other.results}
     loss = other.statistics.get("val_loss")
-    return (row is not other, differences, -len(seeds), loss.mean if loss else float("inf"), other.sort_key())
+    mean = loss.mean if loss else float("inf")
+    return (row is not other, differences, -min(len(seeds), SEVERAL), mean, other.sort_key())
 
 
 def best_rows(rows: list[Row], column: Column) -> set[int]:

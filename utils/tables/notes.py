@@ -166,8 +166,8 @@ def baseline_notes(rows: list[Row]) -> Iterator[str]:
         name, words = _name(baseline, [row for row in rows if row.base_model == baseline.base_model])
         if words:
             yield (
-                f"Differences to {name} are to the row {words}, the one with the fewest other settings, then the "
-                "most seeds in common, then the lowest validation loss."
+                f"Differences to {name} are to the row {words}, the one with the fewest other settings, then "
+                "more than one seed in common, then the lowest validation loss."
             )
 
 
