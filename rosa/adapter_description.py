@@ -38,8 +38,9 @@ def adapter_config(description: Mapping[str, Any]) -> AdapterConfig:
     method = description["method"]
     if method not in methods():
         raise AdapterError(f"method {method!r:.50} of the saved adapter is not known here: {', '.join(methods())}")
+    kind = methods()[method][0]
     try:
-        return methods()[method][0](**description["config"])
+        return kind(**kind.without_removed(description["config"]))
     except TypeError as error:
         raise AdapterError(f"the saved adapter's settings are not those of {method}: {error}") from None
 

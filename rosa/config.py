@@ -6,7 +6,7 @@ Nothing here needs torch: a misspelt setting is refused before torch is imported
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -88,6 +88,7 @@ class AdapterConfig:
     modules_to_save: Collection[str] | None = None
 
     method: ClassVar[str] = ""  # its name, which is that of its file
+    removed: ClassVar[dict[str, Any]] = {}  # settings of earlier versions, at the values that left them without effect
     published_bias: ClassVar[str] = "none"
     # For tables and figures. Give plain values in each class: they are read without importing it.
     label: ClassVar[str] = ""  # as papers write the name
@@ -110,6 +111,11 @@ class AdapterConfig:
                     "RosaConfig(r=...) of rosa.integrations.peft"
                 )
             raise AttributeError(f"{own!r} object has no attribute {name!r}")
+
+    @classmethod
+    def without_removed(cls, saved: Mapping[str, Any]) -> dict[str, Any]:
+        """``saved`` settings without those in ``removed``. One that had an effect stays, and no config takes it."""
+        return {key: value for key, value in saved.items() if not (key in cls.removed and value == cls.removed[key])}
 
     @property
     def trains_bias(self) -> bool:

@@ -75,12 +75,6 @@ def _reset(optimizer: Any, parameter: nn.Parameter) -> None:
         optimizer.state[parameter] = {"momentum_buffer": state["momentum_buffer"].zero_()}
 
 
-def _rescale(optimizer: Any, parameter: nn.Parameter) -> None:
-    """First moments become zero, second moments their mean over the tensor; the count of steps goes on."""
-    for name, values in _moments(optimizer, parameter).items():
-        values.fill_(float(gather(values).mean()) if name in SECOND_MOMENTS else 0.0)
-
-
 def _zero(optimizer: Any, parameter: nn.Parameter) -> None:
     """All moments become zero; the count of steps goes on, so that no bias correction makes up for them.
 
@@ -107,7 +101,6 @@ def _prune(optimizer: Any, parameter: nn.Parameter, share: float) -> None:
 STATE_CHANGES: dict[str, Callable[[Any, nn.Parameter], None]] = {
     "reset": _reset,
     "keep": lambda optimizer, parameter: None,
-    "rescale": _rescale,
     "zero": _zero,
 }
 

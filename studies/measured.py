@@ -8,7 +8,7 @@ import statistics
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from rosa.methods import method_names
+from rosa.methods import method_names, methods
 from utils.config.fnmodel import fnmodel_type
 from utils.errors import UserError
 from utils.results.columns import stored_bits
@@ -80,7 +80,7 @@ def _own_settings(result: Result) -> tuple[int, str]:
     """The steps between resamples (0: never), and the other settings of the method that are not at their defaults."""
     if result.method not in method_names():
         return 0, ""
-    own = dataclasses.asdict(getattr(fnmodel_type()(), result.method))
+    own = methods()[result.method][0].removed | dataclasses.asdict(getattr(fnmodel_type()(), result.method))
     given = {key: result.settings.get(f"fnmodel.{result.method}.{key}", default) for key, default in own.items()}
     level, every = given.pop("level", "never"), given.pop("every", 0)
     changed = [f"{key}={as_typed(value)}" for key, value in given.items() if value != own[key]]

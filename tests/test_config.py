@@ -181,6 +181,18 @@ def test_a_saved_configuration_may_lack_keys_that_came_later(tmp_path: Path) -> 
     assert load_config(tmp_path / "config.yaml") == make_config()
 
 
+def test_a_saved_configuration_may_have_keys_that_were_removed_since(tmp_path: Path) -> None:
+    """At the value that had no effect; at another it is of a run that cannot go on here."""
+    values = dataclasses.asdict(make_config())
+    values["fnmodel"]["rosa"]["gain"] = 1.0
+    (tmp_path / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(values)))
+    assert load_config(tmp_path / "config.yaml") == make_config()
+    values["fnmodel"]["rosa"]["gain"] = 2.0
+    (tmp_path / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(values)))
+    with pytest.raises(UserError, match=r"fnmodel\.rosa\.gain is not a key"):
+        load_config(tmp_path / "config.yaml")
+
+
 @pytest.mark.parametrize("key", ["output.path", "dataset.path", "dataset.cache", "model.name"])
 @pytest.mark.parametrize("text", ["", "' '"])
 def test_an_empty_text_is_no_value(key: str, text: str) -> None:

@@ -8,7 +8,7 @@ The base module's own weight holds W_f, so that the adapted layer stores one wei
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -35,8 +35,8 @@ class RosaConfig(LowRankConfig):
 
     There are two publications: 2023, Random Orthogonal Subspace Adaptation (Hameed and Rabusseau), whose settings are
     the defaults; and 2024, Random Subspace Adaptation (Hameed, Milios, Reddy and Rabusseau, arXiv 2407.07802), whose
-    code has other names, given below. ``basis``, ``start``, ``gain``, ``rewarm_steps`` and the values orthonormal,
-    rescale and zero (of ``optimizer_state``) are of neither. The method PiSSA (Meng et al. 2024) is sample_method=top,
+    code has other names, given below. ``basis``, ``start``, ``rewarm_steps`` and the values orthonormal and zero (of
+    ``optimizer_state``) are of neither. The method PiSSA (Meng et al. 2024) is sample_method=top,
     level=never and bias=none.
 
     Attributes:
@@ -50,14 +50,13 @@ class RosaConfig(LowRankConfig):
             rest; where both train, √s U and √s Vᵀ with the mean s of S).
         start: split (A B is taken from W: W_f = W − A B; 2024: factorize_method equal), or zero (W_f = W, and the
             factor that trains, or B if both do, is zero).
-        gain: A and B are multiplied by this when they are sampled, before W_f = W − A B is formed.
         adapt: which factors train: ab, a, or b (2024: adapt_method). The other one is fixed between resamples.
         level: the unit of ``every``: epoch, step (of the optimizer), or never, for no resample at all (2024:
             factorize_level).
         every: the number of epochs or optimizer steps between resamples (2024: factorize_freq).
-        optimizer_state: what a resample does to the optimizer's state of A and B: reset, keep, rescale (first
-            moments become zero, second moments their mean over the tensor), or zero (all moments become zero and the
-            count of steps goes on, as in ReLoRA: the first steps of Adam after a resample are longer).
+        optimizer_state: what a resample does to the optimizer's state of A and B: reset, keep, or zero (all
+            moments become zero and the count of steps goes on, as in ReLoRA: the first steps of Adam after a resample
+            are longer).
         rewarm_steps: after a resample the learning rate rises linearly to its schedule over this many optimizer steps
             (``Resampler.rewarmed``).
         decay: whether weight decay acts on A and B that hold a part of W (start=split), which it shrinks. Always acts
@@ -68,17 +67,15 @@ class RosaConfig(LowRankConfig):
     basis: Literal["singular", "random"] = option("singular", choices=("singular", "random"))
     factor_split: Literal["sqrt", "left", "orthonormal"] = option("sqrt", choices=FACTOR_SPLITS)
     start: Literal["split", "zero"] = option("split", choices=("split", "zero"))
-    gain: float = option(1.0, above=0)
     adapt: Literal["ab", "a", "b"] = option("ab", choices=ADAPTED)
     level: Literal["epoch", "step", "never"] = option("epoch", choices=("epoch", "step", "never"))
     every: int = option(1, minimum=1)
-    optimizer_state: Literal["reset", "keep", "rescale", "zero"] = option(
-        "reset", choices=("reset", "keep", "rescale", "zero")
-    )
+    optimizer_state: Literal["reset", "keep", "zero"] = option("reset", choices=("reset", "keep", "zero"))
     rewarm_steps: int = option(0, minimum=0)
     decay: bool = False
 
     method: ClassVar[str] = "rosa"
+    removed: ClassVar[dict[str, Any]] = {"gain": 1.0}
     published_bias: ClassVar[str] = "adapted"
     label: ClassVar[str] = "ROSA"
     order: ClassVar[int] = 40
@@ -125,4 +122,4 @@ class RosaLayer(SubspaceLayer):
         a, b = split_triplets(*triplets, config.factor_split, config.adapt)
         if config.start == "zero":
             (a if config.adapt == "a" else b).zero_()
-        return (a * config.gain).to(self.A.dtype), (b * config.gain).to(self.B.dtype)
+        return a.to(self.A.dtype), b.to(self.B.dtype)

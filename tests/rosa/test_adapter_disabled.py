@@ -153,7 +153,7 @@ def test_a_base_in_16_bits_stays_whole_under_factors_of_32_bits(tmp_path: Path) 
     [
         rosa.RosaConfig(rank=1),
         rosa.RosaConfig(rank=2, adapt="b", basis="random"),
-        rosa.RosaConfig(rank=1, start="zero", gain=2.0),
+        rosa.RosaConfig(rank=1, start="zero"),
         rosa.ReloraConfig(rank=1, alpha=3.0),
     ],
 )

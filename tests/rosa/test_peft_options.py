@@ -81,7 +81,7 @@ def test_a_ratio_is_a_share_of_each_layer() -> None:
         ({"r": 1.5}, "not a ratio"),
         ({"sample_method": "best"}, "sample_method=best is not one of random"),
         ({"bias": "lora_only"}, "bias=lora_only is not one of auto, adapted, none"),
-        ({"every": 0, "level": "never", "gain": -1}, "gain=-1 must be above 0; every=0"),
+        ({"every": 0, "level": "never", "start": "one"}, "start=one is not one of split, zero; every=0"),
         ({"rank_pattern": {"c_fc": 0}}, "rank_pattern.'c_fc'.: rank=0"),
         ({"target_modules": "c_.*", "layers_to_transform": 1}, "layers_to_transform"),
         ({"r": 25}, r"transformer\.h\.0\.attn\.c_attn: rank=25 is above 24"),
@@ -133,7 +133,7 @@ def test_a_config_survives_its_file(tmp_path: Path) -> None:
 
     from rosa.integrations.peft import RosaConfig
 
-    config = RosaConfig(r=0.1, target_modules=["b", "a"], bias="adapted", rank_pattern={"a": 2}, gain=2.0, decay=True)
+    config = RosaConfig(r=0.1, target_modules=["b", "a"], bias="adapted", rank_pattern={"a": 2}, decay=True)
     config.save_pretrained(str(tmp_path))
     assert RosaConfig.from_pretrained(tmp_path) == config == PeftConfig.from_pretrained(tmp_path)
     text = (tmp_path / "adapter_config.json").read_text().replace('"decay"', '"of_a_later_version": 1, "decay"')

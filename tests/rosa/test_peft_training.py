@@ -19,7 +19,7 @@ from tests.rosa.peft_models import adapt_by_peft, distance, train, trained, with
 SETTINGS: list[dict[str, Any]] = [
     {},
     {"r": 0.29, "bias": "adapted", "factor_split": "left", "seed": 5},
-    {"basis": "random", "gain": 1.5, "optimizer_state": "keep"},
+    {"basis": "random", "optimizer_state": "keep"},
     {"adapt": "b", "start": "zero", "factor_split": "orthonormal", "sample_method": "window"},
 ]
 

@@ -56,7 +56,7 @@ def test_a_run_that_decayed_its_pairs_goes_on_so(train: Any, monkeypatch: pytest
 
     def earlier(folder: Path) -> dict[str, Any]:
         description = read_description(folder)
-        for key in ("decay", "adapt", "basis", "start", "gain", "rewarm_steps"):
+        for key in ("decay", "adapt", "basis", "start", "rewarm_steps"):
             del description["config"][key]
         return description
 

@@ -197,6 +197,10 @@ def load_config(path: Path) -> Config:
             raise UserError("not a configuration")
         if "${" in str(given):
             raise UserError("a saved configuration is resolved, but this one has ${...} in it")
+        own = given.get("fnmodel")
+        for name in method_names():
+            if isinstance(own, dict) and isinstance(own.get(name), dict):
+                own[name] = methods()[name][0].without_removed(own[name])
         return parse_config(with_changed_defaults(OmegaConf.create(given)), saved=True)
     except FileNotFoundError:
         raise UserError(f"{path} does not exist: this run has no saved configuration") from None

@@ -55,7 +55,6 @@ ADDED_KEYS = {
     "fnmodel.lora.lr_ratio_b": 1.0,
     "fnmodel.rosa.basis": "singular",
     "fnmodel.rosa.start": "split",
-    "fnmodel.rosa.gain": 1.0,
     "fnmodel.rosa.adapt": "ab",
     "fnmodel.rosa.rewarm_steps": 0,
     **CHANGED_DEFAULTS,

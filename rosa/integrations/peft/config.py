@@ -13,8 +13,7 @@ from rosa.errors import AdapterError
 from rosa.methods import rosa as method
 
 SHARED = (  # settings with the same name and meaning as in ``rosa.RosaConfig``
-    "seed", "sample_method", "basis", "factor_split", "start", "gain", "adapt", "level", "every", "optimizer_state",
-    "decay",
+    "seed", "sample_method", "basis", "factor_split", "start", "adapt", "level", "every", "optimizer_state", "decay",
 )  # fmt: skip
 
 
@@ -65,7 +64,6 @@ class RosaConfig(PeftConfig):  # type: ignore[misc]  # peft is not type-checked 
     basis: str = "singular"
     factor_split: str = "sqrt"
     start: str = "split"
-    gain: float = 1.0
     adapt: str = "ab"
     level: str = "epoch"
     every: int = 1
