@@ -194,7 +194,7 @@ def load_examples(run: Run, config: Config, options: Options, loaded: Loaded | N
     recorded, current = recorded_digests(run.record()), {options.split: digest(examples)}
     if options.split in TRAINING or options.split in run.readable_parts(run.eval_file):
         refuse_other_data(run, recorded, current, dataset)
-    if options.split not in TRAINING:
+    if options.split not in TRAINING and recorded.get(options.split) != current[options.split]:
         run.update_record(data_sha256=recorded | current)
     return examples
 

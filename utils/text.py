@@ -46,6 +46,11 @@ def printable_line(value: Any) -> str:
     return printable(" ".join(str(value).split()))
 
 
+def cut(text: str, length: int) -> str:
+    """``text``, cut to ``length`` characters with an ellipsis."""
+    return text if len(text) <= length else f"{text[: length - 1]}…"
+
+
 def as_typed(value: Any) -> str:
     """A setting as a user would type it."""
     if isinstance(value, (list, dict)):

@@ -27,7 +27,7 @@ from utils.metrics import HIGHER, LOWER, NEITHER
 from utils.plots._data import rank_order
 from utils.results.aggregate import Row, Statistic
 from utils.results.methods import method_colour, method_label
-from utils.text import as_typed, human
+from utils.text import as_typed, cut, human
 
 WIDTH = 3.4  # inches: one column of a two-column page
 DPI = 300
@@ -107,11 +107,6 @@ def variant_dashes(dashes: Any, index: int) -> Any:
 def label(method: str, length: int = 22) -> str:
     """A method's name for a legend, cut to ``length`` characters."""
     return cut(method_label(method), length)
-
-
-def cut(text: str, length: int) -> str:
-    """``text``, cut to ``length`` characters with an ellipsis."""
-    return text if len(text) <= length else f"{text[: length - 1]}…"
 
 
 def ranks_of(rows: Iterable[Row]) -> list[int | float]:

@@ -12,7 +12,6 @@ from utils.plots import NothingToDraw, PlotData, register
 from utils.plots._data import RATE
 from utils.plots._style import (
     axis_label,
-    cut,
     draw_points,
     legend,
     legend_title,
@@ -30,7 +29,7 @@ from utils.results.aggregate import Row, distinction
 from utils.results.columns import LOSS_UNIT
 from utils.results.methods import UNTRAINED
 from utils.runs import finite
-from utils.text import as_typed
+from utils.text import as_typed, cut
 
 _CHOSEN: dict[str, Any] = {
     "marker": "*",

@@ -22,7 +22,7 @@ from utils.io.yaml_files import dotted, read_yaml
 from utils.results.methods import FULL_TRAINING, UNTRAINED
 from utils.runs import Run, find_runs, finite, recorded_digests
 from utils.runs.run import BASE, SUMMARY, checkpoint_hash
-from utils.text import printable_line
+from utils.text import cut, printable_line
 
 SPLIT = "test"
 FOLDER = ("/", ".", "~")  # how the name of a local model begins
@@ -258,7 +258,7 @@ def _unfinished(record: dict[str, Any]) -> str:
     at = f"at step {progress.get('step', '?')} of {progress.get('total_steps', '?')}" if progress else ""
     if record["status"] == "failed":
         error = printable_line(record.get("error") or "no reason recorded")
-        return f"failed {at}".strip() + f": {error[:200]}"
+        return f"failed {at}".strip() + f": {cut(error, 200)}"
     return f"unfinished: {record['status']} {at}".strip() + " (the same command resumes it)"
 
 
