@@ -256,3 +256,11 @@ def test_each_of_two_sweep_files_of_one_state_goes_on(trainer: Path, slurm: Fake
     follows = [job["script"] for job in slurm.jobs() if " --continue " in job["script"]]
     assert ["more.yaml" in script for script in follows] == [False, True], "one for each file"
     assert len(slurm.jobs()) == 4
+
+
+def test_a_sweep_file_goes_on_once_by_whichever_path_it_is_given(trainer: Path, slurm: FakeSlurm, run: Run) -> None:
+    """As where a home folder is a link: a shell says one path of it, and Python another."""
+    (trainer.parent / "link").symlink_to(trainer)
+    for file in (Path("jobs.yaml"), trainer.parent / "link" / "jobs.yaml"):
+        assert run("--fn", str(file)).code == 0
+    assert len(slurm.jobs()) == 2, "the trials, and what goes on with them"

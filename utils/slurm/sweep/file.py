@@ -123,7 +123,7 @@ class Sweep:
 
     def next_id(self, group: Group) -> str:
         """The id of the job that goes on with a group's searches: of this file, since another may share the state."""
-        return f"{group.slug}.next-{hashlib.sha256(os.fsencode(self.file.absolute())).hexdigest()[:8]}"
+        return f"{group.slug}.next-{hashlib.sha256(os.fsencode(self.file.resolve())).hexdigest()[:8]}"
 
     def findings(self) -> list[str]:
         """What its searches have chosen, and what they could not choose: a line for each."""
