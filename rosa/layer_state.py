@@ -14,7 +14,16 @@ from rosa.targets import OFFLOADED, is_offloaded
 
 
 def forward_merged(layer: Any, x: Tensor) -> Tensor:
-    """The base module's output. In a training step it warns that nothing but biases gets gradients."""
+    """The base module's output. In a training step it warns that nothing but biases gets gradients.
+
+    Raises:
+        AdapterError: accelerate offloaded the layer after the merge, by ``state_dict``, which is that before the merge.
+    """
+    if is_offloaded(layer.base):
+        raise AdapterError(
+            f"{layer.name}: accelerate offloaded its weight from before the merge: take the model back to memory "
+            "(accelerate.hooks.remove_hook_from_submodules(model)), and offload rosa.unwrap(rosa.unmerge(model))"
+        )
     if layer.training and torch.is_grad_enabled() and any(p.requires_grad for p in layer.adapter_parameters().values()):
         warnings.warn("a merged layer does not train: first rosa.unmerge(model)", stacklevel=2)  # one text for all
     out: Tensor = layer.base.forward(x)

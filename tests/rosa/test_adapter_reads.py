@@ -238,6 +238,21 @@ def test_what_writes_into_an_offloaded_model_is_refused(tmp_path: Path) -> None:
     torch.testing.assert_close(logits(rosa.unwrap(model)), expected, atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("method", ["rosa", "lora"])
+def test_a_merged_model_that_was_offloaded_is_refused_with_the_way_out(method: str) -> None:
+    """Offloading reads ``state_dict``, which holds the weights without the adapters, and nothing added them."""
+    model = adapt("llama", METHODS[method])
+    train_steps(model, make_optimizer(model))
+    expected = logits(model)
+    accelerate.cpu_offload(rosa.merge(model), execution_device=torch.device("cpu"))
+    with pytest.raises(rosa.AdapterError, match=r"q_proj: .*from before the merge: .*remove_hook_from_submodules"):
+        logits(model)
+    accelerate.hooks.remove_hook_from_submodules(model)  # as the message says
+    plain = rosa.unwrap(rosa.unmerge(model))
+    accelerate.cpu_offload(plain, execution_device=torch.device("cpu"))
+    torch.testing.assert_close(logits(plain), expected, atol=1e-5, rtol=0)
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_a_forward_of_its_own_is_called(method: str) -> None:
     """A replaced forward of a module, as by accelerate, and that of a subclass."""
