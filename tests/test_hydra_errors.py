@@ -60,6 +60,13 @@ def test_hydras_errors_end_as_all_others(monkeypatch: pytest.MonkeyPatch, capsys
         composing("train.lrr=1")
 
 
+@pytest.mark.parametrize("words", [["--lr", "1e-3"], ["train.epochs=1", "-m", "seed=0,1"]])
+def test_words_that_are_no_settings_are_told_with_the_way_out(words: list[str]) -> None:
+    done = subprocess.run([sys.executable, "train.py", *words], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].endswith("such as train.lr=1e-3. Options such as -m come before all of them.")
+
+
 def test_a_reader_of_the_help_may_stop_early() -> None:
     words = [sys.executable, "train.py", "--help"]
     plain = {**os.environ, "PYTHONUNBUFFERED": ""}  # the text is then written at the end only

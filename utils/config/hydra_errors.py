@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import os
 import sys
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +20,9 @@ from utils.errors import reader_is_gone
 from utils.text import suggestions
 
 RAW = "HYDRA_FULL_ERROR"  # makes Hydra raise its errors; without it, it prints them and exits
+NO_SETTINGS = (
+    "error: settings are KEY=VALUE without dashes, such as train.lr=1e-3. Options such as -m come before all of them."
+)
 
 
 @contextlib.contextmanager
@@ -35,6 +40,11 @@ def hydra_errors_explained() -> Iterator[None]:
             yield
         finally:
             sys.stdout.flush()  # the help, here where a BrokenPipeError can be handled
+    except SystemExit as ended:
+        raised_in = traceback.extract_tb(ended.__traceback__)[-1].filename
+        if ended.code and raised_in == argparse.__file__:  # which has named the words
+            print(NO_SETTINGS, file=sys.stderr)
+        raise
     except BrokenPipeError:  # --help | head
         sys.exit(reader_is_gone())
     except Exception as error:
