@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -65,6 +66,18 @@ def test_words_that_are_no_settings_are_told_with_the_way_out(words: list[str]) 
     done = subprocess.run([sys.executable, "train.py", *words], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1].endswith("such as train.lr=1e-3. Options such as -m come before all of them.")
+
+
+def test_an_unforeseen_error_of_the_training_keeps_its_traceback(tmp_path: Path) -> None:
+    program = (
+        "import runpy, utils.training.launch as launch\n"
+        "launch.train_all = lambda *given: {}['a bug']\n"
+        "runpy.run_path('train.py', run_name='__main__')"
+    )
+    words = [sys.executable, "-c", program, "dataset.name=e2e_sample", "model.name=tiny", f"output.path={tmp_path}"]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr and done.stderr.splitlines()[-1] == "KeyError: 'a bug'"
 
 
 def test_a_reader_of_the_help_may_stop_early() -> None:

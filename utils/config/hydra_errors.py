@@ -10,7 +10,6 @@ import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
-from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf.errors import OmegaConfBaseException
 
@@ -47,9 +46,7 @@ def hydra_errors_explained() -> Iterator[None]:
         raise
     except BrokenPipeError:  # --help | head
         sys.exit(reader_is_gone())
-    except Exception as error:
-        if HydraConfig.initialized() and not isinstance(error, HydraException):
-            raise  # the training has begun: this is not Hydra's error
+    except (HydraException, OmegaConfBaseException, OSError) as error:  # any other is a bug, in the training perhaps
         print(f"error: {explain(error)}", file=sys.stderr)
         sys.exit(2)
     finally:
