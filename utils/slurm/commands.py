@@ -21,6 +21,7 @@ from utils.slurm.submit import preview, read_statuses, submit_all
 from utils.slurm.sweep.file import Group, Sweep
 from utils.slurm.sweep.repeats import repeated_jobs
 from utils.slurm.variables import changed_variables
+from utils.text import printable_line
 
 PATIENCE_OF_NEXT = 600.0  # seconds that the job of a search waits for another jobrunner
 
@@ -207,4 +208,4 @@ def print_log(sweep: Sweep, name: str) -> int:
 
 def _print_notes(messages: list[str]) -> None:
     for message in messages:
-        print(f"note: {printable(message)}", file=sys.stderr)
+        print(f"note: {printable_line(message)}", file=sys.stderr)
