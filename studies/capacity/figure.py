@@ -95,6 +95,7 @@ def _draw_sizes(axes: Axes, found: dict[Way, Statistic], sizes: list[int]) -> No
             draw_points(axes, [content[size] for size in ordered], stored, label(way), **look)
     axes.set_xscale("log", base=2)
     axes.set_xticks(list(content.values()), [f"{bits:.1f}" for bits in content.values()])
+    axes.set_ylim(bottom=0)
     axes.set_xlabel("information in the book (kbit)")
     axes.legend(fontsize=6)
 

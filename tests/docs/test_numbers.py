@@ -185,6 +185,25 @@ def test_the_rates_to_begin_with_are_those_that_were_chosen(
     }
 
 
+def test_what_a_rate_beside_the_chosen_one_stored() -> None:
+    searches = defaultdict(list)
+    for study in ("capacity", "pretrained"):
+        for run in load(ROOT / "studies" / study / "records"):
+            if run.trial and "top" not in run.way.others:
+                searches[study, run.way].append(run)
+    failed, least = [], 1.0
+    for (_, way), runs in searches.items():
+        bits = [run.bits or 0.0 for run in sorted(runs, key=lambda run: run.lr)]
+        chosen = bits.index(max(bits))
+        if way.every:
+            least = min([least, *(beside / bits[chosen] for beside in bits[max(0, chosen - 1) : chosen + 2])])
+        elif chosen + 1 < len(bits):
+            failed.append(bits[chosen + 1] < bits[chosen] / 2)
+    page = " ".join((ROOT / "docs" / "which-method.md").read_text(encoding="utf-8").split())
+    assert f"in {sum(failed)} of {len(failed)} searches of the two studies it stored less than half" in page
+    assert f"a rate 1.5 times lower or higher stored at most {1 - least:.0%} less".replace("%", " %") in page
+
+
 def test_the_cost_of_a_published_run_is_that_of_the_measurements() -> None:
     rows = figures("train-cpu-batch32.json")["rows"]
     half, single = (rows[f"rosa {precision}"]["samples_per_second"]["median"] for precision in ("bf16", "fp32"))
