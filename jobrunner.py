@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 from utils.errors import UserError, run_cli
@@ -32,21 +33,21 @@ def parser() -> argparse.ArgumentParser:
     action.add_argument("--dry-run", action="store_true", help="print the exact sbatch texts; send nothing")
     action.add_argument("--cancel", action="store_true", help="cancel what is queued or running")
     action.add_argument("--logs", metavar="JOB", help="print a job's output (id, its beginning, or SLURM's number)")
-    action.add_argument(
-        "--local", type=int, nargs="?", const=0, metavar="N", help="run here, N at a time (one per GPU, at least one)"
-    )
+    local = "run here, N at a time (one per GPU, at least one)"
+    action.add_argument("--local", type=int, nargs="?", const=0, metavar="N", help=local)
     result.add_argument("--retry", action="store_true", help="also send jobs that failed, stopped or ran out of time")
     result.add_argument("--only", action="append", metavar="GROUP", help="this group only; may be repeated")
     result.add_argument("--continue", action="store_true", dest="go_on", help="given by the job of a search, to itself")
     result.add_argument("--json", action="store_true", help="with -s: as JSON")
-    result.add_argument(
-        "--watch", type=float, nargs="?", const=30.0, metavar="SECONDS", help="with -s: again every 30 s, to the end"
-    )
+    watch = "with -s: again every 30 s, to the end"
+    result.add_argument("--watch", type=float, nargs="?", const=30.0, metavar="SECONDS", help=watch)
     return result
 
 
 def main() -> int | None:
     """Read the sweep file and do what was asked."""
+    if len(sys.argv) == 1:  # typed to see how it is used, which must not fill a cluster
+        raise UserError("say what to do: --fn jobs.yaml sends its jobs, -s shows their status, --help explains all")
     arguments = parser().parse_args()
     _check(arguments)
     asking = arguments.status or arguments.logs or arguments.cancel

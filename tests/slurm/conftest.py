@@ -151,10 +151,10 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., SimpleNamespace]:
-    """Call jobrunner.py in this process: ``run("-s")`` gives code, out and err."""
+    """Call jobrunner.py in this process: ``run("-s")`` gives code, out and err; ``run()`` sends jobs.yaml."""
 
     def call(*arguments: str) -> SimpleNamespace:
-        monkeypatch.setattr(sys, "argv", ["jobrunner.py", *arguments])
+        monkeypatch.setattr(sys, "argv", ["jobrunner.py", *(arguments or ("--fn", "jobs.yaml"))])
         try:
             code, message = jobrunner.main() or 0, ""
         except UserError as error:

@@ -185,3 +185,10 @@ def test_the_command_itself(project: Path) -> None:
     done = subprocess.run([sys.executable, ROOT / "jobrunner.py", "-s"], capture_output=True, text=True)
     assert done.returncode == 2 and done.stdout == "" and done.stderr.startswith("error: jobs.yaml does not exist")
     assert shutil.which("bash")
+
+
+def test_without_words_it_sends_nothing_and_says_what_to_type(project: Path, slurm: FakeSlurm) -> None:
+    (project / "jobs.yaml").write_text("paralleljobs: [echo]")
+    done = subprocess.run([sys.executable, ROOT / "jobrunner.py"], capture_output=True, text=True)
+    assert done.returncode == 2 and "--fn jobs.yaml sends its jobs, -s shows their status" in done.stderr
+    assert slurm.jobs() == []

@@ -71,7 +71,8 @@ def sweep(project: Path, slurm: FakeSlurm) -> Path:
 
 
 def jobrunner(*arguments: str, kill_at: int = 0) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "driver.py", str(kill_at), *arguments], capture_output=True, text=True)
+    words = arguments or ("--fn", "jobs.yaml")
+    return subprocess.run([sys.executable, "driver.py", str(kill_at), *words], capture_output=True, text=True)
 
 
 def sent_commands(slurm: FakeSlurm) -> list[str]:
