@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +100,50 @@ def test_a_training_stays_the_same_and_a_stopped_one_goes_on(train: Any, tmp_pat
     with stopped_at(7):
         train(*halves)
     assert points(train(*halves), "validation", "loss") == points(whole, "validation", "loss")
+
+
+def test_other_runs_read_what_one_has_kept(train: Any, small_model: Path, tmp_path: Path) -> None:
+    """Also of another method or seed, or a stopped one. Another base, precision or part of the data has its own."""
+    folder, other = tmp_path / "shared", tmp_path / "other"
+    model = AutoModelForCausalLM.from_pretrained(small_model)
+    with torch.no_grad():
+        model.transformer.wte.weight[-1] += 1e-3  # of a token that no sample has
+    shutil.copytree(small_model, other)
+    model.save_pretrained(other)
+    plain = ("fnmodel.params.target_modules=[h.1.mlp.c_fc]", "model.dropout=0", "train.cache_frozen=true")
+    settings = (*plain, f"train.cache_folder={folder}")
+    computed: list[int] = []
+    compute = FrozenBlocks.compute
+
+    def counted(self: FrozenBlocks, input_ids: torch.Tensor) -> torch.Tensor:
+        computed.append(len(input_ids))
+        return compute(self, input_ids)
+
+    def run(*more: str) -> tuple[Any, int]:
+        computed.clear()
+        return train(*settings, *more), len(computed)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(FrozenBlocks, "compute", counted)
+        first, all_rows = run("fnmodel.name=lora")
+        assert len(list(folder.iterdir())) == 1 and "for other runs" in first.log_file.read_text()
+        with stopped_at(7):
+            run("fnmodel.name=rosa")
+        second, trial_rows = run("fnmodel.name=rosa")
+        assert trial_rows < 6 < all_rows
+        alone = train(*plain, "fnmodel.name=rosa", f"output.path={tmp_path / 'alone'}")
+        assert points(second, "validation", "loss") == points(alone, "validation", "loss")
+        assert run("fnmodel.name=lora", "seed=3")[1] == trial_rows
+        for files, more in enumerate(("train.fraction=0.5", "train.precision=bf16", f"model.name={other}"), 2):
+            _, rows = run("fnmodel.name=lora", more)
+            assert len(list(folder.iterdir())) == files and rows > 6
+
+        for path in folder.iterdir():
+            path.write_bytes(path.read_bytes()[:99])
+        again, rows = run("fnmodel.name=lora", "train.lr=1e-4")
+        assert rows == all_rows and "are computed again" in again.log_file.read_text()
+    with pytest.raises(UserError, match=r"train\.cache_folder is where train\.cache_frozen=true"):
+        make_config("train.cache_folder=x")
 
 
 def test_a_model_that_computes_short_rows_otherwise_in_long_batches_is_refused() -> None:

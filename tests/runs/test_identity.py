@@ -62,9 +62,9 @@ def test_weight_decay_of_pairs_is_part_of_a_run_only_where_it_acts(tmp_path: Pat
 def test_settings_without_effect_neither_name_another_run_nor_tell_rows_apart(tmp_path: Path) -> None:
     others = {
         "train.micro_batch_size": 16, "train.gradient_checkpointing": True, "train.device": "cpu",
-        "train.compile": False, "train.cache_frozen": True, "train.save_every": 7, "train.save_minutes": 5.0,
-        "train.keep_last": False, "train.skip_nonfinite": True, "dataset.path": "x", "dataset.cache": "x",
-        "runs": 3, "dry_run": True, "logging.to": [],
+        "train.compile": False, "train.cache_frozen": True, "train.cache_folder": "x", "train.save_every": 7,
+        "train.save_minutes": 5.0, "train.keep_last": False, "train.skip_nonfinite": True,
+        "dataset.path": "x", "dataset.cache": "x", "runs": 3, "dry_run": True, "logging.to": [],
     }  # fmt: skip
     # output.path is part of the directory, train.micro_batch_tokens excludes the size and train.sharding the cache
     assert len(others) == len(WITHOUT_EFFECT) - 3

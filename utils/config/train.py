@@ -62,6 +62,8 @@ class TrainConfig:
     """Recompute activations in the backward pass: less memory, more time."""
     cache_frozen: bool = False
     """Compute the blocks before the first trained one once for each sample, and keep their outputs in memory."""
+    cache_folder: str | None = None
+    """A folder in which ``cache_frozen`` leaves those outputs for other runs; None: in memory only."""
     device: str = option("auto", choices=("auto", "cpu", "cuda", "mps"))
     """Where to train; auto: a GPU if there is one."""
     compile: bool | str = option("auto", choices=("auto", True, False))
@@ -100,6 +102,8 @@ def train_problems(train: TrainConfig) -> list[str]:
         problems.append("train.micro_batch_size and train.micro_batch_tokens exclude each other: set one to null")
     if train.cache_frozen and (train.compile is True or train.sharding != "none"):
         problems.append("train.cache_frozen works with neither train.compile=true nor train.sharding: leave one out")
+    if train.cache_folder is not None and not train.cache_frozen:
+        problems.append("train.cache_folder is where train.cache_frozen=true leaves its outputs: set it too")
     if train.scheduler == "none" and train.warmup_steps:
         problems.append("train.warmup_steps has no effect with train.scheduler=none: use constant, or leave it out")
     return problems

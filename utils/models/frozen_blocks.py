@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from rosa.fused import full_precision
 from utils.errors import UserError, failed_trial
 from utils.models.compilation import blocks
+from utils.models.frozen_file import FrozenFile
 from utils.models.modes import evaluation_mode
 from utils.tokens.batches import Batch
 from utils.tokens.encoding import Encoded
@@ -27,6 +29,9 @@ class FrozenBlocks:
         total: number of all blocks.
         kept: the hidden states (n, d) after those blocks, of each row of n tokens.
         token_bytes: what a token takes in ``kept``, as the trial showed.
+        outputs: what ``kept`` had in the trial, in float32.
+        file: gets what is kept, for other runs; None: it stays in memory.
+        from_file: whether another run left all of it there.
     """
 
     def __init__(self, model: Any) -> None:
@@ -34,6 +39,9 @@ class FrozenBlocks:
         self.model, self.blocks = model, blocks(model)
         self.kept: dict[tuple[int, ...], Tensor] = {}
         self.token_bytes = 0
+        self.outputs: list[Tensor] = []
+        self.file: FrozenFile | None = None
+        self.from_file = False
         self.total = len(self.blocks)
         trained = [any(parameter.requires_grad for parameter in block.parameters()) for block in self.blocks]
         self.count = trained.index(True) if True in trained else 0
@@ -59,9 +67,11 @@ class FrozenBlocks:
         ends = torch.zeros(count, dtype=torch.long, device=positions.device)
         ends.scatter_reduce_(0, positions // length, positions % length + 1, "amax")
         rows = [tuple(row[:end]) for row, end in zip(input_ids.tolist(), ends.tolist(), strict=True)]
-        for number, row in enumerate(rows):
-            if row and row not in self.kept:
-                self.kept[row] = self.compute(input_ids[number : number + 1, : len(row)])[0]
+        unseen = {row: number for number, row in enumerate(rows) if row and row not in self.kept}
+        for row, number in unseen.items():
+            self.kept[row] = self.compute(input_ids[number : number + 1, : len(row)])[0]
+        if unseen and self.file is not None:
+            self.file.write_once(self.kept)
         if not any(rows):
             yield
             return
@@ -72,6 +82,14 @@ class FrozenBlocks:
                 out[: len(row)] = self.kept[row]
         with self._replaced(lambda given: hidden, self.blocks[: self.count]):
             yield
+
+    def share(self, folder: Path, precision: str, train: Encoded, validation: Encoded) -> None:
+        """Read what a run with the same samples and frozen blocks has left in ``folder``, or leave it there later."""
+        own = {id(tensor) for block in self.blocks[self.count :] for tensor in (*block.parameters(), *block.buffers())}
+        weights = [t for t in (*self.model.parameters(), *self.model.buffers()) if id(t) not in own]
+        self.file = FrozenFile(folder, precision, [*weights, *self.outputs], (train, validation))
+        self.kept = self.file.read(self.model.device)
+        self.from_file = bool(self.kept)
 
     def expected_bytes(self, *parts: Encoded) -> int:
         """The bytes of ``kept`` once it has every sample of ``parts``."""
@@ -135,7 +153,8 @@ def frozen_blocks(token_loss: Any, batch: Batch) -> FrozenBlocks:
         why = failed_trial(error)
     else:
         why = "" if torch.allclose(plain, reused, rtol=1e-4, atol=1e-4) else "in a trial the losses differ"
-    frozen.token_bytes = max((row[0].nbytes for row in frozen.kept.values()), default=0)
+    frozen.outputs = list(frozen.kept.values())
+    frozen.token_bytes = max((output[0].nbytes for output in frozen.outputs), default=0)
     frozen.kept.clear()
     if why:
         raise UserError(f"train.cache_frozen=true does not work with this model ({why}): leave it out")

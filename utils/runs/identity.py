@@ -32,6 +32,7 @@ WITHOUT_EFFECT = (
     "train.micro_batch_tokens",
     "train.gradient_checkpointing",
     "train.cache_frozen",
+    "train.cache_folder",
     "train.device",
     "train.compile",
     "train.sharding",

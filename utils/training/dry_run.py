@@ -68,6 +68,8 @@ def estimate(training: Training, start: float, memory_before: float) -> Estimate
         raise UserError("train.epochs=0 leaves dry_run=true no step to try: set train.epochs")
     seconds = {"set-up": time.perf_counter() - start}
     training.token_loss.train()
+    if frozen := unwrapped(training.token_loss).frozen:
+        frozen.file = None  # a dry run leaves nothing
     batches = sorted(
         epoch_batches(data.lengths, train.batch_size, train.sort_window, training.config.seed, 0),
         key=lambda batch: _padded_tokens(training, batch),
@@ -190,7 +192,7 @@ def _timed(training: Training, act: Callable[[], Any]) -> float:
 def _first_and_later(training: Training, act: Callable[[], Any]) -> tuple[float, float]:
     """The seconds of ``act`` in the first epoch and in later ones, which differ with train.cache_frozen only."""
     frozen = unwrapped(training.token_loss).frozen
-    if frozen is None:
+    if frozen is None or frozen.from_file:
         return (_timed(training, act),) * 2
     frozen.kept.clear()
     return _timed(training, act), _timed(training, act)

@@ -67,7 +67,7 @@ def set_up(config: Config, precision: str, run: Run, stop: StopRequest) -> Train
     scheduler = build_scheduler(train, optimizer, warmup, total_steps)
     resampler = rosa.Resampler(model, optimizer, config.adapter)
     collator = Collator(tokenizer.pad_token_id, config.loss_on(), placement.device)
-    _choose_fast_paths(token_loss, data, collator, train)
+    _choose_fast_paths(token_loss, data, collator, train, precision)
     token_loss, optimizer = placement.prepare(token_loss, optimizer)
 
     torch.manual_seed(config.seed + 1_000_003 * processes.index)  # dropout differs by process
@@ -115,7 +115,9 @@ def _adapt(model: Any, config: Config, placement: Placement, checkpoint: Path | 
     return token_loss
 
 
-def _choose_fast_paths(token_loss: Any, data: TrainingData, collator: Collator, train: TrainConfig) -> None:
+def _choose_fast_paths(
+    token_loss: Any, data: TrainingData, collator: Collator, train: TrainConfig, precision: str
+) -> None:
     """Let the model compute its losses in the fastest way that trials and the settings allow, once it is causal."""
     check_causal(token_loss)
     token_loss.choose_fast_paths(data.validation, collator.pad_id)
@@ -128,6 +130,8 @@ def _choose_fast_paths(token_loss: Any, data: TrainingData, collator: Collator, 
             "keeps outputs of up to %.0f MiB",
             frozen.count, frozen.total, frozen.expected_bytes(data.train, data.validation) / 2**20,
         )  # fmt: skip
+        if train.cache_folder is not None:
+            frozen.share(Path(train.cache_folder).expanduser(), precision, data.train, data.validation)
         token_loss.frozen = frozen
     elif compilation.should_compile(train.compile, collator.device):
         token_loss.compile()
