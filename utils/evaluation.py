@@ -26,7 +26,7 @@ from utils.runs.texts import Answer, write_texts
 from utils.runs.trained import check_base_found, check_settings, load_trained
 from utils.tokens.encoding import prompt_ids
 
-Loaded = dict[Any, list[Example]]  # by the settings of a data set and the split
+Loaded = dict[Any, tuple[list[Example], str]]  # and their digest, by the settings of a data set and the split
 
 
 @dataclass(frozen=True)
@@ -190,8 +190,11 @@ def load_examples(run: Run, config: Config, options: Options, loaded: Loaded | N
     if folder is not None and not options.dataset_path and not folder.exists():
         raise UserError(f"{folder}, the dataset.path of the run, does not exist: say where it is now (--dataset-path)")
     loaded, key = {} if loaded is None else loaded, (*dataclasses.astuple(dataset), options.split)
-    examples = loaded[key] = loaded.get(key) or config.source.load(options.split, folder, dataset.cache)
-    recorded, current = recorded_digests(run.record()), {options.split: digest(examples)}
+    if key not in loaded:
+        examples = config.source.load(options.split, folder, dataset.cache)
+        loaded[key] = examples, digest(examples)
+    examples, current = loaded[key][0], {options.split: loaded[key][1]}
+    recorded = recorded_digests(run.record())
     if options.split in TRAINING or options.split in run.readable_parts(run.eval_file):
         refuse_other_data(run, recorded, current, dataset)
     if options.split not in TRAINING and recorded.get(options.split) != current[options.split]:

@@ -19,7 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 from rosa.config import AdapterConfig, LowRankConfig, option, option_problems
 from rosa.methods import method_names, methods
 from utils.config.fnmodel import FnModelConfig, fnmodel_type
-from utils.config.schema import leaves, missing_keys, set_key, with_changed_defaults
+from utils.config.schema import leaves, missing_keys, of_this_version, set_key
 from utils.config.train import TrainConfig, train_problems
 from utils.data import DataSource, Example, get_source
 from utils.errors import UserError
@@ -197,11 +197,7 @@ def load_config(path: Path) -> Config:
             raise UserError("not a configuration")
         if "${" in str(given):
             raise UserError("a saved configuration is resolved, but this one has ${...} in it")
-        own = given.get("fnmodel")
-        for name in method_names():
-            if isinstance(own, dict) and isinstance(own.get(name), dict):
-                own[name] = methods()[name][0].without_removed(own[name])
-        return parse_config(with_changed_defaults(OmegaConf.create(given)), saved=True)
+        return parse_config(of_this_version(given), saved=True)
     except FileNotFoundError:
         raise UserError(f"{path} does not exist: this run has no saved configuration") from None
     except (UserError, OmegaConfBaseException) as error:

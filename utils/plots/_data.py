@@ -27,7 +27,7 @@ from utils.results.read import Result, keep_one_limit, read_results
 from utils.runs import finite
 from utils.text import as_typed, printable_line
 
-RATE, SAMPLE_METHOD = "train.lr", "fnmodel.rosa.sample_method"
+SAMPLE_METHOD = "fnmodel.rosa.sample_method"
 
 
 class NothingToDraw(Exception):

@@ -9,7 +9,6 @@ from matplotlib.figure import Figure
 
 from utils.metrics import LOWER
 from utils.plots import NothingToDraw, PlotData, register
-from utils.plots._data import RATE
 from utils.plots._style import (
     axis_label,
     draw_points,
@@ -25,7 +24,7 @@ from utils.plots._style import (
     row_label,
     variant_dashes,
 )
-from utils.results.aggregate import Row, distinction
+from utils.results.aggregate import RATE, Row, distinction
 from utils.results.columns import LOSS_UNIT
 from utils.results.methods import UNTRAINED
 from utils.runs import finite

@@ -9,7 +9,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from utils.plots import NothingToDraw, PlotData, register
-from utils.plots._data import RATE, SAMPLE_METHOD
+from utils.plots._data import SAMPLE_METHOD
 from utils.plots._style import (
     axis_label,
     blend,
@@ -22,7 +22,7 @@ from utils.plots._style import (
     rank_text,
     ranks_of,
 )
-from utils.results.aggregate import Row
+from utils.results.aggregate import RATE, Row
 from utils.text import as_typed
 
 # Shade of ROSA's colour, line style and marker of each sample method. The first is that of random.

@@ -23,7 +23,8 @@ from utils.text import as_typed
 OWN_COLUMN = ("seed", "dataset.name", "model.name", "fnmodel.name", "fnmodel.params.rank", "fnmodel.params.bias")
 TARGETS = "fnmodel.params.target_modules"
 # May differ between a row and its counterpart: each method has its own learning rate.
-FREE = ("train.lr", "test_data")
+RATE = "train.lr"
+FREE = (RATE, "test_data")
 SEVERAL = 2  # seeds in common before the lowest loss decides: one alone may be low by luck
 DECODING = "decoding."
 NOT_COMPARED = (*OWN_COLUMN, "hydra", *WITHOUT_EFFECT)  # any other setting that differs gets a column

@@ -173,10 +173,9 @@ def baseline_notes(rows: list[Row]) -> Iterator[str]:
 
 def _name(row: Row, rows: list[Row]) -> tuple[str, str]:
     """Method and rank of ``row``, and the settings by which it differs from others of these; "" without others."""
-    same = [other for other in rows if other.name == row.name]
-    if len(same) == 1:
+    if sum(other.name == row.name for other in rows) == 1:
         return row.name, ""
-    differs = distinction(row, same)
+    differs = distinction(row, rows)
     words = ", ".join(f"{readable(key.rsplit('.', 1)[-1])} {as_typed(value)}" for key, value in differs.items())
     return row.name, f"with {words or f'settings {row.first.group[:8]}'}"
 
