@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from rosa.errors import AdapterError
+from rosa.files import follow_umask
 from rosa.injection import layers_in_place, merged, without_adapters
 from rosa.layers import AdapterLayer
 from rosa.sharding import gather_all, is_sharded, on_first_process
@@ -34,11 +35,16 @@ def export(model: Any, folder: str | Path) -> None:
     if any(is_sharded(layer.base.weight) for layer in layers.values()):
         with merged(model):
             state = gather_all(model.state_dict(keep_vars=True))
-            on_first_process(lambda: model.save_pretrained(folder, state_dict=state))
+            on_first_process(lambda: _save(model, Path(folder), state_dict=state))
         return
     Path(folder).mkdir(parents=True, exist_ok=True)
     with _merged_in_place(layers.values(), Path(folder)), without_adapters(model):
-        model.save_pretrained(folder)
+        _save(model, Path(folder))
+
+
+def _save(model: Any, folder: Path, **options: Any) -> None:
+    model.save_pretrained(folder, **options)
+    follow_umask(*folder.glob("*.safetensors"))
 
 
 @contextlib.contextmanager

@@ -40,11 +40,20 @@ def replace_files(writers: Mapping[Path, Callable[[Path], object]]) -> None:
     try:
         for path, write in writers.items():
             write(temporary[path])
+            follow_umask(temporary[path])
         for path, written in temporary.items():
             written.replace(path)
     finally:
         for path in temporary.values():
             path.unlink(missing_ok=True)
+
+
+def follow_umask(*paths: Path) -> None:
+    """Give files the mode of a new file. safetensors 0.8 writes files that only their owner may read."""
+    umask = os.umask(0o077)
+    os.umask(umask)
+    for path in paths:
+        path.chmod(0o666 & ~umask)
 
 
 def _remove_leftovers(path: Path) -> None:

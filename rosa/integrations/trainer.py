@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import os
 import warnings
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from transformers.utils import SAFE_WEIGHTS_NAME
 
 from rosa.config import AdapterConfig
 from rosa.errors import AdapterError
+from rosa.files import replace_files
 from rosa.injection import adapter_layers
 from rosa.resampler import Resampler, count_resamples
 from rosa.saved_modules import saved_modules
@@ -168,6 +168,4 @@ def keep_what_changes(model: nn.Module, weights: Path) -> None:
     with safe_open(weights, framework="pt") as file:
         names, metadata = list(file.keys()), file.metadata()
         tensors = {name: file.get_tensor(name) for name in names if name not in frozen}
-    smaller = weights.with_suffix(".smaller")
-    save_file(tensors, smaller, metadata)
-    os.replace(smaller, weights)
+    replace_files({weights: lambda path: save_file(tensors, path, metadata)})

@@ -1,4 +1,4 @@
-"""The folder of an export: its place, two exports at once, and what a failure or a kill leaves."""
+"""The folder of an export: its place, two exports at once, what a failure or a kill leaves, and who may read it."""
 
 from __future__ import annotations
 
@@ -8,8 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.export.conftest import TrainIn
 from utils.errors import UserError
+from utils.export.__main__ import main
 from utils.export.folder import CARD, MARK, whole_folder
+from utils.runs import Run
 
 
 def write(target: Path, text: str = "whole", overwrite: bool = False) -> None:
@@ -88,3 +91,14 @@ with whole_folder(pathlib.Path({str(target)!r}), True) as folder:
     with pytest.raises(UserError, match="is not empty"):
         write(target)
     assert content(target) == "earlier"
+
+
+def test_others_may_read_what_the_umask_lets_them(train_in: TrainIn, rosa_run: Run, tmp_path: Path) -> None:
+    """safetensors 0.8 writes files that only their owner may read; a colleague must be able to evaluate a run."""
+    (tmp_path / "usual").touch()
+    full = train_in(tmp_path / "runs", "fnmodel.name=none")
+    for form in ("merged", "peft", "adapter"):
+        assert main([str(rosa_run.path), "--out", str(tmp_path / form), "--as", form]) == 0
+    folders = (full.best, rosa_run.best, *(tmp_path / form for form in ("merged", "peft", "adapter")))
+    files = [path for folder in folders for path in folder.glob("*.safetensors")]
+    assert len(files) == 7 and {path.stat().st_mode for path in files} == {(tmp_path / "usual").stat().st_mode}

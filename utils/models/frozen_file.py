@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import os
-import secrets
 from collections.abc import Iterable, Sequence
 from itertools import islice
 from pathlib import Path
@@ -16,6 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from rosa.files import replace_files
 from utils.io.files import sync
 from utils.log import log
 from utils.tokens.encoding import Encoded
@@ -44,7 +42,7 @@ class FrozenFile:
         self.needed = rows[0]
 
     def read(self, device: torch.device) -> Kept:
-        """The rows and the hidden states (n, d) of each. Nothing without a file; a broken one goes, with a warning."""
+        """The rows and the hidden states (n, d) of each. Nothing without a file; of a broken one, a warning."""
         try:
             tensors = load_file(self.path, device=str(device))
             lengths, ids = tensors["lengths"].tolist(), iter(tensors["ids"].tolist())
@@ -53,29 +51,26 @@ class FrozenFile:
             return {}
         except (OSError, SafetensorError, KeyError, RuntimeError) as error:
             log.warning("%s cannot be read (%s): the frozen blocks are computed again", self.path, error)
-            self.path.unlink(missing_ok=True)
             return {}
 
     def write_once(self, kept: Kept) -> None:
-        """Write ``kept`` if it has every training sample and there is no file yet. A full disk ends in a warning."""
+        """Write ``kept`` if it has every training sample. A full disk ends in a warning."""
         if not self.needed or not self.needed <= kept.keys():
             return
         self.needed = set()
-        if self.path.exists():
-            return
-        temporary = self.path.with_name(f".{self.path.name}.{secrets.token_hex(4)}")
         tensors = {
             "ids": torch.tensor([token for row in kept for token in row]),
             "lengths": torch.tensor([len(row) for row in kept]),
             "hidden": torch.cat([hidden.cpu() for hidden in kept.values()]),
         }
+
+        def write(path: Path) -> None:
+            save_file(tensors, path)
+            sync(path)  # after a power failure the file is whole or missing
+
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            save_file(tensors, temporary)
-            sync(temporary)
-            os.replace(temporary, self.path)
+            replace_files({self.path: write})
             log.info("outputs of the frozen blocks for other runs: %s", self.path)
         except (OSError, SafetensorError) as error:
             log.warning("%s cannot be written (%s): other runs compute the frozen blocks again", self.path, error)
-            with contextlib.suppress(OSError):
-                temporary.unlink(missing_ok=True)

@@ -24,7 +24,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_model
 
 import rosa
-from rosa.files import FROZEN_FILE
+from rosa.files import FROZEN_FILE, follow_umask
 from utils.errors import UserError, is_out_of_memory, short_reason
 from utils.io.files import own_folder, read_object, sha256, sync, write_json
 from utils.log import log
@@ -56,6 +56,7 @@ def save(run: Run, model: Any, progress: Progress, state: dict[str, Any], best: 
             rosa.save_adapter(model, temporary, frozen=shared is None, exact=True)
         else:
             save_model(model, str(temporary / MODEL_FILE))
+            follow_umask(temporary / MODEL_FILE)
         torch.save(state, temporary / STATE_FILE)
         own = [path for path in sorted(temporary.iterdir()) if path.name != FROZEN_FILE or not shared]
         hashes = {path.name: sha256(path) for path in own}
