@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import statistics
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -11,6 +10,7 @@ from typing import Any, NamedTuple
 from rosa.methods import method_names, methods
 from utils.config.fnmodel import fnmodel_type
 from utils.errors import UserError
+from utils.io.files import read_object
 from utils.results.columns import stored_bits
 from utils.results.methods import method_label, method_order
 from utils.results.read import Result
@@ -32,7 +32,7 @@ class Measured:
     """One run: what was trained, and its results.
 
     ``resampling`` is the share of the training time that resamples took, ``memory`` the peak in MiB, ``study`` the
-    content of study.json, {} where there is none.
+    content of study.json, {} where there is none, ``kept`` that of draws.json, [] likewise.
     """
 
     way: Way
@@ -45,6 +45,7 @@ class Measured:
     resampling: float
     memory: float | None
     study: dict[str, Any]
+    kept: list[float]
 
     @classmethod
     def of(cls, result: Result) -> Measured:
@@ -52,7 +53,6 @@ class Measured:
         settings, loss = result.settings, result.number("best", "loss_target")
         if loss is None:
             raise UserError(f"{result.run.path} is not a finished run of a study: it has no loss of the targets")
-        study = result.run.path / "study.json"
         keys = int(settings["dataset.size"]) if result.dataset == "phone_book" else 0
         rank = result.rank if isinstance(result.rank, int) else 0
         return cls(
@@ -66,8 +66,15 @@ class Measured:
             resampling=(result.number("timings", "resample_seconds") or 0)
             / (result.number("timings", "train_seconds") or float("inf")),
             memory=result.number("timings", "peak_memory_mib"),
-            study=json.loads(study.read_text(encoding="utf-8")) if study.exists() else {},
+            study=_content(result, "study.json"),
+            kept=_content(result, "draws.json").get("kept", []),
         )
+
+
+def _content(result: Result, name: str) -> dict[str, Any]:
+    """The object in a file of the record, {} if there is none."""
+    file = result.run.path / name
+    return read_object(file) if file.exists() else {}
 
 
 def amount(runs: list[Measured]) -> str:

@@ -3,9 +3,10 @@
     python -m studies.report studies/capacity/records
 
 The first table has the trials of the search: bits stored at each learning rate, or the validation loss if the data are
-no phone book. The second has what they forgot, the loss on the old text, where that was measured. The last has the
-reported seeds, and the share of the gap between LoRA and the ceiling that each method closes, with a 95 % interval over
-seeds; also the share of the time that resamples took, and the peak of memory.
+no phone book. The next have what they forgot, where that was measured: the loss on the old text, and the share of book
+A's numbers that they still write whole. Then come the reported seeds, the share of the gap between LoRA and the ceiling
+that each method closes, with a 95 % interval over seeds, the numerical and the effective rank of the change, the share
+of the time that resamples took, and the peak of memory. The last has what later draws leave of each draw.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from typing import Any
 from studies.measured import Measured, Way, amount, label, order
 from utils.config.fnmodel import LAYERS_ONLY
 from utils.errors import UserError, run_cli
+from utils.io.files import read_object
 from utils.results.gap import share_of_gap
 from utils.results.read import Result, read_results
 
@@ -74,7 +76,7 @@ def seeds_table(found: dict[Way, list[Measured]]) -> list[str]:
     """The reported seeds, each shown, and what is derived from them."""
     heads = [
         "keys", "method", "trained", "lr", f"{what(found)} of each seed", "mean", "gap closed", "exact",
-        f"loss on {old_text(found)}", "rank", "resampling", "MiB",
+        f"loss on {old_text(found)}", "rank", "effective rank", "resampling", "MiB",
     ]  # fmt: skip
     rows, ways = [], {(run.way, run.lr) for runs in found.values() for run in runs}
     for way, lr in sorted(ways, key=lambda one: (order(one[0]), one[1])):
@@ -87,7 +89,8 @@ def seeds_table(found: dict[Way, list[Measured]]) -> list[str]:
             " ".join(amount([run]) for run in runs), amount(runs), gap,
             _mean(runs, "{:.0%}", lambda study: study["book_b"]["exact_match"]) if way.keys else "",
             _mean(runs, "{:.2f}", old_loss),
-            _mean(runs, "{:.1f}", mean_rank),
+            _mean(runs, "{:.1f}", lambda study: mean_rank(study, "rank")),
+            _mean(runs, "{:.1f}", lambda study: mean_rank(study, "effective_rank")),
             f"{statistics.fmean(run.resampling for run in runs):.1%}",
             f"{statistics.fmean(memory):,.0f}" if (memory := [run.memory for run in runs if run.memory]) else "",
         ])  # fmt: skip
@@ -142,9 +145,35 @@ def gaps_line(found: dict[Way, list[Measured]]) -> str:
     return f"Gap closed: from LoRA of {', '.join(named)} to full training of the same layers." if named else ""
 
 
-def mean_rank(study: dict[str, Any]) -> float:
-    """The numerical rank of ΔW, averaged over layers."""
-    return statistics.fmean(layer["rank"] for layer in study["change"]["layers"].values())
+def old_exact(study: dict[str, Any]) -> float:
+    """The share of book A's numbers that are still written whole, 0 if another text is the old one."""
+    return float(study.get("book_a", {}).get("exact_match", 0))
+
+
+def mean_rank(study: dict[str, Any], kind: str) -> float:
+    """The numerical (``rank``) or effective (``effective_rank``) rank of ΔW, averaged over layers."""
+    return statistics.fmean(layer[kind] for layer in study["change"]["layers"].values())
+
+
+def draws_table(runs: list[Measured]) -> list[str]:
+    """What later draws leave of a draw, see ``studies.capacity.draws``."""
+    rows = [
+        [
+            label(run.way), str(len(run.kept)), f"{run.kept[0]:.0%}", f"{min(run.kept[1:]):.0%}",
+            f"{statistics.median(run.kept):.2f}",
+        ]
+        for run in sorted(runs, key=lambda run: order(run.way))
+    ]  # fmt: skip
+    return markdown(["method", "draws", "of the first", "of another, at least", "median of all"], rows)
+
+
+def before_line(folder: Path) -> str:
+    """The loss on the old text before any training, from the record ``base``; empty without one."""
+    file = folder / "base" / "study.json"
+    if not file.exists():
+        return ""
+    study = read_object(file)
+    return f" Before training the loss on {'A' if 'book_a' in study else 'English'} is {old_loss(study):.4f}."
 
 
 def _mean(runs: list[Measured], form: str, value: Any) -> str:
@@ -200,8 +229,13 @@ def report(folder: Path) -> str:
         if measured:
             table = search_table(measured, lambda run: f"{old_loss(run.study):.2f}" if run.study else "")
             parts.append([f"Loss on {old_text(measured)} after the runs of the search", "", *table])
+        if of_a := {way: runs for way, runs in measured.items() if any(old_exact(run.study) >= 0.005 for run in runs)}:
+            table = search_table(of_a, lambda run: f"{old_exact(run.study):.0%}" if run.study else "")
+            parts.append(["Numbers of A written whole after the runs of the search, where there are any", "", *table])
     if reported:
-        parts.append(["Reported seeds", "", *seeds_table(reported), "", gaps_line(reported)])
+        parts.append(["Reported seeds", "", *seeds_table(reported), "", gaps_line(reported) + before_line(folder)])
+    if drawn := [run for runs in reported.values() for run in runs if run.kept]:
+        parts.append(["What later draws leave of a draw, seed 0", "", *draws_table(drawn)])
     return "\n\n".join("\n".join(lines) for lines in parts)
 
 

@@ -35,9 +35,8 @@ class RosaConfig(LowRankConfig):
 
     There are two publications: 2023, Random Orthogonal Subspace Adaptation (Hameed and Rabusseau), whose settings are
     the defaults; and 2024, Random Subspace Adaptation (Hameed, Milios, Reddy and Rabusseau, arXiv 2407.07802), whose
-    code has other names, given below. ``basis``, ``start``, ``rewarm_steps`` and the values orthonormal and zero (of
-    ``optimizer_state``) are of neither. The method PiSSA (Meng et al. 2024) is sample_method=top,
-    level=never and bias=none.
+    code has other names, given below. ``basis``, ``rewarm_steps`` and the values orthonormal and zero are of neither.
+    The method PiSSA (Meng et al. 2024) is sample_method=top, level=never and bias=none.
 
     Attributes:
         sample_method: which singular directions train: random, window (a random block of neighbours: what both codes

@@ -8,6 +8,8 @@ have one already are left alone, and no weight is copied. ``study.json`` has, of
 - ``book_a``, ``book_b``: loss, bits stored, and the share of keys whose greedy output is the whole number
 - ``change``: of ΔW = W − W_base in each adapted layer its norm, numerical rank and effective rank, and ``spectrum``,
   its singular values divided by the largest, averaged over layers
+
+The record ``base`` has ``book_a`` of the model before training.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ from utils.data import DataSource, get_source
 from utils.errors import run_cli
 from utils.generation.decoding import Decoding
 from utils.generation.generate import generate
+from utils.io.files import write_json
 from utils.metrics.exact_match import ExactMatch
 from utils.models.loading import load_model, load_tokenizer
 from utils.models.losses import model_losses
@@ -85,11 +88,14 @@ def collect(run: Run, records: Path) -> Path:
     """Write the record of a finished run. Returns its folder."""
     config = load_config(run.config_file)
     tokenizer, model = load_tokenizer(config.model.name), load_model(config.model.name)
-    before = weights(model)
+    before, book_a = weights(model), get_source("phone_book", SIZE_A, BOOK_A)
+    if not (records / "base" / "study.json").exists():
+        (records / "base").mkdir(parents=True, exist_ok=True)
+        write_json(records / "base" / "study.json", {"book_a": recall(model.eval(), tokenizer, book_a)})
     load_weights(run.best, model)
     model = rosa.unwrap(model).eval()
     measured = {
-        "book_a": recall(model, tokenizer, get_source("phone_book", SIZE_A, BOOK_A)),
+        "book_a": recall(model, tokenizer, book_a),
         "book_b": recall(model, tokenizer, config.source),
         "change": change(before, weights(model)),
     }

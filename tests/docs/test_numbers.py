@@ -33,6 +33,7 @@ def figures(name: str) -> Any:
 CAPACITY = {
     "LoRA, rank 1": "LoRA r=1",
     "LoRA, rank 4": "LoRA r=4",
+    "LoRA, rank 2": "LoRA r=2",
     "ROSA, rank 1, never resampled": "ROSA r=1, never",
     "ROSA, rank 1, a resample every 100 steps": "ROSA r=1, every 100 steps",
     "ROSA, rank 1, a resample every 12 steps": "ROSA r=1, every 12 steps",
@@ -88,11 +89,13 @@ def test_the_choice_of_a_method_rests_on_the_records_of_a_study(
 def test_the_bits_on_the_face_of_the_project(keys: str, rank: int, every: int) -> None:
     reported = cells(report(ROOT / "studies" / "pretrained" / "records").split("Reported seeds")[1])
     mean = {row[1]: row[5] for row in reported if row[0] == keys}
-    rows = {row[0]: row[1:] for row in cells((ROOT / "README.md").read_text(encoding="utf-8")) if len(row) == 6}
+    rows = {row[0]: row[1:] for row in cells((ROOT / "README.md").read_text(encoding="utf-8")) if len(row) == 8}
     (shown,) = (row for name, row in rows.items() if name.startswith(f"rank {rank},"))
-    names = (f"LoRA r={rank}", f"ROSA r={rank}, every {every} steps")
+    rosa = (f"ROSA r={rank}, never", f"ROSA r={rank}, every {every} steps")
     relora = f"ReLoRA r={rank}, every {every} steps, rewarm_steps=3"
-    assert shown == [mean[name] for name in (*names, relora, f"LoRA r={4 * rank}", "full, layers only")]
+    lora = (f"LoRA r={factor * rank}" for factor in (1, 2, 4))
+    names = (next(lora), *rosa, relora, *lora, "full, layers only")
+    assert shown == [mean[name] for name in names]
 
 
 @pytest.mark.parametrize(

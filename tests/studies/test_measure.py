@@ -78,6 +78,7 @@ def test_a_book_that_is_learnt_is_stored_to_the_last_bit(untrained: Path, tmp_pa
     nothing = measure.collect(trained(untrained, tmp_path / "not", "fnmodel.name=none", "train.epochs=0"), tmp_path)
     measured = json.loads((nothing / "study.json").read_text())
     assert measured["book_b"]["stored_bits"] == 0
+    assert json.loads((tmp_path / "base" / "study.json").read_text()) == {"book_a": measured["book_a"]}
     assert {layer["rank"] for layer in measured["change"]["layers"].values()} == {0}
 
 

@@ -86,7 +86,7 @@ def test_other_data_are_shown_by_their_loss(tmp_path: Path) -> None:
     write_record(tmp_path / "search", "lora", 0.01, 100, 1.2, trial=True, dataset="e2e_nlg")
     for seed, loss in enumerate([1.1, 1.3]):
         write_record(tmp_path / f"lora-{seed}", "lora", 0.01, seed, loss, dataset="e2e_nlg")
-    measured = {"english": {"loss": 3.5}, "change": {"layers": {"a": {"rank": 2}}}}
+    measured = {"english": {"loss": 3.5}, "change": {"layers": {"a": {"rank": 2, "effective_rank": 1.5}}}}
     (tmp_path / "lora-0" / "study.json").write_text(json.dumps(measured))
     assert "after the runs of the search" not in report.report(tmp_path)
     write_record(tmp_path / "low", "lora", 0.001, 100, 1.4, trial=True, dataset="e2e_nlg")
@@ -96,7 +96,25 @@ def test_other_data_are_shown_by_their_loss(tmp_path: Path) -> None:
     assert "| LoRA r=1 | 2.50 |  (end) |" in forgotten  # the chosen one was not measured
     assert "Losses in the search" in text and "| LoRA r=1 | 1.4000 | **1.2000** (end) |" in text
     assert "loss of each seed" in text
-    assert "| LoRA r=1 | 4,096 | 0.01 | 1.1000 1.3000 | 1.2000 | 3.50 (1 of 2) | 2.0 (1 of 2) |" in text
+    assert "| LoRA r=1 | 4,096 | 0.01 | 1.1000 1.3000 | 1.2000 | 3.50 (1 of 2) | 2.0 (1 of 2) | 1.5 (1 of 2) |" in text
+    assert "written whole" not in text and "Before training" not in text
+    (tmp_path / "base").mkdir()
+    (tmp_path / "base" / "study.json").write_text('{"english": {"loss": 2.25}}')
+    assert "Before training the loss on English is 2.2500." in report.report(tmp_path)
+
+
+def test_what_is_left_of_book_a_and_of_each_draw_is_shown(tmp_path: Path) -> None:
+    for lr, share in ((0.01, 0.5), (0.015, 0.0)):
+        write_record(tmp_path / f"{lr}", "rosa", lr, 100, 1.0 + lr, trial=True)
+        study = {"book_a": {"loss": 2.0, "exact_match": share}}
+        (tmp_path / f"{lr}" / "study.json").write_text(json.dumps(study))
+    write_record(tmp_path / "seed", "rosa", 0.01, 0, 1.0)
+    (tmp_path / "seed" / "draws.json").write_text('{"kept": [0.25, 1.2, 0.5, 1.0]}')
+    tables = report.report(tmp_path).split("Numbers of A written whole")[1]
+    assert "| 4 | ROSA r=1, every 100 steps, gain=1.5 | **50%** (end) | 0% |" in tables
+    assert "| ROSA r=1, every 100 steps, gain=1.5 | 4 | 25% | 50% | 0.75 |" in tables
+    (tmp_path / "0.01" / "study.json").write_text('{"book_a": {"loss": 2.0, "exact_match": 0.001}}')
+    assert "written whole" not in report.report(tmp_path)
 
 
 def test_the_full_rank_is_not_rank_1(tmp_path: Path) -> None:
