@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -17,6 +18,7 @@ from tests.rosa.test_adapter_architectures import CAUSAL, make
 from tests.training.reading import points, stopped_at
 from utils.errors import UserError
 from utils.models.frozen_blocks import FrozenBlocks, frozen_blocks
+from utils.models.frozen_file import FrozenFile
 from utils.models.token_loss import TokenLoss
 from utils.tokens.batches import Batch, Collator
 from utils.tokens.encoding import Encoded, Sample
@@ -144,6 +146,13 @@ def test_other_runs_read_what_one_has_kept(train: Any, small_model: Path, tmp_pa
         assert rows == all_rows and "are computed again" in again.log_file.read_text()
     with pytest.raises(UserError, match=r"train\.cache_folder is where train\.cache_frozen=true"):
         make_config("train.cache_folder=x")
+
+
+def test_tokens_read_from_a_cache_or_packed_find_the_same_file(tmp_path: Path) -> None:
+    """Theirs are numpy's numbers."""
+    arrays = [Sample(np.array(sample.ids, np.int32), 1, 0, 0) for sample in SAMPLES.samples]
+    plain, same = (FrozenFile(tmp_path, "fp32", [], (part, SAMPLES)) for part in (SAMPLES, Encoded(arrays, 0)))
+    assert same.path == plain.path and same.needed == plain.needed
 
 
 def test_a_model_that_computes_short_rows_otherwise_in_long_batches_is_refused() -> None:

@@ -33,7 +33,7 @@ class FrozenFile:
 
     def __init__(self, folder: Path, precision: str, tensors: Iterable[Tensor], parts: Sequence[Encoded]) -> None:
         """``tensors`` are the weights and the outputs, ``parts`` the training samples, then those of the validation."""
-        rows = [{tuple(sample.ids[:-1]) for sample in part.samples} for part in parts]
+        rows = [{tuple(map(int, sample.ids[:-1])) for sample in part.samples} for part in parts]
         digest = hashlib.sha256(json.dumps([precision, *map(sorted, rows)]).encode())
         for tensor in tensors:
             digest.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
