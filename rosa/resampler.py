@@ -85,15 +85,14 @@ def resample(
 
 
 def _check_gradients(layers: list[SubspaceLayer]) -> None:
-    for layer in layers:
-        if not layer.needs_gradient:
-            continue
-        if layer.gradient is None:
-            raise AdapterError(
-                f"{layer.name} has no gradient to draw directions by: make some backward passes within "
-                "rosa.weight_gradients(model) before the resample, or give Resampler(..., gradients=FUNCTION)"
-            )
-        if not math.isfinite(max_abs(layer.gradient)):
+    drawing = [layer for layer in layers if layer.needs_gradient]
+    if drawing and all(layer.gradient is None for layer in drawing):  # one that no pass reached draws at random
+        raise AdapterError(
+            f"{drawing[0].name} has no gradient to draw directions by: make some backward passes within "
+            "rosa.weight_gradients(model) before the resample, or give Resampler(..., gradients=FUNCTION)"
+        )
+    for layer in drawing:
+        if layer.gradient is not None and not math.isfinite(max_abs(layer.gradient)):
             raise AdapterError(f"{layer.name}: the gradient of its weight is not finite: use bf16 or fp32, not fp16")
 
 

@@ -106,6 +106,17 @@ def test_a_resample_takes_the_directions_of_the_gradient_and_keeps_the_function(
         resampler.resample()
 
 
+def test_a_layer_that_no_pass_reaches_draws_at_random() -> None:
+    """Such as one of an image model's tower, or an expert that no token was sent to."""
+    model = make_model("llama")
+    model.model.idle = torch.nn.ModuleList([torch.nn.Linear(24, 24)])
+    rosa.inject(model, CONFIG)
+    idle = rosa.adapter_layers(model)["model.idle.0"]
+    before: Any = idle.A.clone()  # type: ignore[operator]
+    rosa.Resampler(model, None, gradients=lambda: loss_of(model, 1).backward()).resample()
+    assert not torch.equal(idle.A, before)
+
+
 def test_a_training_draws_by_gradients_and_goes_on_after_a_stop(train: Any, tmp_path: Path) -> None:
     settings = ("fnmodel.name=rosa", "fnmodel.rosa.level=step", "fnmodel.rosa.every=3", "fnmodel.params.rank=2")
     gradient = (*settings, "fnmodel.rosa.sample_method=gradient")
