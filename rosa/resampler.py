@@ -93,7 +93,10 @@ def _check_gradients(layers: list[SubspaceLayer]) -> None:
         )
     for layer in drawing:
         if layer.gradient is not None and not math.isfinite(max_abs(layer.gradient)):
-            raise AdapterError(f"{layer.name}: the gradient of its weight is not finite: use bf16 or fp32, not fp16")
+            raise AdapterError(
+                f"{layer.name}: the gradient of its weight is not finite: the loss of a batch is not, or it overflows "
+                "in fp16 (use bf16 or fp32). Leave such samples out, or choose another sample_method"
+            )
 
 
 def _rounding_lost(layers: list[SubspaceLayer]) -> float | None:

@@ -100,7 +100,14 @@ def test_a_resample_takes_the_directions_of_the_gradient_and_keeps_the_function(
         u, values, vt = torch.linalg.svd(weights[name], full_matrices=False)
         torch.testing.assert_close(layer.delta(), (u[:, wanted] * values[wanted]) @ vt[wanted], rtol=1e-3, atol=1e-4)
         assert layer.gradient is None
-    next(iter(layers.values())).gradient = torch.full((2, 2), torch.nan)
+    layer = next(iter(layers.values()))
+
+    def spoilt() -> None:
+        layer.gradient = torch.full((2, 2), torch.nan)
+
+    resampler.gradients = spoilt
+    with pytest.raises(rosa.AdapterError, match="is not finite: the loss of a batch is not, or it overflows in fp16"):
+        resampler.resample()
     resampler.gradients = lambda: None
     with pytest.raises(rosa.AdapterError, match="has no gradient"):
         resampler.resample()
