@@ -55,7 +55,8 @@ def copy_record(run: Run, folder: Path, measured: dict[str, Any] | None = None) 
         measured: what study.json gets, if it is given.
     """
     base = Path(load_config(run.config_file).model.name).name
-    plain = {"model": {"name": base}, "dataset": {"path": None}, "output": {"path": "runs"}}
+    plain: dict[str, Any] = {"model": {"name": base}, "dataset": {"path": None}, "output": {"path": "runs"}}
+    plain["train"] = {"cache_folder": None}
     folder.mkdir(parents=True, exist_ok=True)
     for file in _results(run):
         shutil.copyfile(file, folder / file.name)

@@ -103,11 +103,13 @@ def test_what_is_measured_of_a_pretrained_model(small_model: Path, tmp_path: Pat
     )
     run = trained(
         small_model, tmp_path / "runs", "model.dropout=0", "train.epochs=4", "train.cache_frozen=true",
+        f"train.cache_folder={tmp_path / 'kept'}",
         "fnmodel.name=rosa", "fnmodel.params.target_modules=[h.1.mlp.c_fc]",
     )  # fmt: skip
     run.eval_file.write_text("{}")
     run.predictions().write_text("one\n")
     folder = pretrained.collect(run, tmp_path / "records", tmp_path)
+    assert str(tmp_path) not in (folder / "config.yaml").read_text()
     assert {run.eval_file.name, run.predictions().name} < {path.name for path in folder.iterdir()}
     measured, base = (json.loads((tmp_path / "records" / n / "study.json").read_text()) for n in (folder.name, "base"))
     assert list(measured["change"]["layers"]) == ["transformer.h.1.mlp.c_fc"]
