@@ -53,7 +53,8 @@ def follow_umask(*paths: Path) -> None:
     umask = os.umask(0o077)
     os.umask(umask)
     for path in paths:
-        path.chmod(0o666 & ~umask)
+        with contextlib.suppress(OSError):  # a file system without modes, or another user's file
+            path.chmod(0o666 & ~umask)
 
 
 def _remove_leftovers(path: Path) -> None:
