@@ -55,8 +55,9 @@ def copy_record(run: Run, folder: Path, measured: dict[str, Any] | None = None) 
         measured: what study.json gets, if it is given.
     """
     base = Path(load_config(run.config_file).model.name).name
-    plain: dict[str, Any] = {"model": {"name": base}, "dataset": {"path": None}, "output": {"path": "runs"}}
-    plain["train"] = {"cache_folder": None}
+    plain = {
+        "model": {"name": base}, "dataset": {"path": None}, "output": {"path": "runs"}, "train": {"cache_folder": None}
+    }  # fmt: skip
     folder.mkdir(parents=True, exist_ok=True)
     for file in _results(run):
         shutil.copyfile(file, folder / file.name)
@@ -64,6 +65,14 @@ def copy_record(run: Run, folder: Path, measured: dict[str, Any] | None = None) 
         write_json(folder / "study.json", measured)
     write_text(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.merge(OmegaConf.load(run.config_file), plain)))
     write_json(folder / "run.json", run.record() | {"model": base})  # last: it makes the folder a whole record
+
+
+def record_base(records: Path, measure: Callable[[], dict[str, Any]]) -> None:
+    """Write what ``measure`` finds of the model before training into the record ``base``, unless it has been."""
+    file = records / "base" / "study.json"
+    if not file.exists():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_json(file, measure())
 
 
 def main() -> None:

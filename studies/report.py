@@ -159,12 +159,12 @@ def draws_table(runs: list[Measured]) -> list[str]:
     """What later draws leave of a draw, see ``studies.capacity.draws``."""
     rows = [
         [
-            label(run.way), str(len(run.kept)), f"{run.kept[0]:.0%}", f"{min(run.kept[1:]):.0%}",
-            f"{statistics.median(run.kept):.2f}",
+            label(run.way), str(run.seed), str(len(run.kept)), f"{run.kept[0]:.0%}",
+            f"{min(run.kept[1:]):.0%}" if run.kept[1:] else "", f"{statistics.median(run.kept):.2f}",
         ]
-        for run in sorted(runs, key=lambda run: order(run.way))
+        for run in sorted(runs, key=lambda run: (order(run.way), run.seed))
     ]  # fmt: skip
-    return markdown(["method", "draws", "of the first", "of another, at least", "median of all"], rows)
+    return markdown(["method", "seed", "draws", "of the first", "of another, at least", "median of all"], rows)
 
 
 def before_line(folder: Path) -> str:
@@ -235,7 +235,7 @@ def report(folder: Path) -> str:
     if reported:
         parts.append(["Reported seeds", "", *seeds_table(reported), "", gaps_line(reported) + before_line(folder)])
     if drawn := [run for runs in reported.values() for run in runs if run.kept]:
-        parts.append(["What later draws leave of a draw, seed 0", "", *draws_table(drawn)])
+        parts.append(["What later draws leave of a draw", "", *draws_table(drawn)])
     return "\n\n".join("\n".join(lines) for lines in parts)
 
 

@@ -24,13 +24,12 @@ import torch
 import rosa
 from rosa.targets import find_targets
 from studies.capacity.make_base import BOOK_A, POSITIONS, SIZE_A
-from studies.records import copy_record, uncopied
+from studies.records import copy_record, record_base, uncopied
 from utils.config.settings import load_config
 from utils.data import DataSource, get_source
 from utils.errors import run_cli
 from utils.generation.decoding import Decoding
 from utils.generation.generate import generate
-from utils.io.files import write_json
 from utils.metrics.exact_match import ExactMatch
 from utils.models.loading import load_model, load_tokenizer
 from utils.models.losses import model_losses
@@ -89,9 +88,7 @@ def collect(run: Run, records: Path) -> Path:
     config = load_config(run.config_file)
     tokenizer, model = load_tokenizer(config.model.name), load_model(config.model.name)
     before, book_a = weights(model), get_source("phone_book", SIZE_A, BOOK_A)
-    if not (records / "base" / "study.json").exists():
-        (records / "base").mkdir(parents=True, exist_ok=True)
-        write_json(records / "base" / "study.json", {"book_a": recall(model.eval(), tokenizer, book_a)})
+    record_base(records, lambda: {"book_a": recall(model.eval(), tokenizer, book_a)})
     load_weights(run.best, model)
     model = rosa.unwrap(model).eval()
     measured = {

@@ -18,11 +18,10 @@ from typing import Any
 
 import rosa
 from studies.capacity.measure import change, recall, weights
-from studies.records import copy_record, uncopied
+from studies.records import copy_record, record_base, uncopied
 from utils.config.settings import load_config
 from utils.data import get_source, training_units
 from utils.errors import run_cli
-from utils.io.files import write_json
 from utils.models.loading import load_model, load_tokenizer
 from utils.models.losses import model_losses
 from utils.runs import Run
@@ -54,9 +53,7 @@ def collect(run: Run, records: Path, eli5: Path, trials: bool = False) -> Path:
         copy_record(run, folder)
         return folder
     tokenizer, model = load_tokenizer(config.model.name), load_model(config.model.name)
-    if not (records / "base" / "study.json").exists():
-        (records / "base").mkdir(parents=True, exist_ok=True)
-        write_json(records / "base" / "study.json", {"english": english(model, tokenizer, eli5)})
+    record_base(records, lambda: {"english": english(model, tokenizer, eli5)})
     targets = config.fnmodel.params.target_modules
     before = weights(model, targets)
     load_weights(run.best, model)

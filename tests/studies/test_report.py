@@ -108,11 +108,13 @@ def test_what_is_left_of_book_a_and_of_each_draw_is_shown(tmp_path: Path) -> Non
         write_record(tmp_path / f"{lr}", "rosa", lr, 100, 1.0 + lr, trial=True)
         study = {"book_a": {"loss": 2.0, "exact_match": share}}
         (tmp_path / f"{lr}" / "study.json").write_text(json.dumps(study))
-    write_record(tmp_path / "seed", "rosa", 0.01, 0, 1.0)
-    (tmp_path / "seed" / "draws.json").write_text('{"kept": [0.25, 1.2, 0.5, 1.0]}')
+    for seed, kept in ((3, [0.25, 1.2, 0.5, 1.0]), (2, [0.5])):
+        write_record(tmp_path / f"seed-{seed}", "rosa", 0.01, seed, 1.0)
+        (tmp_path / f"seed-{seed}" / "draws.json").write_text(json.dumps({"kept": kept}))
     tables = report.report(tmp_path).split("Numbers of A written whole")[1]
     assert "| 4 | ROSA r=1, every 100 steps, gain=1.5 | **50%** (end) | 0% |" in tables
-    assert "| ROSA r=1, every 100 steps, gain=1.5 | 4 | 25% | 50% | 0.75 |" in tables
+    assert "| ROSA r=1, every 100 steps, gain=1.5 | 3 | 4 | 25% | 50% | 0.75 |" in tables
+    assert "| ROSA r=1, every 100 steps, gain=1.5 | 2 | 1 | 50% |  | 0.50 |" in tables
     (tmp_path / "0.01" / "study.json").write_text('{"book_a": {"loss": 2.0, "exact_match": 0.001}}')
     assert "written whole" not in report.report(tmp_path)
 
