@@ -32,7 +32,8 @@ class Measured:
     """One run: what was trained, and its results.
 
     ``resampling`` is the share of the training time that resamples took, ``memory`` the peak in MiB, ``study`` the
-    content of study.json, {} where there is none, ``kept`` that of draws.json, [] likewise.
+    content of study.json, {} where there is none, ``kept`` that of draws.json, [] likewise, ``scores`` what eval.sh
+    found.
     """
 
     way: Way
@@ -46,6 +47,7 @@ class Measured:
     memory: float | None
     study: dict[str, Any]
     kept: list[float]
+    scores: dict[str, Any]
 
     @classmethod
     def of(cls, result: Result) -> Measured:
@@ -68,6 +70,7 @@ class Measured:
             memory=result.number("timings", "peak_memory_mib"),
             study=_content(result, "study.json"),
             kept=_content(result, "draws.json").get("kept", []),
+            scores=result.scores,
         )
 
 

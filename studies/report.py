@@ -6,7 +6,8 @@ The first table has the trials of the search: bits stored at each learning rate,
 no phone book. The next have what they forgot, where that was measured: the loss on the old text, and the share of book
 A's numbers that they still write whole. Then come the reported seeds, the share of the gap between LoRA and the ceiling
 that each method closes, with a 95 % interval over seeds, the numerical and the effective rank of the change, the share
-of the time that resamples took, and the peak of memory. The last has what later draws leave of each draw.
+of the time that resamples took, and the peak of memory. The last have the scores of each seed's texts, and what later
+draws leave of each draw.
 """
 
 from __future__ import annotations
@@ -22,9 +23,11 @@ from studies.measured import Measured, Way, amount, label, order
 from utils.config.fnmodel import LAYERS_ONLY
 from utils.errors import UserError, run_cli
 from utils.io.files import read_object
+from utils.metrics import OFFICIAL
 from utils.results.gap import share_of_gap
 from utils.results.read import Result, read_results
 
+SCORES = (*OFFICIAL, "SER")
 LEAST_GAP = 1e-3  # nats per token: below it LoRA has learned all that full training has
 
 
@@ -167,6 +170,15 @@ def draws_table(runs: list[Measured]) -> list[str]:
     return markdown(["method", "seed", "draws", "of the first", "of another, at least", "median of all"], rows)
 
 
+def scores_table(found: dict[Way, list[Measured]]) -> list[str]:
+    """The scores of each seed's texts; ``compile_results.py`` has their means."""
+    rows = []
+    for way in sorted(found, key=order):
+        runs = sorted(found[way], key=lambda run: run.seed)
+        rows.append([label(way), *(" ".join(f"{run.scores[name]:.4f}" for run in runs) for name in SCORES)])
+    return markdown(["method", *SCORES], rows)
+
+
 def before_line(folder: Path) -> str:
     """The loss on the old text before any training, from the record ``base``; empty without one."""
     file = folder / "base" / "study.json"
@@ -234,6 +246,8 @@ def report(folder: Path) -> str:
             parts.append(["Numbers of A written whole after the runs of the search, where there are any", "", *table])
     if reported:
         parts.append(["Reported seeds", "", *seeds_table(reported), "", gaps_line(reported) + before_line(folder)])
+    if scored := {way: runs for way in reported if (runs := [run for run in reported[way] if run.scores])}:
+        parts.append(["Scores of each seed", "", *scores_table(scored)])
     if drawn := [run for runs in reported.values() for run in runs if run.kept]:
         parts.append(["What later draws leave of a draw", "", *draws_table(drawn)])
     return "\n\n".join("\n".join(lines) for lines in parts)

@@ -183,3 +183,13 @@ def test_the_gap_counts_from_lora_of_the_rows_own_rank(tmp_path: Path) -> None:
 )
 def test_every_sweep_of_a_study_can_be_sent(file: Path) -> None:
     assert load_sweep(file, commands.sending_problems).jobs
+
+
+def test_the_scores_of_each_seed_are_those_of_their_files() -> None:
+    records = ROOT / "studies" / "pretrained" / "records-e2e"
+    rows = report.report(records).split("Scores of each seed")[1].split("\n\n")[1].splitlines()[2:]
+    scores = [json.loads(file.read_text())["test"] for file in records.glob("*/scores.json")]
+    assert len(scores) == 3 * len(rows) >= 18
+    for place, name in enumerate(report.SCORES, 2):
+        shown = sorted(float(score) for row in rows for score in row.split("|")[place].split())
+        assert shown == sorted(round(one[name], 4) for one in scores)
