@@ -143,9 +143,14 @@ def gaps_line(found: dict[Way, list[Measured]]) -> str:
     named = []
     for keys in dict.fromkeys(way.keys for way in sorted(found, key=order)):
         for rank in (shared := shared_ranks(found, keys)):
-            of = [f"{keys} keys"] * bool(keys) + [f"other methods of rank {rank}"] * (rank != shared[0])
+            of = [f"{keys} keys"] * bool(keys) + [f"methods of rank {rank} but LoRA"] * (rank != shared[0])
             named.append(f"r={rank}" + (f" ({', '.join(of)})" if of else ""))
-    return f"Gap closed: from LoRA of {', '.join(named)} to full training of the same layers." if named else ""
+    if not named:
+        return ""
+    return (
+        f"Gap closed: from LoRA of {', '.join(named)} to full training of the same layers. In brackets a 95 % interval "
+        "over seeds by bootstrap, of three seeds or fewer the worst and the best."
+    )
 
 
 def old_exact(study: dict[str, Any]) -> float:
