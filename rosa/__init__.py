@@ -9,8 +9,7 @@ Needs torch, transformers and safetensors only. Torch is imported with the first
 ``disabling.py`` gives the base's function back from what ``kept_base.py`` keeps. ``layers.py`` is the contract of an
 adapter layer, ``fused.py`` its product, ``hooks.py`` its hooks, ``layer_state.py`` its state while merged;
 ``methods`` has one file per method. ``subspace.py`` is ROSA's mathematics. ``resampling.py`` resamples many layers at
-once, in ``threads.py``, ``resampler.py`` on schedule, by the gradients of ``gradients.py`` if asked to;
-``optimization.py`` is what adapters ask of an optimizer.
+once, in ``threads.py``, ``resampler.py`` on schedule; ``optimization.py`` is what adapters ask of an optimizer.
 ``adapter_files.py`` saves and loads, with ``adapter_description.py``, ``files.py`` and ``checksums.py``;
 ``peft_files.py`` reads PEFT's files, and ``exporting.py`` saves a plain model. ``saved_modules.py`` is of modules
 that train whole, ``report.py`` of counts, ``sharding.py`` of sharded layers. ``config.py``, ``registry.py`` and
@@ -50,7 +49,6 @@ if TYPE_CHECKING:  # renamed to themselves: so a type checker takes them for pub
     from rosa.optimization import parameter_groups as parameter_groups
     from rosa.report import ParameterReport as ParameterReport, parameter_report as parameter_report
     from rosa.resampler import Resampler as Resampler, resample as resample
-    from rosa.gradients import weight_gradients as weight_gradients
 
 __version__ = "0.1.0"
 
@@ -84,7 +82,6 @@ _HOMES = {  # name: its module
     "train_only": "injection",
     "unmerge": "injection",
     "unwrap": "injection",
-    "weight_gradients": "gradients",
 }
 __all__ = list(_HOMES)
 

@@ -14,19 +14,18 @@ import contextlib
 import math
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import nn
 
 from rosa.errors import AdapterError
-from rosa.gradients import weight_gradients
 from rosa.injection import adapter_layers
 from rosa.layer_state import check_in_memory
 from rosa.optimization import STATE_CHANGES, change_state, check_state, held_by
 from rosa.resampling import SubspaceLayer, resample_layers, subspace_number
-from rosa.sharding import max_abs, reshard
+from rosa.sharding import reshard
 
 ROUNDING_WARNING = 0.1
 
@@ -60,9 +59,8 @@ def resample(
         Infinity means that nothing was trained. None if no weight has 16 bits.
 
     Raises:
-        AdapterError: no adapters, no gradients where the settings draw by them (``rosa.weight_gradients``), a number
-            that is not a whole number from 1, an unknown ``optimizer_state``, one that the state of this optimizer does
-            not allow, or values that are not finite; nothing is written then.
+        AdapterError: no adapters, a number that is not a whole number from 1, an unknown ``optimizer_state``, one that
+            the state of this optimizer does not allow, or values that are not finite; nothing is written then.
         RuntimeError: a layer is merged.
     """
     if isinstance(number, bool) or not isinstance(number, int) or number < 1:
@@ -76,27 +74,11 @@ def resample(
     reshard(model)
     check_in_memory(adapter_layers(model).values())
     layers = [layer for layer in adapter_layers(model).values() if isinstance(layer, SubspaceLayer)]
-    _check_gradients(layers)
     factors = [factor for layer in layers for factor in (layer.A, layer.B)]
     check_state(optimizer, factors, optimizer_state)
     resample_layers(layers, number)
     change_state(optimizer, factors, optimizer_state)
     return _rounding_lost(layers)
-
-
-def _check_gradients(layers: list[SubspaceLayer]) -> None:
-    drawing = [layer for layer in layers if layer.needs_gradient]
-    if drawing and all(layer.gradient is None for layer in drawing):  # one that no pass reached draws at random
-        raise AdapterError(
-            f"{drawing[0].name} has no gradient to draw directions by: make some backward passes within "
-            "rosa.weight_gradients(model) before the resample, or give Resampler(..., gradients=FUNCTION)"
-        )
-    for layer in drawing:
-        if layer.gradient is not None and not math.isfinite(max_abs(layer.gradient)):
-            raise AdapterError(
-                f"{layer.name}: the gradient of its weight is not finite: the loss of a batch is not, or it overflows "
-                "in fp16 (use bf16 or fp32). Leave such samples out, or choose another sample_method"
-            )
 
 
 def _rounding_lost(layers: list[SubspaceLayer]) -> float | None:
@@ -143,8 +125,6 @@ class Resampler:
             update the parameters themselves, not master copies of its own.
         config: the settings with which the model was adapted; None: those that its adapters hold. A model without
             adapters has no schedule.
-        gradients: for ``sample_method=gradient``: makes backward passes on some batches before each resample, within
-            ``rosa.weight_gradients``, and clears the gradients that they leave in the parameters.
 
     Attributes:
         number: that of the present subspace: of the resamples so far, those of an adapter that was loaded included.
@@ -158,13 +138,7 @@ class Resampler:
             does not hold each A and B that trains.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        optimizer: Any | None,
-        config: Any | None = None,
-        gradients: Callable[[], object] | None = None,
-    ) -> None:
+    def __init__(self, model: nn.Module, optimizer: Any | None, config: Any | None = None) -> None:
         settings = [layer.config for layer in adapter_layers(model).values()]
         found = {own.method for own in settings}
         if config is None and settings:
@@ -176,7 +150,6 @@ class Resampler:
         _check_holds(optimizer, model)
         self.model = model
         self.optimizer = optimizer
-        self.gradients = gradients
         self.optimizer_state: str | float = getattr(config, "optimizer_state", "reset")
         self.level: str = getattr(config, "level", "never")
         self.every: int = getattr(config, "every", 1)
@@ -197,7 +170,7 @@ class Resampler:
                 "each epoch but the last. In a single epoch, adapt the model with level='step', every=STEPS",
                 stacklevel=2,
             )
-        return self._resample_if(self.level == "step" and step % self.every == 0 and 0 < step < total_steps)
+        return self._resample(self.level == "step" and step % self.every == 0 and 0 < step < total_steps)
 
     def after_epoch(self, epoch: int, epochs: int) -> bool:
         """Resample if due after epoch ``epoch`` (from 1) of ``epochs``, never after the last; True if it did.
@@ -214,7 +187,7 @@ class Resampler:
                 stacklevel=2,
             )
         self._counts_epochs = True
-        return self._resample_if(self.level == "epoch" and epoch % self.every == 0 and epoch < epochs)
+        return self._resample(self.level == "epoch" and epoch % self.every == 0 and epoch < epochs)
 
     def state_dict(self) -> dict[str, int]:
         """The counts that a resume needs, as plain numbers."""
@@ -264,26 +237,20 @@ class Resampler:
                 group["lr"] = rate
             self.step, self._entered = step, True
 
-    def _resample_if(self, due: bool) -> bool:
-        if due and self.rewarm_steps and not self._entered:
+    def _resample(self, due: bool) -> bool:
+        if not due:
+            return False
+        start = time.perf_counter()
+        if self.rewarm_steps and not self._entered:
             warnings.warn(
                 f"rewarm_steps={self.rewarm_steps} needs each optimizer step within resampler.rewarmed(step): else the "
                 "learning rate does not rise again after a resample",
                 stacklevel=3,
             )
-        if due:
-            self.resample()
-        return due
-
-    def resample(self) -> None:
-        """Sample the next subspace now, whatever the schedule."""
-        start = time.perf_counter()
         self.number = max(self.number, subspace_number(adapter_layers(self.model).values())) + 1
         self.resampled_at, self._entered = self.step, False
-        if self.gradients is not None:
-            with weight_gradients(self.model):
-                self.gradients()
         self.rounding_lost = resample(self.model, self.number, self.optimizer, optimizer_state=self.optimizer_state)
         if torch.cuda.is_available():
             torch.cuda.synchronize()  # a resample is rare, and its time is reported
         self.seconds = time.perf_counter() - start
+        return True

@@ -40,7 +40,6 @@ class SubspaceLayer(LowRankLayer):
 
     Attributes:
         number: that of the present subspace, in the state so that an adapter that is loaded goes on to the next one.
-        gradient: dL/dW (m, n) on the CPU, for the next resample, from ``rosa.weight_gradients``; None: not collected.
         rounding: for 16-bit weights, two Frobenius norms: of the last resample's rounding error, and of the trained
             change before it (since the previous resample, or since an adapter was loaded). Else None.
     """
@@ -48,7 +47,6 @@ class SubspaceLayer(LowRankLayer):
     rewrites_base: ClassVar[bool] = True
     needed_with_pair: ClassVar[tuple[str, ...]] = ("base.weight",)
     rounding: tuple[float, float] | None = None
-    gradient: Tensor | None = None
     number: Tensor
 
     def __init__(self, name: str, base: nn.Linear, config: Any) -> None:
@@ -124,11 +122,6 @@ class SubspaceLayer(LowRankLayer):
     @abstractmethod
     def needs_vectors(self) -> bool:
         """Whether ``sample`` reads the singular vectors of the weight. If not, nothing is factorised."""
-
-    @property
-    def needs_gradient(self) -> bool:
-        """Whether ``sample`` reads ``gradient``, but for subspace 0."""
-        return False
 
     @abstractmethod
     def sample(self, number: int, vectors: Tensor | None) -> Pair:
@@ -248,7 +241,6 @@ def _resample(layers: Sequence[SubspaceLayer], number: int, together: bool) -> N
                     if several and (pair := _sent(pair, process))[0].isnan().any():
                         raise failures[0] if failures else OtherProcessError(f"process {process} could not resample")
                     layer.set_factors(*pair)
-                    layer.gradient = None
                     layer.number.fill_(number)
 
 

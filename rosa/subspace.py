@@ -17,7 +17,7 @@ from torch import Tensor
 
 from rosa.config import check_rank
 
-SAMPLE_METHODS = ("random", "window", "top", "bottom", "gradient")
+SAMPLE_METHODS = ("random", "window", "top", "bottom")
 FACTOR_SPLITS = ("sqrt", "left", "orthonormal")
 ADAPTED = ("ab", "a", "b")  # which factors train
 
@@ -50,24 +50,17 @@ def seeded_generator(*parts: object) -> torch.Generator:
     return torch.Generator("cpu").manual_seed(int.from_bytes(digest[:8], "little") >> 1)
 
 
-def choose_directions(
-    q: int, rank: int, method: str, generator: torch.Generator, weights: Tensor | None = None
-) -> Tensor:
+def choose_directions(q: int, rank: int, method: str, generator: torch.Generator) -> Tensor:
     """Indices (rank,) of singular directions, ascending; 0 belongs to the largest singular value.
 
     Args:
         q: number of directions.
         rank: how many to choose, 1 to q.
         method: ``random``, every direction equally likely, without replacement; ``window``, a random block of
-            neighbours; ``top`` or ``bottom``, the largest or the smallest singular values; ``gradient``, with
-            probabilities in proportion to ``weights``, without replacement.
-        generator: a CPU generator, which ``random``, ``window`` and ``gradient`` use.
-        weights: (q,), see ``gradient_weights``; None: all are equal.
+            neighbours; ``top`` or ``bottom``, the largest or the smallest singular values.
+        generator: a CPU generator, which ``random`` and ``window`` use.
     """
-    if method == "gradient" and weights is not None:
-        positive = weights.cpu().clamp_min(torch.finfo(weights.dtype).tiny)
-        return torch.multinomial(positive / positive.sum(), rank, generator=generator).sort().values
-    if method in ("random", "gradient"):
+    if method == "random":
         return torch.randperm(q, generator=generator, device="cpu")[:rank].sort().values
     if method == "window":
         start = int(torch.randint(q - rank + 1, (1,), generator=generator, device="cpu"))
@@ -117,21 +110,6 @@ def singular_triplets(weight: Tensor, indices: Tensor, vectors: Tensor) -> tuple
         short, values, long = torch.linalg.svd(wide, full_matrices=False)
         short, values, long = short[:, indices], values[indices], long[indices]
     return (short, values, long) if weight.shape[0] <= weight.shape[1] else (long.T, values, short.T)
-
-
-def gradient_weights(weight: Tensor, gradient: Tensor, vectors: Tensor) -> Tensor:
-    """‖G v_i‖² + ‖u_iᵀ G‖² (q,), float64, of each singular direction of W (m, n): the squared gradients of A and B.
-
-    With the split √S of a direction, dL/dA = G v_i √s_i and dL/dB = √s_i u_iᵀ G. The singular value is left out, so
-    that a direction counts by what the loss wants of it and not by what W has there.
-
-    Args:
-        gradient: G = dL/dW (m, n).
-        vectors: ``short_side_vectors([weight])[0]``.
-    """
-    left, _, right = singular_triplets(weight, torch.arange(len(vectors)), vectors)
-    gradient = gradient.to(left)
-    return (gradient @ right.T).square().sum(0) + (left.T @ gradient).square().sum(1)
 
 
 def random_triplets(

@@ -27,7 +27,6 @@ from rosa.errors import AdapterError
 from rosa.files import replace_files
 from rosa.injection import adapter_layers
 from rosa.resampler import Resampler, count_resamples
-from rosa.resampling import SubspaceLayer
 from rosa.saved_modules import saved_modules
 
 
@@ -45,8 +44,8 @@ class ResampleCallback(TrainerCallback):  # type: ignore[misc]  # transformers i
 
     Args:
         config: the settings with which ``rosa.inject`` adapted the model; None: those that its adapters hold. LoRA has
-            no schedule: nothing happens then. A model without adapters, or with those of another method, or with
-            sample_method=gradient, is an ``AdapterError`` when training begins.
+            no schedule: nothing happens then. A model without adapters, or with those of another method, is an
+            ``AdapterError`` when training begins.
 
     Attributes:
         resampler: the ``rosa.Resampler`` in use; None before training, and for a model of ``get_peft_model``, which
@@ -84,11 +83,6 @@ class ResampleCallback(TrainerCallback):  # type: ignore[misc]  # transformers i
             raise AdapterError(
                 "this model has no adapters to resample: adapt it before the Trainer is made (rosa.inject, or "
                 "get_peft_model with rosa.integrations.peft.RosaConfig)"
-            )
-        if any(isinstance(layer, SubspaceLayer) and layer.needs_gradient for layer in adapter_layers(model).values()):
-            raise AdapterError(
-                "sample_method=gradient needs rosa.Resampler(..., gradients=FUNCTION) in a loop of one's own: choose "
-                "another sample_method for the Trainer"
             )
         self.resampler = Resampler(model, optimizer, self.config)
         _warn_if_never_due(self.resampler, state, train_dataloader)

@@ -22,7 +22,6 @@ from rosa.subspace import (
     FACTOR_SPLITS,
     SAMPLE_METHODS,
     choose_directions,
-    gradient_weights,
     random_triplets,
     seeded_generator,
     singular_triplets,
@@ -36,14 +35,12 @@ class RosaConfig(LowRankConfig):
 
     There are two publications: 2023, Random Orthogonal Subspace Adaptation (Hameed and Rabusseau), whose settings are
     the defaults; and 2024, Random Subspace Adaptation (Hameed, Milios, Reddy and Rabusseau, arXiv 2407.07802), whose
-    code has other names, given below. ``basis``, ``rewarm_steps`` and the values orthonormal, zero and gradient are of
-    neither.
+    code has other names, given below. ``basis``, ``rewarm_steps`` and the values orthonormal and zero are of neither.
     The method PiSSA (Meng et al. 2024) is sample_method=top, level=never and bias=none.
 
     Attributes:
         sample_method: which singular directions train: random, window (a random block of neighbours: what both codes
-            call random), top, bottom, or gradient (drawn in proportion to ‖G v_i‖² + ‖u_iᵀ G‖², G the gradient of W
-            by ``rosa.weight_gradients``; the first subspace is random).
+            call random), top or bottom.
         basis: singular (directions of W), or random (a random orthonormal basis and W's part in it; see
             ``rosa.subspace.random_triplets``). Its orthonormal factor is the one that does not train, else that of the
             shorter side. Nothing is factorised, and ``sample_method`` has no meaning.
@@ -65,7 +62,7 @@ class RosaConfig(LowRankConfig):
             on those that start at zero, as on LoRA's. Takes effect through ``rosa.parameter_groups``.
     """
 
-    sample_method: Literal["random", "window", "top", "bottom", "gradient"] = option("random", choices=SAMPLE_METHODS)
+    sample_method: Literal["random", "window", "top", "bottom"] = option("random", choices=SAMPLE_METHODS)
     basis: Literal["singular", "random"] = option("singular", choices=("singular", "random"))
     factor_split: Literal["sqrt", "left", "orthonormal"] = option("sqrt", choices=FACTOR_SPLITS)
     start: Literal["split", "zero"] = option("split", choices=("split", "zero"))
@@ -111,10 +108,6 @@ class RosaLayer(SubspaceLayer):
     def needs_vectors(self) -> bool:
         return self.config.basis == "singular"
 
-    @property
-    def needs_gradient(self) -> bool:
-        return self.config.sample_method == "gradient"
-
     @torch.no_grad()
     def sample(self, number: int, vectors: Tensor | None) -> tuple[Tensor, Tensor]:
         config, generator = self.config, seeded_generator(self.config.seed, number, self.name)
@@ -123,8 +116,7 @@ class RosaLayer(SubspaceLayer):
                 on_left = {"a": False, "b": True, "ab": self.in_features <= self.out_features}[config.adapt]
                 triplets = random_triplets(self.merged_mn, self.rank, generator, on_left)
             else:
-                weights = None if self.gradient is None else gradient_weights(self.merged_mn, self.gradient, vectors)
-                indices = choose_directions(len(vectors), self.rank, config.sample_method, generator, weights)
+                indices = choose_directions(len(vectors), self.rank, config.sample_method, generator)
                 triplets = singular_triplets(self.merged_mn, indices, vectors)
         a, b = split_triplets(*triplets, config.factor_split, config.adapt)
         if config.start == "zero":

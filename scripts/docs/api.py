@@ -26,7 +26,7 @@ GROUPS = {  # heading: a module, and its names in the order of the page
         "rosa",
         "AdapterConfig LowRankConfig RosaConfig LoraConfig DoraConfig ReloraConfig IA3Config BitFitConfig",
     ),
-    "Train": ("rosa", "parameter_groups Resampler resample weight_gradients"),
+    "Train": ("rosa", "parameter_groups Resampler resample"),
     "Use the model": ("rosa", "merge unmerge merged unwrap disabled"),
     "Save and load": ("rosa", "save_adapter load_adapter export"),
     "Write a method": ("rosa", "register AdapterLayer LowRankLayer AdapterError"),

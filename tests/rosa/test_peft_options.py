@@ -80,7 +80,6 @@ def test_a_ratio_is_a_share_of_each_layer() -> None:
         ({"r": 0}, "rank=0 must be at least 1"),
         ({"r": 1.5}, "not a ratio"),
         ({"sample_method": "best"}, "sample_method=best is not one of random"),
-        ({"sample_method": "gradient"}, "sample_method=gradient needs rosa.inject"),
         ({"bias": "lora_only"}, "bias=lora_only is not one of auto, adapted, none"),
         ({"every": 0, "level": "never", "start": "one"}, "start=one is not one of split, zero; every=0"),
         ({"rank_pattern": {"c_fc": 0}}, "rank_pattern.'c_fc'.: rank=0"),

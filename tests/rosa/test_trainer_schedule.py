@@ -80,11 +80,3 @@ def test_other_schedules_warn_of_nothing(
 
 def test_lora_warns_of_nothing(tmp_path: Path) -> None:
     assert run(rosa.LoraConfig(rank=2), tmp_path, num_train_epochs=1) == ([], [])
-
-
-def test_directions_by_gradients_are_refused_before_the_first_step(tmp_path: Path) -> None:
-    """The callback has no batches to compute them on."""
-    trainer = make_trainer(rosa.RosaConfig(rank=2, sample_method="gradient"), tmp_path, [])
-    with pytest.raises(rosa.AdapterError, match="choose another sample_method for the Trainer"):
-        trainer.train()
-    assert trainer.state.global_step == 0

@@ -117,11 +117,6 @@ class Config:
         known = {f.name for f in dataclasses.fields(method)}  # not every method has a rank
         return method(**{key: value for key, value in given.items() if key in known}, seed=self.seed)
 
-    @property
-    def draws_by_gradient(self) -> bool:
-        """Whether a resample needs the gradients of weights (``rosa.weight_gradients``)."""
-        return getattr(self.adapter, "sample_method", None) == "gradient"
-
     def load(self, split: str, *, keep: bool = False) -> list[Example]:
         """The examples of a split. With ``keep`` the next call returns the same list without reading it again.
 
@@ -226,8 +221,6 @@ def method_problems(config: Config) -> list[str]:
     problems = [problem for settings, prefix in own for problem in option_problems(settings, prefix)]
     if not problems and config.adapter is not None:
         problems = [f"fnmodel.name={config.fnmodel.name}: {problem}" for problem in config.adapter.problems()]
-    if config.draws_by_gradient and config.train.compile is True:
-        problems.append("fnmodel.rosa.sample_method=gradient does not work with train.compile=true: leave one out")
     return problems
 
 

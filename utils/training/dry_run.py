@@ -88,7 +88,7 @@ def estimate(training: Training, start: float, memory_before: float) -> Estimate
     seconds["validation"] = first + later * math.ceil(train.epochs / train.validate_every)
     resampler = training.resampler
     if count := count_resamples(resampler, train.epochs, training.total_steps):
-        seconds["resampling"] = count * _timed(training, resampler.resample)
+        seconds["resampling"] = count * _timed(training, lambda: rosa.resample(training.model, 1, resampler.optimizer))
     return Estimate(
         {**memory, "activations": saved.peak / MIB},
         memory_before,

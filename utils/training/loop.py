@@ -20,8 +20,6 @@ from utils.training.resume import save, save_due
 from utils.training.samples import sample_texts
 from utils.training.training import Training
 
-GRADIENT_BATCHES = 4  # by whose gradient sample_method=gradient draws
-
 
 def fit(training: Training) -> None:
     """Train to the end. An epoch ends with a validation and a checkpoint; the next one begins with the resample.
@@ -83,8 +81,22 @@ def train_step(training: Training, indices: list[int], wants_norm: bool) -> Tens
     Returns:
         The gradient's norm, on the device; None if neither ``wants_norm`` nor a setting needs it.
     """
-    train, data = training.config.train, training.data.train
-    nats, tokens = backward(training, indices)
+    train, data, loss_on = training.config.train, training.data.train, training.collator.loss_on
+    tokens = sum(data.loss_tokens(i, loss_on) for i in indices)
+
+    # forward and backward: this process's share, micro-batch by micro-batch
+    processes, number = training.processes.count, training.processes.index
+    size, limit = train.samples_per_pass, train.micro_batch_tokens
+    parts, losses = micro_batches(indices, data.lengths, processes, size, limit, training.device)[number], []
+    for part, chosen in enumerate(parts, 1):
+        batch = training.collator(data, chosen)
+        with training.placement.micro_batch_context(training.token_loss, last=part == len(parts)):
+            nats, _ = training.token_loss(batch.input_ids, batch.positions, batch.labels)
+            # the processes' gradients are averaged: times their number, they are the sum over all samples
+            training.accelerator.backward(nats * (processes / max(tokens, 1)))
+        losses.append(nats.detach())
+    nats = torch.stack(losses).sum()
+
     step = training.progress.step + 1
     if step == 1:
         warn_of_idle(training)
@@ -102,7 +114,7 @@ def train_step(training: Training, indices: list[int], wants_norm: bool) -> Tens
         if scaler is not None:
             scaler.update()  # it has seen these gradients, and takes no others before
     else:
-        training.meter.add(nats, tokens, sum(data.loss_characters(i, training.collator.loss_on) for i in indices))
+        training.meter.add(nats, tokens, sum(data.loss_characters(i, loss_on) for i in indices))
         scale = None if scaler is None else scaler.get_scale()
         with training.resampler.rewarmed(step):
             training.optimizer.step()
@@ -111,39 +123,6 @@ def train_step(training: Training, indices: list[int], wants_norm: bool) -> Tens
     training.optimizer.zero_grad(set_to_none=True)
     training.scheduler.step()
     return norm
-
-
-def backward(training: Training, indices: list[int]) -> tuple[Tensor, int]:
-    """Forward and backward pass of this process's share of ``indices``, micro-batch by micro-batch.
-
-    Returns:
-        The summed loss of the share, in nats, and the tokens with a loss of all processes, by which it is divided.
-    """
-    train, data, loss_on = training.config.train, training.data.train, training.collator.loss_on
-    tokens = sum(data.loss_tokens(i, loss_on) for i in indices)
-    processes, number = training.processes.count, training.processes.index
-    size, limit = train.samples_per_pass, train.micro_batch_tokens
-    parts, losses = micro_batches(indices, data.lengths, processes, size, limit, training.device)[number], []
-    for part, chosen in enumerate(parts, 1):
-        batch = training.collator(data, chosen)
-        with training.placement.micro_batch_context(training.token_loss, last=part == len(parts)):
-            nats, _ = training.token_loss(batch.input_ids, batch.positions, batch.labels)
-            # the processes' gradients are averaged: times their number, they are the sum over all samples
-            training.accelerator.backward(nats * (processes / max(tokens, 1)))
-        losses.append(nats.detach())
-    return torch.stack(losses).sum(), tokens
-
-
-def weight_passes(training: Training) -> None:
-    """Backward passes on some random batches, for the directions of the next resample. A and B keep no gradient.
-
-    With several processes each has its share of the batches, and draws the directions of its layers by that.
-    """
-    lengths, number = training.data.train.lengths, training.resampler.number
-    batches = epoch_batches(lengths, training.config.train.batch_size, 0, training.config.seed, -number)
-    for indices in batches[:GRADIENT_BATCHES]:
-        backward(training, indices)
-    training.optimizer.zero_grad(set_to_none=True)
 
 
 def warn_of_idle(training: Training) -> None:

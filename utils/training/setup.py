@@ -11,6 +11,7 @@ import torch
 
 import rosa
 from utils.config.settings import Config
+from utils.config.train import TrainConfig
 from utils.io.yaml_files import dotted
 from utils.log import log
 from utils.models import compilation
@@ -28,7 +29,6 @@ from utils.runs.metrics_writer import MetricsWriter
 from utils.runs.trained import load_base, tokenizer_of
 from utils.tokens.batches import Collator
 from utils.training.data import TrainingData, check_lengths, load_training_data
-from utils.training.loop import weight_passes
 from utils.training.loss_meter import LossMeter, Throughput
 from utils.training.optimizers import build_optimizer, build_scheduler, step_counts
 from utils.training.placement import Placement, build_placement
@@ -67,7 +67,7 @@ def set_up(config: Config, precision: str, run: Run, stop: StopRequest) -> Train
     scheduler = build_scheduler(train, optimizer, warmup, total_steps)
     resampler = rosa.Resampler(model, optimizer, config.adapter)
     collator = Collator(tokenizer.pad_token_id, config.loss_on(), placement.device)
-    _choose_fast_paths(token_loss, data, collator, config, precision)
+    _choose_fast_paths(token_loss, data, collator, train, precision)
     token_loss, optimizer = placement.prepare(token_loss, optimizer)
 
     torch.manual_seed(config.seed + 1_000_003 * processes.index)  # dropout differs by process
@@ -89,8 +89,6 @@ def set_up(config: Config, precision: str, run: Run, stop: StopRequest) -> Train
         meter=LossMeter(placement.accelerator, processes.same_error),
         throughput=Throughput(progress),
     )
-    if config.draws_by_gradient:
-        resampler.gradients = lambda: weight_passes(training)
     if checkpoint is not None:
         restore(training, checkpoint)
     if processes.main:
@@ -117,9 +115,10 @@ def _adapt(model: Any, config: Config, placement: Placement, checkpoint: Path | 
     return token_loss
 
 
-def _choose_fast_paths(token_loss: Any, data: TrainingData, collator: Collator, config: Config, precision: str) -> None:
+def _choose_fast_paths(
+    token_loss: Any, data: TrainingData, collator: Collator, train: TrainConfig, precision: str
+) -> None:
     """Let the model compute its losses in the fastest way that trials and the settings allow, once it is causal."""
-    train = config.train
     check_causal(token_loss)
     token_loss.choose_fast_paths(data.validation, collator.pad_id)
     if train.cache_frozen:
@@ -134,5 +133,5 @@ def _choose_fast_paths(token_loss: Any, data: TrainingData, collator: Collator, 
         if train.cache_folder is not None:
             frozen.share(Path(train.cache_folder).expanduser(), precision, data.train, data.validation)
         token_loss.frozen = frozen
-    elif not config.draws_by_gradient and compilation.should_compile(train.compile, collator.device):
+    elif compilation.should_compile(train.compile, collator.device):
         token_loss.compile()

@@ -98,8 +98,6 @@ class RosaConfig(PeftConfig):  # type: ignore[misc]  # peft is not type-checked 
                 "layers_to_transform and layers_pattern need target_modules as a list of names, or None, not a text"
             )
         problems = [*self.settings(self.r, self.bias).problems()]
-        if self.sample_method == "gradient":
-            problems.append("sample_method=gradient needs rosa.inject and rosa.Resampler(..., gradients=FUNCTION)")
         for pattern, rank in self.rank_pattern.items():
             problems += [f"rank_pattern[{pattern!r}]: {text}" for text in self.settings(rank).problems()]
         if problems:
