@@ -1,6 +1,6 @@
 """Print a study's tables from its committed records.
 
-    python -m studies.report studies/capacity/records
+    python -m studies.report studies/capacity/records            # --page: writes them into the study's page
 
 The first table has the trials of the search: bits stored at each learning rate, or the validation loss if the data are
 no phone book. The next have what they forgot, where that was measured: the loss on the old text, and the share of book
@@ -22,12 +22,13 @@ from typing import Any
 from studies.measured import Measured, Way, amount, label, order
 from utils.config.fnmodel import LAYERS_ONLY
 from utils.errors import UserError, run_cli
-from utils.io.files import read_object
+from utils.io.files import read_object, write_text
 from utils.metrics import OFFICIAL
 from utils.results.gap import share_of_gap
 from utils.results.read import Result, read_results
 
 SCORES = (*OFFICIAL, "SER")
+MARK = "<!-- {} by python -m studies.report -->"  # around its tables on a page
 LEAST_GAP = 1e-3  # nats per token: below it LoRA has learned all that full training has
 
 
@@ -240,29 +241,53 @@ def report(folder: Path) -> str:
         (search if run.trial else reported)[run.way].append(run)
     parts = []
     if search:
-        head = "Bits stored" if what(search) == "bits" else "Losses"
-        parts.append([f"{head} in the search", "", *search_table(search, lambda run: amount([run]))])
+        head = ("Bits stored" if what(search) == "bits" else "Losses") + " in the search (bold: the chosen rate):"
+        parts.append([head, "", *search_table(search, lambda run: amount([run]))])
         measured = {way: runs for way, runs in search.items() if any(run.study for run in runs)}
         if measured:
             table = search_table(measured, lambda run: f"{old_loss(run.study):.2f}" if run.study else "")
-            parts.append([f"Loss on {old_text(measured)} after the runs of the search", "", *table])
+            parts.append([f"Loss on {old_text(measured)} after the runs of the search:", "", *table])
         if of_a := {way: runs for way, runs in measured.items() if any(old_exact(run.study) >= 0.005 for run in runs)}:
             table = search_table(of_a, lambda run: f"{old_exact(run.study):.0%}" if run.study else "")
-            parts.append(["Numbers of A written whole after the runs of the search, where there are any", "", *table])
+            parts.append(["Numbers of A written whole after the runs of the search, where there are any:", "", *table])
     if reported:
-        parts.append(["Reported seeds", "", *seeds_table(reported), "", gaps_line(reported) + before_line(folder)])
+        parts.append(["Reported seeds:", "", *seeds_table(reported), "", gaps_line(reported) + before_line(folder)])
     if scored := {way: runs for way in reported if (runs := [run for run in reported[way] if run.scores])}:
-        parts.append(["Scores of each seed", "", *scores_table(scored)])
+        parts.append(["Scores of each seed (SER: slot error):", "", *scores_table(scored)])
     if drawn := [run for runs in reported.values() for run in runs if run.kept]:
-        parts.append(["What later draws leave of a draw", "", *draws_table(drawn)])
+        parts.append(["What later draws leave of a draw:", "", *draws_table(drawn)])
     return "\n\n".join("\n".join(lines) for lines in parts)
 
 
+def with_tables(page: str, name: str, tables: str) -> str:
+    """A page with ``tables`` between the two marks of the records ``name``.
+
+    Raises:
+        UserError: it does not have each mark once, in their order.
+    """
+    begin, end = MARK.format(name), MARK.format(f"end of {name}")
+    before, found, rest = page.partition(begin)
+    _, closed, after = rest.partition(end)
+    if not found or not closed or begin in rest or end in after:
+        raise UserError(f"README.md needs the lines '{begin}' and '{end}', each once: the tables go between them")
+    return f"{before}{begin}\n\n{tables}\n\n{end}{after}"
+
+
 def main() -> None:
-    """Print the tables."""
+    """Print the tables, or write them into the page."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("records", type=Path, help="folder with records")
-    print(report(parser.parse_args().records))
+    parser.add_argument("--page", action="store_true", help="write them into the README.md beside the records")
+    arguments = parser.parse_args()
+    tables, page = report(arguments.records), arguments.records.resolve().parent / "README.md"
+    if not arguments.page:
+        print(tables)
+        return
+    try:
+        write_text(page, with_tables(page.read_text(encoding="utf-8"), arguments.records.name, tables))
+    except OSError as error:
+        raise UserError(f"{page} cannot be read: {error.strerror}") from None
+    print(f"written: {page}")
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from scripts.docs.collect import ROOT
-from studies.report import load, report
+from studies.report import load, report, with_tables
 from tests.rosa.test_adapter_oracles import PUBLISHED
 from utils.config.fnmodel import LAYERS_ONLY
 from utils.results.aggregate import compute_statistics, rows_of
@@ -106,9 +106,8 @@ def test_the_bits_on_the_face_of_the_project(keys: str, rank: int, every: int) -
 )
 def test_the_page_of_a_study_has_the_tables_of_its_records(records: str, least: int) -> None:
     folder = ROOT / "studies" / records
-    page = (folder.parent / "README.md").read_text(encoding="utf-8").splitlines()
-    rows = [line for line in report(folder).splitlines() if line.startswith(("|", "Gap closed"))]
-    assert len(rows) > least and set(rows) <= set(page)
+    page, tables = (folder.parent / "README.md").read_text(encoding="utf-8"), report(folder)
+    assert tables.count("\n|") > least and with_tables(page, folder.name, tables) == page
 
 
 def test_the_short_runs_are_those_of_the_records() -> None:
