@@ -75,20 +75,12 @@ def _reset(optimizer: Any, parameter: nn.Parameter) -> None:
         optimizer.state[parameter] = {"momentum_buffer": state["momentum_buffer"].zero_()}
 
 
-def _zero(optimizer: Any, parameter: nn.Parameter) -> None:
-    """All moments become zero; the count of steps goes on, so that no bias correction makes up for them.
-
-    After many steps the t-th one from here is (1 − β₁ᵗ) / √(1 − β₂ᵗ) times as long as with correction: with 0.9 and
-    0.999 3.2 times at first, 6.6 after 12 steps, 3.2 after 100 and 2.3 after 200.
-    """
-    for values in _moments(optimizer, parameter).values():
-        values.zero_()
-
-
 def _prune(optimizer: Any, parameter: nn.Parameter, share: float) -> None:
     """A ``share`` of the elements, those with the smallest first moments, get zero moments; the count of steps goes on.
 
-    Both moments of an element go together: a first moment over a second one of zero would be a step of m / ε.
+    Both moments of an element go together: a first moment over a second one of zero would be a step of m / ε. No bias
+    correction makes up for zeros: after many steps the t-th one from here is (1 − β₁ᵗ) / √(1 − β₂ᵗ) times as long as
+    with it, for 0.9 and 0.999 3.2 times at first, 6.6 after 12 steps, 3.2 after 100 and 2.3 after 200.
     """
     moments = _moments(optimizer, parameter)
     count = round(share * parameter.numel())
@@ -101,7 +93,6 @@ def _prune(optimizer: Any, parameter: nn.Parameter, share: float) -> None:
 STATE_CHANGES: dict[str, Callable[[Any, nn.Parameter], None]] = {
     "reset": _reset,
     "keep": lambda optimizer, parameter: None,
-    "zero": _zero,
 }
 
 
@@ -109,8 +100,7 @@ def check_state(optimizer: Any | None, parameters: Iterable[nn.Parameter], chang
     """Raise AdapterError if ``change_state`` could not change the optimizer's moments of ``parameters``.
 
     Refused are codes of 8 bits, in which a zero is not a moment of zero; factors of the moments; moments of unknown
-    names, except with ``zero``, which treats first and second ones alike; and copies of A and B, which only a reset
-    drops.
+    names; and copies of A and B, which only a reset drops.
     """
     if optimizer is None or change == "reset":
         return
@@ -124,9 +114,9 @@ def check_state(optimizer: Any | None, parameters: Iterable[nn.Parameter], chang
                 )
             if change in ("keep", 0):
                 continue
-            known = change == "zero" or name in FIRST_MOMENTS + SECOND_MOMENTS
+            known = name in moments and name in FIRST_MOMENTS + SECOND_MOMENTS
             kept = isinstance(value, Tensor) and value.numel() > 1
-            if kept and not (known and name in moments and value.is_floating_point()):
+            if kept and not (known and value.is_floating_point()):
                 raise AdapterError(
                     f"a resample cannot change the state '{name}' of {type(optimizer).__name__}, which does not hold a "
                     "known moment of each element: use optimizer_state=reset or keep, ReLoRA with pruned=0, or "

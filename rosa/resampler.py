@@ -50,8 +50,8 @@ def resample(
         number: decides the directions, with the seed and the layer's name. Increase it by one each time, and save it.
         optimizer: its state of A and B is changed, because moments belong to the old subspace. It keeps the state of
             biases, the step size and the schedule. Gradients of A and B are dropped.
-        optimizer_state: what becomes of its state of A and B: ``reset``, ``keep`` or ``zero``, see
-            ``RosaConfig``; or the share of elements whose moments become zero (``ReloraConfig.pruned``).
+        optimizer_state: what becomes of its state of A and B: ``reset`` or ``keep``, or the share of elements whose
+            moments become zero (``ReloraConfig.pruned``).
 
     Returns:
         How much of the training since the last resample (or since an adapter was loaded) was lost by rounding to 16

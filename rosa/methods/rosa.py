@@ -35,7 +35,7 @@ class RosaConfig(LowRankConfig):
 
     There are two publications: 2023, Random Orthogonal Subspace Adaptation (Hameed and Rabusseau), whose settings are
     the defaults; and 2024, Random Subspace Adaptation (Hameed, Milios, Reddy and Rabusseau, arXiv 2407.07802), whose
-    code has other names, given below. ``basis``, ``rewarm_steps`` and the values orthonormal and zero are of neither.
+    code has other names, given below. ``basis``, ``rewarm_steps`` and factor_split=orthonormal are of neither.
     The method PiSSA (Meng et al. 2024) is sample_method=top, level=never and bias=none.
 
     Attributes:
@@ -53,9 +53,7 @@ class RosaConfig(LowRankConfig):
         level: the unit of ``every``: epoch, step (of the optimizer), or never, for no resample at all (2024:
             factorize_level).
         every: the number of epochs or optimizer steps between resamples (2024: factorize_freq).
-        optimizer_state: what a resample does to the optimizer's state of A and B: reset, keep, or zero (all
-            moments become zero and the count of steps goes on, as in ReLoRA: the first steps of Adam after a resample
-            are longer).
+        optimizer_state: what a resample does to the optimizer's state of A and B: reset or keep.
         rewarm_steps: after a resample the learning rate rises linearly to its schedule over this many optimizer steps
             (``Resampler.rewarmed``).
         decay: whether weight decay acts on A and B that hold a part of W (start=split), which it shrinks. Always acts
@@ -69,7 +67,7 @@ class RosaConfig(LowRankConfig):
     adapt: Literal["ab", "a", "b"] = option("ab", choices=ADAPTED)
     level: Literal["epoch", "step", "never"] = option("epoch", choices=("epoch", "step", "never"))
     every: int = option(1, minimum=1)
-    optimizer_state: Literal["reset", "keep", "zero"] = option("reset", choices=("reset", "keep", "zero"))
+    optimizer_state: Literal["reset", "keep"] = option("reset", choices=("reset", "keep"))
     rewarm_steps: int = option(0, minimum=0)
     decay: bool = False
 

@@ -47,7 +47,7 @@ METHODS = {  # SGD, unlike Adam, shows a gradient that is wrong by a factor
         "fnmodel.rosa.basis=random",
         "fnmodel.rosa.level=step",
         "fnmodel.rosa.every=4",
-        "fnmodel.rosa.optimizer_state=zero",
+        "fnmodel.rosa.optimizer_state=keep",
     ),
     "ia3": ("fnmodel.name=ia3", "train.optimizer=sgd", "train.lr=1000"),
 }

@@ -40,7 +40,7 @@ CASES = [
     Case("rosa-bottom-left", rosa.RosaConfig(rank=5, sample_method="bottom", factor_split="left")),
     Case("rosa-full-rank", rosa.RosaConfig(rank=1.0)),
     Case("rosa-below-full", rosa.RosaConfig(rank=11, optimizer_state="keep")),
-    Case("rosa-b", rosa.RosaConfig(rank=4, adapt="b", optimizer_state="zero")),
+    Case("rosa-b", rosa.RosaConfig(rank=4, adapt="b", optimizer_state="keep")),
     Case("rosa-a-orthonormal", rosa.RosaConfig(rank=0.3, adapt="a", factor_split="orthonormal")),
     Case("rosa-zero", rosa.RosaConfig(rank=4, start="zero", factor_split="orthonormal")),
     Case("rosa-random-basis", rosa.RosaConfig(rank=4, basis="random", bias="none")),

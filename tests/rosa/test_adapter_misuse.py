@@ -116,10 +116,10 @@ def test_moments_under_other_names_are_not_pruned() -> None:
     train_steps(model, optimizer)
     with pytest.raises(rosa.AdapterError, match="cannot change the state 'square_avg' of RMSprop"):
         rosa.resample(model, 1, optimizer, optimizer_state=0.5)
-    rosa.resample(model, 1, optimizer, optimizer_state="zero")
+    rosa.resample(model, 1, optimizer)
 
 
-@pytest.mark.parametrize("change", ["keep", "zero", 0.0])
+@pytest.mark.parametrize("change", ["keep", 0.5, 0.0])
 def test_an_optimizers_copies_of_the_old_pair_are_not_kept(change: str | float) -> None:
     model = adapt("gpt2", rosa.RosaConfig(rank=2))
     optimizer = torch.optim.ASGD(rosa.parameter_groups(model), lr=1e-3)

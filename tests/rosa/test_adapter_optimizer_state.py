@@ -11,28 +11,6 @@ import rosa
 from tests.rosa.cases import adapt, make_model, make_optimizer, train_steps, trained
 
 
-def test_zero_leaves_the_steps_and_what_is_not_sampled() -> None:
-    config = rosa.RosaConfig(rank=4, optimizer_state="zero")
-    model = adapt("gpt2", config)
-    optimizer = torch.optim.AdamW(rosa.parameter_groups(model), lr=1e-2, amsgrad=True)
-    train_steps(model, optimizer)
-    pairs = {id(p) for layer in rosa.adapter_layers(model).values() for p in (layer.A, layer.B)}
-    before = {p: {name: v.clone() for name, v in optimizer.state[p].items()} for p in trained(model)}
-    assert rosa.Resampler(model, optimizer, config).after_epoch(1, 2)
-    for parameter, old in before.items():
-        for name, values in optimizer.state[parameter].items():
-            if id(parameter) not in pairs or name == "step":
-                assert torch.equal(values, old[name])
-            else:
-                assert old[name].any() and not values.any()
-    sgd = torch.optim.SGD(trained(model), lr=1e-3, momentum=0.9)
-    train_steps(model, sgd)
-    rosa.resample(model, 2, sgd, optimizer_state="zero")
-    assert all(sgd.state[p]["momentum_buffer"].any() == (id(p) not in pairs) for p in trained(model))
-    with pytest.raises(rosa.AdapterError, match="optimizer_state=scale is not one of reset, keep, zero"):
-        rosa.resample(model, 3, optimizer_state="scale")
-
-
 @pytest.mark.parametrize("fused", [True, False])
 def test_the_momentum_of_sgd_begins_again(fused: bool) -> None:
     """Beside that of biases, which goes on: PyTorch's fused SGD takes no group in which only some have a momentum."""
@@ -58,8 +36,7 @@ def test_the_state_of_rmsprop_begins_again_as_a_whole() -> None:
     assert int(optimizer.state[pair]["step"]) == 1
 
 
-@pytest.mark.parametrize("change", ["zero", 0.99])
-def test_moments_that_are_not_of_each_element_are_refused_before_anything_is_written(change: str | float) -> None:
+def test_moments_that_are_not_of_each_element_are_refused_before_anything_is_written() -> None:
     """As Adafactor's factors, or codes of 8 bits, whose zero is another number."""
     model = adapt("gpt2", rosa.RosaConfig(rank=4))
     layer = next(iter(rosa.adapter_layers(model).values()))
@@ -70,22 +47,24 @@ def test_moments_that_are_not_of_each_element_are_refused_before_anything_is_wri
     before = {name: value.clone() for name, value in model.state_dict().items()}
     for optimizer, name in ((factored, "Adafactor"), (coded, "SGD")):
         with pytest.raises(rosa.AdapterError, match=f"cannot change the state '.*' of {name}.*optimizer_state=reset"):
-            rosa.resample(model, 1, optimizer, optimizer_state=change)
+            rosa.resample(model, 1, optimizer, optimizer_state=0.99)
     assert all(value.equal(before[name]) for name, value in model.state_dict().items())
     for allowed in ("keep", "reset"):
         rosa.resample(model, 1, factored, optimizer_state=allowed)
     assert not factored.state.get(layer.A)
+    with pytest.raises(rosa.AdapterError, match="optimizer_state=zero is not one of reset, keep"):
+        rosa.resample(model, 2, optimizer_state="zero")
 
 
 def test_steps_after_zero_moments_have_no_bias_correction() -> None:
     """Adam's own formula: after many steps the t-th one since the resample is lr (1 − β₁ᵗ) / √(1 − β₂ᵗ) long."""
-    model = rosa.inject(make_model("gpt2"), rosa.RosaConfig(rank=4, optimizer_state="zero"))
+    model = rosa.inject(make_model("gpt2"), rosa.ReloraConfig(rank=4, pruned=1.0))
     layer = next(iter(rosa.adapter_layers(model).values()))
     optimizer = torch.optim.Adam([layer.A], lr=1e-3)
     layer.A.grad = torch.randn(layer.A.shape)
     optimizer.step()
     optimizer.state[layer.A]["step"].fill_(10**6)
-    rosa.resample(model, 1, optimizer, optimizer_state="zero")
+    rosa.resample(model, 1, optimizer, optimizer_state=1.0)
     assert optimizer.state[layer.A]["step"] == 10**6
     gradient = torch.randn(layer.A.shape).sign()
     for t in (1, 2, 3):

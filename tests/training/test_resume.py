@@ -20,7 +20,7 @@ from utils.training import loop, record
 METHODS = ("rosa", "lora", "dora", "none", "ia3", "bitfit")
 OPTIONS = (
     "relora fnmodel.relora.rewarm_steps=3",
-    "rosa fnmodel.rosa.adapt=b fnmodel.rosa.optimizer_state=zero fnmodel.rosa.rewarm_steps=4",
+    "rosa fnmodel.rosa.adapt=b fnmodel.rosa.optimizer_state=keep fnmodel.rosa.rewarm_steps=4",
     "rosa fnmodel.rosa.basis=random fnmodel.rosa.start=zero fnmodel.rosa.decay=true",
 )
 
