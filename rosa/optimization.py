@@ -114,9 +114,9 @@ def check_state(optimizer: Any | None, parameters: Iterable[nn.Parameter], chang
                 )
             if change in ("keep", 0):
                 continue
-            known = name in moments and name in FIRST_MOMENTS + SECOND_MOMENTS
-            kept = isinstance(value, Tensor) and value.numel() > 1
-            if kept and not (known and value.is_floating_point()):
+            if not isinstance(value, Tensor) or value.numel() == 1:
+                continue
+            if name not in moments or name not in FIRST_MOMENTS + SECOND_MOMENTS or not value.is_floating_point():
                 raise AdapterError(
                     f"a resample cannot change the state '{name}' of {type(optimizer).__name__}, which does not hold a "
                     "known moment of each element: use optimizer_state=reset or keep, ReLoRA with pruned=0, or "

@@ -25,8 +25,8 @@ cat <<'EOF'
 
 What to see: training brings a model that knew nothing of restaurants to describe them. LoRA and ROSA train equally
 many parameters, each with the learning rate that a search found for it. In this short training ROSA's three resamples
-cost more than they give: without them (level=never) it is close to LoRA (studies/bundled/README.md). Where the data
-held far more than the adapter could, they paid (studies/capacity/README.md, make study).
+cost more than they give: without them (level=never) it is close to LoRA (studies/bundled/README.md). In the
+capacity study, where the data held four times what the adapter could, they paid (studies/capacity/README.md, make study).
 
 EOF
 echo "table:   $out/e2e_sample/results.md (.csv, .tex)"

@@ -31,8 +31,8 @@ def convert(gguf: Path, folder: Path) -> None:
         gguf.parent, gguf_file=gguf.name, dtype=torch.float32, **gguf_options()
     )
     as_plain(loaded).save_pretrained(folder)
-    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name, local_files_only=True)
-    tokenizer.save_pretrained(folder)  # else its file, and the digest, say whether HF_HUB_OFFLINE was set
+    # local_files_only: else the file written, and its digest, would say whether HF_HUB_OFFLINE was set
+    AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name, local_files_only=True).save_pretrained(folder)
 
 
 def main() -> None:

@@ -181,7 +181,8 @@ def scores_table(found: dict[Way, list[Measured]]) -> list[str]:
     rows = []
     for way in sorted(found, key=order):
         runs = sorted(found[way], key=lambda run: run.seed)
-        rows.append([label(way), *(" ".join(f"{run.scores[name]:.4f}" for run in runs) for name in SCORES)])
+        cells = (" ".join(f"{run.scores[name]:.4f}" if name in run.scores else "–" for run in runs) for name in SCORES)
+        rows.append([label(way), *cells])
     return markdown(["method", *SCORES], rows)
 
 
@@ -241,8 +242,9 @@ def report(folder: Path) -> str:
         (search if run.trial else reported)[run.way].append(run)
     parts = []
     if search:
-        head = ("Bits stored" if what(search) == "bits" else "Losses") + " in the search (bold: the chosen rate):"
-        parts.append([head, "", *search_table(search, lambda run: amount([run]))])
+        head = "Bits stored" if what(search) == "bits" else "Losses"
+        table = search_table(search, lambda run: amount([run]))
+        parts.append([f"{head} in the search (bold: the rate with the lowest loss):", "", *table])
         measured = {way: runs for way, runs in search.items() if any(run.study for run in runs)}
         if measured:
             table = search_table(measured, lambda run: f"{old_loss(run.study):.2f}" if run.study else "")
@@ -252,7 +254,7 @@ def report(folder: Path) -> str:
             parts.append(["Numbers of A written whole after the runs of the search, where there are any:", "", *table])
     if reported:
         parts.append(["Reported seeds:", "", *seeds_table(reported), "", gaps_line(reported) + before_line(folder)])
-    if scored := {way: runs for way in reported if (runs := [run for run in reported[way] if run.scores])}:
+    if scored := {way: runs for way, runs in reported.items() if any(run.scores for run in runs)}:
         parts.append(["Scores of each seed (SER: slot error):", "", *scores_table(scored)])
     if drawn := [run for runs in reported.values() for run in runs if run.kept]:
         parts.append(["What later draws leave of a draw:", "", *draws_table(drawn)])
@@ -266,11 +268,9 @@ def with_tables(page: str, name: str, tables: str) -> str:
         UserError: it does not have each mark once, in their order.
     """
     begin, end = MARK.format(name), MARK.format(f"end of {name}")
-    before, found, rest = page.partition(begin)
-    _, closed, after = rest.partition(end)
-    if not found or not closed or begin in rest or end in after:
+    if page.count(begin) != 1 or page.count(end) != 1 or page.index(end) < page.index(begin):
         raise UserError(f"README.md needs the lines '{begin}' and '{end}', each once: the tables go between them")
-    return f"{before}{begin}\n\n{tables}\n\n{end}{after}"
+    return f"{page.split(begin)[0]}{begin}\n\n{tables}\n\n{end}{page.split(end)[1]}"
 
 
 def main() -> None:
@@ -279,14 +279,16 @@ def main() -> None:
     parser.add_argument("records", type=Path, help="folder with records")
     parser.add_argument("--page", action="store_true", help="write them into the README.md beside the records")
     arguments = parser.parse_args()
-    tables, page = report(arguments.records), arguments.records.resolve().parent / "README.md"
+    tables, folder = report(arguments.records), arguments.records.resolve()
     if not arguments.page:
         print(tables)
         return
+    page = folder.parent / "README.md"
     try:
-        write_text(page, with_tables(page.read_text(encoding="utf-8"), arguments.records.name, tables))
+        text = page.read_text(encoding="utf-8")
     except OSError as error:
         raise UserError(f"{page} cannot be read: {error.strerror}") from None
+    write_text(page, with_tables(text, folder.name, tables))
     print(f"written: {page}")
 
 

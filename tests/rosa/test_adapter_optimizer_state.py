@@ -11,6 +11,22 @@ import rosa
 from tests.rosa.cases import adapt, make_model, make_optimizer, train_steps, trained
 
 
+def test_pruning_leaves_the_steps_and_what_is_not_sampled() -> None:
+    config = rosa.ReloraConfig(rank=4, pruned=1.0, bias="adapted")
+    model = adapt("gpt2", config)
+    optimizer = torch.optim.AdamW(rosa.parameter_groups(model), lr=1e-2, amsgrad=True)
+    train_steps(model, optimizer)
+    pairs = {id(p) for layer in rosa.adapter_layers(model).values() for p in (layer.A, layer.B)}
+    before = {p: {name: v.clone() for name, v in optimizer.state[p].items()} for p in trained(model)}
+    assert rosa.Resampler(model, optimizer, config).after_epoch(1, 2) and len(before) > len(pairs)
+    for parameter, old in before.items():
+        for name, values in optimizer.state[parameter].items():
+            if id(parameter) not in pairs or name == "step":
+                assert torch.equal(values, old[name])
+            else:
+                assert old[name].any() and not values.any()
+
+
 @pytest.mark.parametrize("fused", [True, False])
 def test_the_momentum_of_sgd_begins_again(fused: bool) -> None:
     """Beside that of biases, which goes on: PyTorch's fused SGD takes no group in which only some have a momentum."""

@@ -200,7 +200,7 @@ def test_tables_replace_those_between_the_marks_of_a_page(tmp_path: Path, monkey
     write_record(tmp_path / "records" / "one", "lora", 0.01, 0, 1.5)
     page, (begin, end) = tmp_path / "README.md", (report.MARK.format(name) for name in ("records", "end of records"))
     monkeypatch.setattr("sys.argv", ["report", str(tmp_path / "records"), "--page"])
-    for text in (f"a {begin} b", f"{end} {begin}", f"{begin} {begin} {end}"):
+    for text in (f"a {begin} b", f"{end} {begin}", f"{begin} {begin} {end}", f"{end} {begin} {end}"):
         page.write_text(text)
         with pytest.raises(UserError, match=r"README\.md needs the lines '<!-- records by .*' and '<!-- end of"):
             report.main()
