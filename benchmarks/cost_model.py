@@ -23,9 +23,9 @@ from rosa.layers import layer_shape
 from rosa.targets import find_targets
 from utils.io.files import write_text
 from utils.models.compilation import blocks
+from utils.text import replace_part
 
 PAGE = ROOT / "docs" / "cost.md"
-MARK = "<!-- {} by python -m benchmarks.cost_model -->"
 
 SAMPLES, BATCH, LIMIT = 1_000_000, 512, 8192  # of an epoch, of a step, and tokens of a forward pass and GPU
 TOKENS, LABELS = 61.7, 24.7  # per sample of E2E: with padding in sorted batches; those of the target
@@ -224,9 +224,7 @@ def page(text: str, results: Path) -> str:
     record = json.loads((results / "growth-cpu.json").read_text(encoding="utf-8"))
     tables = {"growth": exponents(record["figures"]), "time": time_table(), "memory": memory_table()}
     for name, rows in tables.items():
-        begin, end = MARK.format(name), MARK.format(f"end of {name}")
-        before, rest = text.split(begin)
-        text = f"{before}{begin}\n{markdown(rows)}{end}{rest.split(end)[1]}"
+        text = replace_part(text, f"{name} by python -m benchmarks.cost_model", markdown(rows))
     return text
 
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 import argparse
 import statistics
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +26,10 @@ from utils.io.files import read_object, write_text
 from utils.metrics import OFFICIAL
 from utils.results.gap import share_of_gap
 from utils.results.read import Result, read_results
+from utils.text import replace_part
 
 SCORES = (*OFFICIAL, "SER")
-MARK = "<!-- {} by python -m studies.report -->"  # around its tables on a page
+PART = "{} by python -m studies.report"  # the name of its tables on a page
 LEAST_GAP = 1e-3  # nats per token: below it LoRA has learned all that full training has
 
 
@@ -64,6 +65,13 @@ def gap_closed(*runs: list[Measured]) -> str:
     return f"{share:.0%}" + (f" ({interval[0]:.0%} to {interval[1]:.0%})" if interval else "")
 
 
+def by_rate(found: dict[Way, list[Measured]]) -> Iterator[tuple[Way, float, list[Measured]]]:
+    """The rows of a table of seeds: each method at each of its rates, with its runs in the order of their seeds."""
+    for way in sorted(found, key=order):
+        for lr in sorted({run.lr for run in found[way]}):
+            yield way, lr, sorted((run for run in found[way] if run.lr == lr), key=lambda run: run.seed)
+
+
 def search_table(found: dict[Way, list[Measured]], shown: Callable[[Measured], str]) -> list[str]:
     """What is ``shown`` of the trial at each rate; the chosen rate is bold, and marked where it is at an end."""
     rates = sorted({run.lr for runs in found.values() for run in runs})
@@ -82,9 +90,8 @@ def seeds_table(found: dict[Way, list[Measured]]) -> list[str]:
         "keys", "method", "trained", "lr", f"{what(found)} of each seed", "mean", "gap closed", "exact",
         f"loss on {old_text(found)}", "rank", "effective rank", "resampling", "MiB",
     ]  # fmt: skip
-    rows, ways = [], {(run.way, run.lr) for runs in found.values() for run in runs}
-    for way, lr in sorted(ways, key=lambda one: (order(one[0]), one[1])):
-        runs = sorted((run for run in found[way] if run.lr == lr), key=lambda run: run.seed)
+    rows = []
+    for way, lr, runs in by_rate(found):
         ends = Way(way.keys, "lora", gap_rank(found, way), 0, ""), Way(way.keys, LAYERS_ONLY, 0, 0, "")
         lora, ceiling = (best_rate(found.get(end, [])) for end in ends)
         gap = gap_closed(lora, runs, ceiling)
@@ -179,11 +186,10 @@ def draws_table(runs: list[Measured]) -> list[str]:
 def scores_table(found: dict[Way, list[Measured]]) -> list[str]:
     """The scores of each seed's texts; ``compile_results.py`` has their means."""
     rows = []
-    for way in sorted(found, key=order):
-        runs = sorted(found[way], key=lambda run: run.seed)
+    for way, lr, runs in by_rate(found):
         cells = (" ".join(f"{run.scores[name]:.4f}" if name in run.scores else "–" for run in runs) for name in SCORES)
-        rows.append([label(way), *cells])
-    return markdown(["method", *SCORES], rows)
+        rows.append([label(way), f"{lr:g}", *cells])
+    return markdown(["method", "lr", *SCORES], rows)
 
 
 def before_line(folder: Path) -> str:
@@ -261,18 +267,6 @@ def report(folder: Path) -> str:
     return "\n\n".join("\n".join(lines) for lines in parts)
 
 
-def with_tables(page: str, name: str, tables: str) -> str:
-    """A page with ``tables`` between the two marks of the records ``name``.
-
-    Raises:
-        UserError: it does not have each mark once, in their order.
-    """
-    begin, end = MARK.format(name), MARK.format(f"end of {name}")
-    if page.count(begin) != 1 or page.count(end) != 1 or page.index(end) < page.index(begin):
-        raise UserError(f"README.md needs the lines '{begin}' and '{end}', each once: the tables go between them")
-    return f"{page.split(begin)[0]}{begin}\n\n{tables}\n\n{end}{page.split(end)[1]}"
-
-
 def main() -> None:
     """Print the tables, or write them into the page."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
@@ -285,10 +279,12 @@ def main() -> None:
         return
     page = folder.parent / "README.md"
     try:
-        text = page.read_text(encoding="utf-8")
+        text = replace_part(page.read_text(encoding="utf-8"), PART.format(folder.name), tables)
     except OSError as error:
         raise UserError(f"{page} cannot be read: {error.strerror}") from None
-    write_text(page, with_tables(text, folder.name, tables))
+    except UserError as error:
+        raise UserError(f"{page}: {error}") from None
+    write_text(page, text)
     print(f"written: {page}")
 
 

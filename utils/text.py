@@ -1,4 +1,4 @@
-"""Short texts for people: suggestions for a misspelt name, values on one line, counts, aligned tables."""
+"""Short texts: suggestions for a misspelt name, values on one line, counts, aligned tables, parts of a page."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import re
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
-from utils.errors import printable
+from utils.errors import UserError, printable
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
@@ -77,3 +77,15 @@ def aligned(rows: Sequence[Sequence[str]], right: Collection[int] = ()) -> list[
     """The lines of a table with aligned columns; those with the indices ``right`` are aligned to the right."""
     columns = [justified(column, i in right) for i, column in enumerate(zip(*rows, strict=True))]
     return ["  ".join(cells).rstrip() for cells in zip(*columns, strict=True)]
+
+
+def replace_part(page: str, part: str, content: str) -> str:
+    """A page with ``content`` and a blank line on each side between ``<!-- PART -->`` and ``<!-- end of PART -->``.
+
+    Raises:
+        UserError: it does not have each of them once, in this order.
+    """
+    begin, end = f"<!-- {part} -->", f"<!-- end of {part} -->"
+    if page.count(begin) != 1 or page.count(end) != 1 or page.index(end) < page.index(begin):
+        raise UserError(f"the page needs the lines '{begin}' and '{end}', each once: what stands between is replaced")
+    return f"{page.split(begin)[0]}{begin}\n\n{content.strip()}\n\n{end}{page.split(end)[1]}"

@@ -191,18 +191,19 @@ def test_the_scores_of_each_seed_are_those_of_their_files() -> None:
     rows = report.report(records).split("Scores of each seed")[1].split("\n\n")[1].splitlines()[2:]
     scores = [json.loads(file.read_text())["test"] for file in records.glob("*/scores.json")]
     assert len(scores) == 3 * len(rows) >= 18
-    for place, name in enumerate(report.SCORES, 2):
+    for place, name in enumerate(report.SCORES, 3):
         shown = sorted(float(score) for row in rows for score in row.split("|")[place].split())
         assert shown == sorted(round(one[name], 4) for one in scores)
 
 
 def test_tables_replace_those_between_the_marks_of_a_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_record(tmp_path / "records" / "one", "lora", 0.01, 0, 1.5)
-    page, (begin, end) = tmp_path / "README.md", (report.MARK.format(name) for name in ("records", "end of records"))
+    page, part = tmp_path / "README.md", report.PART.format("records")
+    begin, end = f"<!-- {part} -->", f"<!-- end of {part} -->"
     monkeypatch.setattr("sys.argv", ["report", str(tmp_path / "records"), "--page"])
     for text in (f"a {begin} b", f"{end} {begin}", f"{begin} {begin} {end}", f"{end} {begin} {end}"):
         page.write_text(text)
-        with pytest.raises(UserError, match=r"README\.md needs the lines '<!-- records by .*' and '<!-- end of"):
+        with pytest.raises(UserError, match=r"README\.md: the page needs .*'<!-- records by .*' and '<!-- end of"):
             report.main()
         assert page.read_text() == text
     page.write_text(f"above\n\n{begin}\nold\n{end}\nbelow\n")
