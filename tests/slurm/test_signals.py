@@ -199,7 +199,7 @@ def test_an_end_at_the_moment_of_a_signal_is_not_forgotten(write: Callable[..., 
     """SLURM signals a script and its command together: of a third of those that end at once bash 5.2 forgets how."""
     # the batch script passes the signal on, and a second one would end a bash that is about to exit
     (project / "command.sh").write_text(
-        "trap 'trap \"\" TERM; exit 75' TERM\nsleep 60 &\n: > ready\nwait $!\nexit 75\n"
+        'trap \'trap "" TERM; exit 75\' TERM\nsleep 60 &\n: > ready\nwait $!\ntrap "" TERM\nexit 75\n'
     )
     script = write("groups: [{name: g, command: bash command.sh}]")
     for _ in range(30):
@@ -214,3 +214,14 @@ def test_an_end_at_the_moment_of_a_signal_is_not_forgotten(write: Callable[..., 
                 os.kill(pid, signal.SIGTERM)
         assert process.wait(60) == 75
         assert read_attempt(project / "runs/.jobs", "t0", 0).code == 75  # type: ignore[union-attr]
+
+
+def test_the_end_that_was_noted_counts_though_a_signal_killed_the_bash(
+    write: Callable[..., Path], project: Path
+) -> None:
+    script = write("groups: [{name: g, command: exit 75}]")
+    noted = 'event code "$ended"'
+    assert script.read_text().count(noted) == 1
+    script.write_text(script.read_text().replace(noted, f'{noted}; kill -KILL "$BASHPID"'))
+    assert start(script).wait(60) == 75
+    assert read_attempt(project / "runs/.jobs", "t0", 0).code == 75  # type: ignore[union-attr]

@@ -81,12 +81,12 @@ while :; do  # wait returns early when a trap ran, and gives the same answer whe
   code=$?
   if [ -z "$again" ]; then break; fi
 done
-if [ "$code" -lt 0 ]; then  # bash 5.2 forgets how a command ended that ended while a trap ran: it has noted that itself
-  code=137
-  while read -r _ word number; do
-    case $word in start) code=137 ;; code) code=$number ;; esac
-  done < "$events"
-fi
+# The command's own note counts before the answer of wait: bash 5.2 forgets how a command ended that ended while a trap
+# ran, and a signal may end a bash that has noted how its command did.
+waited=$((code < 0 ? 137 : code))
+while read -r _ word number; do
+  case $word in start) code=$waited ;; code) code=$number ;; esac
+done < "$events"
 # a launcher of several processes ends with 1, whatever they ended with: the note says that they saved
 if [ -n "$signal" ] && [ "$code" = 1 ] && [ -s "$stopped_note" ]; then code=$exit_interrupted; fi
 event exit "$code" "${signal:--}"
