@@ -103,7 +103,7 @@ def test_the_bits_on_the_face_of_the_project(keys: str, rank: int, every: int) -
     ("records", "least"),
     [(f"capacity/records{one}", 5) for one in ("-clipped", "-book-2")]
     + [(f"pretrained/records{one}", 10) for one in ("", "-e2e", "-epochs")]
-    + [("capacity/records", 10)],
+    + [("capacity/records", 10), ("bundled/records-rank4", 10)],
 )
 def test_the_page_of_a_study_has_the_tables_of_its_records(records: str, least: int) -> None:
     folder = ROOT / "studies" / records
