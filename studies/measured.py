@@ -97,13 +97,13 @@ def _own_settings(result: Result) -> tuple[int, str]:
     if isinstance(result.rank, float):
         changed = [f"rank={result.rank}", *changed]
     if level == "epoch":
-        changed = [f"every={every} epochs", *changed]
+        changed = ["every epoch" if every == 1 else f"every {every} epochs", *changed]
     return every if level == "step" else 0, " ".join(changed)
 
 
 def label(way: Way) -> str:
     """A method as a table names it."""
-    never = ", never" if way.method == "rosa" and "epochs" not in way.others else ""
+    never = ", never" if way.method == "rosa" and "epoch" not in way.others else ""
     draws = f", every {way.every} steps" if way.every else never
     rank, others = f" r={way.rank}" if way.rank else "", f", {way.others}" if way.others else ""
     return method_label(way.method) + rank + draws + others
