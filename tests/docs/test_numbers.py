@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from scripts.docs.collect import ROOT
+from studies.measured import label
 from studies.report import PART, load, report
 from tests.rosa.test_adapter_oracles import PUBLISHED
 from utils.config.fnmodel import LAYERS_ONLY
@@ -134,6 +135,22 @@ def test_the_short_runs_are_those_of_the_records() -> None:
     rivals = ("full fine-tuning", "LoRA", "ROSA, a resample every epoch", "ROSA, never resampled")
     for rate, name in zip(rates, rivals, strict=True):
         assert float(rate) == pytest.approx(found[name][0].settings["train.lr"], rel=0.01)
+
+
+def test_what_the_pages_say_of_rank_4_is_what_its_records_say() -> None:
+    losses = defaultdict(list)
+    for run in load(ROOT / "studies" / "bundled" / "records-rank4"):
+        if not run.trial:
+            losses[label(run.way)].append(run.loss)
+    mean = {name: f"{statistics.fmean(seeds):.3f}" for name, seeds in losses.items() if len(seeds) == 3}
+    lora, rosa = (mean[f"LoRA r={rank}"] for rank in (4, 8, 16)), mean["ROSA r=4, every epoch"]
+    ways = ("LoRA of rank 4 comes to", "of rank 8 to", "of rank 16 to")
+    row = ", ".join(f"{way} {loss}" for way, loss in zip(ways, lora, strict=True))
+    row += f", ROSA of rank 4 to {mean['ROSA r=4, never']} without a resample and {rosa} with seven, "
+    row += f"full training of the layers to {mean['full, layers only']} |"
+    assert row in (ROOT / "docs" / "which-method.md").read_text("utf-8")
+    face = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    assert f"ROSA ends at {rosa}, LoRA at {mean['LoRA r=4']};" in face
 
 
 def short_run(result: Result) -> str:
