@@ -31,9 +31,9 @@ class Way(NamedTuple):
 class Measured:
     """One run: what was trained, and its results.
 
-    ``resampling`` is the share of the training time that resamples took, ``memory`` the peak in MiB, ``study`` the
-    content of study.json, {} where there is none, ``kept`` that of draws.json, [] likewise, ``scores`` what eval.sh
-    found.
+    ``loss`` is the validation loss that chose its checkpoint, ``resampling`` the share of the training time that
+    resamples took, ``memory`` the peak in MiB, ``study`` the content of study.json, {} where there is none, ``kept``
+    that of draws.json, [] likewise, ``scores`` what eval.sh found.
     """
 
     way: Way
@@ -52,9 +52,9 @@ class Measured:
     @classmethod
     def of(cls, result: Result) -> Measured:
         """Raises UserError for a run without a result."""
-        settings, loss = result.settings, result.number("best", "loss_target")
+        settings, loss = result.settings, result.number("best", "loss")
         if loss is None:
-            raise UserError(f"{result.run.path} is not a finished run of a study: it has no loss of the targets")
+            raise UserError(f"{result.run.path} is not a finished run of a study: it has no loss")
         keys = int(settings["dataset.size"]) if result.dataset == "phone_book" else 0
         rank = result.rank if isinstance(result.rank, int) else 0
         return cls(

@@ -42,7 +42,7 @@ def write_record(
         "group": "g",
         "rank": None if method == LAYERS_ONLY else rank,
         "data": data,
-        "best": {"loss_target": loss},
+        "best": {"loss": loss, "loss_target": loss},
     }
     (folder / "run.json").write_text(json.dumps(record | {"parameters": {"trainable": 4096}}))
     settings = {"dataset": {"size": 4}, "train": {"lr": lr, "epochs": epochs}, "output": {"search": trial}}
