@@ -225,7 +225,8 @@ def load(folder: Path) -> list[Measured]:
             continue
         run = Measured.of(result)
         # Not the steps: of a part of the documents each seed has others, packed in more or fewer blocks.
-        trained = *(result.settings.get(f"train.{key}") for key in ("epochs", "fraction", "batch_size")), result.model
+        length = [result.settings.get(f"train.{key}") for key in ("epochs", "fraction", "batch_size")]
+        trained = *length, result.dataset, result.model
         for place, content in (
             ((run.way, run.lr, run.seed, run.trial), result.run.path),
             ((run.way, run.lr, run.trial), (result.group, run.trial and run.seed)),  # one trial of a rate is shown

@@ -168,6 +168,13 @@ def test_methods_are_compared_after_as_many_epochs_only(tmp_path: Path) -> None:
         report.report(tmp_path)
 
 
+def test_methods_are_compared_on_one_data_set_only(tmp_path: Path) -> None:
+    write_record(tmp_path / "lora", "lora", 0.01, 0, 1.2, dataset="e2e_nlg")
+    write_record(tmp_path / "rosa", "rosa", 0.01, 0, 1.2, dataset="eli5")
+    with pytest.raises(UserError, match="differ in nothing that the tables show"):
+        report.report(tmp_path)
+
+
 def test_the_gap_counts_from_lora_of_the_rows_own_rank(tmp_path: Path) -> None:
     """Where no other method has LoRA's rank, it counts from the smallest rank that both have."""
     runs = [("lora", 1.0, 8), ("lora", 3.0, 1), ("lora", 0.9, 64), ("rosa", 1.1, 8), (LAYERS_ONLY, 0.8, 0)]
