@@ -18,6 +18,7 @@ from tests.rosa.cases import (
     make_model,
     make_optimizer,
     tokens,
+    train_steps,
     trained,
     trained_model,
 )
@@ -56,6 +57,31 @@ def test_peft_reads_the_change_as_lora(
     assert settings.lora_bias == (config.trains_bias and family == "gpt2")
     plain = loaded.merge_and_unload()
     torch.testing.assert_close(logits(plain), expected, atol=2e-5, rtol=0)
+
+
+@pytest.mark.parametrize("config", [rosa.LoraConfig(rank=3), rosa.LoraConfig(rank=2, alpha=8.0)])
+def test_a_16_bit_base_that_nothing_was_written_into_loses_nothing(config: rosa.LoraConfig, tmp_path: Path) -> None:
+    """The change of such a method is in float32. The rounding of W would hide most of a small one."""
+    from rosa.integrations.peft import to_peft_lora
+
+    model = adapt("gpt2", config, dtype=torch.bfloat16)
+    train_steps(model, make_optimizer(model, lr=1e-3))
+    written = to_peft_lora(model, make_model("gpt2", dtype=torch.bfloat16), tmp_path)
+    assert set(written.ranks.values()) == {config.rank} and written.error < 1e-6
+    changes = {name: layer.delta() for name, layer in rosa.adapter_layers(model).items()}
+    for name, change in written.changes.items():
+        torch.testing.assert_close(change.a @ change.b, changes[name].detach(), atol=1e-7, rtol=1e-4)
+
+
+def test_what_rounding_hides_of_a_16_bit_change_is_said(tmp_path: Path) -> None:
+    from rosa.integrations.peft import to_peft_lora
+
+    with pytest.warns(UserWarning, match="16-bit weights"):
+        model = adapt("gpt2", rosa.RosaConfig(rank=1, bias="none"), dtype=torch.bfloat16)
+    rosa.resample(model, 1)
+    train_steps(model, make_optimizer(model, lr=1e-3))
+    with pytest.warns(UserWarning, match=r"the pairs lack \d+% of the change: .*rosa\.export"):
+        to_peft_lora(model, make_model("gpt2", dtype=torch.bfloat16), tmp_path)
 
 
 def test_ranks_that_differ_between_layers(tmp_path: Path) -> None:

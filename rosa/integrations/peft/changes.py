@@ -128,8 +128,10 @@ def change_of(
         before, after = before.T, after.T
     if isinstance(layer, AdapterLayer) and not layer.merged and (delta := layer.delta()) is not None:
         after = after + delta.double()
+    # a method that leaves W as it is keeps its change in float32, whatever the dtype of W
+    dtype = module.weight.dtype if writes or not isinstance(layer, AdapterLayer) else torch.float32
     u, s, vt = _triplets(after - before)
-    rank = _rank(s, rounding_bound(before, module.weight.dtype), largest, keep)
+    rank = _rank(s, rounding_bound(before, dtype), largest, keep)
     (a, b), squares = split_triplets(u[:, :rank], s[:rank], vt[:rank], "sqrt"), s.square()
     return Change(
         a.float(), b.float(), float(squares.sum()), float(squares[rank:].sum()), _bias(name, layer, pretrained)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import warnings
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,7 @@ from torch import Tensor, nn
 from rosa.errors import AdapterError
 from rosa.files import CONFIG_FILE, replace_files
 from rosa.integrations.peft.changes import Change, Layer, base_module, change_of, changed_layers, pretrained_values
-from rosa.kept_base import Pair
+from rosa.kept_base import Pair, is_rounded
 from rosa.peft_files import BIAS_OF_B, BIASES, LORA_A, LORA_B, PREFIX, WEIGHTS_FILE
 from rosa.saved_modules import module_tensors, saved_modules
 from rosa.targets import canonical_names
@@ -29,6 +30,7 @@ from rosa.targets import canonical_names
 # vLLM's rules for such a folder are in its source: validate_legal and _validate_features in vllm/lora/peft_helper.py,
 # parse_fine_tuned_lora_name in vllm/lora/utils.py, and MaxLoRARanks in vllm/config/lora.py.
 VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # the values of --max-lora-rank; its default is 16
+ROUNDED = 0.01  # ‖lost‖ / ‖change‖ above which it is said that rounding took a part
 VLLM_TENSORS = (f".{LORA_A}", f".{LORA_B}")
 
 
@@ -86,9 +88,11 @@ def to_peft_lora(
 ) -> PeftLora:
     """Write the change since the pretrained weights as a LoRA adapter that ``PeftModel.from_pretrained`` loads.
 
-    Each layer gets the numerical rank r of its own change, found in float64. Singular values below the rounding
-    of the weights' dtype are dropped. ``rank`` or ``keep`` cut the pair further, to the best approximation of its rank
-    (Eckart and Young 1936). Linear and Conv1D layers that are not adapted and differ from ``base`` get a pair too.
+    Each layer gets the numerical rank r of its own change, found in float64. Singular values below the rounding of
+    weights that training has written are dropped. With a base in 16 bits these may be a part of what was learned, which
+    cannot be told from noise: a warning says so if it is more than 1 %. ``rank`` or ``keep`` cut the pair further, to
+    the best approximation of its rank (Eckart and Young 1936). Linear and Conv1D layers that are not adapted and differ
+    from ``base`` get a pair too.
     Modules of ``modules_to_save`` are written whole.
 
     Trained biases become the biases of PEFT's B (``lora_bias``). PEFT cannot merge those if only some of the layers
@@ -128,7 +132,15 @@ def to_peft_lora(
             folder / CONFIG_FILE: lambda path: path.write_text(text, encoding="utf-8"),
         }
     )
-    return PeftLora(changes, vllm_problems(config, tensors))
+    written = PeftLora(changes, vllm_problems(config, tensors))
+    narrow = any(is_rounded(base_module(layer).weight) for layer in layers.values())
+    if narrow and rank is None and keep is None and written.error > ROUNDED:
+        warnings.warn(
+            f"the pairs lack {written.error:.0%} of the change: it lies below the rounding of the weights. Save the "
+            "plain model instead (rosa.export), or train with the base in float32",
+            stacklevel=2,
+        )
+    return written
 
 
 def vllm_problems(config: Mapping[str, Any], tensors: Iterable[str]) -> list[str]:
