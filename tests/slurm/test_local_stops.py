@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import re
@@ -18,6 +19,7 @@ import pytest
 
 from tests.slurm.conftest import wait_for
 from tests.slurm.local_work import write
+from utils.slurm.ledger import is_running, lock_file
 
 ROOT = Path(__file__).parents[2]
 Run = Callable[..., SimpleNamespace]
@@ -125,6 +127,16 @@ def test_a_job_whose_script_was_killed_runs_until_its_processes_are_gone(work: P
     done = run("--local", "1")
     thread.join()
     assert done.code == 2 and "failed (137)" in done.out and (work / "beside").exists()
+
+
+def test_who_asks_whether_a_job_runs_is_not_taken_for_it(tmp_path: Path) -> None:
+    (tmp_path / "locks").mkdir()
+    with open(lock_file(tmp_path, "a"), "w") as job, open(lock_file(tmp_path, "a")) as asks:
+        fcntl.flock(asks, fcntl.LOCK_SH)
+        assert not is_running(tmp_path, "a")
+        fcntl.flock(asks, fcntl.LOCK_UN)
+        fcntl.flock(job, fcntl.LOCK_EX)
+        assert is_running(tmp_path, "a")
 
 
 def test_without_locks_a_job_is_known_by_its_processes(

@@ -253,15 +253,16 @@ def is_running(folder: Path, job: str) -> bool:
     except FileNotFoundError:
         return False
     try:
-        return not _locked(handle, ("environ", f"\0{JOB_LOCK}={file}\0"))
+        # a shared lock: of two that ask at once neither takes the other for the job
+        return not _locked(handle, ("environ", f"\0{JOB_LOCK}={file}\0"), fcntl.LOCK_SH)
     finally:
         os.close(handle)
 
 
-def _locked(handle: int, holder: tuple[str, ...]) -> bool:
+def _locked(handle: int, holder: tuple[str, ...], kind: int = fcntl.LOCK_EX) -> bool:
     """Lock ``handle``; False if another process has it. On a file system without locks, ``holder`` has it."""
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(handle, kind | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     except OSError:
