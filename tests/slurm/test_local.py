@@ -57,7 +57,8 @@ def test_another_value_of_a_variable_is_no_reason_for_nothing_to_send(
 ) -> None:
     """A pilot with a part of the data does not pass for the whole sweep; where a cache lies decides nothing."""
     overrides = "{x: '${FRACTION:-1.0}', dataset.cache: $CACHE}"
-    write(work, f"name: a, command: echo, overrides: {overrides}, matrix: {{seed: [0, 1]}}")
+    whole = "name: b, paralleljobs: ['echo x=${FRACTION:-1.0} dataset.cache=$CACHE']"
+    write(work, f"name: a, command: echo, overrides: {overrides}, matrix: {{seed: [0]}}", whole)
     monkeypatch.setenv("FRACTION", "0.01")
     assert run("--local").code == 0
     for now in ("1.0", ""):
@@ -70,7 +71,8 @@ def test_another_value_of_a_variable_is_no_reason_for_nothing_to_send(
     assert run("--local").out == "nothing to send\n" and run("-s").code == 0
     state = work / "runs/.jobs/state.json"
     content = json.loads(state.read_text())
-    del content["submissions"][0]["variables"]
+    for submission in content["submissions"]:
+        del submission["variables"]
     state.write_text(json.dumps(content))
     monkeypatch.delenv("FRACTION")
     assert run("--local").out == "nothing to send\n", "earlier versions did not note it"

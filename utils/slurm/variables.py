@@ -1,8 +1,9 @@
-"""The environment variables in the overrides of jobs: a job that was sent is not sent again for another value."""
+"""The environment variables in the overrides or commands of jobs: a job is not sent again for another value."""
 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
@@ -16,16 +17,15 @@ _OF_NODE = ("SLURM_", "TMPDIR")  # they begin the names of variables that differ
 
 
 def used(jobs: Iterable[Job]) -> dict[str, str]:
-    """What stands here and now for each text such as ``${FRACTION:-1.0}`` in the overrides of ``jobs``.
+    """What stands here and now for each text such as ``${FRACTION:-1.0}`` in ``jobs``.
 
-    dataset.cache is left out, since it decides nothing.
+    Of a job with overrides these count, else its command. dataset.cache is left out, since it decides nothing.
     """
     found = {}
     for job in jobs:
-        for key, value in job.overrides.items():
-            if "$" not in str(value) or key.lstrip("+") == "dataset.cache":
-                continue
-            for match in ENVIRONMENT.finditer(hydra_value(value)):
+        values = [hydra_value(value) for key, value in job.overrides.items() if key.lstrip("+") != "dataset.cache"]
+        for text in values or [re.sub(r"\bdataset\.cache=\S*", "", job.command)]:
+            for match in ENVIRONMENT.finditer(text):
                 name = match[1] or match[2]
                 if not name.startswith(_OF_NODE):
                     found[match[0]] = os.environ.get(name) or match[3] or ""
