@@ -95,9 +95,10 @@ def test_every_argument_arrives_as_it_was_given(write: Callable[..., Path], proj
 
 
 def test_each_task_runs_its_own_command_and_notes_how_it_ended(write: Callable[..., Path], project: Path) -> None:
-    script = write("groups: [{name: g, paralleljobs: [echo one, 'echo two; exit 3', kill -9 $BASHPID]}]")
+    lists = """'echo two; exit 3', kill -9 $BASHPID, "echo three\\n(exit 4)\\necho four" """
+    script = write(f"groups: [{{name: g, paralleljobs: [echo one, {lists}]}}]")
     state = project / "runs/.jobs"
-    for task, code, output in [(0, 0, "one\n"), (1, 3, "two\n")]:
+    for task, code, output in [(0, 0, "one\n"), (1, 3, "two\n"), (3, 4, "three\n")]:
         before = int(time.time())
         process = start(script, SLURM_ARRAY_TASK_ID=str(task), SLURM_ARRAY_JOB_ID="41", SLURM_JOB_ID="43")
         assert process.communicate()[0] == output

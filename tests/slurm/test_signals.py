@@ -73,7 +73,7 @@ def test_a_warning_ends_nothing_that_does_not_handle_it(
     """A plain command and a bash that cleans up after itself run beside a training, which saves."""
     (project / "plain.sh").write_text("trap 'touch cleaned' EXIT\nwhile [ ! -e saved ]; do sleep 0.02; done\n")
     (project / "plain.py").write_text("import os, time\nwhile not os.path.exists('saved'):\n    time.sleep(0.02)\n")
-    command = "bash plain.sh & PYTHON plain.py & PYTHON sleeper.py; wait %1 && wait %2 && exit 3"
+    command = "bash plain.sh & PYTHON plain.py & PYTHON sleeper.py || wait %1 && wait %2 && exit 3"
     script = write(f"groups: [{{name: g, command: '{command.replace('PYTHON', sys.executable)}'}}]")
     process = start(script, SLURM_JOB_ID="7")
     wait_for((project / "ready").exists)

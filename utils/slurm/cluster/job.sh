@@ -70,6 +70,7 @@ set -m  # gives the command a process group of its own
   esac
   # a list of commands ends with the one that was stopped: the next must not run, and its 0 would be the job's
   trap 'code=$?; finish "$((code ? code : exit_interrupted))"; exit "$ended"' TERM INT
+  set -e  # and one that failed must not end well because the last did
   # shellcheck disable=SC2154  # a case sets it
   eval "$command"
 ) &
