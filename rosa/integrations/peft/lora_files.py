@@ -133,14 +133,18 @@ def to_peft_lora(
         }
     )
     written = PeftLora(changes, vllm_problems(config, tensors))
-    narrow = any(is_rounded(base_module(layer).weight) for layer in layers.values())
-    if narrow and rank is None and keep is None and written.error > ROUNDED:
-        warnings.warn(
-            f"the pairs lack {written.error:.0%} of the change: it lies below the rounding of the weights. Save the "
-            "plain model instead (rosa.export), or train with the base in float32",
-            stacklevel=2,
-        )
+    if rank is None and keep is None:
+        _warn_of_rounding(written.error, [base_module(layer).weight for layer in layers.values()])
     return written
+
+
+def _warn_of_rounding(error: float, weights: Iterable[Tensor]) -> None:
+    if error > ROUNDED and any(map(is_rounded, weights)):
+        warnings.warn(
+            f"the pairs lack {error:.0%} of the change: it lies below the rounding of the weights. Save the plain "
+            "model instead (rosa.export), or train with the base in float32",
+            stacklevel=3,
+        )
 
 
 def vllm_problems(config: Mapping[str, Any], tensors: Iterable[str]) -> list[str]:
