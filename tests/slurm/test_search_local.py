@@ -139,23 +139,32 @@ def test_jobs_that_the_file_repeats_are_shown_and_cancelled_all_the_same(repeati
     assert "no jobs have this name" in run("--logs", "nothing").err
 
 
-def test_trials_of_other_data_are_not_compared(trainer: Path, run: Run) -> None:
-    """The data were replaced while the search went on: the runs are named, and their removal is the way out."""
-    (trainer / "data").write_text("old")
+@pytest.mark.parametrize(
+    ("file", "old", "new", "what"),
+    [
+        ("data", "old", "new", "the train data"),
+        ("settings", "train: {epochs: 1}", "train: {epochs: 4}", "train.epochs"),  # configs/local was edited
+    ],
+)
+def test_trials_of_other_data_or_settings_are_not_compared(
+    trainer: Path, run: Run, file: str, old: str, new: str, what: str
+) -> None:
+    """They were replaced while the search went on: the runs are named, and their removal is the way out."""
+    (trainer / file).write_text(old)
     (trainer / "break").touch()
     assert run("--local", "2").code == 2
     (trainer / "break").unlink()
-    (trainer / "data").write_text("new")
+    (trainer / file).write_text(new)
+    first = set(trainer.glob("runs/*search=true*"))
     done = run("--local", "2", "--retry")
     assert done.code == 2 and "lora: chose" not in done.out and not (trainer / "seen").exists()
-    words = "find: method=lora: its trials cannot be compared, since the train data changed: "
+    words = f"find: method=lora: its trials cannot be compared, since {what} changed: "
     line = next(line for line in done.out.splitlines() if words in line)
     assert "method=lora-lr=0.003" in line.partition("; then ")[0] and "lr=0.001" in line.partition("; then ")[2]
     assert "give another output.path, or remove the folders of the old trials" in line.lower()
     assert words in run("-s").out and run("--local").code == 2
-    for folder in trainer.glob("runs/*search=true*"):
-        if json.loads((folder / "run.json").read_text())["data_sha256"]["train"] == "old":
-            shutil.rmtree(folder)
+    for folder in first:
+        shutil.rmtree(folder)
     again = run("--local", "2", "--retry")
     assert again.code == 0 and "method=lora: chose lr=0.001" in again.out
 

@@ -16,7 +16,7 @@ from utils.slurm.sweep.checks import blocks, check_document, names, slug, state_
 from utils.slurm.sweep.quoting import override_word
 from utils.slurm.sweep.repeats import owned, owners
 from utils.slurm.sweep.resources import time_limit
-from utils.slurm.sweep.search import SEARCHED, Found, Point, Search, explore, other_data, recorded_loss
+from utils.slurm.sweep.search import SEARCHED, Found, Point, Search, explore, incomparable, recorded_loss
 
 COMMAND = "python train.py"
 PLAIN = "jobs"  # the name of the group that a top-level paralleljobs makes
@@ -243,7 +243,7 @@ def _search(
         return not job.trains or not refusals(job.overrides)
 
     def difference(points: list[Point]) -> str:
-        return other_data(folder, (trial(point).id for point in points))
+        return incomparable(folder, (trial(point).id for point in points), search.keys)
 
     found = explore(search, lambda point: recorded_loss(folder, trial(point).id), allowed, difference)
     jobs = [trial(point) for point in found.points]

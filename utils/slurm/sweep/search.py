@@ -9,14 +9,18 @@ are at most ``factor``. Nothing is remembered: the same losses give the same ste
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from utils.errors import UserError
+from utils.io.yaml_files import dotted, read_yaml
+from utils.results.aggregate import settings_of
+from utils.results.read import Result
 from utils.runs import Run, finite, recorded_digests
 from utils.runs.run import BASE, DATA
 from utils.slurm.ledger import noted_runs
@@ -201,31 +205,56 @@ def recorded_loss(folder: Path, job: str) -> float | None:
     return finite(best.get("loss")) if record["status"] == "finished" and isinstance(best, dict) else None
 
 
-def _recorded(folder: Path, job: str) -> tuple[str, dict[str, Any]] | None:
-    """The name and the record of a job's run; None if it has not started, or not written it yet."""
+def _recorded(folder: Path, job: str) -> tuple[Run, dict[str, Any]] | None:
+    """A job's run and its record; None if it has not started, or not written it yet."""
     try:
         run = Run(Path(noted_runs(folder, job)[-1]))
-        return run.path.name, run.record()
+        return run, run.record()
     except (OSError, UserError, IndexError):
         return None
 
 
-def other_data(folder: Path, jobs: Iterable[str]) -> str:
-    """Why the losses of these jobs cannot be compared: as far as their runs recorded it, they differ in their data or
-    in the files of the base model. Empty if they do not.
+def incomparable(folder: Path, jobs: Iterable[str], keys: Collection[str]) -> str:
+    """Why the losses of these jobs cannot be compared: as far as their runs recorded it, they differ in their data, in
+    the files of the base model or in a setting that is not among ``keys``, the searched ones. Empty if they do not.
     """
-    runs: dict[str, dict[str, list[str]]] = {}  # names by digest, by what has it
+    runs: dict[str, dict[str, list[str]]] = {}  # names by value, by what has it
     found = [one for job in jobs if (one := _recorded(folder, job))]
-    for name, record in sorted(found, key=lambda one: str(one[1].get("started"))):
-        for what, key in (("{} data", DATA), ("{} of the base model", BASE)):
+    for run, record in sorted(found, key=lambda one: str(one[1].get("started"))):
+        for what, key in (("the {} data", DATA), ("the {} of the base model", BASE)):
             for part, digest in recorded_digests(record, key).items():
                 if (key, part) != (DATA, "test"):  # which no trial reads
-                    runs.setdefault(what.format(part), {}).setdefault(str(digest), []).append(name)
-    for what, by_digest in runs.items():
-        if len(by_digest) > 1:
-            sides = "; then ".join(", ".join(names) for names in by_digest.values())
+                    runs.setdefault(what.format(part), {}).setdefault(str(digest), []).append(run.path.name)
+        for key, value in _settings(run, record, keys).items():
+            runs.setdefault(key, {}).setdefault(str(value), []).append(run.path.name)
+    for what, by_value in runs.items():
+        if len(by_value) > 1:
+            sides = "; then ".join(", ".join(names) for names in by_value.values())
             return (
-                f"its trials cannot be compared, since the {what} changed: {sides}. Give "
+                f"its trials cannot be compared, since {what} changed: {sides}. Give "
                 "another output.path, or remove the folders of the old trials and call with --retry"
             )
     return ""
+
+
+def _settings(run: Run, record: dict[str, Any], keys: Collection[str]) -> dict[str, Any]:
+    """The settings that change a run's result, but for ``keys``; none if one of these stands for several."""
+    try:
+        written = run.config_file.stat().st_mtime_ns
+    except OSError:
+        return {}
+    searched = {key.lstrip("+") for key in keys}
+    settings = _config(run.config_file, written)
+    if not searched <= settings.keys():
+        return {}
+    kept = settings_of(Result(run, record, settings, {}, {}, ()))
+    return {key: value for key, value in kept.items() if key not in searched}
+
+
+@functools.cache
+def _config(file: Path, written: int) -> dict[str, Any]:
+    """A config.yaml with dotted keys. ``written``, its time, tells versions apart: a search asks again and again."""
+    try:
+        return dotted(read_yaml(file))
+    except (OSError, UserError):
+        return {}
