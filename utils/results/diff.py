@@ -15,7 +15,7 @@ from utils.text import aligned, as_typed
 
 # Keys of the record that are not compared: measurements, and values that the settings contain.
 _NOT_COMPARED = (
-    *("status", "error", "started", "finished", "progress", "timings", "best", "last", "skipped_updates"),
+    *("status", "error", "started", "finished", "progress", "timings", "best", "last"),
     *("group", "dataset", "model", "method", "rank", "seed", "loss_on", "starts"),
 )
 _OF_EVALUATION = ("limit", "precision", "references_sha256")

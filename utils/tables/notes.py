@@ -99,6 +99,16 @@ def _about_rows(rows: list[Row]) -> Iterator[str]:
     if mixed:
         names = "; ".join(dict.fromkeys(" ".join(filter(None, _name(row, rows))) for row in mixed))
         yield f"Seeds of one row were trained by different code (git_commit in run.json): {names}."
+    if lacking := [words for row in rows for words in _left_out(row, rows)]:
+        yield f"Updates left out, as their gradients were infinite or not a number: {'; '.join(lacking)}."
+
+
+def _left_out(row: Row, rows: list[Row]) -> Iterator[str]:
+    """The seeds of a row that did without more than a hundredth of their updates. Few are usual in fp16."""
+    for result in row.results:
+        skipped, steps = result.number("skipped_updates") or 0, result.number("progress", "total_steps") or 0
+        if skipped > steps / 100:
+            yield f"{' '.join(filter(None, _name(row, rows)))}, seed {result.seed}: {skipped:,} of {steps:,}"
 
 
 def _about_columns(rows: list[Row], columns: list[Column], settings: list[str]) -> Iterator[str]:
