@@ -58,10 +58,10 @@ def test_times_on_different_hardware_have_no_best(tmp_path: Path) -> None:
     write_run(tmp_path, seed=7)
     compile_results([tmp_path])
     assert [row["train (s)"] for row in markdown_rows(tmp_path)] == ["**600**", "607"]
-    write_run(tmp_path, seed=8, record={"hardware": {"name": "H100", "processes": 2, "precision": "bf16"}})
+    write_run(tmp_path, seed=8, record={"hardware": {"name": "H100", "processes": 2, "precision": "fp32"}})
     compile_results([tmp_path])
     assert [row["train (s)"] for row in markdown_rows(tmp_path)] == ["600", "608 ± 1"]
-    assert "H100 × 2, bf16" in (tmp_path / "e2e_nlg" / "results.md").read_text(encoding="utf-8")
+    assert "H100 × 2, fp32" in (tmp_path / "e2e_nlg" / "results.md").read_text(encoding="utf-8")
 
 
 def test_differences_to_full_fine_tuning_and_to_equal_rank(tmp_path: Path) -> None:

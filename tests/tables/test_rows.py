@@ -117,6 +117,24 @@ def test_seeds_trained_by_different_code_are_named(tmp_path: Path) -> None:
     assert "Seeds of one row were trained by different code (git_commit in run.json): ROSA 0.05." in page
 
 
+def test_seeds_that_auto_gave_other_precisions_are_other_rows(tmp_path: Path) -> None:
+    write_run(tmp_path, seed=0, loss=1.0, config={"train.precision": "auto"})
+    bf16 = {"hardware": {"name": "a GPU", "precision": "bf16"}}
+    write_run(tmp_path, seed=1, loss=2.0, config={"train.precision": "auto"}, record=bf16)
+    compile_results([tmp_path])
+    frame = csv_of(tmp_path)
+    losses = {row["train.precision"]: (row["n"], row["val_loss_mean"]) for _, row in frame.iterrows()}
+    assert losses == {"fp32": (1, 1.0), "bf16": (1, 2.0)}
+
+
+def test_seeds_that_did_without_updates_are_named(tmp_path: Path) -> None:
+    for seed, skipped in enumerate((0, 5, 40)):
+        write_run(tmp_path, seed=seed, record={"skipped_updates": skipped})
+    compile_results([tmp_path])
+    page = (tmp_path / "e2e_nlg" / "results.md").read_text(encoding="utf-8")
+    assert "Updates left out, as their gradients were infinite or not a number: ROSA 0.05, seed 2: 40 of 500." in page
+
+
 @pytest.mark.parametrize("value", [None, math.nan, math.inf, "text", True, {}])
 def test_missing_and_invalid_values_are_left_out(tmp_path: Path, value: object) -> None:
     record = {

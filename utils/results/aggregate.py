@@ -139,9 +139,9 @@ def _methods_with_settings(settings: dict[str, Any]) -> set[str]:
 def rows_of(results: Iterable[Result]) -> tuple[list[Row], list[Omission]]:
     """Group finished runs into rows.
 
-    Runs of one group with different decoding, data or base models are different rows, and trials of searches have rows
-    of their own. A run without an evaluation belongs to the row with the group's most common decoding, because its
-    training does not depend on it; so with digests of data and base models.
+    Runs of one group with different decoding, data, base models or precisions are different rows, and trials of
+    searches have rows of their own. A run without an evaluation belongs to the row with the group's most common
+    decoding, because its training does not depend on it; so with digests of data and base models.
 
     Returns: the rows in table order, and the runs left out of them because another run has the same seed.
     """
@@ -170,10 +170,11 @@ def rows_of(results: Iterable[Result]) -> tuple[list[Row], list[Omission]]:
 
 
 def _conditions(result: Result) -> dict[str, str]:
-    """What seeds of one row share beside their group: decoding, data and base model, as far as they are known."""
-    decoding = json.dumps(result.decoding, sort_keys=True, default=str)
-    files = {} if result.base_files is None else {"base_files": result.base_files}
-    return {**({"decoding": decoding} if result.decoding else {}), **result.data, **files}
+    """What seeds of one row share beside their group, as far as it is known: decoding, data, base model, precision."""
+    shared = {"decoding": json.dumps(result.decoding, sort_keys=True, default=str) if result.decoding else ""}
+    shared |= {"base_files": result.base_files or "", **result.data}
+    shared |= {} if result.method == UNTRAINED else {"train.precision": result.precision}
+    return {key: value for key, value in shared.items() if value}
 
 
 def most_common(found: Iterable[dict[str, str]]) -> dict[str, str]:

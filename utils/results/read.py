@@ -121,13 +121,20 @@ class Result:
         return decoding_of(self.evaluation)
 
     @property
+    def precision(self) -> str:
+        """In which precision the run computed, whatever was asked for: ``auto`` depends on the machine. Else empty."""
+        return printable_line(self._hardware.get("precision") or "")
+
+    @property
     def hardware(self) -> str:
+        name = printable_line(self._hardware.get("name") or self._hardware.get("device") or "unknown")
+        processes = self._hardware.get("processes") or 1
+        return name + (f" × {processes}" if processes != 1 else "") + (f", {self.precision}" if self.precision else "")
+
+    @property
+    def _hardware(self) -> dict[str, Any]:
         parts = self.record.get("hardware")
-        parts = parts if isinstance(parts, dict) else {}
-        name = printable_line(parts.get("name") or parts.get("device") or "unknown")
-        processes = parts.get("processes") or 1
-        precision = printable_line(parts.get("precision") or "")
-        return name + (f" × {processes}" if processes != 1 else "") + (f", {precision}" if precision else "")
+        return parts if isinstance(parts, dict) else {}
 
     def number(self, *keys: str) -> float | None:
         """The finite number at the path ``keys`` of the record, or None."""
