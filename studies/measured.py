@@ -11,6 +11,7 @@ from rosa.methods import method_names, methods
 from utils.config.fnmodel import fnmodel_type
 from utils.errors import UserError
 from utils.io.files import read_object
+from utils.results.aggregate import DECODING, RATE, settings_of
 from utils.results.columns import stored_bits
 from utils.results.methods import method_label, method_order
 from utils.results.read import Result
@@ -72,6 +73,17 @@ class Measured:
             kept=_content(result, "draws.json").get("kept", []),
             scores=result.scores,
         )
+
+
+def training(result: Result, way: Way) -> dict[str, Any]:
+    """What the methods of one table have in common: data, base model, and how long and how each of them trains.
+
+    Not the steps: of a part of the documents each seed has others, packed in more or fewer blocks.
+    """
+    data = {f"{split} data": result.data.get(f"{split}_data") for split in ("train", "validation")}
+    free = ("fnmodel.", DECODING, RATE, *(["train.weight_decay"] if "decay=" in way.others else []))
+    settings = {key: value for key, value in settings_of(result).items() if not key.startswith(free)}
+    return {"data set": result.dataset, "model": result.model, "precision": result.precision, **data, **settings}
 
 
 def _content(result: Result, name: str) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from studies.measured import Measured, Way, amount, label, order
+from studies.measured import Measured, Way, amount, label, order, training
 from utils.config.fnmodel import LAYERS_ONLY
 from utils.errors import UserError, run_cli
 from utils.io.files import read_object, write_text
@@ -224,19 +224,17 @@ def load(folder: Path) -> list[Measured]:
         if not result.finished:
             continue
         run = Measured.of(result)
-        # Not the steps: of a part of the documents each seed has others, packed in more or fewer blocks.
-        length = [result.settings.get(f"train.{key}") for key in ("epochs", "fraction", "batch_size")]
-        trained = *length, result.dataset, result.model
         for place, content in (
             ((run.way, run.lr, run.seed, run.trial), result.run.path),
             ((run.way, run.lr, run.trial), (result.group, run.trial and run.seed)),  # one trial of a rate is shown
-            ((run.way.keys,), trained),
+            *(((run.way.keys, key), value) for key, value in training(result, run.way).items()),
         ):
             expected, other = alike.setdefault(place, (content, result))
             if content != expected:
+                what = f"{place[1]}, which no table shows" if len(place) == 2 else "nothing that the tables show"
                 raise UserError(
-                    f"{result.run.path} and {other.run.path} differ in nothing that the tables show: keep records of "
-                    "other settings in another folder"
+                    f"{result.run.path} and {other.run.path} differ in {what}: keep records of other settings in "
+                    "another folder"
                 )
         runs.append(run)
     return runs

@@ -31,7 +31,7 @@ def write_record(
     rank: float = 1,
     dataset: str = "phone_book",
     gain: float = 1.5,
-    epochs: int = 10,
+    train: dict[str, Any] | None = None,
 ) -> None:
     """A record of four pairs with 44 target tokens."""
     folder.mkdir(parents=True)
@@ -45,7 +45,8 @@ def write_record(
         "best": {"loss": loss, "loss_target": loss},
     }
     (folder / "run.json").write_text(json.dumps(record | {"parameters": {"trainable": 4096}}))
-    settings = {"dataset": {"size": 4}, "train": {"lr": lr, "epochs": epochs}, "output": {"search": trial}}
+    given = {"lr": lr, "epochs": 10, **(train or {})}
+    settings: dict[str, Any] = {"dataset": {"size": 4}, "train": given, "output": {"search": trial}}
     settings["fnmodel"] = {"rosa": {"level": "step", "every": 100, "gain": gain}}
     (folder / "config.yaml").write_text(yaml.safe_dump(settings))
 
@@ -158,20 +159,24 @@ def test_other_seeds_of_other_settings_are_refused(
         report.report(tmp_path)
 
 
-def test_methods_are_compared_after_as_many_epochs_only(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("epochs", 20), ("optimizer", "sgd"), ("validation_fraction", 0.1), ("weight_decay", 0.5)],
+)
+def test_methods_are_compared_with_the_same_training_only(tmp_path: Path, key: str, value: object) -> None:
     """Not steps: seeds that draw a part of the documents have about as many."""
-    write_record(tmp_path / "lora", "lora", 0.01, 0, 1.2)
+    write_record(tmp_path / "lora", "lora", 0.01, 0, 1.2, train={"optimizer": "adamw", "weight_decay": 0.0})
     write_record(tmp_path / "rosa", "rosa", 0.01, 0, 1.2)
     report.report(tmp_path)
-    write_record(tmp_path / "longer", "relora", 0.01, 0, 1.2, epochs=20)
-    with pytest.raises(UserError, match="differ in nothing that the tables show"):
+    write_record(tmp_path / "other", "relora", 0.01, 0, 1.2, train={key: value})
+    with pytest.raises(UserError, match=rf"differ in train\.{key}, which no table shows"):
         report.report(tmp_path)
 
 
 def test_methods_are_compared_on_one_data_set_only(tmp_path: Path) -> None:
     write_record(tmp_path / "lora", "lora", 0.01, 0, 1.2, dataset="e2e_nlg")
     write_record(tmp_path / "rosa", "rosa", 0.01, 0, 1.2, dataset="eli5")
-    with pytest.raises(UserError, match="differ in nothing that the tables show"):
+    with pytest.raises(UserError, match="differ in data set, which no table shows"):
         report.report(tmp_path)
 
 
