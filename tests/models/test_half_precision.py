@@ -222,6 +222,16 @@ def test_a_resume_keeps_the_precision(
     assert run.record()["last"] == whole.record()["last"]
 
 
+@pytest.mark.parametrize(("own", "auto"), [(True, "bf16"), (False, "fp32")])
+def test_auto_takes_no_bfloat16_that_a_gpu_emulates(own: bool, auto: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def has(including_emulation: bool = True) -> bool:
+        return own or including_emulation
+
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", has)
+    assert devices.resolve_precision("auto", "cuda") == auto
+    assert devices.resolve_precision("bf16", "cuda") == "bf16"
+
+
 def test_a_precision_that_cannot_be_had_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: False)
     with pytest.raises(UserError, match=r"precision bf16 \(runs/x began in it\) is not supported by this GPU"):

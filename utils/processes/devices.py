@@ -46,7 +46,7 @@ def resolve_precision(name: str, device: str, hidden_size: int | None = None) ->
         check_precision(name, device)
         return name
     if device == "cuda":
-        return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"  # emulated it is slow
     is_large = hidden_size is not None and hidden_size >= BF16_HIDDEN_SIZE
     return "bf16" if device == "cpu" and is_large and cpu_has_bf16() else "fp32"
 
