@@ -97,7 +97,7 @@ def test_the_bits_on_the_face_of_the_project(keys: str, rank: int, every: int) -
     ("records", "least"),
     [(f"capacity/records{one}", 5) for one in ("-clipped", "-book-2")]
     + [(f"pretrained/records{one}", 10) for one in ("", "-e2e", "-epochs")]
-    + [("capacity/records", 10), ("bundled/records-rank4", 10)],
+    + [("capacity/records", 10), ("bundled/records-rank4", 10), ("bundled/records-eli5", 10)],
 )
 def test_the_page_of_a_study_has_the_tables_of_its_records(records: str, least: int) -> None:
     folder = ROOT / "studies" / records
@@ -130,17 +130,26 @@ def test_the_short_runs_are_those_of_the_records() -> None:
         assert float(rate) == pytest.approx(found[name][0].settings["train.lr"], rel=0.01)
 
 
-def test_what_the_pages_say_of_rank_4_is_what_its_records_say() -> None:
+def means(records: str) -> dict[str, str]:
+    """The mean loss of each row with three reported seeds."""
     losses = defaultdict(list)
-    for run in load(ROOT / "studies" / "bundled" / "records-rank4"):
+    for run in load(ROOT / "studies" / records):
         if not run.trial:
             losses[label(run.way)].append(run.loss)
-    mean = {name: f"{statistics.fmean(seeds):.3f}" for name, seeds in losses.items() if len(seeds) == 3}
+    return {name: f"{statistics.fmean(seeds):.3f}" for name, seeds in losses.items() if len(seeds) == 3}
+
+
+def test_what_the_pages_say_of_rank_4_is_what_its_records_say() -> None:
+    mean = means("bundled/records-rank4")
     lora, rosa = [mean[f"LoRA r={rank}"] for rank in (4, 8, 16)], mean["ROSA r=4, every epoch"]
     ways = ("LoRA of rank 4 comes to", "of rank 8 to", "of rank 16 to")
     row = ", ".join(f"{way} {loss}" for way, loss in zip(ways, lora, strict=True))
     row += f", ROSA of rank 4 to {mean['ROSA r=4, never']} without a resample and {rosa} with seven, "
-    row += f"full training of the layers to {mean['full, layers only']} |"
+    row += f"full training of the layers to {mean['full, layers only']}. The same on ELI5: "
+    eli5 = means("bundled/records-eli5")
+    row += "LoRA {}, {} and {}, ".format(*(eli5[f"LoRA r={rank}"] for rank in (4, 8, 16)))
+    row += f"ROSA {eli5['ROSA r=4, never']} without a resample and {eli5['ROSA r=4, every epoch']} with seven, "
+    row += f"full training {eli5['full, layers only']} |"
     assert row in (ROOT / "docs" / "which-method.md").read_text("utf-8")
     best = f"ROSA ends at {rosa}, LoRA at {lora[0]}; LoRA of rank 8, with twice the parameters, at {lora[1]}."
     assert best in " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
