@@ -39,6 +39,7 @@ def test_trained_parameters_without_a_gradient_are_named(train: Any, monkeypatch
             ("train.epochs=1",),
             "rosa never resamples here: of 5 steps, a resample would come after 5 (fnmodel.rosa.level",
         ),
+        (("fnmodel.params.bias=none", "train.weight_decay=0.5"), "train.weight_decay decays nothing"),
         (("fnmodel.rosa.level=step", "fnmodel.rosa.every=500"), "of 15 steps, a resample would come after 500"),
         (
             ("fnmodel.name=lora", "train.epochs=1", "train.batch_size=1", "train.epochs=8"),
@@ -54,8 +55,8 @@ def test_settings_that_leave_a_run_without_its_method_are_named(
 
 
 def test_a_run_as_it_should_be_gets_no_warning(train: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    log = train().log_file.read_text()
-    assert "never resamples" not in log and "warm-up" not in log
+    log = train("train.weight_decay=0.5").log_file.read_text()  # of biases
+    assert "never resamples" not in log and "warm-up" not in log and "decays nothing" not in log
     assert "without effect" not in capsys.readouterr().err
 
 

@@ -34,6 +34,8 @@ def build_optimizer(train: TrainConfig, model: nn.Module, device: torch.device) 
         options["betas"] = tuple(options["betas"])
     options.setdefault("weight_decay", DEFAULT_DECAY[train.optimizer])
     groups = rosa.parameter_groups(model, lr=train.lr, **options)
+    if train.weight_decay and not any(group.get("weight_decay", train.weight_decay) for group in groups):
+        log.warning("train.weight_decay decays nothing: all that trains is A and B of ROSA (fnmodel.rosa.decay)")
     fused = device.type in ("cuda", "cpu")  # one kernel for all parameters
     if train.optimizer == "sgd" and any(is_sharded(parameter) for group in groups for parameter in group["params"]):
         fused = False  # PyTorch has no fused SGD for sharded parameters
