@@ -80,6 +80,51 @@ def test_another_base_is_refused(tmp_path: Path) -> None:
     peft.PeftModel.from_pretrained(make_model("gpt2", dtype=torch.bfloat16), tmp_path)  # not comparable
 
 
+def test_an_adapter_of_a_base_that_had_another_one_loads_into_that_base(tmp_path: Path) -> None:
+    """``unload`` gives the base up to rounding. A base with other values is none of its bases all the same."""
+    base = make_model("gpt2")
+    for seed in (1, 2, 3):
+        model = trained(base=base, seed=seed)
+        model.save_pretrained(tmp_path / str(seed))
+        assert distance(peft.PeftModel.from_pretrained(make_model("gpt2"), tmp_path / str(seed)), model) < 1e-5
+        base = model.unload()
+    base.transformer.h[0].attn.c_attn.weight.data += 1e-3
+    trained(base=base).save_pretrained(tmp_path / "other")
+    with pytest.raises(rosa.AdapterError, match="another base model"):
+        peft.PeftModel.from_pretrained(make_model("gpt2"), tmp_path / "other")
+
+
+def test_an_adapter_that_replaces_one_of_its_name_begins_at_the_base(tmp_path: Path) -> None:
+    """As a cell of a notebook that runs again does, and two adapters loaded in turn into one base object."""
+    wanted = {}
+    for seed in (1, 2):
+        model = trained(seed=seed)
+        model.save_pretrained(tmp_path / str(seed))
+        wanted[seed] = logits(model)
+    base = make_model("gpt2")
+    for seed in (1, 2):
+        loaded = peft.PeftModel.from_pretrained(base, tmp_path / str(seed))
+        assert distance(logits(loaded), wanted[seed]) < 1e-5
+        with loaded.disable_adapter():
+            assert distance(loaded, make_model("gpt2")) < 1e-5
+    again = adapt_by_peft(base=base, seed=3)
+    assert distance(again, make_model("gpt2")) < 1e-5
+    train(again, 1)
+    with again.disable_adapter():
+        assert distance(again, make_model("gpt2")) < 1e-5
+
+
+def test_one_config_for_two_models(tmp_path: Path) -> None:
+    """Each finds its own layers, and is saved as an adapter of its own base."""
+    from rosa.integrations.peft import RosaConfig
+
+    config = RosaConfig(r=2)
+    models = [peft.get_peft_model(make_model("gpt2", n_layer=depth), config) for depth in (2, 3)]
+    assert [len(rosa.adapter_layers(model)) for model in models] == [8, 12] and config.target_modules is None
+    models[0].save_pretrained(tmp_path)
+    assert distance(peft.PeftModel.from_pretrained(make_model("gpt2"), tmp_path), models[0]) < 1e-5
+
+
 def test_a_config_from_a_file_starts_anew_without_values(tmp_path: Path) -> None:
     from rosa.integrations.peft import RosaConfig
 

@@ -33,6 +33,8 @@ from rosa.kept_base import Pair, is_rounded, joined
 from rosa.layers import product
 from rosa.targets import OFFLOADED
 
+RESTORED = "_rosa_restored"  # attribute of a base module: the checksums of its weight as it was found and as it is
+
 
 class RosaLinear(nn.Module, BaseTunerLayer):  # type: ignore[misc]  # peft is not type-checked here
     """A Linear or Conv1D with ROSA adapters by name.
@@ -54,8 +56,8 @@ class RosaLinear(nn.Module, BaseTunerLayer):  # type: ignore[misc]  # peft is no
         self.rosa_layers = nn.ModuleDict()
         self.merged_adapters: list[str] = []
         self._unmerged: dict[str, Tensor] = {}  # while merged: what the base module held before
-        weight = self.base_layer.weight.detach()
-        self.checksum = None if weight.is_meta else values_checksum({"weight": weight})
+        found, original = self._checksum(), getattr(base_layer, RESTORED, {})
+        self.checksum = original.get(found, found)
         share_hooks(self, base_layer)
 
     def update_layer(self, adapter_name: str, config: RosaConfig, rank: int | float) -> None:
@@ -64,11 +66,14 @@ class RosaLinear(nn.Module, BaseTunerLayer):  # type: ignore[misc]  # peft is no
         Raises:
             AdapterError: the rank is above that of this layer.
         """
-        in_weight = not self.rosa_layers and not is_rounded(self.base_layer.weight)
+        others = self.rosa_layers.keys() - {adapter_name}  # PEFT replaces one of this name, after a warning
+        in_weight = not others and not is_rounded(self.base_layer.weight)
         try:
-            self.rosa_layers[adapter_name] = RosaAdapter(self, config, rank, in_weight)
+            adapter = RosaAdapter(self, config, rank, in_weight)
         except ValueError as error:
             raise AdapterError(f"{self.name}: {error}") from None
+        self._leave(adapter_name)
+        self.rosa_layers[adapter_name] = adapter
         self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
 
     def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: Any) -> None:
@@ -197,17 +202,26 @@ class RosaLinear(nn.Module, BaseTunerLayer):  # type: ignore[misc]  # peft is no
 
     @torch.no_grad()
     def restore_base(self) -> None:
-        """Write W_0 into the weight."""
+        """Write W_0 into the weight, up to its rounding. An adapter that follows knows it for the same base."""
         if self.merged:
             self.unmerge()
         for adapter in self.rosa_layers.values():
             if adapter.in_weight:
                 adapter.leave_weight()
+                setattr(self.base_layer, RESTORED, {self._checksum(): self.checksum})
+
+    def _checksum(self) -> str | None:
+        weight = self.base_layer.weight.detach()
+        return None if weight.is_meta else values_checksum({"weight": weight})
+
+    def _leave(self, adapter_name: str) -> None:
+        """Take what an adapter put into the weight out of it, if it is there."""
+        if adapter_name in self.rosa_layers and self.rosa_layers[adapter_name].in_weight:
+            self.restore_base()
 
     def delete_adapter(self, adapter_name: str) -> None:
         """Delete an adapter; the weight loses what it put there."""
-        if adapter_name in self.rosa_layers and self.rosa_layers[adapter_name].in_weight:
-            self.restore_base()
+        self._leave(adapter_name)
         super().delete_adapter(adapter_name)
 
     def set_adapter(self, *args: Any, **kwargs: Any) -> None:

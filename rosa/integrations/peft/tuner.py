@@ -46,7 +46,7 @@ class RosaModel(BaseTuner):  # type: ignore[misc]  # peft is not type-checked he
 
     _optimizer: weakref.ref[Any] | None = None
     _warned: tuple[str, ...] = ()
-    _stepped = False  # whether ``update_and_allocate`` was ever called
+    _called: tuple[Any, ...] = ()  # the last step and adapters of ``update_and_allocate``, as a repeat does nothing
     _owners: Counter[int]
 
     def bind_optimizer(self, optimizer: Any) -> None:
@@ -80,7 +80,7 @@ class RosaModel(BaseTuner):  # type: ignore[misc]  # peft is not type-checked he
         With another level nothing happens, and a warning says so once.
 
         Args:
-            global_step: the optimizer steps so far, at least 1.
+            global_step: the optimizer steps so far, at least 1. The same number again does nothing.
             total_steps: those of the training; there is no resample after the last one.
             optimizer: see ``bind_optimizer``; None: the one that was bound.
         """
@@ -89,8 +89,9 @@ class RosaModel(BaseTuner):  # type: ignore[misc]  # peft is not type-checked he
                 "update_and_allocate does nothing with level='epoch': call model.base_model.after_epoch(epoch) after "
                 "each epoch, or adapt the model with RosaConfig(level='step', every=...)"
             )
-        self._stepped = True
-        last = global_step + 1 if total_steps is None else total_steps
+        if self._called == (called := (global_step, *self.active_adapters)):
+            return False
+        self._called, last = called, global_step + 1 if total_steps is None else total_steps
         return self._resample("step", lambda resampler: resampler.after_step(global_step, last), optimizer)
 
     def after_epoch(self, epoch: int, epochs: int | None = None, optimizer: Any = None) -> bool:
@@ -101,7 +102,7 @@ class RosaModel(BaseTuner):  # type: ignore[misc]  # peft is not type-checked he
             epochs: those of the training; there is no resample after the last one.
             optimizer: see ``bind_optimizer``; None: the one that was bound.
         """
-        if "step" in self.levels and not self._stepped:
+        if "step" in self.levels and not self._called:
             self._warn_once(
                 "after_epoch does nothing with level='step': call model.base_model.update_and_allocate(step) instead"
             )
@@ -179,6 +180,7 @@ class RosaModel(BaseTuner):  # type: ignore[misc]  # peft is not type-checked he
         if any(isinstance(module, RosaLinear) and module.merged for module in model.modules()):
             raise AdapterError("this model is merged: call unmerge_adapter() before you add an adapter")
         self._owners = weight_owners(model)
+        self.peft_config[adapter_name] = copy.copy(self.peft_config[adapter_name])  # the caller may use it again
         super().inject_adapter(model, adapter_name, *args, **kwargs)
         config, adapters = self.peft_config[adapter_name], self._adapters(adapter_name)
         checksum = _checksum([adapter.host for adapter in adapters])
