@@ -156,21 +156,26 @@ class Resampler:
         self.rewarm_steps: int = getattr(config, "rewarm_steps", 0)
         self.number = subspace_number(adapter_layers(model).values())
         self.step = self.resampled_at = 0
+        self._stepped = 0  # the last step of ``after_step``
         self._entered = False  # ``rewarmed``, since the last resample or ``load_state_dict``
         self._counts_epochs = False  # whether ``after_epoch`` was called
         self.seconds = 0.0
         self.rounding_lost: float | None = None
 
     def after_step(self, step: int, total_steps: int) -> bool:
-        """Resample if due after optimizer step ``step`` (from 1) of ``total_steps``; True if it did."""
-        self.step = step
+        """Resample if due after optimizer step ``step`` (from 1) of ``total_steps``; True if it did.
+
+        Called again with the same step, as after each micro-batch, it does nothing.
+        """
+        repeated, self._stepped, self.step = step == self._stepped, step, step
         if self.level == "epoch" and step == total_steps and self.number == 0 and not self._counts_epochs:
             warnings.warn(
                 "this training never resampled: level='epoch' does so in resampler.after_epoch(epoch, epochs), after "
                 "each epoch but the last. In a single epoch, adapt the model with level='step', every=STEPS",
                 stacklevel=2,
             )
-        return self._resample(self.level == "step" and step % self.every == 0 and 0 < step < total_steps)
+        is_due = self.level == "step" and step % self.every == 0 and 0 < step < total_steps
+        return self._resample(is_due and not repeated)
 
     def after_epoch(self, epoch: int, epochs: int) -> bool:
         """Resample if due after epoch ``epoch`` (from 1) of ``epochs``, never after the last; True if it did.

@@ -102,6 +102,20 @@ def test_a_level_that_the_call_does_not_serve_is_said_once() -> None:
         assert not model.base_model.update_and_allocate(2)
 
 
+@pytest.mark.parametrize("by_peft", [False, True])
+def test_a_step_counts_once(by_peft: bool) -> None:
+    """A loop that accumulates gradients may call after each micro-batch, with the optimizer's steps so far."""
+    if by_peft:
+        model = adapt_by_peft(level="step", every=2)
+        optimizer = without_decay(model)
+        calls = [model.base_model.update_and_allocate(step // 3, 9, optimizer) for step in range(3, 18)]
+    else:
+        model = rosa.inject(make_model("gpt2"), rosa.RosaConfig(rank=3, level="step", every=2))
+        resampler = rosa.Resampler(model, make_optimizer(model))
+        calls = [resampler.after_step(step // 3, 9) for step in range(3, 18)]
+    assert calls == [False, False, False, True, False, False] * 2 + [False] * 3
+
+
 def test_the_schedule_is_that_of_the_present_settings() -> None:
     """A loaded adapter whose schedule is set in ``peft_config`` resampled by the one of its file."""
     model = adapt_by_peft()
