@@ -109,6 +109,19 @@ def _check_holds(optimizer: Any | None, model: nn.Module) -> None:
         )
 
 
+def _warn_of_decay(optimizer: Any, model: nn.Module) -> None:
+    layers = adapter_layers(model).values()
+    pairs = ((layer, name, one) for layer in layers for name, one in layer.adapter_parameters().items())
+    own = {id(one) for layer, name, one in pairs if layer.optimizer_options(name).get("weight_decay") == 0}
+    decayed = (group["params"] for group in optimizer.param_groups if group.get("weight_decay"))
+    if any(id(one) in own for params in decayed for one in params):
+        warnings.warn(
+            "the optimizer's weight decay shrinks A and B, which hold a part of the pretrained weight: make it of "
+            "rosa.parameter_groups(model), or without decay",
+            stacklevel=3,
+        )
+
+
 class Resampler:
     """Resamples after the epochs or steps that the method's settings name.
 
@@ -148,6 +161,8 @@ class Resampler:
                 f"the settings are those of {config.method}, the model has {', '.join(found) or 'no'} adapters"
             )
         _check_holds(optimizer, model)
+        if optimizer is not None:
+            _warn_of_decay(optimizer, model)
         self.model = model
         self.optimizer = optimizer
         self.optimizer_state: str | float = getattr(config, "optimizer_state", "reset")

@@ -264,6 +264,15 @@ def test_a_call_that_does_not_serve_the_level_is_a_warning(level: Any) -> None:
             assert not resampler.after_step(2, total_steps=2)
 
 
+def test_a_decay_of_pretrained_directions_is_a_warning() -> None:
+    model = adapt("gpt2", rosa.RosaConfig(rank=2))
+    with pytest.warns(UserWarning, match=r"weight decay shrinks A and B.* rosa\.parameter_groups"):
+        rosa.Resampler(model, make_optimizer(model))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        rosa.Resampler(model, torch.optim.AdamW(rosa.parameter_groups(model)))
+
+
 @pytest.mark.parametrize("level", ["epoch", "step"])
 def test_a_loop_that_makes_both_calls_is_warned_of_nothing(level: Any) -> None:
     model = adapt("gpt2", rosa.RosaConfig(rank=2, level=level))
