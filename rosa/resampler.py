@@ -142,6 +142,7 @@ class Resampler:
     Attributes:
         number: that of the present subspace: of the resamples so far, those of an adapter that was loaded included.
         step: the optimizer steps so far, as given to ``after_step`` or ``rewarmed``.
+        last_step: the last step that ``after_step`` was told, and ``number`` after it; a repeat is known by both.
         resampled_at: ``step`` at the last resample, for ``rewarm_steps``.
         seconds: the duration of the last one.
         rounding_lost: the result of the last one, see ``resample``.
@@ -171,7 +172,7 @@ class Resampler:
         self.rewarm_steps: int = getattr(config, "rewarm_steps", 0)
         self.number = subspace_number(adapter_layers(model).values())
         self.step = self.resampled_at = 0
-        self._stepped = 0  # the last step of ``after_step``
+        self.last_step = 0, self.number
         self._entered = False  # ``rewarmed``, since the last resample or ``load_state_dict``
         self._counts_epochs = False  # whether ``after_epoch`` was called
         self.seconds = 0.0
@@ -182,15 +183,18 @@ class Resampler:
 
         Called again with the same step, as after each micro-batch, it does nothing.
         """
-        repeated, self._stepped, self.step = step == self._stepped, step, step
+        self.step = step
+        if self.last_step == (step, self.number):
+            return False
         if self.level == "epoch" and step == total_steps and self.number == 0 and not self._counts_epochs:
             warnings.warn(
                 "this training never resampled: level='epoch' does so in resampler.after_epoch(epoch, epochs), after "
                 "each epoch but the last. In a single epoch, adapt the model with level='step', every=STEPS",
                 stacklevel=2,
             )
-        is_due = self.level == "step" and step % self.every == 0 and 0 < step < total_steps
-        return self._resample(is_due and not repeated)
+        is_due = self._resample(self.level == "step" and step % self.every == 0 and 0 < step < total_steps)
+        self.last_step = step, self.number
+        return is_due
 
     def after_epoch(self, epoch: int, epochs: int) -> bool:
         """Resample if due after epoch ``epoch`` (from 1) of ``epochs``, never after the last; True if it did.

@@ -116,6 +116,17 @@ def test_a_step_counts_once(by_peft: bool) -> None:
     assert calls == [False, False, False, True, False, False] * 2 + [False] * 3
 
 
+def test_a_step_counts_again_after_an_earlier_state_was_loaded() -> None:
+    model = rosa.inject(make_model("gpt2"), rosa.RosaConfig(rank=3, level="step", every=2))
+    resampler = rosa.Resampler(model, None)
+    resampler.after_step(1, 9)
+    states = copy.deepcopy((model.state_dict(), resampler.state_dict()))
+    assert resampler.after_step(2, 9)
+    model.load_state_dict(states[0])
+    resampler.load_state_dict(states[1])
+    assert resampler.after_step(2, 9) and resampler.number == 1
+
+
 def test_the_schedule_is_that_of_the_present_settings() -> None:
     """A loaded adapter whose schedule is set in ``peft_config`` resampled by the one of its file."""
     model = adapt_by_peft()

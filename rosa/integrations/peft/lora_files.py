@@ -92,8 +92,7 @@ def to_peft_lora(
     weights that training has written are dropped. With a base in 16 bits these may be a part of what was learned, which
     cannot be told from noise: a warning says so if it is more than 1 %. ``rank`` or ``keep`` cut the pair further, to
     the best approximation of its rank (Eckart and Young 1936). Linear and Conv1D layers that are not adapted and differ
-    from ``base`` get a pair too.
-    Modules of ``modules_to_save`` are written whole.
+    from ``base`` get a pair too. Modules of ``modules_to_save`` are written whole.
 
     Trained biases become the biases of PEFT's B (``lora_bias``). PEFT cannot merge those if only some of the layers
     have a bias. Then the file holds the trained biases themselves (``bias="lora_only"``), which PEFT loads into the

@@ -25,6 +25,7 @@ from utils.runs import Run, finite, recorded_digests
 from utils.runs.run import BASE, DATA
 from utils.slurm.ledger import noted_runs
 from utils.slurm.sweep.quoting import override_word
+from utils.text import as_typed
 
 SEARCHED = "output.search"  # the key that marks the runs of a search
 DIGITS = 3  # significant digits of added values
@@ -226,7 +227,7 @@ def incomparable(folder: Path, jobs: Iterable[str], keys: Collection[str]) -> st
                 if (key, part) != (DATA, "test"):  # which no trial reads
                     runs.setdefault(what.format(part), {}).setdefault(str(digest), []).append(run.path.name)
         for key, value in _settings(run, record, keys).items():
-            runs.setdefault(key, {}).setdefault(str(value), []).append(run.path.name)
+            runs.setdefault(key, {}).setdefault(as_typed(value), []).append(run.path.name)
     for what, by_value in runs.items():
         if len(by_value) > 1:
             sides = "; then ".join(", ".join(names) for names in by_value.values())
