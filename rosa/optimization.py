@@ -34,11 +34,7 @@ def parameter_groups(model: nn.Module, **defaults: Any) -> list[dict[str, Any]]:
     Raises:
         AdapterError: a layer asks for a multiple of the learning rate, and ``lr`` is not given.
     """
-    wanted = {
-        id(parameter): layer.optimizer_options(name)
-        for layer in adapter_layers(model).values()
-        for name, parameter in layer.adapter_parameters().items()
-    }
+    wanted = _wanted(model)
     groups: dict[tuple[Any, ...], dict[str, Any]] = {}
     for parameter in model.parameters():
         if parameter.requires_grad:
@@ -46,6 +42,24 @@ def parameter_groups(model: nn.Module, **defaults: Any) -> list[dict[str, Any]]:
             own = {key: value for key, value in own.items() if defaults.get(key) != value}
             groups.setdefault(tuple(sorted(own.items())), {"params": [], **own})["params"].append(parameter)
     return sorted(groups.values(), key=lambda group: "lr" in group)
+
+
+def decays_what_must_not(optimizer: Any, model: nn.Module) -> bool:
+    """Whether the optimizer has weight decay for a parameter whose layer asks for none."""
+    wanted = _wanted(model)
+    decayed = (
+        parameter for group in optimizer.param_groups if group.get("weight_decay") for parameter in group["params"]
+    )
+    return any(wanted.get(id(parameter), {}).get("weight_decay") == 0 for parameter in decayed)
+
+
+def _wanted(model: nn.Module) -> dict[int, dict[str, float]]:
+    """What the layers ask of an optimizer, by the id of the parameter."""
+    return {
+        id(parameter): layer.optimizer_options(name)
+        for layer in adapter_layers(model).values()
+        for name, parameter in layer.adapter_parameters().items()
+    }
 
 
 def held_by(optimizer: Any) -> set[int]:

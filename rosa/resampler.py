@@ -23,7 +23,7 @@ from torch import nn
 from rosa.errors import AdapterError
 from rosa.injection import adapter_layers
 from rosa.layer_state import check_in_memory
-from rosa.optimization import STATE_CHANGES, change_state, check_state, held_by
+from rosa.optimization import STATE_CHANGES, change_state, check_state, decays_what_must_not, held_by
 from rosa.resampling import SubspaceLayer, resample_layers, subspace_number
 from rosa.sharding import reshard
 
@@ -109,19 +109,6 @@ def _check_holds(optimizer: Any | None, model: nn.Module) -> None:
         )
 
 
-def _warn_of_decay(optimizer: Any, model: nn.Module) -> None:
-    layers = adapter_layers(model).values()
-    pairs = ((layer, name, one) for layer in layers for name, one in layer.adapter_parameters().items())
-    own = {id(one) for layer, name, one in pairs if layer.optimizer_options(name).get("weight_decay") == 0}
-    decayed = (group["params"] for group in optimizer.param_groups if group.get("weight_decay"))
-    if any(id(one) in own for params in decayed for one in params):
-        warnings.warn(
-            "the optimizer's weight decay shrinks A and B, which hold a part of the pretrained weight: make it of "
-            "rosa.parameter_groups(model), or without decay",
-            stacklevel=3,
-        )
-
-
 class Resampler:
     """Resamples after the epochs or steps that the method's settings name.
 
@@ -162,8 +149,12 @@ class Resampler:
                 f"the settings are those of {config.method}, the model has {', '.join(found) or 'no'} adapters"
             )
         _check_holds(optimizer, model)
-        if optimizer is not None:
-            _warn_of_decay(optimizer, model)
+        if optimizer is not None and decays_what_must_not(optimizer, model):
+            warnings.warn(
+                "the optimizer's weight decay shrinks A and B, which hold a part of the pretrained weight: make it of "
+                "rosa.parameter_groups(model), or without decay",
+                stacklevel=2,
+            )
         self.model = model
         self.optimizer = optimizer
         self.optimizer_state: str | float = getattr(config, "optimizer_state", "reset")
@@ -192,9 +183,9 @@ class Resampler:
                 "each epoch but the last. In a single epoch, adapt the model with level='step', every=STEPS",
                 stacklevel=2,
             )
-        is_due = self._resample(self.level == "step" and step % self.every == 0 and 0 < step < total_steps)
+        has_resampled = self._resample(self.level == "step" and step % self.every == 0 and 0 < step < total_steps)
         self.last_step = step, self.number
-        return is_due
+        return has_resampled
 
     def after_epoch(self, epoch: int, epochs: int) -> bool:
         """Resample if due after epoch ``epoch`` (from 1) of ``epochs``, never after the last; True if it did.

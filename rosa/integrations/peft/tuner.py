@@ -46,7 +46,6 @@ class RosaModel(BaseTuner):  # type: ignore[misc]  # peft is not type-checked he
 
     _optimizer: weakref.ref[Any] | None = None
     _warned: tuple[str, ...] = ()
-    _stepped = False  # whether ``update_and_allocate`` was ever called
     _last_steps: dict[str, tuple[int, int]] = {}  # noqa: RUF012  # ``Resampler.last_step`` of each adapter
     _owners: Counter[int]
 
@@ -90,7 +89,7 @@ class RosaModel(BaseTuner):  # type: ignore[misc]  # peft is not type-checked he
                 "update_and_allocate does nothing with level='epoch': call model.base_model.after_epoch(epoch) after "
                 "each epoch, or adapt the model with RosaConfig(level='step', every=...)"
             )
-        self._stepped, last = True, global_step + 1 if total_steps is None else total_steps
+        last = global_step + 1 if total_steps is None else total_steps
         return self._resample("step", lambda resampler: resampler.after_step(global_step, last), optimizer)
 
     def after_epoch(self, epoch: int, epochs: int | None = None, optimizer: Any = None) -> bool:
@@ -101,7 +100,7 @@ class RosaModel(BaseTuner):  # type: ignore[misc]  # peft is not type-checked he
             epochs: those of the training; there is no resample after the last one.
             optimizer: see ``bind_optimizer``; None: the one that was bound.
         """
-        if "step" in self.levels and not self._stepped:
+        if "step" in self.levels and not any(step for step, _ in self._last_steps.values()):
             self._warn_once(
                 "after_epoch does nothing with level='step': call model.base_model.update_and_allocate(step) instead"
             )
@@ -123,10 +122,10 @@ class RosaModel(BaseTuner):  # type: ignore[misc]  # peft is not type-checked he
                 bound = self._optimizer_of(adapters)
                 resampler = Resampler(nn.ModuleList(adapters), bound, config.settings(config.r, config.bias))
                 resampler.last_step = self._last_steps.get(name, resampler.last_step)
-                is_due = if_due(resampler)
+                resampled = if_due(resampler)
                 self._last_steps = {**self._last_steps, name: resampler.last_step}
-                has_resampled |= is_due
-                if is_due and bound is None and resampler.optimizer_state != "keep":
+                has_resampled |= resampled
+                if resampled and bound is None and resampler.optimizer_state != "keep":
                     self._warn_once(
                         f"a resample without the optimizer of adapter {name!r}: its moments of the subspace before "
                         "stay. Call model.base_model.bind_optimizer(optimizer) once, or set optimizer_state='keep'"
