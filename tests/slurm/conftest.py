@@ -52,6 +52,8 @@ loss = 1 + math.log(lr / best) ** 2
 record = {"status": status, "best": {"loss": loss}, "diverged": diverged, "started": time.time()}
 if Path("data").exists():
     record["data_sha256"] = {"train": Path("data").read_text(), "test": str(time.time())}
+if Path("precision").exists():
+    record["hardware"] = {"precision": Path("precision").read_text()}
 if Path("settings").exists():
     (run / "config.yaml").write_text(f"lr: {lr}\\noutput: {{path: {time.time()}}}\\n" + Path("settings").read_text())
 (run / "run.json").write_text(json.dumps(record))

@@ -144,12 +144,14 @@ def test_jobs_that_the_file_repeats_are_shown_and_cancelled_all_the_same(repeati
     [
         ("data", "old", "new", "the train data"),
         ("settings", "train: {epochs: 1}", "train: {epochs: 4}", "train.epochs"),  # configs/local was edited
+        ("precision", "fp32", "bf16", "train.precision"),  # auto, on GPUs of two kinds
     ],
 )
 def test_trials_of_other_data_or_settings_are_not_compared(
     trainer: Path, run: Run, file: str, old: str, new: str, what: str
 ) -> None:
     """They were replaced while the search went on: the runs are named, and their removal is the way out."""
+    (trainer / "settings").write_text("train: {epochs: 1}")
     (trainer / file).write_text(old)
     (trainer / "break").touch()
     assert run("--local", "2").code == 2
@@ -161,7 +163,8 @@ def test_trials_of_other_data_or_settings_are_not_compared(
     words = f"find: method=lora: its trials cannot be compared, since {what} changed: "
     line = next(line for line in done.out.splitlines() if words in line)
     assert "method=lora-lr=0.003" in line.partition("; then ")[0] and "lr=0.001" in line.partition("; then ")[2]
-    assert "give another output.path, or remove the folders of the old trials" in line.lower()
+    fresh = "set train.precision" if what == "train.precision" else "give another output.path"
+    assert f"Either {fresh}, or remove the folders of the old trials" in line
     assert words in run("-s").out and run("--local").code == 2
     for folder in first:
         shutil.rmtree(folder)

@@ -27,6 +27,7 @@ from utils.slurm.ledger import noted_runs
 from utils.slurm.sweep.quoting import override_word
 from utils.text import as_typed
 
+PRECISION = "train.precision"
 SEARCHED = "output.search"  # the key that marks the runs of a search
 DIGITS = 3  # significant digits of added values
 _ROUNDING = 1.01  # two values that were rounded to three digits have a ratio that is at most so much too large
@@ -231,9 +232,10 @@ def incomparable(folder: Path, jobs: Iterable[str], keys: Collection[str]) -> st
     for what, by_value in runs.items():
         if len(by_value) > 1:
             sides = "; then ".join(", ".join(names) for names in by_value.values())
+            fresh = "set train.precision" if what == PRECISION else "give another output.path"
             return (
-                f"its trials cannot be compared, since {what} changed: {sides}. Give "
-                "another output.path, or remove the folders of the old trials and call with --retry"
+                f"its trials cannot be compared, since {what} changed: {sides}. Either {fresh}, "
+                "or remove the folders of the old trials and call with --retry"
             )
     return ""
 
@@ -248,7 +250,10 @@ def _settings(run: Run, record: dict[str, Any], keys: Collection[str]) -> dict[s
     settings = _config(run.config_file, written)
     if not searched <= settings.keys():
         return {}
-    kept = settings_of(Result(run, record, settings, {}, {}, ()))
+    result = Result(run, record, settings, {}, {}, ())
+    kept = settings_of(result)
+    if result.precision:  # in which it computed: auto depends on the machine
+        kept[PRECISION] = result.precision
     return {key: value for key, value in kept.items() if key not in searched}
 
 
