@@ -40,6 +40,7 @@ def test_without_a_gap_or_with_one_seed_nothing_is_claimed() -> None:
     low, high = [1.0, 1.1], [2.0, 2.1]
     assert share_of_gap(low, low, high) == (None, None)
     assert share_of_gap(high[:1], low[:1], low[:1]) == (1.0, None)
+    assert share_of_gap([0.5002] * 2, [0.52] * 2, [0.5] * 2) == (None, None)  # a gap of nothing, not −9900 %
     assert share_of_gap([2.0, 1.0], low, [1.0, 1.5]) == (pytest.approx(0.45 / 0.25), None)
 
 
@@ -196,6 +197,14 @@ def test_two_bases_of_one_name_are_two_models(tmp_path: Path) -> None:
     compile_results([tmp_path], sort="val_loss")
     bold = [row["method"] for row in markdown_rows(tmp_path) if "**" in row["val loss"]]
     assert bold == ["BitFit", "full fine-tuning"], "each model has its best"
+
+
+def test_one_base_by_two_names_of_its_folder_is_one_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    for method, name in (("lora", "~/base"), ("rosa", "/home/me/base"), ("none", "/home/me/./base")):
+        write_run(tmp_path, method=method, rank=4, loss=LOSSES[method][0], model="base", config={"model.name": name})
+    compile_results([tmp_path])
+    assert row_of(csv_of(tmp_path), method="rosa").gap_closed == pytest.approx(0.4)
 
 
 def test_a_lora_with_the_same_biases_is_preferred(tmp_path: Path) -> None:

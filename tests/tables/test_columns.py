@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 
 from tests.records import csv_of, latex_rows, markdown_rows, row_of, write_run
+from utils.results.read import Result
+from utils.runs import Run
 from utils.tables import compile_results
 
 
@@ -57,11 +59,52 @@ def test_times_on_different_hardware_have_no_best(tmp_path: Path) -> None:
     write_run(tmp_path, method="lora")
     write_run(tmp_path, seed=7)
     compile_results([tmp_path])
-    assert [row["train (s)"] for row in markdown_rows(tmp_path)] == ["**600**", "607"]
+    assert [row["train (s)"] for row in markdown_rows(tmp_path)] == ["**600**", "615"]  # with resamples
     write_run(tmp_path, seed=8, record={"hardware": {"name": "H100", "processes": 2, "precision": "fp32"}})
     compile_results([tmp_path])
-    assert [row["train (s)"] for row in markdown_rows(tmp_path)] == ["600", "608 ± 1"]
+    assert [row["train (s)"] for row in markdown_rows(tmp_path)] == ["600", "616 ± 1"]
     assert "H100 × 2, fp32" in (tmp_path / "e2e_nlg" / "results.md").read_text(encoding="utf-8")
+
+
+def test_times_are_those_of_every_start(tmp_path: Path) -> None:
+    """A run that was requeued to a faster node is not the fastest on it."""
+    slow, fast = ({"device": "cuda", "name": name, "precision": "fp16"} for name in ("V100", "A100"))
+    starts = {"hardware": fast, "starts": [{"hardware": slow}, {"hardware": fast}, {"hardware": fast}, {}, None]}
+    write_run(tmp_path, method="rosa", record=starts)
+    write_run(tmp_path, method="lora", record={"hardware": fast})
+    compile_results([tmp_path])
+    page = (tmp_path / "e2e_nlg" / "results.md").read_text(encoding="utf-8")
+    assert "not comparable): A100, fp16; V100, fp16 and A100, fp16." in page
+    assert "**" not in "".join(row["train (s)"] for row in markdown_rows(tmp_path))
+    cores = [{"hardware": {"device": "cpu", "name": "a CPU", "cores": count}} for count in (2, 64)]
+    assert [Result(Run(tmp_path), one, {}, {}, {}, ()).hardware for one in cores] == [
+        "a CPU of 2 cores",
+        "a CPU of 64 cores",
+    ]
+
+
+def test_speed_is_that_of_training_with_its_resamples(tmp_path: Path) -> None:
+    for method in ("lora", "rosa"):
+        write_run(tmp_path, method=method)
+    compile_results([tmp_path])
+    lora, rosa = (row_of(csv_of(tmp_path), method=method) for method in ("lora", "rosa"))
+    assert (lora.train_seconds_mean, lora.samples_per_second_mean) == (600.0, 350.0)
+    assert (rosa.train_seconds_mean, rosa.resample_seconds_mean) == (608.0, 8.0)
+    assert rosa.samples_per_second_mean == pytest.approx(350.0 * 600 / 608)
+    assert rosa.tokens_per_second_mean == pytest.approx(21_000.0 * 600 / 608)
+
+
+def test_differences_are_over_the_seeds_that_both_rows_have(tmp_path: Path) -> None:
+    """LoRA loses .3 on the seed of both, and .4 against a mean of other seeds."""
+    for seed, bleu in enumerate((0.5, 0.4, 0.3)):
+        write_run(tmp_path, method="lora", seed=seed, scores={"BLEU": bleu})
+    write_run(tmp_path, method="none", scores={"BLEU": 0.8})
+    write_run(tmp_path, method="none", epochs=0, scores={"BLEU": 0.1})
+    compile_results([tmp_path])
+    assert row_of(csv_of(tmp_path), method="lora").BLEU_delta == pytest.approx(-0.3)
+    assert "| −0.3000 (1) |" in (tmp_path / "e2e_nlg" / "results.md").read_text(encoding="utf-8")
+    compile_results([tmp_path], baseline="untrained")
+    assert row_of(csv_of(tmp_path), method="lora").BLEU_delta == pytest.approx(0.3), "the same for every seed"
 
 
 def test_differences_to_full_fine_tuning_and_to_equal_rank(tmp_path: Path) -> None:

@@ -49,28 +49,29 @@ def draw(data: PlotData) -> Figure:
 def _draw_bar(axis: Axes, y: int, row: Row, key: str, scale: float, methods: list[str]) -> float:
     """Draw a bar with its deviation and value, and return its end.
 
-    A hatched bar after that of training is the time of resampling, which the training time does not include.
+    The hatched end of a bar of training is the time of resampling.
     """
     statistic = row.statistics.get(key)
     if statistic is None:
         axis.text(0, y, " not recorded", va="center", fontsize=6)
         return 0.0
     colour = method_style(methods, row.first.method)[0]
-    length, deviation = statistic.mean / scale, (statistic.std or 0.0) / scale
+    whole, deviation = statistic.mean / scale, (statistic.std or 0.0) / scale
     resampling = _resampling(row) / scale if key == _TIME else 0.0
+    length = whole - resampling
     axis.barh(y, length, height=0.7, color=blend(colour, 0.55), edgecolor=colour, linewidth=0.8)
     if resampling:
         axis.barh(y, resampling, left=length, height=0.7, zorder=0.9, **_HATCHED)
     if statistic.std is not None:
-        axis.errorbar(length, y, xerr=deviation, fmt="none", ecolor="black", elinewidth=0.9, capsize=2.5)
-    end = length + max(resampling, deviation)
+        axis.errorbar(whole, y, xerr=deviation, fmt="none", ecolor="black", elinewidth=0.9, capsize=2.5)
+    end = whole + deviation
     text = f"{length:#.3g}".rstrip(".") + (f" + {resampling:.2g}" if resampling else "")
     axis.annotate(text, (end, y), (3, 0), textcoords="offset points", va="center", fontsize=6)
     return end
 
 
 def _resampling(row: Row) -> float:
-    """Seconds of resampling, 0 if they are not visible beside the training time."""
+    """Seconds of resampling, 0 if they are not visible in the training time."""
     training, resampling = row.statistics.get(_TIME), row.statistics.get(_RESAMPLE)
     return resampling.mean if training and resampling and resampling.mean > _VISIBLE * training.mean else 0.0
 

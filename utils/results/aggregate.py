@@ -87,19 +87,29 @@ class Row:
         return {seed: value for seed, value in values.items() if value is not None}
 
     def delta(self, column: Column) -> float | None:
-        """This row's mean minus the baseline's, over the seeds of both if each seed has items of its own.
+        """This row's mean minus the baseline's; None if one of them is missing or this row is the baseline.
 
-        None if one of them is missing or this row is the baseline.
+        See ``compared_seeds`` for the seeds that the means are of.
         """
         if self.baseline is None or self.baseline is self:
             return None
         pair = [self.statistics.get(column.key), self.baseline.statistics.get(column.key)]
-        if self.drawn(column) or self.baseline.drawn(column):
-            values = [self.by_seed(column), self.baseline.by_seed(column)]
-            seeds = sorted(set.intersection(*map(set, values)))
-            pair = [Statistic.of([of_row[seed] for seed in seeds]) for of_row in values]
+        seeds = self.compared_seeds(column)
+        if seeds or self.drawn(column) or self.baseline.drawn(column):
+            pair = [Statistic.of([row.by_seed(column)[seed] for seed in seeds]) for row in (self, self.baseline)]
         mine, theirs = pair
         return None if mine is None or theirs is None else mine.mean - theirs.mean
+
+    def compared_seeds(self, column: Column) -> list[str]:
+        """The seeds that both this row and the baseline have: a difference is over these.
+
+        Without one it is of the rows' means, if all seeds have the same items; so it is to the untrained model, which
+        is the same for every seed.
+        """
+        rows = [row for row in (self, self.baseline) if row is not None]
+        if any(row.first.method == UNTRAINED and not row.drawn(column) for row in rows):
+            return []
+        return sorted(set.intersection(*(set(row.by_seed(column)) for row in rows)))
 
     def sort_key(self) -> tuple[Any, ...]:
         """Orders rows by model, method, trainable parameters and rank."""

@@ -98,6 +98,23 @@ def stored_bits(result: Result) -> float | None:
     return max(0.0, samples * bits - loss * tokens / math.log(2))
 
 
+def training_seconds(result: Result) -> float | None:
+    """The time of training with that of its resamples, which records have apart."""
+    seconds = result.number("timings", "train_seconds")
+    return None if seconds is None else seconds + (result.number("timings", "resample_seconds") or 0)
+
+
+def _speed(key: str) -> Callable[[Result], float | None]:
+    """What a record has per second of training alone, per second of ``training_seconds``."""
+
+    def value(result: Result) -> float | None:
+        alone, speed = result.number("timings", "train_seconds"), result.number("timings", key)
+        seconds = training_seconds(result)
+        return speed if speed is None or not alone or not seconds else speed * alone / seconds
+
+    return value
+
+
 _STORED = Column(
     "stored_bits", "bits stored", HIGHER, 0, stored_bits,
     note="Bits stored: the information in the validation targets minus the loss on them, summed over pairs.",
@@ -111,11 +128,19 @@ _LOSSES: tuple[Column, ...] = (
     *_loss_columns("bits_per_char", "test bits/char", LOWER, 4, "evaluation")[1:],
 )
 _TIMINGS: tuple[Column, ...] = (
-    Column("train_seconds", "train (s)", LOWER, None, _record("timings", "train_seconds"), timing=True),
+    Column("train_seconds", "train (s)", LOWER, None, training_seconds, timing=True),
     Column("validation_seconds", "val (s)", LOWER, None, _record("timings", "validation_seconds"), timing=True),
-    Column("resample_seconds", "resample (s)", LOWER, None, _record("timings", "resample_seconds"), timing=True),
-    Column("samples_per_second", "samples/s", HIGHER, None, _record("timings", "samples_per_second"), timing=True),
-    Column("tokens_per_second", "tokens/s", HIGHER, None, _record("timings", "tokens_per_second"), timing=True),
+    Column(
+        "resample_seconds",
+        "resample (s)",
+        LOWER,
+        None,
+        _record("timings", "resample_seconds"),
+        timing=True,
+        note="The time of training includes that of resamples.",
+    ),
+    Column("samples_per_second", "samples/s", HIGHER, None, _speed("samples_per_second"), timing=True),
+    Column("tokens_per_second", "tokens/s", HIGHER, None, _speed("tokens_per_second"), timing=True),
     Column("peak_memory_mib", "memory (MiB)", LOWER, None, _record("timings", "peak_memory_mib"), timing=True),
 )
 _COST = ("train_seconds", "samples_per_second", "peak_memory_mib")

@@ -14,6 +14,7 @@ from utils.text import as_typed
 REFERENCE = "lora"
 VARIANTS = ("fnmodel.lora.scale", "fnmodel.lora.lr_ratio_b")  # off their defaults: rsLoRA, LoRA+, methods to compare
 EQUAL = 0.01  # numbers of trainable parameters count as equal up to this share
+LEAST_GAP = 1e-3  # nats per token: below it LoRA has learned all that full training has
 SAMPLES = 10_000
 QUANTILES = (0.025, 0.975)  # bounds of a 95 % interval
 FEW_SEEDS = 3  # of so few, more than 2.5 % of the resamples draw one seed alone, so that single seeds are the bounds
@@ -26,7 +27,7 @@ class Closed:
     Attributes:
         row: the method's row, ``lora`` that of LoRA with the same rank, ``ceiling`` that of full training.
         seeds: how many seeds the three have in common; their means over these count.
-        share: None if LoRA is not above the ceiling, so that there is no gap.
+        share: None if LoRA is not above the ceiling by ``LEAST_GAP``, so that there is no gap.
         interval: 95 % percentile interval over resampled seeds; None for one seed, or if some resamples have no gap.
     """
 
@@ -123,7 +124,7 @@ def share_of_gap(
     import numpy as np  # only for a table that has a gap: a command that prints its help must start fast
 
     closed, gaps = np.subtract(lora, method), np.subtract(lora, ceiling)
-    if gaps.mean() <= 0:
+    if gaps.mean() < LEAST_GAP:
         return None, None
     share = float(closed.mean() / gaps.mean())
     drawn = np.random.default_rng(0).integers(len(gaps), size=(SAMPLES, len(gaps)))

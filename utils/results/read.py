@@ -71,7 +71,7 @@ class Result:
     def base(self) -> str | None:
         """The absolute folder of a local model, which tells models of one name apart. None for the hub's."""
         name = printable_line(self.settings.get("model.name") or "")
-        return os.path.abspath(name) if name.startswith(FOLDER) else None
+        return os.path.abspath(os.path.expanduser(name)) if name.startswith(FOLDER) else None
 
     @property
     def data(self) -> dict[str, str]:
@@ -127,9 +127,13 @@ class Result:
 
     @property
     def hardware(self) -> str:
-        name = printable_line(self._hardware.get("name") or self._hardware.get("device") or "unknown")
-        processes = self._hardware.get("processes") or 1
-        return name + (f" × {processes}" if processes != 1 else "") + (f", {self.precision}" if self.precision else "")
+        """Of each start that had another, since the times are the sum over all of them."""
+        starts = self.record.get("starts")
+        found = [
+            start.get("hardware") for start in (starts if isinstance(starts, list) else []) if isinstance(start, dict)
+        ]
+        named = dict.fromkeys(_hardware_name(parts) for parts in found if isinstance(parts, dict))
+        return " and ".join(named) or _hardware_name(self._hardware)
 
     @property
     def _hardware(self) -> dict[str, Any]:
@@ -142,6 +146,14 @@ class Result:
         for key in keys:
             value = value.get(key) if isinstance(value, dict) else None
         return finite(value)
+
+
+def _hardware_name(parts: dict[str, Any]) -> str:
+    name = printable_line(parts.get("name") or parts.get("device") or "unknown")
+    if parts.get("device") == "cpu" and parts.get("cores"):
+        name += f" of {printable_line(parts['cores'])} cores"
+    processes, precision = parts.get("processes") or 1, printable_line(parts.get("precision") or "")
+    return name + (f" × {processes}" if processes != 1 else "") + (f", {precision}" if precision else "")
 
 
 def decoding_of(evaluation: dict[str, Any]) -> dict[str, Any]:

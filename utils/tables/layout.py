@@ -199,8 +199,7 @@ def _delta_grids(table: Table, columns: list[Column], baseline: str, scope: Scop
         return []
     header, cells = _leading_columns(table)
     for row, line in zip(table.rows, cells, strict=True):
-        deltas = [(column, row.delta(column)) for column in usable]
-        line += [Cell("") if d is None else Cell(column.text(d, "+"), number=True) for column, d in deltas]
+        line += [_delta_cell(row, column) for column in usable]
     kept = [i for i, row in enumerate(table.rows) if row.baseline is not row and row.baseline is not None]
     rows = [table.rows[i] for i in kept]
     ranked = any(row.baseline is not None and row.baseline.first.rank is not None for row in rows)
@@ -208,6 +207,13 @@ def _delta_grids(table: Table, columns: list[Column], baseline: str, scope: Scop
     measured = len(header)
     header += [Cell(f"Δ {column.heading}") for column in usable]
     return [Grid(title, header, [cells[i] for i in kept], _model_starts(rows), measured, name="delta")]
+
+
+def _delta_cell(row: Row, column: Column) -> Cell:
+    delta, seeds = row.delta(column), len(row.compared_seeds(column))
+    if delta is None:
+        return Cell("")
+    return Cell(column.text(delta, "+"), n=seeds if 0 < seeds < len(row.results) else None, number=True)
 
 
 def _gap_grid(table: Table) -> Grid:
