@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import statistics
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -12,7 +13,7 @@ from utils.config.fnmodel import fnmodel_type
 from utils.errors import UserError
 from utils.io.files import read_object
 from utils.results.aggregate import DECODING, RATE, settings_of
-from utils.results.columns import stored_bits
+from utils.results.columns import stored_bits, training_seconds
 from utils.results.methods import method_label, method_order
 from utils.results.read import Result
 from utils.text import as_typed
@@ -66,8 +67,7 @@ class Measured:
             loss=loss,
             bits=stored_bits(result),
             parameters=int(result.number("parameters", "trainable") or 0),
-            resampling=(result.number("timings", "resample_seconds") or 0)
-            / (result.number("timings", "train_seconds") or float("inf")),
+            resampling=(result.number("timings", "resample_seconds") or 0) / (training_seconds(result) or math.inf),
             memory=result.number("timings", "peak_memory_mib"),
             study=_content(result, "study.json"),
             kept=_content(result, "draws.json").get("kept", []),
