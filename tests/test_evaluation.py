@@ -13,6 +13,7 @@ import torch
 import rosa
 import utils.evaluation as evaluation_module
 from tests.conftest import write_csv
+from utils.data import get_source
 from utils.data.e2e import E2E
 from utils.errors import UserError
 from utils.evaluation import Options, evaluate_run, evaluate_runs, group_by_source
@@ -60,6 +61,19 @@ def test_the_validation_split_has_the_loss_that_training_recorded(roots: list[st
     for run in find_runs(roots):
         assert run.evaluation("validation")["loss"] == pytest.approx(run.record()["best"]["loss"], abs=1e-5)
         assert run.evaluation("test") is None
+
+
+def test_targets_that_the_decoding_cannot_reach_are_counted(train: Any, caplog: pytest.LogCaptureFixture) -> None:
+    run = train("dataset.name=phone_book", "dataset.path=null", "dataset.size=30", "train.epochs=0")
+    tokenizer = load_tokenizer("tiny")
+    tokens = [tokenizer.tokenize(e.prompt + e.target) for e in get_source("phone_book", 30).load("test", None, None)]
+    lost = sum(len(set(one)) < len(one) for one in tokens)
+    assert 0 < lost < 30
+    evaluate_run(run, dataclasses.replace(FAST, decoding=Decoding(num_beams=1, no_repeat_ngram_size=1)))
+    assert f"{lost} of 30 targets repeat 1 tokens: --no-repeat-ngram-size 0 allows them" in caplog.text
+    caplog.clear()
+    evaluate_run(run, dataclasses.replace(FAST, decoding=Decoding(num_beams=1, no_repeat_ngram_size=0)))
+    assert "targets repeat" not in caplog.text
 
 
 def test_a_trial_of_a_search_is_evaluated_on_request_only(train: Any) -> None:

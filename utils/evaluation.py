@@ -231,7 +231,7 @@ def _measure(
     run: Run, config: Config, groups: list[list[Example]], options: Options, check: Callable[[], None]
 ) -> dict[str, Any]:
     """Compute the losses of the run's best checkpoint, and write its predictions and their references."""
-    from utils.generation.prompts import shorten
+    from utils.generation.prompts import out_of_reach, shorten
     from utils.models.loading import max_positions
     from utils.models.losses import model_losses
     from utils.processes.devices import autocast
@@ -256,6 +256,9 @@ def _measure(
         cut = sum(prompt != group[0].prompt for prompt, group in zip(prompts, chosen, strict=True))
         if cut:
             log.warning("%d of %d questions are cut at the beginning to fit the model", cut, len(chosen))
+    size = options.decoding.no_repeat_ngram_size
+    if "exact_match" in source.metrics and (lost := out_of_reach([group[0] for group in chosen], tokenizer, size)):
+        log.warning("%d of %d targets repeat %d tokens: --no-repeat-ngram-size 0 allows them", lost, len(chosen), size)
     with autocast(model.device, precision):
         losses = model_losses(model, encoded, tokenizer.pad_token_id, options.batch(), check)
         texts = generate(model, tokenizer, prompts, options.decoding, options.batch(), bar=True, check=check)

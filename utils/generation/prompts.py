@@ -1,10 +1,11 @@
-"""Shorten prompts so that they leave room for the text after them."""
+"""Shorten prompts so that they leave room for the text after them, and tell targets that decoding cannot reach."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
+from utils.data import Example
 from utils.tokens.encoding import first_ids, prompt_ids
 
 
@@ -20,6 +21,17 @@ def shorten(prompts: Sequence[str], tokenizer: Any, room: int) -> list[str]:
         prompt if len(ids) <= room else _end_of(prompt, tokenizer, own)
         for prompt, ids in zip(prompts, prompt_ids(prompts, tokenizer), strict=True)
     ]
+
+
+def out_of_reach(examples: Sequence[Example], tokenizer: Any, size: int) -> int:
+    """How many targets have, with their prompt, a sequence of ``size`` tokens twice: with ``no_repeat_ngram_size`` no
+    model generates them.
+    """
+    if not size:
+        return 0
+    every = tokenizer([example.prompt + example.target for example in examples], verbose=False)["input_ids"]
+    sequences = ([tuple(ids[i : i + size]) for i in range(len(ids) - size + 1)] for ids in every)
+    return sum(len(set(found)) < len(found) for found in sequences)
 
 
 def _end_of(prompt: str, tokenizer: Any, room: int) -> str:
