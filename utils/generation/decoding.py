@@ -44,9 +44,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         text = f"{option.metadata['help']} (default: {option.default})"
         parser.add_argument(flag(option.name), type=type(option.default), default=option.default, help=text)
     parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="(default: auto)")
-    parser.add_argument(
-        "--precision", choices=("auto", "fp32", "bf16", "fp16"), default="auto", help="auto: as for train.py"
-    )
+    text = "auto: what this machine is fast in, as for train.py, whatever the run computed in (default: auto)"
+    parser.add_argument("--precision", choices=("auto", "fp32", "bf16", "fp16"), default="auto", help=text)
 
 
 def take_decoding(values: dict[str, Any], **least: int) -> Decoding:

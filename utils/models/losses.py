@@ -79,7 +79,8 @@ def evaluate_losses(
     device = unwrapped(token_loss).model.device
     shared = unwrapped(token_loss).shares_prompts and sharing_pays(encoded)
     batches = row_batches(encoded, batch_size, shared, tokens, device)
-    share = torch.zeros(math.ceil(len(batches) / processes.count), 2, dtype=torch.float64, device=device)
+    sums_on = torch.device("cpu") if device.type == "mps" else device  # mps has no float64
+    share = torch.zeros(math.ceil(len(batches) / processes.count), 2, dtype=torch.float64, device=sums_on)
     with evaluation_mode(token_loss), work_bar(len(share), name, "batch", main=processes.main) as shown:
         for row in range(len(share)):
             # every process makes the same number of forward passes, because shards are gathered in each
@@ -87,7 +88,7 @@ def evaluate_losses(
             rows = batches[number] if number < len(batches) else []
             batch = collate_rows(encoded, rows, pad_id, device)
             _, losses = token_loss(batch.input_ids, batch.positions, batch.labels, batch.layout)
-            share[row] = (losses.double() * batch.weights).sum(1)
+            share[row] = (losses.to(sums_on).double() * batch.weights.to(sums_on)).sum(1)
             shown.update()
             check()
     sums = torch.zeros(2, dtype=torch.float64)
