@@ -161,6 +161,18 @@ def test_a_split_that_fails_does_not_change_the_scores_of_another(tmp_path: Path
     assert run.scores() == test and validation and validation["BLEU"] == test["BLEU"]
 
 
+def test_scores_of_different_numbers_of_items_say_how_many(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_run(tmp_path / "whole")
+    score_runs.main([str(tmp_path)])
+    assert "items" not in capsys.readouterr().out
+    answer = Answer(MEANINGS[0], "Input:", "Aromi is a pub.", ["Aromi is a pub."])
+    write_texts(write_run(tmp_path / "first", None), "test", [answer])
+    write_run(tmp_path / "waits", None)
+    score_runs.main([str(tmp_path)])
+    rows = [line.split() for line in capsys.readouterr().out.splitlines() if "test" in line.split()]
+    assert {row[0]: row[-2:] for row in rows} == {"first": ["1", "scored"], "whole": ["2", "current"]}
+
+
 def test_truncated_files_and_unreadable_scores(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run")
     run.scores_file.write_text("{", encoding="utf-8")

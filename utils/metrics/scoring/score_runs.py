@@ -30,6 +30,7 @@ class Outcome:
     split: str
     state: str  # scored, current, waiting (no predictions yet) or failed
     scores: dict[str, float] = field(default_factory=dict)
+    items: int | None = None  # that were scored
     reason: str = ""
 
 
@@ -64,18 +65,19 @@ class RunScorer:
 
     def _score_split(self, run: Run, split: str) -> Outcome:
         items = read_run(run, split)
+        count = len(items.predictions)
         names = applicable(items.sources, source_type(run.record().get("dataset")).metrics)
         files = {"predictions_sha256": run.predictions(split), "references_sha256": run.references(split)}
         hashes = {key: sha256(path) for key, path in files.items()}
         saved = run.readable_parts(run.scores_file).get(split, {})
         if not self.force and _is_current(saved, names, hashes):
-            return Outcome(run, split, "current", {name: saved[name] for name in names})
+            return Outcome(run, split, "current", {name: saved[name] for name in names}, count)
         key = (hashes["references_sha256"], names, None if items.sources is None else tuple(items.sources))
         if self._scorer is None or self._key != key:
             self._key, self._scorer = key, Scorer(items.references, items.sources, names, self.check)
         scores = self._scorer.score(items.predictions)
-        _write_scores(run, split, {**scores, "items": len(items.predictions), **hashes})
-        return Outcome(run, split, "scored", scores)
+        _write_scores(run, split, {**scores, "items": count, **hashes})
+        return Outcome(run, split, "scored", scores, count)
 
 
 def _write_scores(run: Run, split: str, entry: dict[str, Any]) -> None:
@@ -112,18 +114,26 @@ def _waiting(run: Run) -> Outcome:
 
 
 def table(outcomes: Sequence[Outcome]) -> str:
-    """The scores as an aligned text table, one row per run and split. Names are relative to the common folder."""
+    """The scores as an aligned text table, one row per run and split. Names are relative to the common folder.
+
+    If rows of a split are of different numbers of items, as after eval.py --limit, a column has these.
+    """
     root = Path(os.path.commonpath([outcome.run.path.resolve().parent for outcome in outcomes]))
     sources = [source_type(outcome.run.record().get("dataset")) for outcome in outcomes]
     main = [name for source in sources for name in main_scores(source.metrics)]
     columns = [name for name in dict.fromkeys(main) if any(name in outcome.scores for outcome in outcomes)]
     decimals = [metrics()[name].decimals for name in columns]
-    rows = [["run", "split", *columns, ""]]
+    counts = {
+        (outcome.run.record().get("dataset"), outcome.split, outcome.items) for outcome in outcomes if outcome.items
+    }
+    differ = len(counts) > len({count[:2] for count in counts})
+    rows = [["run", "split", *columns, *(["items"] if differ else []), ""]]
     for outcome in outcomes:
         scores = [outcome.scores.get(name) for name in columns]
         values = ["-" if x is None else f"{x:.{digits}f}" for x, digits in zip(scores, decimals, strict=True)]
+        values += ["-" if outcome.items is None else str(outcome.items)] if differ else []
         rows.append([str(outcome.run.path.resolve().relative_to(root)), outcome.split, *values, outcome.state])
-    return "\n".join(aligned(rows, right=range(2, 2 + len(columns))))
+    return "\n".join(aligned(rows, right=range(2, 2 + len(columns) + differ)))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
