@@ -122,7 +122,8 @@ class Resampler:
     Args:
         model: an adapted model.
         optimizer: the optimizer of the model. A resample changes its state of A and B as the settings say. It must
-            update the parameters themselves, not master copies of its own.
+            update the parameters themselves, not master copies of its own. None: there is no such state, as with SGD
+            without momentum; moments that an optimizer has all the same would be those of the last subspace.
         config: the settings with which the model was adapted; None: those that its adapters hold. A model without
             adapters has no schedule.
 
