@@ -103,8 +103,7 @@ class Row:
     def compared_seeds(self, column: Column) -> list[str]:
         """The seeds that both this row and the baseline have: a difference is over these.
 
-        Without one it is of the rows' means, if all seeds have the same items; so it is to the untrained model, which
-        is the same for every seed.
+        Without one it is of the rows' means, if all seeds have the same items: so to the untrained model.
         """
         rows = [row for row in (self, self.baseline) if row is not None]
         if any(row.first.method == UNTRAINED and not row.drawn(column) for row in rows):

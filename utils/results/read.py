@@ -21,6 +21,7 @@ from utils.io.files import LARGEST, sha256
 from utils.io.yaml_files import dotted, read_yaml
 from utils.results.methods import FULL_TRAINING, UNTRAINED
 from utils.runs import Run, find_runs, finite, recorded_digests
+from utils.runs.provenance import hardware_of
 from utils.runs.run import BASE, SUMMARY, checkpoint_hash
 from utils.text import cut, printable_line
 
@@ -127,13 +128,7 @@ class Result:
 
     @property
     def hardware(self) -> str:
-        """Of each start that had another, since the times are the sum over all of them."""
-        starts = self.record.get("starts")
-        found = [
-            start.get("hardware") for start in (starts if isinstance(starts, list) else []) if isinstance(start, dict)
-        ]
-        named = dict.fromkeys(_hardware_name(parts) for parts in found if isinstance(parts, dict))
-        return " and ".join(named) or _hardware_name(self._hardware)
+        return hardware_of(self.record)
 
     @property
     def _hardware(self) -> dict[str, Any]:
@@ -146,14 +141,6 @@ class Result:
         for key in keys:
             value = value.get(key) if isinstance(value, dict) else None
         return finite(value)
-
-
-def _hardware_name(parts: dict[str, Any]) -> str:
-    name = printable_line(parts.get("name") or parts.get("device") or "unknown")
-    if parts.get("device") == "cpu" and parts.get("cores"):
-        name += f" of {printable_line(parts['cores'])} cores"
-    processes, precision = parts.get("processes") or 1, printable_line(parts.get("precision") or "")
-    return name + (f" × {processes}" if processes != 1 else "") + (f", {precision}" if precision else "")
 
 
 def decoding_of(evaluation: dict[str, Any]) -> dict[str, Any]:

@@ -11,6 +11,8 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+from utils.text import printable_line
+
 PACKAGES = ("torch", "transformers", "datasets", "accelerate", "hydra-core", "numpy")
 
 
@@ -55,6 +57,23 @@ def hardware(device: Any, processes: int, precision: str) -> dict[str, Any]:
         "processes": processes,
         "precision": precision,
     }
+
+
+def hardware_of(record: dict[str, Any]) -> str:
+    """The hardware of a run in words: of each start that had another, since its times are the sum over all of them."""
+    starts = record.get("starts")
+    every = [start.get("hardware") for start in starts if isinstance(start, dict)] if isinstance(starts, list) else []
+    names = [_in_words(parts) for parts in every if isinstance(parts, dict)]
+    last = record.get("hardware")  # all that records of before have
+    return " and ".join(dict.fromkeys(names)) or _in_words(last if isinstance(last, dict) else {})
+
+
+def _in_words(parts: dict[str, Any]) -> str:
+    name = printable_line(parts.get("name") or parts.get("device") or "unknown")
+    if parts.get("device") == "cpu" and parts.get("cores"):
+        name += f" of {printable_line(parts['cores'])} cores"
+    processes, precision = parts.get("processes") or 1, printable_line(parts.get("precision") or "")
+    return name + (f" × {processes}" if processes != 1 else "") + (f", {precision}" if precision else "")
 
 
 def peak_memory_mib(device: Any) -> float:
