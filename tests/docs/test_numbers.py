@@ -97,7 +97,8 @@ def test_the_bits_on_the_face_of_the_project(keys: str, rank: int, every: int) -
     ("records", "least"),
     [(f"capacity/records{one}", 5) for one in ("-clipped", "-book-2")]
     + [(f"pretrained/records{one}", 10) for one in ("", "-e2e", "-epochs")]
-    + [("capacity/records", 10), ("bundled/records-rank4", 10), ("bundled/records-eli5", 10)],
+    + [("capacity/records", 10), ("bundled/records-rank4", 10), ("bundled/records-eli5", 10)]
+    + [(f"bundled/records-no-decay{one}", 3) for one in ("", "-eli5")],
 )
 def test_the_page_of_a_study_has_the_tables_of_its_records(records: str, least: int) -> None:
     folder = ROOT / "studies" / records
