@@ -258,7 +258,10 @@ def _measure(
             log.warning("%d of %d questions are cut at the beginning to fit the model", cut, len(chosen))
     size = options.decoding.no_repeat_ngram_size
     if "exact_match" in source.metrics and (lost := out_of_reach([group[0] for group in chosen], tokenizer, size)):
-        log.warning("%d of %d targets repeat %d tokens: --no-repeat-ngram-size 0 allows them", lost, len(chosen), size)
+        log.warning(
+            "%d of %d targets repeat a sequence of %d tokens and cannot be generated: --no-repeat-ngram-size 0 allows it",
+            lost, len(chosen), size,
+        )  # fmt: skip
     with autocast(model.device, precision):
         losses = model_losses(model, encoded, tokenizer.pad_token_id, options.batch(), check)
         texts = generate(model, tokenizer, prompts, options.decoding, options.batch(), bar=True, check=check)
