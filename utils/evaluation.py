@@ -259,7 +259,7 @@ def _measure(
     size = options.decoding.no_repeat_ngram_size
     if "exact_match" in source.metrics and (lost := out_of_reach([group[0] for group in chosen], tokenizer, size)):
         log.warning(
-            "%d of %d targets repeat a sequence of %d tokens and cannot be generated: --no-repeat-ngram-size 0 allows it",
+            "%d of %d targets repeat a sequence of %d tokens: only --no-repeat-ngram-size 0 can generate them",
             lost, len(chosen), size,
         )  # fmt: skip
     with autocast(model.device, precision):
