@@ -25,6 +25,7 @@ TARGETS = "fnmodel.params.target_modules"
 # May differ between a row and its counterpart: each method has its own learning rate.
 RATE = "train.lr"
 FREE = (RATE, "test_data")
+PRECISION = "train.precision"  # of a row the one that its runs computed in, whatever was asked for
 SEVERAL = 2  # seeds in common before the lowest loss decides: one alone may be low by luck
 DECODING = "decoding."
 NOT_COMPARED = (*OWN_COLUMN, "hydra", *WITHOUT_EFFECT)  # any other setting that differs gets a column
@@ -87,17 +88,14 @@ class Row:
         return {seed: value for seed, value in values.items() if value is not None}
 
     def delta(self, column: Column) -> float | None:
-        """This row's mean minus the baseline's; None if one of them is missing or this row is the baseline.
-
-        See ``compared_seeds`` for the seeds that the means are of.
-        """
+        """This row's mean minus the baseline's, of ``compared_seeds``; None if one is missing or both are one row."""
         if self.baseline is None or self.baseline is self:
             return None
-        pair = [self.statistics.get(column.key), self.baseline.statistics.get(column.key)]
-        seeds = self.compared_seeds(column)
-        if seeds or self.drawn(column) or self.baseline.drawn(column):
-            pair = [Statistic.of([row.by_seed(column)[seed] for seed in seeds]) for row in (self, self.baseline)]
-        mine, theirs = pair
+        rows, seeds = (self, self.baseline), self.compared_seeds(column)
+        if seeds or any(row.drawn(column) for row in rows):
+            mine, theirs = (Statistic.of([row.by_seed(column)[seed] for seed in seeds]) for row in rows)
+        else:
+            mine, theirs = (row.statistics.get(column.key) for row in rows)
         return None if mine is None or theirs is None else mine.mean - theirs.mean
 
     def compared_seeds(self, column: Column) -> list[str]:
@@ -182,7 +180,7 @@ def _conditions(result: Result) -> dict[str, str]:
     """What seeds of one row share beside their group, as far as it is known: decoding, data, base model, precision."""
     shared = {"decoding": json.dumps(result.decoding, sort_keys=True, default=str) if result.decoding else ""}
     shared |= {"base_files": result.base_files or "", **result.data}
-    shared |= {} if result.method == UNTRAINED else {"train.precision": result.precision}
+    shared |= {} if result.method == UNTRAINED else {PRECISION: result.precision}
     return {key: value for key, value in shared.items() if value}
 
 

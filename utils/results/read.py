@@ -124,16 +124,12 @@ class Result:
     @property
     def precision(self) -> str:
         """In which precision the run computed, whatever was asked for: ``auto`` depends on the machine. Else empty."""
-        return printable_line(self._hardware.get("precision") or "")
+        parts = self.record.get("hardware")
+        return printable_line(parts.get("precision") or "") if isinstance(parts, dict) else ""
 
     @property
     def hardware(self) -> str:
         return hardware_of(self.record)
-
-    @property
-    def _hardware(self) -> dict[str, Any]:
-        parts = self.record.get("hardware")
-        return parts if isinstance(parts, dict) else {}
 
     def number(self, *keys: str) -> float | None:
         """The finite number at the path ``keys`` of the record, or None."""

@@ -19,7 +19,7 @@ from typing import Any
 
 from utils.errors import UserError
 from utils.io.yaml_files import dotted, read_yaml
-from utils.results.aggregate import settings_of
+from utils.results.aggregate import PRECISION, settings_of
 from utils.results.read import Result
 from utils.runs import Run, finite, recorded_digests
 from utils.runs.run import BASE, DATA
@@ -27,7 +27,6 @@ from utils.slurm.ledger import noted_runs
 from utils.slurm.sweep.quoting import override_word
 from utils.text import as_typed
 
-PRECISION = "train.precision"
 SEARCHED = "output.search"  # the key that marks the runs of a search
 DIGITS = 3  # significant digits of added values
 _ROUNDING = 1.01  # two values that were rounded to three digits have a ratio that is at most so much too large
