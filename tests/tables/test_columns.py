@@ -102,7 +102,8 @@ def test_differences_are_over_the_seeds_that_both_rows_have(tmp_path: Path) -> N
     write_run(tmp_path, method="none", epochs=0, scores={"BLEU": 0.1})
     compile_results([tmp_path])
     assert row_of(csv_of(tmp_path), method="lora").BLEU_delta == pytest.approx(-0.3)
-    assert "| −0.3000 (1) |" in (tmp_path / "e2e_nlg" / "results.md").read_text(encoding="utf-8")
+    page = (tmp_path / "e2e_nlg" / "results.md").read_text(encoding="utf-8")
+    assert "| −0.3000 (1) |" in page and "(k): the value is of k seeds only." in page
     compile_results([tmp_path], baseline="untrained")
     assert row_of(csv_of(tmp_path), method="lora").BLEU_delta == pytest.approx(0.3), "the same for every seed"
 

@@ -123,6 +123,8 @@ def make_table(
     deltas = _delta_grids(table, printed, baseline, scope)
     table.notes += [*(baseline_notes(rows) if deltas else []), *gap_notes(rows, table.closed, loss)]
     table.grids = [_main_grid(table, printed, scope), *deltas, *([_gap_grid(table)] if table.closed else [])]
+    if any(cell.n is not None for grid in table.grids for line in grid.rows for cell in line):
+        table.notes.append("(k): the value is of k seeds only.")
     repeated_paths = {omission.run.path for omission in repeated}
     incomplete = [r for r in results if not r.finished]
     if not rows:

@@ -114,8 +114,6 @@ def _left_out(row: Row, rows: list[Row]) -> Iterator[str]:
 def _about_columns(rows: list[Row], columns: list[Column], settings: list[str]) -> Iterator[str]:
     if any(column.better != NEITHER for column in columns):
         yield "↑: higher is better, ↓: lower is better."
-    if any(s.n != len(row.results) for row in rows for c in columns if (s := row.statistics.get(c.key))):
-        yield "(k): the value is of k seeds only."
     if any(column.unit == LOSS_UNIT for column in columns):
         yield f"Loss in {LOSS_UNIT}."
     tokens = {printable_line(r.record.get("loss_on")) for row in rows for r in row.results if r.record.get("loss_on")}
