@@ -15,6 +15,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
@@ -28,6 +29,7 @@ from rosa.files import replace_files
 from rosa.injection import adapter_layers
 from rosa.resampler import Resampler, count_resamples
 from rosa.saved_modules import saved_modules
+from rosa.sharding import is_sharded
 
 
 class ResampleCallback(TrainerCallback):  # type: ignore[misc]  # transformers is not type-checked here
@@ -159,7 +161,8 @@ def keep_what_changes(model: nn.Module, weights: Path) -> None:
     """Drop from ``weights``, a file of the model's whole state, what neither trains nor resamples nor is the adapter's.
 
     ``model.load_state_dict(..., strict=False)``, which is what the Trainer does on a resume, then restores the model
-    from its base. The Trainer names the missing keys in a warning.
+    from its base. The Trainer names the missing keys in a warning. ``save_pretrained`` may write the names that the
+    hub's files have, of which that call knows none (ViT, Gemma 3): the file gets the model's own ones then.
     """
     kept = {id(p) for layer in adapter_layers(model).values() for p in layer.changing_parameters()}
     kept |= {id(p) for module in saved_modules(model).values() for p in module.parameters()}  # also where frozen since
@@ -168,4 +171,7 @@ def keep_what_changes(model: nn.Module, weights: Path) -> None:
     with safe_open(weights, framework="pt") as file:
         names, metadata = list(file.keys()), file.metadata()
         tensors = {name: file.get_tensor(name) for name in names if name not in frozen}
+    own = {name: values for name, values in model.state_dict().items() if name not in frozen}
+    if not own.keys() <= tensors.keys() and not any(map(is_sharded, own.values())):
+        tensors = {name: values.detach().clone(memory_format=torch.contiguous_format) for name, values in own.items()}
     replace_files({weights: lambda path: save_file(tensors, path, metadata)})

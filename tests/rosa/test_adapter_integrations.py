@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
 from torch.utils.data import Dataset
 
 import rosa
@@ -202,43 +201,6 @@ def test_a_trainer_run_without_adapters_ends_at_once(tmp_path: Path) -> None:
     rosa.unwrap(trainer.model).requires_grad_(True)
     with pytest.raises(rosa.AdapterError, match=r"no adapters to resample: adapt it before"):
         trainer.train()
-
-
-@pytest.mark.parametrize("config", [rosa.RosaConfig(rank=4, adapt="b"), rosa.LoraConfig(rank=4), rosa.BitFitConfig()])
-def test_a_trainer_checkpoint_holds_what_trains_or_changes(config: rosa.AdapterConfig, tmp_path: Path) -> None:
-    """Onto the base model it gives the model of its step, to the bit."""
-    trainer = make_trainer(config, tmp_path, save_strategy="steps", save_steps=6, num_train_epochs=2, max_steps=6)
-    trainer.train()
-    saved = load_file(tmp_path / "checkpoint-6" / "model.safetensors")
-    changed = {
-        name for name, digest in digests(adapt("gpt2", config)).items() if digests(trainer.model)[name] != digest
-    }
-    own = {name for name in trainer.model.state_dict() if name.rpartition(".")[2] in ("A", "B")}
-    assert changed and saved.keys() == changed | own
-    resumed = adapt("gpt2", config)
-    assert not resumed.load_state_dict(saved, strict=False).unexpected_keys
-    assert digests(resumed) == digests(trainer.model)
-
-
-def test_the_best_model_at_the_end_comes_from_such_a_checkpoint(tmp_path: Path) -> None:
-    from transformers import TrainerCallback
-
-    class Worse(TrainerCallback):
-        """Evaluations get worse, so that the first checkpoint is the best."""
-
-        best: dict[str, str]
-
-        def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any, model: Any = None, **_: Any) -> None:
-            metrics["eval_loss"] = float(state.global_step)
-            if state.global_step == STEPS_PER_EPOCH:
-                self.best = digests(model)
-
-    worse, each_epoch = Worse(), dict(save_strategy="epoch", eval_strategy="epoch")
-    settings = dict(load_best_model_at_end=True, metric_for_best_model="loss", save_total_limit=1)
-    trainer = make_trainer(rosa.RosaConfig(rank=4), tmp_path, [worse], **each_epoch, **settings)
-    trainer.train()
-    assert trainer.state.best_model_checkpoint.endswith(f"checkpoint-{STEPS_PER_EPOCH}")
-    assert digests(trainer.model) == worse.best
 
 
 def accelerated(folder: Path, *, load: bool = False, register: bool = True) -> tuple[Any, rosa.Resampler]:

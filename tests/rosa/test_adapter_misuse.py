@@ -9,10 +9,9 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 
 import rosa
-from rosa.integrations.trainer import ResampleCallback, keep_what_changes
+from rosa.integrations.trainer import ResampleCallback
 from tests.rosa.cases import adapt, digests, logits, make_model, make_optimizer, train_steps
 from tests.rosa.peft_models import adapt_by_peft
 
@@ -283,14 +282,3 @@ def test_a_loop_that_makes_both_calls_is_warned_of_nothing(level: Any) -> None:
         resampler.after_epoch(1, epochs=2)
         resampler.after_step(2, total_steps=2)
     assert resampler.number == 1
-
-
-def test_a_trainer_checkpoint_keeps_what_the_user_froze_after_it_trained(tmp_path: Path) -> None:
-    model = adapt("llama", rosa.RosaConfig(rank=2, modules_to_save=["lm_head"]))
-    biased = adapt("gpt2", rosa.RosaConfig(rank=2))
-    for one, key in ((model, "lm_head.weight"), (biased, "transformer.h.0.mlp.c_fc.base.bias")):
-        one.requires_grad_(False)
-        weights = tmp_path / f"{key}.safetensors"
-        save_file({name: value.clone() for name, value in one.state_dict().items()}, weights)
-        keep_what_changes(one, weights)
-        assert key in load_file(weights)
