@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import warnings
 from abc import abstractmethod
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
@@ -19,9 +20,9 @@ from torch import Tensor, nn
 
 from rosa.errors import AdapterError, OtherProcessError
 from rosa.fused import full_precision
-from rosa.kept_base import Pair, is_rounded
+from rosa.kept_base import WRITTEN_IN_PLACE, Pair, is_rounded
 from rosa.layers import AdapterLayer, LowRankLayer, product
-from rosa.sharding import gather, gathered, is_sharded, max_abs
+from rosa.sharding import gather, gathered, is_sharded, max_abs, shares_memory
 from rosa.subspace import short_side_vectors
 from rosa.threads import in_order
 
@@ -77,14 +78,23 @@ class SubspaceLayer(LowRankLayer):
         self.B.zero_()
 
     def on_load(self) -> None:
+        super().on_load()
         self._remember_pair()
 
     @torch.no_grad()
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *others: Any) -> None:
-        """Where ``load_state_dict`` brings another W_f, keep W_0 whole: its difference from that W_f is not known."""
-        if self.kept is not None and f"{prefix}base.weight" in state_dict:
-            with gathered(self), full_precision(self.base.weight.device):
-                self.kept = self.kept.loaded(None, self.weight_mn)
+        """Where ``load_state_dict`` brings another W_f, keep W_0 whole: its difference from that W_f is not known.
+
+        torch.distributed.checkpoint has written that W_f into the weight itself by now, so that W_0 is lost.
+        """
+        given = state_dict.get(f"{prefix}base.weight")
+        if self.kept is not None and given is not None:
+            if self.kept.whole is None and shares_memory(given, self.base.weight):
+                warnings.warn(WRITTEN_IN_PLACE, stacklevel=2)
+                self.kept = None
+            else:
+                with gathered(self), full_precision(self.base.weight.device):
+                    self.kept = self.kept.loaded(None, self.weight_mn)
         if "number" not in self.needed_with_pair:
             state_dict.setdefault(f"{prefix}number", self.number)  # states of earlier versions have none
         super()._load_from_state_dict(state_dict, prefix, *others)

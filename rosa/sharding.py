@@ -35,6 +35,13 @@ def local_part(tensor: Tensor) -> Tensor:
     return values.to_local() if is_sharded(tensor) else values  # type: ignore[no-any-return]
 
 
+def shares_memory(a: Tensor, b: Tensor) -> bool:
+    """Whether what is written into one of two tensors is written into the other, too."""
+    if a.is_meta or b.is_meta:
+        return False
+    return local_part(a).untyped_storage().data_ptr() == local_part(b).untyped_storage().data_ptr()
+
+
 def max_abs(tensor: Tensor) -> float:
     """The largest absolute value; NaN if one is NaN. Waits for the device; see ``gather`` for sharded tensors."""
     return float(torch.linalg.vector_norm(gather(tensor), math.inf))

@@ -243,3 +243,24 @@ def test_lora_needs_nothing_kept() -> None:
 def test_a_model_without_adapters_has_nothing_to_disable() -> None:
     with pytest.raises(rosa.AdapterError, match="no adapters"), rosa.disabled(make_model("gpt2")):
         pass
+
+
+def test_a_state_that_was_written_in_place_leaves_no_wrong_base(tmp_path: Path) -> None:
+    """torch.distributed.checkpoint reads into the tensors of the state itself, which are those of the model."""
+    import torch.distributed.checkpoint as dcp
+    from torch.distributed.checkpoint.state_dict import get_model_state_dict, set_model_state_dict
+
+    model, other = (adapt("gpt2", rosa.RosaConfig(rank=2)) for _ in range(2))
+    train_steps(model, make_optimizer(model))
+    rosa.resample(model, 1)
+    dcp.save({"model": get_model_state_dict(model)}, checkpoint_id=tmp_path / "state")
+    state = {"model": get_model_state_dict(other)}
+    dcp.load(state, checkpoint_id=tmp_path / "state")
+    with pytest.warns(UserWarning, match="written into the model before load_state_dict"):
+        set_model_state_dict(other, state["model"])
+    torch.testing.assert_close(logits(other), logits(model))
+    with pytest.raises(rosa.AdapterError, match="were not kept"), rosa.disabled(other):
+        pass
+    rosa.save_adapter(other, tmp_path / "adapter")
+    loaded = rosa.load_adapter(make_model("gpt2"), tmp_path / "adapter")
+    assert torch.equal(logits(loaded), logits(other))
