@@ -93,9 +93,13 @@ def start_adapters(model: Model) -> Model:
     Every process of a sharded model must call it.
 
     Raises:
-        AdapterError: a weight holds values that are not finite.
+        AdapterError: a weight holds values that are not finite; or the adapters have values already, which would be
+            lost. Nothing is changed then.
     """
+    check_not_of_peft(model, "its adapters have values already")
     layers = adapter_layers(model)
+    if any(layer.has_values for layer in layers.values()):
+        raise AdapterError("the adapters have values already: start_adapters belongs to inject with start=False")
     _start(layers)
     if any(layer.kept is not None for layer in layers.values()):
         remember_modules(saved_modules(model))
@@ -111,6 +115,8 @@ def _start(layers: dict[str, AdapterLayer]) -> None:
         remember_base(with_values.values())
         found = list(with_values.values())
         type(found[0]).initialise_all(found)
+        for layer in found:
+            layer.has_values = True
 
 
 def build_layers(

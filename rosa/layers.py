@@ -64,6 +64,7 @@ class AdapterLayer(nn.Module, ABC):
     needed_with_pair: ClassVar[tuple[str, ...]] = ()  # tensors without which A, B of a state are of no use
     fixed: tuple[str, ...] = ()  # own parameters that do not train; only a resample writes them
     kept: KeptBase | None = None  # the base's values that training writes over; None: not kept
+    has_values: bool = False  # its own parameters were set, or loaded by ``load_adapter``
     in_use: bool = True  # False: the module that holds this layer uses another one now (several adapters of peft)
 
     base: nn.Linear  # or Conv1D, which has the same attributes
@@ -175,6 +176,7 @@ class AdapterLayer(nn.Module, ABC):
 
     def on_load(self) -> None:
         """Called once the own parameters are loaded from a file."""
+        self.has_values = True
 
     def delta(self) -> Tensor | None:
         """The change (m, n) that a merge adds to the base weight, in the precision of ``product``; None: no change."""

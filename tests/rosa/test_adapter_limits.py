@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,7 +11,8 @@ from torch import nn
 
 import rosa
 from rosa.resampling import SubspaceLayer
-from tests.rosa.cases import adapt, digests, make_model, make_optimizer
+from tests.rosa.cases import adapt, digests, logits, make_model, make_optimizer, train_steps
+from tests.rosa.peft_models import adapt_by_peft
 
 NAME = "transformer.h.1.mlp.c_proj"  # the last layer that a resample would write
 
@@ -80,3 +82,20 @@ def test_settings_of_another_method_are_refused() -> None:
     with pytest.raises(rosa.AdapterError, match="those of lora, the model has rosa adapters"):
         rosa.Resampler(model, None, rosa.LoraConfig(rank=2))
     assert all(isinstance(layer, SubspaceLayer) for layer in rosa.adapter_layers(model).values())
+
+
+@pytest.mark.parametrize("config", [rosa.RosaConfig(rank=2), rosa.LoraConfig(rank=2)], ids=lambda config: config.method)
+def test_adapters_with_values_are_not_started_again(config: Any, tmp_path: Path) -> None:
+    """ROSA's would lose A B, which is a part of the pretrained weight, and LoRA's what they trained."""
+    model = adapt("gpt2", config)
+    train_steps(model, make_optimizer(model))
+    rosa.save_adapter(model, tmp_path)
+    for one in (model, rosa.load_adapter(make_model("gpt2"), tmp_path)):
+        before = digests(one)
+        with pytest.raises(rosa.AdapterError, match="have values already"):
+            rosa.start_adapters(one)
+        assert digests(one) == before
+    with pytest.raises(rosa.AdapterError, match="have values already"):
+        rosa.start_adapters(adapt_by_peft())
+    late = rosa.start_adapters(rosa.inject(make_model("gpt2"), config, start=False))
+    torch.testing.assert_close(logits(late), logits(make_model("gpt2")))
