@@ -111,3 +111,26 @@ def test_an_adapted_output_head_is_saved_without_its_base_weight(tmp_path: Path)
     for folder in (tmp_path / "second", tmp_path / "lora"):
         assert not [key for key in load_file(folder / "adapter_model.safetensors") if "base_layer" in key]
         assert distance(peft.PeftModel.from_pretrained(make(), folder), expected) < 1e-5
+
+
+def test_an_adapted_head_of_a_resized_vocabulary(tmp_path: Path) -> None:
+    """PEFT saves the head's own weight then, which is W_f while ROSA trains, beside the change from W_0."""
+    from rosa.integrations.peft import save_as_lora
+
+    make_model("llama").save_pretrained(tmp_path / "base")  # with whose configuration PEFT compares the vocabulary
+
+    def resized() -> Any:
+        base = type(make_model("llama")).from_pretrained(tmp_path / "base")
+        base.resize_token_embeddings(base.config.vocab_size + 3, mean_resizing=False)
+        with torch.no_grad():
+            for part in (base.get_input_embeddings(), base.get_output_embeddings()):
+                part.weight[-3:] = 0.1
+        return base
+
+    model = adapt_by_peft(base=resized(), r=1, target_modules=["q_proj", "lm_head"])
+    for epoch in (1, 2):
+        train(model, 1)
+        model.base_model.after_epoch(epoch)
+    save_as_lora(tmp_path / "lora", model)
+    assert any("lm_head.base_layer" in key for key in load_file(tmp_path / "lora" / "adapter_model.safetensors"))
+    assert distance(peft.PeftModel.from_pretrained(resized(), tmp_path / "lora"), model) < 1e-5

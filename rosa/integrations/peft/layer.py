@@ -210,6 +210,16 @@ class RosaLinear(nn.Module, BaseTunerLayer):  # type: ignore[misc]  # peft is no
                 adapter.leave_weight()
                 setattr(self.base_layer, RESTORED, {self._checksum(): self.checksum})
 
+    @property
+    def base_weight(self) -> Tensor:
+        """W_0 in the base module's shape, detached; up to its rounding where an adapter is in the weight."""
+        weight: Tensor = self._unmerged.get("weight", self.base_layer.weight.detach())
+        held = [(adapter.left, adapter.right) for adapter in self.rosa_layers.values() if adapter.in_weight]
+        if not held:
+            return weight
+        change = product(*joined(held))
+        return (weight - (change.T if isinstance(self.base_layer, nn.Linear) else change)).to(weight.dtype).detach()
+
     def _checksum(self) -> str | None:
         weight = self.base_layer.weight.detach()
         return None if weight.is_meta else values_checksum({"weight": weight})
