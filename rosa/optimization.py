@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from rosa.errors import AdapterError
@@ -118,9 +120,9 @@ def check_state(optimizer: Any | None, parameters: Iterable[nn.Parameter], chang
     """
     if optimizer is None or change == "reset":
         return
-    for parameter in parameters:
-        moments = _moments(optimizer, parameter)
-        for name, value in optimizer.state.get(parameter, {}).items():
+    for one, parameter in itertools.product(_with_inner(optimizer), parameters):
+        moments = _moments(one, parameter)
+        for name, value in one.state.get(parameter, {}).items():
             if name in WEIGHTS and name in moments:
                 raise AdapterError(
                     f"the state '{name}' of {type(optimizer).__name__} holds A and B of the old subspace: use "
@@ -145,7 +147,19 @@ def change_state(optimizer: Any | None, parameters: Iterable[nn.Parameter], chan
         change: one of ``STATE_CHANGES``, or the share of moments that become zero.
     """
     apply = STATE_CHANGES[change] if isinstance(change, str) else functools.partial(_prune, share=change)
+    holders = [] if optimizer is None else _with_inner(optimizer)
     for parameter in parameters:
         parameter.grad = None
-        if optimizer is not None:
-            apply(optimizer, parameter)
+        for holder in holders:
+            apply(holder, parameter)
+
+
+def _with_inner(optimizer: Any) -> list[Any]:
+    """The optimizer and those that it wraps and that keep its state (ZeroRedundancyOptimizer, SAM)."""
+    found, states = [optimizer], [optimizer.state]
+    for holder in found:
+        for inner in vars(holder).values():
+            if isinstance(inner, torch.optim.Optimizer) and not any(inner.state is state for state in states):
+                found.append(inner)
+                states.append(inner.state)
+    return found

@@ -138,3 +138,25 @@ def test_the_learning_rate_ramps_after_each_resample() -> None:
     without = rosa.Resampler(model, optimizer, dataclasses.replace(config, rewarm_steps=0))
     without.after_step(4, 10)
     assert without.rate_factor(5) == 1
+
+
+def test_the_state_of_an_inner_optimizer_begins_again() -> None:
+    """ZeroRedundancyOptimizer, and wrappers as of SAM, have the parameters and leave the moments to another one."""
+
+    class Wrapper(torch.optim.Optimizer):
+        def __init__(self, inner: torch.optim.Optimizer) -> None:
+            super().__init__(inner.param_groups, {})
+            self.inner = inner
+
+        def step(self, closure: None = None) -> None:  # type: ignore[override]
+            self.inner.step()
+
+    for config in (rosa.RosaConfig(rank=4), rosa.ReloraConfig(rank=4, pruned=1.0)):
+        model = adapt("gpt2", config)
+        optimizer = Wrapper(make_optimizer(model))
+        train_steps(model, optimizer)
+        pair = next(iter(rosa.adapter_layers(model).values())).A
+        assert optimizer.inner.state[pair]["exp_avg"].any()
+        assert rosa.Resampler(model, optimizer, config).after_epoch(1, 2)
+        state = optimizer.inner.state[pair]
+        assert not state or not state["exp_avg"].any()
