@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import itertools
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -140,3 +141,33 @@ def test_a_resumed_run_has_the_highest_peak_of_its_processes(train: Any, monkeyp
         train("train.epochs=1")
     monkeypatch.setattr(record, "peak_memory_mib", lambda device: 50.0)
     assert train("train.epochs=1").record()["timings"]["peak_memory_mib"] == 200.0
+
+
+@pytest.mark.parametrize("keep_last", [True, False])
+def test_a_finished_run_gets_the_links_again_that_a_copy_left_out(train: Any, keep_last: bool) -> None:
+    """Without them nothing is known to be the best, and nothing must be removed as something else."""
+    overrides = ("train.epochs=2", f"train.keep_last={keep_last}")
+    run = train(*overrides)
+    links = [link for link in (run.best, run.last) if link.exists()]
+    before, best = [link.resolve() for link in links], run.best.resolve()
+    assert len(links) == 1 + keep_last
+    for link in links:
+        link.unlink()
+    train(*overrides)
+    assert [link.resolve() for link in links] == before
+    for link in links:
+        link.unlink()
+    (best / "state.json").write_text("{}")  # a damaged one is left as it is
+    train(*overrides)
+    assert best.is_dir() and not run.best.exists()
+
+
+def test_a_run_without_its_checkpoints_says_that_it_begins_again(train: Any, monkeypatch: Any, tmp_path: Path) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "validate", _fail_at_epoch(3))
+        with pytest.raises(RuntimeError):
+            train()
+    run = only_run(tmp_path)
+    shutil.rmtree(run.checkpoints)
+    train()
+    assert "of which there is no checkpoint: it begins again" in run.log_file.read_text()

@@ -173,8 +173,22 @@ def _best_of(run: Run, folder: Path) -> Path | None:
     return run.checkpoints.resolve() / Path(name).name if isinstance(name, str) else None
 
 
+def restore_links(run: Run) -> None:
+    """Make a finished run's ``best`` and ``last`` again where a copy left links out, unless a checkpoint is damaged."""
+    with contextlib.suppress(UserError):
+        if _target(run.best) is None and (folders := _folders(run)):
+            verify(folders[0])  # an older one does not know the best of all
+            best = _best_of(run, folders[0])
+            if best is not None and best.is_dir():
+                verify(best)
+                _point(run.best, best)
+                _point(run.last, folders[0])
+
+
 def remove_last(run: Run) -> None:
-    """Remove ``last`` and all checkpoints but the best one."""
+    """Remove ``last`` and all checkpoints but the best one; nothing if it is not known which that is."""
+    if _target(run.best) is None:
+        return
     with contextlib.suppress(FileNotFoundError):
         run.last.unlink()
     prune(run)
@@ -207,6 +221,8 @@ def select_checkpoint(run: Run) -> tuple[Path, Progress] | None:
     found = newest(run)
     if found is not None:
         _continue_from(run, *found)
+    elif run.record_file.exists() and (reached := run.record().get("progress", {}).get("step")):
+        log.warning("this run had reached step %s, of which there is no checkpoint: it begins again", reached)
     return found
 
 

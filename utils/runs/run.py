@@ -159,8 +159,8 @@ def checkpoint_hash(folder: Path) -> str:
         return sha256(folder / SUMMARY, LARGEST_RECORD)
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(
-            f"the checkpoint {folder} is gone: put it back from a copy, or remove {folder.parent.parent} and "
-            "train again"
+            f"the checkpoint {folder} is gone: put it back from a copy (if only this link is missing, the training "
+            f"command makes it again), or remove {folder.parent.parent} and train again"
         ) from None
 
 

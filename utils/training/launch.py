@@ -115,8 +115,9 @@ def _finished_record_or_lock(config: Config, run: Run, stack: contextlib.ExitSta
         _point_to(run)
         unknown = "" if recorded else " (its record, of an earlier version, does not say on which data)"
         print(f"{run.path} is finished already{unknown}; remove the folder to train again", file=sys.stderr)
-        with contextlib.suppress(OSError):  # a kill may have left it; a read-only folder is finished all the same
-            _remove_last_checkpoint(config, run)
+        with contextlib.suppress(OSError):  # a read-only folder is finished all the same
+            checkpoints.restore_links(run)
+            _remove_last_checkpoint(config, run)  # a kill may have left it
         return record
     stack.enter_context(_directory(run))
     return None
