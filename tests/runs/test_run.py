@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,8 +21,10 @@ from utils.evaluation import Options, evaluate_run
 from utils.export.__main__ import main as export
 from utils.generation.decoding import Decoding
 from utils.prompt import main as prompt
-from utils.runs import Run, find_runs
+from utils.runs import RUN_POINTER, Run, find_runs
 from utils.runs.provenance import peak_memory_mib, reset_peak_memory
+from utils.training import launch
+from utils.training.setup import set_up
 
 
 def test_logging_points_by_split_and_what_is_no_point_named_with_its_line(tmp_path: Path) -> None:
@@ -98,3 +102,37 @@ def test_the_peak_of_a_process_is_not_that_of_its_parent() -> None:
     code = "import torch; from utils.runs.provenance import peak_memory_mib as p; print(p(torch.device('cpu')))"
     child = float(subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, check=True).stdout)
     assert child < 1024 < peak_memory_mib(torch.device("cpu")) and len(kept)
+
+
+def test_a_later_run_of_a_process_begins_without_the_models_before(train: Any, monkeypatch: Any) -> None:
+    """In bfloat16 accelerate makes a cycle of them, and the peak of memory would be that of two models."""
+    models: list[weakref.ref[Any]] = []
+
+    def watched(*arguments: Any) -> Any:
+        assert not [model for model in models if model() is not None]
+        training = set_up(*arguments)
+        models.append(weakref.ref(training.model))
+        return training
+
+    monkeypatch.setattr(launch, "set_up", watched)
+    train("runs=2", "train.epochs=1", "train.precision=bf16")
+    assert len(models) == 2
+
+
+def test_the_run_that_a_job_trained_last_is_noted_last(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A search reads the loss of that one."""
+    monkeypatch.setenv(RUN_POINTER, str(tmp_path / "pointer"))
+    runs = [Run(tmp_path / name) for name in ("one", "two")]
+    for run in (*runs, runs[0]):
+        run.path.mkdir(exist_ok=True)
+        launch._point_to(run)
+    assert (tmp_path / "pointer").read_text() == "".join(f"{run.path}\n" for run in reversed(runs))
+
+
+def test_a_run_does_not_go_on_in_another_precision(train: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = train("train.epochs=1")
+    record = run.record()
+    record["hardware"]["precision"] = "fp16"  # as on a machine with another GPU
+    run.record_file.write_text(json.dumps(record))
+    with pytest.raises(UserError, match=r"precision fp16 \(.* began in it\) needs a CUDA device"):
+        train("train.epochs=1")

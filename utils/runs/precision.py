@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-
 from utils.config.settings import Config
 from utils.errors import UserError
 from utils.processes.devices import check_precision, resolve_device, resolve_precision
@@ -32,9 +30,10 @@ def settle_precision(config: Config, hidden_size: int | None) -> tuple[Config, s
     for candidate in candidates:
         run = Run(identify_run(candidate)[0])
         if run.record_file.exists():
-            with contextlib.suppress(UserError):  # an unreadable record is refused where the run is opened
+            try:
                 recorded = run.record().get("hardware", {}).get("precision", resolved)
-                check_precision(recorded, device, f"{run.path} began in it")
-                return candidate, recorded
-            return candidate, resolved
+            except UserError:  # an unreadable record is refused where the run is opened
+                return candidate, resolved
+            check_precision(recorded, device, f"{run.path} began in it")
+            return candidate, recorded
     return candidates[0], resolved

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import gc
 import importlib.metadata
 import os
 import platform
@@ -92,9 +93,13 @@ def peak_memory_mib(device: Any) -> float:
 
 
 def reset_peak_memory() -> None:
-    """Begin a new peak, so that a run's is not that of an earlier run of the process. Linux and CUDA only."""
+    """Begin a new peak, so that a run's is not that of an earlier run of the process. Linux and CUDA only.
+
+    The earlier run's model is in a cycle with accelerate's autocast, and would stay until Python collects those.
+    """
     import torch
 
+    gc.collect()
     if torch.cuda.is_initialized():
         torch.cuda.reset_peak_memory_stats()
     with contextlib.suppress(OSError):
