@@ -27,6 +27,10 @@ class UserError(Exception):
     """An error that the user can fix. The text names the key or file at fault and the way out."""
 
 
+class UnfitSettings(UserError):
+    """Settings that do not fit the model or the data, on any machine: the same command would fail again."""
+
+
 def failed_trial(error: Exception) -> str:
     """How a trial of a model failed: an unknown kind of model may raise anything.
 

@@ -14,7 +14,7 @@ import pytest
 from utils.errors import UserError
 from utils.slurm.commands import sending_problems
 from utils.slurm.sweep.file import load_sweep
-from utils.slurm.sweep.search import Found, Search, explore
+from utils.slurm.sweep.search import Found, Search, explore, recorded_loss
 
 Loss = Callable[[dict[str, Any]], float | None]
 
@@ -105,7 +105,7 @@ def test_a_diverged_trial_is_the_worst() -> None:
     found = explore(search([1e-3, 3e-3, 9e-3]), lambda point: math.inf if point["lr"] > 5e-3 else bowl(1e-1)(point))
     assert found.chosen == {"lr": 3e-3}
     none = explore(search([1e-3, 3e-3]), lambda point: math.inf)
-    assert none.chosen is None and none.problem == "all 2 trainings diverged: give other values"
+    assert none.chosen is None and none.problem == "all 2 diverged or are unfit: give other values"
 
 
 @pytest.mark.parametrize("most", [0, 2])
@@ -200,3 +200,11 @@ def test_each_bad_search_is_one_clear_problem(project: Path, settings: str, prob
         load_sweep(project / "jobs.yaml")
     (line,) = str(error.value).splitlines()[1:]
     assert line.startswith("  - group g: ") and problem in line
+
+
+def test_settings_that_fit_on_no_machine_bound_the_search(tmp_path: Path) -> None:
+    """As a learning rate that diverges does: else the search would wait for them for ever."""
+    (tmp_path / "pointers").mkdir()
+    assert recorded_loss(tmp_path, "job") is None
+    (tmp_path / "pointers" / "job.unfit").write_text("rank 128 is above the full rank of 64\n")
+    assert recorded_loss(tmp_path, "job") == math.inf

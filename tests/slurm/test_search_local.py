@@ -188,7 +188,7 @@ def test_a_combination_whose_trials_all_diverge_is_named(trainer: Path, run: Run
     (trainer / "diverge").touch()
     done = run("--local")
     assert done.code == 2 and not (trainer / "seen").exists()
-    words = "find: method=rosa: all 3 trainings diverged: give other values"
+    words = "find: method=rosa: all 3 diverged or are unfit: give other values"
     assert words in done.out and "find: method=lora: chose" in done.out
     assert words in run("-s").out
     (trainer / "jobs.yaml").write_text((trainer / "jobs.yaml").read_text().replace("after: find, ", ""))
@@ -263,5 +263,7 @@ groups:
     best = min(trials, key=lambda record: record["best"]["loss"])
     (final,) = [record for record in records if record["seed"] == 0]
     assert final["group"] == best["group"], "the settings are the chosen ones, and the trial belongs to the same group"
-    words = f"find: find: chose train.lr=0.01, validation loss {best['best']['loss']:.4f} (3 tried, 1 diverged)"
+    words = (
+        f"find: find: chose train.lr=0.01, validation loss {best['best']['loss']:.4f} (3 tried, 1 diverged or unfit)"
+    )
     assert words in done.out

@@ -241,11 +241,11 @@ def test_a_combination_without_a_choice_is_said_by_its_job(trainer: Path, run: R
     run()
     cluster.run()
     assert finals(trainer).keys() == {"lora"}
-    words = "group find: method=rosa: all 3 trainings diverged: give other values"
+    words = "group find: method=rosa: all 3 diverged or are unfit: give other values"
     (status,) = [job for job in json.loads(run("-s", "--json").out)["jobs"] if job["id"].startswith(NEXT)]
     assert status["state"] == "failed" and words in status["note"]
     assert words in run().err
-    assert re.search(r"^search find: method=rosa: all 3 trainings diverged", run("-s").out, re.M)
+    assert re.search(r"^search find: method=rosa: all 3 diverged or are unfit", run("-s").out, re.M)
 
 
 def test_each_of_two_sweep_files_of_one_state_goes_on(trainer: Path, slurm: FakeSlurm, run: Run) -> None:

@@ -248,3 +248,14 @@ def test_the_launcher_does_not_divide_the_loss(train: Any, tmp_path: Path, monke
     assert (
         "launched for bf16, but train.precision decides: fp32" in only_run(tmp_path / "launched").log_file.read_text()
     )
+
+
+@pytest.mark.parametrize("wrong", ["fnmodel.params.rank=999", "train.warmup_steps=99"])
+def test_settings_that_can_never_train_are_noted(train: Any, monkeypatch: Any, tmp_path: Path, wrong: str) -> None:
+    """For a search, which would wait for such a trial for ever."""
+    monkeypatch.setenv(launch.RUN_POINTER, str(tmp_path / "pointer"))
+    with pytest.raises(UserError):
+        train(wrong)
+    assert wrong.rpartition("=")[2] in (tmp_path / "pointer.unfit").read_text()
+    train("train.epochs=1")
+    assert not (tmp_path / "pointer.unfit").exists()

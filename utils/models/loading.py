@@ -16,7 +16,7 @@ import rosa
 from rosa.injection import build_layers
 from rosa.targets import summary
 from utils.config.settings import Config
-from utils.errors import UserError, short_reason
+from utils.errors import UnfitSettings, UserError, short_reason
 from utils.io.hub import WAYS_OUT
 from utils.log import log
 from utils.models.attention import same_attention
@@ -244,7 +244,7 @@ def check_method_fits(config: Config) -> None:
         else:
             rosa.train_only(model, layers)
     except rosa.AdapterError as error:
-        raise UserError(f"fnmodel does not fit model.name={name}: {error}") from None
+        raise UnfitSettings(f"fnmodel does not fit model.name={name}: {error}") from None
 
 
 def max_positions(model: Any) -> int | None:

@@ -9,6 +9,6 @@ checkpoint; ``checkpoints.py`` writes and prunes those of a run, and selects the
 ``trained.py`` loads the model that a run has trained.
 """
 
-from utils.runs.run import RUN_POINTER, Run, find_runs, finite, recorded_digests
+from utils.runs.run import RUN_POINTER, UNFIT_NOTE, Run, find_runs, finite, recorded_digests
 
-__all__ = ["RUN_POINTER", "Run", "find_runs", "finite", "recorded_digests"]
+__all__ = ["RUN_POINTER", "UNFIT_NOTE", "Run", "find_runs", "finite", "recorded_digests"]

@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Any
 from utils.errors import UserError
 from utils.io.files import lock, read_json, write_json
 from utils.io.locks import has_process
+from utils.runs import UNFIT_NOTE
 
 if TYPE_CHECKING:
     from utils.slurm.sweep.file import Group, Job
@@ -238,6 +239,16 @@ def noted_runs(folder: Path, job: str) -> list[str]:
         return (folder / "pointers" / job).read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:
         return []
+
+
+def unfit(folder: Path, job: str) -> str:
+    """Why train.py can never train ``job``, as far as it noted that: its settings fit the model or the data on no
+    machine. Empty otherwise.
+    """
+    try:
+        return (folder / "pointers" / f"{job}{UNFIT_NOTE}").read_text(encoding="utf-8").strip()
+    except FileNotFoundError:
+        return ""
 
 
 def lock_file(folder: Path, job: str) -> Path:

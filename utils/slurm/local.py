@@ -22,8 +22,8 @@ from utils.io.files import write_text
 from utils.processes.signals import EXIT_INTERRUPTED
 from utils.slurm.cluster.events import read_attempt
 from utils.slurm.cluster.script import batch_script, log_file
-from utils.slurm.ledger import JOB_LOCK, LOCAL, LOCAL_MARK, Ledger, Submission, is_running, lock_file
-from utils.slurm.status import DIVERGED, TO_SEND, JobStatus, states_to_send
+from utils.slurm.ledger import JOB_LOCK, LOCAL, LOCAL_MARK, Ledger, Submission, is_running, lock_file, unfit
+from utils.slurm.status import DIVERGED, TO_SEND, UNFIT, WITH_RESULT, JobStatus, states_to_send
 from utils.slurm.submit import new_submission
 from utils.slurm.sweep.file import Group, Job, Sweep
 
@@ -78,7 +78,7 @@ class _Queue:
         self.sweep, self.names, self.ledger = sweep, {group.name for group in groups}, ledger
         wanted = states_to_send(retry)
         self.seen = {one.id for one in statuses.values() if one.state not in wanted and not one.stopped_here}
-        self.done = {one.id for one in statuses.values() if one.state in (DIVERGED, "done")}
+        self.done = {one.id for one in statuses.values() if one.state in WITH_RESULT}
         self.waiting: list[tuple[Group, Job]] = []
         self.scripts: dict[str, Submission] = {}  # by job
         self._extend()
@@ -161,7 +161,8 @@ def run_local(
             found = queue.note(ended)
             for one, code in ended:
                 failed += one.job not in queue.done
-                how = DIVERGED if code and one.job in queue.done else _ending(code)
+                lost = UNFIT if unfit(ledger.folder, one.job) else DIVERGED
+                how = lost if code and one.job in queue.done else _ending(code)
                 yield f"{one.job}: {how} after {time.monotonic() - one.started:.0f} s"
             yield from found
             if stop and not passed_on:

@@ -6,7 +6,7 @@ waits for was added or repeated since, so that the command must skip what is cur
 
 from __future__ import annotations
 
-from utils.slurm.status import DIVERGED, OUTDATED, JobStatus
+from utils.slurm.status import OUTDATED, WITH_RESULT, JobStatus
 from utils.slurm.sweep.file import Group, Sweep
 
 
@@ -25,7 +25,7 @@ def _news(done: JobStatus, before: list[Group], statuses: dict[str, JobStatus]) 
         if not group.settled:
             return f"the search of {group.name} goes on"
         for other in (statuses[job] for job in group.job_ids):
-            if other.state not in (DIVERGED, "done"):
+            if other.state not in WITH_RESULT:
                 return f"{other.id} is {other.state}"
             if done.started is not None and other.ended is not None and other.ended > done.started:
                 return f"{other.id} ended after it started"

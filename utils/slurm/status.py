@@ -18,7 +18,7 @@ from utils.slurm.cluster.events import Attempt, read_attempt
 from utils.slurm.cluster.parse import Row
 from utils.slurm.cluster.reasons import ENDED, NEVER, explain
 from utils.slurm.cluster.script import last_words, log_file
-from utils.slurm.ledger import LOCAL, SEEN, Ledger, Submission, is_running, noted_runs
+from utils.slurm.ledger import LOCAL, SEEN, Ledger, Submission, is_running, noted_runs, unfit
 from utils.slurm.sweep.file import Job, Sweep
 
 # This program's words for a job's state. ACTIVE: SLURM has the job. RETRY: it ended without success.
@@ -29,9 +29,11 @@ RETRY = (
     NO_RESULT,
 )  # fmt: skip
 DIVERGED = "diverged"  # a trial of a search whose loss became NaN or infinite: a result, which is not tried again
+UNFIT = "unfit"  # one whose settings fit the model or the data on no machine, likewise
 OUTDATED = "outdated"  # done, but not with all that it waits for (outdated.py)
 TO_SEND = ("not sent", "refused", OUTDATED)
-STATES = ("not sent", "refused", *dict.fromkeys((*ACTIVE, *RETRY)), OUTDATED, DIVERGED, "done")
+STATES = ("not sent", "refused", *dict.fromkeys((*ACTIVE, *RETRY)), OUTDATED, DIVERGED, UNFIT, "done")
+WITH_RESULT = (DIVERGED, UNFIT, "done")  # a further try would give the same
 
 # SLURM's words for jobs that have not ended.
 _RUNNING = ("RUNNING", "COMPLETING", "CONFIGURING", "STAGE_OUT", "SIGNALING", "STOPPED", "SUSPENDED", "RESIZING")
@@ -128,7 +130,8 @@ def job_statuses(sweep: Sweep, ledger: Ledger, listing: Listing) -> dict[str, Jo
             status.state, status.note = "refused", ledger.refused[job.id]
         _add_progress(status, ledger.folder)
         if job.id in diverged and status.state in RETRY:
-            status.state = DIVERGED
+            reason = unfit(ledger.folder, job.id)
+            status.state, status.note = (UNFIT, reason) if reason else (DIVERGED, status.note)
         if status.state == "done" and (job.id in waits or status.lost_its_run):
             status.state = NO_RESULT
     for group in sweep.groups:  # the way of a search that is over

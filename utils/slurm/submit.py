@@ -21,7 +21,7 @@ from utils.slurm.ledger import LOCAL, Ledger, Submission, handover
 from utils.slurm.next_job import is_expected, next_group
 from utils.slurm.outdated import mark_outdated
 from utils.slurm.recovery import resolve_unknown
-from utils.slurm.status import DIVERGED, RETRY, TO_SEND, JobStatus, job_statuses, states_to_send
+from utils.slurm.status import RETRY, TO_SEND, WITH_RESULT, JobStatus, job_statuses, states_to_send
 from utils.slurm.sweep.file import Group, Job, Sweep
 from utils.slurm.variables import used
 
@@ -186,7 +186,7 @@ def _obstacle(
             return f"it waits for {before.name}, whose search goes on{more}"
         for job in before.job_ids:
             status = statuses[job]
-            if job not in sending and status.state not in (DIVERGED, "done") and not status.can_end:
+            if job not in sending and status.state not in WITH_RESULT and not status.can_end:
                 more = "" if status.group in held else status.way_out
                 return f"it waits for {before.name}, where {job} is {status.state}{more}"
     return None

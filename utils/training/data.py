@@ -11,7 +11,7 @@ from rosa.subspace import seeded_generator
 from utils.config.settings import Config
 from utils.config.train import TrainConfig
 from utils.data import Example, digest, training_units
-from utils.errors import UserError
+from utils.errors import UnfitSettings
 from utils.log import log
 from utils.models.loading import max_positions
 from utils.runs.digests import TRAINING
@@ -100,6 +100,6 @@ def check_lengths(data: TrainingData, model: Any, config: Config) -> None:
     key = "seq_len" if data.train.documents is None else "block_size"
     value, name = getattr(config.train, key), config.model.name
     if limit is not None and longest > limit:
-        raise UserError(f"a sample has {longest} tokens, but {name} takes {limit}: set train.{key}={limit}")
+        raise UnfitSettings(f"a sample has {longest} tokens, but {name} takes {limit}: set train.{key}={limit}")
     if limit is not None and value > limit and value != getattr(TrainConfig, key):
-        raise UserError(f"train.{key}={value} is above the {limit} positions of {name}: set at most {limit}")
+        raise UnfitSettings(f"train.{key}={value} is above the {limit} positions of {name}: set at most {limit}")

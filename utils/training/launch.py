@@ -17,14 +17,14 @@ import torch
 from omegaconf import OmegaConf
 
 from utils.config.settings import Config
-from utils.errors import UserError
+from utils.errors import UnfitSettings, UserError
 from utils.io.files import lock, own_folder, remove_leftovers, write_text
 from utils.log import log, run_log
 from utils.models.loading import check_method_fits, hidden_size
 from utils.processes.devices import resolve_device
 from utils.processes.group import connect, explain_lost_process
 from utils.processes.signals import Interrupted, StopRequest, stop_on_signals
-from utils.runs import RUN_POINTER, Run, checkpoints, recorded_digests
+from utils.runs import RUN_POINTER, UNFIT_NOTE, Run, checkpoints, recorded_digests
 from utils.runs.base_model import base_digests, refuse_other_base
 from utils.runs.digests import identify_run, refuse_other_data, training_digests
 from utils.runs.identity import unread_keys
@@ -43,6 +43,11 @@ from utils.training.training import Training
 
 def train_all(config: Config, overrides: list[str]) -> float | None:
     """Train ``config.runs`` seeds, one directory each. Returns the best validation loss of the last one."""
+    with _noting_unfit_settings():
+        return _train_all(config, overrides)
+
+
+def _train_all(config: Config, overrides: list[str]) -> float | None:
     check_method_fits(config)
     check_installed(config.logging.to)
     processes = connect(resolve_device(config.train.device))
@@ -250,7 +255,7 @@ def _write_snapshots(config: Config, run: Run, overrides: list[str]) -> None:
 
 
 def _point_to(run: Run) -> None:
-    """Note for a job runner that its job trains ``run``; a sweep's search takes the run's loss for the job's.
+    """Note for a job runner that its job trains ``run``; a sweep's search takes the loss of the last one for the job's.
 
     Runs that are gone are left out: the job ran before, on data or with settings whose run would be another one.
     """
@@ -258,6 +263,19 @@ def _point_to(run: Run) -> None:
     if pointer:
         path = Path(pointer)
         noted = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-        lines = list(dict.fromkeys([*(line for line in noted if Path(line).exists()), str(run.path.resolve())]))
+        own = str(run.path.resolve())
+        lines = [*(line for line in dict.fromkeys(noted) if line != own and Path(line).exists()), own]
         if lines != noted:
             write_text(path, "".join(f"{line}\n" for line in lines))
+        Path(pointer + UNFIT_NOTE).unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _noting_unfit_settings() -> Iterator[None]:
+    """Note for a job runner why its job can never train, beside what ``_point_to`` notes."""
+    try:
+        yield
+    except UnfitSettings as error:
+        if pointer := os.environ.get(RUN_POINTER):
+            write_text(Path(pointer + UNFIT_NOTE), f"{error}\n")
+        raise

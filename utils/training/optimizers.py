@@ -13,7 +13,7 @@ from rosa.resampler import count_resamples
 from rosa.sharding import is_sharded
 from utils.config.settings import Config
 from utils.config.train import DEFAULT_DECAY, OPTIMIZER_PARAMETERS, TrainConfig
-from utils.errors import UserError
+from utils.errors import UnfitSettings
 from utils.log import log
 
 DEFAULT_WARMUP = 500
@@ -70,7 +70,7 @@ def warmup_steps(train: TrainConfig, total_steps: int) -> int:
     if train.warmup_steps is None:
         return DEFAULT_WARMUP if total_steps > DEFAULT_WARMUP else total_steps // 10
     if train.warmup_steps >= total_steps:
-        raise UserError(
+        raise UnfitSettings(
             f"train.warmup_steps={train.warmup_steps} is not shorter than the run of {total_steps} steps: "
             "lower it, or train longer (train.epochs, train.fraction)"
         )
@@ -97,7 +97,7 @@ def check_resamples(adapter: Any, epochs: int, steps_per_epoch: int) -> None:
             adapter.method, total_steps, between, key,
         )  # fmt: skip
     elif rewarm >= between:
-        raise UserError(
+        raise UnfitSettings(
             f"{key}.rewarm_steps={rewarm} is not shorter than the {between} steps between resamples: lower it, or "
             f"resample less often ({key}.every)"
         )

@@ -114,7 +114,7 @@ class Sweep:
 
     @property
     def diverged(self) -> set[str]:
-        """The trials whose training diverged, which is a result and no failure."""
+        """The trials whose training diverged, or whose settings are unfit, which is a result and no failure."""
         return {job for group in self.groups for found in group.searches for job in found.diverged}
 
     @property

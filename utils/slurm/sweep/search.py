@@ -23,7 +23,7 @@ from utils.results.aggregate import PRECISION, settings_of
 from utils.results.read import Result
 from utils.runs import Run, finite, recorded_digests
 from utils.runs.run import BASE, DATA
-from utils.slurm.ledger import noted_runs
+from utils.slurm.ledger import noted_runs, unfit
 from utils.slurm.sweep.quoting import override_word
 from utils.text import as_typed
 
@@ -60,7 +60,8 @@ class Found:
 
     Attributes:
         points: the settings to try, as far as they are known.
-        losses: the best validation loss of each; infinite if the training diverged, None if it has not ended.
+        losses: the best validation loss of each; infinite if the training diverged or its settings are
+            unfit, None if it has not ended.
         chosen: the best settings, once all points have ended and no further ones are needed.
         problem: why nothing can be chosen; empty if something can.
         name: the other settings that tell this search from its group's others.
@@ -81,7 +82,7 @@ class Found:
 
     @property
     def diverged(self) -> list[str]:
-        """The jobs whose training diverged."""
+        """The jobs whose training diverged, or whose settings fit the model or the data on no machine."""
         return [job for job, loss in zip(self.jobs, self.losses, strict=True) if loss == math.inf]
 
     def text(self) -> str:
@@ -89,7 +90,7 @@ class Found:
         if self.chosen is None:
             return f"{self.name}: {self.problem}" if self.problem else ""
         loss = self.losses[self.points.index(self.chosen)]
-        bad = f", {len(self.diverged)} diverged" if self.diverged else ""
+        bad = f", {len(self.diverged)} diverged or unfit" if self.diverged else ""
         return f"{self.name}: chose {_words(self.chosen)}, validation loss {loss:.4f} ({len(self.points)} tried{bad})"
 
 
@@ -103,7 +104,7 @@ def explore(
 
     Args:
         search: the settings of the search.
-        loss: a point's best validation loss: infinite if it diverged, None if it is not known yet.
+        loss: a point's best validation loss: infinite if it can have none, None if it is not known yet.
         allowed: whether a point beyond the given values can be trained; else the search ends before it.
         difference: why the losses of points cannot be compared; empty if they can.
     """
@@ -117,7 +118,7 @@ def explore(
             return Found(points, losses, problem=problem)
         best = points[known.index(min(known))]  # the first of equals
         if min(known) == math.inf:
-            return Found(points, losses, problem=f"all {len(points)} trainings diverged: give other values")
+            return Found(points, losses, problem=f"all {len(points)} diverged or are unfit: give other values")
         added = list(_neighbours(search, points, best, allowed)) or list(_between(search, points, best))
         if not added:
             edges = [key for key in _numeric(search) if _beyond(points, best, key, allowed) is not None]
@@ -193,12 +194,15 @@ def _words(point: Point) -> str:
 
 
 def recorded_loss(folder: Path, job: str) -> float | None:
-    """The best validation loss of a job's run, infinite if it diverged; None if it has not ended, or ended otherwise.
+    """The best validation loss of a job's run, infinite if it diverged or its settings are unfit; None if it has not
+    ended, or ended otherwise.
 
     Args:
         folder: the sweep's state (ledger.py), where the job noted its run's directory.
         job: its id.
     """
+    if unfit(folder, job):
+        return math.inf
     _, record = _recorded(folder, job) or (None, {"status": None})
     if record["status"] == "failed" and record.get("diverged") is True:
         return math.inf
