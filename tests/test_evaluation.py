@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import shutil
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from utils.evaluation import Options, evaluate_run, evaluate_runs, group_by_sour
 from utils.generation.decoding import Decoding
 from utils.generation.generate import generate, generate_tokens
 from utils.io.files import lock, sha256
+from utils.models import losses
 from utils.models.loading import BUNDLED, load_model, load_tokenizer
 from utils.runs import Run, find_runs
 from utils.runs.checkpoint_folder import load_weights
@@ -263,3 +265,13 @@ def test_long_items_are_cut_or_left_out_of_the_loss_and_counted(
     assert evaluation["predictions"] == evaluation["items"]
     said = " ".join(warned)
     assert "1 of 5 items have prompts of 60 tokens or more" in said and "the loss is on their beginnings" in said
+
+
+def test_a_loss_that_is_not_finite_ends_before_anything_is_written(train: Any, monkeypatch: Any) -> None:
+    run = train("train.epochs=0")
+    evaluate_run(run, FAST)
+    before = run.predictions().read_text(), run.eval_file.read_text()
+    monkeypatch.setattr(losses, "model_losses", lambda *_: losses.Losses(None, losses.LossSum(math.nan, 1, 1)))
+    with pytest.raises(UserError, match=r"the loss is not finite in fp32: .*nothing was written"):
+        evaluate_run(run, dataclasses.replace(FAST, force=True))
+    assert (run.predictions().read_text(), run.eval_file.read_text()) == before

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -264,6 +265,8 @@ def _measure(
         )  # fmt: skip
     with autocast(model.device, precision):
         losses = model_losses(model, encoded, tokenizer.pad_token_id, options.batch(), check)
+        if not math.isfinite(losses.all.nats):
+            raise UserError(f"the loss is not finite in {precision}: try --precision fp32 (nothing was written)")
         texts = generate(model, tokenizer, prompts, options.decoding, options.batch(), bar=True, check=check)
     as_prompted = [
         [dataclasses.replace(example, prompt=prompt) for example in group]

@@ -113,6 +113,10 @@ def test_local_splits_share_no_question(tmp_path: Path, caplog: pytest.LogCaptur
     write_split(tmp_path, "test", thread(" a? "), thread("D?"), thread("C?"), thread("E?"))
     assert [questions(split, tmp_path) for split in SPLITS] == [["A?", "B?"], ["C?"], ["D?", "E?"]]
     assert "2 test questions are left out" in caplog.text
+    alone = tmp_path / "alone"
+    alone.mkdir()
+    write_split(alone, "test", thread("A?"))
+    assert questions("test", alone) == ["A?"] and f"{alone} has no train file" in caplog.text
     write_split(tmp_path, "test", thread("A?"))
     with pytest.raises(UserError, match="every test question is in an earlier split"):
         questions("test", tmp_path)

@@ -61,6 +61,16 @@ def test_text_output_and_a_choice_of_metrics(files: list[str], capsys: pytest.Ca
     assert lines[1].split()[1] == "0.2500"  # one wrong slot of four
 
 
+def test_sources_in_another_order_than_the_tables_are_refused(tmp_path: Path) -> None:
+    texts = zip(MEANINGS, PREDICTIONS.splitlines(), strict=True)
+    rows = [f'"{meaning}","{text}"' for meaning, text in texts]
+    for name, order in (("p.csv", rows), ("r.csv", rows[::-1])):
+        (tmp_path / name).write_text("\n".join(["mr,ref", *order]) + "\n", encoding="utf-8")
+    (tmp_path / "s.txt").write_text("\n".join(MEANINGS) + "\n", encoding="utf-8")
+    with pytest.raises(UserError, match="sources of the tables in another order"):
+        main([str(tmp_path / name) for name in ("p.csv", "r.csv")] + ["--sources", str(tmp_path / "s.txt")])
+
+
 def test_all_metrics_are_those_that_apply(files: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     main([*files, "--metrics", "all", "--json"])
     without = json.loads(capsys.readouterr().out)

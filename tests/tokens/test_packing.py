@@ -131,3 +131,5 @@ def test_prompts_are_cut_at_a_blank_and_not_without_need() -> None:
     assert short and prompt.split().index(short.split()[0]) and prompt[-len(short) - 1] == " "
     assert 6 <= len(TOKENIZER(short)["input_ids"]) <= 9
     assert shorten([prompt], TOKENIZER, 0) == [prompt]
+    (short,) = shorten(["whereto" * 60 + " in Paris"], TOKENIZER, 60)  # its only blank is at the end
+    assert 50 <= len(TOKENIZER(short)["input_ids"]) <= 60

@@ -8,6 +8,8 @@ from typing import Any
 from utils.data import Example
 from utils.tokens.encoding import first_ids, prompt_ids
 
+FEW = 8  # tokens that a cut prompt loses at most to begin with a word; a text without blanks begins anywhere
+
 
 def shorten(prompts: Sequence[str], tokenizer: Any, room: int) -> list[str]:
     """Cut prompts to at most ``room`` tokens. A longer prompt loses its beginning, if possible up to a blank.
@@ -39,7 +41,7 @@ def _end_of(prompt: str, tokenizer: Any, room: int) -> str:
     end = prompt
     for count in range(room, 0, -1):  # without its context the first word may need more tokens
         start = offsets[-count][0]
-        blank = prompt.find(" ", start)
+        blank = prompt.find(" ", start, offsets[-max(1, count - FEW)][1])
         end = prompt[blank + 1 :] if 0 <= blank < len(prompt) - 1 else prompt[start:]
         if len(tokenizer(end, add_special_tokens=False, verbose=False)["input_ids"]) <= room:
             break

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,7 @@ def go_offline_without_network() -> None:
     thread.join(PATIENCE)
     if not found.is_set():
         os.environ["HF_HUB_OFFLINE"] = "1"
+        print(f"{host} is not found: working offline (HF_HUB_OFFLINE=0 tries all the same)", file=sys.stderr)
 
 
 def cached_folder(repository: str, file: str) -> Path | None:

@@ -44,6 +44,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parse_arguments(argv)
     items = read_items(arguments.predictions, arguments.references)
     sources = items.sources if arguments.sources is None else read_predictions(arguments.sources)
+    if sources and items.sources and sources != items.sources and sorted(sources) == sorted(items.sources):
+        raise UserError(f"--sources: {arguments.sources} has the sources of the tables in another order: leave it out")
     if arguments.metrics is None:
         names: Sequence[str] = OFFICIAL
     elif arguments.metrics == "all":

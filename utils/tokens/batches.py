@@ -70,7 +70,7 @@ def to_device(array: np.ndarray, device: torch.device) -> Tensor:
     tensor = torch.from_numpy(array)
     if device.type == "cuda":  # from pageable memory the copy would wait
         tensor = tensor.pin_memory()
-    return tensor.to(device, non_blocking=True)
+    return tensor.to(device, non_blocking=device.type == "cuda")  # mps may read memory that is free by then
 
 
 def epoch_batches(lengths: Sequence[int], batch_size: int, window: int, seed: int, epoch: int) -> list[list[int]]:
