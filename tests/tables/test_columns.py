@@ -106,6 +106,16 @@ def test_differences_are_over_the_seeds_that_both_rows_have(tmp_path: Path) -> N
     assert "| −0.3000 (1) |" in page and "(k): the value is of k seeds only." in page
     compile_results([tmp_path], baseline="untrained")
     assert row_of(csv_of(tmp_path), method="lora").BLEU_delta == pytest.approx(0.3), "the same for every seed"
+    page = (tmp_path / "e2e_nlg" / "results.md").read_text(encoding="utf-8")
+    assert "(0)" not in page
+
+
+def test_a_difference_without_a_common_seed_says_so(tmp_path: Path) -> None:
+    write_run(tmp_path, method="lora", scores={"BLEU": 0.5})
+    write_run(tmp_path, method="none", seed=5, scores={"BLEU": 0.8})
+    compile_results([tmp_path])
+    page = (tmp_path / "e2e_nlg" / "results.md").read_text(encoding="utf-8")
+    assert "| −0.3000 (0) |" in page and "(0): the rows have no seed in common" in page
 
 
 def test_differences_to_full_fine_tuning_and_to_equal_rank(tmp_path: Path) -> None:

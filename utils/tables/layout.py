@@ -123,8 +123,11 @@ def make_table(
     deltas = _delta_grids(table, printed, baseline, scope)
     table.notes += [*(baseline_notes(rows) if deltas else []), *gap_notes(rows, table.closed, loss)]
     table.grids = [_main_grid(table, printed, scope), *deltas, *([_gap_grid(table)] if table.closed else [])]
-    if any(cell.n is not None for grid in table.grids for line in grid.rows for cell in line):
+    counts = {cell.n for grid in table.grids for line in grid.rows for cell in line} - {None}
+    if counts - {0}:
         table.notes.append("(k): the value is of k seeds only.")
+    if 0 in counts:
+        table.notes.append("(0): the rows have no seed in common, so that the difference is of their means.")
     repeated_paths = {omission.run.path for omission in repeated}
     incomplete = [r for r in results if not r.finished]
     if not rows:
@@ -213,9 +216,10 @@ def _delta_grids(table: Table, columns: list[Column], baseline: str, scope: Scop
 
 def _delta_cell(row: Row, column: Column) -> Cell:
     delta, seeds = row.delta(column), len(row.compared_seeds(column))
-    if delta is None:
+    if delta is None or row.baseline is None:
         return Cell("")
-    return Cell(column.text(delta, "+"), n=seeds if 0 < seeds < len(row.results) else None, number=True)
+    paired = seeds or UNTRAINED not in (row.first.method, row.baseline.first.method)
+    return Cell(column.text(delta, "+"), n=seeds if paired and seeds < len(row.results) else None, number=True)
 
 
 def _gap_grid(table: Table) -> Grid:
