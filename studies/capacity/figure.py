@@ -4,11 +4,12 @@
 
 writes capacity.png and capacity.pdf beside the page: means of the reported seeds with one standard deviation, of the
 largest book. Methods that do not resample are levels; variants of ROSA are in the tables only. A second panel has the
-bits over the size of the book, if there are runs of several sizes.
+bits over the size of the book, if there are runs of several sizes. spectrum.png has the singular values of the change.
 """
 
 from __future__ import annotations
 
+import statistics
 import sys
 from collections import defaultdict
 from pathlib import Path
@@ -17,16 +18,26 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from studies.capacity.measure import RECORDS
+from studies.capacity.measure import NUMERICAL, RECORDS
 from studies.measured import Measured, Way, label, order
 from studies.report import best_rate, load
 from utils.data.phone_book import PhoneBook
 from utils.errors import UserError, run_cli
-from utils.plots._style import count_ticks, draw_points, new_axes, save, style
+from utils.plots._style import count_ticks, draw_points, log_ticks, new_axes, save, style
 from utils.results.aggregate import Statistic
 from utils.results.methods import method_colour
 
 MARKERS = "os^vDPXd"  # methods of one colour differ by marker
+SPECTRA = (12, 100, 0)  # steps between resamples whose spectra are drawn: the best, those of the first grid, never
+
+
+def reported(runs: list[Measured]) -> dict[Way, list[Measured]]:
+    """The reported seeds of each method but variants of ROSA, at its best rate, in the order of tables."""
+    ways: dict[Way, list[Measured]] = defaultdict(list)
+    for run in runs:
+        if not run.trial and not (run.way.method == "rosa" and run.way.others):
+            ways[run.way].append(run)
+    return {way: best_rate(ways[way]) for way in sorted(ways, key=order)}
 
 
 def draw(runs: list[Measured]) -> Figure:
@@ -35,13 +46,9 @@ def draw(runs: list[Measured]) -> Figure:
     Raises:
         UserError: there is no run of a reported seed.
     """
-    ways: dict[Way, list[Measured]] = defaultdict(list)
-    for run in runs:
-        if not run.trial and not (run.way.method == "rosa" and run.way.others):
-            ways[run.way].append(run)
     found: dict[Way, Statistic] = {}
-    for way in sorted(ways, key=order):
-        if statistic := Statistic.of([run.bits / 1000 for run in best_rate(ways[way]) if run.bits is not None]):
+    for way, seeds in reported(runs).items():
+        if statistic := Statistic.of([run.bits / 1000 for run in seeds if run.bits is not None]):
             found[way] = statistic
     if not found:
         raise UserError("no run of a reported seed is there yet: run the groups of studies/capacity/sweep.yaml")
@@ -100,12 +107,34 @@ def _draw_sizes(axes: Axes, found: dict[Way, Statistic], sizes: list[int]) -> No
     axes.legend(fontsize=6)
 
 
+def draw_spectra(runs: list[Measured]) -> Figure:
+    """The singular values of ΔW over the largest one, averaged over layers and seeds, of the largest book."""
+    figure, (axes,) = new_axes(3.2)
+    figure.set_figwidth(1.8 * figure.get_figwidth())
+    ways = {way: seeds for way, seeds in reported(runs).items() if way.every in SPECTRA}
+    largest = max((way.keys for way in ways), default=0)
+    for number, (way, seeds) in enumerate((way, seeds) for way, seeds in ways.items() if way.keys == largest):
+        spectra = [run.study["change"]["spectrum"] for run in seeds if run.study]
+        means = [statistics.fmean(values) for values in zip(*spectra, strict=True)]
+        shown = [value for value in means if value > NUMERICAL / 10]
+        look: dict[str, Any] = {"marker": MARKERS[number % len(MARKERS)], "color": method_colour(way.method)}
+        axes.plot(range(1, len(shown) + 1), shown, label=label(way), markevery=(min(number, len(shown) - 1), 9), **look)
+    axes.axhline(NUMERICAL, color="#bbbbbb", linestyle="--", label="counts for the numerical rank")
+    axes.set_yscale("log")
+    log_ticks(axes.yaxis)
+    axes.set_xlabel("number of the singular value")
+    axes.set_ylabel("singular value of ΔW over the largest")
+    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return figure
+
+
 def main() -> None:
-    """Write the figure."""
+    """Write the figures."""
     runs = load(Path(sys.argv[1]) if len(sys.argv) > 1 else RECORDS)
     with style():
-        for path in save(draw(runs), Path(__file__).parent, "capacity"):
-            print(path)
+        for figure, name in ((draw(runs), "capacity"), (draw_spectra(runs), "spectrum")):
+            for path in save(figure, Path(__file__).parent, name):
+                print(path)
 
 
 if __name__ == "__main__":
