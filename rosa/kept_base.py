@@ -25,9 +25,9 @@ from rosa.subspace import split_triplets
 Pair = tuple[Tensor, Tensor]
 
 WRITTEN_IN_PLACE = (
-    "the state was written into the model before load_state_dict, as torch.distributed.checkpoint does, so that the "
-    "base's weights are not known any more: rosa.disabled will refuse, and save_adapter write W_f whole. To keep them, "
-    "use rosa.save_adapter and rosa.load_adapter"
+    "the state shares the model's memory: if it was written into before load_state_dict, as by "
+    "torch.distributed.checkpoint, the base's weights are lost. rosa.disabled will refuse, and save_adapter write W_f "
+    "whole. To keep them, load a copy of the state, or use rosa.save_adapter and rosa.load_adapter"
 )
 NOISE = 1e-14  # of float64 products: singular values of a difference of equal pairs are this small
 

@@ -41,12 +41,20 @@ def guard_state(layer: Any) -> None:
     """Make ``state_dict`` save the layer as it is when it is not merged, and loading refuse what it cannot take."""
     layer.register_state_dict_post_hook(_save_unmerged)
     layer.register_load_state_dict_pre_hook(_check_loadable)
+    layer.register_load_state_dict_pre_hook(_note_values)
 
 
 def _save_unmerged(layer: Any, state: dict[str, Any], prefix: str, _: Any) -> None:
     """The base's values without the change, which A and B hold in the same state."""
     for name, before in (layer._unmerged or {}).items():
         state[f"{prefix}base.{name}"] = before
+
+
+def _note_values(layer: Any, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    """A state with all own parameters gives the layer values; one of PEFT's before its first subspace has none."""
+    own, number = layer.own_parameters(), state.get(f"{prefix}number")
+    sampled = number is None or number.is_meta or int(number) >= 0
+    layer.has_values |= bool(own) and sampled and all(f"{prefix}{name}" in state for name in own)
 
 
 def _check_loadable(layer: Any, state: dict[str, Any], prefix: str, *_: Any) -> None:

@@ -64,7 +64,7 @@ class AdapterLayer(nn.Module, ABC):
     needed_with_pair: ClassVar[tuple[str, ...]] = ()  # tensors without which A, B of a state are of no use
     fixed: tuple[str, ...] = ()  # own parameters that do not train; only a resample writes them
     kept: KeptBase | None = None  # the base's values that training writes over; None: not kept
-    has_values: bool = False  # its own parameters were set, or loaded by ``load_adapter``
+    has_values: bool = False  # its own parameters were set or loaded
     in_use: bool = True  # False: the module that holds this layer uses another one now (several adapters of peft)
 
     base: nn.Linear  # or Conv1D, which has the same attributes

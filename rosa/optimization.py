@@ -125,7 +125,7 @@ def check_state(optimizer: Any | None, parameters: Iterable[nn.Parameter], chang
         for name, value in one.state.get(parameter, {}).items():
             if name in WEIGHTS and name in moments:
                 raise AdapterError(
-                    f"the state '{name}' of {type(optimizer).__name__} holds A and B of the old subspace: use "
+                    f"the state '{name}' of {type(one).__name__} holds A and B of the old subspace: use "
                     "optimizer_state=reset, or another optimizer"
                 )
             if change in ("keep", 0):
@@ -134,7 +134,7 @@ def check_state(optimizer: Any | None, parameters: Iterable[nn.Parameter], chang
                 continue
             if name not in moments or name not in FIRST_MOMENTS + SECOND_MOMENTS or not value.is_floating_point():
                 raise AdapterError(
-                    f"a resample cannot change the state '{name}' of {type(optimizer).__name__}, which does not hold a "
+                    f"a resample cannot change the state '{name}' of {type(one).__name__}, which does not hold a "
                     "known moment of each element: use optimizer_state=reset or keep, ReLoRA with pruned=0, or "
                     "torch.optim.AdamW"
                 )
@@ -156,10 +156,8 @@ def change_state(optimizer: Any | None, parameters: Iterable[nn.Parameter], chan
 
 def _with_inner(optimizer: Any) -> list[Any]:
     """The optimizer and those that it wraps and that keep its state (ZeroRedundancyOptimizer, SAM)."""
-    found, states = [optimizer], [optimizer.state]
-    for holder in found:
-        for inner in vars(holder).values():
-            if isinstance(inner, torch.optim.Optimizer) and not any(inner.state is state for state in states):
-                found.append(inner)
-                states.append(inner.state)
+    found = [optimizer]
+    for holder in found:  # it grows: accelerate wraps the wrapper
+        inner = (one for one in vars(holder).values() if isinstance(one, torch.optim.Optimizer))
+        found += [one for one in inner if all(one is not other for other in found)]
     return found

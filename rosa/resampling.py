@@ -85,7 +85,7 @@ class SubspaceLayer(LowRankLayer):
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *others: Any) -> None:
         """Where ``load_state_dict`` brings another W_f, keep W_0 whole: its difference from that W_f is not known.
 
-        torch.distributed.checkpoint has written that W_f into the weight itself by now, so that W_0 is lost.
+        W_0 is lost where that W_f is in the weight by now, since the state shares its memory.
         """
         given = state_dict.get(f"{prefix}base.weight")
         if self.kept is not None and given is not None:

@@ -29,7 +29,6 @@ from rosa.files import replace_files
 from rosa.injection import adapter_layers
 from rosa.resampler import Resampler, count_resamples
 from rosa.saved_modules import saved_modules
-from rosa.sharding import is_sharded
 
 
 class ResampleCallback(TrainerCallback):  # type: ignore[misc]  # transformers is not type-checked here
@@ -137,7 +136,7 @@ class ResampleCallback(TrainerCallback):  # type: ignore[misc]  # transformers i
         **kwargs: Any,
     ) -> None:
         weights = Path(args.output_dir) / f"checkpoint-{state.global_step}" / SAFE_WEIGHTS_NAME
-        if self.resampler is not None and args.should_save and weights.is_file():
+        if self.resampler is not None and args.should_save and not args.fsdp and weights.is_file():
             keep_what_changes(self.resampler.model, weights)
 
 
@@ -161,17 +160,18 @@ def keep_what_changes(model: nn.Module, weights: Path) -> None:
     """Drop from ``weights``, a file of the model's whole state, what neither trains nor resamples nor is the adapter's.
 
     ``model.load_state_dict(..., strict=False)``, which is what the Trainer does on a resume, then restores the model
-    from its base. The Trainer names the missing keys in a warning. ``save_pretrained`` may write the names that the
-    hub's files have, of which that call knows none (ViT, Gemma 3): the file gets the model's own ones then.
+    from its base. The Trainer names the missing keys in a warning. ``save_pretrained`` writes some models under the
+    names that the hub's files have (ViT, Gemma 3), of which that call knows none: the file gets the model's own then.
     """
     kept = {id(p) for layer in adapter_layers(model).values() for p in layer.changing_parameters()}
     kept |= {id(p) for module in saved_modules(model).values() for p in module.parameters()}  # also where frozen since
-    named = model.named_parameters(remove_duplicate=False)
+    named = list(model.named_parameters(remove_duplicate=False))
     frozen = {name for name, p in named if not p.requires_grad and id(p) not in kept}
     with safe_open(weights, framework="pt") as file:
         names, metadata = list(file.keys()), file.metadata()
         tensors = {name: file.get_tensor(name) for name in names if name not in frozen}
-    own = {name: values for name, values in model.state_dict().items() if name not in frozen}
-    if not own.keys() <= tensors.keys() and not any(map(is_sharded, own.values())):
-        tensors = {name: values.detach().clone(memory_format=torch.contiguous_format) for name, values in own.items()}
+    if set(names) - {name for name, _ in (*named, *model.named_buffers(remove_duplicate=False))}:
+        own = {name: values for name, values in model.state_dict().items() if name not in frozen}
+        like: dict[str, Any] = dict(device="cpu", copy=True, memory_format=torch.contiguous_format)
+        tensors = {name: values.to(**like) for name, values in own.items()}
     replace_files({weights: lambda path: save_file(tensors, path, metadata)})

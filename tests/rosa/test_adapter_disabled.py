@@ -256,7 +256,7 @@ def test_a_state_that_was_written_in_place_leaves_no_wrong_base(tmp_path: Path) 
     dcp.save({"model": get_model_state_dict(model)}, checkpoint_id=tmp_path / "state")
     state = {"model": get_model_state_dict(other)}
     dcp.load(state, checkpoint_id=tmp_path / "state")
-    with pytest.warns(UserWarning, match="written into the model before load_state_dict"):
+    with pytest.warns(UserWarning, match="shares the model's memory"):
         set_model_state_dict(other, state["model"])
     torch.testing.assert_close(logits(other), logits(model))
     with pytest.raises(rosa.AdapterError, match="were not kept"), rosa.disabled(other):

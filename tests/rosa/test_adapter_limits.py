@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -97,5 +98,10 @@ def test_adapters_with_values_are_not_started_again(config: Any, tmp_path: Path)
         assert digests(one) == before
     with pytest.raises(rosa.AdapterError, match="have values already"):
         rosa.start_adapters(adapt_by_peft())
+    state = copy.deepcopy(model.state_dict())
+    loaded = rosa.inject(make_model("gpt2"), config, start=False)
+    loaded.load_state_dict(state)
+    with pytest.raises(rosa.AdapterError, match="have values already"):
+        rosa.start_adapters(loaded)
     late = rosa.start_adapters(rosa.inject(make_model("gpt2"), config, start=False))
     torch.testing.assert_close(logits(late), logits(make_model("gpt2")))

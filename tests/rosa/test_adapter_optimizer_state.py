@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 
 import pytest
 import torch
+from accelerate import Accelerator
 
 import rosa
 from tests.rosa.cases import adapt, make_model, make_optimizer, train_steps, trained
@@ -151,12 +153,16 @@ def test_the_state_of_an_inner_optimizer_begins_again() -> None:
         def step(self, closure: None = None) -> None:  # type: ignore[override]
             self.inner.step()
 
-    for config in (rosa.RosaConfig(rank=4), rosa.ReloraConfig(rank=4, pruned=1.0)):
+    for config, prepare in itertools.product(
+        (rosa.RosaConfig(rank=4), rosa.ReloraConfig(rank=4, pruned=1.0)),
+        (lambda one: one, Accelerator(cpu=True).prepare),
+    ):
         model = adapt("gpt2", config)
-        optimizer = Wrapper(make_optimizer(model))
+        inner = make_optimizer(model)
+        optimizer = prepare(Wrapper(inner))
         train_steps(model, optimizer)
         pair = next(iter(rosa.adapter_layers(model).values())).A
-        assert optimizer.inner.state[pair]["exp_avg"].any()
+        assert inner.state[pair]["exp_avg"].any()
         assert rosa.Resampler(model, optimizer, config).after_epoch(1, 2)
-        state = optimizer.inner.state[pair]
+        state = inner.state[pair]
         assert not state or not state["exp_avg"].any()

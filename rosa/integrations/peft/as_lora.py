@@ -58,7 +58,7 @@ def save_as_lora(folder: str | Path, model: Any, rank: int | float | None = None
     state = get_peft_model_state_dict(model, adapter_name=adapter_name)
     others = {key: values for key, values in state.items() if ".rosa_layers." not in key}  # modules_to_save
     bases = {f"base_model.model.{name}.base_layer.weight": adapter.host for name, adapter in adapters.items()}
-    # PEFT adds the embeddings and the head of a resized vocabulary: of an adapted one W_0, to which the pair belongs.
+    # For a resized vocabulary PEFT adds the weights of embeddings and head. The pair of an adapted one is W − W_0.
     others |= {key: host.base_weight for key, host in bases.items() if key in others}
     config = model.peft_config[adapter_name]
     folder = Path(folder)
