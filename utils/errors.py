@@ -28,7 +28,7 @@ class UserError(Exception):
 
 
 class UnfitSettings(UserError):
-    """Settings that do not fit the model or the data, on any machine: the same command would fail again."""
+    """Settings that do not fit the model or the data: on the same two the same command fails again, on any machine."""
 
 
 def failed_trial(error: Exception) -> str:

@@ -266,7 +266,8 @@ def _measure(
     with autocast(model.device, precision):
         losses = model_losses(model, encoded, tokenizer.pad_token_id, options.batch(), check)
         if not math.isfinite(losses.all.nats):
-            raise UserError(f"the loss is not finite in {precision}: try --precision fp32 (nothing was written)")
+            way_out = "" if precision == "fp32" else ": try --precision fp32"
+            raise UserError(f"the loss is not finite in {precision}, and nothing was written{way_out}")
         texts = generate(model, tokenizer, prompts, options.decoding, options.batch(), bar=True, check=check)
     as_prompted = [
         [dataclasses.replace(example, prompt=prompt) for example in group]

@@ -134,5 +134,7 @@ def test_a_run_does_not_go_on_in_another_precision(train: Any, monkeypatch: pyte
     record = run.record()
     record["hardware"]["precision"] = "fp16"  # as on a machine with another GPU
     run.record_file.write_text(json.dumps(record))
+    train("train.epochs=1")  # finished, which needs none
+    run.record_file.write_text(json.dumps({**record, "status": "interrupted"}))
     with pytest.raises(UserError, match=r"precision fp16 \(.* began in it\) needs a CUDA device"):
         train("train.epochs=1")

@@ -184,6 +184,20 @@ def test_diverged_trials_are_results(trainer: Path, run: Run) -> None:
     assert "nothing to send" in run("--local", "--retry").out and len(trained(trainer)) == before
 
 
+def test_unfit_trials_are_results_that_a_retry_tries_again(trainer: Path, run: Run) -> None:
+    (trainer / "unfit").touch()
+    done = run("--local")
+    assert done.code == 0 and done.out.count(": unfit after") == 2, done.err + done.out
+    assert "method=lora: chose lr=0.001" in done.out and "1 diverged or unfit)" in done.out
+    statuses = json.loads(run("-s", "--json").out)
+    assert statuses["counts"]["unfit"] == 2 and "lr is too low for this model" in run("-s").out
+    before = len(trained(trainer))
+    assert "nothing to send" in run("--local").out and len(trained(trainer)) == before
+    (trainer / "unfit").unlink()
+    again = run("--local", "--retry")
+    assert again.code == 0 and len(trained(trainer)) == before + 2, again.err + again.out
+
+
 def test_a_combination_whose_trials_all_diverge_is_named(trainer: Path, run: Run) -> None:
     (trainer / "diverge").touch()
     done = run("--local")

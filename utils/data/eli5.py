@@ -54,7 +54,7 @@ def _from_folder(split: str, folder: Path) -> list[Thread]:
     for earlier in SPLITS[: SPLITS.index(split)]:
         if any((folder / name).is_file() for name in FILES[earlier]):
             seen |= {_key(question) for question, *_ in _read(find_split(folder, FILES[earlier]))}
-        else:
+        elif earlier == "train":
             log.warning("%s has no %s file: its questions cannot be left out of %s", folder, earlier, split)
     kept = [thread for thread in threads if _key(thread[0]) not in seen]
     if len(kept) < len(threads):

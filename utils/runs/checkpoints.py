@@ -133,7 +133,7 @@ def _folders(run: Run) -> list[Path]:
 
 def _target(pointer: Path) -> Path | None:
     """The checkpoint folder to which a pointer leads; None if that is not in the pointer's own folder."""
-    if not pointer.exists():
+    if not pointer.is_dir():
         return None
     target = pointer.resolve()
     return target if target.parent == pointer.parent.resolve() else None

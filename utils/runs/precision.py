@@ -31,9 +31,11 @@ def settle_precision(config: Config, hidden_size: int | None) -> tuple[Config, s
         run = Run(identify_run(candidate)[0])
         if run.record_file.exists():
             try:
-                recorded = run.record().get("hardware", {}).get("precision", resolved)
+                record = run.record()
             except UserError:  # an unreadable record is refused where the run is opened
                 return candidate, resolved
-            check_precision(recorded, device, f"{run.path} began in it")
+            recorded = record.get("hardware", {}).get("precision", resolved)
+            if record["status"] != "finished":
+                check_precision(recorded, device, f"{run.path} began in it")
             return candidate, recorded
     return candidates[0], resolved

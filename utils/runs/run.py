@@ -26,7 +26,7 @@ DATA, BASE, ADAPTER = "data_sha256", "base_sha256", "adapter_sha256"  # of the r
 FIRST_IDS = "first_ids"  # of the record: see utils.tokens.encoding.first_ids
 SUMMARY = "state.json"  # of a checkpoint
 RUN_POINTER = "ROSA_RUN_POINTER"  # names a file that train.py appends each run's directory to (for job runners)
-UNFIT_NOTE = ".unfit"  # after that file's name: one that says why the settings can never train
+UNFIT_NOTE = ".unfit"  # after that file's name: one that says why the settings do not fit
 STATUSES = ("running", "finished", "interrupted", "failed")
 
 

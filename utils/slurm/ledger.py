@@ -10,6 +10,7 @@ A sweep's folder (``state`` in the sweep file) lies beside the runs::
     logs/<token>-<task>.log  what the job printed
     pointers/<job id>        the run directories that the job trains, one per line
     pointers/<job id>.stopped    not empty if the job's command stopped on a signal and can go on
+    pointers/<job id>.unfit      why its settings do not fit the model or the data
     locks/<job id>           held while a job runs on this machine
 """
 
@@ -242,9 +243,7 @@ def noted_runs(folder: Path, job: str) -> list[str]:
 
 
 def unfit(folder: Path, job: str) -> str:
-    """Why train.py can never train ``job``, as far as it noted that: its settings fit the model or the data on no
-    machine. Empty otherwise.
-    """
+    """Why the settings of ``job`` do not fit the model or the data, if train.py has noted that; else empty."""
     try:
         return (folder / "pointers" / f"{job}{UNFIT_NOTE}").read_text(encoding="utf-8").strip()
     except FileNotFoundError:

@@ -106,7 +106,7 @@ class _Queue:
             return []
         before = set(self.sweep.findings())
         self.sweep = self.sweep.again()
-        self.done |= self.sweep.diverged
+        self.done |= self.sweep.without_loss
         self._extend()
         return [line for line in self.sweep.findings() if line not in before]
 
@@ -161,8 +161,9 @@ def run_local(
             found = queue.note(ended)
             for one, code in ended:
                 failed += one.job not in queue.done
-                lost = UNFIT if unfit(ledger.folder, one.job) else DIVERGED
-                how = lost if code and one.job in queue.done else _ending(code)
+                how = _ending(code)
+                if code and one.job in queue.done:
+                    how = UNFIT if unfit(ledger.folder, one.job) else DIVERGED
                 yield f"{one.job}: {how} after {time.monotonic() - one.started:.0f} s"
             yield from found
             if stop and not passed_on:

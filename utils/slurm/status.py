@@ -29,11 +29,11 @@ RETRY = (
     NO_RESULT,
 )  # fmt: skip
 DIVERGED = "diverged"  # a trial of a search whose loss became NaN or infinite: a result, which is not tried again
-UNFIT = "unfit"  # one whose settings fit the model or the data on no machine, likewise
+UNFIT = "unfit"  # a trial whose settings do not fit the model or the data; --retry tries it again, on repaired data
 OUTDATED = "outdated"  # done, but not with all that it waits for (outdated.py)
 TO_SEND = ("not sent", "refused", OUTDATED)
 STATES = ("not sent", "refused", *dict.fromkeys((*ACTIVE, *RETRY)), OUTDATED, DIVERGED, UNFIT, "done")
-WITH_RESULT = (DIVERGED, UNFIT, "done")  # a further try would give the same
+WITH_RESULT = (DIVERGED, UNFIT, "done")
 
 # SLURM's words for jobs that have not ended.
 _RUNNING = ("RUNNING", "COMPLETING", "CONFIGURING", "STAGE_OUT", "SIGNALING", "STOPPED", "SUSPENDED", "RESIZING")
@@ -104,7 +104,7 @@ class JobStatus:
 
 def states_to_send(retry: bool) -> tuple[str, ...]:
     """The states in which a call sends a job; ``retry``: also one that did not end well."""
-    return (*TO_SEND, *RETRY) if retry else TO_SEND
+    return (*TO_SEND, *RETRY, UNFIT) if retry else TO_SEND
 
 
 def job_statuses(sweep: Sweep, ledger: Ledger, listing: Listing) -> dict[str, JobStatus]:
@@ -118,7 +118,7 @@ def job_statuses(sweep: Sweep, ledger: Ledger, listing: Listing) -> dict[str, Jo
         jobs |= {job.id: job for job in group.jobs}
         if (follows := sweep.next_id(group)) in latest:
             jobs[follows] = Job(follows, group.name, "goes on with the search", "", {})
-    diverged, waits = sweep.diverged, {job for group in sweep.groups for job in group.waits}
+    without_loss, waits = sweep.without_loss, {job for group in sweep.groups for job in group.waits}
     for job_id, (submission, _) in latest.items():
         jobs.setdefault(job_id, Job(job_id, submission.group, "(not in the sweep file)", "", {}))
     statuses = {}
@@ -129,7 +129,7 @@ def job_statuses(sweep: Sweep, ledger: Ledger, listing: Listing) -> dict[str, Jo
         elif job.id in ledger.refused:
             status.state, status.note = "refused", ledger.refused[job.id]
         _add_progress(status, ledger.folder)
-        if job.id in diverged and status.state in RETRY:
+        if job.id in without_loss and status.state in RETRY:
             reason = unfit(ledger.folder, job.id)
             status.state, status.note = (UNFIT, reason) if reason else (DIVERGED, status.note)
         if status.state == "done" and (job.id in waits or status.lost_its_run):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from utils.results.aggregate import Row, best_rows, compute_statistics, differing, rows_of, set_baselines
@@ -123,11 +123,7 @@ def make_table(
     deltas = _delta_grids(table, printed, baseline, scope)
     table.notes += [*(baseline_notes(rows) if deltas else []), *gap_notes(rows, table.closed, loss)]
     table.grids = [_main_grid(table, printed, scope), *deltas, *([_gap_grid(table)] if table.closed else [])]
-    counts = {cell.n for grid in table.grids for line in grid.rows for cell in line} - {None}
-    if counts - {0}:
-        table.notes.append("(k): the value is of k seeds only.")
-    if 0 in counts:
-        table.notes.append("(0): the rows have no seed in common, so that the difference is of their means.")
+    table.notes += _count_notes(table.grids)
     repeated_paths = {omission.run.path for omission in repeated}
     incomplete = [r for r in results if not r.finished]
     if not rows:
@@ -135,6 +131,14 @@ def make_table(
     incomplete += [r for r in finished if r.problems and r.run.path not in repeated_paths]
     table.omissions = [*(Omission(r.run, "; ".join(r.problems)) for r in incomplete), *repeated, *unreadable]
     return table
+
+
+def _count_notes(grids: list[Grid]) -> Iterator[str]:
+    counts = {cell.n for grid in grids for line in grid.rows for cell in line} - {None}
+    if counts - {0}:
+        yield "(k): the value is of k seeds only."
+    if 0 in counts:
+        yield "(0): the rows have no seed in common, so that the difference is of their means."
 
 
 def _leading_columns(table: Table) -> tuple[list[Cell], list[list[Cell]]]:

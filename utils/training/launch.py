@@ -272,10 +272,11 @@ def _point_to(run: Run) -> None:
 
 @contextlib.contextmanager
 def _noting_unfit_settings() -> Iterator[None]:
-    """Note for a job runner why its job can never train, beside what ``_point_to`` notes."""
+    """Note for a job runner that its job's settings do not fit, beside what ``_point_to`` notes."""
     try:
         yield
     except UnfitSettings as error:
         if pointer := os.environ.get(RUN_POINTER):
-            write_text(Path(pointer + UNFIT_NOTE), f"{error}\n")
+            with contextlib.suppress(OSError):
+                write_text(Path(pointer + UNFIT_NOTE), f"{error}\n")
         raise

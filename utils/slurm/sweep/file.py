@@ -113,9 +113,9 @@ class Sweep:
         return replace(self, groups=tuple(_groups(self.nodes, self.document, self.folder)))
 
     @property
-    def diverged(self) -> set[str]:
-        """The trials whose training diverged, or whose settings are unfit, which is a result and no failure."""
-        return {job for group in self.groups for found in group.searches for job in found.diverged}
+    def without_loss(self) -> set[str]:
+        """The trials that can have no loss, which is a result and no failure."""
+        return {job for group in self.groups for found in group.searches for job in found.without_loss}
 
     @property
     def jobs(self) -> list[Job]:

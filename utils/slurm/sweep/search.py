@@ -81,8 +81,8 @@ class Found:
         return [job for job, loss in zip(self.jobs, self.losses, strict=True) if loss is None]
 
     @property
-    def diverged(self) -> list[str]:
-        """The jobs whose training diverged, or whose settings fit the model or the data on no machine."""
+    def without_loss(self) -> list[str]:
+        """The jobs that can have no loss: their training diverged, or their settings do not fit model or data."""
         return [job for job, loss in zip(self.jobs, self.losses, strict=True) if loss == math.inf]
 
     def text(self) -> str:
@@ -90,7 +90,7 @@ class Found:
         if self.chosen is None:
             return f"{self.name}: {self.problem}" if self.problem else ""
         loss = self.losses[self.points.index(self.chosen)]
-        bad = f", {len(self.diverged)} diverged or unfit" if self.diverged else ""
+        bad = f", {len(self.without_loss)} diverged or unfit" if self.without_loss else ""
         return f"{self.name}: chose {_words(self.chosen)}, validation loss {loss:.4f} ({len(self.points)} tried{bad})"
 
 
