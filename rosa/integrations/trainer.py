@@ -167,11 +167,13 @@ def keep_what_changes(model: nn.Module, weights: Path) -> None:
     kept |= {id(p) for module in saved_modules(model).values() for p in module.parameters()}  # also where frozen since
     named = list(model.named_parameters(remove_duplicate=False))
     frozen = {name for name, p in named if not p.requires_grad and id(p) not in kept}
+    own = {name for name, _ in (*named, *model.named_buffers(remove_duplicate=False))}
     with safe_open(weights, framework="pt") as file:
         names, metadata = list(file.keys()), file.metadata()
-        tensors = {name: file.get_tensor(name) for name in names if name not in frozen}
-    if set(names) - {name for name, _ in (*named, *model.named_buffers(remove_duplicate=False))}:
-        own = {name: values for name, values in model.state_dict().items() if name not in frozen}
-        like: dict[str, Any] = dict(device="cpu", copy=True, memory_format=torch.contiguous_format)
-        tensors = {name: values.to(**like) for name, values in own.items()}
+        if own.issuperset(names):
+            tensors = {name: file.get_tensor(name) for name in names if name not in frozen}
+        else:
+            state = {name: values for name, values in model.state_dict().items() if name not in frozen}
+            like: dict[str, Any] = dict(device="cpu", copy=True, memory_format=torch.contiguous_format)
+            tensors = {name: values.to(**like) for name, values in state.items()}
     replace_files({weights: lambda path: save_file(tensors, path, metadata)})

@@ -111,10 +111,10 @@ def draw_spectra(runs: list[Measured]) -> Figure:
     """The singular values of ΔW over the largest one, averaged over layers and seeds, of the largest book."""
     figure, (axes,) = new_axes(3.2)
     figure.set_figwidth(1.8 * figure.get_figwidth())
-    ways = {way: seeds for way, seeds in reported(runs).items() if way.every in SPECTRA}
-    largest = max((way.keys for way in ways), default=0)
-    for number, (way, seeds) in enumerate((way, seeds) for way, seeds in ways.items() if way.keys == largest):
-        spectra = [run.study["change"]["spectrum"] for run in seeds if run.study]
+    ways = reported(runs)
+    largest = max(way.keys for way in ways)
+    for number, way in enumerate(way for way in ways if way.keys == largest and way.every in SPECTRA):
+        spectra = [run.study["change"]["spectrum"] for run in ways[way] if run.study]
         means = [statistics.fmean(values) for values in zip(*spectra, strict=True)]
         shown = [value for value in means if value > NUMERICAL / 10]
         look: dict[str, Any] = {"marker": MARKERS[number % len(MARKERS)], "color": method_colour(way.method)}

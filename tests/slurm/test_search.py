@@ -202,7 +202,7 @@ def test_each_bad_search_is_one_clear_problem(project: Path, settings: str, prob
     assert line.startswith("  - group g: ") and problem in line
 
 
-def test_settings_that_fit_on_no_machine_bound_the_search(tmp_path: Path) -> None:
+def test_unfit_settings_bound_the_search(tmp_path: Path) -> None:
     """As a learning rate that diverges does: else the search would wait for them for ever."""
     (tmp_path / "pointers").mkdir()
     assert recorded_loss(tmp_path, "job") is None

@@ -41,13 +41,21 @@ from utils.training.setup import set_up
 from utils.training.training import Training
 
 
+@contextlib.contextmanager
+def _noting_unfit_settings() -> Iterator[None]:
+    """Note for a job runner that its job's settings do not fit, beside what ``_point_to`` notes."""
+    try:
+        yield
+    except UnfitSettings as error:
+        if pointer := os.environ.get(RUN_POINTER):
+            with contextlib.suppress(OSError):
+                write_text(Path(pointer + UNFIT_NOTE), f"{error}\n")
+        raise
+
+
+@_noting_unfit_settings()
 def train_all(config: Config, overrides: list[str]) -> float | None:
     """Train ``config.runs`` seeds, one directory each. Returns the best validation loss of the last one."""
-    with _noting_unfit_settings():
-        return _train_all(config, overrides)
-
-
-def _train_all(config: Config, overrides: list[str]) -> float | None:
     check_method_fits(config)
     check_installed(config.logging.to)
     processes = connect(resolve_device(config.train.device))
@@ -268,15 +276,3 @@ def _point_to(run: Run) -> None:
         if lines != noted:
             write_text(path, "".join(f"{line}\n" for line in lines))
         Path(pointer + UNFIT_NOTE).unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def _noting_unfit_settings() -> Iterator[None]:
-    """Note for a job runner that its job's settings do not fit, beside what ``_point_to`` notes."""
-    try:
-        yield
-    except UnfitSettings as error:
-        if pointer := os.environ.get(RUN_POINTER):
-            with contextlib.suppress(OSError):
-                write_text(Path(pointer + UNFIT_NOTE), f"{error}\n")
-        raise

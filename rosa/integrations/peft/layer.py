@@ -148,9 +148,17 @@ class RosaLinear(nn.Module, BaseTunerLayer):  # type: ignore[misc]  # peft is no
     @property
     def weight(self) -> Tensor:
         """The weight of the present output, for models that read weights instead of calling layers."""
-        weight, pairs = self.base_layer.weight, self._missing()[1]
+        return self._with(self.base_layer.weight, self._missing()[1])
+
+    @property
+    def base_weight(self) -> Tensor:
+        """W_0 in the base module's shape, detached; up to its rounding where an adapter is in the weight."""
+        return self._with(self._unmerged.get("weight", self.base_layer.weight), self.pairs(())).detach()
+
+    def _with(self, weight: Tensor, pairs: list[Pair]) -> Tensor:
+        """A weight in the base module's shape, with the products of the pairs added."""
         if not pairs:
-            return weight  # type: ignore[no-any-return]
+            return weight
         a, b = joined(pairs)
         left, right = (b.T, a.T) if isinstance(self.base_layer, nn.Linear) else (a, b)
         with full_precision(weight.device):
@@ -209,16 +217,6 @@ class RosaLinear(nn.Module, BaseTunerLayer):  # type: ignore[misc]  # peft is no
             if adapter.in_weight:
                 adapter.leave_weight()
                 setattr(self.base_layer, RESTORED, {self._checksum(): self.checksum})
-
-    @property
-    def base_weight(self) -> Tensor:
-        """W_0 in the base module's shape, detached; up to its rounding where an adapter is in the weight."""
-        weight: Tensor = self._unmerged.get("weight", self.base_layer.weight.detach())
-        held = [(adapter.left, adapter.right) for adapter in self.rosa_layers.values() if adapter.in_weight]
-        if not held:
-            return weight
-        change = product(*joined(held))
-        return (weight - (change.T if isinstance(self.base_layer, nn.Linear) else change)).to(weight.dtype).detach()
 
     def _checksum(self) -> str | None:
         weight = self.base_layer.weight.detach()
