@@ -6,6 +6,7 @@ does, and how another command takes part.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import sys
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.common import RANK, Settings, cell, e2e_samples, gpt2_small, spread
-from benchmarks.turns import Turns, take_turns, trainer
+from benchmarks.turns import Trainer, Turns, take_turns
 from benchmarks.ways import MATMUL, Batch, Task
 from utils.tokens.batches import epoch_batches
 from utils.tokens.encoding import Encoded
@@ -85,7 +86,7 @@ def compare(task: Task, rounds: int, command: str | None = None) -> dict[str, An
     own: str | list[str] = [sys.executable, "-m", "benchmarks.ways"]
     commands = dict.fromkeys((*PEAKS.values(), *LABELS), own) | ({command: command} if command else {})
     found = take_turns(commands, task, len(task.batches["random"]) - 1, rounds)
-    with trainer(own, dataclasses.replace(task, way=PLAIN_ROSA)) as plain_rosa:
+    with contextlib.closing(Trainer(own, dataclasses.replace(task, way=PLAIN_ROSA))) as plain_rosa:
         found[PLAIN_ROSA] = Turns(plain_rosa.ready, [])
 
     peak = {

@@ -8,7 +8,6 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from typing import Any
 
 from benchmarks.row import ROOT
@@ -51,16 +50,6 @@ class Trainer:
             pass
 
 
-@contextlib.contextmanager
-def trainer(command: str | list[str], task: Task) -> Iterator[Trainer]:
-    """A process that is ready to train, and ends with the context."""
-    started = Trainer(command, task)
-    try:
-        yield started
-    finally:
-        started.close()
-
-
 @dataclasses.dataclass
 class Turns:
     """What a way did in its turns: what it said when it was ready, seconds by round and batch, and peak memory in MiB.
@@ -83,7 +72,7 @@ def take_turns(commands: dict[str, str | list[str]], task: Task, count: int, rou
     for number in range(rounds):
         for name in list(commands)[:: 1 if number % 2 == 0 else -1]:
             own = dataclasses.replace(task, way=name, check=task.check if number == 0 else [])
-            with trainer(commands[name], own) as started:
+            with contextlib.closing(Trainer(commands[name], own)) as started:
                 turns = found.setdefault(name, Turns(started.ready, []))
                 started.ask(str(count))
                 times = []

@@ -7,7 +7,6 @@ import dataclasses
 import json
 import shlex
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -102,7 +101,7 @@ def test_any_command_takes_its_turns(task: ways.Task) -> None:
         assert [len(times) for times in found[name].seconds] == [2, 2]
         assert found[name].peak_mib == 7.0
     ended = pytest.raises(UserError, match="its process ended with exit code 3")
-    with turns.trainer(command, task) as started, ended:
+    with contextlib.closing(turns.Trainer(command, task)) as started, ended:
         started.ask("9")
     assert started.process.returncode == 3
 
@@ -141,11 +140,10 @@ def test_ways_are_compared_within_a_round(task: ways.Task, monkeypatch: pytest.M
         values = {name: seconds.get(name, [1.0] * rounds) for name in commands}
         return {name: turns.Turns(ready(name), [[value] for value in own], 100.0) for name, own in values.items()}
 
-    @contextlib.contextmanager
-    def fake_trainer(command: Any, task: ways.Task) -> Iterator[Any]:
-        yield SimpleNamespace(ready=ready(task.way))
+    def fake_trainer(command: Any, task: ways.Task) -> Any:
+        return SimpleNamespace(ready=ready(task.way), close=lambda: None)
 
-    monkeypatch.setattr(training, "trainer", fake_trainer)
+    monkeypatch.setattr(training, "Trainer", fake_trainer)
     monkeypatch.setattr(training, "take_turns", fake_turns)
     found = training.compare(task, rounds=3)
     assert found["rows"]["lora fp32"]["of_plain"] == {"median": 3.0, "min": 2.0, "max": 4.0}

@@ -62,11 +62,11 @@ def continuations(
     texts: Iterable[str],
     decoding: Decoding,
     *,
-    raw: bool = False,
-    checkpoint: str = "best",
-    batch_size: int = 1,
-    device: str = "auto",
-    precision: str = "auto",
+    raw: bool,
+    checkpoint: str,
+    batch_size: int,
+    device: str,
+    precision: str,
 ) -> Iterator[str]:
     """What the model of a run writes for each text, on one line; for an empty text nothing.
 

@@ -24,7 +24,7 @@ def test_workers_return_the_outputs_in_order_and_raise_exceptions() -> None:
         return [own * given for own, given in zip(part, inputs, strict=True)]
 
     pool = Workers(list, items, work)
-    assert pool.parts > 1 or len(os.sched_getaffinity(0)) == 1
+    assert len(pool._parts) > 1 or len(os.sched_getaffinity(0)) == 1
     for factor in (2, 3):
         pool.send([factor] * FEWEST)
     assert pool.receive() == [2 * item for item in items]
@@ -55,7 +55,7 @@ def test_the_interpreter_does_not_wait_for_workers() -> None:
     code = (
         "import sys; from utils.metrics.scoring import workers; workers._cores = lambda: 2; "
         "sys.pool = workers.Workers(list, range(100), lambda part, _: part); "
-        "sys.pool.send([0] * 100); print(len(sys.pool.receive()), sys.pool.parts)"
+        "sys.pool.send([0] * 100); print(len(sys.pool.receive()), len(sys.pool._parts))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.stdout == "100 2\n" and done.returncode == 0, done.stderr

@@ -153,7 +153,8 @@ def test_neither_lengths_nor_resamples_compile_again(family: str, method: str) -
         with torch.no_grad(), torch.compiler.set_stance("force_eager"):
             expected.append(float(plain(ids, positions, labels)[0]))
         if number == 0:
-            assert compile_blocks(model, counter) == len(compilation.blocks(model)) == 2
+            assert len(compilation.blocks(model)) == 2
+            compile_blocks(model, counter)
         total, _ = token_loss(ids, positions, labels)
         assert total.item() == pytest.approx(expected[-1], rel=1e-5)
         total.backward()

@@ -12,8 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.records import csv_of, file_name, latex_rows, markdown_rows, write_run
-from utils.tables import compile_results, make_table, read_results
+from utils.results.read import read_results
+from utils.tables import compile_results
 from utils.tables.latex import escape
+from utils.tables.layout import make_table
 from utils.tables.render import to_text
 
 NASTY = r"\input{x}%$&#_^~{}|<b>*`[y](javascript:1)" + "\n\r\x1b[31m\u2028\\end{tabular} 中é"

@@ -12,7 +12,7 @@ import os
 import secrets
 import socket
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from io import BufferedReader
 from pathlib import Path
 from typing import Any, TextIO
@@ -133,6 +133,16 @@ def read_object(path: Path) -> dict[str, Any]:
     return value
 
 
+def write_results(folder: Path, files: Mapping[Path, bytes]) -> None:
+    """Make ``folder`` and write ``files``, which are in it, each atomically. Raises UserError, which names --out."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for path, content in files.items():
+            write_bytes(path, content)
+    except OSError as error:
+        raise UserError(f"{folder} cannot be written: {error.strerror}. Give another folder with --out.") from None
+
+
 def sync(*paths: Path) -> None:
     """Wait until files or folders are on the disk itself, so that they survive a power failure."""
     for path in paths:
@@ -143,10 +153,15 @@ def sync(*paths: Path) -> None:
             os.close(handle)
 
 
-def own_folder(path: Path) -> Path:
-    """Make the folder ``path`` if it is missing, and return it. Raises UserError for a link, as ``open_in_place``."""
+def refuse_link(path: Path) -> None:
+    """Raise UserError if ``path`` is a link. A folder from elsewhere must not redirect writes."""
     if path.is_symlink():
         raise UserError(f"{path} is a link, which could lead anywhere: nothing is written there. Remove it.")
+
+
+def own_folder(path: Path) -> Path:
+    """Make the folder ``path`` if it is missing, and return it. Raises UserError for a link."""
+    refuse_link(path)
     path.mkdir(exist_ok=True)
     return path
 

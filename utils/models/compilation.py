@@ -23,8 +23,8 @@ def blocks(model: nn.Module) -> list[nn.Module]:
     return [block for module in outer for block in module]
 
 
-def compile_blocks(model: nn.Module, backend: str | Callable[..., Any] = "inductor") -> int:
-    """Compile each block in place, at its next call. Returns the number of blocks.
+def compile_blocks(model: nn.Module, backend: str | Callable[..., Any] = "inductor") -> None:
+    """Compile each block in place, at its next call.
 
     Equal blocks share one graph, so that compiling all takes the time of one. Lengths and batch sizes are symbols in
     the graph and parameters are its inputs: neither another batch shape nor a resample compiles again. Names in the
@@ -32,10 +32,8 @@ def compile_blocks(model: nn.Module, backend: str | Callable[..., Any] = "induct
     have, beyond which it runs uncompiled.
     """
     torch._dynamo.reset()
-    found = blocks(model)
-    for block in found:
+    for block in blocks(model):
         block.compile(backend=backend, dynamic=True)
-    return len(found)
 
 
 def should_compile(setting: bool | str, device: torch.device) -> bool:

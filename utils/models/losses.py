@@ -16,7 +16,7 @@ from utils.models.token_loss import TokenLoss, unwrapped
 from utils.processes.group import Processes
 from utils.processes.signals import never
 from utils.tokens.encoding import Encoded
-from utils.tokens.shared_prompts import collate_rows, row_batches, sharing_pays
+from utils.tokens.shared_prompts import collate_rows, row_batches
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def evaluate_losses(
         tokens: if it is set, a batch has at most this many tokens, padding counted, and any number of samples.
     """
     device = unwrapped(token_loss).model.device
-    shared = unwrapped(token_loss).shares_prompts and sharing_pays(encoded)
+    shared = unwrapped(token_loss).shares(encoded)
     batches = row_batches(encoded, batch_size, shared, tokens, device)
     sums_on = torch.device("cpu") if device.type == "mps" else device  # mps has no float64
     share = torch.zeros(math.ceil(len(batches) / processes.count), 2, dtype=torch.float64, device=sums_on)

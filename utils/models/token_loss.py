@@ -213,11 +213,15 @@ class TokenLoss(nn.Module):
         if not self.try_head_only(Collator(pad_id, "all", self.model.device)(encoded, range(min(2, len(encoded))))):
             log.info("this model's head is not a plain linear map: logits are computed at every position")
         if sharing_pays(encoded):
-            why = why_not_shared(self, max(len(sample.ids) for sample in encoded.samples))
+            why = why_not_shared(self, max(encoded.lengths))
             self.shares_prompts = why is None
             if why:
                 log.info("losses are computed without sharing prompts, which takes longer: %s", why)
         return self
+
+    def shares(self, encoded: Encoded) -> bool:
+        """Whether samples of ``encoded`` with one prompt share a row."""
+        return self.shares_prompts and sharing_pays(encoded)
 
     @torch.no_grad()
     def try_head_only(self, batch: Batch) -> bool:

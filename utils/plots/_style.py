@@ -21,8 +21,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
-from utils.errors import UserError
-from utils.io.files import write_bytes
+from utils.io.files import write_results
 from utils.metrics import HIGHER, LOWER, NEITHER
 from utils.plots._data import rank_order
 from utils.results.aggregate import Row, Statistic
@@ -258,10 +257,5 @@ def save(figure: Figure, folder: Path, stem: str) -> list[Path]:
         buffer = io.BytesIO()
         figure.savefig(buffer, format=suffix, dpi=DPI, metadata=metadata)
         rendered[folder / f"{stem}.{suffix}"] = buffer.getvalue()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for path, content in rendered.items():
-            write_bytes(path, content)
-    except OSError as error:
-        raise UserError(f"{folder} cannot be written: {error.strerror}. Give another folder with --out.") from None
+    write_results(folder, rendered)
     return list(rendered)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from utils.errors import UserError, printable
-from utils.io.files import write_text
+from utils.io.files import write_results
 from utils.results.methods import known_methods
 from utils.results.read import Omission, Result, read_results
 from utils.runs import Run
@@ -24,7 +24,7 @@ from utils.text import printable_line, slug
 
 FORMATS: dict[str, Callable[[Table], str]] = {"csv": to_csv, "md": to_markdown, "tex": to_latex}
 
-__all__ = ["FORMATS", "Table", "compile_results", "make_table", "read_results"]
+__all__ = ["FORMATS", "compile_results"]
 
 
 def compile_results(
@@ -75,13 +75,8 @@ def compile_results(
         folder = folders[table.dataset]
         shared = [name for name in folders if folders[name] == folder]
         stem = "results" if len(shared) == 1 else f"results-{slug(table.dataset) or 'unknown'}"
-        files = {folder / f"{stem}.{name}": FORMATS[name](table) for name in formats}
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            for file, text in files.items():
-                write_text(file, text)
-        except OSError as error:
-            raise UserError(f"{folder} cannot be written: {error.strerror}. Give another folder with --out.") from None
+        files = {folder / f"{stem}.{name}": FORMATS[name](table).encode() for name in formats}
+        write_results(folder, files)
         print(to_text(table, width))
         print("\nwritten:", ", ".join(map(printable, files)), end="\n\n")
         written += files

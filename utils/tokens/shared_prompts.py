@@ -73,7 +73,7 @@ def sharing_pays(encoded: Encoded) -> bool:
     """Whether rows of samples with one prompt have fewer tokens by so much that they are faster."""
     if encoded.documents is not None:  # blocks of a stream
         return False
-    tokens = sum(len(sample.ids) for sample in encoded.samples)
+    tokens = sum(encoded.lengths)
     return tokens >= WORTH_SHARING * max(1, sum(row_tokens(encoded, row) for row in sample_rows(encoded)))
 
 

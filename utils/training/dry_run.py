@@ -26,9 +26,9 @@ from utils.models.losses import evaluate_losses
 from utils.models.token_loss import unwrapped
 from utils.runs.provenance import peak_memory_mib
 from utils.text import aligned
-from utils.tokens.batches import epoch_batches, micro_batches
+from utils.tokens.batches import epoch_batches
 from utils.tokens.encoding import Encoded
-from utils.tokens.shared_prompts import row_batches, sharing_pays
+from utils.tokens.shared_prompts import row_batches
 from utils.training.failures import optimizer_tensors
 from utils.training.loop import train_step
 from utils.training.samples import sample_texts
@@ -168,9 +168,7 @@ class _Kept:
 
 def _padded_tokens(training: Training, batch: Sequence[int]) -> int:
     """Tokens of the largest micro-batch of ``batch``, padding counted."""
-    train, lengths = training.config.train, training.data.train.lengths
-    size, limit, count = train.samples_per_pass, train.micro_batch_tokens, training.processes.count
-    divided = micro_batches(batch, lengths, count, size, limit, training.device)
+    lengths, divided = training.data.train.lengths, training.micro_batches(batch)
     return max(len(part) * max((lengths[i] for i in part), default=0) for parts in divided for part in parts)
 
 
@@ -202,9 +200,7 @@ def _validation_seconds(training: Training) -> tuple[float, float]:
     """The seconds of the first validation and of a later one, from some batches and the sample texts."""
     train, data, processes = training.config.train, training.data.validation, training.processes
     size, limit = train.samples_per_pass, train.micro_batch_tokens
-    batches = row_batches(
-        data, size, unwrapped(training.token_loss).shares_prompts and sharing_pays(data), limit, training.device
-    )
+    batches = row_batches(data, size, unwrapped(training.token_loss).shares(data), limit, training.device)
     chosen = spread(batches, TRIALS * processes.count)
     part = Encoded([data.samples[i] for batch in chosen for row in batch for i in row], 0, data.documents)
     first, later = _first_and_later(

@@ -14,7 +14,7 @@ from utils.log import log, progress, progress_bar
 from utils.models.losses import evaluate_losses
 from utils.processes.signals import Interrupted
 from utils.runs.provenance import peak_memory_mib
-from utils.tokens.batches import epoch_batches, micro_batches
+from utils.tokens.batches import epoch_batches
 from utils.training.failures import NotFinite, not_finite
 from utils.training.resume import save, save_due
 from utils.training.samples import sample_texts
@@ -85,15 +85,13 @@ def train_step(training: Training, indices: list[int], wants_norm: bool) -> Tens
     tokens = sum(data.loss_tokens(i, loss_on) for i in indices)
 
     # forward and backward: this process's share, micro-batch by micro-batch
-    processes, number = training.processes.count, training.processes.index
-    size, limit = train.samples_per_pass, train.micro_batch_tokens
-    parts, losses = micro_batches(indices, data.lengths, processes, size, limit, training.device)[number], []
+    parts, losses = training.micro_batches(indices)[training.processes.index], []
     for part, chosen in enumerate(parts, 1):
         batch = training.collator(data, chosen)
         with training.placement.micro_batch_context(training.token_loss, last=part == len(parts)):
             nats, _ = training.token_loss(batch.input_ids, batch.positions, batch.labels)
             # the processes' gradients are averaged: times their number, they are the sum over all samples
-            training.accelerator.backward(nats * (processes / max(tokens, 1)))
+            training.accelerator.backward(nats * (training.processes.count / max(tokens, 1)))
         losses.append(nats.detach())
     nats = torch.stack(losses).sum()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,7 +17,7 @@ from utils.processes.signals import StopRequest
 from utils.runs import Run
 from utils.runs.checkpoint_folder import Progress
 from utils.runs.metrics_writer import MetricsWriter
-from utils.tokens.batches import Collator
+from utils.tokens.batches import Collator, micro_batches
 from utils.training.data import TrainingData
 from utils.training.loss_meter import LossMeter, Throughput
 from utils.training.placement import Placement
@@ -62,6 +63,12 @@ class Training:
         """Epochs done, with a fraction for the current one."""
         steps = math.ceil(len(self.data.train) / self.config.train.batch_size)
         return self.progress.epoch + self.progress.batch / max(steps, 1)
+
+    def micro_batches(self, indices: Sequence[int]) -> list[list[list[int]]]:
+        """For each process its share of the samples ``indices``, as one part for each forward pass."""
+        train = self.config.train
+        size, limit = train.samples_per_pass, train.micro_batch_tokens
+        return micro_batches(indices, self.data.train.lengths, self.processes.count, size, limit, self.device)
 
     def trained_parameters(self) -> list[torch.nn.Parameter]:
         """The parameters that the optimizer updates."""

@@ -53,11 +53,6 @@ class Workers:
             theirs.close()
             self._parts.append((part, ours))
 
-    @property
-    def parts(self) -> int:
-        """Number of parts that are computed at the same time."""
-        return len(self._parts) or 1
-
     def send(self, inputs: Sequence[Any]) -> None:
         """Start to compute the outputs for ``inputs``, one per item. ``receive`` returns them."""
         if not self._parts:

@@ -37,9 +37,9 @@ def _longest_match(text: str, start: int) -> tuple[int, list[str]]:
     return end, change(token) if change else [token]
 
 
-def lex(text: str, stop: int | None = None) -> Iterator[str]:
+def lex(text: str, stop: int) -> Iterator[str]:
     """Every token of ``text`` that starts before ``stop``, with punctuation, case unchanged."""
-    position, stop = 0, len(text) if stop is None else stop
+    position = 0
     while position < stop:
         blank = DROPPED.match(text, position)
         if blank:
