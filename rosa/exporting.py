@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from rosa.errors import AdapterError
-from rosa.files import follow_umask
+from rosa.files import CONFIG_FILE, follow_umask, keep_apart
 from rosa.injection import layers_in_place, merged, without_adapters
 from rosa.layers import AdapterLayer
 from rosa.sharding import gather_all, is_sharded, on_first_process
@@ -25,13 +25,14 @@ def export(model: Any, folder: str | Path) -> None:
     Every process of a sharded model must call this; the first one gathers the whole model on its CPU.
 
     Raises:
-        AdapterError: a model of the library peft, one without ``save_pretrained``, or a quantised weight. Nothing is
-            written then.
+        AdapterError: a model of the library peft, one without ``save_pretrained``, or a quantised weight; or the folder
+            holds an adapter, which ``from_pretrained`` would add to the merged weights. Nothing is written then.
     """
     layers = layers_in_place(model, to_merge=True)
     if not hasattr(model, "save_pretrained"):
         wrapped = "the model that it wraps (model.module)" if hasattr(model, "module") else "a model of transformers"
         raise AdapterError(f"{type(model).__name__} has no save_pretrained: give {wrapped}")
+    keep_apart(Path(folder), CONFIG_FILE)
     if any(is_sharded(layer.base.weight) for layer in layers.values()):
         with merged(model):
             state = gather_all(model.state_dict(keep_vars=True))

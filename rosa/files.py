@@ -20,6 +20,7 @@ from rosa.errors import AdapterError
 from rosa.sharding import max_abs
 
 CONFIG_FILE = "adapter_config.json"
+MODEL_FILE = "config.json"  # of transformers
 ADAPTER_FILE = "adapter.safetensors"
 FROZEN_FILE = "frozen.safetensors"
 LEFT, RIGHT = "left", "right"  # the factors of W_f − W_0, in the frozen file
@@ -46,6 +47,15 @@ def replace_files(writers: Mapping[Path, Callable[[Path], object]]) -> None:
     finally:
         for path in temporary.values():
             path.unlink(missing_ok=True)
+
+
+def keep_apart(folder: Path, file: str) -> None:
+    """Raise AdapterError if ``folder`` has a model's or an adapter's ``file``: the other must not come beside it."""
+    if (folder / file).exists():
+        raise AdapterError(
+            f"{folder} has {file}: from_pretrained adds an adapter to a model in its folder, so that a merged change "
+            "would count twice. Give another folder"
+        )
 
 
 def follow_umask(*paths: Path) -> None:

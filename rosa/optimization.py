@@ -55,6 +55,16 @@ def decays_what_must_not(optimizer: Any, model: nn.Module) -> bool:
     return any(wanted.get(id(parameter), {}).get("weight_decay") == 0 for parameter in decayed)
 
 
+def lacks_rates(optimizer: Any, model: nn.Module) -> bool:
+    """Whether parameters with a rate of their own, such as LoRA+'s B, have that of the others in the optimizer."""
+    wanted: dict[bool, set[float]] = {True: set(), False: set()}
+    rates = {id(p): group.get("initial_lr", group["lr"]) for group in optimizer.param_groups for p in group["params"]}
+    for parameter, options in _wanted(model).items():
+        if parameter in rates:
+            wanted["lr_scale" in options].add(float(rates[parameter]))
+    return bool(wanted[True] & wanted[False])
+
+
 def _wanted(model: nn.Module) -> dict[int, dict[str, float]]:
     """What the layers ask of an optimizer, by the id of the parameter."""
     return {

@@ -23,7 +23,7 @@ from torch import nn
 from rosa.errors import AdapterError
 from rosa.injection import adapter_layers
 from rosa.layer_state import check_in_memory
-from rosa.optimization import STATE_CHANGES, change_state, check_state, decays_what_must_not, held_by
+from rosa.optimization import STATE_CHANGES, change_state, check_state, decays_what_must_not, held_by, lacks_rates
 from rosa.resampling import SubspaceLayer, resample_layers, subspace_number
 from rosa.sharding import reshard
 
@@ -154,6 +154,12 @@ class Resampler:
             warnings.warn(
                 "the optimizer's weight decay shrinks A and B, which hold a part of the pretrained weight: make it of "
                 "rosa.parameter_groups(model), or without decay",
+                stacklevel=2,
+            )
+        if optimizer is not None and lacks_rates(optimizer, model):
+            warnings.warn(
+                "the optimizer gives B the rate of A, and lr_ratio_b does nothing: make it of "
+                "rosa.parameter_groups(model, lr=lr)",
                 stacklevel=2,
             )
         self.model = model

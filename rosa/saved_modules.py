@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Collection, Iterator, Mapping
 
 from torch import Tensor, nn
@@ -14,6 +15,7 @@ from rosa.quantised import is_quantised
 from rosa.sharding import is_sharded
 from rosa.targets import canonical_names
 
+HEADS = ("classifier", "score", "qa_outputs")  # of transformers' models that begin with random ones
 KEPT = "_rosa_base_values"  # attribute of such a module: its parameters from before training, on the CPU
 
 
@@ -55,6 +57,16 @@ def check_modules(model: nn.Module, endings: Collection[str], layers: Collection
                     f"modules_to_save: {name} trains whole, and {both[0]} is to be adapted: leave it out of one of "
                     "modules_to_save and target_modules"
                 )
+
+
+def warn_of_frozen_head(model: nn.Module) -> None:
+    """Warn if a head of transformers' models for classification or question answering does not train."""
+    for name in HEADS:
+        head = getattr(model, name, None)
+        if isinstance(head, nn.Module) and not any(p.requires_grad for p in head.parameters()):
+            warnings.warn(
+                f"{name} does not train: if its weights are new, adapt with modules_to_save=[{name!r}]", stacklevel=3
+            )
 
 
 def module_tensors(modules: Mapping[str, nn.Module]) -> dict[str, Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 import shutil
 from pathlib import Path
@@ -73,12 +74,26 @@ def test_targets_that_the_decoding_cannot_reach_are_counted(train: Any, caplog: 
     assert 0 < lost < 30
     evaluate_run(run, dataclasses.replace(FAST, decoding=Decoding(num_beams=1, no_repeat_ngram_size=1)))
     assert (
-        f"{lost} of 30 targets repeat a sequence of 1 tokens: only --no-repeat-ngram-size 0 can generate them"
-        in caplog.text
+        f"{lost} of 30 targets repeat a sequence of 1 tokens, of the prompt or their own: only "
+        "--no-repeat-ngram-size 0 can generate them" in caplog.text
     )
     caplog.clear()
     evaluate_run(run, dataclasses.replace(FAST, decoding=Decoding(num_beams=1, no_repeat_ngram_size=0)))
     assert "targets repeat" not in caplog.text
+
+
+def test_own_targets_that_copy_the_prompt_are_counted(train: Any, tmp_path: Path, caplog: Any) -> None:
+    """That is those that the published decoding cannot give; and test samples that were training samples."""
+    rows = [{"prompt": f"Copy red stone town market {i}.", "target": f"red stone town market {i}."} for i in range(4)]
+    for split, lines in (("train", rows[:3]), ("validation", rows[3:]), ("test", rows[2:])):
+        (tmp_path / f"{split}.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    run = train("dataset.name=pairs", f"dataset.path={tmp_path}", "train.epochs=0")
+    evaluate_run(run, Options(device="cpu", decoding=Decoding(num_beams=1, max_new_tokens=3)))
+    assert "2 of 2 targets repeat a sequence of 4 tokens" in caplog.text
+    assert "1 of 2 test samples are training samples too" in caplog.text
+    evaluation = run.evaluation()
+    assert evaluation is not None and evaluation["unfinished"] == 2
+    assert "2 of 2 texts are cut at 3 tokens (--max-new-tokens)" in caplog.text
 
 
 def test_a_trial_of_a_search_is_evaluated_on_request_only(train: Any) -> None:

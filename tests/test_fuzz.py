@@ -219,7 +219,7 @@ def test_predictions_are_as_many_as_sources_and_in_their_order(data: Any) -> Non
     predictions = data.draw(st.lists(TEXT, min_size=len(groups), max_size=len(groups)))
     with tempfile.TemporaryDirectory() as folder:
         run = Run(Path(folder))
-        write_predictions(run, "test", groups, predictions)
+        write_predictions(run, "test", groups, [group[0].prompt for group in groups], predictions)
         items = read_items(run.predictions(), run.references(), tables=False)
         raw = read_run(run, "test")
     assert raw.sources == list(expected)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import sys
@@ -12,10 +13,10 @@ from typing import Any
 
 import rosa
 from utils.config.settings import Config, load_config
-from utils.data import Example, digest, group_by_source
+from utils.data import Example, count_known, digest, group_by_source
 from utils.errors import UserError, is_out_of_memory, reason
 from utils.generation.decoding import Decoding
-from utils.generation.generate import check_beams, generate
+from utils.generation.generate import check_beams, decoded, generate_tokens
 from utils.io.files import LARGEST, lock, remove_leftovers, sha256, write_json
 from utils.log import log, run_log
 from utils.processes.signals import never, stop_on_signals
@@ -194,6 +195,10 @@ def load_examples(run: Run, config: Config, options: Options, loaded: Loaded | N
     if key not in loaded:
         examples = config.source.load(options.split, folder, dataset.cache)
         loaded[key] = examples, digest(examples)
+        if config.source.needs_path and options.split not in TRAINING:
+            with contextlib.suppress(UserError):  # the training data need not be here
+                if both := count_known(examples, config.source.load("train", folder, dataset.cache)):
+                    log.warning("%d of %d %s samples are training samples too", both, len(examples), options.split)
     examples, current = loaded[key][0], {options.split: loaded[key][1]}
     recorded = recorded_digests(run.record())
     if options.split in TRAINING or options.split in run.readable_parts(run.eval_file):
@@ -232,7 +237,7 @@ def _measure(
     run: Run, config: Config, groups: list[list[Example]], options: Options, check: Callable[[], None]
 ) -> dict[str, Any]:
     """Compute the losses of the run's best checkpoint, and write its predictions and their references."""
-    from utils.generation.prompts import out_of_reach, shorten
+    from utils.generation.prompts import prepare
     from utils.models.loading import max_positions
     from utils.models.losses import model_losses
     from utils.processes.devices import autocast
@@ -251,30 +256,20 @@ def _measure(
         log.warning("%d targets are longer than %d tokens: the loss is on their beginnings", encoded.cut, longest)
     data = encoded.describe() | {"left_out": len(groups) - len(fitting)}
     chosen = groups if options.limit is not None else groups[: source.generate_limit]
-    prompts = [group[0].prompt for group in chosen]
-    if source.packed and limit is not None:  # other prompts are never cut: generate raises if they are too long
-        prompts = shorten(prompts, tokenizer, limit - options.decoding.max_new_tokens)
-        cut = sum(prompt != group[0].prompt for prompt, group in zip(prompts, chosen, strict=True))
-        if cut:
-            log.warning("%d of %d questions are cut at the beginning to fit the model", cut, len(chosen))
-    size = options.decoding.no_repeat_ngram_size
-    if "exact_match" in source.metrics and (lost := out_of_reach([group[0] for group in chosen], tokenizer, size)):
-        log.warning(
-            "%d of %d targets repeat a sequence of %d tokens: only --no-repeat-ngram-size 0 can generate them",
-            lost, len(chosen), size,
-        )  # fmt: skip
+    prompts = prepare(source, [group[0] for group in chosen], tokenizer, options.decoding, limit)
     with autocast(model.device, precision):
         losses = model_losses(model, encoded, tokenizer.pad_token_id, options.batch(), check)
         if not math.isfinite(losses.all.nats):
             way_out = "" if precision == "fp32" else ": try --precision fp32"
             raise UserError(f"the loss is not finite in {precision}, and nothing was written{way_out}")
-        texts = generate(model, tokenizer, prompts, options.decoding, options.batch(), bar=True, check=check)
-    as_prompted = [
-        [dataclasses.replace(example, prompt=prompt) for example in group]
-        for group, prompt in zip(chosen, prompts, strict=True)
-    ]
-    write_predictions(run, options.split, as_prompted, texts)
-    return {**losses.metrics(config.loss_on()), "data": data, "predictions": len(texts), "precision": precision}
+        new = generate_tokens(model, tokenizer, prompts, options.decoding, options.batch(), bar=True, check=check)
+    unfinished = sum(tokenizer.eos_token_id not in tokens for tokens in new)
+    if unfinished:
+        longest = options.decoding.max_new_tokens
+        log.warning("%d of %d texts are cut at %d tokens (--max-new-tokens)", unfinished, len(new), longest)
+    write_predictions(run, options.split, chosen, prompts, decoded(tokenizer, new))
+    counts = {"predictions": len(new), "unfinished": unfinished}
+    return {**losses.metrics(config.loss_on()), "data": data, **counts, "precision": precision}
 
 
 def _fitting(groups: list[list[Example]], tokenizer: Any, longest: int) -> list[list[Example]]:
@@ -289,10 +284,10 @@ def _fitting(groups: list[list[Example]], tokenizer: Any, longest: int) -> list[
     return found or groups
 
 
-def write_predictions(run: Run, split: str, groups: list[list[Example]], texts: list[str]) -> None:
-    """Write the generated ``texts``, one per group of examples. The group has the references of the text."""
+def write_predictions(run: Run, split: str, groups: list[list[Example]], prompts: list[str], texts: list[str]) -> None:
+    """Write the ``texts`` generated after the ``prompts``, one per group of examples, which has its references."""
     answers = [
-        Answer(group[0].source, group[0].prompt, text, [example.reference for example in group])
-        for group, text in zip(groups, texts, strict=True)
+        Answer(group[0].source, prompt, text, [example.reference for example in group])
+        for group, prompt, text in zip(groups, prompts, texts, strict=True)
     ]
     write_texts(run, split, answers)

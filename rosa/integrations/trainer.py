@@ -102,9 +102,9 @@ class ResampleCallback(TrainerCallback):  # type: ignore[misc]  # transformers i
             return
         if self.resampler is not None:
             self.resampler.step = state.global_step
-        schedule = self.resampler if self._tuner is None else self._tuner
-        if schedule is not None:
-            schedule.after_epoch(int(complete), math.ceil(state.num_train_epochs))
+            self.resampler.after_epoch(int(complete), math.ceil(state.num_train_epochs))
+        elif self._tuner is not None and "epoch" in self._tuner.levels:
+            self._tuner.after_epoch(int(complete), math.ceil(state.num_train_epochs))
 
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

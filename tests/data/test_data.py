@@ -168,7 +168,7 @@ def test_one_line_is_one_line(text: str) -> None:
 
 def test_prediction_files_have_one_line_per_item(tmp_path: Path) -> None:
     groups = [[pair("a", "A\u2028one."), pair("a", "A two.")], [pair("b", "B.")]]
-    write_predictions(Run(tmp_path), "test", groups, ["one\ntwo\x85three", ""])
+    write_predictions(Run(tmp_path), "test", groups, [group[0].prompt for group in groups], ["one\ntwo\x85three", ""])
     assert (tmp_path / "test_predictions.txt").read_bytes() == b"one two three\n\n"
     assert (tmp_path / "test_references.txt").read_bytes() == b"A one.\nA two.\n\nB.\n"
     raw = [

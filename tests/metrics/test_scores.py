@@ -199,6 +199,11 @@ def test_empty_predictions_score_zero_and_one_word_texts_are_scored() -> None:
     assert found["CIDEr"] == 0  # one item: every n-gram is in all items
 
 
+def test_bleu_says_that_it_needs_four_words() -> None:
+    with pytest.warns(UserWarning, match="no reference has four words"):
+        assert Scorer([["a good pub"]], names=["BLEU"]).score(["a good pub"]) == {"BLEU": 0.0}
+
+
 def test_distinct_n_and_length_ratio_by_hand() -> None:
     found = score(["a b a", "a b"], [["a b c"], ["a", "a b c"]], names=["distinct_1", "distinct_2", "length_ratio"])
     assert found == {"distinct_1": 2 / 5, "distinct_2": 2 / 3, "length_ratio": 5 / (3 + 2)}

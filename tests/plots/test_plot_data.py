@@ -29,6 +29,21 @@ def test_a_setting_with_more_seeds_is_chosen_before_a_lucky_run_and_the_note_nam
     assert data.notes == ["gpt2: LoRA 0.05 has 2 settings; all figures but sampling show biases=adapted"]
 
 
+def test_a_run_without_the_metric_is_named_and_another_setting_is_shown(tmp_path: Path) -> None:
+    write_run(tmp_path)
+    bare = [
+        write_run(tmp_path, method="lora", loss=0.9, rank=rank, evaluation={"absent": True}) for rank in (0.05, 0.1)
+    ]
+    write_run(tmp_path, method="lora", loss=1.0, config={"train.lr": 1e-2})
+    (data,) = load_plot_data(tmp_path)
+    rows = data.having_metric(data.trained())
+    assert [(row.first.method, row.first.rank, row.settings["train.lr"]) for row in rows] == [
+        ("lora", 0.05, 1e-2),
+        ("rosa", 0.05, 1e-3),
+    ]
+    assert any(note.startswith(f"left out: {bare[1]}: not evaluated") for note in data.notes)
+
+
 def test_rosa_is_the_one_that_resamples(tmp_path: Path) -> None:
     write_run(tmp_path, loss=1.0, config={"fnmodel.rosa.level": "epoch"})
     write_run(tmp_path, loss=0.9, config={"fnmodel.rosa.level": "never"})

@@ -21,7 +21,7 @@ GROUPS = [[pair(f"name[{text[0]}], eatType[pub]", text)] for text in TEXTS]
 def run_with(folder: Path, seed: int, texts: list[str]) -> Path:
     """A finished run with ``texts`` as its predictions."""
     path = write_run(folder, seed=seed)
-    write_predictions(Run(path), "test", GROUPS, texts)
+    write_predictions(Run(path), "test", GROUPS, [group[0].prompt for group in GROUPS], texts)
     return path
 
 

@@ -103,5 +103,7 @@ def test_adapters_with_values_are_not_started_again(config: Any, tmp_path: Path)
     loaded.load_state_dict(state)
     with pytest.raises(rosa.AdapterError, match="have values already"):
         rosa.start_adapters(loaded)
+    with rosa.disabled(loaded):
+        torch.testing.assert_close(logits(loaded), logits(make_model("gpt2")))
     late = rosa.start_adapters(rosa.inject(make_model("gpt2"), config, start=False))
     torch.testing.assert_close(logits(late), logits(make_model("gpt2")))

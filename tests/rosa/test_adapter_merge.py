@@ -16,6 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import rosa
+from rosa.integrations.peft.lora_files import to_peft_lora
 from rosa.layers import AdapterLayer
 from tests.rosa.cases import (
     CASES,
@@ -25,26 +26,16 @@ from tests.rosa.cases import (
     adapt,
     digests,
     logits,
-    make_optimizer,
+    make_model,
     tokens,
-    train_steps,
+    trained_model,
 )
-
-
-def trained_model(case: Case, family: str, dtype: torch.dtype = torch.float32) -> Any:
-    """An adapted model after some steps, and a resample if the method has one."""
-    model = adapt(family, case.config, dtype)
-    optimizer = make_optimizer(model)
-    train_steps(model, optimizer)
-    rosa.resample(model, 1, optimizer)
-    train_steps(model, optimizer)
-    return model
 
 
 @pytest.mark.parametrize(("family", "case"), FAMILY_CASES, ids=str)
 def test_merged_unmerged_and_unwrapped_compute_the_same(case: Case, family: str) -> None:
     for dtype, tolerance in ((torch.float64, 1e-11), (torch.float32, 2e-5)):
-        model = trained_model(case, family, dtype)
+        model = trained_model(family, case.config, 1, dtype=dtype)
         before, bits = logits(model), digests(model)
 
         assert rosa.merge(model) is model
@@ -108,7 +99,7 @@ def test_merging_for_good_needs_room_for_one_layer_only(name: str, action: str, 
 
 
 def test_an_export_that_fails_restores_the_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = trained_model(CASES[0], "gpt2")
+    model = trained_model("gpt2", CASES[0].config, 1)
     before = digests(model)
 
     def full(*_: Any, **__: Any) -> None:
@@ -130,8 +121,19 @@ def test_an_unwrapped_model_is_frozen_but_for_what_the_caller_trains(family: str
     assert {p for p in rosa.unwrap(model).parameters() if p.requires_grad} == set(own)
 
 
+def test_a_model_and_an_adapter_do_not_share_a_folder(tmp_path: Path) -> None:
+    """``from_pretrained`` would add the change to the merged weights."""
+    model = trained_model("gpt2", CASES[0].config, 1)
+    rosa.save_adapter(model, tmp_path / "adapter")
+    rosa.export(model, tmp_path / "plain")
+    with pytest.raises(rosa.AdapterError, match="has adapter_config"):
+        rosa.export(model, tmp_path / "adapter")
+    with pytest.raises(rosa.AdapterError, match="has config"):
+        to_peft_lora(model, make_model("gpt2"), tmp_path / "plain")
+
+
 def test_the_merged_context_restores_after_an_exception() -> None:
-    model = trained_model(CASES[0], "llama")
+    model = trained_model("llama", CASES[0].config, 1)
     before = digests(model)
     with pytest.raises(KeyboardInterrupt), rosa.merged(model):
         raise KeyboardInterrupt
@@ -139,7 +141,7 @@ def test_the_merged_context_restores_after_an_exception() -> None:
 
 
 def test_the_merged_context_leaves_a_merged_model_merged() -> None:
-    model = rosa.merge(trained_model(CASES[0], "gpt2"))
+    model = rosa.merge(trained_model("gpt2", CASES[0].config, 1))
     before = digests(model)
     with rosa.merged(model) as plain:
         assert {k: v for k, v in digests(plain).items() if k.endswith("wte.weight")}.items() <= before.items()
@@ -148,7 +150,7 @@ def test_the_merged_context_leaves_a_merged_model_merged() -> None:
 
 
 def test_generation_is_the_same_merged_and_not() -> None:
-    model = trained_model(CASES[0], "gpt2")
+    model = trained_model("gpt2", CASES[0].config, 1)
     settings = dict(max_new_tokens=6, do_sample=False, pad_token_id=0, attention_mask=torch.ones_like(tokens()))
     expected = model.generate(tokens(), **settings)
     with rosa.merged(model) as plain:
@@ -171,7 +173,7 @@ print(json.dumps(out))
 def test_an_export_needs_only_from_pretrained(tmp_path: Path) -> None:
     expected = {}
     for family, name in (("gpt2", "rosa-random"), ("llama", "lora-alpha")):
-        model = trained_model(next(case for case in CASES if case.name == name), family)
+        model = trained_model(family, next(case for case in CASES if case.name == name).config, 1)
         bits, expected[family] = digests(model), logits(model)
         rosa.export(model, tmp_path / family)
         assert digests(model) == bits and rosa.adapter_layers(model)
@@ -185,7 +187,7 @@ def test_an_export_needs_only_from_pretrained(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("family", "case"), FAMILY_CASES, ids=str)
 def test_an_export_holds_the_plain_models_names(case: Case, family: str, tmp_path: Path) -> None:
-    model = trained_model(case, family)
+    model = trained_model(family, case.config, 1)
     rosa.export(model, tmp_path)
     exported = load_file(tmp_path / "model.safetensors")
     unwrapped = rosa.unwrap(model)

@@ -272,6 +272,15 @@ def test_a_decay_of_pretrained_directions_is_a_warning() -> None:
         rosa.Resampler(model, torch.optim.AdamW(rosa.parameter_groups(model)))
 
 
+def test_a_rate_of_b_that_the_optimizer_does_not_have_is_a_warning() -> None:
+    model = adapt("gpt2", rosa.LoraConfig(rank=2, lr_ratio_b=16))
+    with pytest.warns(UserWarning, match=r"lr_ratio_b does nothing.* rosa\.parameter_groups"):
+        rosa.Resampler(model, make_optimizer(model))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        rosa.Resampler(model, torch.optim.AdamW(rosa.parameter_groups(model, lr=1e-3), lr=1e-3))
+
+
 @pytest.mark.parametrize("level", ["epoch", "step"])
 def test_a_loop_that_makes_both_calls_is_warned_of_nothing(level: Any) -> None:
     model = adapt("gpt2", rosa.RosaConfig(rank=2, level=level))

@@ -46,6 +46,14 @@ def scores(model: Any) -> Tensor:
     return model(input_ids=tokens()).logits  # type: ignore[no-any-return]
 
 
+def test_a_head_that_does_not_train_is_a_warning() -> None:
+    with pytest.warns(UserWarning, match=r"score does not train: .*modules_to_save=\['score'\]"):
+        rosa.inject(classifier(), rosa.LoraConfig(rank=2))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        rosa.inject(classifier(), CONFIGS[1])
+
+
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.method)
 def test_a_head_trains_and_comes_back(config: Any, tmp_path: Path) -> None:
     model = classifier()

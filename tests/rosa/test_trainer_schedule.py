@@ -30,7 +30,9 @@ def run(config: Any, folder: Path, data: Any = None, **settings: Any) -> tuple[l
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         trainer.train()
-    return watch.resampled_after(), [str(w.message) for w in caught if "never resamples" in str(w.message)]
+    return watch.resampled_after(), [
+        str(w.message) for w in caught if re.search("never resamples|does nothing", str(w.message))
+    ]
 
 
 def configs(settings: dict[str, Any], by_peft: bool) -> Any:
@@ -69,6 +71,7 @@ def test_a_schedule_that_resamples_nowhere_is_one_warning(
         (dict(level="epoch"), dict(num_train_epochs=1.5), [4]),
         (dict(level="step", every=11), dict(), [11]),
         (dict(level="step", every=3), dict(data=Stream(), max_steps=9), [3, 6]),
+        (dict(level="step"), dict(data=[Rows()[0]], num_train_epochs=3), [1, 2]),  # one step is an epoch
         (dict(level="never"), dict(num_train_epochs=1), []),
     ],
 )

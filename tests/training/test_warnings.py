@@ -74,12 +74,13 @@ def test_keys_without_effect_are_named(train: Any, capsys: pytest.CaptureFixture
     assert "none and dataset.name=e2e: fnmodel.params.bias, fnmodel.params.rank\n" in capsys.readouterr().err
 
 
-def test_validation_samples_that_are_training_samples_are_named(train: Any, tmp_path: Path) -> None:
+def test_validation_samples_that_are_training_samples_are_named(train: Any, tmp_path: Path, caplog: Any) -> None:
     for split, count in (("train", 20), ("validation", 2), ("test", 2)):
-        lines = (json.dumps({"prompt": f"name[{i}]", "target": "A pub."}) for i in range(count))
+        lines = (json.dumps({"prompt": f"name[{i}]", "target": " \n A pub."}) for i in range(count))
         (tmp_path / f"{split}.jsonl").write_text("\n".join(lines))
     run = train("dataset.name=pairs", f"dataset.path={tmp_path}", "train.epochs=1", "fnmodel.name=lora")
     assert "2 of 2 validation samples are training samples too" in run.log_file.read_text()
+    assert "train.jsonl: 20 of 20 targets lose the blanks or line breaks before them" in caplog.text
 
 
 def test_texts_that_end_within_are_named(train: Any, small_model: Path, tmp_path: Path) -> None:

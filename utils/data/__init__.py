@@ -132,6 +132,12 @@ def digest(examples: Iterable[Example]) -> str:
     return sha.hexdigest()
 
 
+def count_known(examples: Iterable[Example], training: Iterable[Example]) -> int:
+    """How many of ``examples`` have the prompt and the target of one of ``training``."""
+    known = {(example.prompt, example.target) for example in training}
+    return sum((example.prompt, example.target) in known for example in examples)
+
+
 def add_texts(sha: Any, *texts: str) -> None:
     """Add texts to a hashlib object. Each text is preceded by its length, so ("ab", "c") and ("a", "bc") differ."""
     for text in texts:

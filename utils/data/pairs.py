@@ -6,6 +6,7 @@ from pathlib import Path
 
 from utils.data import DataSource, Example, register
 from utils.io.rows import SUFFIXES, find_split, read_rows
+from utils.log import log
 
 
 @register
@@ -22,7 +23,10 @@ class Pairs(DataSource):
     def load(self, split: str, path: Path | None, cache: str | None) -> list[Example]:
         assert path is not None  # needs_path: the configuration check refuses a missing path
         file = find_split(path, tuple(f"{split}{suffix}" for suffix in SUFFIXES))
+        rows = list(read_rows(file, ("prompt", "target")))
+        if lost := sum(row["target"].removeprefix(" ")[:1].isspace() for _, row in rows):
+            log.warning("%s: %d of %d targets lose the blanks or line breaks before them", file, lost, len(rows))
         return [
             Example(row["prompt"], row["prompt"], f" {row['target'].strip()}", row["target"].strip(), where)
-            for where, row in read_rows(file, ("prompt", "target"))
+            for where, row in rows
         ]

@@ -17,8 +17,9 @@ from utils.export.card import Exported, model_card
 from utils.export.folder import CARD, whole_folder
 from utils.export.loss import validation_losses
 from utils.generation.decoding import Decoding
-from utils.io.files import write_text
+from utils.io.files import refuse_link, write_text
 from utils.log import log
+from utils.results.read import read_results
 from utils.runs import Run
 from utils.runs.trained import check_settings, checkpoint_of, load_base, load_trained
 
@@ -63,13 +64,13 @@ def export_run(run: Run, options: Options) -> list[str]:
     _check_form(config, options)
     checkpoint = checkpoint_of(run, options.checkpoint)
     target = options.out or run.path / "export" / options.form
-    if options.out is None and target.parent.is_symlink():
-        raise UserError(f"{target.parent} is a link, which could lead anywhere: nothing is written there. Remove it.")
+    if options.out is None:
+        refuse_link(target.parent)
     with whole_folder(target, options.overwrite) as folder:
         tokenizer, model = load_trained(run, config, checkpoint, keep_base=options.form == "adapter")
         facts = []
         if options.form == "merged":
-            _write_merged(tokenizer, model, folder)
+            _write_merged(tokenizer, model, _decoding(run, options), folder)
         elif options.form == "adapter":
             rosa.save_adapter(model, folder)
         else:
@@ -99,15 +100,25 @@ def _check_form(config: Config, options: Options) -> None:
         )
 
 
-def _write_merged(tokenizer: Any, model: Any, folder: Path) -> None:
-    """A plain model, its tokenizer, and how eval.py generates as the default of ``generate``."""
+def _decoding(run: Run, options: Options) -> Decoding:
+    """How the texts were generated whose scores are on the card; without them as eval.py does by default."""
+    recorded = read_results([run.path])[0][0].decoding if options.checkpoint == "best" else {}
+    known = {option.name for option in dataclasses.fields(Decoding)}
+    return Decoding(**{name: value for name, value in recorded.items() if name in known})
+
+
+def _write_merged(tokenizer: Any, model: Any, decoding: Decoding, folder: Path) -> None:
+    """A plain model, its tokenizer, and ``decoding`` as the default of ``generate``."""
     from transformers import GenerationConfig
 
     model.config.pad_token_id = tokenizer.pad_token_id
-    decoding = dataclasses.asdict(Decoding())
-    search = {"early_stopping": False} if decoding["num_beams"] > 1 else {}
+    settings = dataclasses.asdict(decoding)
+    if decoding.num_beams > 1:
+        settings["early_stopping"] = False
+    else:
+        del settings["length_penalty"]  # of beams
     ends = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
-    model.generation_config = GenerationConfig(do_sample=False, **decoding, **search, **ends)
+    model.generation_config = GenerationConfig(do_sample=False, **settings, **ends)
     rosa.export(model, folder)
     # Training reads special tokens in a text as plain text. That is a property of its data, not of the tokenizer.
     tokenizer.split_special_tokens = tokenizer.init_kwargs.get("split_special_tokens", False)

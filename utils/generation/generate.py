@@ -34,8 +34,12 @@ def check_beams(model: Any, decoding: Decoding) -> None:
 def generate(
     model: Any, tokenizer: Any, prompts: Sequence[str], decoding: Decoding, batch_size: int, **options: Any
 ) -> list[str]:
-    """Generated continuations, special tokens removed, in the order of ``prompts``; see ``generate_tokens``."""
-    new = generate_tokens(model, tokenizer, prompts, decoding, batch_size, **options)
+    """Generated continuations in the order of ``prompts``; see ``generate_tokens`` and ``decoded``."""
+    return decoded(tokenizer, generate_tokens(model, tokenizer, prompts, decoding, batch_size, **options))
+
+
+def decoded(tokenizer: Any, new: Sequence[Sequence[int]]) -> list[str]:
+    """The text of each sequence of tokens, without special tokens and without blanks at its ends."""
     # what a tokenizer's own setting would clean up, as "a , b" to "a, b", may be as the targets have it
     texts = tokenizer.batch_decode(new, skip_special_tokens=True, clean_up_tokenization_spaces=False)
     return [text.strip() for text in texts]

@@ -1,14 +1,43 @@
-"""Shorten prompts so that they leave room for the text after them, and tell targets that decoding cannot reach."""
+"""The prompts of an evaluation: cut to leave room for the text after them, with warnings of what decoding cannot do."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
-from utils.data import Example
+from utils.data import DataSource, Example
+from utils.generation.decoding import Decoding
+from utils.log import log
 from utils.tokens.encoding import first_ids, prompt_ids
 
+MANY = 0.05  # share of targets out of reach that is worth a word where texts need not equal them
 FEW = 8  # tokens that a cut prompt loses at most to begin with a word; a text without blanks begins anywhere
+
+
+def prepare(
+    source: DataSource, examples: Sequence[Example], tokenizer: Any, decoding: Decoding, positions: int | None
+) -> list[str]:
+    """The prompts of ``examples``, cut to fit where the data set is packed. What that or decoding loses is a warning.
+
+    Args:
+        positions: the model's largest number of tokens; None: no limit.
+    """
+    prompts = [example.prompt for example in examples]
+    if source.packed:
+        if positions is not None:  # other prompts are never cut: generate raises if they are too long
+            prompts = shorten(prompts, tokenizer, positions - decoding.max_new_tokens)
+        if cut := sum(prompt != example.prompt for prompt, example in zip(prompts, examples, strict=True)):
+            log.warning("%d of %d questions are cut at the beginning to fit the model", cut, len(examples))
+        return prompts
+    size = decoding.no_repeat_ngram_size
+    lost = out_of_reach(examples, tokenizer, size)
+    if lost > (0 if "exact_match" in source.metrics else MANY * len(examples)):
+        log.warning(
+            "%d of %d targets repeat a sequence of %d tokens, of the prompt or their own: only "
+            "--no-repeat-ngram-size 0 can generate them",
+            lost, len(examples), size,
+        )  # fmt: skip
+    return prompts
 
 
 def shorten(prompts: Sequence[str], tokenizer: Any, room: int) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 
 import numpy as np
@@ -29,6 +30,8 @@ class BLEU(Metric):
         super().__init__(read, sources)
         # effective_order changes the scores of single sentences only, which are not used.
         self._bleu = SacreBLEU(tokenize="13a", effective_order=True)
+        if not any(len(self._bleu.tokenizer(text).split()) >= 4 for group in read for text in group):
+            warnings.warn("no reference has four words: BLEU, which needs a 4-gram, is 0", stacklevel=2)
 
     def statistics(self, predictions: Sequence[str]) -> np.ndarray:
         """Matches of 1- to 4-grams, n-grams of the prediction, its length and the closest reference's: (items, 10)."""

@@ -66,7 +66,8 @@ class PlotData:
         """One row per method and rank, sorted by method, then rank ratios, then integer ranks.
 
         Of several settings of ROSA, those that resample at random come first, because that is the published method;
-        then those with ``SEVERAL`` seeds, then that with the lowest validation loss. A note names the chosen setting.
+        then those that have the metric, then those with ``SEVERAL`` seeds, then that with the lowest validation loss.
+        A note names the chosen setting.
         """
         choices: dict[tuple[str, str], list[Row]] = defaultdict(list)
         for row in self.rows:
@@ -74,12 +75,22 @@ class PlotData:
                 choices[row.first.method, as_typed(row.first.rank)].append(row)
         picked = []
         for rows in choices.values():
-            best = self.preferred([row for row in rows if _as_published(row)] or rows)
+            published = [row for row in rows if _as_published(row)] or rows
+            best = self.preferred([row for row in published if self.metric.key in row.statistics] or published)
             picked.append(best)
             if len(rows) > 1:
                 chosen = _differing_settings(best, rows)
                 self.note(f"{self.model}: {best.name} has {len(rows)} settings; all figures but sampling show {chosen}")
         return sorted(picked, key=lambda row: (self.methods.index(row.first.method), rank_order(row.first.rank)))
+
+    def having_metric(self, rows: list[Row]) -> list[Row]:
+        """Those of ``rows`` that have the metric. A note names each run of the others, and what it lacks."""
+        for row in rows:
+            if self.metric.key not in row.statistics:
+                for result in row.results:
+                    why = "; ".join(result.problems) or f"no {self.metric.header}"
+                    self.note(f"left out: {result.run.path}: {why}")
+        return [row for row in rows if self.metric.key in row.statistics]
 
     def preferred(self, rows: list[Row]) -> Row:
         """The row with the lowest validation loss, of those with ``SEVERAL`` seeds if there are any."""

@@ -28,7 +28,7 @@ from utils.results.methods import FULL_TRAINING
 def draw(data: PlotData) -> Figure:
     """One point per method and rank with one standard deviation over seeds; full training is a horizontal line."""
     key = data.metric.key
-    rows = [row for row in data.trained() if key in row.statistics]
+    rows = data.having_metric(data.trained())
     full = [row for row in rows if row.first.method in FULL_TRAINING]
     adapters = [row for row in rows if row.first.method not in FULL_TRAINING and row.parameters]
     if not adapters:

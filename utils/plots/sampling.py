@@ -42,8 +42,8 @@ def draw(data: PlotData) -> Figure:
     Where a search chose the learning rates, each row has its own.
     """
     key = data.metric.key
-    rows = [row for row in data.rows if row.first.method == "rosa" and key in row.statistics]
-    rows = [row for row in rows if SAMPLE_METHOD in row.settings]
+    rows = [row for row in data.rows if row.first.method == "rosa" and SAMPLE_METHOD in row.settings]
+    rows = data.having_metric(rows)
     families: dict[str, list[Row]] = defaultdict(list)
     searched = {row.first.group for row in data.trials}
     for row in rows:

@@ -10,7 +10,7 @@ import torch
 from rosa.subspace import seeded_generator
 from utils.config.settings import Config
 from utils.config.train import TrainConfig
-from utils.data import Example, digest, training_units
+from utils.data import Example, count_known, digest, training_units
 from utils.errors import UnfitSettings
 from utils.log import log
 from utils.models.loading import max_positions
@@ -55,12 +55,11 @@ def load_training_data(config: Config, tokenizer: Any) -> TrainingData:
             "so that data cannot end a text", len(spelled), len(texts), spelled[0],
         )  # fmt: skip
     if source.needs_path:
-        known = {(e.prompt, e.target) for unit in units["train"] for e in unit}
-        pairs = [(e.prompt, e.target) for unit in units["validation"] for e in unit]
-        if both := sum(pair in known for pair in pairs):
+        training, validation = ([e for unit in units[split] for e in unit] for split in TRAINING)
+        if both := count_known(validation, training):
             log.warning(
                 "%d of %d validation samples are training samples too: the best checkpoint is chosen on known data",
-                both, len(pairs),
+                both, len(validation),
             )  # fmt: skip
     for split, data in encoded.items():
         if data.cut:

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from rosa.errors import AdapterError
-from rosa.files import CONFIG_FILE, replace_files
+from rosa.files import CONFIG_FILE, MODEL_FILE, keep_apart, replace_files
 from rosa.integrations.peft.adapter import RosaAdapter
 from rosa.integrations.peft.layer import RosaLinear
 from rosa.integrations.peft.lora_files import check_size, lora_settings, lora_tensors
@@ -43,8 +43,10 @@ def save_as_lora(folder: str | Path, model: Any, rank: int | float | None = None
         The largest rank of all layers.
 
     Raises:
-        AdapterError: no such ROSA adapter, a bad rank, or the factors are no smaller than the weights themselves.
+        AdapterError: no such ROSA adapter, a bad rank, the factors are no smaller than the weights themselves, or the
+            folder holds a model.
     """
+    keep_apart(Path(folder), MODEL_FILE)
     adapters = _adapters(model, adapter_name)
     if isinstance(rank, bool) or (rank is not None and not (rank >= 1 if isinstance(rank, int) else 0 < rank <= 1)):
         raise AdapterError(f"rank={rank} must be an int of at least 1 or a share in (0, 1], such as 0.99")

@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from rosa.errors import AdapterError
-from rosa.files import CONFIG_FILE, replace_files
+from rosa.files import CONFIG_FILE, MODEL_FILE, keep_apart, replace_files
 from rosa.integrations.peft.changes import Change, Layer, base_module, change_of, changed_layers, pretrained_values
 from rosa.kept_base import Pair, is_rounded
 from rosa.peft_files import BIAS_OF_B, BIASES, LORA_A, LORA_B, PREFIX, WEIGHTS_FILE
@@ -109,10 +109,11 @@ def to_peft_lora(
 
     Raises:
         AdapterError: the method has no pair, ``base`` is not this model's base or shares a weight that this model has
-            written, a module of ``modules_to_save`` shares a weight with another one, or the pairs would be no smaller
-            than the weights themselves: Σ r (m + n) ≥ Σ m n. Nothing is written then.
+            written, a module of ``modules_to_save`` shares a weight with another one, the pairs would be no smaller
+            than the weights themselves, Σ r (m + n) ≥ Σ m n, or the folder holds a model. Nothing is written then.
     """
     _check_cut(rank, keep)
+    keep_apart(Path(folder), MODEL_FILE)
     pretrained = pretrained_values(base)
     layers = changed_layers(model, pretrained)
     changes = {name: change_of(name, layer, pretrained, rank, keep) for name, layer in layers.items()}
