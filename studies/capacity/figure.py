@@ -3,8 +3,9 @@
     python -m studies.capacity.figure [RECORDS]
 
 writes capacity.png and capacity.pdf beside the page: means of the reported seeds with one standard deviation, of the
-largest book. Methods that do not resample are levels; variants of ROSA are in the tables only. A second panel has the
-bits over the size of the book, if there are runs of several sizes. spectrum.png has the singular values of the change.
+largest book. Methods that do not resample are levels. A second panel has the bits over the size of the book, if there
+are runs of several sizes. spectrum.png has the singular values of the change. Variants of ROSA, its higher ranks, and
+LoRA of more than four times the lowest one are in the tables only.
 """
 
 from __future__ import annotations
@@ -32,10 +33,12 @@ SPECTRA = (12, 100, 0)  # steps between resamples whose spectra are drawn: the b
 
 
 def reported(runs: list[Measured]) -> dict[Way, list[Measured]]:
-    """The reported seeds of each method but variants of ROSA, at its best rate, in the order of tables."""
+    """The reported seeds of each method that is drawn, at its best rate, in the order of tables."""
     ways: dict[Way, list[Measured]] = defaultdict(list)
+    lowest = min((run.way.rank for run in runs if run.way.rank), default=0)
     for run in runs:
-        if not run.trial and not (run.way.method == "rosa" and run.way.others):
+        most = 4 * lowest if run.way.method == "lora" else lowest
+        if not run.trial and run.way.rank <= most and not (run.way.method == "rosa" and run.way.others):
             ways[run.way].append(run)
     return {way: best_rate(ways[way]) for way in sorted(ways, key=order)}
 
