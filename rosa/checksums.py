@@ -19,10 +19,11 @@ from torch import Tensor, nn
 
 from rosa.errors import AdapterError
 from rosa.files import read_checksums
+from rosa.kept_base import KeptBase
 from rosa.layers import AdapterLayer
 from rosa.quantised import quantised_sizes
 from rosa.saved_modules import find_modules
-from rosa.sharding import gather, is_sharded
+from rosa.sharding import gather, is_sharded, shares_memory
 
 SAMPLES = 16  # values of each parameter of the base model that are compared, at least
 
@@ -91,8 +92,10 @@ def base_description(model: nn.Module, layers: Mapping[str, AdapterLayer]) -> di
     }
 
 
-def remember_base(layers: Iterable[AdapterLayer]) -> None:
-    """Let each layer that keeps its base's values keep those that training writes over. The second call does nothing.
+def remember_base(layers: Iterable[AdapterLayer], *, again: bool = False) -> None:
+    """Let each layer that keeps its base's values keep those that training writes over.
+
+    The second call does nothing, except ``again``.
 
     W_0 in 16 bits is kept whole: resamples round W_f, so that the pairs do not give its difference from W_0. The call
     must come before anything is written. Every process of a sharded model must make it.
@@ -100,6 +103,8 @@ def remember_base(layers: Iterable[AdapterLayer]) -> None:
     for layer in layers:
         if layer.kept is None or layer.base.weight.is_meta:
             continue
+        if again:
+            layer.kept = KeptBase()
         if layer.rewrites_base and layer.kept.checksum is None:
             weight = gather(layer.base.weight)
             checksum = f"{weight.dtype} {values_checksum({'weight': weight})}"
@@ -107,6 +112,19 @@ def remember_base(layers: Iterable[AdapterLayer]) -> None:
             layer.kept = replace(layer.kept, checksum=checksum).started(whole)
         if layer.trains_bias and layer.kept.bias is None:
             layer.kept = replace(layer.kept, bias=gather(layer.base.bias).to("cpu", copy=True))
+
+
+def note_base(layer: AdapterLayer, state: Mapping[str, Any], prefix: str, *_: Any) -> None:
+    """A hook of ``load_state_dict``: what the base module of a layer without values holds before it is the base.
+
+    Not so where the state shares the module's memory, and was written into it. Shards keep nothing: every process would
+    have to gather them.
+    """
+    values = dict(layer.base.named_parameters())
+    given = {name: state[f"{prefix}base.{name}"] for name in values if f"{prefix}base.{name}" in state}
+    written = any(shares_memory(new, values[name]) for name, new in given.items())
+    if given and not written and not is_sharded(layer.base.weight):
+        remember_base([layer])
 
 
 def adapted_checksum(layers: Mapping[str, AdapterLayer]) -> str | None:

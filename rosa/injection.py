@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from torch import nn
 
-from rosa.checksums import remember_base
+from rosa.checksums import note_base, remember_base
 from rosa.config import AdapterConfig, LowRankConfig
 from rosa.errors import AdapterError
 from rosa.hooks import StandIn, replaced_layers
@@ -113,7 +113,7 @@ def _start(layers: dict[str, AdapterLayer]) -> None:
         if not layer.quantised and not math.isfinite(max_abs(layer.base.weight)):
             raise AdapterError(f"{name}: its weight holds values that are not finite")
     if with_values:
-        remember_base(with_values.values())
+        remember_base(with_values.values(), again=True)
         found = list(with_values.values())
         type(found[0]).initialise_all(found)
         for layer in found:
@@ -151,6 +151,7 @@ def build_layers(
             own = _with_rank(config, (ranks or {}).get(plain[name]))
             layers[name] = layer_class(plain[name], module, own).train(module.training)
             layers[name].kept = KeptBase() if keep_base else None
+            layers[name].register_load_state_dict_pre_hook(note_base)  # type: ignore[no-untyped-call]
         except ValueError as error:
             raise AdapterError(f"{name}: {error}") from None
     check_modules(model, config.modules_to_save or (), [plain[name] for name in layers])

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from rosa.errors import AdapterError
-from rosa.sharding import is_sharded, shares_memory
 from rosa.targets import OFFLOADED, is_offloaded
 
 
@@ -52,17 +51,7 @@ def _save_unmerged(layer: Any, state: dict[str, Any], prefix: str, _: Any) -> No
 
 
 def _note_values(layer: Any, state: dict[str, Any], prefix: str, *_: Any) -> None:
-    """A state with all own parameters gives the layer values; one of PEFT's before its first subspace has none.
-
-    What the base module holds before the layer has values is the base, which the state may write over.
-    """
-    if not layer.has_values and not is_sharded(layer.base.weight):
-        given = [(state.get(f"{prefix}base.{name}"), values) for name, values in layer.base.named_parameters()]
-        found = [shares_memory(new, values) for new, values in given if new is not None]
-        if found and not any(found):  # else it is written over already
-            from rosa.checksums import remember_base  # which imports the layers
-
-            remember_base([layer])
+    """A state with all own parameters gives the layer values; one of PEFT's before its first subspace has none."""
     own, number = layer.own_parameters(), state.get(f"{prefix}number")
     sampled = number is None or number.is_meta or int(number) >= 0
     layer.has_values |= bool(own) and sampled and all(f"{prefix}{name}" in state for name in own)

@@ -12,7 +12,10 @@ import pytest
 from transformers import AutoModelForCausalLM
 
 from utils.config.settings import load_config
+from utils.evaluation import Options, evaluate_run
 from utils.export import card
+from utils.export.__main__ import main
+from utils.generation.decoding import Decoding
 from utils.models.gguf import gguf_options
 from utils.results.read import read_results
 from utils.runs import Run
@@ -56,3 +59,13 @@ def test_the_loss_is_that_of_the_exported_checkpoint(rosa_run: Run, tmp_path: Pa
     state["progress"]["step"] += 1
     (run.best / "state.json").write_text(json.dumps(state))
     assert f"{loss:.4f}" not in card.model_card(run, config, exported)
+
+
+def test_a_merged_model_decodes_as_the_texts_on_its_card(rosa_run: Run, tmp_path: Path) -> None:
+    run = Run(shutil.copytree(rosa_run.path, tmp_path / "run"))
+    evaluate_run(run, Options(limit=1, device="cpu", decoding=Decoding(num_beams=1, no_repeat_ngram_size=0)))
+    merged = tmp_path / "merged"
+    assert main([str(run.path), "--out", str(merged), "--as", "merged"]) == 0
+    assert "no_repeat_ngram_size=0" in (merged / "README.md").read_text()
+    found = json.loads((merged / "generation_config.json").read_text())
+    assert found.get("no_repeat_ngram_size", 0) == 0 and found.get("num_beams", 1) == 1

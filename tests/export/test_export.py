@@ -15,7 +15,6 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import rosa
 from tests.export.conftest import TrainIn, logits, model_of
 from utils.errors import UserError
-from utils.evaluation import Options, evaluate_run
 from utils.export import write
 from utils.export.__main__ import main
 from utils.export.card import hub_name
@@ -56,15 +55,6 @@ def test_a_merged_model_is_plain_and_generates_as_the_run_does(
     before, after = (json.loads((place / "config.json").read_text()) for place in (small_model, merged))
     assert before["resid_pdrop"] == after["resid_pdrop"] == 0.1
     assert "/" not in "".join(path.read_text() for path in merged.glob("*config.json"))
-
-
-def test_a_merged_model_decodes_as_the_texts_on_its_card(rosa_run: Run, tmp_path: Path) -> None:
-    run = Run(shutil.copytree(rosa_run.path, tmp_path / "run"))
-    evaluate_run(run, Options(limit=1, device="cpu", decoding=Decoding(num_beams=1, no_repeat_ngram_size=0)))
-    merged = export(run, tmp_path / "merged", "--as", "merged")
-    assert "no_repeat_ngram_size=0" in (merged / "README.md").read_text()
-    found = json.loads((merged / "generation_config.json").read_text())
-    assert found.get("no_repeat_ngram_size", 0) == 0 and found.get("num_beams", 1) == 1
 
 
 def test_from_run_to_peft_to_merged_to_plain(rosa_run: Run, small_model: Path, tmp_path: Path, capsys: Any) -> None:

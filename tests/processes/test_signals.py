@@ -140,7 +140,7 @@ def roots(train: Any, tmp_path: Path) -> list[str]:
 
 
 def test_an_evaluation_that_was_stopped_keeps_the_finished_runs(roots: list[str], capsys: Any) -> None:
-    with stopped_at(evaluation, "generate", call=2):
+    with stopped_at(evaluation, "generate_tokens", call=2):
         evaluate_runs(roots, FAST)
     first, second = find_runs(roots)
     assert "1 of 2 runs are evaluated" in capsys.readouterr().out

@@ -107,3 +107,14 @@ def test_adapters_with_values_are_not_started_again(config: Any, tmp_path: Path)
         torch.testing.assert_close(logits(loaded), logits(make_model("gpt2")))
     late = rosa.start_adapters(rosa.inject(make_model("gpt2"), config, start=False))
     torch.testing.assert_close(logits(late), logits(make_model("gpt2")))
+
+
+def test_the_base_is_what_was_loaded_before_the_start() -> None:
+    model = rosa.inject(make_model("gpt2"), rosa.RosaConfig(rank=2), start=False)
+    base = {name: 1.1 * values for name, values in model.state_dict().items() if ".base." in name}
+    model.load_state_dict(base, strict=False)
+    rosa.start_adapters(model)
+    before = logits(model)
+    train_steps(model, make_optimizer(model))
+    with rosa.disabled(model):
+        torch.testing.assert_close(logits(model), before, atol=1e-5, rtol=0)
