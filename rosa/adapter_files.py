@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import json
 import re
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -55,7 +54,7 @@ from rosa.layers import AdapterLayer, product
 from rosa.peft_files import PeftAdapter
 from rosa.quantised import check_trainable
 from rosa.resampling import SubspaceLayer, subspace_number
-from rosa.saved_modules import find_modules, module_tensors, remember_modules, saved_modules
+from rosa.saved_modules import find_modules, module_tensors, remember_modules, saved_modules, warn_of_others
 from rosa.sharding import gather, gather_all, gathered, is_sharded, on_first_process, reshard, shard_like
 from rosa.targets import canonical_names
 
@@ -88,7 +87,7 @@ def save_adapter(model: nn.Module, folder: str | Path, *, frozen: bool = True, e
         raise AdapterError("this model has no adapters to save")
     reshard(model)
     check_in_memory(layers.values())
-    _warn_of_others(model, layers, exact)
+    warn_of_others(model, layers, "they are not saved", exact=exact)
     sharded = any(is_sharded(layer.base.weight) for layer in layers.values())
     trained = gather_all(adapter_tensors(layers) | module_tensors(saved_modules(model)))
     rest = gather_all(frozen_tensors(layers, exact=exact))
@@ -101,20 +100,6 @@ def save_adapter(model: nn.Module, folder: str | Path, *, frozen: bool = True, e
         on_first_process(write)
     else:
         write()
-
-
-def _warn_of_others(model: nn.Module, layers: Mapping[str, AdapterLayer], exact: bool) -> None:
-    """Warn of parameters that train and are not a part of the adapter, such as the base weight: they are lost."""
-    own = {id(parameter) for module in saved_modules(model).values() for parameter in module.parameters()}
-    for layer in layers.values():
-        own |= {id(p) for p in layer.changing_parameters() if exact or p is not layer.base.weight}
-    others = [name for name, p in model.named_parameters() if p.requires_grad and id(p) not in own]
-    if others:
-        warnings.warn(
-            f"{len(others)} parameters train and are not saved, because they are not a part of the adapter "
-            f"({', '.join(others[:3])}): freeze them, or name their modules in modules_to_save of the settings",
-            stacklevel=3,
-        )
 
 
 def _write(

@@ -16,7 +16,7 @@ from rosa.hooks import StandIn, replaced_layers, share_hooks
 from rosa.injection import Model, layers_in_place
 from rosa.layer_state import check_in_memory
 from rosa.layers import AdapterLayer
-from rosa.saved_modules import base_modules
+from rosa.saved_modules import base_modules, warn_of_others
 from rosa.sharding import is_sharded
 
 
@@ -27,6 +27,7 @@ def disabled(model: Model) -> Iterator[Model]:
         with torch.no_grad(), rosa.disabled(model):
             reference = model(**batch).logits
 
+    What trains beside the adapters is not put back, which a warning says; nor are running statistics of BatchNorm.
     Other modules stand in the place of the adapter layers meanwhile, so merge, save and resample outside of the block.
     No parameter is written, and afterwards the model is as before, to the bit. LoRA, DoRA, (IA)³ and BitFit give the
     base's function exactly, and so do ROSA and ReLoRA where W_0 is kept whole, as for 16-bit weights. Else these two
@@ -41,6 +42,8 @@ def disabled(model: Model) -> Iterator[Model]:
     layers = layers_in_place(model)
     if not layers and not any(isinstance(module, StandIn) for module in model.modules()):
         raise AdapterError("this model has no adapters to disable (within rosa.merged they are not in their places)")
+    if layers:  # else this is a block within another
+        warn_of_others(model, layers, "what rosa.disabled computes is not the base", stacklevel=4)
     stand_ins = {name: BaseFunction(layer) for name, layer in layers.items()}
     with base_modules(model), replaced_layers(model, layers, stand_ins):
         yield model

@@ -22,7 +22,7 @@ from rosa.layer_state import check_in_memory
 from rosa.layers import AdapterLayer
 from rosa.methods import methods
 from rosa.quantised import NO_MERGE, check_trainable
-from rosa.saved_modules import check_modules, forget_modules, remember_modules, saved_modules, warn_of_frozen_head
+from rosa.saved_modules import check_modules, forget_modules, remember_modules, saved_modules, warn_of_modules
 from rosa.sharding import max_abs, reshard
 from rosa.targets import canonical_names, find_targets
 
@@ -62,7 +62,7 @@ def inject(model: Model, config: AdapterConfig, *, start: bool = True, keep_base
     if start:
         _start(layers)
     install_layers(model, layers)
-    warn_of_frozen_head(model)
+    warn_of_modules(model)
     if start and keep_base:
         remember_modules(saved_modules(model))
     return model

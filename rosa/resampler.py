@@ -28,6 +28,7 @@ from rosa.resampling import SubspaceLayer, resample_layers, subspace_number
 from rosa.sharding import reshard
 
 ROUNDING_WARNING = 0.1
+AFTER_THE_END = "nothing resamples after the end of a training. Give the total over all epochs"
 
 
 def count_resamples(schedule: Any, epochs: int, steps: int) -> int:
@@ -190,6 +191,8 @@ class Resampler:
                 "each epoch but the last. In a single epoch, adapt the model with level='step', every=STEPS",
                 stacklevel=2,
             )
+        if step > total_steps:
+            warnings.warn(f"step {step} of total_steps={total_steps}: {AFTER_THE_END}", stacklevel=2)
         has_resampled = self._resample(self.level == "step" and step % self.every == 0 and 0 < step < total_steps)
         self.last_step = step, self.number
         return has_resampled
@@ -208,6 +211,8 @@ class Resampler:
                 "optimizer step instead",
                 stacklevel=2,
             )
+        if epoch > epochs:
+            warnings.warn(f"epoch {epoch} of epochs={epochs}: {AFTER_THE_END}", stacklevel=2)
         self._counts_epochs = True
         return self._resample(self.level == "epoch" and epoch % self.every == 0 and epoch < epochs)
 

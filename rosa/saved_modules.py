@@ -59,14 +59,44 @@ def check_modules(model: nn.Module, endings: Collection[str], layers: Collection
                 )
 
 
-def warn_of_frozen_head(model: nn.Module) -> None:
-    """Warn if a head of transformers' models for classification or question answering does not train."""
+def warn_of_modules(model: nn.Module) -> None:
+    """Warn if a head of transformers' models for classification or question answering does not train, and of modules
+    such as BatchNorm: a forward pass in training mode changes buffers that no adapter holds.
+    """
     for name in HEADS:
         head = getattr(model, name, None)
         if isinstance(head, nn.Module) and not any(p.requires_grad for p in head.parameters()):
             warnings.warn(
                 f"{name} does not train: if its weights are new, adapt with modules_to_save=[{name!r}]", stacklevel=3
             )
+    # by the count of batches, which modules that only read their statistics do not have
+    if found := [name.rpartition(".")[0] for name, _ in model.named_buffers() if name.endswith("num_batches_tracked")]:
+        warnings.warn(
+            f"in training mode a forward pass changes the statistics of {', '.join(found[:3])}, which are not a part "
+            "of the adapter: keep modules of this kind in eval mode while you train, or save with rosa.export",
+            stacklevel=3,
+        )
+
+
+def warn_of_others(
+    model: nn.Module, layers: Mapping[str, AdapterLayer], then: str, *, exact: bool = False, stacklevel: int = 3
+) -> None:
+    """Warn of parameters that train and are not a part of the adapter, such as the base weight.
+
+    Args:
+        then: what follows from it.
+        exact: whether the base weights of ``layers`` are a part of it.
+    """
+    own = {id(parameter) for module in saved_modules(model).values() for parameter in module.parameters()}
+    for layer in layers.values():
+        own |= {id(p) for p in layer.changing_parameters() if exact or p is not layer.base.weight}
+    others = [name for name, p in model.named_parameters() if p.requires_grad and id(p) not in own]
+    if others:
+        warnings.warn(
+            f"{len(others)} parameters train and are not a part of the adapter ({', '.join(others[:3])}), so that "
+            f"{then}: freeze them, or name their modules in modules_to_save of the settings",
+            stacklevel=stacklevel,
+        )
 
 
 def module_tensors(modules: Mapping[str, nn.Module]) -> dict[str, Tensor]:

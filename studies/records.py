@@ -16,14 +16,15 @@ from omegaconf import OmegaConf
 
 from utils.config.settings import load_config
 from utils.errors import run_cli
-from utils.io.files import write_json, write_text
+from utils.io.files import read_json, write_json, write_text
 from utils.runs import Run, find_runs
 
 
 def uncopied(
     folders: Iterable[str], records: Path, is_measured: Callable[[Run], bool] = lambda run: False
 ) -> Iterator[Run]:
-    """The finished runs below ``folders`` whose record in ``records`` is missing or lacks something by now.
+    """The finished runs below ``folders`` whose record in ``records`` is missing, of an earlier training,
+    or lacks something by now.
 
     Args:
         is_measured: whether the record of a run has a study.json.
@@ -33,12 +34,24 @@ def uncopied(
             continue
         folder = records / run.path.name
         needed = ("run.json", "study.json") if is_measured(run) else ("run.json",)
-        whole = all((folder / name).exists() for name in needed) and all(
-            (folder / file.name).exists() and filecmp.cmp(file, folder / file.name, shallow=False)
-            for file in _results(run)
+        whole = (
+            is_of(run, folder)
+            and all((folder / name).exists() for name in needed)
+            and all(
+                (folder / file.name).exists() and filecmp.cmp(file, folder / file.name, shallow=False)
+                for file in _results(run)
+            )
         )
         if not whole:
             yield run
+
+
+def is_of(run: Run, folder: Path) -> bool:
+    """Whether ``folder`` has the record of this training of the run, and not of an earlier one of the same settings."""
+    if not (folder / "run.json").exists():
+        return False
+    theirs, ours = read_json(folder / "run.json"), run.record()
+    return all(theirs.get(key) == ours.get(key) for key in ("started", "finished"))
 
 
 def _results(run: Run) -> list[Path]:
@@ -59,6 +72,9 @@ def copy_record(run: Run, folder: Path, measured: dict[str, Any] | None = None) 
         "model": {"name": base}, "dataset": {"path": None}, "output": {"path": "runs"}, "train": {"cache_folder": None}
     }  # fmt: skip
     folder.mkdir(parents=True, exist_ok=True)
+    if not is_of(run, folder):
+        for file in folder.iterdir():  # of an earlier training
+            file.unlink()
     for file in _results(run):
         shutil.copyfile(file, folder / file.name)
     if measured is not None:

@@ -18,7 +18,7 @@ from typing import Any
 
 import rosa
 from studies.capacity.measure import change, recall, weights
-from studies.records import copy_record, record_base, uncopied
+from studies.records import copy_record, is_of, record_base, uncopied
 from utils.config.settings import load_config
 from utils.data import get_source, training_units
 from utils.errors import run_cli
@@ -48,7 +48,7 @@ def collect(run: Run, records: Path, eli5: Path, trials: bool = False) -> Path:
         trials: whether trials of a search are measured too.
     """
     config, folder = load_config(run.config_file), records / run.path.name
-    is_measured = (folder / "study.json").exists()  # then only what its evaluation wrote is new
+    is_measured = is_of(run, folder) and (folder / "study.json").exists()  # then only what its evaluation wrote is new
     if is_measured or (config.output.search and not trials):
         copy_record(run, folder)
         return folder

@@ -133,7 +133,8 @@ def test_own_files(tmp_path: Path, suffix: str) -> None:
 @pytest.mark.parametrize(
     ("line", "message"),
     [('{"prompt": true, "target": "x"}', "line 1: prompt is empty or not a text"), ("[1]", "not a JSON object"),
-     ("{", "line 1 is not JSON"), ('{"prompt": "x"}', "no field target")],
+     ("{", "line 1 is not JSON"), ('{"prompt": "x"}', "no field target"),
+     ('{"target": "x", "prompt": "y", "target": "z"}', "line 1 is .*: the field target is there twice")],
 )  # fmt: skip
 def test_bad_json_lines(tmp_path: Path, line: str, message: str) -> None:
     (tmp_path / "test.jsonl").write_text(line + "\n", encoding="utf-8")

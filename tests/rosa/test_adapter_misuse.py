@@ -63,7 +63,7 @@ def test_a_trained_base_weight_is_named_when_the_adapter_is_saved(tmp_path: Path
     model = adapt("gpt2", rosa.RosaConfig(rank=2))
     layer = rosa.adapter_layers(model)["transformer.h.1.mlp.c_fc"]
     layer.base.weight.requires_grad_(True)
-    with pytest.warns(UserWarning, match=r"1 parameters train and are not saved.*c_fc.*freeze them"):
+    with pytest.warns(UserWarning, match=r"1 parameters train and .*c_fc.*they are not saved: freeze them"):
         rosa.save_adapter(model, tmp_path)
 
 
@@ -261,6 +261,8 @@ def test_a_call_that_does_not_serve_the_level_is_a_warning(level: Any) -> None:
         assert not resampler.after_step(1, total_steps=2)
         with pytest.warns(UserWarning, match="never resampled: level='epoch' does so in resampler.after_epoch"):
             assert not resampler.after_step(2, total_steps=2)
+    with pytest.warns(UserWarning, match="3 of .*=2: nothing resamples after the end.* over all epochs"):
+        assert not (resampler.after_step if level == "step" else resampler.after_epoch)(3, 2)
 
 
 def test_a_decay_of_pretrained_directions_is_a_warning() -> None:

@@ -127,8 +127,26 @@ def test_without_its_values_from_before_a_head_cannot_be_disabled() -> None:
 def test_a_head_that_trains_without_being_named_is_a_warning(tmp_path: Path) -> None:
     model = rosa.inject(classifier(), rosa.LoraConfig(rank=2))
     model.score.requires_grad_(True)
-    with pytest.warns(UserWarning, match=r"1 parameters train and are not saved.*score\.weight.*modules_to_save"):
+    with pytest.warns(UserWarning, match=r"1 parameters train and .*score\.weight.*not saved.*modules_to_save"):
         rosa.save_adapter(model, tmp_path)
+    message = r"score\.weight.*rosa\.disabled computes is not the base"
+    with pytest.warns(UserWarning, match=message) as seen, rosa.disabled(model):
+        pass
+    assert [warning.filename for warning in seen] == [__file__]
+
+
+def test_statistics_that_no_adapter_holds_are_a_warning() -> None:
+    """Of BatchNorm, which a forward pass in training mode changes; of none that it only reads."""
+    model = make_model("gpt2")
+    model.norm = nn.BatchNorm1d(3)
+    with pytest.warns(UserWarning, match=r"changes the statistics of norm, .* in eval mode .*rosa\.export"):
+        rosa.inject(model, rosa.LoraConfig(rank=2))
+    other = make_model("gpt2")
+    other.norm = nn.Module()
+    other.norm.register_buffer("running_mean", torch.zeros(3))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        rosa.inject(other, rosa.LoraConfig(rank=2))
 
 
 @pytest.mark.parametrize(

@@ -42,8 +42,8 @@ with open("log", "a") as log:
     log.write(" ".join(sys.argv[1:]) + "\\n")
 while Path("hold").exists():
     time.sleep(0.01)
-if Path("unfit").exists() and lr == 3e-4:
-    Path(os.environ["ROSA_RUN_POINTER"] + ".unfit").write_text("lr is too low for this model\\n")
+if Path("unfit").exists() and lr == float(Path("unfit").read_text()):
+    Path(os.environ["ROSA_RUN_POINTER"] + ".unfit").write_text("lr does not fit this model\\n")
     sys.exit(2)
 Path(os.environ["ROSA_RUN_POINTER"] + ".unfit").unlink(missing_ok=True)
 run = Path("runs", "-".join(sys.argv[1:])).absolute()

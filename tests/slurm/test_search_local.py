@@ -185,17 +185,31 @@ def test_diverged_trials_are_results(trainer: Path, run: Run) -> None:
 
 
 def test_unfit_trials_are_results_that_a_retry_tries_again(trainer: Path, run: Run) -> None:
-    (trainer / "unfit").touch()
+    (trainer / "unfit").write_text("3e-4")
     done = run("--local")
     assert done.code == 0 and done.out.count(": unfit after") == 2, done.err + done.out
     assert "method=lora: chose lr=0.001" in done.out and "1 diverged or unfit)" in done.out
     statuses = json.loads(run("-s", "--json").out)
-    assert statuses["counts"]["unfit"] == 2 and "lr is too low for this model" in run("-s").out
+    assert statuses["counts"]["unfit"] == 2 and "lr does not fit this model" in run("-s").out
     before = len(trained(trainer))
     assert "nothing to send" in run("--local").out and len(trained(trainer)) == before
     (trainer / "unfit").unlink()
     again = run("--local", "--retry")
     assert again.code == 0 and len(trained(trainer)) == before + 2, again.err + again.out
+
+
+def test_a_search_waits_for_unfit_trials_that_are_tried_again(trainer: Path, run: Run) -> None:
+    """One of them is the best: what it chooses is trained on the seeds, and what comes after that waits."""
+    (trainer / "unfit").write_text("1e-3")
+    first = run("--local")
+    assert first.code == 0 and "method=lora: chose lr=0.00173" in first.out, first.err + first.out
+    (trainer / "unfit").unlink()
+    again = run("--local", "2", "--retry")
+    assert again.code == 0 and "method=lora: chose lr=0.001," in again.out, again.err + again.out
+    finals = [(one["lr"], one["seed"]) for one in trained(trainer) if one["method"] == "lora"]
+    assert {("0.001", "0"), ("0.001", "1")} <= set(finals)
+    assert (trainer / "seen").read_text() == (trainer / "log").read_text()
+    assert "nothing to send" in run("--local").out
 
 
 def test_a_combination_whose_trials_all_diverge_is_named(trainer: Path, run: Run) -> None:

@@ -158,6 +158,11 @@ def test_a_trial_is_recorded_and_measured_if_asked(untrained: Path, tmp_path: Pa
     assert (folder / "eval.json").read_text() == '{"again": true}'
     assert (folder / "study.json").read_text() == f"{measured}\n", "it was measured again"
 
+    run.update_record(started="later")  # trained again since
+    assert missing(measured=False) == [run]
+    pretrained.collect(run, tmp_path / "measured", tmp_path)
+    assert not (folder / "study.json").exists(), "it is of the earlier training's weights"
+
 
 def test_the_effective_rank_by_hand() -> None:
     """Equal singular values count in full; of 2 and 1, with shares 4/5 and 1/5, it is exp(H)."""

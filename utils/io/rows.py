@@ -69,7 +69,17 @@ def read_csv(path: Path, columns: tuple[str, ...]) -> list[Row]:
 
 def read_json_lines(path: Path, largest: int = LARGEST) -> Iterator[Row]:
     """The objects of a JSON-lines file; numbers are texts as they are written, as in a CSV."""
-    return json_objects(path, _unpacked_text(path, largest).split("\n"), parse_int=str, parse_float=str)
+    lines = _unpacked_text(path, largest).split("\n")
+    return json_objects(path, lines, parse_int=str, parse_float=str, object_pairs_hook=_unrepeated)
+
+
+def _unrepeated(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The object of these pairs. Raises ValueError for a repeated key, of which json would take the last value."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"the field {next(name for name in names if names.count(name) > 1)} is there twice")
+    return found
 
 
 def json_objects(path: Path, lines: Iterable[str | bytes], **options: Any) -> Iterator[Row]:
@@ -88,7 +98,7 @@ def json_objects(path: Path, lines: Iterable[str | bytes], **options: Any) -> It
         try:
             value = json.loads(line, **options)
         except (ValueError, RecursionError) as error:  # ValueError: not JSON, or a number of too many digits
-            raise UserError(f"{where} is not JSON: {error}") from None
+            raise UserError(f"{where} is not JSON that can be read: {error}") from None
         if not isinstance(value, dict):
             raise UserError(f"{where} is not a JSON object with fields")
         yield where, value

@@ -12,7 +12,7 @@ from pathlib import Path
 from utils.errors import UserError, printable
 from utils.slurm.cluster import client
 from utils.slurm.cluster.script import shell_problems
-from utils.slurm.ledger import LOCAL, Ledger, changing
+from utils.slurm.ledger import LOCAL, Ledger, changing, forget_unfit
 from utils.slurm.local import run_local, stop_local, visible_gpus
 from utils.slurm.recovery import check_unknown_jobs
 from utils.slurm.status import RETRY, JobStatus, states_to_send
@@ -63,6 +63,8 @@ def send(sweep: Sweep, groups: list[Group], retry: bool, local: int | None, go_o
     if local is None:
         client.require_sbatch()
     with changing(sweep.folder, PATIENCE_OF_NEXT if go_on else None) as ledger:
+        if retry:
+            forget_unfit(sweep.folder, [job for group in groups for job in group.job_ids])
         sweep = sweep.again()  # trials may have ended since the file was read
         groups = sweep.only([group.name for group in groups])
         statuses, messages = read_statuses(sweep, ledger, fix=True)

@@ -23,7 +23,7 @@ import itertools
 import os
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -248,6 +248,12 @@ def unfit(folder: Path, job: str) -> str:
         return (folder / "pointers" / f"{job}{UNFIT_NOTE}").read_text(encoding="utf-8").strip()
     except FileNotFoundError:
         return ""
+
+
+def forget_unfit(folder: Path, jobs: Iterable[str]) -> None:
+    """Drop these notes, so that a search waits for the trials again."""
+    for job in jobs:
+        (folder / "pointers" / f"{job}{UNFIT_NOTE}").unlink(missing_ok=True)
 
 
 def lock_file(folder: Path, job: str) -> Path:
