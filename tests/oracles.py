@@ -30,12 +30,17 @@ def by_csv(content: bytes, columns: tuple[str, str] = ("mr", "ref")) -> Pairs | 
 def by_json(content: bytes) -> Pairs | int | None:
     """(question, answer) pairs as the json module reads them line by line, the first bad line's number, None without.
 
-    A question is title and selftext; every text that is used must be one, or a number, and not be empty.
+    A question is title and selftext; every text that is used must be one, or a number, and not be empty. An object has
+    each field once.
     """
 
     def text(value: Any) -> str:
         value.encode()
         return value.strip() or 1 / 0  # type: ignore[return-value]
+
+    def fields(found: list[tuple[str, Any]]) -> dict[str, Any]:
+        assert len({name for name, _ in found}) == len(found)
+        return dict(found)
 
     pairs = []
     for number, raw in enumerate(content.split(b"\n"), 1):
@@ -43,7 +48,7 @@ def by_json(content: bytes) -> Pairs | int | None:
             line = raw.decode("utf-8-sig" if number == 1 else "utf-8")
             if not line.strip():
                 continue
-            record = json.loads(line, parse_int=str, parse_float=str)
+            record = json.loads(line, parse_int=str, parse_float=str, object_pairs_hook=fields)
             if "title" in record:
                 more = record.get("selftext") or ""
                 more.encode()

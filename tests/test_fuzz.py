@@ -185,6 +185,8 @@ def test_eli5_of_damage(text: str, damage: bytes, at: int, lost: int) -> None:
 
 @FEW
 @given(damaged(gzip.decompress(ARCHIVE)))
+@example(gzip.decompress(ARCHIVE).replace(b'"Why 2?"', b'"Why 2?", "title": "?"'))
+@example(gzip.decompress(ARCHIVE).replace(b'"selftext": ""', b'"more": [{"text": 1, "text": 2}]', 1))
 def test_eli5_of_a_damaged_file(content: bytes) -> None:
     check_eli5(content)
 
