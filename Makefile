@@ -32,8 +32,9 @@ test: $(VENV)/.installed-dev ## the tests, a process for each core
 extras-test: $(VENV)/.installed-dev ## the tests of optional packages (gguf, loggers, quantisers), with all of them
 	bash scripts/extras_test.sh
 
-slow-test: $(VENV)/.installed-dev ## the tests marked slow
+slow-test: $(VENV)/.installed-dev ## the tests marked slow, and more and other examples of those that draw them
 	python -m pytest -m "slow and not faults"
+	python -m pytest -n auto -m "hypothesis and not faults" --hypothesis-profile=search
 
 slurm-test: $(VENV)/.installed-dev ## a sweep on a real one-node SLURM cluster (Debian, root)
 	bash scripts/slurm_up.sh --install

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gc
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
+from hypothesis import settings
 
 from utils.config.settings import Config, parse_config
 from utils.data.e2e_sample import E2ESample
@@ -19,6 +21,15 @@ from utils.training.launch import train_all
 
 ROOT = Path(__file__).parent.parent
 torch.set_num_threads(1)  # equal results in each run, and no contention for two cores
+settings.register_profile("fixed", derandomize=True)  # a change passes or fails for what it changes, not by the draw
+settings.register_profile("search", max_examples=3000)
+settings.load_profile("fixed")
+
+
+def pytest_collection_finish() -> None:
+    """Spare the collections of each training's start what was imported: it stays anyway, and takes them .2 seconds."""
+    gc.collect()
+    gc.freeze()
 
 
 def data_folder(variable: str) -> Path:

@@ -32,9 +32,14 @@ FAST = Options(decoding=SHORT, device="cpu")
 
 
 @pytest.fixture
-def roots(train: Any, tmp_path: Path) -> list[str]:
-    for method in ("rosa", "lora", "none"):
-        train(f"fnmodel.name={method}", "train.epochs=1")
+def roots(train: Any, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """A copy of the runs of three methods, which are trained once."""
+    trained = tmp_path_factory.getbasetemp() / "runs-of-three-methods"
+    if not trained.exists():
+        for method in ("rosa", "lora", "none"):
+            train(f"fnmodel.name={method}", "train.epochs=1")
+        (tmp_path / "runs").rename(trained)
+    shutil.copytree(trained, tmp_path / "runs", symlinks=True)
     return [str(tmp_path / "runs")]
 
 

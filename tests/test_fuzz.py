@@ -42,7 +42,7 @@ PIECES = (
 )  # fmt: skip
 TEXT = st.lists(st.sampled_from(PIECES) | st.text(st.characters(codec="utf-8"), max_size=4), max_size=6).map("".join)
 LONG = TEXT.map(lambda text: (text or "x") * 700)
-FEW = settings(deadline=None, max_examples=120)
+FEW = settings(deadline=None)
 VALID = "".join(
     f'"name[{name}], food[{food}]","{name}, with “{food}” food."\n' for name in "ABC" for food in ("Thai", "é")
 )

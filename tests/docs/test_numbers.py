@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 import statistics
@@ -11,8 +12,9 @@ from typing import Any
 import pytest
 
 from scripts.docs.collect import ROOT
+from studies import report as reports
 from studies.measured import label
-from studies.report import PART, load, report
+from studies.report import PART
 from tests.rosa.test_adapter_oracles import PUBLISHED
 from utils.config.fnmodel import LAYERS_ONLY
 from utils.results.aggregate import compute_statistics, rows_of
@@ -21,6 +23,7 @@ from utils.results.read import Result, read_results
 from utils.text import replace_part
 
 SAMPLES = 42_061 * 5  # of E2E in five epochs
+load, report = functools.cache(reports.load), functools.cache(reports.report)
 
 
 def cells(text: str) -> list[list[str]]:

@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from tests.training.reading import only_run, points, stopped_at, weights
 from utils.errors import UserError
 from utils.processes.signals import EXIT_INTERRUPTED
-from utils.runs import checkpoints
+from utils.runs import Run, checkpoints
 from utils.training import loop, record
 
 METHODS = ("rosa", "lora", "dora", "none", "ia3", "bitfit")
@@ -27,28 +27,31 @@ OPTIONS = (
 
 
 @pytest.mark.parametrize("method", METHODS + OPTIONS)
-@pytest.mark.parametrize("stop_at", [3, 5, 8])
 @pytest.mark.filterwarnings("error:rewarm_steps")  # the first thing of a resume at an epoch's end is a resample
-def test_resumed_equals_undisturbed(train: Any, monkeypatch: Any, tmp_path: Path, method: str, stop_at: int) -> None:
+def test_resumed_equals_undisturbed(train: Any, monkeypatch: Any, tmp_path: Path, method: str) -> None:
     """Stops within an epoch, at an epoch's last step, and after a resample; dropout is 0.1."""
     settings = f"fnmodel.name={method}".split()
     whole = train(*settings, f"output.path={tmp_path / 'whole'}")
     original = loop.train_step
 
-    def stopping(training: Any, *arguments: Any, **options: Any) -> Any:
-        result = original(training, *arguments, **options)
-        if training.progress.step + 1 == stop_at:
-            training.stop.signal = "SIGTERM"
-        return result
+    for stop_at in (3, 5, 8):
 
-    overrides = (*settings, f"output.path={tmp_path / 'halves'}")
-    monkeypatch.setattr(loop, "train_step", stopping)
-    with pytest.raises(SystemExit) as stopped:
-        train(*overrides)
-    assert stopped.value.code == EXIT_INTERRUPTED
-    monkeypatch.setattr(loop, "train_step", original)
-    halves = train(*overrides)
+        def stopping(training: Any, *arguments: Any, stop_at: int = stop_at, **options: Any) -> Any:
+            result = original(training, *arguments, **options)
+            if training.progress.step + 1 == stop_at:
+                training.stop.signal = "SIGTERM"
+            return result
 
+        overrides = (*settings, f"output.path={tmp_path / f'stopped-{stop_at}'}")
+        monkeypatch.setattr(loop, "train_step", stopping)
+        with pytest.raises(SystemExit) as stopped:
+            train(*overrides)
+        assert stopped.value.code == EXIT_INTERRUPTED
+        monkeypatch.setattr(loop, "train_step", original)
+        _check_equal(whole, train(*overrides))
+
+
+def _check_equal(whole: Run, halves: Run) -> None:
     assert halves.record()["status"] == "finished"
     first, second = weights(whole.last), weights(halves.last)
     assert first.keys() == second.keys()
