@@ -33,10 +33,9 @@ def uncopied(
         if run.record()["status"] != "finished":
             continue
         folder = records / run.path.name
-        needed = ("run.json", "study.json") if is_measured(run) else ("run.json",)
         whole = (
             is_of(run, folder)
-            and all((folder / name).exists() for name in needed)
+            and (not is_measured(run) or (folder / "study.json").exists())
             and all(
                 (folder / file.name).exists() and filecmp.cmp(file, folder / file.name, shallow=False)
                 for file in _results(run)

@@ -13,7 +13,7 @@ from typing import Any
 
 import rosa
 from utils.config.settings import Config, load_config
-from utils.data import Example, count_known, digest, group_by_source
+from utils.data import Example, digest, group_by_source, known_samples
 from utils.errors import UserError, is_out_of_memory, reason
 from utils.generation.decoding import Decoding
 from utils.generation.generate import check_beams, decoded, generate_tokens
@@ -197,8 +197,9 @@ def load_examples(run: Run, config: Config, options: Options, loaded: Loaded | N
         loaded[key] = examples, digest(examples)
         if config.source.needs_path and options.split not in TRAINING:
             with contextlib.suppress(UserError):  # the training data need not be here
-                if both := count_known(examples, config.source.load("train", folder, dataset.cache)):
-                    log.warning("%d of %d %s samples are training samples too", both, len(examples), options.split)
+                training = config.source.load("train", folder, dataset.cache)
+                if known := known_samples(examples, training, options.split):
+                    log.warning("%s", known)
     examples, current = loaded[key][0], {options.split: loaded[key][1]}
     recorded = recorded_digests(run.record())
     if options.split in TRAINING or options.split in run.readable_parts(run.eval_file):

@@ -81,7 +81,7 @@ def continuations(
     from utils.config.settings import load_config
     from utils.evaluation import generating_model
     from utils.generation.generate import generate
-    from utils.generation.prompts import shorten
+    from utils.generation.prompts import fitted
     from utils.models.loading import max_positions
     from utils.processes.devices import autocast
     from utils.runs.trained import check_settings, checkpoint_of, one_run
@@ -97,8 +97,8 @@ def continuations(
     given = iter(texts)
     while batch := list(itertools.islice(given, batch_size)):
         prompts = [source.prompt(text.strip()) if templated and not raw else text for text in batch if text.strip()]
-        if source.packed and not raw and limit is not None:  # as eval.py does
-            prompts = shorten(prompts, tokenizer, limit - decoding.max_new_tokens)
+        if source.packed and not raw:  # as eval.py does
+            prompts = fitted(prompts, tokenizer, decoding, limit)
         with autocast(model.device, precision):
             found = iter(generate(model, tokenizer, prompts, decoding, batch_size) if prompts else ())
         for text in batch:

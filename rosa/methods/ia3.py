@@ -6,8 +6,10 @@ adapted layer scales its outputs, but the second layers of MLPs (``feedforward_m
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +26,7 @@ class IA3Config(AdapterConfig):
 
     Attributes:
         feedforward_modules: name endings of the layers whose inputs are scaled instead of their outputs. Endings that
-            match nothing are ignored.
+            match nothing are ignored; if none matches, a warning says so.
     """
 
     feedforward_modules: list[str] = field(
@@ -58,6 +60,19 @@ class IA3Layer(AdapterLayer):
 
     def description(self) -> dict[str, object]:
         return {**super().description(), "on_input": self.on_input}
+
+    @classmethod
+    def initialise_all(cls, layers: Sequence[Self]) -> None:
+        config = layers[0].config
+        endings = config.feedforward_modules
+        chosen = config.target_modules is not None and endings == IA3Config().feedforward_modules
+        if endings and not chosen and not any(layer.on_input for layer in layers):
+            warnings.warn(
+                f"no adapted layer ends in one of feedforward_modules={endings}: all scale their outputs, and (IA)³ of "
+                "the paper scales the inputs of the second layers of MLPs",
+                stacklevel=2,
+            )
+        super().initialise_all(layers)
 
     @torch.no_grad()
     def initialise(self) -> None:

@@ -15,6 +15,8 @@ from utils.data import get_source
 from utils.errors import UserError
 from utils.evaluation import Options, evaluate_run
 from utils.generation.decoding import Decoding
+from utils.generation.prompts import fitted
+from utils.models.loading import load_tokenizer
 from utils.runs import Run
 from utils.runs.texts import read_texts
 
@@ -84,6 +86,15 @@ def test_a_raw_text_has_no_template(rosa_run: Run, answers: dict[str, str], capf
     assert prompt.main([str(rosa_run.path), f"Input: {source} Output:", source, "--raw", *SHORT]) == 0
     same, other = capfd.readouterr().out.splitlines()
     assert same == answers[source] != other
+
+
+def test_a_packed_text_that_loses_its_beginning_is_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    tokenizer, decoding = load_tokenizer("tiny"), Decoding(max_new_tokens=8)
+    long, short = "Why? " * 99, "Why?"
+    found = fitted([long, short], tokenizer, decoding, 64)
+    assert long.endswith(found[0]) and 0 < len(found[0]) < len(long) and found[1] == short
+    assert "1 of 2 questions are cut at the beginning to fit the model" in caplog.text
+    assert fitted([long], tokenizer, decoding, None) == [long]
 
 
 def test_templates_of_the_data_sets() -> None:

@@ -60,6 +60,14 @@ def test_runs_on_other_data_are_left_out_and_named(tmp_path: Path) -> None:
     assert data.notes == [f"left out: {other}: its validation data are not those of most runs"]
 
 
+def test_methods_that_were_not_trained_alike_are_named(tmp_path: Path) -> None:
+    write_run(tmp_path, config={"train.lr": 1e-2})
+    write_run(tmp_path, method="lora", epochs=1)
+    (data,) = load_plot_data(tmp_path)
+    data.trained()
+    assert data.notes == ["gpt2: methods and ranks were not trained alike: they differ in train.epochs too"]
+
+
 def test_scores_of_different_decoding_are_named(tmp_path: Path) -> None:
     write_run(tmp_path)
     write_run(tmp_path, method="lora", evaluation={"decoding": {"num_beams": 1}})

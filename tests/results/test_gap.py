@@ -227,3 +227,13 @@ def test_the_gap_of_validation_losses_does_not_depend_on_decoding(tmp_path: Path
     write_run(tmp_path, method="none", loss=1.0, evaluation={"decoding": {"num_beams": 10}})
     compile_results([tmp_path])
     assert row_of(csv_of(tmp_path), method="rosa").gap_closed == pytest.approx(0.5, rel=1e-12)
+
+
+def test_of_several_rows_of_lora_the_one_that_counts_is_named(tmp_path: Path) -> None:
+    for method, losses in LOSSES.items():
+        write(tmp_path, method, losses, config={"fnmodel.lora.dropout": 0.0})
+    compile_results([tmp_path])
+    assert "The gap of LoRA 4" not in page(tmp_path)
+    write(tmp_path, "lora", [1.2, 1.2, 1.2], config={"fnmodel.lora.dropout": 0.3})
+    compile_results([tmp_path])
+    assert "The gap of LoRA 4 is that of the row with dropout 0.3." in page(tmp_path)

@@ -145,3 +145,11 @@ def test_only_pairs_become_a_lora_adapter(tmp_path: Path) -> None:
 
     with pytest.raises(rosa.AdapterError, match="have no pair A, B: save the plain model"):
         to_peft_lora(adapt("gpt2", rosa.IA3Config()), make_model("gpt2"), tmp_path)
+
+
+def test_endings_that_match_nothing_are_a_warning(recwarn: pytest.WarningsRecorder) -> None:
+    rosa.inject(make_model("gpt2"), rosa.IA3Config(target_modules=["c_attn"]))
+    rosa.inject(make_model("llama"), rosa.IA3Config(feedforward_modules=[]))
+    assert not [one for one in recwarn if "feedforward_modules" in str(one.message)]
+    with pytest.warns(UserWarning, match=r"no adapted layer ends in one of feedforward_modules=\['c_porj'\]"):
+        rosa.inject(make_model("gpt2"), rosa.IA3Config(feedforward_modules=["c_porj"]))

@@ -97,3 +97,27 @@ def test_a_difference_that_rounds_to_zero_has_no_sign(tmp_path: Path) -> None:
     write_run(tmp_path, loss=0.99999)
     compile_results([tmp_path], columns=["val_loss"])
     assert "| 0.0000 |" in (tmp_path / "e2e_nlg" / "results.md").read_text(encoding="utf-8").split("## difference")[1]
+
+
+def test_settings_of_a_method_without_a_column_are_named(tmp_path: Path) -> None:
+    write_run(tmp_path, method="lora", config={"fnmodel.lora.alpha": 64, "fnmodel.lora.dropout": 0.0})
+    write_run(tmp_path, config={"fnmodel.rosa.level": "never", "fnmodel.rosa.decay": False})
+    compile_results([tmp_path])
+    caption = (tmp_path / "e2e_nlg" / "results.md").read_text(encoding="utf-8")
+    assert "Settings of a method that are not at their defaults: LoRA alpha=64; ROSA level=never.\n" in caption
+    write_run(tmp_path, config={"fnmodel.rosa.level": "epoch", "fnmodel.rosa.decay": False})
+    compile_results([tmp_path])  # now it has a column
+    caption = (tmp_path / "e2e_nlg" / "results.md").read_text(encoding="utf-8")
+    assert "not at their defaults: LoRA alpha=64.\n" in caption
+
+
+def test_differences_across_other_settings_than_the_method_are_named(tmp_path: Path) -> None:
+    write_run(tmp_path, method="none", epochs=1, config={"train.lr": 1e-4})
+    write_run(tmp_path, method="lora")
+    write_run(tmp_path)
+    compile_results([tmp_path])
+    caption = (tmp_path / "e2e_nlg" / "results.md").read_text(encoding="utf-8")
+    assert "Differences of LoRA 0.05, ROSA 0.05 are to a training that differs in train epochs too." in caption
+    write_run(tmp_path, method="none", epochs=5)
+    compile_results([tmp_path])
+    assert "to a training that differs" not in (tmp_path / "e2e_nlg" / "results.md").read_text(encoding="utf-8")

@@ -83,6 +83,20 @@ def test_times_are_those_of_every_start(tmp_path: Path) -> None:
     ]
 
 
+def test_times_and_memory_of_other_micro_batches_are_not_compared(tmp_path: Path) -> None:
+    """As the run had them at each start; a record of before has only what its configuration says."""
+    saving = {"train.micro_batch_size": 8, "train.gradient_checkpointing": True}
+    write_run(tmp_path, method="none", config=saving)
+    write_run(tmp_path, method="lora", config={"train.micro_batch_size": 128})  # the batch size
+    compile_results([tmp_path])
+    assert "**" not in "".join(row["memory (MiB)"] for row in markdown_rows(tmp_path))
+    page = (tmp_path / "e2e_nlg" / "results.md").read_text(encoding="utf-8").replace("\\", "")
+    assert "a CPU, fp32; a CPU, fp32, micro_batch_size=8, gradient_checkpointing=true." in page
+    parts = [{"hardware": {"name": "a CPU", "costs": costs}} for costs in ({}, {"compile": False})]
+    result = Result(Run(tmp_path), {**parts[1], "starts": parts}, saving, {}, {}, ())
+    assert result.hardware == "a CPU and a CPU, compile=false"
+
+
 def test_speed_is_that_of_training_with_its_resamples(tmp_path: Path) -> None:
     for method in ("lora", "rosa"):
         write_run(tmp_path, method=method)

@@ -108,6 +108,21 @@ def test_runs_with_different_decoding_are_different_rows(tmp_path: Path) -> None
     assert "different decoding (beams): their scores are not comparable" in page
 
 
+def test_starts_are_told_apart_by_what_they_hold_and_not_by_their_path(tmp_path: Path) -> None:
+    for method, path, digest in (("lora", "/a", "a"), ("rosa", "/b", "a"), ("dora", "/a", "b")):
+        record = {"adapter_sha256": digest * 64}
+        write_run(tmp_path, method=method, config={"model.adapter": path}, record=record)
+    compile_results([tmp_path])
+    assert [row["adapter"] for row in markdown_rows(tmp_path)] == ["a" * 8, "b" * 8, "a" * 8]
+
+
+def test_a_model_of_the_hub_and_a_folder_of_its_name_are_told_apart(tmp_path: Path) -> None:
+    write_run(tmp_path, method="lora")
+    write_run(tmp_path, config={"model.name": "/models/gpt2"}, record={"model": "/models/gpt2"})
+    compile_results([tmp_path])
+    assert [row["base"] for row in markdown_rows(tmp_path)] == ["the hub", "a folder"]
+
+
 def test_seeds_trained_by_different_code_are_named(tmp_path: Path) -> None:
     for seed, commit in enumerate(("a" * 40, "b" * 40)):
         write_run(tmp_path, seed=seed, record={"git_commit": commit})

@@ -13,6 +13,7 @@ from tokenizers import Tokenizer
 from tokenizers.models import Unigram
 from transformers import PreTrainedTokenizerFast
 
+from utils.data import known_samples, pair
 from utils.training import loop, setup
 
 
@@ -81,6 +82,16 @@ def test_validation_samples_that_are_training_samples_are_named(train: Any, tmp_
     run = train("dataset.name=pairs", f"dataset.path={tmp_path}", "train.epochs=1", "fnmodel.name=lora")
     assert "2 of 2 validation samples are training samples too" in run.log_file.read_text()
     assert "train.jsonl: 20 of 20 targets lose the blanks or line breaks before them" in caplog.text
+
+
+def test_prompts_that_are_known_with_another_target_are_counted() -> None:
+    """As in data with several targets for a prompt that were split by lines. A prompt that all share says nothing."""
+    training = [pair(f"Name {i}?", "A pub.") for i in range(4)]
+    new = [pair("name 0?", "A pub."), pair("Name  1?", "A bar."), pair("Name 2?", "A pub."), pair("Name 9?", "A pub.")]
+    assert known_samples(new, training, "test") == (
+        "1 of 4 test samples are training samples too, and 3 of 4 test samples have the prompt of a training sample"
+    )
+    assert known_samples(new[3:], training, "test") == known_samples([pair("a", "b")], [pair("a", "c")], "test") == ""
 
 
 def test_texts_that_end_within_are_named(train: Any, small_model: Path, tmp_path: Path) -> None:

@@ -132,10 +132,24 @@ def digest(examples: Iterable[Example]) -> str:
     return sha.hexdigest()
 
 
-def count_known(examples: Iterable[Example], training: Iterable[Example]) -> int:
-    """How many of ``examples`` have the prompt and the target of one of ``training``."""
-    known = {(example.prompt, example.target) for example in training}
-    return sum((example.prompt, example.target) in known for example in examples)
+def known_samples(examples: Sequence[Example], training: Sequence[Example], split: str) -> str:
+    """How many of ``examples`` the training data give away, in words; "" for none.
+
+    A prompt counts whatever its case and blanks, unless all samples have the same one.
+    """
+    pairs = {(example.prompt, example.target) for example in training}
+    whole = sum((example.prompt, example.target) in pairs for example in examples)
+    asked, prompts = ([folded(example.prompt) for example in part] for part in (examples, training))
+    known = 0 if len({*asked, *prompts}) == 1 else sum(map({*prompts}.__contains__, asked))
+    found = [f"{whole} of {len(examples)} {split} samples are training samples too"] if whole else []
+    if known > whole:
+        found.append(f"{known} of {len(examples)} {split} samples have the prompt of a training sample")
+    return ", and ".join(found)
+
+
+def folded(text: str) -> str:
+    """The text without differences of case and white space."""
+    return " ".join(text.casefold().split())
 
 
 def add_texts(sha: Any, *texts: str) -> None:

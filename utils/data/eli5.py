@@ -6,7 +6,7 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-from utils.data import SPLITS, DataSource, Example, register
+from utils.data import SPLITS, DataSource, Example, folded, register
 from utils.errors import UserError
 from utils.io import hub
 from utils.io.rows import SUFFIXES, check_characters, find_split, read_csv, read_json_lines
@@ -53,10 +53,10 @@ def _from_folder(split: str, folder: Path) -> list[Thread]:
     seen: set[str] = set()
     for earlier in SPLITS[: SPLITS.index(split)]:
         if any((folder / name).is_file() for name in FILES[earlier]):
-            seen |= {_key(question) for question, *_ in _read(find_split(folder, FILES[earlier]))}
+            seen |= {folded(question) for question, *_ in _read(find_split(folder, FILES[earlier]))}
         elif earlier == "train":
             log.warning("%s has no %s file: its questions cannot be left out of %s", folder, earlier, split)
-    kept = [thread for thread in threads if _key(thread[0]) not in seen]
+    kept = [thread for thread in threads if folded(thread[0]) not in seen]
     if len(kept) < len(threads):
         log.warning("%d %s questions are left out: an earlier split has them", len(threads) - len(kept), split)
     if not kept:
@@ -83,12 +83,7 @@ def _from_hub(split: str, cache: str | None) -> list[Thread]:
 
 def bucket(question: str) -> int:
     """A number from 0 to 99 from a hash of the question's text. BUCKETS maps it to a split."""
-    return int(hashlib.sha256(_key(question).encode()).hexdigest(), 16) % 100
-
-
-def _key(question: str) -> str:
-    """The question without differences of case and white space. Two questions with the same key are one."""
-    return " ".join(question.casefold().split())
+    return int(hashlib.sha256(folded(question).encode()).hexdigest(), 16) % 100
 
 
 def _read(file: Path) -> list[Thread]:

@@ -168,8 +168,7 @@ def _training(result: Result) -> Iterator[str]:
         yield f"- {split} data: " + ", ".join(f"{printable_line(k)} {v}" for k, v in counts.items())
     for split, digest in recorded_digests(record).items():
         yield f"- SHA-256 of the {printable_line(split)} data: `{printable_line(digest)}`"
-    hardware = record.get("hardware") or {}
-    yield "- hardware: " + ", ".join(f"{printable_line(k)} {printable_line(v)}" for k, v in hardware.items())
+    yield f"- hardware: {result.hardware}"
     versions = {**(record.get("versions") or {}), "code": record.get("git_commit")}
     yield "- versions: " + ", ".join(f"{printable_line(k)} {printable_line(v)}" for k, v in versions.items() if v)
     yield f"- exported with rosa {rosa.__version__}"

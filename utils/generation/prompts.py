@@ -23,12 +23,8 @@ def prepare(
         positions: the model's largest number of tokens; None: no limit.
     """
     prompts = [example.prompt for example in examples]
-    if source.packed:
-        if positions is not None:  # other prompts are never cut: generate raises if they are too long
-            prompts = shorten(prompts, tokenizer, positions - decoding.max_new_tokens)
-        if cut := sum(prompt != example.prompt for prompt, example in zip(prompts, examples, strict=True)):
-            log.warning("%d of %d questions are cut at the beginning to fit the model", cut, len(examples))
-        return prompts
+    if source.packed:  # other prompts are never cut: generate raises if they are too long
+        return fitted(prompts, tokenizer, decoding, positions)
     size = decoding.no_repeat_ngram_size
     lost = out_of_reach(examples, tokenizer, size)
     if lost > (0 if "exact_match" in source.metrics else MANY * len(examples)):
@@ -38,6 +34,16 @@ def prepare(
             lost, len(examples), size,
         )  # fmt: skip
     return prompts
+
+
+def fitted(prompts: list[str], tokenizer: Any, decoding: Decoding, positions: int | None) -> list[str]:
+    """The prompts of packed data, cut to leave room for new tokens, with a warning of how many are; see ``prepare``."""
+    if positions is None:
+        return prompts
+    found = shorten(prompts, tokenizer, positions - decoding.max_new_tokens)
+    if cut := sum(short != prompt for short, prompt in zip(found, prompts, strict=True)):
+        log.warning("%d of %d questions are cut at the beginning to fit the model", cut, len(prompts))
+    return found
 
 
 def shorten(prompts: Sequence[str], tokenizer: Any, room: int) -> list[str]:

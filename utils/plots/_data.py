@@ -21,6 +21,7 @@ from utils.results.aggregate import (
     rows_of,
 )
 from utils.results.columns import OWN_LOSS, Column, all_columns, check_name, mixed_losses
+from utils.results.counterparts import unlike
 from utils.results.methods import UNTRAINED
 from utils.results.parts import different_parts
 from utils.results.read import Result, keep_one_limit, read_results
@@ -81,6 +82,9 @@ class PlotData:
             if len(rows) > 1:
                 chosen = _differing_settings(best, rows)
                 self.note(f"{self.model}: {best.name} has {len(rows)} settings; all figures but sampling show {chosen}")
+        keys = sorted(set().union(*(unlike(picked[0], row) for row in picked)))
+        if keys := [key for key in keys if not key.startswith("fnmodel.")]:
+            self.note(f"{self.model}: methods and ranks were not trained alike: they differ in {', '.join(keys)} too")
         return sorted(picked, key=lambda row: (self.methods.index(row.first.method), rank_order(row.first.rank)))
 
     def having_metric(self, rows: list[Row]) -> list[Row]:

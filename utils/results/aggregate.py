@@ -17,16 +17,15 @@ from utils.results.methods import UNTRAINED, method_label, method_order
 from utils.results.read import Omission, Result
 from utils.runs import finite
 from utils.runs.identity import ADDED_KEYS, WITHOUT_EFFECT
-from utils.text import as_typed
+from utils.runs.run import ADAPTER
+from utils.text import as_typed, printable_line
 
 # Settings that always have a column or a table of their own.
 OWN_COLUMN = ("seed", "dataset.name", "model.name", "fnmodel.name", "fnmodel.params.rank", "fnmodel.params.bias")
 TARGETS = "fnmodel.params.target_modules"
-# May differ between a row and its counterpart: each method has its own learning rate.
 RATE = "train.lr"
-FREE = (RATE, "test_data")
 PRECISION = "train.precision"  # of a row the one that its runs computed in, whatever was asked for
-SEVERAL = 2  # seeds in common before the lowest loss decides: one alone may be low by luck
+SEVERAL = 2  # seeds before the lowest loss decides: one alone may be low by luck
 DECODING = "decoding."
 NOT_COMPARED = (*OWN_COLUMN, "hydra", *WITHOUT_EFFECT)  # any other setting that differs gets a column
 
@@ -131,6 +130,8 @@ def settings_of(result: Result) -> dict[str, Any]:
     if result.settings:  # older runs lack these keys, which distinguish results, also those of the untrained model
         later = [k for k in ADDED_KEYS if not k.startswith("fnmodel.") or k.startswith(f"fnmodel.{result.method}.")]
         kept |= {key: result.settings.get(key, ADDED_KEYS[key]) for key in later}
+    if start := result.record.get(ADAPTER):  # what lies at its path may change
+        kept["model.adapter"] = printable_line(start)[:8]
     if kept.get(TARGETS, "") is None:  # of an adapter; none without targets has no such key here
         kept[TARGETS] = ALL_LINEAR
     if "train.loss_on" in kept:  # null means the data set's default, which the record contains
@@ -210,7 +211,10 @@ def _name_base_models(rows: list[Row]) -> None:
         usual = next((files for files, _ in digests[place].most_common(1)), "")
         row.base_model = (*place, row.settings.get("base_files", usual))
         if "base" in row.settings:
-            row.settings["base"] = os.path.relpath(row.settings["base"], os.path.commonpath(folders[row.first.model]))
+            where = os.path.relpath(row.settings["base"], os.path.commonpath(folders[row.first.model]))
+            row.settings["base"] = "a folder" if where == os.curdir else where
+        elif row.first.model in folders:
+            row.settings["base"] = "the hub"
 
 
 def _completeness(result: Result) -> tuple[int, str]:
@@ -245,41 +249,6 @@ def distinction(row: Row, rows: list[Row]) -> dict[str, Any]:
     same = [other for other in rows if other.name == row.name]
     settings = {key: row.settings[key] for key in differing(same) if key in row.settings}
     return settings | ({"biases": row.first.bias} if len({other.first.bias for other in same} - {None}) > 1 else {})
-
-
-def set_baselines(rows: list[Row], method: str) -> None:
-    """Set the baseline of each row to its ``counterpart`` of ``method``. A row without one has no baseline."""
-    for row in rows:
-        row.baseline = counterpart(row, rows, method)
-
-
-def counterpart(row: Row, rows: Iterable[Row], method: str) -> Row | None:
-    """The row of ``method`` to compare ``row`` with: of the same model, and with no rank or the same rank.
-
-    Of several, the one with the fewest different settings that are not ``free`` is used, then one that has ``SEVERAL``
-    seeds in common with it, then the one with the lowest validation loss: one seed may be low by luck.
-    """
-    candidates = [
-        other
-        for other in rows
-        if (other.first.method, other.base_model) == (method, row.base_model)
-        and (other.first.rank is None or as_typed(other.first.rank) == as_typed(row.first.rank))
-    ]
-    return min(candidates, key=lambda other: _distance(row, other), default=None)
-
-
-def free(key: str) -> bool:
-    """Whether a setting may differ between a row and its counterpart. Decoding changes no loss."""
-    return key in FREE or key.startswith(DECODING)
-
-
-def _distance(row: Row, other: Row) -> tuple[Any, ...]:
-    common = [key for key in row.settings.keys() & other.settings.keys() if not free(key)]
-    differences = sum(as_typed(row.settings[key]) != as_typed(other.settings[key]) for key in common)
-    seeds = {str(result.seed) for result in row.results} & {str(result.seed) for result in other.results}
-    loss = other.statistics.get("val_loss")
-    mean = loss.mean if loss else float("inf")
-    return (row is not other, differences, -min(len(seeds), SEVERAL), mean, other.sort_key())
 
 
 def best_rows(rows: list[Row], column: Column) -> set[int]:

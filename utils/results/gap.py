@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from utils.results.aggregate import Row, counterpart, free
+from utils.results.aggregate import Row
 from utils.results.columns import Column
+from utils.results.counterparts import counterpart, unlike
 from utils.results.methods import FULL_TRAINING, UNTRAINED
 from utils.runs.identity import ADDED_KEYS
 from utils.text import as_typed
@@ -61,15 +62,9 @@ def _comparable(row: Row, rows: Sequence[Row], method: str) -> Row | None:
     Adapters train other biases by default, so a LoRA with the same biases is preferred and not required.
     """
 
-    equal = [other for other in rows if not _differing(row, other)]
+    equal = [other for other in rows if not unlike(row, other) - {*VARIANTS}]
     same = [other for other in equal if other.first.bias == row.first.bias]
     return counterpart(row, same, method) or counterpart(row, equal, method)
-
-
-def _differing(row: Row, other: Row) -> set[str]:
-    """The settings of the training that both have and that differ, but for what is ``free`` and LoRA's variants."""
-    common = row.settings.keys() & other.settings.keys() - {*VARIANTS}
-    return {key for key in common if not free(key) and as_typed(row.settings[key]) != as_typed(other.settings[key])}
 
 
 def without_share(rows: Sequence[Row], closed: Sequence[Closed]) -> list[tuple[Row, list[str]]]:
@@ -82,7 +77,7 @@ def without_share(rows: Sequence[Row], closed: Sequence[Closed]) -> list[tuple[R
         lora = counterpart(row, plain, REFERENCE)
         ceiling = next((other for name in FULL_TRAINING if (other := counterpart(row, rows, name))), None)
         if lora and ceiling and all(one.row is not row for one in closed):
-            found.append((row, sorted(_differing(row, lora) | _differing(row, ceiling))))
+            found.append((row, sorted((unlike(row, lora) | unlike(row, ceiling)) - {*VARIANTS})))
     return found
 
 

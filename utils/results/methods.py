@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import functools
+from pathlib import Path
+from typing import Any
+
 from rosa.methods import method_names, presentation
 from utils.config.fnmodel import LAYERS_ONLY
+from utils.io.yaml_files import dotted, read_yaml
 
 UNTRAINED = "untrained"  # the base model: method "none" without a training step
 FULL_TRAINING = (LAYERS_ONLY, "none")  # a gap's ceiling is the first of them that there is
@@ -18,6 +23,12 @@ _OTHERS = {
 def known_methods() -> list[str]:
     """Every name that ``Result.method`` may have, except methods that are not in this repository."""
     return [*_OTHERS, *method_names()]
+
+
+@functools.cache
+def defaults() -> dict[str, Any]:
+    """Every key at its default, dotted, with those of single methods (``fnmodel.<method>.*``)."""
+    return dotted(read_yaml(Path(__file__).parents[2] / "configs" / "train.yaml"))
 
 
 def method_label(name: str) -> str:

@@ -129,7 +129,8 @@ class Result:
 
     @property
     def hardware(self) -> str:
-        return hardware_of(self.record)
+        """The device, and the settings that change what a run costs: times and memory compare on equal ones only."""
+        return hardware_of(self.record, {key.removeprefix("train."): value for key, value in self.settings.items()})
 
     def number(self, *keys: str) -> float | None:
         """The finite number at the path ``keys`` of the record, or None."""

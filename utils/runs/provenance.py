@@ -9,11 +9,16 @@ import importlib.metadata
 import os
 import platform
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from utils.text import printable_line
+from utils.config.train import TrainConfig
+from utils.text import as_typed, printable_line
 
+COSTS = (  # keys of train that change the memory and the time of a run, and not its result
+    "micro_batch_size", "micro_batch_tokens", "gradient_checkpointing", "cache_frozen", "compile", "sharding",
+)  # fmt: skip
 PACKAGES = ("torch", "transformers", "datasets", "accelerate", "hydra-core", "numpy")
 
 
@@ -60,21 +65,36 @@ def hardware(device: Any, processes: int, precision: str) -> dict[str, Any]:
     }
 
 
-def hardware_of(record: dict[str, Any]) -> str:
-    """The hardware of a run in words: of each start that had another, since its times are the sum over all of them."""
+def costs(train: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of ``COSTS`` among the settings ``train`` that are not at their defaults."""
+    given = {key: train.get(key) for key in COSTS}
+    if given["micro_batch_size"] == train.get("batch_size"):
+        del given["micro_batch_size"]
+    return {key: value for key, value in given.items() if value is not None and value != getattr(TrainConfig, key)}
+
+
+def hardware_of(record: dict[str, Any], train: Mapping[str, Any]) -> str:
+    """The hardware of a run and its ``costs`` in words: of each start that had others, as its times are their sum.
+
+    Args:
+        train: the settings of its last start, for records of before, which do not have its costs.
+    """
     starts = record.get("starts")
     every = [start.get("hardware") for start in starts if isinstance(start, dict)] if isinstance(starts, list) else []
-    names = [_in_words(parts) for parts in every if isinstance(parts, dict)]
+    names = [_in_words(parts, train) for parts in every if isinstance(parts, dict)]
     last = record.get("hardware")  # all that records of before have
-    return " and ".join(dict.fromkeys(names)) or _in_words(last if isinstance(last, dict) else {})
+    return " and ".join(dict.fromkeys(names)) or _in_words(last if isinstance(last, dict) else {}, train)
 
 
-def _in_words(parts: dict[str, Any]) -> str:
+def _in_words(parts: dict[str, Any], train: Mapping[str, Any]) -> str:
     name = printable_line(parts.get("name") or parts.get("device") or "unknown")
     if parts.get("device") == "cpu" and parts.get("cores"):
         name += f" of {printable_line(parts['cores'])} cores"
     processes, precision = parts.get("processes") or 1, printable_line(parts.get("precision") or "")
-    return name + (f" × {processes}" if processes != 1 else "") + (f", {precision}" if precision else "")
+    name += (f" × {processes}" if processes != 1 else "") + (f", {precision}" if precision else "")
+    recorded = parts.get("costs")
+    found = recorded if isinstance(recorded, dict) else costs(train)
+    return ", ".join([name, *(f"{printable_line(key)}={as_typed(value)}" for key, value in found.items())])
 
 
 def peak_memory_mib(device: Any) -> float:

@@ -8,8 +8,9 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from utils.results.aggregate import Row, best_rows, compute_statistics, differing, rows_of, set_baselines
+from utils.results.aggregate import Row, best_rows, compute_statistics, differing, rows_of
 from utils.results.columns import Column, all_columns, check_name, default_columns, mixed_losses
+from utils.results.counterparts import set_baselines
 from utils.results.gap import Closed, closed_shares
 from utils.results.methods import UNTRAINED, method_label
 from utils.results.read import Omission, Result, keep_one_limit

@@ -9,8 +9,9 @@ from utils.data import SPLITS
 from utils.metrics import NEITHER
 from utils.results.aggregate import DECODING, Row, differing, distinction
 from utils.results.columns import LOSS_UNIT, OWN_LOSS, Column
+from utils.results.counterparts import unlike
 from utils.results.gap import FEW_SEEDS, SAMPLES, Closed, unequal, without_share
-from utils.results.methods import UNTRAINED, method_label
+from utils.results.methods import UNTRAINED, defaults, method_label
 from utils.results.parts import different_parts, unequal_seeds
 from utils.runs import finite
 from utils.text import as_typed, human, printable_line
@@ -71,10 +72,10 @@ def notes_of(rows: list[Row], columns: list[Column], settings: list[str], scope:
         columns: the printed measured columns.
         settings: the dotted keys that have columns.
     """
-    return [*_about_rows(rows), *_about_columns(rows, columns, settings), *_about_scope(columns, scope)]
+    return [*_about_rows(rows, settings), *_about_columns(rows, columns, settings), *_about_scope(columns, scope)]
 
 
-def _about_rows(rows: list[Row]) -> Iterator[str]:
+def _about_rows(rows: list[Row], settings: list[str]) -> Iterator[str]:
     methods = {row.first.method for row in rows}
     several = any(len(row.results) > 1 for row in rows if row.first.method != UNTRAINED)
     yield "Mean ± sample standard deviation over n seeds." if several else "One seed (n = 1)."
@@ -95,12 +96,22 @@ def _about_rows(rows: list[Row]) -> Iterator[str]:
         yield f"Trained biases: {biases.pop()}."
     if any(row.parameters is not None for row in rows):
         yield "params: trainable parameters."
+    if own := dict.fromkeys(filter(None, (_own_settings(row, settings) for row in rows))):
+        yield f"Settings of a method that are not at their defaults: {'; '.join(own)}."
     mixed = [row for row in rows if len({r.record.get("git_commit") for r in row.results} - {None}) > 1]
     if mixed:
         names = "; ".join(dict.fromkeys(" ".join(filter(None, _name(row, rows))) for row in mixed))
         yield f"Seeds of one row were trained by different code (git_commit in run.json): {names}."
     if lacking := [words for row in rows for words in _left_out(row, rows)]:
         yield f"Updates left out, as their gradients were infinite or not a number: {'; '.join(lacking)}."
+
+
+def _own_settings(row: Row, shown: list[str]) -> str:
+    """The row's method and its own settings off their defaults that have no column, "" without any."""
+    keys = (key for key in row.settings if key.startswith(f"fnmodel.{row.first.method}.") and key not in shown)
+    given = {key: (as_typed(row.settings[key]), as_typed(defaults()[key])) for key in keys if key in defaults()}
+    words = [f"{key.rpartition('.')[2]}={value}" for key, (value, default) in given.items() if value != default]
+    return f"{method_label(row.first.method)} {', '.join(words)}" if words else ""
 
 
 def _left_out(row: Row, rows: list[Row]) -> Iterator[str]:
@@ -141,7 +152,8 @@ def _about_scope(columns: list[Column], scope: Scope) -> Iterator[str]:
     if scope.mixed and any(column.key in OWN_LOSS for column in columns):
         yield "Rows were trained on different tokens: their loss and perplexity are not comparable."
     if scope.hardware and any(column.timing for column in columns):
-        differ = " (times and memory on different hardware are not comparable)" if len(scope.hardware) > 1 else ""
+        differ = " (times and memory on different hardware, or at other settings of train, are not comparable)"
+        differ = differ if len(scope.hardware) > 1 else ""
         yield f"Hardware{differ}: {'; '.join(scope.hardware)}."
     if scope.data:
         yield (
@@ -168,7 +180,7 @@ def _about_scope(columns: list[Column], scope: Scope) -> Iterator[str]:
 
 
 def baseline_notes(rows: list[Row]) -> Iterator[str]:
-    """Which row the differences are to, where the baseline's method has several of one model and rank."""
+    """Which row the differences are to, where the baseline's method has several, and those that are of more than it."""
     used = [row.baseline for row in rows if row.baseline is not None and row.baseline is not row]
     for baseline in {id(row): row for row in used}.values():
         name, words = _name(baseline, [row for row in rows if row.base_model == baseline.base_model])
@@ -177,6 +189,12 @@ def baseline_notes(rows: list[Row]) -> Iterator[str]:
                 f"Differences to {name} are to the row {words}, the one with the fewest other settings, then "
                 "more than one seed in common, then the lowest validation loss."
             )
+    across: dict[str, dict[str, None]] = {}  # names, each once, by the settings
+    for row in rows:
+        if row.baseline is not None and (keys := sorted(unlike(row, row.baseline))):
+            across.setdefault(", ".join(map(readable, keys)), {})[row.name] = None
+    for words, names in across.items():
+        yield f"Differences of {', '.join(names)} are to a training that differs in {words} too."
 
 
 def _name(row: Row, rows: list[Row]) -> tuple[str, str]:
@@ -202,6 +220,9 @@ def gap_notes(rows: list[Row], closed: list[Closed], column: Column) -> Iterator
             "have; LoRA of the same rank, all three with the same settings but for the learning rate"
             f"{biases}; {SAMPLES:,} bootstrap samples of seeds."
         )
+    for name, words in dict.fromkeys(_name(one.lora, rows) for one in closed):
+        if words:
+            yield f"The gap of {name} is that of the row {words}."
     if any(one.interval and one.seeds <= FEW_SEEDS for one in closed):
         yield (
             f"An interval of {FEW_SEEDS} seeds or fewer goes from the worst seed to the best, so that it covers less "

@@ -10,7 +10,7 @@ import torch
 from rosa.subspace import seeded_generator
 from utils.config.settings import Config
 from utils.config.train import TrainConfig
-from utils.data import Example, count_known, digest, training_units
+from utils.data import Example, digest, known_samples, training_units
 from utils.errors import UnfitSettings
 from utils.log import log
 from utils.models.loading import max_positions
@@ -56,11 +56,8 @@ def load_training_data(config: Config, tokenizer: Any) -> TrainingData:
         )  # fmt: skip
     if source.needs_path:
         training, validation = ([e for unit in units[split] for e in unit] for split in TRAINING)
-        if both := count_known(validation, training):
-            log.warning(
-                "%d of %d validation samples are training samples too: the best checkpoint is chosen on known data",
-                both, len(validation),
-            )  # fmt: skip
+        if known := known_samples(validation, training, "validation"):
+            log.warning("%s: the best checkpoint is chosen on known data", known)
     for split, data in encoded.items():
         if data.cut:
             log.warning(

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import rosa
 from utils.log import log
-from utils.runs.provenance import git_commit, hardware, now, peak_memory_mib, versions
+from utils.runs.provenance import costs, git_commit, hardware, now, peak_memory_mib, versions
 from utils.runs.run import DATA, FIRST_IDS
 from utils.tokens.encoding import first_ids
 from utils.training.training import Training
@@ -25,6 +26,7 @@ def start_fields(training: Training, group: str) -> dict[str, Any]:
     if changed and training.progress.step:
         log.warning("the run goes on with other %s than it was begun with (run.json: starts)", " and ".join(changed))
     device = hardware(training.device, training.processes.count, training.placement.precision)
+    device["costs"] = costs(dataclasses.asdict(config.train))
     start = {"time": now(), "step": training.progress.step, **code, "hardware": device}
     return {
         "format": 1,
