@@ -33,6 +33,19 @@ def describe(layers: Mapping[str, AdapterLayer]) -> dict[str, Any]:
     }
 
 
+def check_alike(layers: Mapping[str, AdapterLayer]) -> None:
+    """Raise AdapterError if the layers were adapted in parts, with settings that differ in more than an int rank."""
+    found = set()
+    for config in (layer.config for layer in layers.values()):
+        own_rank = {"rank": None} if isinstance(getattr(config, "rank", None), int) else {}
+        found.add(str((config.method, dataclasses.asdict(config) | own_rank)))
+    if len(found) > 1:
+        raise AdapterError(
+            "parts of this model were adapted with other settings than others, and a folder holds one: save each part "
+            "by itself, as save_adapter(model.encoder, folder)"
+        )
+
+
 def adapter_config(description: Mapping[str, Any]) -> AdapterConfig:
     """The method's settings in the content of ``adapter_config.json``."""
     method = description["method"]

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rosa.adapter_description import build_described, check_description, describe
+from rosa.adapter_description import build_described, check_alike, check_description, describe
 from rosa.checksums import (
     base_description,
     check_adapted,
@@ -78,8 +78,8 @@ def save_adapter(model: nn.Module, folder: str | Path, *, frozen: bool = True, e
         exact: write W_f itself, so that training goes on to the bit, as the checkpoints of train.py do.
 
     Raises:
-        AdapterError: no adapters, or a model of the library peft; or ``frozen=False``, and the folder's frozen weights
-            are not those of the model.
+        AdapterError: no adapters, parts that were adapted with other settings than others, or a model of the library
+            peft; or ``frozen=False``, and the folder's frozen weights are not those of the model.
     """
     check_not_of_peft(model, "save them by its method save_pretrained")
     layers = adapter_layers(model)
@@ -87,6 +87,7 @@ def save_adapter(model: nn.Module, folder: str | Path, *, frozen: bool = True, e
         raise AdapterError("this model has no adapters to save")
     reshard(model)
     check_in_memory(layers.values())
+    check_alike(layers)
     warn_of_others(model, layers, "they are not saved", exact=exact)
     sharded = any(is_sharded(layer.base.weight) for layer in layers.values())
     trained = gather_all(adapter_tensors(layers) | module_tensors(saved_modules(model)))

@@ -60,7 +60,7 @@ def lacks_rates(optimizer: Any, model: nn.Module) -> bool:
     wanted: dict[bool, set[float]] = {True: set(), False: set()}
     rates = {id(p): group.get("initial_lr", group["lr"]) for group in optimizer.param_groups for p in group["params"]}
     for parameter, options in _wanted(model).items():
-        if parameter in rates:
+        if rates.get(parameter) is not None:  # Adafactor finds its own
             wanted["lr_scale" in options].add(float(rates[parameter]))
     return bool(wanted[True] & wanted[False])
 

@@ -25,20 +25,10 @@ from rosa.injection import adapter_layers
 from rosa.layer_state import check_in_memory
 from rosa.optimization import STATE_CHANGES, change_state, check_state, decays_what_must_not, held_by, lacks_rates
 from rosa.resampling import SubspaceLayer, resample_layers, subspace_number
+from rosa.schedule import AFTER_THE_END, SETTINGS, count_resamples, too_short
 from rosa.sharding import reshard
 
 ROUNDING_WARNING = 0.1
-AFTER_THE_END = "nothing resamples after the end of a training. Give the total over all epochs"
-
-
-def count_resamples(schedule: Any, epochs: int, steps: int) -> int:
-    """The resamples of a training of so many epochs and optimizer steps; none comes after the last of them.
-
-    Args:
-        schedule: has ``level`` and ``every``: a method's settings, or a ``Resampler``. Without them it is 0.
-    """
-    total = {"epoch": epochs, "step": steps}.get(getattr(schedule, "level", "never"), 0)
-    return max(total - 1, 0) // getattr(schedule, "every", 1)
 
 
 def resample(
@@ -113,7 +103,9 @@ def _check_holds(optimizer: Any | None, model: nn.Module) -> None:
 class Resampler:
     """Resamples after the epochs or steps that the method's settings name.
 
-    Call ``after_step`` after each optimizer step and ``after_epoch`` after each epoch, once it is validated and saved.
+    Call ``after_step`` after each optimizer step and ``after_epoch`` after each epoch, once it is validated. Save a
+    checkpoint after these calls; a resume from one that was saved before them makes the same call again, once it has
+    loaded the states.
     Make each optimizer step within ``rewarmed``, unless the settings have no ``rewarm_steps``. For methods without a
     schedule (LoRA) nothing happens.
 
@@ -138,7 +130,7 @@ class Resampler:
 
     Raises:
         AdapterError: ``config`` is given, and the model has no adapters or those of another method; or the optimizer
-            does not hold each A and B that trains.
+            does not hold each A and B that trains; or parts of the model have other schedules.
     """
 
     def __init__(self, model: nn.Module, optimizer: Any | None, config: Any | None = None) -> None:
@@ -149,6 +141,11 @@ class Resampler:
         if config is not None and found != {config.method}:
             raise AdapterError(
                 f"the settings are those of {config.method}, the model has {', '.join(found) or 'no'} adapters"
+            )
+        if len({str([getattr(own, key, None) for key in SETTINGS]) for own in settings}) > 1:
+            raise AdapterError(
+                f"parts of this model were adapted with other {', '.join(SETTINGS)} than others: make a Resampler of "
+                "each part"
             )
         _check_holds(optimizer, model)
         if optimizer is not None and decays_what_must_not(optimizer, model):
@@ -182,6 +179,11 @@ class Resampler:
 
         Called again with the same step, as after each micro-batch, it does nothing.
         """
+        if step < self.step:
+            warnings.warn(
+                f"step {step} after step {self.step}: count the optimizer steps of the whole training, over its epochs",
+                stacklevel=2,
+            )
         self.step = step
         if self.last_step == (step, self.number):
             return False
@@ -191,6 +193,8 @@ class Resampler:
                 "each epoch but the last. In a single epoch, adapt the model with level='step', every=STEPS",
                 stacklevel=2,
             )
+        if step == total_steps:
+            self._warn_if_never_due("step", total_steps)
         if step > total_steps:
             warnings.warn(f"step {step} of total_steps={total_steps}: {AFTER_THE_END}", stacklevel=2)
         has_resampled = self._resample(self.level == "step" and step % self.every == 0 and 0 < step < total_steps)
@@ -211,10 +215,16 @@ class Resampler:
                 "optimizer step instead",
                 stacklevel=2,
             )
+        if epoch == epochs:
+            self._warn_if_never_due("epoch", epochs)
         if epoch > epochs:
             warnings.warn(f"epoch {epoch} of epochs={epochs}: {AFTER_THE_END}", stacklevel=2)
         self._counts_epochs = True
         return self._resample(self.level == "epoch" and epoch % self.every == 0 and epoch < epochs)
+
+    def _warn_if_never_due(self, level: str, count: int) -> None:
+        if self.level == level and self.number == 0 and not count_resamples(self, count, count):
+            warnings.warn(f"this training never resampled: {too_short(self, count)}", stacklevel=3)
 
     def state_dict(self) -> dict[str, int]:
         """The counts that a resume needs, as plain numbers."""

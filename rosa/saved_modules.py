@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import warnings
 from collections.abc import Collection, Iterator, Mapping
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -15,7 +17,9 @@ from rosa.quantised import is_quantised
 from rosa.sharding import is_sharded
 from rosa.targets import canonical_names
 
-HEADS = ("classifier", "score", "qa_outputs")  # of transformers' models that begin with random ones
+HEADS = ("classifier", "score", "qa_outputs")  # the usual names of those that begin with random weights
+# In the names of transformers' classes that have others too.
+TASKS = re.compile("Classification|QuestionAnswering|MultipleChoice|CTC|DoubleHeads|Segmentation|Detection")
 KEPT = "_rosa_base_values"  # attribute of such a module: its parameters from before training, on the CPU
 
 
@@ -60,15 +64,16 @@ def check_modules(model: nn.Module, endings: Collection[str], layers: Collection
 
 
 def warn_of_modules(model: nn.Module) -> None:
-    """Warn if a head of transformers' models for classification or question answering does not train, and of modules
-    such as BatchNorm: a forward pass in training mode changes buffers that no adapter holds.
+    """Warn if a head of transformers' models for another task than language does not train, and of modules such as
+    BatchNorm: a forward pass in training mode changes buffers that no adapter holds.
     """
-    for name in HEADS:
-        head = getattr(model, name, None)
-        if isinstance(head, nn.Module) and not any(p.requires_grad for p in head.parameters()):
-            warnings.warn(
-                f"{name} does not train: if its weights are new, adapt with modules_to_save=[{name!r}]", stacklevel=3
-            )
+    if idle := [name for name, head in _heads(model).items() if not any(p.requires_grad for p in head.parameters())]:
+        layer = next(module for module in model.modules() if isinstance(module, AdapterLayer))
+        named, do = [*(layer.config.modules_to_save or ()), *idle], "does" if len(idle) == 1 else "do"
+        warnings.warn(
+            f"{', '.join(idle)} {do} not train: if the weights are new, adapt with modules_to_save={named}",
+            stacklevel=3,
+        )
     # by the count of batches, which modules that only read their statistics do not have
     if found := [name.rpartition(".")[0] for name, _ in model.named_buffers() if name.endswith("num_batches_tracked")]:
         warnings.warn(
@@ -76,6 +81,24 @@ def warn_of_modules(model: nn.Module) -> None:
             "of the adapter: keep modules of this kind in eval mode while you train, or save with rosa.export",
             stacklevel=3,
         )
+
+
+def _heads(model: Any) -> dict[str, nn.Module]:
+    """The outermost modules that a model of transformers has beside its base model, with parameters of their own, for a
+    task whose head is new. The output of a language model is not, but with CTC.
+    """
+    found = {name: head for name in HEADS if isinstance(head := getattr(model, name, None), nn.Module)}
+    base = getattr(model, "base_model", model)
+    if base is not model and TASKS.search(type(model).__name__):
+        inner = {id(p) for p in base.parameters()}
+        inner |= set() if "CTC" in type(model).__name__ else {id(p) for p in _output(model).parameters()}
+        children = ((name, child) for name, child in model.named_children() if child is not base)
+        found |= {name: child for name, child in children if any(id(p) not in inner for p in child.parameters())}
+    return found
+
+
+def _output(model: Any) -> nn.Module:
+    return model.get_output_embeddings() or nn.Identity()
 
 
 def warn_of_others(

@@ -23,12 +23,16 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from transformers.trainer_utils import has_length
 from transformers.utils import SAFE_WEIGHTS_NAME
 
+from rosa.checksums import values_checksum
 from rosa.config import AdapterConfig
 from rosa.errors import AdapterError
 from rosa.files import replace_files
 from rosa.injection import adapter_layers
-from rosa.resampler import Resampler, count_resamples
+from rosa.resampler import Resampler
 from rosa.saved_modules import saved_modules
+from rosa.schedule import count_resamples, too_short
+
+FROZEN = "rosa_frozen"  # key of a checkpoint's metadata: the checksum of what it leaves out
 
 
 class ResampleCallback(TrainerCallback):  # type: ignore[misc]  # transformers is not type-checked here
@@ -93,6 +97,7 @@ class ResampleCallback(TrainerCallback):  # type: ignore[misc]  # transformers i
         length = round(state.global_step / state.epoch) if self.resampler.level == "epoch" and state.epoch else 1
         at = resamples * self.resampler.every * length
         self.resampler.load_state_dict({"number": number, "step": state.global_step, "resampled_at": at})
+        _check_frozen(model, _weights(args, state))
 
     def on_epoch_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -135,39 +140,61 @@ class ResampleCallback(TrainerCallback):  # type: ignore[misc]  # transformers i
         model: nn.Module | None = None,
         **kwargs: Any,
     ) -> None:
-        weights = Path(args.output_dir) / f"checkpoint-{state.global_step}" / SAFE_WEIGHTS_NAME
+        weights = _weights(args, state)
         if self.resampler is not None and args.should_save and not args.fsdp and weights.is_file():
             keep_what_changes(self.resampler.model, weights)
+
+
+def _weights(args: TrainingArguments, state: TrainerState) -> Path:
+    return Path(args.output_dir, f"checkpoint-{state.global_step}", str(SAFE_WEIGHTS_NAME))
+
+
+def _check_frozen(model: nn.Module, weights: Path) -> None:
+    """Warn if the values that a checkpoint leaves out are not those that the model has in their place."""
+    if not weights.is_file():
+        return  # of the first start, or written otherwise
+    with safe_open(weights, framework="pt") as file:
+        recorded = (file.metadata() or {}).get(FROZEN)
+    if recorded not in (None, values_checksum(_frozen(model))):
+        warnings.warn(
+            f"{weights.parent} was written by a model with other frozen weights, which it leaves out: make the model "
+            "as before, and give new weights that do not train (of added tokens, of a head) the same values",
+            stacklevel=3,
+        )
+
+
+def _frozen(model: nn.Module) -> dict[str, nn.Parameter]:
+    """What neither trains nor resamples nor is the adapter's, by each of its names."""
+    kept = {id(p) for layer in adapter_layers(model).values() for p in layer.changing_parameters()}
+    kept |= {id(p) for module in saved_modules(model).values() for p in module.parameters()}  # also where frozen since
+    named = model.named_parameters(remove_duplicate=False)
+    return {name: p for name, p in named if not p.requires_grad and id(p) not in kept}
 
 
 def _warn_if_never_due(schedule: Any, state: TrainerState, data: Any) -> None:
     """Warn if the ``level`` and ``every`` of the settings, or of a Resampler, resample nowhere in this training."""
     counts = {"epoch": math.ceil(state.num_train_epochs), "step": state.max_steps}
     if schedule.level == "epoch" and data is not None and not has_length(data):
-        reason, way_out = "the data set has no length, so that its epochs are not counted", "level='step', every=STEPS"
+        why = "the data set has no length, so that its epochs are not counted. Adapt the model with level='step', "
+        why += "every=STEPS, or with level='never'"
     elif schedule.level in counts and not count_resamples(schedule, counts["epoch"], counts["step"]):
-        reason = f"it has {counts[schedule.level]} {schedule.level}s, and level='{schedule.level}' with "
-        reason += f"every={schedule.every} needs more"
-        way_out = "level='step', every=STEPS" if schedule.level == "epoch" else "a smaller every"
+        why = too_short(schedule, counts[schedule.level])
     else:
         return
-    warnings.warn(
-        f"this training never resamples: {reason}. Adapt the model with {way_out}, or with level='never'", stacklevel=3
-    )
+    warnings.warn(f"this training never resamples: {why}", stacklevel=3)
 
 
 def keep_what_changes(model: nn.Module, weights: Path) -> None:
     """Drop from ``weights``, a file of the model's whole state, what neither trains nor resamples nor is the adapter's.
+    A checksum of that stays, so that a resume can tell.
 
     ``model.load_state_dict(..., strict=False)``, which is what the Trainer does on a resume, then restores the model
     from its base. The Trainer names the missing keys in a warning. ``save_pretrained`` writes some models under the
     names that the hub's files have (ViT, Gemma 3), of which that call knows none: the file gets the model's own then.
     """
-    kept = {id(p) for layer in adapter_layers(model).values() for p in layer.changing_parameters()}
-    kept |= {id(p) for module in saved_modules(model).values() for p in module.parameters()}  # also where frozen since
-    named = list(model.named_parameters(remove_duplicate=False))
-    frozen = {name for name, p in named if not p.requires_grad and id(p) not in kept}
-    own = {name for name, _ in (*named, *model.named_buffers(remove_duplicate=False))}
+    frozen = _frozen(model)
+    named = (*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False))
+    own = {name for name, _ in named}
     with safe_open(weights, framework="pt") as file:
         names, metadata = list(file.keys()), file.metadata()
         if own.issuperset(names):
@@ -176,4 +203,5 @@ def keep_what_changes(model: nn.Module, weights: Path) -> None:
             state = {name: values for name, values in model.state_dict().items() if name not in frozen}
             like: dict[str, Any] = dict(device="cpu", copy=True, memory_format=torch.contiguous_format)
             tensors = {name: values.to(**like) for name, values in state.items()}
+    metadata = {**(metadata or {}), FROZEN: values_checksum(frozen)}
     replace_files({weights: lambda path: save_file(tensors, path, metadata)})

@@ -7,8 +7,10 @@ The base module's own weight holds W_f, so that the adapted layer stores one wei
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +19,7 @@ from rosa.config import LowRankConfig, option
 from rosa.fused import full_precision
 from rosa.methods import register
 from rosa.resampling import SubspaceLayer
+from rosa.sharding import max_abs
 from rosa.subspace import (
     ADAPTED,
     FACTOR_SPLITS,
@@ -97,6 +100,16 @@ class RosaLayer(SubspaceLayer):
         self.fixed = {"ab": (), "a": ("B",), "b": ("A",)}[config.adapt]
         for factor in self.fixed:
             self.get_parameter(factor).requires_grad_(False)
+
+    @classmethod
+    def initialise_all(cls, layers: Sequence[Self]) -> None:
+        super().initialise_all(layers)
+        if idle := [layer.name for layer in layers if max_abs(layer.A) == max_abs(layer.B) == 0]:
+            warnings.warn(
+                f"{len(idle)} weights are zero ({', '.join(idle[:3])}), and so are A and B made of them, which get no "
+                "gradient then: leave these layers out of target_modules, set factor_split='left', or take LoRA",
+                stacklevel=2,
+            )
 
     def optimizer_options(self, name: str) -> dict[str, float]:
         is_part_of_weight = name in ("A", "B") and self.config.start == "split"

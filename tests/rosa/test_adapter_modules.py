@@ -10,7 +10,16 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from transformers import GPT2Config, GPT2ForSequenceClassification
+from transformers import (
+    DistilBertConfig,
+    DistilBertForSequenceClassification,
+    GPT2Config,
+    GPT2DoubleHeadsModel,
+    GPT2ForSequenceClassification,
+    T5Config,
+    T5ForConditionalGeneration,
+    T5ForSequenceClassification,
+)
 
 import rosa
 from tests.rosa.cases import adapt, digests, logits, make_model, make_optimizer, tokens, train_steps, trained
@@ -52,6 +61,24 @@ def test_a_head_that_does_not_train_is_a_warning() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         rosa.inject(classifier(), CONFIGS[1])
+
+
+def test_new_heads_are_known_by_the_task_of_the_model_and_not_by_their_names() -> None:
+    shape: Any = dict(vocab_size=50, dim=24, hidden_dim=40, n_layers=1, n_heads=2)
+    new = DistilBertForSequenceClassification(DistilBertConfig(**shape))
+    with pytest.warns(
+        UserWarning, match=r"pre_classifier does not .*modules_to_save=\['classifier', 'pre_classifier'\]"
+    ):
+        rosa.inject(new, rosa.LoraConfig(rank=2, modules_to_save=["classifier"]))
+    sizes: Any = dict(vocab_size=50, d_model=24, d_kv=12, d_ff=40, num_layers=1, num_heads=2)
+    with pytest.warns(UserWarning, match="classification_head does not train"):
+        rosa.inject(T5ForSequenceClassification(T5Config(**sizes)), rosa.LoraConfig(rank=2))
+    double = GPT2DoubleHeadsModel(GPT2Config(vocab_size=61, n_embd=24, n_layer=1, n_head=2, num_labels=1))
+    with pytest.warns(UserWarning, match="^multiple_choice_head does not train"):  # lm_head is pretrained
+        rosa.inject(double, rosa.LoraConfig(rank=2))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        rosa.inject(T5ForConditionalGeneration(T5Config(**sizes)), rosa.LoraConfig(rank=2))
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.method)

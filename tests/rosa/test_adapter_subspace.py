@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import warnings
 from typing import Any
 
 import pytest
@@ -17,7 +19,7 @@ from rosa.subspace import (
     singular_triplets,
     split_triplets,
 )
-from tests.rosa.cases import FAMILIES, adapt, blocks_weights, make_model
+from tests.rosa.cases import FAMILIES, adapt, blocks_weights, make_model, make_optimizer, train_steps
 
 
 @pytest.mark.parametrize("method", SAMPLE_METHODS)
@@ -268,3 +270,19 @@ def test_a_full_svd_is_taken_only_where_the_gram_matrix_does_not_tell(monkeypatc
         a, b = factor_pair(weight, live, "sqrt", wrong)
         torch.testing.assert_close(a @ b, (u[:, live] * s[live]) @ vt[live], atol=1e-10, rtol=0)
     assert len(calls) == 4
+
+
+@pytest.mark.parametrize("options", [{}, {"basis": "random"}, {"start": "zero"}])
+def test_a_weight_of_zeros_that_cannot_train_is_a_warning(options: Any) -> None:
+    """As in blocks that were added as the identity: W = 0 makes A = B = 0."""
+    model = make_model("llama")
+    model.model.layers[1].mlp.down_proj.weight.data.zero_()
+    with pytest.warns(UserWarning, match=r"1 weights are zero \(model\.layers\.1\.mlp\.down_proj\)"):
+        rosa.inject(copy.deepcopy(model), rosa.RosaConfig(rank=2, **options))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        rosa.inject(copy.deepcopy(model), rosa.LoraConfig(rank=2))
+        split = rosa.inject(copy.deepcopy(model), rosa.RosaConfig(rank=2, factor_split="left"))
+    layer = rosa.adapter_layers(split)["model.layers.1.mlp.down_proj"]
+    train_steps(split, make_optimizer(split))
+    assert layer.weight.abs().max() > 0

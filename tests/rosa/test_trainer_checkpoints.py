@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -85,3 +86,20 @@ def test_a_trainer_checkpoint_keeps_what_the_user_froze_after_it_trained(tmp_pat
         save_file({name: value.clone() for name, value in one.state_dict().items()}, weights)
         keep_what_changes(one, weights)
         assert key in load_file(weights)
+
+
+def test_a_resume_with_other_frozen_weights_is_a_warning(tmp_path: Path) -> None:
+    """As of tokens that were added with new values: the checkpoint leaves them out."""
+    config = rosa.RosaConfig(rank=4)
+    settings: Any = dict(save_strategy="steps", save_steps=3, num_train_epochs=2)
+    make_trainer(config, tmp_path, max_steps=3, **settings).train()
+    for changed in (False, True):
+        trainer = make_trainer(config, tmp_path, max_steps=4, **settings)
+        if changed:
+            trainer.model.transformer.wte.weight.data[-1] += 1
+        with warnings.catch_warnings(record=True) as seen:
+            warnings.simplefilter("always")
+            trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
+        assert any("checkpoint-3 was written by a model with other frozen weights" in str(w.message) for w in seen) == (
+            changed
+        )

@@ -132,6 +132,14 @@ def test_a_base_that_is_not_the_models_is_refused(tmp_path: Path) -> None:
     with pytest.raises(rosa.AdapterError, match=r"rosa\.export"):  # other weights: the difference has full rank
         to_peft_lora(model, make_model("gpt2", seed=1), folder)
     assert not folder.exists()
+    model.resize_token_embeddings(model.config.vocab_size + 1)
+    to_peft_lora(model, make_model("gpt2"), folder)
+    model.transformer.wte.requires_grad_(True)
+    with pytest.raises(
+        rosa.AdapterError, match=r"wte\.weight trains, and the base has no such parameter of this shape"
+    ):
+        to_peft_lora(model, make_model("gpt2"), tmp_path / "trained")
+    assert not (tmp_path / "trained").exists()
 
 
 def test_the_package_peft_is_not_needed_to_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

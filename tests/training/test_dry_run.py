@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from rosa.resampler import count_resamples
+from rosa.schedule import count_resamples
 from tests.conftest import ROOT
 from utils.errors import UserError
 from utils.training import dry_run, launch

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 import rosa
-from rosa.resampler import count_resamples
+from rosa.schedule import count_resamples
 from rosa.sharding import is_sharded, local_part
 from utils.errors import UserError
 from utils.log import log

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import rosa
-from rosa.resampler import count_resamples
+from rosa.schedule import count_resamples
 from rosa.sharding import is_sharded
 from utils.config.settings import Config
 from utils.config.train import DEFAULT_DECAY, OPTIMIZER_PARAMETERS, TrainConfig

@@ -91,11 +91,21 @@ def changed_layers(model: nn.Module, pretrained: Mapping[str, Tensor]) -> dict[s
 
 
 def _changed_parameter(name: str, module: nn.Module, pretrained: Mapping[str, Tensor]) -> str | None:
-    """A module's own parameter that has other values in the base, in the same shape; None if there is none."""
+    """A module's own parameter that has other values in the base, in the same shape; None if there is none.
+
+    Raises:
+        AdapterError: one trains that the base does not have, or has in another shape.
+    """
     for own, values in module.named_parameters(recurse=False):
         key = f"{name}.{own}".removeprefix(".")
         before = pretrained.get(key)
         if before is None or before.shape != values.shape:
+            if values.requires_grad:
+                raise AdapterError(
+                    f"{key} trains, and the base has no such parameter of this shape, so that a LoRA adapter of it "
+                    "cannot hold it: give a base made like the model (with its head, its vocabulary), name the module "
+                    "in modules_to_save, or save the plain model (rosa.export)"
+                )
             continue
         if not torch.equal(values.detach(), before.to(values.device, values.dtype)):
             return key
