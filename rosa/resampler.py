@@ -92,6 +92,11 @@ def _check_holds(optimizer: Any | None, model: nn.Module) -> None:
     layers = adapter_layers(model).values()
     own = {id(one) for layer in layers for one in layer.own_parameters().values() if one.requires_grad}
     pairs = {id(one) for layer in layers if isinstance(layer, SubspaceLayer) for one in (layer.A, layer.B)} & own
+    if layers and not own:
+        warnings.warn(
+            "no parameter of the adapters trains: rosa.inject freezes the base model itself; freeze nothing after it",
+            stacklevel=3,
+        )
     held = own if optimizer is None else held_by(optimizer)
     if (own and not own & held) or pairs - held:
         raise AdapterError(

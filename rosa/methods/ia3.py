@@ -24,6 +24,8 @@ from rosa.methods import register
 class IA3Config(AdapterConfig):
     """(IA)³'s settings, beside bias, target_modules and seed (``AdapterConfig``).
 
+    Weight decay pulls a scale from 1 towards 0, and the layer's weight with it: give the optimizer none.
+
     Attributes:
         feedforward_modules: name endings of the layers whose inputs are scaled instead of their outputs. Endings that
             match nothing are ignored; if none matches, a warning says so.

@@ -8,6 +8,7 @@ import itertools
 import pytest
 import torch
 from accelerate import Accelerator
+from transformers.optimization import Adafactor
 
 import rosa
 from tests.rosa.cases import adapt, make_model, make_optimizer, train_steps, trained
@@ -166,3 +167,13 @@ def test_the_state_of_an_inner_optimizer_begins_again() -> None:
         assert rosa.Resampler(model, optimizer, config).after_epoch(1, 2)
         state = inner.state[pair]
         assert not state or not state["exp_avg"].any()
+
+
+def test_adafactor_finds_its_own_rate() -> None:
+    model = adapt("gpt2", rosa.RosaConfig(rank=2))
+    optimizer = Adafactor(rosa.parameter_groups(model))
+    resampler = rosa.Resampler(model, optimizer)
+    train_steps(model, optimizer)
+    assert resampler.after_epoch(1, 2)
+    pair = next(iter(rosa.adapter_layers(model).values())).A
+    assert not any(torch.is_tensor(v) and v.any() for k, v in optimizer.state[pair].items() if k.startswith("exp_avg"))

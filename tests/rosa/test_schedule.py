@@ -98,3 +98,11 @@ def test_ranks_of_parts_may_differ(tmp_path: Path) -> None:
     rosa.save_adapter(model, tmp_path)
     ranks = {layer.rank for layer in rosa.adapter_layers(rosa.load_adapter(loaded, tmp_path)).values()}
     assert ranks == {2, 3}
+
+
+def test_adapters_that_were_frozen_with_the_base_model_are_a_warning() -> None:
+    model = adapt("gpt2", rosa.RosaConfig(rank=2))
+    for parameter in model.base_model.parameters():
+        parameter.requires_grad_(False)
+    with pytest.warns(UserWarning, match="no parameter of the adapters trains"):
+        rosa.Resampler(model, torch.optim.AdamW([model.transformer.wte.weight.requires_grad_(True)]))
