@@ -12,13 +12,14 @@ from __future__ import annotations
 import contextlib
 import math
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import has_length
 from transformers.utils import SAFE_WEIGHTS_NAME
@@ -31,6 +32,7 @@ from rosa.injection import adapter_layers
 from rosa.resampler import Resampler
 from rosa.saved_modules import saved_modules
 from rosa.schedule import count_resamples, too_short
+from rosa.sharding import is_sharded
 
 FROZEN = "rosa_frozen"  # key of a checkpoint's metadata: the checksum of what it leaves out
 
@@ -155,7 +157,7 @@ def _check_frozen(model: nn.Module, weights: Path) -> None:
         return  # of the first start, or written otherwise
     with safe_open(weights, framework="pt") as file:
         recorded = (file.metadata() or {}).get(FROZEN)
-    if recorded not in (None, values_checksum(_frozen(model))):
+    if recorded and recorded != _checksum(_frozen(model)):
         warnings.warn(
             f"{weights.parent} was written by a model with other frozen weights, which it leaves out: make the model "
             "as before, and give new weights that do not train (of added tokens, of a head) the same values",
@@ -169,6 +171,11 @@ def _frozen(model: nn.Module) -> dict[str, nn.Parameter]:
     kept |= {id(p) for module in saved_modules(model).values() for p in module.parameters()}  # also where frozen since
     named = model.named_parameters(remove_duplicate=False)
     return {name: p for name, p in named if not p.requires_grad and id(p) not in kept}
+
+
+def _checksum(frozen: Mapping[str, Tensor]) -> str:
+    """That of the values; "" where this process does not have them all, and must not ask the others."""
+    return "" if any(p.is_meta or is_sharded(p) for p in frozen.values()) else values_checksum(frozen)
 
 
 def _warn_if_never_due(schedule: Any, state: TrainerState, data: Any) -> None:
@@ -203,5 +210,5 @@ def keep_what_changes(model: nn.Module, weights: Path) -> None:
             state = {name: values for name, values in model.state_dict().items() if name not in frozen}
             like: dict[str, Any] = dict(device="cpu", copy=True, memory_format=torch.contiguous_format)
             tensors = {name: values.to(**like) for name, values in state.items()}
-    metadata = {**(metadata or {}), FROZEN: values_checksum(frozen)}
+    metadata = {**(metadata or {}), FROZEN: _checksum(frozen)}
     replace_files({weights: lambda path: save_file(tensors, path, metadata)})

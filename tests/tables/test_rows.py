@@ -120,7 +120,7 @@ def test_a_model_of_the_hub_and_a_folder_of_its_name_are_told_apart(tmp_path: Pa
     write_run(tmp_path, method="lora")
     write_run(tmp_path, config={"model.name": "/models/gpt2"}, record={"model": "/models/gpt2"})
     compile_results([tmp_path])
-    assert [row["base"] for row in markdown_rows(tmp_path)] == ["the hub", "a folder"]
+    assert [row["base"] for row in markdown_rows(tmp_path)] == ["by name", "a folder"]
 
 
 def test_seeds_trained_by_different_code_are_named(tmp_path: Path) -> None:

@@ -214,7 +214,7 @@ def _name_base_models(rows: list[Row]) -> None:
             where = os.path.relpath(row.settings["base"], os.path.commonpath(folders[row.first.model]))
             row.settings["base"] = "a folder" if where == os.curdir else where
         elif row.first.model in folders:
-            row.settings["base"] = "the hub"
+            row.settings["base"] = "by name"
 
 
 def _completeness(result: Result) -> tuple[int, str]:

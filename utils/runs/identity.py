@@ -18,6 +18,7 @@ from utils.config.schema import CHANGED_DEFAULTS
 from utils.config.settings import Config, DatasetConfig, ModelConfig, schema
 from utils.config.train import DEFAULT_DECAY, TrainConfig
 from utils.io.yaml_files import dotted
+from utils.runs.provenance import COSTS
 from utils.text import slug
 
 # Groups and keys that do not change the result of a run: with another value the same run continues.
@@ -28,14 +29,9 @@ WITHOUT_EFFECT = (
     "logging",
     "dataset.path",
     "dataset.cache",
-    "train.micro_batch_size",
-    "train.micro_batch_tokens",
-    "train.gradient_checkpointing",
-    "train.cache_frozen",
+    *(f"train.{key}" for key in COSTS),
     "train.cache_folder",
     "train.device",
-    "train.compile",
-    "train.sharding",
     "train.save_every",
     "train.save_minutes",
     "train.keep_last",
