@@ -186,7 +186,8 @@ class Resampler:
         """
         if step < self.step:
             warnings.warn(
-                f"step {step} after step {self.step}: count the optimizer steps of the whole training, over its epochs",
+                f"step {step} after step {self.step}: count the optimizer steps over all epochs, with a Resampler for "
+                "each training",
                 stacklevel=2,
             )
         self.step = step

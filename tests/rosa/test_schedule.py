@@ -54,7 +54,7 @@ def test_steps_that_begin_again_with_an_epoch_are_a_warning() -> None:
         warnings.simplefilter("error")
         for step in (1, 2, 2, 3, 4):  # the second of a micro-batch
             assert not resampler.after_step(step, 12)
-    with pytest.warns(UserWarning, match="step 1 after step 4: count the optimizer steps of the whole training"):
+    with pytest.warns(UserWarning, match="step 1 after step 4: count the optimizer steps over all epochs"):
         assert not resampler.after_step(1, 12)
 
 
