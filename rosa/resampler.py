@@ -88,11 +88,11 @@ def _rounding_lost(layers: list[SubspaceLayer]) -> float | None:
 
 
 def _check_holds(optimizer: Any | None, model: nn.Module) -> None:
-    """Raise AdapterError if ``optimizer`` holds none of the parameters that the adapters train, or not each A and B."""
+    """Raise AdapterError if ``optimizer`` lacks all that the adapters add, or an A or B; warn if they train nothing."""
     layers = adapter_layers(model).values()
     own = {id(one) for layer in layers for one in layer.own_parameters().values() if one.requires_grad}
     pairs = {id(one) for layer in layers if isinstance(layer, SubspaceLayer) for one in (layer.A, layer.B)} & own
-    if layers and not own:
+    if layers and not any(one.requires_grad for layer in layers for one in layer.adapter_parameters().values()):
         warnings.warn(
             "no parameter of the adapters trains: rosa.inject freezes the base model itself; freeze nothing after it",
             stacklevel=3,

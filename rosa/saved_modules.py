@@ -90,15 +90,11 @@ def _heads(model: Any) -> dict[str, nn.Module]:
     found = {name: head for name in HEADS if isinstance(head := getattr(model, name, None), nn.Module)}
     base = getattr(model, "base_model", model)
     if base is not model and TASKS.search(type(model).__name__):
-        inner = {id(p) for p in base.parameters()}
-        inner |= set() if "CTC" in type(model).__name__ else {id(p) for p in _output(model).parameters()}
+        output = None if "CTC" in type(model).__name__ else model.get_output_embeddings()
+        inner = {id(p) for module in (base, output) if module is not None for p in module.parameters()}
         children = ((name, child) for name, child in model.named_children() if child is not base)
         found |= {name: child for name, child in children if any(id(p) not in inner for p in child.parameters())}
     return found
-
-
-def _output(model: Any) -> nn.Module:
-    return model.get_output_embeddings() or nn.Identity()
 
 
 def warn_of_others(

@@ -106,3 +106,7 @@ def test_adapters_that_were_frozen_with_the_base_model_are_a_warning() -> None:
         parameter.requires_grad_(False)
     with pytest.warns(UserWarning, match="no parameter of the adapters trains"):
         rosa.Resampler(model, torch.optim.AdamW([model.transformer.wte.weight.requires_grad_(True)]))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        biases = adapt("gpt2", rosa.BitFitConfig())
+        rosa.Resampler(biases, torch.optim.AdamW(rosa.parameter_groups(biases)))
