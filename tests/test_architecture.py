@@ -26,7 +26,7 @@ ABOVE = {"scripts", "studies", "benchmarks", "tests", "train", "eval", "compile_
 OF_ROSA = {"torch", "transformers", "safetensors", "peft"}  # peft in integrations/, where it is optional
 
 # Lines that a file, an entry and a function have at most.
-FILE, ENTRY, FUNCTION = 300, 80, 60
+FILE, ENTRY, FUNCTION = 500, 80, 60
 # What was too long when the limits came, with its lines. An entry may only get smaller, and goes when it fits.
 LONG_FILES: dict[str, int] = {}
 LONG_FUNCTIONS: dict[str, int] = {}
