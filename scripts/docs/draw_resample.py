@@ -13,7 +13,7 @@ from utils.io.files import write_text
 
 PAGE = Path(__file__).parents[2] / "docs" / "resample.svg"
 
-WIDTH, HEIGHT, COLUMN = 1000, 320, 250  # pixels; a column for each of the four steps
+WIDTH, HEIGHT, COLUMN = 1000, 360, 250  # pixels; a column for each of the four steps
 SIDE, DIRECTIONS = 80, 8  # of a square weight: pixels, and singular directions q
 STRIP = SIDE // DIRECTIONS
 TOP = 70  # of every matrix
@@ -21,9 +21,10 @@ PAPER, INK, GREY, EDGE = "#ffffff", "#222222", "#dfe3e8", "#7d8590"
 FIRST, SECOND = "#e8833a", "#3a78c9"
 DRAWN = {FIRST: (2, 5), SECOND: (0, 6)}  # the directions of two draws, by their colour; R is 2
 
+LEGEND = ((GREY, "frozen"), (FIRST, "the first subspace: A and B train"), (SECOND, "the next subspace"))
 STEPS = (
     ("1  Take R directions out", "W = U S Vᵀ", "R of the q directions, at random"),
-    ("2  Train them", "x W_f + (x A) B", "W_f = W − A B is frozen"),
+    ("2  Train them", "W_f = W − A B is frozen", "gradients for A and B only"),
     ("3  Merge them", "W ← W_f + A B", "the layer computes the same"),
     ("4  Take others out", "W = U S Vᵀ", "of the merged weight"),
 )
@@ -40,10 +41,12 @@ def picture() -> str:
     parts += [_arrow(f"M {x - 10} {TOP + SIDE // 2} h 12") for x in (COLUMN, 2 * COLUMN + 20, 3 * COLUMN - 20)]
     parts.append(_arrow(f"M {3.5 * COLUMN:g} 256 C {3.5 * COLUMN:g} 300, {1.5 * COLUMN:g} 300, {1.5 * COLUMN:g} 258"))
     parts.append(_text(int(2.5 * COLUMN), 310, "again, after each epoch or every few steps", 14))
+    for x, (fill, words) in zip((200, 330, 650), LEGEND, strict=True):
+        parts += [_box(x, 332, 14, 14, fill), _text(x + 22, 344, words, 14, anchor="start")]
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" font-family="sans-serif">\n'
         "<title>A resample: R directions of W are taken out, trained and merged, and others are taken out</title>\n"
-        '<defs><marker id="tip" viewBox="0 0 8 8" refX="6" refY="4" markerWidth="7" markerHeight="7" orient="auto">'
+        '<defs><marker id="tip" viewBox="0 0 8 8" refX="6" refY="4" markerWidth="6" markerHeight="6" orient="auto">'
         f'<path d="M 0 0 L 8 4 L 0 8 z" fill="{EDGE}"/></marker></defs>\n'
         f'<rect width="{WIDTH}" height="{HEIGHT}" rx="8" fill="{PAPER}"/>\n' + "\n".join(parts) + "\n</svg>\n"
     )
@@ -77,10 +80,8 @@ def _pair(left: int) -> list[str]:
 
 
 def _merged(left: int) -> list[str]:
-    """The weight with the trained pair in it."""
-    parts = [_box(left, TOP, SIDE, SIDE, GREY)]
-    parts += [_box(left, TOP + i * STRIP, SIDE, STRIP, FIRST, 0.45) for i in DRAWN[FIRST]]
-    parts += [_box(left + i * STRIP, TOP, STRIP, SIDE, FIRST, 0.45) for i in DRAWN[FIRST]]
+    """The weight with the trained pair in it. The product A B changes every entry, so all of W is tinted."""
+    parts = [_box(left, TOP, SIDE, SIDE, GREY), _box(left, TOP, SIDE, SIDE, FIRST, 0.45)]
     return [*parts, _text(left + SIDE // 2, TOP + SIDE + 22, "W")]
 
 
@@ -93,10 +94,12 @@ def _arrow(path: str) -> str:
     return f'<path d="{path}" fill="none" stroke="{EDGE}" stroke-width="2" marker-end="url(#tip)"/>'
 
 
-def _text(x: int, y: int, words: str, size: int = 15, weight: str = "normal") -> str:
-    """Centred words."""
-    style = f'font-size="{size}" font-weight="{weight}" fill="{INK}" text-anchor="middle"'
-    return f'<text x="{x}" y="{y}" {style}>{escape(words)}</text>'
+def _text(x: int, y: int, words: str, size: int = 15, weight: str = "normal", anchor: str = "middle") -> str:
+    """Words at a place, with the f of W_f as a subscript."""
+    style = f'font-size="{size}" font-weight="{weight}" fill="{INK}" text-anchor="{anchor}"'
+    subscript = f'<tspan dy="4" font-size="{size * 0.7:g}">f</tspan><tspan dy="-4">'
+    first, *rest = escape(words).split("_f")
+    return f'<text x="{x}" y="{y}" {style}>{first}{"".join(f"{subscript}{part}</tspan>" for part in rest)}</text>'
 
 
 if __name__ == "__main__":
