@@ -2,14 +2,15 @@
 
     python -m studies.capacity.figure [RECORDS]
 
-writes capacity.png and capacity.pdf beside the page: means of the reported seeds with one standard deviation, of the
-largest book. Methods that do not resample are levels. A second panel has the bits over the size of the book, if there
-are runs of several sizes. spectrum.png has the singular values of the change. Variants of ROSA, its higher ranks, and
-LoRA of more than four times the lowest one are in the tables only.
+writes capacity.png and capacity.pdf beside the page. A line joins medians of the reported seeds; each seed is a dot.
+The first panel has the largest dataset, with a level for each method that does not resample. A second panel has the
+share stored over the size of the dataset, if there are runs of several sizes. spectrum.png has the singular values of
+the change. Variants of ROSA, its higher ranks, and LoRA of more than four times the lowest rank are in the tables only.
 """
 
 from __future__ import annotations
 
+import re
 import statistics
 import sys
 from collections import defaultdict
@@ -18,17 +19,17 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
 
 from studies.capacity.measure import NUMERICAL, RECORDS
-from studies.measured import Measured, Way, label, order
+from studies.measured import Measured, Way, order
 from studies.report import best_rate, load
 from utils.data.phone_book import PhoneBook
 from utils.errors import UserError, run_cli
-from utils.plots._style import count_ticks, draw_points, log_ticks, new_axes, save, style
-from utils.results.aggregate import Statistic
-from utils.results.methods import method_colour
+from utils.plots._style import log_ticks, new_axes, save, style
+from utils.results.methods import method_colour, method_label
 
-MARKERS = "os^vDPXd"  # methods of one colour differ by marker
+RANK_MARKERS = {1: "s", 2: "^", 4: "v"}  # of LoRA
 SPECTRA = (12, 100, 0)  # steps between resamples whose spectra are drawn: the best, those of the first grid, never
 
 
@@ -43,75 +44,102 @@ def reported(runs: list[Measured]) -> dict[Way, list[Measured]]:
     return {way: best_rate(ways[way]) for way in sorted(ways, key=order)}
 
 
+def words(way: Way, interval: bool = False) -> str:
+    """A method in words, with the steps between its resamples if asked for."""
+    if not way.rank:
+        return "full training of the layers"
+    ramp = "".join(f", ramp of {found} steps" for found in re.findall(r"rewarm_steps=(\d+)", way.others))
+    resampled = f", every {way.every} steps" if interval else ", resampled"
+    never = ", never resampled" if way.method == "rosa" else ""
+    return f"{method_label(way.method)}, rank {way.rank}{resampled if way.every else never}{ramp}"
+
+
+def look(way: Way) -> dict[str, Any]:
+    """One colour, marker and line for a method in both panels; the dashes of two methods fill each other's gaps."""
+    marker = {"lora": RANK_MARKERS.get(way.rank, "s"), "rosa": "D" if way.every else "d", "relora": "P"}
+    dashed = (4 if way.method == "rosa" else 0, (4, 4))
+    line = "-" if way.every else dashed
+    return {
+        "color": method_colour(way.method),
+        "marker": marker.get(way.method, "o"),
+        "linestyle": line,
+        "markerfacecolor": "white",
+    }
+
+
 def draw(runs: list[Measured]) -> Figure:
     """Both panels; the second one only with runs of three sizes or more, because two make no curve.
 
     Raises:
         UserError: there is no run of a reported seed.
     """
-    found: dict[Way, Statistic] = {}
+    found: dict[Way, list[float]] = {}
     for way, seeds in reported(runs).items():
-        if statistic := Statistic.of([run.bits / 1000 for run in seeds if run.bits is not None]):
-            found[way] = statistic
+        if bits := [run.bits / 1000 for run in seeds if run.bits is not None]:
+            found[way] = bits
     if not found:
         raise UserError("no run of a reported seed is there yet: run the groups of studies/capacity/sweep.yaml")
     sizes = sorted({way.keys for way in found})
     panels = 2 if len(sizes) > 2 else 1
-    figure, axes = new_axes(3.2, panels)
+    figure, axes = new_axes(3.4, panels)
     figure.set_figwidth(panels * figure.get_figwidth())
-    _draw_steps(axes[0], {way: statistic for way, statistic in found.items() if way.keys == sizes[-1]})
-    if len(sizes) > 2:
+    _draw_steps(axes[0], {way: bits for way, bits in found.items() if way.keys == sizes[-1]})
+    if panels > 1:
         _draw_sizes(axes[1], found, sizes)
-    axes[0].set_ylabel("bits stored (kbit, higher is better)")
+    entries = {str(line.get_label()): line for part in axes for line in part.lines}
+    shown = [line for text, line in entries.items() if not text.startswith("_")]
+    figure.legend(handles=shown, loc="outside lower center", ncols=2 * panels, fontsize=6)
     return figure
 
 
-def _draw_steps(axes: Axes, found: dict[Way, Statistic]) -> None:
+def _draw_steps(axes: Axes, found: dict[Way, list[float]]) -> None:
     """Over the steps between resamples, with a level for each method that does not resample."""
-    lines: dict[Way, dict[int, Statistic]] = defaultdict(dict)
-    for way, statistic in found.items():
-        lines[way._replace(every=0)][way.every] = statistic
-    for number, (way, steps) in enumerate(lines.items()):
-        colour = method_colour(way.method)
-        if 0 in steps:
-            axes.axhline(steps[0].mean, color=colour, linestyle="--", label=label(way))
-            side = "top" if way.method == "rosa" else "bottom"  # the levels of two methods may coincide
-            place: dict[str, Any] = {"ha": "center", "va": side}
-            axes.text(0.8, steps[0].mean, label(way), transform=axes.get_yaxis_transform(), fontsize=6, **place)
-        if resampled := {every: steps[every] for every in sorted(steps) if every}:
-            text = label(way).replace(", never", "")
-            look = {"marker": MARKERS[number % len(MARKERS)], "color": colour}
-            draw_points(axes, list(resampled), list(resampled.values()), text, **look)
+    lines: dict[Way, dict[int, list[float]]] = defaultdict(dict)
+    for way, bits in found.items():
+        lines[way._replace(every=min(way.every, 1))][way.every] = bits
+    counts = sorted({way.every for way in found if way.every}) or [1]
+    for way, steps in lines.items():
+        if way.every:
+            _draw_seeds(axes, dict(sorted(steps.items())), label=words(way), **look(way))
+        else:  # the markers of two levels that coincide lie at different ends
+            level, end = [statistics.median(steps[0])] * 2, [0 if way.method == "rosa" else 1]
+            axes.plot([counts[0] / 1.3, counts[-1] * 1.3], level, label=words(way), markevery=end, **look(way))
     axes.set_xscale("log")
-    if counts := {way.every for way in found if way.every}:
-        count_ticks(axes.xaxis, counts)
+    axes.set_xticks(counts, [str(count) for count in counts])
+    axes.xaxis.set_minor_locator(NullLocator())
     axes.set_ylim(bottom=0)
     axes.set_xlabel("optimizer steps between resamples")
-    axes.legend(handles=axes.containers, fontsize=6, loc="center left")
+    axes.set_ylabel("kilobits stored (higher is better)")
 
 
-def _draw_sizes(axes: Axes, found: dict[Way, Statistic], sizes: list[int]) -> None:
-    """Over the size of the book, for the methods with runs of several sizes, and a grey line that stores everything."""
-    content = {size: size * PhoneBook.target_bits / 1000 for size in sizes}
-    axes.plot(list(content.values()), list(content.values()), color="#bbbbbb", label="everything")
-    lines: dict[Way, dict[int, Statistic]] = defaultdict(dict)
-    for way, statistic in found.items():
-        lines[way._replace(keys=0)][way.keys] = statistic
-    for number, (way, books) in enumerate(lines.items()):
-        if len(books) > 1:
-            look = {"marker": MARKERS[number % len(MARKERS)], "color": method_colour(way.method)}
-            ordered = sorted(books)
-            stored = [books[size] for size in ordered]
-            draw_points(axes, [content[size] for size in ordered], stored, label(way), **look)
+def _draw_sizes(axes: Axes, found: dict[Way, list[float]], sizes: list[int]) -> None:
+    """The share stored over the size of the dataset. ROSA at the intervals with runs of several sizes."""
+    lines: dict[Way, dict[int, list[float]]] = defaultdict(dict)
+    for way, bits in found.items():
+        lines[way._replace(keys=0)][way.keys] = [100 * one / (way.keys * PhoneBook.target_bits / 1000) for one in bits]
+    several = {way: books for way, books in lines.items() if len(books) > 1 or way.method != "rosa"}
+    for number, (way, books) in enumerate(several.items()):
+        aside = 2 ** (0.09 * (number - (len(several) - 1) / 2))  # so that equal values are seen beside each other
+        shares = {size * PhoneBook.target_bits / 1000 * aside: books[size] for size in sorted(books)}
+        _draw_seeds(axes, shares, label=words(way), **look(way))
     axes.set_xscale("log", base=2)
-    axes.set_xticks(list(content.values()), [f"{bits:.1f}" for bits in content.values()])
+    content = [size * PhoneBook.target_bits / 1000 for size in sizes]
+    axes.set_xticks(content, [f"{bits:.1f}" for bits in content])
     axes.set_ylim(bottom=0)
-    axes.set_xlabel("information in the book (kbit)")
-    axes.legend(fontsize=6)
+    intervals = ", ".join(sorted({str(way.every) for way in several if way.every}))
+    axes.set_xlabel(f"kilobits in the dataset (resampled every {intervals} steps)")
+    axes.set_ylabel("share stored (%)")
+
+
+def _draw_seeds(axes: Axes, values: dict[Any, list[float]], **style: Any) -> None:
+    """A line through the medians, and a dot for each seed."""
+    axes.plot(list(values), [statistics.median(seeds) for seeds in values.values()], **style)
+    dots = [(x, seed) for x, seeds in values.items() for seed in seeds]
+    axes.plot(*zip(*dots, strict=True), ".", markersize=2.5, color=style["color"], label="_seeds")
 
 
 def draw_spectra(runs: list[Measured]) -> Figure:
-    """The singular values of ΔW over the largest one, averaged over layers and seeds, of the largest book."""
+    """The singular values of ΔW over the largest one, averaged over layers and seeds, of the largest dataset."""
     figure, (axes,) = new_axes(3.2)
     figure.set_figwidth(1.8 * figure.get_figwidth())
     ways = reported(runs)
@@ -120,9 +148,10 @@ def draw_spectra(runs: list[Measured]) -> Figure:
         spectra = [run.study["change"]["spectrum"] for run in ways[way] if run.study]
         means = [statistics.fmean(values) for values in zip(*spectra, strict=True)]
         shown = [value for value in means if value > NUMERICAL / 10]
-        look: dict[str, Any] = {"marker": MARKERS[number % len(MARKERS)], "color": method_colour(way.method)}
-        axes.plot(range(1, len(shown) + 1), shown, label=label(way), markevery=(min(number, len(shown) - 1), 9), **look)
-    axes.axhline(NUMERICAL, color="#bbbbbb", linestyle="--", label="counts for the numerical rank")
+        line = {"linestyle": "--" if way.every == SPECTRA[1] else "-"}
+        marks = 1 if len(shown) < 9 else (number, 9)
+        axes.plot(range(1, len(shown) + 1), shown, label=words(way, interval=True), markevery=marks, **look(way) | line)
+    axes.axhline(NUMERICAL, color="#bbbbbb", linestyle="--", label="threshold of the numerical rank")
     axes.set_yscale("log")
     log_ticks(axes.yaxis)
     axes.set_xlabel("number of the singular value")
