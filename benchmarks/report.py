@@ -108,6 +108,7 @@ def write_page(folder: Path, tables: dict[str, Any]) -> Path:
     """
     results = read_results(folder)
     parts = ["# Measurements\n\nMade by `python benchmarks/run.py`; the raw figures are the JSON files beside this.\n"]
+    parts.append("Each ratio is of one run. Compare no times between tables: the machine was shared.\n")
     parts.append(f"## Ratios\n\n{markdown(ratios(results))}")
     for (part, device), record in results.items():
         versions = record["versions"]

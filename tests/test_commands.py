@@ -44,6 +44,7 @@ def clone(tmp_path_factory: pytest.TempPathFactory, small_model: Path, small_e2e
             shutil.copytree(source, folder / name, ignore=ignored)
         else:
             shutil.copy(source, folder / name)
+    shutil.copytree(small_e2e, folder / "e2e")
     (folder / "configs" / "local" / "default.yaml").write_text(
         f"model: {{name: {small_model}}}\ndataset: {{path: {small_e2e}}}\ntrain: {{fraction: 0.5}}\n"
     )
