@@ -74,10 +74,10 @@ def test_the_tables_choose_a_rate_and_show_each_seed(tmp_path: Path) -> None:
         shutil.rmtree(tmp_path / name)
     write_record(tmp_path / "plain", "rosa", 0.01, 0, 0.5, gain=1.0)
     axes = figure.draw(report.load(tmp_path)).axes[0]
-    levels = {line.get_label(): line.get_ydata() for line in axes.lines}
-    assert levels["LoRA r=1"] == pytest.approx([(bits[1] + bits[4]) / 2 / 1000] * 2)  # at its best rate
-    (points,) = (line.lines[0] for line in axes.containers if line.get_label() == "ROSA r=1")
-    assert len(axes.containers) == 1  # variants are not drawn
+    lines = {line.get_label(): line for line in axes.lines}
+    assert lines["LoRA, rank 1"].get_ydata() == pytest.approx([(bits[1] + bits[4]) / 2 / 1000] * 2)  # at its best rate
+    points = lines["ROSA, rank 1, resampled"]
+    assert [name for name in lines if name.startswith("ROSA")] == ["ROSA, rank 1, resampled"]  # variants are not drawn
     assert points.get_xdata() == [100] and points.get_ydata() == pytest.approx([bits[3] / 1000])
     (tmp_path / "seed-0" / "run.json").write_text('{"status": "finished", "dataset": "e2e_nlg"}')
     with pytest.raises(UserError, match="is not a finished run of a study"):
