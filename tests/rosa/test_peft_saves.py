@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -123,6 +124,54 @@ def test_one_config_for_two_models(tmp_path: Path) -> None:
     assert [len(rosa.adapter_layers(model)) for model in models] == [8, 12] and config.target_modules is None
     models[0].save_pretrained(tmp_path)
     assert distance(peft.PeftModel.from_pretrained(make_model("gpt2"), tmp_path), models[0]) < 1e-5
+
+
+@pytest.mark.parametrize("task", [task.value for task in peft.TaskType])
+@pytest.mark.parametrize("targets", [["query", "q", "c_attn"], "all-linear"])
+def test_every_task_trains_and_saves_the_head_that_lora_trains(
+    task: str, targets: list[str] | str, tmp_path: Path
+) -> None:
+    import transformers
+
+    from rosa.integrations.peft import RosaConfig
+
+    sides = dict(num_heads=2, d_kv=12, d_ff=40, num_layers=2, decoder_start_token_id=0)
+    bert = transformers.BertConfig(
+        vocab_size=61, hidden_size=24, num_hidden_layers=2, num_attention_heads=2, intermediate_size=40
+    )
+    t5 = transformers.T5Config(vocab_size=61, d_model=24, **sides)
+    makers: dict[str, Any] = {
+        "TOKEN_CLS": lambda: transformers.BertForTokenClassification(bert),
+        "SEQ_CLS": lambda: transformers.BertForSequenceClassification(bert),
+        "QUESTION_ANS": lambda: transformers.BertForQuestionAnswering(bert),
+        "FEATURE_EXTRACTION": lambda: transformers.BertModel(bert),
+        "SEQ_2_SEQ_LM": lambda: transformers.T5ForConditionalGeneration(t5),
+        "CAUSAL_LM": lambda: make_model("gpt2"),
+    }
+
+    def base() -> Any:
+        torch.manual_seed(0)
+        return makers[task]().eval()
+
+    def outputs(one: Any) -> torch.Tensor:
+        extra = {"decoder_input_ids": tokens()} if task == "SEQ_2_SEQ_LM" else {}
+        return one.eval()(input_ids=tokens(), **extra)[0]
+
+    def heads(config: Any) -> set[str]:
+        model = peft.get_peft_model(base(), config)
+        return {n for n, p in model.named_parameters() if p.requires_grad and not re.search(r"rosa_|lora_", n)}
+
+    model = peft.get_peft_model(base(), RosaConfig(r=2, target_modules=targets, task_type=task))
+    trained_ones = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
+    plain = ["query", "q", "c_attn"]  # with all-linear PEFT's LoRA fails for two tasks
+    assert {n for n, _ in trained_ones if "rosa_" not in n} == heads(
+        peft.LoraConfig(r=2, target_modules=plain, task_type=task)
+    )
+    for _, parameter in trained_ones:
+        parameter.data += 0.1
+    model.save_pretrained(tmp_path)
+    loaded = peft.PeftModel.from_pretrained(base(), tmp_path)
+    assert (outputs(loaded) - outputs(model)).abs().max() < 1e-5 < (outputs(model) - outputs(base())).abs().max()
 
 
 def test_a_config_from_a_file_starts_anew_without_values(tmp_path: Path) -> None:

@@ -48,7 +48,6 @@ class RosaConfig(PeftConfig):  # type: ignore[misc]  # peft is not type-checked 
         bias: ``none``, or ``adapted`` (as published; ``auto`` is the same): the biases of adapted layers train.
         dequantize: replace a quantised layer by a plain one with its dequantised weight, which takes the memory of an
             unquantised layer. Without it a quantised layer is an error.
-        base_checksum: of the base weights that the adapter belongs to; PEFT's files keep it. Do not set it.
     """
 
     r: int | float = 8
@@ -70,7 +69,6 @@ class RosaConfig(PeftConfig):  # type: ignore[misc]  # peft is not type-checked 
     optimizer_state: str = "reset"
     decay: bool = False
     dequantize: bool = False
-    base_checksum: str | None = None
 
     # PEFT would save the base weight of an adapted output head too, unless tokens train. Here the file needs none, and
     # the weight is the W_f of whichever adapter it holds.

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import hashlib
-import json
 import warnings
 import weakref
 from collections import Counter
@@ -30,6 +28,7 @@ from rosa.resampler import Resampler
 from rosa.sharding import is_sharded
 from rosa.targets import OWN_FORWARD, SHARED, find_targets, has_own_forward, memory_of, obstacle, weight_owners
 
+HEADS = {"TOKEN_CLS": ("classifier", "score"), "QUESTION_ANS": ("qa_outputs",)}  # which PEFT trains for these tasks
 OPTIONS = "Name targets without it (target_modules, exclude_modules)."
 
 
@@ -172,27 +171,21 @@ class RosaModel(BaseTuner):  # type: ignore[misc]  # peft is not type-checked he
         """Wrap the target layers and sample the first subspace of each, unless values will be loaded.
 
         Raises:
-            AdapterError: besides what the layers refuse: the model has adapters of ``rosa.inject`` or is merged, or
-                the adapter belongs to another base model.
+            AdapterError: besides what the layers refuse: the model has adapters of ``rosa.inject`` or is merged.
         """
         if any(isinstance(module, AdapterLayer) and not isinstance(module, RosaAdapter) for module in model.modules()):
             raise AdapterError("this model has adapters of rosa.inject: unwrap it first (rosa.unwrap)")
         if any(isinstance(module, RosaLinear) and module.merged for module in model.modules()):
             raise AdapterError("this model is merged: call unmerge_adapter() before you add an adapter")
         self._owners = weight_owners(model)
-        self.peft_config[adapter_name] = copy.copy(self.peft_config[adapter_name])  # the caller may use it again
+        config = self.peft_config[adapter_name]
+        if config.task_type in HEADS:  # PEFT adds them to this list after this call, and it is shared with the copy
+            config.modules_to_save = [*(config.modules_to_save or ()), *HEADS[config.task_type]]
+        self.peft_config[adapter_name] = copy.copy(config)  # the caller may use it again
         super().inject_adapter(model, adapter_name, *args, **kwargs)
-        config, adapters = self.peft_config[adapter_name], self._adapters(adapter_name)
-        checksum = _checksum([adapter.host for adapter in adapters])
-        if not config.values_follow:
-            config.base_checksum = checksum
-            if not any(adapter.A.is_meta or adapter.base.weight.is_meta for adapter in adapters):
-                RosaAdapter.initialise_all(adapters)
-        elif _differ(checksum, config.base_checksum):
-            raise AdapterError(
-                f"the adapter belongs to another base model ({config.base_model_name_or_path or 'without a name'}): "
-                "the weights that it adapts have other values here. Load the model that it was trained on."
-            )
+        adapters = self._adapters(adapter_name)
+        if not config.values_follow and not any(one.A.is_meta or one.base.weight.is_meta for one in adapters):
+            RosaAdapter.initialise_all(adapters)
 
     def _create_and_replace(
         self,
@@ -280,20 +273,6 @@ class RosaModel(BaseTuner):  # type: ignore[misc]  # peft is not type-checked he
             "ROSA adapters cannot be combined by weights: write each with rosa.integrations.peft.save_as_lora, load "
             "those, and call LoRA's add_weighted_adapter"
         )
-
-
-def _checksum(layers: list[RosaLinear]) -> str | None:
-    """The dtype and a hash of the base weights of these layers; None if a weight has no values yet."""
-    values = {layer.name: layer.checksum for layer in layers}
-    if not layers or None in values.values():
-        return None
-    digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
-    return f"{layers[0].base_layer.weight.dtype}:{digest[:16]}"
-
-
-def _differ(one: str | None, other: str | None) -> bool:
-    """Whether two checksums are known and of different weights. Those of different dtypes are not compared."""
-    return bool(one and other and one.partition(":")[0] == other.partition(":")[0] and one != other)
 
 
 register_peft_method(name="rosa", config_cls=RosaConfig, model_cls=RosaModel)
