@@ -111,10 +111,10 @@ def find_targets(
     if missing := [target for target, names in matches.items() if not found.keys() & set(names)]:
         raise AdapterError(_nothing_matches(missing, candidates, shared, left_out))
     if not all(module.weight.is_meta for module in found.values()):
-        if target_modules is None:
-            left_out.update(_stacked(model))
         for reason, names in left_out.items():
             log.warning("not adapted: %s: %s", summary(names), reason)
+        if target_modules is None:
+            warn_of_experts(model)
     return found
 
 
@@ -234,17 +234,17 @@ def _is_router(model: nn.Module, name: str) -> bool:
     )
 
 
-def _stacked(model: nn.Module) -> dict[str, list[str]]:
-    """The modules in the blocks that stack many experts in one parameter, by the reason (one or none)."""
+def warn_of_experts(model: nn.Module) -> None:
+    """Log a warning of the modules in the blocks that stack many experts in one parameter, if there are some."""
     sizes: Counter[str] = Counter()
     for name, module in model.named_modules():
         if not isinstance(module, nn.modules.conv._ConvNd):
             for parameter in module.parameters(recurse=False):
                 if parameter.dim() == 3 and min(parameter.shape) > 1:
                     sizes[name] += parameter.numel()
-    names = _in_blocks(model, sizes)
-    share = sum(sizes[name] for name in names) / parameter_count(model)
-    return {STACKED.format(share): names} if names else {}
+    if names := _in_blocks(model, sizes):
+        share = sum(sizes[name] for name in names) / parameter_count(model)
+        log.warning("not adapted: %s: %s", summary(names), STACKED.format(share))
 
 
 def summary(names: Iterable[str]) -> str:

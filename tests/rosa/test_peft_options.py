@@ -15,7 +15,7 @@ from tests.rosa.cases import make_model
 
 peft = pytest.importorskip("peft")
 
-from tests.rosa.peft_models import adapt_by_peft, distance, train, trained  # noqa: E402
+from tests.rosa.peft_models import adapt_by_peft, distance, make_classifier, train, trained  # noqa: E402
 from tests.rosa.quantised_models import QUANTISERS, Sealed, quantised_llama, training_logits  # noqa: E402
 
 
@@ -57,6 +57,26 @@ def test_target_modules(options: dict[str, Any], expected: set[str]) -> None:
     assert set(ranks(adapt_by_peft(**options))) == {f"transformer.h.{i}.{name}" for i in (0, 1) for name in expected}
 
 
+def test_all_linear_cuts_the_rank_of_a_small_head_and_names_it(tmp_path: Path, caplog: Any) -> None:
+    """The score head of two classes has the full rank 2. Named by the user, it is refused."""
+    model = adapt_by_peft(base=make_classifier(0), target_modules="all-linear", r=3)
+    assert ranks(model)["score"] == 2 and set(ranks(model).values()) == {2, 3}
+    assert "score" in caplog.text
+    model.save_pretrained(tmp_path)
+    assert distance(peft.PeftModel.from_pretrained(make_classifier(0), tmp_path), model) < 1e-5
+    with pytest.raises(rosa.AdapterError, match=r"score: r=3.*modules_to_save"):
+        adapt_by_peft(base=make_classifier(0), target_modules=["score"], r=3)
+
+
+def test_all_linear_names_the_stacked_experts_that_it_leaves_out(caplog: Any) -> None:
+    from transformers import MixtralConfig, MixtralForCausalLM
+
+    sides = dict(vocab_size=61, hidden_size=24, intermediate_size=40, num_hidden_layers=2, num_local_experts=4)
+    base = MixtralForCausalLM(MixtralConfig(**sides, num_attention_heads=2, num_key_value_heads=2))
+    adapt_by_peft(base=base, target_modules="all-linear")
+    assert "model.layers.{0..1}.mlp.experts" in caplog.text
+
+
 @pytest.mark.parametrize("targets", [None, ["c_attn", "c_fc"]])
 def test_layers_to_transform_and_rank_pattern(targets: list[str] | None) -> None:
     found = ranks(
@@ -84,7 +104,7 @@ def test_a_ratio_is_a_share_of_each_layer() -> None:
         ({"every": 0, "level": "never", "start": "one"}, "start=one is not one of split, zero; every=0"),
         ({"rank_pattern": {"c_fc": 0}}, "rank_pattern.'c_fc'.: rank=0"),
         ({"target_modules": "c_.*", "layers_to_transform": 1}, "layers_to_transform"),
-        ({"r": 25}, r"transformer\.h\.0\.attn\.c_attn: rank=25 is above 24"),
+        ({"r": 25}, r"transformer\.h\.0\.attn\.c_attn: r=25 is above 24"),
         ({"target_modules": ["wte"]}, r"transformer\.wte cannot be adapted: ROSA takes Linear and Conv1D"),
         ({"target_modules": ["lm_head"]}, "lm_head cannot be adapted: it shares its weight"),
         ({"target_modules": ["nowhere"]}, "not found in the base model"),

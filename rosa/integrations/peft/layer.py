@@ -71,7 +71,8 @@ class RosaLinear(nn.Module, BaseTunerLayer):  # type: ignore[misc]  # peft is no
         try:
             adapter = RosaAdapter(self, config, rank, in_weight)
         except ValueError as error:
-            raise AdapterError(f"{self.name}: {error}") from None
+            text = str(error).replace("rank=", "r=")
+            raise AdapterError(f"{self.name}: {text} To train a head whole, name it in modules_to_save.") from None
         self._leave(adapter_name)
         self.rosa_layers[adapter_name] = adapter
         self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)

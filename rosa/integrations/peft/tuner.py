@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import logging
+import re
 import warnings
 import weakref
 from collections import Counter
@@ -21,12 +23,24 @@ from rosa.integrations.peft.adapter import RosaAdapter
 from rosa.integrations.peft.config import RosaConfig
 from rosa.integrations.peft.layer import RosaLinear
 from rosa.integrations.peft.quantised import dequantised
-from rosa.layers import AdapterLayer
+from rosa.layers import AdapterLayer, layer_shape
 from rosa.optimization import held_by
 from rosa.quantised import is_quantised, quantisation
 from rosa.resampler import Resampler
 from rosa.sharding import is_sharded
-from rosa.targets import OWN_FORWARD, SHARED, find_targets, has_own_forward, memory_of, obstacle, weight_owners
+from rosa.targets import (
+    OWN_FORWARD,
+    SHARED,
+    find_targets,
+    has_own_forward,
+    memory_of,
+    obstacle,
+    summary,
+    warn_of_experts,
+    weight_owners,
+)
+
+log = logging.getLogger(__name__)
 
 HEADS = {"TOKEN_CLS": ("classifier", "score"), "QUESTION_ANS": ("qa_outputs",)}  # which PEFT trains for these tasks
 OPTIONS = "Name targets without it (target_modules, exclude_modules)."
@@ -47,6 +61,7 @@ class RosaModel(BaseTuner):  # type: ignore[misc]  # peft is not type-checked he
     _warned: tuple[str, ...] = ()
     _last_steps: dict[str, tuple[int, int]] = {}  # noqa: RUF012  # ``Resampler.last_step`` of each adapter
     _owners: Counter[int]
+    _cut_ranks: dict[str, int] | None  # of layers whose full rank is below ``r``; None: those are refused
 
     def bind_optimizer(self, optimizer: Any) -> None:
         """Name the optimizer, once, whose state of A and B a resample changes as ``optimizer_state`` says.
@@ -154,6 +169,10 @@ class RosaModel(BaseTuner):  # type: ignore[misc]  # peft is not type-checked he
 
     def _prepare_adapter_config(self, peft_config: RosaConfig, model_config: dict[str, Any]) -> RosaConfig:
         """Without ``target_modules``: every Linear and Conv1D in the blocks."""
+        targets = peft_config.target_modules
+        self._cut_ranks = {} if isinstance(targets, str) and targets.lower() == "all-linear" else None
+        if self._cut_ranks is not None:
+            warn_of_experts(self.model)
         if peft_config.target_modules is None:
             try:
                 names = [name.removesuffix(".base_layer") for name in find_targets(self.model, None)]
@@ -183,6 +202,14 @@ class RosaModel(BaseTuner):  # type: ignore[misc]  # peft is not type-checked he
             config.modules_to_save = [*(config.modules_to_save or ()), *HEADS[config.task_type]]
         self.peft_config[adapter_name] = copy.copy(config)  # the caller may use it again
         super().inject_adapter(model, adapter_name, *args, **kwargs)
+        if self._cut_ranks:
+            own = self.peft_config[adapter_name]
+            cut = {f"^{re.escape(name)}": rank for name, rank in self._cut_ranks.items()}
+            own.rank_pattern = {**own.rank_pattern, **cut}  # for the file, whose target_modules are names
+            log.warning(
+                "r=%s is above the full rank of %s: there it is %s. To train a head whole, name it in modules_to_save",
+                own.r, summary(self._cut_ranks), ", ".join(map(str, sorted(set(self._cut_ranks.values())))),
+            )  # fmt: skip
         adapters = self._adapters(adapter_name)
         if not config.values_follow and not any(one.A.is_meta or one.base.weight.is_meta for one in adapters):
             RosaAdapter.initialise_all(adapters)
@@ -199,10 +226,16 @@ class RosaModel(BaseTuner):  # type: ignore[misc]  # peft is not type-checked he
     ) -> None:
         pattern = get_pattern_key(list(peft_config.rank_pattern), current_key)
         rank = peft_config.rank_pattern.get(pattern, peft_config.r)
-        if isinstance(target, RosaLinear):
+        is_adapted = isinstance(target, RosaLinear)
+        base: Any = target.base_layer if is_adapted else self._adaptable(current_key, target, peft_config.dequantize)
+        full = min(layer_shape(base))
+        if self._cut_ranks is not None and pattern not in peft_config.rank_pattern and isinstance(rank, int):
+            if rank > full:
+                self._cut_ranks[current_key] = full
+            rank = min(rank, full)
+        if is_adapted:
             target.update_layer(adapter_name, peft_config, rank)
             return
-        base = self._adaptable(current_key, target, peft_config.dequantize)
         layer = RosaLinear(base, current_key)
         layer._active_adapter = self.active_adapter
         layer.update_layer(adapter_name, peft_config, rank)
