@@ -8,7 +8,9 @@ import math
 import re
 import sys
 import warnings
+import weakref
 from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
 from typing import Any, TypeVar
 
 from torch import nn
@@ -37,6 +39,8 @@ def adapter_layers(model: nn.Module) -> dict[str, AdapterLayer]:
 
 def inject(model: Model, config: AdapterConfig, *, start: bool = True, keep_base: bool = True) -> Model:
     """Adapt ``model`` in place and return it: wrap the target layers, freeze everything but the adapters' parameters.
+
+    ``model.save_pretrained`` raises afterwards: ``rosa.save_adapter`` and ``rosa.export`` write what can be loaded.
 
     Args:
         model: any model with Linear or Conv1D layers. Load it in float32 and use autocast for speed. 16-bit weights
@@ -205,6 +209,37 @@ def install_layers(model: nn.Module, layers: dict[str, AdapterLayer]) -> None:
         layer.train_adapter(True)
     for module in saved_modules(model).values():
         module.requires_grad_(True)
+    for module in _savers(model):
+        module.save_pretrained = _GuardedSave(module)
+
+
+class _GuardedSave:
+    """``save_pretrained`` of one adapted model, whose names of weights ``from_pretrained`` does not know.
+
+    It refuses, except for a checkpoint of the Trainer, which resumes from it. A copy of the model has its own.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model = weakref.ref(model)
+
+    def __reduce__(self) -> tuple[type, tuple[nn.Module | None]]:
+        return type(self), (self._model(),)
+
+    def __call__(self, save_directory: str | Path, *args: Any, **options: Any) -> Any:
+        model: Any = self._model()
+        adapted = any(isinstance(module, AdapterLayer | StandIn) for module in model.modules())
+        if adapted and not re.fullmatch(r"checkpoint-\d+", Path(save_directory).name):
+            raise AdapterError(
+                "save_pretrained (save_model of the Trainer) would write an adapted model, which from_pretrained loads "
+                "with random weights: call rosa.save_adapter(model, folder), or rosa.export(model, folder) for a plain "
+                "model"
+            )
+        return type(model).save_pretrained(model, save_directory, *args, **options)
+
+
+def _savers(model: nn.Module) -> list[Any]:
+    """The model and the modules in it that have a ``save_pretrained``."""
+    return [module for module in model.modules() if hasattr(type(module), "save_pretrained")]
 
 
 def merge(model: Model) -> Model:
@@ -244,6 +279,8 @@ def unwrap(model: Model) -> Model:
         layer.merge(keep=False)
         layer.train_adapter(False)
         model.set_submodule(name, layer.base)
+    for module in _savers(model):
+        vars(module).pop("save_pretrained", None)
     return model
 
 

@@ -47,7 +47,7 @@ class ResampleCallback(TrainerCallback):  # type: ignore[misc]  # transformers i
 
     A checkpoint of the Trainer holds the adapter alone if the model is one of ``get_peft_model``. After ``rosa.inject``
     it holds what trains or changes (``keep_what_changes``): enough to resume, and for ``load_best_model_at_end``. What
-    others load is then written by ``rosa.save_adapter`` or ``rosa.export``, not by ``trainer.save_model``.
+    others load is then written by ``rosa.save_adapter`` or ``rosa.export``; ``trainer.save_model`` raises.
 
     Args:
         config: the settings with which ``rosa.inject`` adapted the model; None: those that its adapters hold. LoRA has

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 import warnings
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 import rosa
 from rosa.integrations.trainer import keep_what_changes
-from tests.rosa.cases import adapt, digests, make_optimizer
+from tests.rosa.cases import adapt, digests, logits, make_optimizer
 from tests.rosa.test_adapter_integrations import STEPS_PER_EPOCH, make_trainer
 
 
@@ -67,8 +68,8 @@ def test_a_checkpoint_under_the_names_of_the_hubs_files_restores_the_adapter(tmp
         model(pixel_values=images, labels=torch.arange(4) % 3).loss.backward()
         optimizer.step()
         rosa.resample(model, number, optimizer)
-    model.save_pretrained(tmp_path)
-    weights = tmp_path / "model.safetensors"
+    model.save_pretrained(tmp_path / "checkpoint-2")
+    weights = tmp_path / "checkpoint-2" / "model.safetensors"
     assert not load_file(weights).keys() <= model.state_dict().keys()  # else the test would prove nothing
     keep_what_changes(model, weights)
     fresh.load_state_dict(load_file(weights), strict=False)
@@ -86,6 +87,28 @@ def test_a_trainer_checkpoint_keeps_what_the_user_froze_after_it_trained(tmp_pat
         save_file({name: value.clone() for name, value in one.state_dict().items()}, weights)
         keep_what_changes(one, weights)
         assert key in load_file(weights)
+
+
+def test_an_injected_model_is_not_saved_as_one_that_loads_with_random_weights(tmp_path: Path) -> None:
+    """Neither by itself, nor by the Trainer, nor as a copy. What is plain, for a block or for good, is saved."""
+    trainer = make_trainer(rosa.RosaConfig(rank=4), tmp_path / "run", num_train_epochs=1)
+    trainer.train()
+    model, folder = trainer.model, tmp_path / "saved"
+    copied, read = copy.deepcopy(model), pickle.loads(pickle.dumps(model))
+    model.transformer.wte.weight.data += 1  # not of the copies
+    with rosa.disabled(copied):
+        saves = [model.save_pretrained, model.transformer.save_pretrained, copied.save_pretrained, read.save_pretrained]
+        for save in (*saves, trainer.save_model):
+            with pytest.raises(rosa.AdapterError, match=r"rosa\.save_adapter.*rosa\.export"):
+                save(str(folder))
+    assert not list(folder.iterdir())  # which the Trainer makes first
+    expected = logits(copied)
+    with rosa.merged(copied):
+        copied.save_pretrained(folder)
+    assert (logits(type(model).from_pretrained(folder)) - expected).abs().max() < 1e-5
+    rosa.unwrap(copied).save_pretrained(folder)
+    assert (logits(type(model).from_pretrained(folder)) - expected).abs().max() < 1e-5
+    assert b"rosa" not in pickle.dumps(copied)
 
 
 def test_a_resume_with_other_frozen_weights_is_a_warning(tmp_path: Path) -> None:
