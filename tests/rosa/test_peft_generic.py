@@ -295,3 +295,14 @@ def test_copies_and_whole_state_dicts() -> None:
     assert distance(fresh, expected) == 0
     with fresh.disable_adapter():
         assert distance(fresh, make_model("gpt2")) < 1e-5
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_counts_of_parameters_are_those_of_lora(family: str) -> None:
+    """Also after resamples: the record of W_f − W_0 is no parameter, and DDP leaves it out of each forward pass."""
+    names = {"gpt2": ["c_attn", "c_proj", "c_fc"], "llama": "all-linear"}[family]
+    lora = peft.get_peft_model(make_model(family), peft.LoraConfig(r=3, target_modules=names))
+    model = trained(family)
+    assert model.get_nb_trainable_parameters() == lora.get_nb_trainable_parameters()
+    records = {name for name, buffer in model.named_buffers() if buffer.is_floating_point() and "rosa_" in name}
+    assert records and set(model._ddp_params_and_buffers_to_ignore) == records

@@ -33,6 +33,8 @@ class RosaAdapter(RosaLayer):
 
     needed_with_pair = ("left", "right", "number")
     host: Any  # the ``RosaLinear``, which imports this file
+    left: Tensor
+    right: Tensor
     number: Tensor
     holds: Tensor
     base_checksum: Tensor
@@ -47,8 +49,9 @@ class RosaAdapter(RosaLayer):
         self.has_values = False  # beside ``number``, which would make a compiled forward pass depend on a count
         self.register_buffer("number", torch.tensor(-1))
         self.register_buffer("base_checksum", _as_numbers(host.checksum, host.base_layer.weight.dtype))
-        self._set_record(self.A.new_empty(self.in_features, 0), self.B.new_empty(0, self.out_features))
-        self.fixed = (*self.fixed, "left", "right")
+        # Buffers, because no parameter of LoRA corresponds to them: counts of parameters are the same.
+        self.register_buffer("left", self.A.detach().new_empty(self.in_features, 0))
+        self.register_buffer("right", self.B.detach().new_empty(0, self.out_features))
         has_bias = config.trains_bias and host.base_layer.bias is not None
         self.bias_change = nn.Parameter(torch.zeros_like(self.new_parameter(self.out_features))) if has_bias else None
         with torch.no_grad():
@@ -88,10 +91,6 @@ class RosaAdapter(RosaLayer):
         """The weight (m, n) to factorise; at least float32."""
         return self.weight_mn if self.in_weight else self.weight_mn.float() + self.host.change([self])
 
-    def _set_record(self, left: Tensor, right: Tensor) -> None:
-        self.left = nn.Parameter(left, requires_grad=False)
-        self.right = nn.Parameter(right, requires_grad=False)
-
     def _add_pair(self, sign: int) -> None:
         """W_f ← W_f ± A B: in the weight, if it holds W_f, and in the factors."""
         if (sign > 0 and not self.has_values) or (sign < 0 and self.config.start == "zero"):
@@ -101,7 +100,7 @@ class RosaAdapter(RosaLayer):
         left, right = torch.cat([self.left, sign * self.A], 1), torch.cat([self.right, self.B])
         if left.shape[1] > min(self.in_features, self.out_features):
             left, right = cut_to_rank(left, right)
-        self._set_record(left, right)
+        self.left, self.right = left, right
 
     @torch.no_grad()
     def set_factors(self, a: Tensor, b: Tensor) -> None:
@@ -173,7 +172,7 @@ class RosaAdapter(RosaLayer):
         moves = self.in_weight and not brings_weight
         if moves:
             self.hold(-1)
-        self._set_record(*(part.to(self.base.weight.device, self.A.dtype, copy=True) for part in (left, right)))
+        self.left, self.right = (part.to(self.base.weight.device, self.A.dtype, copy=True) for part in (left, right))
         if moves:
             self.hold(1)
         self.has_values = int(number) >= 0

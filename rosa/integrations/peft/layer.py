@@ -132,9 +132,10 @@ class RosaLinear(nn.Module, BaseTunerLayer):  # type: ignore[misc]  # peft is no
         base = self.base_layer
         if not pairs:
             return base.forward(x)  # type: ignore[no-any-return]
-        a, b = joined(pairs)
-        if a.is_meta and not x.is_meta:  # accelerate brings them for the forward pass of one adapter only
+        # accelerate brings A and B for the forward pass of one adapter only
+        if not x.is_meta and any(factor.is_meta for pair in pairs for factor in pair):
             raise AdapterError(f"{self.name}: {OFFLOADED}")
+        a, b = joined(pairs)
         some = wanted[0] if wanted else next(iter(self.rosa_layers.values()))
         if some._fuses(x):
             out = adapted_product(x, some.weight_mn, base.bias, a, b)

@@ -84,6 +84,16 @@ class RosaModel(BaseTuner):  # type: ignore[misc]  # peft is not type-checked he
         return {**self.__dict__, "_optimizer": None}
 
     @property
+    def _ddp_params_and_buffers_to_ignore(self) -> list[str]:
+        """Names in the PeftModel, by which DistributedDataParallel would broadcast the records in each forward pass.
+
+        Each process has them: subspace 0 is sampled by each from the same weights, the others are exchanged.
+        """
+        ends = (".left", ".right")
+        layers = [name for name, module in self.named_modules() if isinstance(module, RosaAdapter)]
+        return [f"base_model.{name}{end}" for name in layers for end in ends]
+
+    @property
     def levels(self) -> set[str]:
         """The ``level`` of each active adapter's settings."""
         return {self.peft_config[name].level for name in self.active_adapters}
