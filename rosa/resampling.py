@@ -256,9 +256,14 @@ def _resample(layers: Sequence[SubspaceLayer], number: int, together: bool) -> N
 
 def _sampled(group: Sequence[SubspaceLayer], number: int) -> list[Pair]:
     if not group or not group[0].needs_vectors:  # all layers of a model share their settings
-        return [layer.sample(number, None) for layer in group]
-    vectors = short_side_vectors([layer.merged_mn for layer in group])
-    return [layer.sample(number, own) for layer, own in zip(group, vectors, strict=True)]
+        pairs = [layer.sample(number, None) for layer in group]
+    else:
+        vectors = short_side_vectors([layer.merged_mn for layer in group])
+        pairs = [layer.sample(number, own) for layer, own in zip(group, vectors, strict=True)]
+    for layer, pair in zip(group, pairs, strict=True):
+        if not all(math.isfinite(max_abs(factor)) for factor in pair):  # huge weights; nothing of the pair is written
+            raise AdapterError(f"{layer.name}: values of its A and B are not finite")
+    return pairs
 
 
 def _sent(pair: Pair, process: int) -> Pair:

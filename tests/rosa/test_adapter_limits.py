@@ -118,3 +118,20 @@ def test_the_base_is_what_was_loaded_before_the_start() -> None:
     train_steps(model, make_optimizer(model))
     with rosa.disabled(model):
         torch.testing.assert_close(logits(model), before, atol=1e-5, rtol=0)
+
+
+def test_weights_whose_random_factors_overflow_are_refused_at_injection_too() -> None:
+    """Their lengths are sums of squares in float32. The singular basis is found in float64."""
+    for basis, huge in (("random", True), ("random", False), ("singular", True)):
+        model = nn.Sequential(nn.Linear(16, 16, bias=False), nn.Linear(16, 16, bias=False))
+        if huge:
+            model[1].weight.data.fill_(1e30)
+        before = copy.deepcopy(model)
+        settings = rosa.RosaConfig(rank=4, target_modules=["0", "1"], basis=basis)
+        if basis == "random" and huge:
+            with pytest.raises(rosa.AdapterError, match=r"^1: values of its A and B are not finite"):
+                rosa.inject(model, settings)
+            assert all(type(module) is nn.Linear for module in model)
+            torch.testing.assert_close(model.state_dict(), before.state_dict())
+        else:
+            assert rosa.inject(model, settings)(torch.ones(2, 16)).isfinite().all()
