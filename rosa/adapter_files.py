@@ -36,6 +36,7 @@ from rosa.errors import AdapterError
 from rosa.files import (
     ADAPTER_FILE,
     CONFIG_FILE,
+    FOR_PEFT,
     FROZEN_FILE,
     LEFT,
     RIGHT,
@@ -115,7 +116,7 @@ def _write(
                 "Save with frozen=True."
             )
     folder.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(description, indent=2) + "\n"
+    text = json.dumps({"peft_type": FOR_PEFT, **description}, indent=2) + "\n"
     files = {
         folder / ADAPTER_FILE: lambda path: write_tensors(path, trained, **checksums),
         folder / CONFIG_FILE: lambda path: path.write_text(text, encoding="utf-8"),

@@ -26,6 +26,8 @@ FROZEN_FILE = "frozen.safetensors"
 LEFT, RIGHT = "left", "right"  # the factors of W_f − W_0, in the frozen file
 SUBSPACE = "subspace"  # in the metadata of its tensors, the number of their subspace: training goes on to the next one
 FORMAT = 1
+# In the place of the type that PEFT looks for: it quotes the text in its error.
+FOR_PEFT = "not of PEFT: rosa.save_adapter wrote this adapter, so load it with rosa.load_adapter(model, folder)"
 METADATA_KEY = "marks"  # of the checksums, in a safetensors file
 LARGEST_CONFIG = 2**26  # bytes; a layer takes some 100
 LEFTOVER_SECONDS = 3600  # a temporary file that nobody wrote to for so long is that of a killed process
@@ -108,7 +110,7 @@ def read_description(folder: Path) -> dict[str, Any]:
         if len(content) > LARGEST_CONFIG:
             raise ValueError(f"it is larger than {LARGEST_CONFIG:,} bytes")
         description = json.loads(content)
-        if isinstance(description, dict) and "peft_type" in description:
+        if isinstance(description, dict) and description.get("peft_type", FOR_PEFT) != FOR_PEFT:
             return description
         if description["format"] != FORMAT:
             raise AdapterError(f"{path} has format {description['format']!s:.20}, this version reads {FORMAT}")

@@ -93,7 +93,8 @@ class PeftAdapter:
         if settings["peft_type"] != "LORA":
             raise self._refuse(
                 f"peft_type is {settings['peft_type']!s:.20}, and only LORA is read. Load it with "
-                "peft.PeftModel.from_pretrained, merge it (merge_and_unload), and save the plain model."
+                "peft.PeftModel.from_pretrained (ROSA after the import of rosa.integrations.peft.RosaConfig), merge it "
+                "(merge_and_unload), and save the plain model."
             )
         for key in sorted(settings.keys() - READ - HARMLESS):
             if settings[key]:

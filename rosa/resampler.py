@@ -61,7 +61,10 @@ def resample(
         names = ", ".join(STATE_CHANGES)
         raise AdapterError(f"optimizer_state={optimizer_state} is not one of {names}, or a share in [0, 1]")
     if not adapter_layers(model):
-        raise AdapterError("this model has no adapters to resample: adapt it first (rosa.inject)")
+        raise AdapterError(
+            "this model has no adapters to resample: adapt it first (rosa.inject), and leave rosa.disabled and "
+            "rosa.merged before a resample"
+        )
     reshard(model)
     check_in_memory(adapter_layers(model).values())
     layers = [layer for layer in adapter_layers(model).values() if isinstance(layer, SubspaceLayer)]
@@ -156,7 +159,7 @@ class Resampler:
         if optimizer is not None and decays_what_must_not(optimizer, model):
             warnings.warn(
                 "the optimizer's weight decay shrinks A and B, which hold a part of the pretrained weight: make it of "
-                "rosa.parameter_groups(model), or without decay",
+                "rosa.parameter_groups(model), or without decay (the Trainer takes it by optimizers=(optimizer, None))",
                 stacklevel=2,
             )
         if optimizer is not None and lacks_rates(optimizer, model):

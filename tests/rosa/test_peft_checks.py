@@ -86,7 +86,7 @@ def test_a_resample_leaves_another_adapters_optimizer_alone_and_says_so() -> Non
     moments = len(optimizer.state)
     model.add_adapter("second", RosaConfig(r=2))
     model.set_adapter("second")
-    with pytest.warns(UserWarning, match="without the optimizer of adapter 'second'"):
+    with pytest.warns(UserWarning, match=r"'second' left the optimizer's state.*lacks some of its A and B"):
         assert model.base_model.after_epoch(1)
     assert len(optimizer.state) == moments > 0
     model.set_adapter("default")
@@ -99,12 +99,12 @@ def test_the_optimizer_is_neither_kept_alive_nor_copied() -> None:
     moments = len(optimizer.state)
     copied = pickle.loads(pickle.dumps(model))
     for one in (copied, copy.deepcopy(model)):
-        with pytest.warns(UserWarning, match="without the optimizer of adapter 'default'"):
+        with pytest.warns(UserWarning, match=r"'default' left the optimizer's state.*no optimizer is bound"):
             assert one.base_model.after_epoch(1)
     assert len(optimizer.state) == moments > 0
     del optimizer
     gc.collect()
-    with pytest.warns(UserWarning, match="without the optimizer"):
+    with pytest.warns(UserWarning, match="the bound optimizer is deleted"):
         assert model.base_model.after_epoch(1)
 
 
@@ -226,3 +226,38 @@ def test_factors_that_are_offloaded_are_refused(dtype: torch.dtype) -> None:
         return
     with pytest.raises(rosa.AdapterError, match=r"c_attn: its weight is offloaded.*remove_hook_from_submodules"):
         logits(model)
+
+
+def test_calls_that_fit_nothing_are_named(tmp_path: Path) -> None:
+    from rosa.integrations.peft import RosaConfig, to_peft_lora
+
+    model = adapt_by_peft(level="step")
+    with pytest.raises(rosa.AdapterError, match=r"optimizer.*not list"):
+        model.base_model.update_and_allocate(1, optimizer=[])
+    for step in (2.5, "5"):
+        with pytest.raises(rosa.AdapterError, match=f"global_step={step!r}"):
+            model.base_model.update_and_allocate(step)
+    with pytest.raises(rosa.AdapterError, match="save_as_lora"):
+        to_peft_lora(model, make_model("gpt2"), tmp_path)
+    empty = peft.get_peft_model(make_model("gpt2"), RosaConfig(r=2), low_cpu_mem_usage=True)
+    with pytest.raises(rosa.AdapterError, match=r"c_attn: .*low_cpu_mem_usage"):
+        logits(empty)
+    plain = rosa.inject(make_model("gpt2"), rosa.RosaConfig(rank=2))
+    with rosa.disabled(plain), pytest.raises(rosa.AdapterError, match=r"leave rosa\.disabled"):
+        rosa.resample(plain, 1)
+
+
+def test_each_reader_names_the_other_format(tmp_path: Path) -> None:
+    rosa.save_adapter(rosa.inject(make_model("gpt2"), rosa.RosaConfig(rank=2)), tmp_path / "own")
+    for read in (peft.PeftModel.from_pretrained, lambda model, folder: model.load_adapter(folder)):
+        with pytest.raises(KeyError, match=r"rosa\.save_adapter.*rosa\.load_adapter"):
+            read(make_model("gpt2"), str(tmp_path / "own"))
+    rosa.load_adapter(make_model("gpt2"), tmp_path / "own")
+    model = adapt_by_peft()
+    for _ in range(2):
+        model.save_pretrained(tmp_path / "peft")
+    with pytest.raises(rosa.AdapterError, match=r"PeftModel\.from_pretrained .*rosa\.integrations\.peft"):
+        rosa.load_adapter(make_model("gpt2"), tmp_path / "peft")
+    card = (tmp_path / "peft" / "README.md").read_text()
+    assert card.count("from rosa.integrations.peft import RosaConfig") == 1
+    assert card.index("from rosa.integrations.peft") < card.index("# Model Card")

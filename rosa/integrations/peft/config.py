@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar
 
 import peft
 from peft import PeftConfig, PeftType
 
 from rosa.errors import AdapterError
+from rosa.files import replace_files
 from rosa.methods import rosa as method
 
 SHARED = (  # settings with the same name and meaning as in ``rosa.RosaConfig``
@@ -33,6 +36,16 @@ def _add_to_peft_types(name: str) -> Any:
 
 
 ROSA = _add_to_peft_types("ROSA")
+HOW_TO_LOAD = """
+Load this adapter with PEFT and the library `rosa`, whose import makes the method known to PEFT:
+
+```python
+from peft import PeftModel
+from rosa.integrations.peft import RosaConfig
+
+model = PeftModel.from_pretrained(base_model, folder)
+```
+"""
 
 
 @dataclass
@@ -110,6 +123,17 @@ class RosaConfig(PeftConfig):  # type: ignore[misc]  # peft is not type-checked 
     def trains_bias(self) -> bool:
         """Whether biases of adapted layers train."""
         return self.settings(self.r, self.bias).trains_bias
+
+    def save_pretrained(self, save_directory: str, **options: Any) -> None:
+        """Write the settings; begin the README that PEFT has written there with the import that loads the adapter."""
+        super().save_pretrained(save_directory, **options)
+        readme = Path(save_directory, "README.md")
+        text = readme.read_text(encoding="utf-8") if readme.is_file() else ""
+        if text and HOW_TO_LOAD not in text:
+            header = re.match(r"---\n.*?\n---\n", text, re.S)
+            end = header.end() if header else 0
+            text = text[:end] + HOW_TO_LOAD + text[end:]
+            replace_files({readme: lambda path: path.write_text(text, encoding="utf-8")})
 
     @classmethod
     def from_pretrained(cls, *args: Any, **options: Any) -> RosaConfig:

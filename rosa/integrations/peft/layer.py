@@ -124,6 +124,11 @@ class RosaLinear(nn.Module, BaseTunerLayer):  # type: ignore[misc]  # peft is no
             self.unmerge()
         wanted, pairs = self._missing()
         for adapter in wanted:
+            if adapter.A.is_meta and not x.is_meta and not adapter.has_values:
+                raise AdapterError(
+                    f"{self.name}: the adapter is on the meta device and has no values: call get_peft_model without "
+                    "low_cpu_mem_usage, or load values"
+                )
             if not adapter.has_values:  # its settings came from a file, but no values
                 adapter.initialise_all([adapter])
                 return self.forward(x)

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from rosa.errors import AdapterError
 from rosa.files import CONFIG_FILE, MODEL_FILE, keep_apart, replace_files
+from rosa.injection import check_not_of_peft
 from rosa.integrations.peft.changes import Change, Layer, base_module, change_of, changed_layers, pretrained_values
 from rosa.kept_base import Pair, is_rounded
 from rosa.peft_files import BIAS_OF_B, BIASES, LORA_A, LORA_B, PREFIX, WEIGHTS_FILE
@@ -112,6 +113,7 @@ def to_peft_lora(
             written, a module of ``modules_to_save`` shares a weight with another one, the pairs would be no smaller
             than the weights themselves, Σ r (m + n) ≥ Σ m n, or the folder holds a model. Nothing is written then.
     """
+    check_not_of_peft(model, "write its ROSA adapter by rosa.integrations.peft.save_as_lora(folder, model)")
     _check_cut(rank, keep)
     keep_apart(Path(folder), MODEL_FILE)
     pretrained = pretrained_values(base)

@@ -10,6 +10,7 @@ import warnings
 import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator
+from numbers import Integral
 from typing import Any
 
 from peft.tuners.tuners_utils import BaseTuner, check_target_module_exists
@@ -107,7 +108,12 @@ class RosaModel(BaseTuner):  # type: ignore[misc]  # peft is not type-checked he
             global_step: the optimizer steps so far, at least 1. The same number again does nothing.
             total_steps: those of the training; there is no resample after the last one.
             optimizer: see ``bind_optimizer``; None: the one that was bound.
+
+        Raises:
+            AdapterError: ``global_step`` is not a whole number.
         """
+        if not isinstance(global_step, Integral):
+            raise AdapterError(f"global_step={global_step!r} must be a whole number, the optimizer steps so far")
         if "epoch" in self.levels:
             self._warn_once(
                 "update_and_allocate does nothing with level='epoch': call model.base_model.after_epoch(epoch) after "
@@ -134,6 +140,8 @@ class RosaModel(BaseTuner):  # type: ignore[misc]  # peft is not type-checked he
     def _resample(self, level: str, if_due: Callable[[Resampler], bool], optimizer: Any) -> bool:
         """Resample the active adapters of this ``level``, by their present settings (``peft_config``), if due."""
         if optimizer is not None:
+            if not hasattr(optimizer, "param_groups"):
+                raise AdapterError(f"optimizer must be an optimizer with param_groups, not {type(optimizer).__name__}")
             self.bind_optimizer(optimizer)
         has_resampled = False
         for name in self.active_adapters:
@@ -151,8 +159,9 @@ class RosaModel(BaseTuner):  # type: ignore[misc]  # peft is not type-checked he
                 has_resampled |= resampled
                 if resampled and bound is None and resampler.optimizer_state != "keep":
                     self._warn_once(
-                        f"a resample without the optimizer of adapter {name!r}: its moments of the subspace before "
-                        "stay. Call model.base_model.bind_optimizer(optimizer) once, or set optimizer_state='keep'"
+                        f"a resample of adapter {name!r} left the optimizer's state of the subspace before, because "
+                        f"{self._why_unbound()}. Call model.base_model.bind_optimizer(optimizer) with the one that "
+                        "trains this adapter, or set optimizer_state='keep'"
                     )
         return has_resampled
 
@@ -163,6 +172,11 @@ class RosaModel(BaseTuner):  # type: ignore[misc]  # peft is not type-checked he
             return None
         pairs = {id(factor) for adapter in adapters for factor in (adapter.A, adapter.B) if factor.requires_grad}
         return optimizer if pairs <= held_by(optimizer) else None
+
+    def _why_unbound(self) -> str:
+        if self._optimizer is None:
+            return "no optimizer is bound"
+        return "the bound optimizer " + ("is deleted" if self._optimizer() is None else "lacks some of its A and B")
 
     def _warn_once(self, text: str) -> None:
         if text not in self._warned:
