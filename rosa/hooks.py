@@ -8,6 +8,9 @@ from typing import Any
 
 from torch import nn
 
+from rosa.errors import AdapterError
+from rosa.targets import COMPUTED
+
 # The dictionaries of a module's hooks. They are shared, not copied, so that hooks registered or removed later count.
 HOOKS = (
     "_forward_pre_hooks",
@@ -18,6 +21,24 @@ HOOKS = (
     "_backward_pre_hooks",
     "_backward_hooks",
 )
+
+
+class RunsHooksOfBase:
+    """A module that runs the hooks of its base module, which get this module.
+
+    Hooks that compute the base's weight (pruning, the old weight_norm and spectral_norm), registered after the
+    adaptation, read first what the base alone has. That is an error by name, as it is at the adaptation.
+    """
+
+    name: str
+
+    def _refuse_computed(self) -> None:
+        parts: dict[str, Any] = vars(self)["_modules"]
+        if "weight" in vars(parts.get("base_layer") or parts["base"]):  # else it is a parameter
+            raise AdapterError(f"{self.name}: {COMPUTED}")
+        raise AttributeError
+
+    weight_mask = weight_g = weight_orig = property(_refuse_computed)
 
 
 class StandIn(nn.Module):

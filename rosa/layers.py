@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from rosa.config import AdapterConfig, LowRankConfig
 from rosa.errors import AdapterError
 from rosa.fused import KeptSum, adapted_product, compute_dtype, full_precision, is_transformed
-from rosa.hooks import share_hooks
+from rosa.hooks import RunsHooksOfBase, share_hooks
 from rosa.kept_base import KeptBase
 from rosa.layer_state import forward_merged, guard_state
 from rosa.quantised import NO_MERGE, is_packed, quantisation, readable
@@ -45,7 +45,7 @@ def product(a: Tensor, b: Tensor) -> Tensor:
     return a.to(dtype) @ b.to(dtype)
 
 
-class AdapterLayer(nn.Module, ABC):
+class AdapterLayer(RunsHooksOfBase, nn.Module, ABC):
     """A wrapped Linear or Conv1D, x W + b. Subclasses add parameters, initialise them and compute the output.
 
     ``__init__`` makes parameters (by ``new_parameter``), leaves the base module unchanged, and gives no values.

@@ -293,3 +293,19 @@ def test_a_loop_that_makes_both_calls_is_warned_of_nothing(level: Any) -> None:
         resampler.after_epoch(1, epochs=2)
         resampler.after_step(2, total_steps=2)
     assert resampler.number == 1
+
+
+@pytest.mark.parametrize("by_peft", [False, True])
+def test_a_base_weight_that_is_computed_after_the_adaptation_is_refused_by_name(by_peft: bool) -> None:
+    """Pruning and the like register hooks on the base, which run with the adapted layer."""
+    from torch.nn.utils import prune, spectral_norm, weight_norm
+
+    for compute in (lambda base: prune.l1_unstructured(base, "weight", 0.5), weight_norm, spectral_norm):
+        model = adapt_by_peft("llama") if by_peft else adapt("llama", rosa.RosaConfig(rank=2))
+        logits(model)
+        name = "model.layers.1.self_attn.q_proj"
+        layer: Any = next(module for long, module in model.named_modules() if long.endswith(name))
+        assert not hasattr(layer, "weight_orig")
+        compute(layer.base_layer if by_peft else layer.base)
+        with pytest.raises(rosa.AdapterError, match=rf"^{name}: its weight is computed"):
+            logits(model)

@@ -77,6 +77,21 @@ def test_all_linear_names_the_stacked_experts_that_it_leaves_out(caplog: Any) ->
     assert "model.layers.{0..1}.mlp.experts" in caplog.text
 
 
+def test_layers_that_peft_takes_in_no_lora_adapter_are_named_before_the_training(
+    recwarn: pytest.WarningsRecorder,
+) -> None:
+    from transformers import MambaConfig, MambaForCausalLM
+
+    def warned(**options: Any) -> int:
+        recwarn.clear()
+        sides = dict(vocab_size=61, hidden_size=24, state_size=4, num_hidden_layers=2)
+        adapt_by_peft(base=MambaForCausalLM(MambaConfig(**sides)), r=1, **options)
+        return sum("save_as_lora" in str(one.message) and "out_proj" in str(one.message) for one in recwarn)
+
+    assert warned() == 1
+    assert warned(target_modules=["in_proj"]) == 0
+
+
 @pytest.mark.parametrize("targets", [None, ["c_attn", "c_fc"]])
 def test_layers_to_transform_and_rank_pattern(targets: list[str] | None) -> None:
     found = ranks(

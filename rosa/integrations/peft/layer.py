@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from rosa.checksums import values_checksum
 from rosa.errors import AdapterError
 from rosa.fused import adapted_product, full_precision
-from rosa.hooks import share_hooks
+from rosa.hooks import RunsHooksOfBase, share_hooks
 from rosa.integrations.peft.adapter import RosaAdapter
 from rosa.integrations.peft.config import RosaConfig
 from rosa.kept_base import Pair, is_rounded, joined
@@ -36,7 +36,7 @@ from rosa.targets import OFFLOADED
 RESTORED = "_rosa_restored"  # attribute of a base module: the checksums of its weight as it was found and as it is
 
 
-class RosaLinear(nn.Module, BaseTunerLayer):  # type: ignore[misc]  # peft is not type-checked here
+class RosaLinear(RunsHooksOfBase, nn.Module, BaseTunerLayer):  # type: ignore[misc]  # peft is not type-checked here
     """A Linear or Conv1D with ROSA adapters by name.
 
     Attributes:

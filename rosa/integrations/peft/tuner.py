@@ -11,6 +11,7 @@ import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator
 from numbers import Integral
+from types import SimpleNamespace
 from typing import Any
 
 from peft.tuners.tuners_utils import BaseTuner, check_target_module_exists
@@ -280,6 +281,17 @@ class RosaModel(BaseTuner):  # type: ignore[misc]  # peft is not type-checked he
         if self._owners[memory_of(target.weight)] > 1:
             raise AdapterError(f"{name} cannot be adapted: {SHARED}. {OPTIONS}")
         return target
+
+    def _check_target_module_compatiblity(self, peft_config: RosaConfig, model: nn.Module, target_name: str) -> None:
+        """Warn before the training of a layer that PEFT takes in no LoRA adapter (Mamba's)."""
+        try:
+            super()._check_target_module_compatiblity(SimpleNamespace(peft_type="LORA"), model, target_name)
+        except ValueError as error:
+            if not peft_config.values_follow:
+                self._warn_once(
+                    f"PEFT will refuse to load what save_as_lora writes of {target_name}: leave it out "
+                    f"(target_modules), or serve the merged model (merge_and_unload). Its error: {error}"
+                )
 
     # PEFT reads ``bias`` in its own words (all, lora_only); here the bias is a part of the adapter.
 
