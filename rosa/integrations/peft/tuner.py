@@ -251,15 +251,15 @@ class RosaModel(BaseTuner):  # type: ignore[misc]  # peft is not type-checked he
     ) -> None:
         pattern = get_pattern_key(list(peft_config.rank_pattern), current_key)
         rank = peft_config.rank_pattern.get(pattern, peft_config.r)
-        is_adapted = isinstance(target, RosaLinear)
-        base: Any = target.base_layer if is_adapted else self._adaptable(current_key, target, peft_config.dequantize)
+        adapted = target if isinstance(target, RosaLinear) else None
+        base: Any = adapted.base_layer if adapted else self._adaptable(current_key, target, peft_config.dequantize)
         full = min(layer_shape(base))
         if self._cut_ranks is not None and pattern not in peft_config.rank_pattern and isinstance(rank, int):
             if rank > full:
                 self._cut_ranks[current_key] = full
             rank = min(rank, full)
-        if is_adapted:
-            target.update_layer(adapter_name, peft_config, rank)
+        if adapted:
+            adapted.update_layer(adapter_name, peft_config, rank)
             return
         layer = RosaLinear(base, current_key)
         layer._active_adapter = self.active_adapter
