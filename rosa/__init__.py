@@ -9,7 +9,8 @@ Needs torch, transformers and safetensors only. Torch is imported with the first
 ``disabling.py`` gives the base's function back from what ``kept_base.py`` keeps. ``layers.py`` is the contract of an
 adapter layer, ``fused.py`` its product, ``hooks.py`` its hooks, ``layer_state.py`` its state while merged;
 ``methods`` has one file per method. ``subspace.py`` is ROSA's mathematics. ``resampling.py`` resamples many layers at
-once, in ``threads.py``, ``resampler.py`` on schedule; ``optimization.py`` is what adapters ask of an optimizer.
+once, in ``threads.py``, ``resampler.py`` on schedule; ``optimization.py`` is what adapters ask of an optimizer,
+``optimizer_steps.py`` a hook on its steps; ``averages.py`` finds averages that a resample makes meaningless.
 ``adapter_files.py`` saves and loads, with ``adapter_description.py``, ``files.py`` and ``checksums.py``;
 ``peft_files.py`` reads PEFT's files, and ``exporting.py`` saves a plain model. ``saved_modules.py`` is of modules
 that train whole, ``report.py`` of counts, ``sharding.py`` of sharded layers. ``config.py``, ``registry.py`` and

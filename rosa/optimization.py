@@ -95,7 +95,12 @@ def _moments(optimizer: Any, parameter: nn.Parameter) -> dict[str, Tensor]:
 
 
 def _reset(optimizer: Any, parameter: nn.Parameter) -> None:
-    """Drop the state. SGD's momentum becomes zero instead: fused, it takes no group in which a part has none."""
+    """Drop the state. SGD's momentum becomes zero instead: fused, it takes no group in which a part has none.
+
+    The curvature of LBFGS is that of all parameters, in the state of the first one.
+    """
+    if isinstance(optimizer, torch.optim.LBFGS):
+        optimizer.state.clear()
     state = optimizer.state.pop(parameter, {})
     if state.keys() == {"momentum_buffer"} and state["momentum_buffer"] is not None:  # RMSprop's is one part of several
         optimizer.state[parameter] = {"momentum_buffer": state["momentum_buffer"].zero_()}
@@ -126,13 +131,14 @@ def check_state(optimizer: Any | None, parameters: Iterable[nn.Parameter], chang
     """Raise AdapterError if ``change_state`` could not change the optimizer's moments of ``parameters``.
 
     Refused are codes of 8 bits, in which a zero is not a moment of zero; factors of the moments; moments of unknown
-    names; and copies of A and B, which only a reset drops.
+    names; the curvature of LBFGS; and copies of A and B, which only a reset drops.
     """
     if optimizer is None or change == "reset":
         return
-    for one, parameter in itertools.product(_with_inner(optimizer), parameters):
+    for one, parameter in itertools.product(with_inner(optimizer), parameters):
         moments = _moments(one, parameter)
-        for name, value in one.state.get(parameter, {}).items():
+        holder = one._params[0] if isinstance(one, torch.optim.LBFGS) else parameter
+        for name, value in one.state.get(holder, {}).items():
             if name in WEIGHTS and name in moments:
                 raise AdapterError(
                     f"the state '{name}' of {type(one).__name__} holds A and B of the old subspace: use "
@@ -157,14 +163,14 @@ def change_state(optimizer: Any | None, parameters: Iterable[nn.Parameter], chan
         change: one of ``STATE_CHANGES``, or the share of moments that become zero.
     """
     apply = STATE_CHANGES[change] if isinstance(change, str) else functools.partial(_prune, share=change)
-    holders = [] if optimizer is None else _with_inner(optimizer)
+    holders = [] if optimizer is None else with_inner(optimizer)
     for parameter in parameters:
         parameter.grad = None
         for holder in holders:
             apply(holder, parameter)
 
 
-def _with_inner(optimizer: Any) -> list[Any]:
+def with_inner(optimizer: Any) -> list[Any]:
     """The optimizer and those that it wraps and that keep its state (ZeroRedundancyOptimizer, SAM)."""
     found = [optimizer]
     for holder in found:  # it grows: accelerate wraps the wrapper

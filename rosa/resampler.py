@@ -1,11 +1,11 @@
 """When a model's subspaces are resampled, and what a resample does to the optimizer's state.
 
-A resample writes the parameters in place. The caller must handle everything that keeps copies of them:
+A resample writes the parameters in place. What keeps copies of them does not fit:
 
-- An optimizer with master copies of its own (DeepSpeed, apex's O2) writes the old A and B back in its next step. Let it
-  hold the parameters themselves: float32 weights under autocast.
-- An average of parameters over steps (``AveragedModel``, EMA) has no meaning across a resample, because A and B belong
-  to another subspace afterwards. Begin a new average, or average ``rosa.merged`` weights.
+- An optimizer with master copies of its own (DeepSpeed, apex's O2) writes the old A and B back in its next step, which
+  raises ``AdapterError``. Let it hold the parameters themselves: float32 weights under autocast.
+- An average of parameters over steps (EMA) has no meaning across a resample, because A and B belong to another subspace
+  afterwards. Begin a new average, or average ``rosa.merged`` weights. Of ``AveragedModel`` a warning says so.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from rosa.errors import AdapterError
 from rosa.injection import adapter_layers
 from rosa.layer_state import check_in_memory
 from rosa.optimization import STATE_CHANGES, change_state, check_state, decays_what_must_not, held_by, lacks_rates
+from rosa.optimizer_steps import steps_of
 from rosa.resampling import SubspaceLayer, resample_layers, subspace_number
 from rosa.schedule import AFTER_THE_END, SETTINGS, count_resamples, too_short
 from rosa.sharding import reshard
@@ -70,8 +71,11 @@ def resample(
     layers = [layer for layer in adapter_layers(model).values() if isinstance(layer, SubspaceLayer)]
     factors = [factor for layer in layers for factor in (layer.A, layer.B)]
     check_state(optimizer, factors, optimizer_state)
+    steps = steps_of(optimizer, layers)
+    steps.before_resample(optimizer, optimizer_state)
     resample_layers(layers, number)
     change_state(optimizer, factors, optimizer_state)
+    steps.after_resample(number)
     return _rounding_lost(layers)
 
 
@@ -170,6 +174,7 @@ class Resampler:
             )
         self.model = model
         self.optimizer = optimizer
+        steps_of(optimizer, adapter_layers(model).values())
         self.optimizer_state: str | float = getattr(config, "optimizer_state", "reset")
         self.level: str = getattr(config, "level", "never")
         self.every: int = getattr(config, "every", 1)

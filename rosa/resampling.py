@@ -18,6 +18,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from rosa.averages import warn_of_averages
 from rosa.errors import AdapterError, OtherProcessError
 from rosa.fused import full_precision
 from rosa.kept_base import WRITTEN_IN_PLACE, Pair, is_rounded
@@ -198,6 +199,8 @@ def resample_layers(layers: Sequence[SubspaceLayer], number: int) -> None:
                 "train under autocast"
             )
     check_finite(layers)
+    if number:
+        warn_of_averages(layers)
     for layer in layers:
         if is_sharded(layer.base.weight):
             with gathered(layer):

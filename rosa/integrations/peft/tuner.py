@@ -27,6 +27,7 @@ from rosa.integrations.peft.layer import RosaLinear
 from rosa.integrations.peft.quantised import dequantised
 from rosa.layers import AdapterLayer, layer_shape
 from rosa.optimization import held_by
+from rosa.optimizer_steps import steps_of
 from rosa.quantised import is_quantised, quantisation
 from rosa.resampler import Resampler
 from rosa.sharding import is_sharded
@@ -80,6 +81,7 @@ class RosaModel(BaseTuner):  # type: ignore[misc]  # peft is not type-checked he
                 "get_peft_model"
             )
         self._optimizer = weakref.ref(optimizer)
+        steps_of(optimizer, [adapter for layer in self._layers() for adapter in layer.rosa_layers.values()])
 
     def __getstate__(self) -> dict[str, Any]:
         """The state for a copy or a file, which has no optimizer."""
