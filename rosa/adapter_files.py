@@ -54,7 +54,7 @@ from rosa.layer_state import check_in_memory
 from rosa.layers import AdapterLayer, product
 from rosa.peft_files import PeftAdapter
 from rosa.quantised import check_trainable
-from rosa.resampling import SubspaceLayer, subspace_number
+from rosa.resampling import RESAMPLER, SubspaceLayer, subspace_number, warn_if_never_resampled
 from rosa.saved_modules import find_modules, module_tensors, remember_modules, saved_modules, warn_of_others
 from rosa.sharding import gather, gather_all, gathered, is_sharded, on_first_process, reshard, shard_like
 from rosa.targets import canonical_names
@@ -89,6 +89,7 @@ def save_adapter(model: nn.Module, folder: str | Path, *, frozen: bool = True, e
     reshard(model)
     check_in_memory(layers.values())
     check_alike(layers)
+    warn_if_never_resampled(layers.values(), RESAMPLER)
     warn_of_others(model, layers, "they are not saved", exact=exact)
     sharded = any(is_sharded(layer.base.weight) for layer in layers.values())
     trained = gather_all(adapter_tensors(layers) | module_tensors(saved_modules(model)))

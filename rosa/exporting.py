@@ -15,6 +15,7 @@ from rosa.errors import AdapterError
 from rosa.files import CONFIG_FILE, follow_umask, keep_apart
 from rosa.injection import layers_in_place, merged, without_adapters
 from rosa.layers import AdapterLayer
+from rosa.resampling import RESAMPLER, warn_if_never_resampled
 from rosa.sharding import gather_all, is_sharded, on_first_process
 
 
@@ -33,6 +34,7 @@ def export(model: Any, folder: str | Path) -> None:
         wrapped = "the model that it wraps (model.module)" if hasattr(model, "module") else "a model of transformers"
         raise AdapterError(f"{type(model).__name__} has no save_pretrained: give {wrapped}")
     keep_apart(Path(folder), CONFIG_FILE)
+    warn_if_never_resampled(layers.values(), RESAMPLER)
     if any(is_sharded(layer.base.weight) for layer in layers.values()):
         with merged(model):
             state = gather_all(model.state_dict(keep_vars=True))

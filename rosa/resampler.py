@@ -175,6 +175,9 @@ class Resampler:
         self.model = model
         self.optimizer = optimizer
         steps_of(optimizer, adapter_layers(model).values())
+        for layer in adapter_layers(model).values():
+            if isinstance(layer, SubspaceLayer):
+                layer.has_schedule = True
         self.optimizer_state: str | float = getattr(config, "optimizer_state", "reset")
         self.level: str = getattr(config, "level", "never")
         self.every: int = getattr(config, "every", 1)
@@ -183,7 +186,7 @@ class Resampler:
         self.step = self.resampled_at = 0
         self.last_step = 0, self.number
         self._entered = False  # ``rewarmed``, since the last resample or ``load_state_dict``
-        self._counts_epochs = False  # whether ``after_epoch`` was called
+        self._calls: set[str] = set()  # the levels whose call was made, or whose absence was said
         self.seconds = 0.0
         self.rounding_lost: float | None = None
 
@@ -201,10 +204,13 @@ class Resampler:
         self.step = step
         if self.last_step == (step, self.number):
             return False
-        if self.level == "epoch" and step == total_steps and self.number == 0 and not self._counts_epochs:
+        self._calls.add("step")
+        if self.level == "epoch" and 2 * step > total_steps and self.number == 0 and "epoch" not in self._calls:
+            self._calls.add("epoch")
             warnings.warn(
-                "this training never resampled: level='epoch' does so in resampler.after_epoch(epoch, epochs), after "
-                "each epoch but the last. In a single epoch, adapt the model with level='step', every=STEPS",
+                "this training has not resampled in half of its steps: level='epoch' does so in "
+                "resampler.after_epoch(epoch, epochs), after each epoch but the last. In a single epoch, adapt the "
+                "model with level='step', every=STEPS",
                 stacklevel=2,
             )
         if step == total_steps:
@@ -223,7 +229,9 @@ class Resampler:
         """
         if epoch < 1:
             raise AdapterError(f"epoch={epoch}: call after_epoch with the number of complete epochs, 1 after the first")
-        if self.level == "step" and self.step == self.number == 0:
+        self._calls.add("epoch")
+        if self.level == "step" and self.number == 0 and "step" not in self._calls:
+            self._calls.add("step")
             warnings.warn(
                 "after_epoch does nothing with level='step': call resampler.after_step(step, total_steps) after each "
                 "optimizer step instead",
@@ -233,7 +241,6 @@ class Resampler:
             self._warn_if_never_due("epoch", epochs)
         if epoch > epochs:
             warnings.warn(f"epoch {epoch} of epochs={epochs}: {AFTER_THE_END}", stacklevel=2)
-        self._counts_epochs = True
         return self._resample(self.level == "epoch" and epoch % self.every == 0 and epoch < epochs)
 
     def _warn_if_never_due(self, level: str, count: int) -> None:
@@ -257,6 +264,7 @@ class Resampler:
             )
         self.number, self.step, self.resampled_at = state["number"], state["step"], state["resampled_at"]
         self._entered = True  # a resample may come first, before a step
+        self._calls = {"epoch", "step"}  # either may have been made before
 
     def rate_factor(self, step: int) -> float:
         """The factor of the learning rate in optimizer step ``step`` (from 1).

@@ -27,6 +27,7 @@ from rosa.sharding import gather, gathered, is_sharded, max_abs, shares_memory
 from rosa.subspace import short_side_vectors
 from rosa.threads import in_order
 
+RESAMPLER = "rosa.Resampler's after_epoch or after_step"  # what resamples the adapters of ``rosa.inject``
 Groups = list[list["SubspaceLayer"]]  # one process or thread factorises the members of one together
 IN_THREADS = ("cpu", "mps")  # mps has no float64: its layers are factorised on the CPU
 # Limits of the memory used beside the model, in float64 numbers; a single layer may take more.
@@ -42,12 +43,15 @@ class SubspaceLayer(LowRankLayer):
 
     Attributes:
         number: that of the present subspace, in the state so that an adapter that is loaded goes on to the next one.
+        has_schedule: whether anything was made that resamples this layer when it is due.
         rounding: for 16-bit weights, two Frobenius norms: of the last resample's rounding error, and of the trained
             change before it (since the previous resample, or since an adapter was loaded). Else None.
     """
 
     rewrites_base: ClassVar[bool] = True
     needed_with_pair: ClassVar[tuple[str, ...]] = ("base.weight",)
+    has_schedule: bool = False
+    _sampled_ends: tuple[Tensor, Tensor] | None = None  # the first row of A and column of B, to find if they trained
     rounding: tuple[float, float] | None = None
     number: Tensor
 
@@ -102,9 +106,23 @@ class SubspaceLayer(LowRankLayer):
         self._remember_pair()
 
     def _remember_pair(self) -> None:
-        """Keep A and B as training starts from them, to find what it changed. Only 16-bit weights need that."""
+        """Keep A and B as training starts from them, to find what it changed. Only 16-bit weights need all of them."""
+        ends = None if is_sharded(self.A) else (self.A[:1].detach().clone(), self.B[:, :1].detach().clone())
+        self._sampled_ends = ends
         if self._is_rounded:
             self._start = gather(self.A).to("cpu", copy=True), gather(self.B).to("cpu", copy=True)
+
+    @property
+    def never_resampled(self) -> bool:
+        """Whether A and B have trained, in the first subspace, and nothing resamples them although ``level`` says so.
+
+        Not known of a sharded layer.
+        """
+        unknown = self._sampled_ends is None or is_sharded(self.A) or self.A.is_meta
+        if unknown or self.has_schedule or getattr(self.config, "level", "never") == "never" or int(self.number):
+            return False
+        pairs = zip((self.A[:1], self.B[:, :1]), self._sampled_ends or (), strict=True)
+        return any(not torch.equal(now, before.to(now)) for now, before in pairs)
 
     @torch.no_grad()
     def merge_pair(self) -> None:
@@ -212,6 +230,23 @@ def subspace_number(layers: Iterable[AdapterLayer]) -> int:
     """The number of the subspace in which these layers are; 0 for methods that do not resample."""
     numbers = (layer.number for layer in layers if isinstance(layer, SubspaceLayer))
     return max((int(number) for number in numbers if not number.is_meta), default=0)
+
+
+def warn_if_never_resampled(layers: Iterable[AdapterLayer], call: str) -> None:
+    """Warn, once, of layers that have trained although nothing resamples them.
+
+    Args:
+        call: what resamples them.
+    """
+    found = [layer for layer in layers if isinstance(layer, SubspaceLayer) and layer.never_resampled]
+    for layer in found:
+        layer.has_schedule = True  # said
+    if found:
+        warnings.warn(
+            "the adapter trained and was never resampled, although its level is not 'never'. Give the Trainer a "
+            f"ResampleCallback of rosa.integrations.trainer, or call {call}. For one subspace set level='never'",
+            stacklevel=3,
+        )
 
 
 def check_finite(layers: Iterable[LowRankLayer]) -> None:

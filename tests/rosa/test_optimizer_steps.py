@@ -7,6 +7,7 @@ import pickle
 import re
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,9 +17,9 @@ from torch.optim.swa_utils import AveragedModel
 
 import rosa
 from rosa.optimizer_steps import steps_of
-from tests.rosa.cases import adapt, tokens, train_steps, trained
+from tests.rosa.cases import adapt, make_model, tokens, train_steps, trained
 
-WARNINGS = "counts steps per group|dropped gradients|averages parameters"
+WARNINGS = "counts steps per group|dropped gradients|averages parameters|never resampled|has not resampled"
 
 
 class GroupAdam(torch.optim.Optimizer):
@@ -200,3 +201,59 @@ def test_the_hook_is_no_part_of_the_optimizer() -> None:
         model(input_ids=tokens(), labels=tokens()).loss.backward()
         compiled()
     rosa.resample(model, 1, optimizer)
+
+
+def test_a_training_that_nothing_resamples_is_said_once_when_it_is_saved(tmp_path: Path) -> None:
+    def of(config: rosa.AdapterConfig, steps: int = 1) -> Any:
+        model = adapt("gpt2", config)
+        train_steps(model, torch.optim.AdamW(rosa.parameter_groups(model), fused=True), steps)
+        return model
+
+    for save in (rosa.save_adapter, rosa.export):
+        for config in (rosa.RosaConfig(rank=2), rosa.RosaConfig(rank=2, start="zero"), rosa.ReloraConfig(rank=2)):
+            model = of(config)
+            assert len(found(lambda: save(model, tmp_path / save.__name__))) == 1  # noqa: B023
+            assert not found(lambda: save(model, tmp_path / save.__name__))  # noqa: B023
+    loaded = rosa.load_adapter(make_model("gpt2"), tmp_path / "save_adapter")
+    scheduled, resampled = of(rosa.RosaConfig(rank=2)), of(rosa.RosaConfig(rank=2))
+    rosa.Resampler(scheduled, None)  # a checkpoint of the first epoch
+    rosa.resample(resampled, 1)
+    others = [of(rosa.RosaConfig(rank=2, level="never")), of(rosa.LoraConfig(rank=2)), of(rosa.RosaConfig(rank=2), 0)]
+    for one in (loaded, scheduled, resampled, *others):
+        assert not found(lambda: rosa.save_adapter(one, tmp_path / "other"))  # noqa: B023
+
+
+def test_a_peft_training_that_nothing_resamples_is_said_once_when_it_is_saved(tmp_path: Path) -> None:
+    peft = pytest.importorskip("peft")
+    from rosa.integrations.peft import save_as_lora
+    from tests.rosa.peft_models import adapt_by_peft, without_decay
+
+    works: list[Callable[[Any], Any]] = [
+        lambda model: model.save_pretrained(tmp_path / "rosa"),
+        lambda model: save_as_lora(tmp_path / "lora", model),
+        lambda model: model.merge_and_unload(),
+    ]
+    for work in works:
+        model = adapt_by_peft("gpt2")
+        assert not found(lambda: model.save_pretrained(tmp_path / "untrained"))  # noqa: B023
+        optimizer = without_decay(model)
+        train_steps(model, optimizer, 1)
+        assert len(found(lambda: work(model))) == 1  # noqa: B023
+        scheduled = adapt_by_peft("gpt2")
+        scheduled.base_model.bind_optimizer(optimizer := without_decay(scheduled))
+        train_steps(scheduled, optimizer, 1)
+        assert not found(lambda: work(scheduled))  # noqa: B023
+    loaded = peft.PeftModel.from_pretrained(make_model("gpt2"), tmp_path / "rosa")
+    assert not found(loaded.merge_and_unload)
+
+
+def test_a_call_of_the_other_level_is_said_amid_the_training() -> None:
+    model = adapt("gpt2", rosa.RosaConfig(rank=2, level="epoch"))
+    resampler = rosa.Resampler(model, None)
+    assert len(found(lambda: [resampler.after_step(step, 30) for step in range(1, 30)])) == 1
+    model = adapt("gpt2", rosa.RosaConfig(rank=2, level="step", rewarm_steps=1))
+    resampler = rosa.Resampler(model, None)
+    with resampler.rewarmed(1):
+        pass
+    with pytest.warns(UserWarning, match="after_epoch does nothing with level='step'"):
+        resampler.after_epoch(1, 3)

@@ -30,6 +30,7 @@ from rosa.optimization import held_by
 from rosa.optimizer_steps import steps_of
 from rosa.quantised import is_quantised, quantisation
 from rosa.resampler import Resampler
+from rosa.resampling import warn_if_never_resampled
 from rosa.sharding import is_sharded
 from rosa.targets import (
     OWN_FORWARD,
@@ -81,7 +82,10 @@ class RosaModel(BaseTuner):  # type: ignore[misc]  # peft is not type-checked he
                 "get_peft_model"
             )
         self._optimizer = weakref.ref(optimizer)
-        steps_of(optimizer, [adapter for layer in self._layers() for adapter in layer.rosa_layers.values()])
+        adapters = [adapter for layer in self._layers() for adapter in layer.rosa_layers.values()]
+        steps_of(optimizer, adapters)
+        for adapter in adapters:
+            adapter.has_schedule = True
 
     def __getstate__(self) -> dict[str, Any]:
         """The state for a copy or a file, which has no optimizer."""
@@ -322,7 +326,20 @@ class RosaModel(BaseTuner):  # type: ignore[misc]  # peft is not type-checked he
                 module.check_state(state_dict, f"{prefix}{name}.")
         super()._load_from_state_dict(state_dict, prefix, *args)
 
+    def _save_to_state_dict(self, *args: Any) -> None:
+        """Called by each way to save the model or its adapters."""
+        self._warn_if_never_resampled()
+        super()._save_to_state_dict(*args)
+
+    def _warn_if_never_resampled(self) -> None:
+        call = "model.base_model.after_epoch(epoch) or update_and_allocate(step)"
+        for name in self.active_adapters:
+            if self.peft_config[name].level != "never":  # which may have changed
+                warn_if_never_resampled(self._adapters(name), call)
+
     def _unload_and_optionally_merge(self, merge: bool = True, **kwargs: Any) -> nn.Module:
+        if merge:
+            self._warn_if_never_resampled()
         for layer in self._layers():
             merged = {*(kwargs.get("adapter_names") or layer.active_adapters), *layer.merged_adapters} if merge else ()
             if not layer.rosa_layers.keys() & merged:
