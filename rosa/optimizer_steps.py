@@ -17,7 +17,8 @@ from rosa.resampling import SubspaceLayer
 from rosa.sharding import gather
 
 CHECKED_STEPS = 10  # Lookahead writes its copies after 5 to 10 steps
-RETURNED = 0.25  # a share of the distance between the factors of two subspaces; a training step has about 0
+# Copies move a factor back by at least this share of the way that a resample moved it, and straight: by the cosine.
+RETURNED, STRAIGHT = 0.25, 0.75
 
 
 class OptimizerSteps:
@@ -105,9 +106,9 @@ class OptimizerSteps:
             self._change = None
         if factor is None or layer is None:
             return
-        back = before - after
-        share = float(((gather(factor).to(after) - after) * back).sum() / back.square().sum())
-        if share > RETURNED and int(layer.number) == number:
+        back, moved = before - after, gather(factor).to(after) - after
+        along = (moved * back).sum() / back.norm()
+        if along > RETURNED * back.norm() and along > STRAIGHT * moved.norm() and int(layer.number) == number:
             self._change = None
             raise AdapterError(
                 f"{type(optimizer).__name__} wrote values from before the resample into {layer.name}.{self._name}. It "

@@ -60,6 +60,16 @@ def found(work: Callable[[], Any]) -> list[str]:
     return [str(one.message) for one in seen if re.search(WARNINGS, str(one.message))]
 
 
+def adapted(by_peft: bool, **settings: Any) -> Any:
+    """A model of ``rosa.inject`` or of PEFT."""
+    if not by_peft:
+        return adapt("gpt2", rosa.RosaConfig(rank=3, **settings))
+    pytest.importorskip("peft")
+    from tests.rosa.peft_models import adapt_by_peft
+
+    return adapt_by_peft("gpt2", **settings)
+
+
 @pytest.mark.parametrize("optimizer_class", [GroupAdam, torch.optim.AdamW])
 @pytest.mark.parametrize("prepare", [lambda one: one, Accelerator(cpu=True).prepare])
 def test_a_count_of_a_group_is_said_once(optimizer_class: Any, prepare: Any) -> None:
@@ -76,13 +86,7 @@ def test_a_count_of_a_group_is_said_once(optimizer_class: Any, prepare: Any) -> 
 @pytest.mark.parametrize(("every", "share"), [(1, 1.0), (5, 0.5)])
 @pytest.mark.parametrize("by_peft", [False, True])
 def test_an_optimizer_that_writes_old_values_back_is_refused(every: int, share: float, by_peft: bool) -> None:
-    if by_peft:
-        pytest.importorskip("peft")
-        from tests.rosa.peft_models import adapt_by_peft
-
-        model = adapt_by_peft("gpt2")
-    else:
-        model = adapt("gpt2", rosa.RosaConfig(rank=3))
+    model = adapted(by_peft)
     optimizer = Copies(trained(model), every, share)
     train_steps(model, optimizer, every)
     rosa.resample(model, 1, optimizer)
@@ -92,17 +96,17 @@ def test_an_optimizer_that_writes_old_values_back_is_refused(every: int, share: 
 
 
 @pytest.mark.parametrize(
-    "config",
+    ("config", "lr"),
     [
-        rosa.RosaConfig(rank=3),
-        rosa.RosaConfig(rank=3, sample_method="top", optimizer_state="keep"),  # the same directions again
-        rosa.RosaConfig(rank=3, sample_method="top", start="zero", adapt="a"),  # the same step from zero again
-        rosa.ReloraConfig(rank=3, rewarm_steps=0),
+        (rosa.RosaConfig(rank=3), 0.1),
+        (rosa.ReloraConfig(rank=3, rewarm_steps=0), 0.1),
+        (rosa.RosaConfig(rank=3, sample_method="top"), 1e-3),  # the same directions again
+        (rosa.RosaConfig(rank=3, sample_method="top", start="zero", adapt="a"), 1e-3),  # the same step from zero again
     ],
 )
-def test_large_steps_and_values_that_are_loaded_are_no_copies(config: Any) -> None:
+def test_large_steps_and_values_that_are_loaded_are_no_copies(config: Any, lr: float) -> None:
     model = adapt("gpt2", config)
-    optimizer = torch.optim.AdamW(rosa.parameter_groups(model), lr=0.1)
+    optimizer = torch.optim.AdamW(rosa.parameter_groups(model), lr=lr)
     resampler = rosa.Resampler(model, optimizer)
     for epoch in range(1, 4):
         train_steps(model, optimizer, 1)
@@ -135,13 +139,7 @@ def test_the_curvature_of_lbfgs_begins_again_as_a_whole() -> None:
 
 @pytest.mark.parametrize("by_peft", [False, True])
 def test_an_average_across_a_resample_is_said_once(by_peft: bool) -> None:
-    if by_peft:
-        pytest.importorskip("peft")
-        from tests.rosa.peft_models import adapt_by_peft
-
-        model = adapt_by_peft("gpt2")
-    else:
-        model = adapt("gpt2", rosa.RosaConfig(rank=3))
+    model = adapted(by_peft)
     average = AveragedModel(model)
     assert not found(lambda: rosa.resample(model, 1))  # of no values yet
     average = AveragedModel(model)
@@ -150,37 +148,33 @@ def test_an_average_across_a_resample_is_said_once(by_peft: bool) -> None:
     assert [len(one) for one in seen] == [1, 0] and "AveragedModel" in seen[0][0]
 
 
-def accumulated(model: Any, optimizer: Any, after: Callable[[int], Any], *, in_steps: bool, to_none: bool) -> None:
-    """Eight micro-batches, four for each step; ``after`` is called after each of them, or after each step."""
-    for batch in range(1, 17):
-        model(input_ids=tokens(), labels=tokens()).loss.backward()
-        if not in_steps:
-            after(batch)
-        if batch % 4 == 0:
-            optimizer.step()
-            if in_steps:
-                after(batch // 4)
-            optimizer.zero_grad(set_to_none=to_none)
-
-
 @pytest.mark.parametrize("to_none", [True, False])
 @pytest.mark.parametrize("by_peft", [False, True])
-def test_gradients_that_no_step_used_are_said_once(by_peft: bool, to_none: bool) -> None:
-    for every, in_steps in ((2, False), (8, False), (1, True), (2, True)):
-        if by_peft:
-            pytest.importorskip("peft")
-            from tests.rosa.peft_models import adapt_by_peft
+@pytest.mark.parametrize(("every", "in_steps"), [(2, False), (8, False), (1, True), (2, True)])
+def test_gradients_that_no_step_used_are_said_once(every: int, in_steps: bool, by_peft: bool, to_none: bool) -> None:
+    """Four micro-batches for each step: the schedule is told the micro-batches, or the steps, as it should be."""
+    model = adapted(by_peft, level="step", every=every)
+    optimizer = torch.optim.AdamW(rosa.parameter_groups(model))
+    resampler = None if by_peft else rosa.Resampler(model, optimizer)
 
-            model = adapt_by_peft("gpt2", level="step", every=every)
-            optimizer = torch.optim.AdamW(rosa.parameter_groups(model))
-            after = lambda step: model.base_model.update_and_allocate(step, optimizer=optimizer)  # noqa: B023, E731
+    def tell(count: int) -> None:
+        if resampler is None:
+            model.base_model.update_and_allocate(count, optimizer=optimizer)
         else:
-            model = adapt("gpt2", rosa.RosaConfig(rank=3, level="step", every=every))
-            optimizer = torch.optim.AdamW(rosa.parameter_groups(model))
-            resampler = rosa.Resampler(model, optimizer)
-            after = lambda step: resampler.after_step(step, 99)  # noqa: B023, E731
-        seen = found(lambda: accumulated(model, optimizer, after, in_steps=in_steps, to_none=to_none))  # noqa: B023
-        assert ["dropped gradients" in one for one in seen] == [True] * (not in_steps)
+            resampler.after_step(count, 99)
+
+    def loop() -> None:
+        for batch in range(1, 17):
+            model(input_ids=tokens(), labels=tokens()).loss.backward()
+            if not in_steps:
+                tell(batch)
+            if batch % 4 == 0:
+                optimizer.step()
+                if in_steps:
+                    tell(batch // 4)
+                optimizer.zero_grad(set_to_none=to_none)
+
+    assert ["dropped gradients" in one for one in found(loop)] == [True] * (not in_steps)
 
 
 def test_the_hook_is_no_part_of_the_optimizer() -> None:
