@@ -13,9 +13,15 @@ import torch
 from safetensors import SafetensorError
 
 from tests.training.reading import only_run, points, stopped_at, weights
+from utils import prompt
 from utils.errors import UserError
+from utils.evaluation import Options, evaluate_run
+from utils.export.write import Options as ExportOptions
+from utils.export.write import export_run
+from utils.generation.decoding import Decoding
 from utils.processes.signals import EXIT_INTERRUPTED
-from utils.runs import Run, checkpoints
+from utils.runs import Run, checkpoints, find_runs
+from utils.runs.checkpoint_folder import OtherRun
 from utils.training import loop, record
 
 METHODS = ("rosa", "lora", "dora", "none", "ia3", "bitfit")
@@ -174,3 +180,48 @@ def test_a_run_without_its_checkpoints_says_that_it_begins_again(train: Any, mon
     shutil.rmtree(run.checkpoints)
     train()
     assert "of which there is no checkpoint: it begins again" in run.log_file.read_text()
+
+
+def test_a_checkpoint_of_another_run_is_refused(train: Any, tmp_path: Path) -> None:
+    """By a resume, also without the record, and by all that loads a finished run's model; a record likewise."""
+    for seed in ("0", "1"):
+        with stopped_at(3):
+            train(f"seed={seed}")
+    first, second = find_runs([tmp_path / "runs"])
+    shutil.rmtree(first.checkpoints)
+    shutil.copytree(second.checkpoints, first.checkpoints, symlinks=True)
+    record = first.record_file.read_text()
+    for missing in (False, True):
+        first.record_file.unlink() if missing else None
+        with pytest.raises(OtherRun, match=r"step-00000003 belongs to .* seed 1, .* not to .* seed 0, "):
+            train("seed=0")
+    first.record_file.write_text(record)
+    shutil.rmtree(first.checkpoints)
+    finished, other = train("seed=0"), train("seed=1")
+
+    shutil.copytree(finished.checkpoints, tmp_path / "own", symlinks=True)
+    shutil.rmtree(finished.checkpoints)
+    shutil.copytree(other.checkpoints, finished.checkpoints, symlinks=True)
+    decoding = Decoding(num_beams=1, max_new_tokens=4)
+    loads = (
+        lambda: evaluate_run(finished, Options(decoding=decoding, device="cpu")),
+        lambda: list(prompt.continuations(
+            str(finished.path), ["a"], decoding, raw=True, checkpoint="best", batch_size=1, device="cpu",
+            precision="fp32",
+        )),
+        lambda: export_run(finished, ExportOptions("merged")),
+    )  # fmt: skip
+    for load in loads:
+        with pytest.raises(OtherRun, match=r"belongs to another run .* seed 1, .* seed 0, "):
+            load()
+    assert not finished.eval_file.exists()
+
+    shutil.rmtree(finished.checkpoints)
+    shutil.copytree(tmp_path / "own", finished.checkpoints, symlinks=True)
+    loads[0]()
+    finished.update_record(best=other.record()["best"])
+    with pytest.raises(UserError, match="belongs to another training of these settings"):
+        loads[2]()
+    shutil.copy(other.record_file, finished.record_file)
+    with pytest.raises(OtherRun, match=r"run\.json belongs to another run .* seed 1, .* seed 0, "):
+        train("seed=0")

@@ -22,10 +22,14 @@ from rosa.files import ADAPTER_FILE
 from utils.errors import UserError, short_reason
 from utils.io.files import LARGEST_RECORD, read_object, sha256
 from utils.models.loading import load_adapter_of_base
-from utils.runs.run import SUMMARY
+from utils.runs.run import IDENTITY, SUMMARY, Identity, Run
 
 MODEL_FILE = "model.safetensors"
 STATE_FILE = "state.pt"
+
+
+class OtherRun(UserError):
+    """A checkpoint or a record in a run's folder is that of another run."""
 
 
 @dataclass
@@ -88,6 +92,25 @@ def verify(folder: Path) -> dict[str, Any]:
         if sha256(path, LARGEST_RECORD if path.suffix == ".json" else None) != hashes.get(name):
             raise UserError(f"{path} is damaged: its checksum is not the one recorded")
     return summary
+
+
+def refuse_other_run(run: Run, path: Path, found: Any, own: Identity) -> None:
+    """Raise OtherRun if ``path``, in the folder of ``run``, names another run.
+
+    Args:
+        found: the identity in ``path``, a checkpoint or the record.
+        own: the identity of ``run`` (IDENTITY).
+    """
+    if found != own:
+        raise OtherRun(
+            f"{path} belongs to another run ({_named(found)}), not to {run.path} ({_named(own)}). Put this run's own "
+            "files back, or remove its folder and train again"
+        )
+
+
+def _named(identity: Any) -> str:
+    values = identity if isinstance(identity, dict) else {}
+    return ", ".join(f"{key} {values.get(key, 'unknown')}" for key in IDENTITY)
 
 
 def load_weights(folder: Path, model: Any, *, keep_base: bool = False) -> None:

@@ -28,20 +28,29 @@ from rosa.files import FROZEN_FILE, follow_umask
 from utils.errors import UserError, is_out_of_memory, short_reason
 from utils.io.files import own_folder, read_object, sha256, sync, write_json
 from utils.log import log
-from utils.runs.checkpoint_folder import MODEL_FILE, STATE_FILE, Progress, checksum, verify
-from utils.runs.run import SUMMARY, Run
+from utils.runs.checkpoint_folder import (
+    MODEL_FILE,
+    STATE_FILE,
+    OtherRun,
+    Progress,
+    checksum,
+    refuse_other_run,
+    verify,
+)
+from utils.runs.run import SUMMARY, Identity, Run
 
 
-def save(run: Run, model: Any, progress: Progress, state: dict[str, Any], best: bool) -> int:
+def save(run: Run, model: Any, progress: Progress, state: dict[str, Any], best: bool, identity: Identity) -> int:
     """Write a checkpoint, make it ``last`` (and ``best``), and remove checkpoints that nothing needs.
 
     Its files, and what writes them: the adapter files (``rosa.save_adapter``), or model.safetensors for full
-    fine-tuning; state.pt (``utils.training.resume``); state.json (``Progress``, and the hash of each file).
+    fine-tuning; state.pt (``utils.training.resume``); state.json (``Progress``, the run, and the hash of each file).
 
     Args:
         model: the model without DDP or compile wrappers.
         state: the content of state.pt, see ``training_state`` in ``utils.training.resume``.
             ``torch.load(weights_only=True)`` must be able to read it.
+        identity: of the run, see ``refuse_other_run``.
 
     Returns:
         Its size in bytes, without linked files.
@@ -61,7 +70,12 @@ def save(run: Run, model: Any, progress: Progress, state: dict[str, Any], best: 
         own = [path for path in sorted(temporary.iterdir()) if path.name != FROZEN_FILE or not shared]
         hashes = {path.name: sha256(path) for path in own}
         best_name = folder.name if best else known_best.name if known_best else None
-        summary = {"progress": asdict(progress), "best": best_name, "sha256": {**hashes, **(shared or {})}}
+        summary = {
+            "run": identity,
+            "progress": asdict(progress),
+            "best": best_name,
+            "sha256": {**hashes, **(shared or {})},
+        }
         sync(*own)
         write_json(temporary / SUMMARY, {**summary, "checksum": checksum(summary)})
         sync(temporary)
@@ -194,11 +208,12 @@ def remove_last(run: Run) -> None:
     prune(run)
 
 
-def newest(run: Run) -> tuple[Path, Progress] | None:
+def newest(run: Run, identity: Identity) -> tuple[Path, Progress] | None:
     """The newest complete checkpoint; None if the run has none yet. A warning names each damaged one that is skipped.
 
     Raises:
         UserError: there are checkpoints, but none is complete. Training must not start from scratch silently.
+        OtherRun: a checkpoint is that of another run.
     """
     if not run.checkpoints.is_dir():
         return None
@@ -206,7 +221,11 @@ def newest(run: Run) -> tuple[Path, Progress] | None:
     folders = sorted(_folders(run), key=lambda folder: folder.resolve() != last)  # the pointer's first
     for folder in folders:
         try:
-            return folder, Progress.read(verify(folder)["progress"])
+            summary = verify(folder)
+            refuse_other_run(run, folder, summary.get("run"), identity)
+            return folder, Progress.read(summary["progress"])
+        except OtherRun:
+            raise
         except (UserError, KeyError, ValueError) as error:
             log.warning("checkpoint %s cannot be used: %s", folder.name, error)
     if folders:
@@ -216,30 +235,34 @@ def newest(run: Run) -> tuple[Path, Progress] | None:
     return None
 
 
-def select_checkpoint(run: Run) -> tuple[Path, Progress] | None:
-    """The ``newest`` checkpoint, from which a run goes on: it becomes the last one, and damaged ones are removed."""
-    found = newest(run)
+def select_checkpoint(run: Run, identity: Identity) -> tuple[Path, Progress] | None:
+    """The ``newest`` checkpoint, from which a run goes on: it becomes the last one, and damaged ones are removed.
+
+    Args:
+        identity: of the run. A checkpoint of another run is refused.
+    """
+    found = newest(run, identity)
     if found is not None:
-        _continue_from(run, *found)
+        _continue_from(run, *found, identity)
     elif run.record_file.exists() and (reached := run.record().get("progress", {}).get("step")):
         log.warning("this run had reached step %s, of which there is no checkpoint: it begins again", reached)
     return found
 
 
-def _continue_from(run: Run, folder: Path, progress: Progress) -> None:
+def _continue_from(run: Run, folder: Path, progress: Progress, identity: Identity) -> None:
     """Point ``last`` to ``folder``, and ``best`` to the best checkpoint that it names. Remove damaged ones.
 
     The checkpoint before ``folder`` is kept. All others are pruned: a kill may have come between a save and its prune.
 
     Raises:
-        UserError: the best checkpoint is damaged, which is a part of the result.
+        UserError: the best checkpoint is damaged, or another run's. It is a part of the result.
     """
     own_folder(run.checkpoints)
     best = _best_of(run, folder)
     for other in _folders(run):
         try:
             if other != folder and (best == other.resolve() or (other / FROZEN_FILE).exists()):
-                verify(other)
+                refuse_other_run(run, other, verify(other).get("run"), identity)
         except UserError as error:
             if best == other.resolve() and run.best.is_symlink():
                 raise UserError(

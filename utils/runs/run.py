@@ -23,6 +23,8 @@ from utils.io.rows import json_objects
 
 RECORD = "run.json"
 DATA, BASE, ADAPTER = "data_sha256", "base_sha256", "adapter_sha256"  # of the record: digests (model.adapter has one)
+IDENTITY = ("method", "seed", "group")  # of the record, and of each checkpoint: which run it is
+Identity = dict[str, Any] | None  # the values of these; None outside of a run, as in a dry run
 FIRST_IDS = "first_ids"  # of the record: see utils.tokens.encoding.first_ids
 SUMMARY = "state.json"  # of a checkpoint
 RUN_POINTER = "ROSA_RUN_POINTER"  # names a file that train.py appends each run's directory to (for job runners)

@@ -8,12 +8,13 @@ from typing import Any
 
 from utils.config.settings import Config, ModelConfig
 from utils.errors import UserError
+from utils.io.files import read_object
 from utils.models.loading import load_model, load_tokenizer, model_source
 from utils.runs.base_model import refuse_other_base
-from utils.runs.checkpoint_folder import load_weights, verify
+from utils.runs.checkpoint_folder import load_weights, refuse_other_run, verify
 from utils.runs.digests import TRAINING
 from utils.runs.identity import group_hash
-from utils.runs.run import ADAPTER, FIRST_IDS, RECORD, Run, recorded_digests
+from utils.runs.run import ADAPTER, FIRST_IDS, IDENTITY, RECORD, SUMMARY, Run, recorded_digests
 from utils.runs.start_adapter import kept_start
 
 
@@ -90,6 +91,7 @@ def load_trained(run: Run, config: Config, checkpoint: Path, *, keep_base: bool 
     Raises:
         UserError: the base model, the adapter that the run starts from, or the checkpoint cannot be loaded.
     """
+    _refuse_other_checkpoint(run, checkpoint)
     check_base_found(run, config)
     refuse_other_base(run, config.model)
     tokenizer = tokenizer_of(run, config)
@@ -97,3 +99,16 @@ def load_trained(run: Run, config: Config, checkpoint: Path, *, keep_base: bool 
     refuse_other_base(run, config.model)  # again: a hub's model is now in the cache
     load_weights(checkpoint, model, keep_base=keep_base)
     return tokenizer, model
+
+
+def _refuse_other_checkpoint(run: Run, checkpoint: Path) -> None:
+    """Raise UserError if a checkpoint is not one that this training of this run has written."""
+    record, summary = run.record(), read_object(checkpoint / SUMMARY)
+    refuse_other_run(run, checkpoint, summary.get("run"), {key: record.get(key) for key in IDENTITY})
+    progress = summary.get("progress")
+    best = progress.get("best") if isinstance(progress, dict) else None
+    if record["status"] == "finished" and best != record.get("best"):
+        raise UserError(
+            f"{checkpoint} belongs to another training of these settings: its best validation is not that of "
+            f"{run.record_file}. Put this run's own checkpoints back, or remove the run's folder and train again"
+        )

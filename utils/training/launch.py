@@ -26,12 +26,13 @@ from utils.processes.group import connect, explain_lost_process
 from utils.processes.signals import Interrupted, StopRequest, stop_on_signals
 from utils.runs import RUN_POINTER, UNFIT_NOTE, Run, checkpoints, recorded_digests
 from utils.runs.base_model import base_digests, refuse_other_base
+from utils.runs.checkpoint_folder import refuse_other_run
 from utils.runs.digests import identify_run, refuse_other_data, training_digests
 from utils.runs.identity import unread_keys
 from utils.runs.loggers import check_installed
 from utils.runs.precision import settle_precision
 from utils.runs.provenance import memory_mib, now, reset_peak_memory
-from utils.runs.run import BASE
+from utils.runs.run import BASE, IDENTITY
 from utils.runs.start_adapter import given_digest, keep_start
 from utils.training.dry_run import estimate, report
 from utils.training.failures import Diverged, advice
@@ -104,11 +105,12 @@ def train_one(config: Config, overrides: list[str], stop: StopRequest) -> float 
         start = processes.run_on_main(lambda: given_digest(config))
         path, group = processes.run_on_main(lambda: identify_run(config, start))
         run = Run(path)
-        finished = processes.run_on_main(lambda: _finished_record_or_lock(config, run, stack))
+        identity = dict(zip(IDENTITY, (config.fnmodel.method, config.seed, group), strict=True))
+        finished = processes.run_on_main(lambda: _finished_record_or_lock(config, run, identity, stack))
         if finished:
             return (finished["best"] or {}).get("loss")
         stack.enter_context(run_log(run.log_file, processes.main))
-        return _train(config, precision, run, (group, start), overrides, stop)
+        return _train(config, precision, run, identity, start, overrides, stop)
 
 
 def _precision(config: Config) -> tuple[str, str]:
@@ -117,9 +119,12 @@ def _precision(config: Config) -> tuple[str, str]:
     return config.train.precision, precision
 
 
-def _finished_record_or_lock(config: Config, run: Run, stack: contextlib.ExitStack) -> dict[str, Any] | None:
+def _finished_record_or_lock(
+    config: Config, run: Run, identity: dict[str, Any], stack: contextlib.ExitStack
+) -> dict[str, Any] | None:
     """The record of a finished run. Else None, after the run's directory is made, and locked until ``stack`` closes."""
     record = _record(run)
+    refuse_other_run(run, run.record_file, identity | {key: record[key] for key in IDENTITY if key in record}, identity)
     if record["status"] == "finished":
         recorded = recorded_digests(record)
         if recorded and config.dataset.path:  # data from the hub are not loaded only to be compared
@@ -137,19 +142,25 @@ def _finished_record_or_lock(config: Config, run: Run, stack: contextlib.ExitSta
 
 
 def _train(
-    config: Config, precision: str, run: Run, identity: tuple[str, str | None], overrides: list[str], stop: StopRequest
+    config: Config,
+    precision: str,
+    run: Run,
+    identity: dict[str, Any],
+    digest: str | None,
+    overrides: list[str],
+    stop: StopRequest,
 ) -> float | None:
     """Train one seed in its locked directory. Returns its best validation loss.
 
     Args:
-        identity: the group hash, and the digest of ``model.adapter`` in it.
+        identity: of the run, see ``refuse_other_run``.
+        digest: of ``model.adapter``.
     """
     log.info("run directory %s, precision %s", run.path, precision)
     reset_peak_memory()
-    group, digest = identity
     with _explained(config, run, lambda: None):
         stop.processes.run_on_main(lambda: refuse_other_base(run, config.model))
-        training = set_up(config, precision, run, stop)
+        training = set_up(config, precision, run, stop, identity)
         described = {
             **description(training),
             BASE: stop.processes.run_on_main(lambda: base_digests(config.model)),
@@ -158,7 +169,7 @@ def _train(
         if stop.processes.main:
             _write_snapshots(config, run, overrides)
             _point_to(run)  # only now: a run of other data was refused by set_up
-    _note(training, **start_fields(training, group), **start, **described, **current_progress(training))
+    _note(training, **start_fields(training), **start, **described, **current_progress(training))
     _fit(training)
     _note(training, status="finished", finished=now(), **current_progress(training))
     if stop.processes.main:  # only now: before the record says finished, a killed run would need it to resume

@@ -13,7 +13,7 @@ from utils.tokens.encoding import first_ids
 from utils.training.training import Training
 
 
-def start_fields(training: Training, group: str) -> dict[str, Any]:
+def start_fields(training: Training) -> dict[str, Any]:
     """The fields when a training starts or resumes; ``started`` is the time of the first start.
 
     ``starts`` has the time, step, code and hardware of every start, the other fields those of the last one.
@@ -33,9 +33,7 @@ def start_fields(training: Training, group: str) -> dict[str, Any]:
         "status": "running",
         "dataset": config.source.names[0],
         "model": config.model.name,
-        "method": config.fnmodel.method,
-        "seed": config.seed,
-        "group": group,
+        **(training.identity or {}),
         **({} if before else {"started": start["time"]}),
         "finished": None,
         "error": None,

@@ -32,7 +32,7 @@ def save(training: Training, best: bool) -> None:
             if training.metrics is not None:
                 training.metrics.note_positions(training.progress)
             fields = current_progress(training)  # before the save: the checkpoint holds the peak of memory too
-            size = checkpoints.save(training.run, model, training.progress, state, best)
+            size = checkpoints.save(training.run, model, training.progress, state, best, training.identity)
             training.run.update_record(**fields)
             return size
 

@@ -26,6 +26,7 @@ from utils.runs.checkpoint_folder import Progress, load_weights
 from utils.runs.checkpoints import select_checkpoint
 from utils.runs.digests import agree_on_data
 from utils.runs.metrics_writer import MetricsWriter
+from utils.runs.run import Identity
 from utils.runs.trained import load_base, tokenizer_of
 from utils.tokens.batches import Collator
 from utils.training.data import TrainingData, check_lengths, load_training_data
@@ -36,11 +37,12 @@ from utils.training.resume import restore
 from utils.training.training import Training
 
 
-def set_up(config: Config, precision: str, run: Run, stop: StopRequest) -> Training:
+def set_up(config: Config, precision: str, run: Run, stop: StopRequest, identity: Identity = None) -> Training:
     """Load data and model, adapt and distribute the model, build the optimizer, and restore the newest checkpoint.
 
     Args:
         precision: in which the model computes: fp32, bf16 or fp16.
+        identity: of the run, which its checkpoints carry.
 
     Raises:
         UserError: the data, the model, the settings or the checkpoints do not fit.
@@ -59,7 +61,7 @@ def set_up(config: Config, precision: str, run: Run, stop: StopRequest) -> Train
     total_steps, warmup = step_counts(config, len(data.train))  # a wrong warm-up fails before the factorisation
 
     # adapters or the checkpoint's weights, on the device
-    checkpoint, progress = processes.run_on_main(lambda: select_checkpoint(run)) or (None, Progress())
+    checkpoint, progress = processes.run_on_main(lambda: select_checkpoint(run, identity)) or (None, Progress())
     token_loss = _adapt(model, config, placement, checkpoint)
 
     # optimizer, scheduler, resampler, batches
@@ -74,6 +76,7 @@ def set_up(config: Config, precision: str, run: Run, stop: StopRequest) -> Train
     training = Training(
         config=config,
         run=run,
+        identity=identity,
         stop=stop,
         placement=placement,
         tokenizer=tokenizer,

@@ -17,6 +17,7 @@ from utils.processes.signals import StopRequest
 from utils.runs import Run
 from utils.runs.checkpoint_folder import Progress
 from utils.runs.metrics_writer import MetricsWriter
+from utils.runs.run import Identity
 from utils.tokens.batches import Collator, micro_batches
 from utils.training.data import TrainingData
 from utils.training.loss_meter import LossMeter, Throughput
@@ -29,6 +30,7 @@ class Training:
 
     config: Config
     run: Run
+    identity: Identity
     stop: StopRequest
     placement: Placement  # the model on one process or several
     tokenizer: Any
