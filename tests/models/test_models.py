@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -112,6 +115,26 @@ def test_a_model_without_some_of_its_weights_is_refused(model: Path, changed: di
         load_model(str(model))
 
 
+@pytest.mark.parametrize("prefix", ["transformer.", ""])  # gpt2's own files have none
+def test_a_model_with_more_blocks_than_its_configuration_is_refused(model: Path, prefix: str) -> None:
+    weights = load_file(model / "model.safetensors")
+    renamed = {prefix + name.removeprefix("transformer."): value for name, value in weights.items()}
+    save_file(renamed, model / "model.safetensors", {"format": "pt"})
+    load_model(str(model))
+    edit(model / "config.json", n_layer=1)
+    with pytest.raises(UserError, match=rf"more blocks .* {prefix}h\.1\.attn"):
+        load_model(str(model))
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_model_that_is_not_finite_is_refused(model: Path, value: float) -> None:
+    weights = load_file(model / "model.safetensors")
+    weights["transformer.h.0.attn.c_attn.weight"][0, 0] = value
+    save_file(weights, model / "model.safetensors", {"format": "pt"})
+    with pytest.raises(UserError, match=r"not finite, in transformer\.h\.0\.attn\.c_attn\.weight"):
+        load_model(str(model))
+
+
 def test_a_loaded_model_drops_nothing_before_it_trains(model: Path) -> None:
     """As one of transformers; its faster dropout too."""
     loaded = load_model(str(model))
@@ -121,10 +144,11 @@ def test_a_loaded_model_drops_nothing_before_it_trains(model: Path) -> None:
 def test_weights_without_a_place_are_named(model: Path, caplog: pytest.LogCaptureFixture) -> None:
     load_model(str(model))
     assert not caplog.records
-    edit(model / "config.json", n_layer=1)
+    weights = load_file(model / "model.safetensors")
+    save_file(weights | {"tower.0.weight": torch.ones(2)}, model / "model.safetensors", {"format": "pt"})
     with caplog.at_level(logging.WARNING):
         load_model(str(model))
-    assert "has no place for it: transformer.h.1.attn" in caplog.text
+    assert "has no place for it: tower.0.weight" in caplog.text
 
 
 def test_padding_that_the_embedding_lacks_is_not_used(model: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import re
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -114,7 +115,7 @@ def load_model(
     options = gguf_options() if gguf else {"use_safetensors": True}
     options |= {"config": config, "dtype": torch.float32, "output_loading_info": True}
     model, info = _from_pretrained(AutoModelForCausalLM, name, "model", gguf, **options)
-    _check_whole(info, name)
+    _check_whole(model, info, name)
     model = as_plain(model) if gguf else model
     model.generation_config = GenerationConfig()  # Decoding says how a run generates, not generation_config.json
     if adapter is not None:
@@ -123,14 +124,33 @@ def load_model(
     return model
 
 
-def _check_whole(info: dict[str, Any], name: str) -> None:
-    """Raise UserError if a part of the model is not in its files, and would be random; log what in them is not used."""
+def _check_whole(model: Any, info: dict[str, Any], name: str) -> None:
+    """Raise UserError unless the files hold what the configuration says, in finite numbers.
+
+    A part that the files lack would be random. Blocks beyond those of the configuration are refused too. Other weights
+    without a place, such as those that read images, are logged.
+    """
     if missing := sorted(info["missing_keys"]):
         raise UserError(
             f"model.name={name} is not whole: by its config.json it has {summary(missing):.300}, which its files lack. "
             "Copy the model again, or correct the configuration"
         )
-    if unused := sorted(info["unexpected_keys"]):
+    unused = sorted(info["unexpected_keys"])
+    own = {re.sub(r"\d+", "#", key) for key in model.state_dict()}
+    own |= {key.removeprefix(f"{model.base_model_prefix}.") for key in own}  # a base model's files lack it
+    if further := [key for key in unused if re.sub(r"\d+", "#", key) in own]:
+        raise UserError(
+            f"model.name={name} has more blocks in its files than its config.json says: {summary(further):.300}. "
+            "Correct the configuration, or copy the model again"
+        )
+    # a sum is much faster than a look at each number, and overflows at most where numbers are finite
+    values = model.named_parameters()
+    if bad := sorted(key for key, value in values if not (value.sum().isfinite() or value.isfinite().all())):
+        raise UserError(
+            f"model.name={name} holds values that are not finite, in {summary(bad):.300}. Copy the model again, or "
+            "give another one"
+        )
+    if unused:
         log.warning(
             "not used of model.name=%s, because its config.json has no place for it: %.300s", name, summary(unused)
         )
@@ -265,7 +285,9 @@ def _from_pretrained(loader: Any, name: str, what: str, gguf: str | None = None,
             return loader.from_pretrained(source, trust_remote_code=False, **options)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
         ways = WAYS_OUT.format(path_key="model.name", cache_hint="HF_HOME=DIR there and here")
-        if Path(source).is_dir():
+        if what == "configuration" and isinstance(error, ValueError):
+            ways = "Give a model of a type that this version of transformers has; code of a model's own is never run."
+        elif Path(source).is_dir():
             ways = TOKENIZER_HINT if what == "tokenizer" else "The folder is not a whole saved model: copy it again."
         near = nearest(name, BUNDLED)
         hint = f" Did you mean {near}?" if near and name not in BUNDLED else ""
