@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import itertools
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -225,3 +226,24 @@ def test_a_checkpoint_of_another_run_is_refused(train: Any, tmp_path: Path) -> N
     shutil.copy(other.record_file, finished.record_file)
     with pytest.raises(OtherRun, match=r"run\.json belongs to another run .* seed 1, .* seed 0, "):
         train("seed=0")
+
+
+def test_damage_in_the_logging_points_costs_only_the_points_in_it(train: Any, tmp_path: Path) -> None:
+    """Half a line at the end, and a line that is no JSON. A second resume from the same checkpoint repeats no point."""
+    whole = train(f"output.path={tmp_path / 'whole'}", "logging.print_freq=1")
+    with stopped_at(9):
+        train("logging.print_freq=1")
+    run = only_run(tmp_path / "runs")
+    lines = run.metrics_file.read_bytes().splitlines(keepends=True)
+    lines[2] = lines[2].replace(b'"', b"!", 1)
+    run.metrics_file.write_bytes(b"".join(lines)[:-10])
+    lost = [json.loads(whole.metrics_file.read_bytes().splitlines()[number])["step"] for number in (2, len(lines) - 1)]
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(RuntimeError):
+        patch.setattr(loop, "validate", _fail_at_epoch(2))
+        train("logging.print_freq=1")
+    assert f"{run.metrics_file}: 2 damaged lines are left out: line 3, {len(lines)}" in run.log_file.read_text()
+    train("logging.print_freq=1")
+    assert [json.loads(line) for line in run.metrics_file.read_bytes().splitlines()] == run.metrics()
+    for split in ("train", "validation", "resample"):
+        expected = points(whole, split, "step")
+        assert points(run, split, "step") == [(n,) for (n,) in expected if split != "train" or n not in lost]

@@ -21,7 +21,8 @@ class MetricsWriter:
     """Logging points to metrics.jsonl and, under the same names, to the loggers.
 
     A resume truncates metrics.jsonl and TensorBoard's files to their size at the checkpoint, so that no point is lost
-    or appears twice. A logger that cannot take points back does not get those again that metrics.jsonl had beyond it.
+    or appears twice. Damaged lines before that are named and become blanks, so that the positions in checkpoints stay
+    right. A logger that cannot take points back does not get those again that metrics.jsonl had beyond it.
 
     Args:
         progress: that of the checkpoint from which training resumes (``Progress``).
@@ -38,7 +39,10 @@ class MetricsWriter:
             log.warning("%s has lost its last %d bytes: its points are gone", run.metrics_file, position - size)
         beyond = os.pread(self._file.fileno(), min(max(size - position, 0), LARGEST), position)
         self._repeated = set(map(_split_and_step, beyond.splitlines()))
-        self._file.truncate(min(position, size))
+        if position <= LARGEST:
+            found = os.pread(self._file.fileno(), position, 0)
+            os.pwrite(self._file.fileno(), _without_damage(found, run).ljust(position), 0)
+        self._file.truncate(position)
         self._file.seek(0, os.SEEK_END)
         self._loggers = Loggers(to, run, settings, progress)
 
@@ -77,6 +81,20 @@ class MetricsWriter:
     def close(self) -> None:
         self._file.close()
         self._loggers.each(lambda logger: logger.close())
+
+
+def _without_damage(content: bytes, run: Run) -> bytes:
+    """The lines of metrics.jsonl with blanks for each damaged one and its end, so that they begin the next line.
+
+    A last line without an end counts as damaged. A warning names the lines.
+    """
+    lines = content.splitlines(keepends=True)
+    ended = [line.endswith(b"\n") and _split_and_step(line) is not None for line in lines]
+    damaged = [number for number, line in enumerate(lines, 1) if line.strip() and not ended[number - 1]]
+    if damaged:
+        numbers = ", ".join(map(str, damaged[:8])) + (", ..." if len(damaged) > 8 else "")
+        log.warning("%s: %d damaged lines are left out: line %s", run.metrics_file, len(damaged), numbers)
+    return b"".join(line if whole else b" " * len(line) for line, whole in zip(lines, ended, strict=True))
 
 
 def _split_and_step(line: bytes) -> tuple[str, str] | None:
