@@ -7,6 +7,7 @@ import argparse
 
 from utils.errors import run_cli
 from utils.generation.decoding import add_arguments, take_decoding
+from utils.processes.signals import end_on_signals, ignore_signals
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -18,7 +19,7 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("runs", nargs="+", help="folders with runs, or runs")
     parser.add_argument("--split", choices=("test", "validation"), default="test", help="(default: test)")
-    parser.add_argument("--limit", type=int, help="evaluate only the first N items, unless all are already")
+    parser.add_argument("--limit", type=int, help="evaluate only the first N items, unless more are already")
     parser.add_argument("--batch-size", type=int, help="prompts generated together (default: 64, on a GPU 128)")
     parser.add_argument("--force", action="store_true", help="evaluate again even if the evaluation is current")
     add_arguments(parser)
@@ -28,6 +29,7 @@ def parse_arguments() -> argparse.Namespace:
 
 def main() -> int:
     """Evaluate. Returns 0 if no run failed."""
+    end_on_signals()
     values = vars(parse_arguments())
     decoding = take_decoding(values, limit=1, batch_size=1)
     from utils.io.hub import go_offline_without_network
@@ -35,7 +37,9 @@ def main() -> int:
     go_offline_without_network()  # before anything imports the hub's libraries
     from utils.evaluation import Options, evaluate_runs
 
-    return evaluate_runs(values.pop("runs"), Options(decoding=decoding, **values))
+    code = evaluate_runs(values.pop("runs"), Options(decoding=decoding, **values))
+    ignore_signals()
+    return code
 
 
 if __name__ == "__main__":

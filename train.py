@@ -5,6 +5,11 @@ from __future__ import annotations
 
 import os.path
 
+if __name__ == "__main__":
+    from utils.processes.signals import end_on_signals, ignore_signals
+
+    end_on_signals()  # before the imports, which take seconds
+
 import hydra
 from omegaconf import DictConfig, OmegaConf
 
@@ -44,3 +49,4 @@ if __name__ == "__main__":
     print_anything()
     with disconnect_at_end(), hydra_errors_explained():
         main()
+        ignore_signals()

@@ -172,6 +172,40 @@ def test_a_scoring_that_was_stopped_keeps_the_finished_runs(roots: list[str], ca
 
 # -- the commands, and signals from outside ------------------------------------------------------------------
 
+LOADING = """
+import runpy, sys
+class Pause:  # when the library is imported
+    def find_spec(name, path=None, target=None):
+        if name == library and not sys.meta_path.remove(Pause):
+            print("paused", flush=True)
+            sys.stdin.readline()
+library = sys.argv[1]
+sys.meta_path.insert(0, Pause)
+del sys.argv[:2]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize("number", signals.SIGNALS)
+@pytest.mark.parametrize("words", [("hydra", "train.py"), ("torch", "train.py"), ("torch", "eval.py", ".")])
+def test_a_signal_while_libraries_load_ends_with_one_line(
+    tmp_path: Path, words: tuple[str, ...], number: signal.Signals
+) -> None:
+    settings = ["model.name=tiny", "dataset.name=e2e_sample", f"output.path={tmp_path}"] * ("train.py" in words)
+    process = subprocess.Popen(
+        [sys.executable, "-c", LOADING, *words, *settings], cwd=ROOT, text=True, stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        env={**os.environ, signals.STOPPED_NOTE: str(tmp_path / "note")},
+    )  # fmt: skip
+    assert process.stdout and process.stdout.readline() == "paused\n"
+    process.send_signal(number)
+    assert process.communicate(timeout=60)[1].splitlines() == [
+        f"stopped by {number.name} before it began: run the same command again"
+    ]
+    assert process.returncode == EXIT_INTERRUPTED
+    assert (tmp_path / "note").read_text() == f"{number.name}\n" and len(list(tmp_path.iterdir())) == 1
+
+
 PAUSED = """
 import importlib, runpy, sys
 module, name = sys.argv[1].split(":")

@@ -73,6 +73,30 @@ class StopRequest:
             raise Interrupted(signal.Signals(int(vote)).name)
 
 
+def end_on_signals() -> None:
+    """Let the same signals end the command with code 75 at once, until ``stop_on_signals`` begins.
+
+    For the start of a command, in which it only loads libraries, and so loses nothing.
+    """
+
+    def end(number: int, _frame: object) -> None:
+        name = signal.Signals(number).name
+        if os.environ.get("RANK", "0") == "0":  # of the processes of torchrun the first one
+            with contextlib.suppress(OSError):
+                os.write(2, f"stopped by {name} before it began: run the same command again\n".encode())
+            _note_stop(name)
+        os._exit(EXIT_INTERRUPTED)  # an import could catch an exception
+
+    for number in SIGNALS:
+        signal.signal(number, end)
+
+
+def ignore_signals() -> None:
+    """Ignore the same signals. For the end of a command, which has done all of its work."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+
+
 def never() -> None:
     """A check that never stops the work."""
 
