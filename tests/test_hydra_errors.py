@@ -17,7 +17,8 @@ from utils.config.hydra_errors import explain, hydra_errors_explained
 
 def composing(override: str) -> None:
     with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
-        compose("train", overrides=override.split(" "))
+        name = override.removeprefix("--config-name=")
+        compose(name, overrides=[]) if name != override else compose("train", overrides=override.split(" "))
 
 
 @pytest.mark.parametrize(
@@ -35,6 +36,7 @@ def composing(override: str) -> None:
         ("output.path=a=b", "\"output.path='a=b'\""),
         ("seed", "seed is not an override, which is KEY=VALUE"),
         ("~train train.epochs=2", "train is missing: ~train deletes it together with its overrides"),
+        ("--config-name=nope", "--config-name nope is not a file of configs"),
         ("train.lr=1,2", "To sweep over it, add --multirun"),
     ],
 )
@@ -65,7 +67,16 @@ def test_hydras_errors_end_as_all_others(monkeypatch: pytest.MonkeyPatch, capsys
 def test_words_that_are_no_settings_are_told_with_the_way_out(words: list[str]) -> None:
     done = subprocess.run([sys.executable, "train.py", *words], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2
-    assert done.stderr.splitlines()[-1].endswith("such as train.lr=1e-3. Options such as -m come before all of them.")
+    message = done.stderr.splitlines()[-1]
+    assert "such as train.lr=1e-3" in message and ": python train.py -m fnmodel.name=lora train.lr=" in message
+
+
+@pytest.mark.parametrize("words", [["--experimental-rerun", "x"], ["--exp=x"]])
+def test_no_pickle_is_read(words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    monkeypatch.setattr(sys, "argv", ["train.py", *words])
+    with pytest.raises(SystemExit) as ended, hydra_errors_explained():
+        raise AssertionError
+    assert ended.value.code == 2 and "--experimental-rerun reads a pickle" in capsys.readouterr().err
 
 
 def test_an_unforeseen_error_of_the_training_keeps_its_traceback(tmp_path: Path) -> None:

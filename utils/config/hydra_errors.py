@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import logging
 import os
 import sys
 import traceback
@@ -20,8 +21,10 @@ from utils.text import suggestions
 
 RAW = "HYDRA_FULL_ERROR"  # makes Hydra raise its errors; without it, it prints them and exits
 NO_SETTINGS = (
-    "error: settings are KEY=VALUE without dashes, such as train.lr=1e-3. Options such as -m come before all of them."
+    "error: settings are KEY=VALUE without dashes, such as train.lr=1e-3. Options such as -m come before all of them: "
+    "python train.py -m fnmodel.name=lora train.lr=1e-3,1e-2"
 )
+RERUN = "--experimental-rerun"
 
 
 @contextlib.contextmanager
@@ -30,6 +33,12 @@ def hydra_errors_explained() -> Iterator[None]:
 
     If HYDRA_FULL_ERROR is set, there is a traceback instead.
     """
+    if any(len(word) > 2 and RERUN.startswith(word.partition("=")[0]) for word in sys.argv[1:]):
+        print(
+            f"error: {RERUN} reads a pickle, which could run any code: give the run's settings again", file=sys.stderr
+        )
+        sys.exit(2)
+    logging.raiseExceptions = "--info" not in sys.argv  # which logs to stdout: its reader may leave
     if RAW in os.environ:
         yield
         return
@@ -66,6 +75,8 @@ def explain(error: Exception) -> str:
     if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
         group, _, name = error.missing_cfg_file.rpartition("/")
         return f"{Path(group).name}={name} is not a file of configs/{group}. {suggestions(name, error.options)}"
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        return f"--config-name {error.missing_cfg_file} is not a file of configs: leave it out, which gives train"
     return " ".join(str(error).split()) or type(error).__name__
 
 

@@ -66,6 +66,8 @@ def set_key(typed: DictConfig, key: str, value: Any) -> str | None:
     except OverflowError:
         return f"{key} is a number beyond all floats"
     except OmegaConfBaseException as error:
+        if isinstance(value, list):
+            return f"{key}={value} is a list: to train with each, python train.py -m {key}={','.join(map(str, value))}"
         return f"{key}={value}: {str(error).splitlines()[0]}"
     return None
 
