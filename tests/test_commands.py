@@ -225,7 +225,7 @@ def test_bad_command_lines(command_line: Any, command: str, message: str) -> Non
 def test_a_bad_reference_names_its_line(small_model: Path, small_e2e: Path, tmp_path: Path) -> None:
     shutil.copytree(small_e2e, tmp_path / "data")
     write_csv(tmp_path / "data" / "devset.csv", [("name[A]", "A."), ("name[B]", " ")])
-    with pytest.raises(UserError, match=r"devset\.csv, line 3: ref is empty"):
+    with pytest.raises(UserError, match=r"devset\.csv, line 3 \(ref\): empty"):
         train_all(make_config(
             f"model.name={small_model}", f"dataset.path={tmp_path / 'data'}", f"output.path={tmp_path / 'runs'}"
         ), [])  # fmt: skip

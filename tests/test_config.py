@@ -74,15 +74,23 @@ def test_all_problems_come_in_one_message() -> None:
     message = problems(
         "train.lr=abc", "+train.batch_sise=3", "fnmodel.name=rosaa", "fnmodel.params.rank=0", "dataset.name=e2f",
         "fnmodel.rosa.sample_method=best", "train.epochs=-1", "train.optimizer=sgd", "train.betas=[0.9,0.99]",
-        "train.micro_batch_size=2", "train.micro_batch_tokens=99",
+        "train.micro_batch_size=2", "train.micro_batch_tokens=99", "model.dropout=1", "train.eps=[1e-8,1e-6]",
     )  # fmt: skip
     for part in (
         "micro_batch_size and train.micro_batch_tokens exclude each other", "train.lr=abc", "did you mean batch_size",
         "fnmodel.name=rosaa is not one of none, bitfit, dora, ia3, lora, relora, rosa", "rank=0", "Did you mean e2e?",
+        "model.dropout=1.0 must be below 1", "python train.py -m train.eps=1e-08,1e-06",
         "train.epochs=-1 must be at least 0", "train.betas is not a parameter of sgd",
     ):  # fmt: skip
         assert part in message, part
     assert "sample_method" not in message  # the methods' own keys come next
+
+
+def test_columns_are_named_for_own_data_only() -> None:
+    assert "do not go with e2e" in problems("dataset.prompt=question")
+    own = ("dataset.name=pairs", "dataset.path=x")
+    assert make_config(*own, "dataset.prompt=question").source.columns == ("question", "target")
+    assert "both name the column a" in problems(*own, "dataset.prompt=a", "dataset.target=a")
 
 
 def test_the_problems_of_the_methods_own_keys_come_in_one_message_too() -> None:

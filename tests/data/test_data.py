@@ -41,11 +41,15 @@ def test_prompt_and_target_are_laid_out_as_published(tmp_path: Path) -> None:
         (b"meaning,ref\na,b\n", "devset.csv has no column mr; its columns: meaning, ref"),
         (b"", "has no column mr or ref; its columns: none"),
         (b"mr,ref\n", "devset.csv has no records"),
-        (b"mr,ref\nname[A],A.\nname[B],\n", "line 3: ref is empty"),
-        (b"mr,ref\nname[A],A.\n,B.\n", "line 3: mr is empty"),
+        (b"mr,ref\nname[A],A.\nname[B],\n", "line 3 (ref): empty or not a text (1 of 2 rows)"),
+        (
+            b"mr,ref\n ,A.\n" + 9 * b",\n" + b"name[A],A.\n",
+            "line 9 (mr and ref), ...: empty or not a text (10 of 11 rows)",
+        ),
         (b"mr,ref\nname[A]\n", "line 2 has fewer fields"),
         (b"mr,ref\nname[A], area[x],A.\n", "line 2 has more fields"),
-        ("mr,ref\nname[Café],A.\n".encode("latin1"), "line 2 is not UTF-8"),
+        ("mr,ref\nname[Café],A.\n".encode("latin1"), "line 2 is not UTF-8: convert the file, e.g. iconv -f latin1"),
+        ("mr,ref\nname[A],A.\n".encode("utf-16"), "is not UTF-8: convert the file, e.g. iconv -f utf-16"),
         (b'mr,ref\n"name[A],A.\n', "line 2: no CSV from here on"),
         (b"mr,ref\nname[A],A\0.\n", "line 2 has a NUL"),
     ],
@@ -132,7 +136,7 @@ def test_own_files(tmp_path: Path, suffix: str) -> None:
 
 @pytest.mark.parametrize(
     ("line", "message"),
-    [('{"prompt": true, "target": "x"}', "line 1: prompt is empty or not a text"), ("[1]", "not a JSON object"),
+    [('{"prompt": true, "target": "x"}', "line 1 .*empty or not a text .1 of 1 rows"), ("[1]", "not a JSON object"),
      ("{", "line 1 is not JSON"), ('{"prompt": "x"}', "no field target"),
      ('{"target": "x", "prompt": "y", "target": "z"}', "line 1 is .*: the field target is there twice")],
 )  # fmt: skip

@@ -58,6 +58,31 @@ def test_own_data_are_part_of_a_runs_identity(train: Any, tmp_path: Path) -> Non
     assert first.record()["data_sha256"]["validation"] != second.record()["data_sha256"]["validation"]
     shutil.copytree(a, tmp_path / "moved")
     assert train(*own(tmp_path / "moved")).path == first.path
+    renamed = Path(shutil.copytree(a, tmp_path / "renamed"))
+    for file in renamed.iterdir():
+        file.write_text(file.read_text().replace('"prompt"', '"question"').replace('"target"', '"answer"'))
+    with pytest.raises(UserError, match=r"no field prompt; its fields: question, answer .*dataset\.prompt"):
+        train(*own(renamed))
+    assert train(*own(renamed), "dataset.prompt=question", "dataset.target=answer").path == first.path
+
+
+@pytest.mark.parametrize("name", ["pairs", "e2e"])
+def test_a_finished_run_says_which_test_data_it_has(
+    train: Any, small_e2e: Path, tmp_path: Path, capsys: Any, name: str
+) -> None:
+    if name == "pairs":
+        first, other = pairs(tmp_path / "a"), pairs(tmp_path / "b", test="another end")
+    else:
+        first, other = small_e2e, copy_with(small_e2e, tmp_path / "b", "testset_w_refs.csv", " the ", " a ")
+    settings = (f"dataset.name={name}", "train.epochs=0")
+    run = train(*settings, f"dataset.path={first}")
+    for path in (first, other):
+        capsys.readouterr()
+        assert train(*settings, f"dataset.path={path}").path == run.path
+        message = capsys.readouterr().err
+        assert "is finished already" in message
+        assert (f"python eval.py {run.path} --dataset-path {other}" in message) == (path == other)
+        assert (str(first) in message) == (path == other)
 
 
 def test_own_data_are_read_once_at_a_start(train: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

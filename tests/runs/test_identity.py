@@ -66,8 +66,9 @@ def test_settings_without_effect_neither_name_another_run_nor_tell_rows_apart(tm
         "train.save_minutes": 5.0, "train.keep_last": False, "train.skip_nonfinite": True,
         "dataset.path": "x", "dataset.cache": "x", "runs": 3, "dry_run": True, "logging.to": [],
     }  # fmt: skip
-    # output.path is part of the directory, train.micro_batch_tokens excludes the size and train.sharding the cache
-    assert len(others) == len(WITHOUT_EFFECT) - 3
+    # output.path is part of the directory, train.micro_batch_tokens excludes the size and train.sharding the cache;
+    # dataset.prompt and .target go with own data only
+    assert len(others) == len(WITHOUT_EFFECT) - 5
     assert run_directory(make_config("train.sharding=fsdp")) == run_directory(make_config())
     changed = make_config(*(f"{key}={value}" for key, value in others.items()))
     assert run_directory(changed) == run_directory(make_config())

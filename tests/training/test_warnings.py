@@ -41,6 +41,7 @@ def test_trained_parameters_without_a_gradient_are_named(train: Any, monkeypatch
             "rosa never resamples here: of 5 steps, a resample would come after 5 (fnmodel.rosa.level",
         ),
         (("fnmodel.params.bias=none", "train.weight_decay=0.5"), "train.weight_decay decays nothing"),
+        (("train.batch_size=71",), "train.batch_size=71: an epoch is one batch of 70 samples"),
         (("fnmodel.rosa.level=step", "fnmodel.rosa.every=500"), "of 15 steps, a resample would come after 500"),
         (
             ("fnmodel.name=lora", "train.epochs=1", "train.batch_size=1", "train.epochs=8"),

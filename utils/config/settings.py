@@ -21,7 +21,7 @@ from rosa.methods import method_names, methods
 from utils.config.fnmodel import FnModelConfig, fnmodel_type
 from utils.config.schema import leaves, missing_keys, of_this_version, set_key
 from utils.config.train import TrainConfig, train_problems
-from utils.data import DataSource, Example, get_source
+from utils.data import COLUMNS, DataSource, Example, get_source
 from utils.errors import UserError
 from utils.io.yaml_files import read_yaml
 
@@ -34,8 +34,8 @@ class ModelConfig:
 
     name: str = "gpt2"
     """A hub name, a local folder, or ``tiny`` (bundled)."""
-    dropout: float | None = option(None, minimum=0, maximum=1)
-    """Probability of every dropout of the model; None: the model's own."""
+    dropout: float | None = option(None, minimum=0)
+    """Below 1. Probability of every dropout of the model; None: the model's own."""
     gguf_file: str | None = None
     """A GGUF file in the folder or repository ``name``, which holds model and tokenizer; None: none."""
     adapter: str | None = None
@@ -56,6 +56,10 @@ class DatasetConfig:
     """Pairs of a generated data set; None: its own."""
     book: int = option(0, minimum=0)
     """Which of the generated data sets."""
+    prompt: str = COLUMNS[0]
+    """The column of prompts in own data."""
+    target: str = COLUMNS[1]
+    """The column of targets in own data."""
 
     def folder(self) -> Path | None:
         """``path`` as a Path, None where it is not set."""
@@ -104,7 +108,8 @@ class Config:
     @functools.cached_property
     def source(self) -> DataSource:
         """The data set. Raises UserError for an unknown name."""
-        return get_source(self.dataset.name, self.dataset.size, self.dataset.book)
+        dataset = self.dataset
+        return get_source(dataset.name, dataset.size, dataset.book, (dataset.prompt, dataset.target))
 
     @functools.cached_property
     def adapter(self) -> AdapterConfig | None:
@@ -193,13 +198,14 @@ def load_config(path: Path) -> Config:
     """
     try:
         given = read_yaml(path)
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist: this run has no saved configuration") from None
+    try:
         if not isinstance(given, dict):
             raise UserError("not a configuration")
         if "${" in str(given):
             raise UserError("a saved configuration is resolved, but this one has ${...} in it")
         return parse_config(of_this_version(given), saved=True)
-    except FileNotFoundError:
-        raise UserError(f"{path} does not exist: this run has no saved configuration") from None
     except (UserError, OmegaConfBaseException) as error:
         raise UserError(f"{path}: {error}") from None
 
@@ -210,6 +216,8 @@ def config_problems(config: Config) -> list[str]:
     for name in ("model", "dataset", "train", "output", "logging", "fnmodel"):
         problems += option_problems(getattr(config, name), f"{name}.")
     problems += [f"fnmodel.params.{text}" for text in LowRankConfig(**vars(config.fnmodel.params)).problems()]
+    if config.model.dropout is not None and config.model.dropout >= 1:
+        problems.append(f"model.dropout={config.model.dropout} must be below 1: it would leave nothing to train")
     if (last := config.seed + config.runs - 1) >= 2**63:
         problems.append(f"seed={config.seed} with runs={config.runs}: the last seed must be below 2**63, not {last}")
     return problems + _logging_problems(config.logging) + _dataset_problems(config) + train_problems(config.train)
@@ -246,4 +254,11 @@ def _dataset_problems(config: Config) -> list[str]:
         problems.append(f"dataset.path is needed by dataset.name={name}")
     if source.default_size is None and (dataset.size, dataset.book) != (None, 0):
         problems.append(f"dataset.size and dataset.book do not go with {name}, whose pairs are fixed: leave them out")
+    columns = (dataset.prompt, dataset.target)
+    if not source.takes_columns and columns != COLUMNS:
+        problems.append(
+            f"dataset.prompt and dataset.target do not go with {name}, whose columns are fixed: leave them out"
+        )
+    elif len({*columns}) == 1:
+        problems.append(f"dataset.prompt and dataset.target both name the column {dataset.prompt}")
     return problems

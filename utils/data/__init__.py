@@ -23,6 +23,7 @@ from utils.errors import UserError
 from utils.text import suggestions
 
 SPLITS = ("train", "validation", "test")
+COLUMNS = ("prompt", "target")  # of the user's own data, unless dataset.prompt and dataset.target name others
 
 
 @dataclass(frozen=True)
@@ -55,11 +56,17 @@ class DataSource(ABC):
     needs_path: ClassVar[bool] = False  # True: the user must set dataset.path
     metrics: ClassVar[tuple[str, ...]] = ()  # its scores in the order of a table's columns; empty: all that apply
     default_size: ClassVar[int | None] = None  # pairs, if they are generated from dataset.size and dataset.book
+    takes_columns: ClassVar[bool] = False  # True: its files have the columns that dataset.prompt and .target name
     target_bits: ClassVar[float | None] = None  # information in a target, if its pairs are random: bits to be stored
 
-    def __init__(self, size: int | None = None, book: int = 0) -> None:
-        """For generated data: ``size`` is the number of pairs (None: its default), ``book`` says which pairs."""
-        self.size, self.book = size, book
+    def __init__(self, size: int | None = None, book: int = 0, columns: tuple[str, str] = COLUMNS) -> None:
+        """Keep what the settings say about the data.
+
+        Args:
+            size, book: of generated data: the number of pairs (None: its default), and which pairs.
+            columns: with ``takes_columns``, those of prompt and target.
+        """
+        self.size, self.book, self.columns = size, book, columns
 
     def prompt(self, source: str) -> str:
         """What the model reads for a source of the user's own; the text itself, unless the data set has a template."""
@@ -94,12 +101,12 @@ def sources() -> dict[str, type[DataSource]]:
     return _SOURCES.all()
 
 
-def get_source(name: str, size: int | None = None, book: int = 0) -> DataSource:
+def get_source(name: str, size: int | None = None, book: int = 0, columns: tuple[str, str] = COLUMNS) -> DataSource:
     """The data source called ``name``, see DataSource. Raises UserError that suggests the nearest known name."""
     known = sources()
     if name not in known:
         raise UserError(f"dataset.name={name} is not known. {suggestions(name, known)}")
-    return known[name](size, book)
+    return known[name](size, book, columns)
 
 
 def source_type(name: Any) -> type[DataSource]:

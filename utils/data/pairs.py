@@ -1,4 +1,4 @@
-"""The user's own data: CSV or JSON lines with the columns ``prompt`` and ``target``."""
+"""The user's own data: CSV or JSON lines with a column of prompts and a column of targets."""
 
 from __future__ import annotations
 
@@ -19,14 +19,16 @@ class Pairs(DataSource):
 
     names = ("pairs",)
     needs_path = True
+    takes_columns = True
 
     def load(self, split: str, path: Path | None, cache: str | None) -> list[Example]:
         assert path is not None  # needs_path: the configuration check refuses a missing path
         file = find_split(path, tuple(f"{split}{suffix}" for suffix in SUFFIXES))
-        rows = list(read_rows(file, ("prompt", "target")))
-        if lost := sum(row["target"].removeprefix(" ")[:1].isspace() for _, row in rows):
+        prompt, target = self.columns
+        rows = read_rows(file, self.columns, " (name yours in dataset.prompt and dataset.target)")
+        if lost := sum(row[target].removeprefix(" ")[:1].isspace() for _, row in rows):
             log.warning("%s: %d of %d targets lose the blanks or line breaks before them", file, lost, len(rows))
         return [
-            Example(row["prompt"], row["prompt"], f" {row['target'].strip()}", row["target"].strip(), where)
+            Example(row[prompt], row[prompt], f" {row[target].strip()}", row[target].strip(), where)
             for where, row in rows
         ]

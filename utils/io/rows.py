@@ -17,6 +17,7 @@ from utils.errors import UserError
 from utils.io.files import decode, read_bytes
 
 LARGEST = 4 << 30  # bytes of a data file, unpacked
+SHOWN = 8  # rows that a message names; it counts all
 SUFFIXES = (".csv", ".jsonl", ".jsonl.gz", ".json.gz")
 Row = tuple[str, dict[str, Any]]  # its place ("file, line 3") and its fields
 
@@ -36,8 +37,8 @@ def _unpacked_text(path: Path, largest: int = LARGEST) -> str:
     return decode(path, content, "utf-8-sig")
 
 
-def read_csv(path: Path, columns: tuple[str, ...]) -> list[Row]:
-    """The rows of a CSV file with a header that has at least ``columns``."""
+def read_csv(path: Path, columns: tuple[str, ...], hint: str = "") -> list[Row]:
+    """The rows of a CSV file with a header that has at least ``columns``; ``hint`` ends the message if it has not."""
     csv.field_size_limit(sys.maxsize)
     # a NUL would end a field early in other readers
     text = _unpacked_text(path)
@@ -49,7 +50,7 @@ def read_csv(path: Path, columns: tuple[str, ...]) -> list[Row]:
         missing = [name for name in columns if name not in (reader.fieldnames or ())]
         if missing:
             found = ", ".join(reader.fieldnames or ()) or "none"
-            raise UserError(f"{path} has no column {' or '.join(missing)}; its columns: {found}")
+            raise UserError(f"{path} has no column {' or '.join(missing)}; its columns: {found}{hint}")
         twice = [name for name in columns if list(reader.fieldnames or ()).count(name) > 1]
         if twice:
             raise UserError(f"{path} has the column {twice[0]} twice")
@@ -104,18 +105,31 @@ def json_objects(path: Path, lines: Iterable[str | bytes], **options: Any) -> It
         yield where, value
 
 
-def read_rows(path: Path, columns: tuple[str, ...]) -> list[Row]:
-    """The records of a CSV or JSON-lines file. Raises UserError if a field of ``columns`` is no text, or empty."""
-    records = read_csv(path, columns) if path.suffix == ".csv" else list(read_json_lines(path))
-    for where, record in records:
-        for name in columns:
-            if name not in record:
-                raise UserError(f"{where} has no field {name}; its fields: {', '.join(record) or 'none'}")
-            if not isinstance(record[name], str) or not record[name].strip():
-                raise UserError(f"{where}: {name} is empty or not a text")
-            check_characters(where, name, record[name])
+def read_rows(path: Path, columns: tuple[str, ...], hint: str = "") -> list[Row]:
+    """The records of a CSV or JSON-lines file. ``hint`` ends the message if there is no such column or field.
+
+    Raises:
+        UserError: a field of ``columns`` is missing, no text or empty. The first of these rows are named, all counted.
+    """
+    records = read_csv(path, columns, hint) if path.suffix == ".csv" else list(read_json_lines(path))
     if not records:
         raise UserError(f"{path} has no records")
+    for name in columns:
+        if not any(name in record for _, record in records):
+            where, record = records[0]
+            raise UserError(f"{where} has no field {name}; its fields: {', '.join(record) or 'none'}{hint}")
+    lost = []
+    for where, record in records:
+        empty = [name for name in columns if not isinstance(text := record.get(name), str) or not text.strip()]
+        if empty:
+            lost.append(f"{where.rpartition(', ')[2]} ({' and '.join(empty)})")
+        for name in set(columns) - {*empty}:
+            check_characters(where, name, record[name])
+    if lost:
+        first = ", ".join(lost[:SHOWN]) + (", ..." if len(lost) > SHOWN else "")
+        raise UserError(
+            f"{path}, {first}: empty or not a text ({len(lost)} of {len(records)} rows). Complete or remove them"
+        )
     return records
 
 

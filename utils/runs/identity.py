@@ -29,6 +29,8 @@ WITHOUT_EFFECT = (
     "logging",
     "dataset.path",
     "dataset.cache",
+    "dataset.prompt",  # the digest of the data covers both columns
+    "dataset.target",
     *(f"train.{key}" for key in COSTS),
     "train.cache_folder",
     "train.device",

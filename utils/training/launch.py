@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from omegaconf import OmegaConf
 
-from utils.config.settings import Config
+from utils.config.settings import Config, load_config
 from utils.errors import UnfitSettings, UserError
 from utils.io.files import lock, own_folder, remove_leftovers, write_text
 from utils.log import log, run_log
@@ -132,13 +132,27 @@ def _finished_record_or_lock(
         refuse_other_base(run, config.model)
         _point_to(run)
         unknown = "" if recorded else " (its record, of an earlier version, does not say on which data)"
-        print(f"{run.path} is finished already{unknown}; remove the folder to train again", file=sys.stderr)
+        other = _other_test_data(config, run)
+        print(f"{run.path} is finished already{unknown}; remove the folder to train again{other}", file=sys.stderr)
         with contextlib.suppress(OSError):  # a read-only folder is finished all the same
             checkpoints.restore_links(run)
             _remove_last_checkpoint(config, run)  # a kill may have left it
         return record
     stack.enter_context(_directory(run))
     return None
+
+
+def _other_test_data(config: Config, run: Run) -> str:
+    """What to say if a finished run would be evaluated on the test data of another ``dataset.path`` than the given."""
+    given = config.dataset.folder()
+    with contextlib.suppress(UserError):  # a configuration that cannot be read is named by eval.py
+        recorded = load_config(run.config_file).dataset.folder()
+        if given is not None and (recorded is None or recorded.resolve() != given.resolve()):
+            return (
+                f". Its test data are those of {recorded or 'the hub'}; for the ones in dataset.path: "
+                f"python eval.py {run.path} --dataset-path {given}"
+            )
+    return ""
 
 
 def _train(

@@ -48,6 +48,8 @@ def step_counts(config: Config, samples: int) -> tuple[int, int]:
     Raises:
         UserError: the warm-up, or the ramp after a resample, never ends.
     """
+    if samples < config.train.batch_size:
+        log.warning("train.batch_size=%d: an epoch is one batch of %d samples", config.train.batch_size, samples)
     steps_per_epoch = math.ceil(samples / config.train.batch_size)
     total_steps = steps_per_epoch * config.train.epochs
     check_resamples(config.adapter, config.train.epochs, steps_per_epoch)
