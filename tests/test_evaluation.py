@@ -123,6 +123,9 @@ def test_only_current_evaluations_are_skipped(roots: list[str], capsys: Any) -> 
     first = Options(decoding=SHORT, device="cpu", limit=1)
     assert evaluate_runs(roots, first) == 1  # it would replace complete evaluations
     assert "evaluated on all items already: --force replaces that by the first 1" in capsys.readouterr().out
+    assert outcomes(dataclasses.replace(first, force=True, limit=2)) == ["evaluated"] * 3
+    assert evaluate_runs(roots, first) == 1
+    assert "evaluated on the first 2 items already: --force" in capsys.readouterr().out
     assert outcomes(dataclasses.replace(first, force=True)) == ["evaluated"] * 3
     assert outcomes(FAST) == ["evaluated"] * 3  # the previous call evaluated one item only
     assert outcomes(dataclasses.replace(FAST, precision="bf16")) == ["evaluated"] * 3  # auto is fp32 here

@@ -132,9 +132,13 @@ def evaluate_run(
     if config.output.search and not options.force:
         return "skipped", "a trial of a search; --force evaluates it"
     check_settings(run, config)
-    complete = {"limit": None, "checkpoint_sha256": conditions["checkpoint_sha256"]}
-    if options.limit is not None and not options.force and is_current(run, options.split, complete):
-        return "skipped", f"evaluated on all items already: --force replaces that by the first {options.limit}"
+    if options.limit is not None and not options.force:
+        done = run.readable_parts(run.eval_file).get(options.split, {}).get("limit")
+        larger = done is None or (isinstance(done, int) and done > options.limit)
+        known = {"limit": done, "checkpoint_sha256": conditions["checkpoint_sha256"]}
+        if larger and is_current(run, options.split, known):
+            items = "all" if done is None else f"the first {done}"
+            return "skipped", f"evaluated on {items} items already: --force replaces that by the first {options.limit}"
     current = not options.force and is_current(run, options.split, conditions)
     local = config.dataset.folder()
     # raises if local data have changed; data from the hub are not loaded only to be compared

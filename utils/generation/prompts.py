@@ -30,7 +30,7 @@ def prepare(
     if lost > (0 if "exact_match" in source.metrics else MANY * len(examples)):
         log.warning(
             "%d of %d targets repeat a sequence of %d tokens, of the prompt or their own: only "
-            "--no-repeat-ngram-size 0 can generate them",
+            "--no-repeat-ngram-size 0 can generate them. On E2E this is normal: published results are decoded so",
             lost, len(examples), size,
         )  # fmt: skip
     return prompts
