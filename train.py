@@ -6,7 +6,7 @@ from __future__ import annotations
 import os.path
 
 if __name__ == "__main__":
-    from utils.processes.signals import end_on_signals, ignore_signals
+    from utils.processes.signals import end_on_signals
 
     end_on_signals()  # before the imports, which take seconds
 
@@ -29,12 +29,16 @@ def main(given: DictConfig) -> float | None:
     from utils.config.settings import parse_config
     from utils.errors import UserError
     from utils.processes.group import EchoedError
+    from utils.processes.signals import end_on_signals, ignore_signals
 
+    end_on_signals()  # again, for a later job of a multirun
     try:
         config = parse_config(given)
         from utils.training.launch import train_all  # imports torch, which takes seconds
 
-        return train_all(config, list(HydraConfig.get().overrides.task))
+        loss = train_all(config, list(HydraConfig.get().overrides.task))
+        ignore_signals()
+        return loss
     except UserError as error:
         if not isinstance(error, EchoedError):
             print(f"error: {error}", file=sys.stderr)
@@ -49,4 +53,3 @@ if __name__ == "__main__":
     print_anything()
     with disconnect_at_end(), hydra_errors_explained():
         main()
-        ignore_signals()
