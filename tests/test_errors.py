@@ -66,3 +66,15 @@ def test_a_command_whose_reader_has_left_ends_quietly() -> None:
     assert process.stdout is not None
     process.stdout.close()
     assert (process.communicate()[1], process.returncode) == ("", 141)
+
+
+@pytest.mark.parametrize("command", ["train.py --help", "-c 'import utils.errors as e; e.run_cli(lambda: print(1))'"])
+@pytest.mark.parametrize(("redirect", "code"), [(">&-", 0), ("> /dev/full", 2)])
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_closed_stdout_is_no_error_and_a_full_disk_under_it_is_one(
+    command: str, redirect: str, code: int, unbuffered: str
+) -> None:
+    line, variables = f"{sys.executable} {command} {redirect}", {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+    done = subprocess.run(line, shell=True, cwd=ROOT, capture_output=True, text=True, env=variables)
+    assert done.returncode == code
+    assert len(done.stderr.splitlines()) == (1 if code else 0), done.stderr

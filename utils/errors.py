@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import sys
@@ -65,16 +66,36 @@ def reason(error: Exception) -> str:
 def print_anything() -> None:
     """Let stdout print every text: a ``?`` replaces what its encoding lacks (all but ASCII in the locale POSIX).
 
-    A single character keeps the columns of a table aligned. stderr prints escapes by default.
+    A single character keeps the columns of a table aligned. stderr prints escapes by default. If a caller has closed
+    stdout or stderr, as a daemon does, the texts are discarded.
     """
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 (open until the process ends)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")
 
 
+def full_disk(error: Exception) -> UserError | None:
+    """The message for a full disk under stdout, whose further output is then discarded. None for any other error.
+
+    Writers of files name their file, so that an error without a name is about stdout.
+    """
+    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT) and error.filename is None
+    if not full:
+        return None
+    _discard_output()
+    return UserError("the output of this command cannot be written: no space is left on the device")
+
+
 def reader_is_gone() -> int:
     """Discard all further output: the reader of stdout has left (``| head``). Returns the shell's code for SIGPIPE."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python's last flush fails
+    _discard_output()
     return 141
+
+
+def _discard_output() -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # otherwise Python's last flush fails
 
 
 def comma_list(text: str) -> list[str]:
@@ -89,13 +110,22 @@ def run_cli(main: Callable[[], int | None]) -> None:
         try:
             code = main()
         finally:
-            sys.stdout.flush()  # here, where a BrokenPipeError can be handled
+            sys.stdout.flush()  # here, where an error can be handled
     except UserError as error:
-        print("\n".join(map(printable, f"error: {error}".split("\n"))), file=sys.stderr)
-        code = 2
+        code = _report(error)
     except BrokenPipeError:
         code = reader_is_gone()
+    except OSError as error:
+        if (full := full_disk(error)) is None:
+            raise
+        code = _report(full)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         code = 130
     sys.exit(code)
+
+
+def _report(error: UserError) -> int:
+    """Print the error and return the exit code."""
+    print("\n".join(map(printable, f"error: {error}".split("\n"))), file=sys.stderr)
+    return 2

@@ -16,7 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from utils.config.schema import deleted_key, unknown_key
 from utils.config.settings import shared_schema
-from utils.errors import reader_is_gone
+from utils.errors import full_disk, reader_is_gone
 from utils.text import suggestions
 
 RAW = "HYDRA_FULL_ERROR"  # makes Hydra raise its errors; without it, it prints them and exits
@@ -47,7 +47,7 @@ def hydra_errors_explained() -> Iterator[None]:
         try:
             yield
         finally:
-            sys.stdout.flush()  # the help, here where a BrokenPipeError can be handled
+            sys.stdout.flush()  # the help, here where an error can be handled
     except SystemExit as ended:
         raised_in = traceback.extract_tb(ended.__traceback__)[-1].filename
         if ended.code and raised_in == argparse.__file__:  # which has named the words
@@ -56,7 +56,7 @@ def hydra_errors_explained() -> Iterator[None]:
     except BrokenPipeError:  # --help | head
         sys.exit(reader_is_gone())
     except (HydraException, OmegaConfBaseException, OSError) as error:  # any other is a bug, in the training perhaps
-        print(f"error: {explain(error)}", file=sys.stderr)
+        print(f"error: {explain(full_disk(error) or error)}", file=sys.stderr)
         sys.exit(2)
     finally:
         os.environ.pop(RAW, None)
