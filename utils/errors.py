@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import io
 import os
 import sys
 import textwrap
 import unicodedata
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
 
 
 def short_reason(error: BaseException, width: int = 400) -> str:
@@ -96,6 +98,15 @@ def reader_is_gone() -> int:
 
 def _discard_output() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # otherwise Python's last flush fails
+
+
+@contextlib.contextmanager
+def plain_warnings(about: str = "") -> Iterator[None]:
+    """A context in which each Python warning is one line on stderr, after ``about``, without the code that gave it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        warnings.showwarning = lambda message, *_: print(f"warning: {about}{printable(message)}", file=sys.stderr)
+        yield
 
 
 def comma_list(text: str) -> list[str]:

@@ -208,6 +208,14 @@ def test_a_failed_write_keeps_the_old_scores(tmp_path: Path, monkeypatch: pytest
     assert sorted(path.name for path in run.path.iterdir() if path.name.startswith(".")) == []
 
 
+def test_a_warning_is_one_line_that_names_the_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in "ab":
+        write_run(tmp_path / name, "A pub.\nB.\n")
+    assert score_runs.main([str(tmp_path)]) == 0
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split(": ")[:2] for line in lines] == [["warning", str(tmp_path / name)] for name in "ab"]
+
+
 def test_a_data_set_that_lists_its_scores_gets_no_others(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     own, other = write_run(tmp_path / "runs" / "own"), write_run(tmp_path / "runs" / "other")
     own.update_record(dataset="eli5")

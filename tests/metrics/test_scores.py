@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+import warnings
 from collections.abc import Callable
 
 import numpy as np
@@ -199,9 +200,12 @@ def test_empty_predictions_score_zero_and_one_word_texts_are_scored() -> None:
     assert found["CIDEr"] == 0  # one item: every n-gram is in all items
 
 
-def test_bleu_says_that_it_needs_four_words() -> None:
-    with pytest.warns(UserWarning, match="no reference has four words"):
-        assert Scorer([["a good pub"]], names=["BLEU"]).score(["a good pub"]) == {"BLEU": 0.0}
+def test_bleu_says_that_it_needs_four_words_of_a_prediction() -> None:
+    with pytest.warns(UserWarning, match="no text has four words"):
+        assert Scorer([["a good pub by the river"]], names=["BLEU"]).score(["a good pub"]) == {"BLEU": 0.0}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert Scorer([["a"]], names=["BLEU"]).score(["a b c d e f"])["BLEU"] == pytest.approx(0.0812, abs=1e-4)
 
 
 def test_distinct_n_and_length_ratio_by_hand() -> None:

@@ -7,7 +7,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from utils.errors import UserError, comma_list, run_cli
+from utils.errors import UserError, comma_list, plain_warnings, run_cli
 from utils.metrics import OFFICIAL, applicable, metrics, score
 from utils.metrics.scoring.reader import read_items, read_predictions
 from utils.text import aligned
@@ -39,6 +39,7 @@ def _without_java(names: Sequence[str], engine: str) -> list[str]:
     return [name for name in names if engine == "python" or name not in NAMES]
 
 
+@plain_warnings()
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse, score, print."""
     arguments = parse_arguments(argv)

@@ -30,8 +30,6 @@ class BLEU(Metric):
         super().__init__(read, sources)
         # effective_order changes the scores of single sentences only, which are not used.
         self._bleu = SacreBLEU(tokenize="13a", effective_order=True)
-        if not any(len(self._bleu.tokenizer(text).split()) >= 4 for group in read for text in group):
-            warnings.warn("no reference has four words: BLEU, which needs a 4-gram, is 0", stacklevel=2)
 
     def statistics(self, predictions: Sequence[str]) -> np.ndarray:
         """Matches of 1- to 4-grams, n-grams of the prediction, its length and the closest reference's: (items, 10)."""
@@ -40,6 +38,12 @@ class BLEU(Metric):
             sentence = self._bleu.sentence_score(normalize(read_as_sgml(prediction, "prediction", item)), group)
             row[:] = [*sentence.counts, *sentence.totals, sentence.sys_len, sentence.ref_len]
         return rows
+
+    def score(self, predictions: Sequence[str]) -> dict[str, float]:
+        totals = self.statistics(predictions).sum(axis=0)
+        if totals[7] == 0:
+            warnings.warn("no text has four words: BLEU, which needs a 4-gram, is 0", stacklevel=2)
+        return self.aggregate(totals)
 
     def aggregate(self, totals: np.ndarray) -> dict[str, float]:
         counts = [round(total) for total in totals]

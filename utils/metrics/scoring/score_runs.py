@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.data import SPLITS, source_type
-from utils.errors import UserError, reason, run_cli
+from utils.errors import UserError, plain_warnings, reason, run_cli
 from utils.io.files import lock, remove_leftovers, sha256, write_json
 from utils.io.yaml_files import dotted, read_yaml
 from utils.metrics import Scorer, applicable, main_scores, metrics
@@ -58,7 +58,8 @@ class RunScorer:
         outcomes = []
         for split in splits:
             try:
-                outcomes.append(self._score_split(run, split))
+                with plain_warnings(f"{run.path}: "):
+                    outcomes.append(self._score_split(run, split))
             except Exception as error:  # one run must not stop the others
                 outcomes.append(Outcome(run, split, "failed", reason=reason(error)))
         return outcomes
