@@ -242,7 +242,7 @@ def test_a_line_file_that_differs_from_the_json_lines_is_refused(tmp_path: Path,
     assert failed.state == "failed" and run.scores() is None
     assert (
         failed.reason
-        == f"{file} and test_predictions.jsonl hold different texts. Run eval.py again, which writes both."
+        == f"{file.name} and test_predictions.jsonl hold different texts. Run eval.py again, which writes both."
     )
     run.raw_predictions().unlink()  # as if another tool had written the line files
     (scored,) = score_runs.RunScorer().score(run)

@@ -69,6 +69,25 @@ def test_a_link_to_a_run_counts_once_and_other_links_are_named(
     assert warned == f"warning: {folder / 'up'} is a link to a folder and is not searched: give that folder\n"
 
 
+def test_a_folder_with_parts_of_a_run_is_an_incomplete_copy(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Not a folder of runs that has such files. Links to checkpoints are no folders to search."""
+    runs = [write_run(tmp_path, seed=seed) for seed in range(4)]
+    for run, kept in zip(runs, ("config.yaml", "metrics.jsonl", "checkpoints", None), strict=True):
+        (run / "checkpoints" / "step-1").mkdir(parents=True)
+        for name in ("best", "last"):
+            (run / "checkpoints" / name).symlink_to("step-1")
+        for part in [part for part in run.iterdir() if kept and part.name != kept]:
+            shutil.rmtree(part) if part.is_dir() else part.unlink()
+    (runs[3].parent / "config.yaml").touch()
+    (tmp_path / "checkpoints").mkdir()
+    assert {run.path: run.incomplete for run in find_runs([tmp_path])} == dict.fromkeys(runs[:3], True) | {
+        runs[3]: False
+    }
+    assert capsys.readouterr().err == ""
+    with pytest.raises(UserError, match=r"label-\w+/run\.json is missing: .* incomplete copy"):
+        Run(runs[0]).record()
+
+
 def test_the_model_of_a_run_is_found_again_where_it_was_moved(train: Any, small_model: Path, tmp_path: Path) -> None:
     """Every command that needs it names the key and the file to edit, which is then as good as before."""
     before, after = Path(shutil.copytree(small_model, tmp_path / "before")), tmp_path / "after"

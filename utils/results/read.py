@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.data import SPLITS
-from utils.errors import UserError, reason
+from utils.errors import UserError
 from utils.io.files import LARGEST, sha256
 from utils.io.yaml_files import dotted, read_yaml
 from utils.results.methods import FULL_TRAINING, UNTRAINED
@@ -157,7 +157,7 @@ def read_results(roots: Iterable[str | Path]) -> tuple[list[Result], list[Omissi
         try:
             results.append(_read(run))
         except Exception as error:  # one bad run must not prevent the table of the others
-            unreadable.append(Omission(run, printable_line(reason(error))))
+            unreadable.append(Omission(run, printable_line(run.reason(error))))
     return _with_base_files(results), unreadable
 
 
@@ -188,8 +188,8 @@ def _read(run: Run) -> Result:
         return Result(run, record, settings, {}, {}, (_unfinished(record),))
     if not record.get("group"):
         problems.append("its record has no 'group', so it is not averaged with other seeds")
-    evaluation = _part(run.evaluation, problems)
-    scores = _part(run.scores, problems)
+    evaluation = _part(run, run.evaluation, problems)
+    scores = _part(run, run.scores, problems)
     if evaluation and (earlier := of_earlier_checkpoint(run, evaluation)):
         return Result(run, record, settings, {}, {}, (*problems, earlier))
     if evaluation is None:
@@ -215,15 +215,15 @@ def _settings(run: Run, problems: list[str]) -> dict[str, Any]:
     try:
         return dotted(read_yaml(run.config_file))
     except (UserError, OSError) as error:
-        problems.append(f"{run.config_file.name} cannot be read: {printable_line(error)}")
+        problems.append(f"{run.config_file.name} cannot be read: {printable_line(run.reason(error))}")
         return {}
 
 
-def _part(read: Callable[[str], dict[str, Any] | None], problems: list[str]) -> dict[str, Any] | None:
+def _part(run: Run, read: Callable[[str], dict[str, Any] | None], problems: list[str]) -> dict[str, Any] | None:
     try:
         return read(SPLIT)
     except UserError as error:
-        problems.append(printable_line(error))
+        problems.append(printable_line(run.reason(error)))
         return None
 
 

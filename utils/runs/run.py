@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from utils.data import SPLITS
-from utils.errors import UserError
+from utils.errors import UserError, reason
 from utils.io.files import LARGEST_RECORD, read_bytes, read_object, sha256, write_json
 from utils.io.rows import json_objects
 
@@ -53,6 +53,12 @@ class Run:
     @property
     def metrics_file(self) -> Path:
         return self.path / "metrics.jsonl"
+
+    @property
+    def incomplete(self) -> bool:
+        """Whether the folder has parts of a run, but no record."""
+        parts = (self.config_file, self.metrics_file, self.best, self.last)
+        return any(map(os.path.lexists, parts)) and not os.path.lexists(self.record_file)
 
     def board_files(self) -> list[Path]:
         """TensorBoard's files, in order of name."""
@@ -108,10 +114,16 @@ class Run:
 
     def record(self) -> dict[str, Any]:
         """The content of run.json. Raises UserError if it is missing or not a record."""
+        if self.incomplete:
+            raise UserError(f"{self.record_file} is missing: the folder is an incomplete copy of a run. Copy it again.")
         record = read_object(self.record_file)
         if record.get("status") not in STATUSES:
             raise UserError(f"{self.record_file} is not a run's record: it has no valid 'status'")
         return record
+
+    def reason(self, error: Exception) -> str:
+        """The reason of an error for a line that begins with the run's folder, which it does not repeat."""
+        return reason(error).replace(f"{self.path}{os.sep}", "")
 
     def update_record(self, **fields: Any) -> None:
         """Merge ``fields`` into run.json, which is made if missing."""
@@ -180,14 +192,15 @@ def finite(value: Any) -> float | None:
 def find_runs(roots: Iterable[str | Path]) -> list[Run]:
     """Every run at or below ``roots``, in path order. A directory is a run if it holds a record.
 
-    A link to a run counts, unless the run itself is found too. Other linked folders are not searched, as they may be
-    large or lead back here; a warning names them.
+    A directory with other parts of a run is one too, unless it holds runs: its ``record()`` is then an error. A link to
+    a run counts, unless the run itself is found too. Other linked folders are not searched, as they may be large or
+    lead back here; a warning names them, except those to checkpoints.
 
     Raises:
         UserError: a root does not exist, or there is no run at all.
     """
     found: dict[Path, Run] = {}
-    links: list[Path] = []
+    links, incomplete = list[Path](), list[Run]()
     names = [str(root) for root in roots]
     for root in names:
         if not Path(root).is_dir():
@@ -203,14 +216,17 @@ def find_runs(roots: Iterable[str | Path]) -> list[Run]:
             if RECORD in entries and not os.path.isdir(entries[RECORD].path):  # a run holds no other run
                 found.setdefault(Path(folder).resolve(), Run(Path(folder)))
                 continue
+            incomplete += [run for run in [Run(Path(folder))] if run.incomplete]
             folders = [entry for entry in entries.values() if entry.name[0] != "." and os.path.isdir(entry.path)]
             waiting += [entry.path for entry in folders if not entry.is_symlink()]
             links += [Path(entry.path) for entry in folders if entry.is_symlink()]
     for link in sorted(links):
         if (link / RECORD).is_file():
             found.setdefault(link.resolve(), Run(link))
-        else:
+        elif link.name not in ("best", "last"):
             print(f"warning: {link} is a link to a folder and is not searched: give that folder", file=sys.stderr)
+    holding = {parent for folder in found for parent in folder.parents}
+    found |= {folder: run for run in incomplete if (folder := run.path.resolve()) not in holding}
     if not found:
         raise UserError(f"no runs under {', '.join(names)}: nothing there has a {RECORD}. Train first (train.py).")
     return sorted(found.values(), key=lambda run: str(run.path))

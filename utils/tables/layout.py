@@ -71,7 +71,7 @@ class Table:
         runs = [*(result.run for row in self.rows for result in row.results), *(x.run for x in self.omissions)]
         shared = os.path.commonpath([run.path.absolute().parent for run in runs]) if runs else ""
         named = [(os.path.relpath(x.run.path.absolute(), shared), x) for x in self.omissions]
-        return [(name, _FOLDER.sub("…/", x.reason.replace(f"{x.run.path}{os.sep}", ""))) for name, x in named]
+        return [(name, _FOLDER.sub("…/", x.reason)) for name, x in named]
 
 
 def make_table(
