@@ -174,12 +174,7 @@ def _hashes(run: Run, split: str) -> dict[str, str | None]:
 
     They are compared together, because a kill between two writes leaves files of different evaluations.
     """
-    files = {
-        "predictions_sha256": run.predictions(split),
-        "raw_predictions_sha256": run.raw_predictions(split),
-        "references_sha256": run.references(split),
-    }
-    return {name: sha256(path, LARGEST) if path.is_file() else None for name, path in files.items()}
+    return {name: sha256(path, LARGEST) if path.is_file() else None for name, path in run.texts(split).items()}
 
 
 def load_examples(run: Run, config: Config, options: Options, loaded: Loaded | None = None) -> list[Example]:

@@ -249,6 +249,14 @@ def test_a_line_file_that_differs_from_the_json_lines_is_refused(tmp_path: Path,
     assert scored.state == "scored" and "SER" not in scored.scores
 
 
+def test_json_lines_that_eval_wrote_are_not_replaced_by_the_line_files(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run")
+    write_json(run.eval_file, {"test": {"raw_predictions_sha256": "0" * 64}})
+    run.raw_predictions().unlink()
+    (failed,) = score_runs.RunScorer().score(run)
+    assert failed.state == "failed" and failed.reason.startswith("test_predictions.jsonl is missing")
+
+
 def test_json_lines_and_line_files_give_the_same_scores(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run")
     write_texts(run, "test", [Answer("why?", "why?", " a\u2028pub\n here ", ["the\r\npub", "a\x0cbar "])])

@@ -29,7 +29,7 @@ def test_omitted_runs_are_listed_with_the_reason(tmp_path: Path, capsys: pytest.
     reasons[changed] = "test_references.txt has changed"
     other = {"references_sha256": "1" * 64}
     rescored = write_run(tmp_path, seed=13, evaluation=other, scores={"references_sha256": "0" * 64})
-    reasons[rescored] = "scored with other references than eval.py wrote"
+    reasons[rescored] = "of different files test_references.txt"
     lost = write_run(tmp_path, seed=12)
     (lost / "test_predictions.txt").unlink()
     reasons[lost] = "test_predictions.txt is missing"
@@ -82,7 +82,26 @@ def test_scores_of_predictions_that_were_not_evaluated_do_not_count(tmp_path: Pa
     write_run(tmp_path, evaluation={"predictions_sha256": "0" * 64})
     compile_results([tmp_path])
     assert "BLEU_mean" not in csv_of(tmp_path)
-    assert "not those that eval.py wrote" in (tmp_path / "e2e_nlg" / "results.md").read_text(encoding="utf-8")
+    assert "of different files test" in (tmp_path / "e2e_nlg" / "results.md").read_text(encoding="utf-8")
+
+
+def test_scores_are_stale_if_any_file_of_texts_has_changed(tmp_path: Path) -> None:
+    """A record that lacks a file keeps its scores, as a study commits predictions alone."""
+    names = {"predictions": "test_predictions.txt", "raw_predictions": "test_predictions.jsonl"}
+    names["references"] = "test_references.txt"
+    hashes = {f"{key}_sha256": hashlib.sha256(name.encode()).hexdigest() for key, name in names.items()}
+    for seed, edited in enumerate((None, *names)):
+        run = write_run(tmp_path, seed=seed, evaluation=hashes, scores=hashes)
+        for key, name in names.items():
+            (run / name).write_text("edited" if key == edited else name, encoding="utf-8")
+    (write_run(tmp_path, seed=9, evaluation=hashes, scores=hashes) / names["predictions"]).write_text(
+        names["predictions"]
+    )
+    compile_results([tmp_path])
+    row = row_of(csv_of(tmp_path))
+    assert (row.n, row.test_loss_n, row.BLEU_n) == (5, 5, 2)
+    page = (tmp_path / "e2e_nlg" / "results.md").read_text(encoding="utf-8").replace("\\", "")
+    assert all(f"scores are stale: {name} has changed" in page for name in names.values())
 
 
 def test_test_results_of_an_earlier_training_do_not_count(tmp_path: Path) -> None:

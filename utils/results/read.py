@@ -196,17 +196,8 @@ def _read(run: Run) -> Result:
         problems.append("not evaluated (eval.py)")
     if scores is None:
         problems.append("not scored (eval.sh)")
-    elif stale := _stale(run, scores):
-        problems.append(stale)
-        scores = None
-    elif evaluation and evaluation.get("predictions_sha256") not in (None, scores["predictions_sha256"]):
-        problems.append("its predictions are not those that eval.py wrote: scores not counted (run eval.py --force)")
-        scores = None
-    elif evaluation and not _same_references(evaluation, scores):
-        problems.append("scored with other references than eval.py wrote: scores not counted (run eval.sh again)")
-        scores = None
-    elif evaluation is None:
-        problems.append(f"without {run.eval_file.name} the extent of its scores is unknown: scores not counted")
+    elif stale := _stale(run, evaluation or {}, scores):
+        problems.append(f"{stale}: scores not counted (run eval.py and eval.sh again)")
         scores = None
     return Result(run, record, settings, evaluation or {}, scores or {}, tuple(problems))
 
@@ -235,24 +226,24 @@ def of_earlier_checkpoint(run: Run, evaluation: dict[str, Any]) -> str | None:
     return f"{run.eval_file.name} is of another checkpoint: its test results are not counted (run eval.py again)"
 
 
-def _stale(run: Run, scores: dict[str, Any]) -> str | None:
-    """Why the scores do not belong to the run's current predictions and references, or None."""
+def _stale(run: Run, evaluation: dict[str, Any], scores: dict[str, Any]) -> str | None:
+    """Why scores are not of the texts that eval.py wrote, or None.
+
+    Both records name one hash for each file, and the file has it. A committed record may lack all but the predictions.
+    """
+    if not evaluation:
+        return f"without {run.eval_file.name} the extent of its scores is unknown"
     if not scores.get("predictions_sha256"):
-        return f"{run.scores_file.name} does not say which predictions it belongs to (run eval.sh again)"
-    predictions = run.predictions(SPLIT)
-    if not predictions.is_file():
-        return f"{predictions.name} is missing, so its scores cannot be checked (run eval.py and eval.sh again)"
-    for key, file in (("predictions_sha256", predictions), ("references_sha256", run.references(SPLIT))):
-        # a committed record has no references: they are data, and their hash says which were scored
-        if scores.get(key) and file.is_file() and sha256(file, LARGEST) != scores[key]:
-            return f"scores are stale: {file.name} has changed since (run eval.sh again)"
+        return f"{run.scores_file.name} does not say which predictions it belongs to"
+    if not run.predictions(SPLIT).is_file():
+        return f"{run.predictions(SPLIT).name} is missing, so its scores cannot be checked"
+    for key, file in run.texts(SPLIT).items():
+        hashes = {part[key] for part in (evaluation, scores) if part.get(key)}
+        if len(hashes) > 1:
+            return f"{run.scores_file.name} and {run.eval_file.name} are of different files {file.name}"
+        if hashes and file.is_file() and sha256(file, LARGEST) not in hashes:
+            return f"scores are stale: {file.name} has changed since"
     return None
-
-
-def _same_references(evaluation: dict[str, Any], scores: dict[str, Any]) -> bool:
-    """Whether both name the same references, or one names none, as earlier versions did."""
-    hashes = {part.get("references_sha256") for part in (evaluation, scores)} - {None}
-    return len(hashes) < 2
 
 
 def _unfinished(record: dict[str, Any]) -> str:

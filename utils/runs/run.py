@@ -108,6 +108,14 @@ class Run:
         """References in groups separated by empty lines."""
         return self.path / f"{split}_references.txt"
 
+    def texts(self, split: str = "test") -> dict[str, Path]:
+        """The three files of texts, by the keys of their hashes in eval.json and scores.json."""
+        return {
+            "predictions_sha256": self.predictions(split),
+            "raw_predictions_sha256": self.raw_predictions(split),
+            "references_sha256": self.references(split),
+        }
+
     def lock_file(self, work: Literal["train", "eval", "score"]) -> Path:
         """The file that is locked while the run is trained, evaluated or scored."""
         return self.path / f".{work}.lock"

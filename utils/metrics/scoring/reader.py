@@ -73,6 +73,8 @@ def read_run(run: Run, split: str) -> Items:
         UserError: a file is missing or damaged, or the line files and the JSON lines have different texts.
     """
     if not run.raw_predictions(split).exists():
+        if (run.evaluation(split) or {}).get("raw_predictions_sha256"):
+            raise UserError(f"{run.raw_predictions(split)} is missing, which eval.py wrote. Run eval.py again.")
         return read_items(run.predictions(split), run.references(split), tables=False)
     answers = read_texts(run, split)
     return Items(

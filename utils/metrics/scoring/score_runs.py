@@ -68,8 +68,7 @@ class RunScorer:
         items = read_run(run, split)
         count = len(items.predictions)
         names = applicable(items.sources, source_type(run.record().get("dataset")).metrics)
-        files = {"predictions_sha256": run.predictions(split), "references_sha256": run.references(split)}
-        hashes = {key: sha256(path) for key, path in files.items()}
+        hashes = {key: sha256(path) for key, path in run.texts(split).items() if path.exists()}
         saved = run.readable_parts(run.scores_file).get(split, {})
         if not self.force and _is_current(saved, names, hashes):
             return Outcome(run, split, "current", {name: saved[name] for name in names}, count)
