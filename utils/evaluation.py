@@ -14,7 +14,7 @@ from typing import Any
 import rosa
 from utils.config.settings import Config, load_config
 from utils.data import Example, digest, group_by_source, known_samples
-from utils.errors import UserError, is_out_of_memory
+from utils.errors import UserError, is_out_of_memory, reason
 from utils.generation.decoding import Decoding
 from utils.generation.generate import check_beams, decoded, generate_tokens
 from utils.io.files import LARGEST, lock, remove_leftovers, sha256, write_json
@@ -99,7 +99,7 @@ def _outcome(run: Run, options: Options, check: Callable[[], None], loaded: Load
     except Exception as error:
         if is_out_of_memory(error):
             return "failed", f"out of memory: give a lower --batch-size than {options.batch()}, or fewer --num-beams"
-        return "failed", run.reason(error)
+        return "failed", run.without_folder(reason(error))
 
 
 def _print_summary(outcomes: Sequence[tuple[Run, str, str]], runs: int, split: str) -> int:

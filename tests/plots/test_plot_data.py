@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from typing import Any
 
-from tests.plots.test_plots import figure_of, lines
+import pytest
+
+from tests.plots.test_plots import figure_of, lines, texts
 from tests.records import write_run
 from utils.plots._curves import draw_curves
 from utils.plots._data import load_plot_data
@@ -94,11 +98,40 @@ def test_a_row_without_shared_points_is_named_and_a_seed_without_points_not_coun
             (run / "metrics.jsonl").unlink()
     write_run(tmp_path, method="lora")
     lone = write_run(tmp_path, method="lora", seed=1)
-    (lone / "metrics.jsonl").write_text('{"split": "validation", "epoch": 0.123, "step": 1, "loss": 1}\n')
+    (lone / "metrics.jsonl").write_text('{"split": "validation", "epoch": 0.123, "step": 500, "loss": 1}\n')
     (data,) = load_plot_data(tmp_path)
     drawn = draw_curves(data, "validation", "loss", "loss")
     assert drawn.legends[0].get_title().get_text().endswith("2 seeds") and list(lines(drawn)) == ["ROSA"]
     assert any("LoRA has no validation points that its seeds share" in note for note in data.notes)
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda text: "", "it has no validation points"),
+        (lambda text: re.sub(r'(n", "loss": )[\d.]+', r"\1NaN", text), "5 of 5 validation points have no finite loss"),
+        (lambda text: text[: text.index('"step": 410')], "end before step 500"),  # four of five epochs
+        (lambda text: text[:-20], "line 55 is not JSON"),
+    ],
+)
+def test_a_seed_that_ends_early_is_named_and_not_in_the_curve(tmp_path: Path, damage: Any, words: str) -> None:
+    for seed in (0, 1):
+        write_run(tmp_path, method="lora", seed=seed)
+        file = write_run(tmp_path, seed=seed, loss=1.0 + seed) / "metrics.jsonl"
+    file.write_text(damage(file.read_text()))
+    (data,) = load_plot_data(tmp_path)
+    drawn = draw_curves(data, "validation", "loss", "loss")
+    assert texts(drawn) == ["LoRA", "ROSA, 1 of 2 seeds"]
+    assert lines(drawn)["ROSA"][0] == [1, 2, 3, 4, 5] and lines(drawn)["ROSA"][1][-1] < 1.1
+    assert any(note.startswith(f"{file.parent}: ") and words in note for note in data.notes)
+
+
+def test_a_bad_line_costs_one_point_of_a_run(tmp_path: Path) -> None:
+    file = write_run(tmp_path) / "metrics.jsonl"
+    file.write_text(file.read_text().replace('"epoch": 3.0, "split": "validation"', '"epoch": 3.0, "split"'))
+    (data,) = load_plot_data(tmp_path)
+    assert lines(draw_curves(data, "validation", "loss", "loss"))["ROSA"][0] == [1, 2, 4, 5]
+    assert len(data.notes) == 1 and "metrics.jsonl, line 33 is not JSON" in data.notes[0]
 
 
 def test_seeds_logged_at_other_intervals_share_the_bins_of_a_training_curve(tmp_path: Path) -> None:

@@ -74,12 +74,6 @@ def test_validation_curves_are_means_over_seeds_with_a_band(tmp_path: Path) -> N
     assert figure.legends[0].get_title().get_text() == "rank ratio 0.05; band: ± 1 std, 2 seeds"
 
 
-def test_seeds_of_different_length_are_averaged_at_the_points_they_share(tmp_path: Path) -> None:
-    write_run(tmp_path, seed=0, validation=[2.0, 1.5, 1.0], epochs=3)
-    write_run(tmp_path, seed=1, validation=[4.0, 2.5], epochs=3)
-    assert lines(figure_of("validation_curves", tmp_path))["ROSA"] == ([1, 2], [3.0, 2.0])
-
-
 def test_training_curves_average_intervals_of_the_run(tmp_path: Path) -> None:
     run = write_run(tmp_path)
     points = [f'{{"split": "train", "epoch": {i / 100}, "step": {i}, "loss": {i}}}' for i in range(1, 201)]

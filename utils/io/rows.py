@@ -83,10 +83,13 @@ def _unrepeated(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def json_objects(path: Path, lines: Iterable[str | bytes], **options: Any) -> Iterator[Row]:
+def json_objects(
+    path: Path, lines: Iterable[str | bytes], bad: list[str] | None = None, **options: Any
+) -> Iterator[Row]:
     """The JSON object on each of ``lines``, which were read from ``path``; empty lines are skipped.
 
     Args:
+        bad: gets what is wrong with each line that is no JSON object, instead of an error.
         options: of ``json.loads``.
 
     Raises:
@@ -97,12 +100,15 @@ def json_objects(path: Path, lines: Iterable[str | bytes], **options: Any) -> It
         if not line.strip():
             continue
         try:
-            value = json.loads(line, **options)
+            value, wrong = json.loads(line, **options), "is not a JSON object with fields"
         except (ValueError, RecursionError) as error:  # ValueError: not JSON, or a number of too many digits
-            raise UserError(f"{where} is not JSON that can be read: {error}") from None
-        if not isinstance(value, dict):
-            raise UserError(f"{where} is not a JSON object with fields")
-        yield where, value
+            value, wrong = None, f"is not JSON that can be read: {error}"
+        if isinstance(value, dict):
+            yield where, value
+        elif bad is None:
+            raise UserError(f"{where} {wrong}")
+        else:
+            bad.append(f"{where} {wrong}")
 
 
 def read_rows(path: Path, columns: tuple[str, ...], hint: str = "") -> list[Row]:

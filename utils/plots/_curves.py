@@ -56,8 +56,9 @@ def draw_curves(data: PlotData, split: str, key: str, ylabel: str, bins: int | N
     ranks = ranks_of(row for row, _ in row_curves)
     drawn = [(row, _without_start(curve), _line_style(data.methods, ranks, row)) for row, curve in row_curves]
     groups: dict[str, list[Any]] = {}
-    for row, _, line_style in drawn:
-        groups.setdefault(row.first.method, []).append(line_handle(row_label(ranks, row, 16), **line_style))
+    for row, curve, line_style in drawn:
+        fewer = f", {curve.seeds} of {len(row.results)} seeds" if curve.seeds < len(row.results) else ""
+        groups.setdefault(row.first.method, []).append(line_handle(row_label(ranks, row, 16) + fewer, **line_style))
     handles, columns = arrange(list(groups.values()))
     figure, (axes,) = new_axes(2.5 + 0.15 * math.ceil(len(handles) / columns))
     for row, curve, line_style in drawn:

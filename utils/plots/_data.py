@@ -26,7 +26,7 @@ from utils.results.methods import UNTRAINED
 from utils.results.parts import different_parts
 from utils.results.read import Result, keep_one_limit, read_results
 from utils.runs import finite
-from utils.text import as_typed, printable_line
+from utils.text import as_typed
 
 SAMPLE_METHOD = "fnmodel.rosa.sample_method"
 
@@ -107,12 +107,15 @@ class PlotData:
     def curve(self, row: Row, split: str, key: str, bins: int | None = None) -> Curve | None:
         """``key`` of the logging points of ``split`` over epochs, at the points that all seeds share.
 
+        A seed whose points end early is left out, if others have all of theirs. Notes name what is missing.
+
         Args:
             bins: None for single points. A number divides the longest run into this many equal intervals and takes
                 the mean of the points in each. A point is then the mean since the previous point, like a training
                 loss, so that its x is in the middle between the two.
         """
-        seeds = [points for result in row.results if (points := _points(result, split, key, self))]
+        read = [_points(result, split, key, self) for result in row.results]
+        seeds = [points for points, whole in read if whole] or [points for points, _ in read if points]
         if not seeds:
             return None
         if bins:
@@ -148,19 +151,28 @@ def _differing_settings(best: Row, rows: list[Row]) -> str:
     return ", ".join(words) or f"group {best.first.group[:8]}"
 
 
-def _points(result: Result, split: str, key: str, data: PlotData) -> dict[float, float]:
-    run = result.run
+def _points(result: Result, split: str, key: str, data: PlotData) -> tuple[dict[float, float], bool]:
+    """The value at each epoch, and whether the last one is of the run's last step. Notes say what is missing."""
+    run, bad = result.run, list[str]()
     try:
-        points = run.metrics(split)
+        points = run.metrics(split, bad)
     except UserError as error:
-        data.note(printable_line(error))
-        return {}
+        points, bad = [], [str(error)]
     by_x = {}
     for point in points:
         x, y = finite(point.get("epoch")), finite(point.get(key))
         if x is not None and y is not None:
-            by_x[round(x, 6)] = y
-    return by_x
+            by_x[round(x, 6)] = y, finite(point.get("step")) or 0
+    end = result.number("progress", "step") or 0
+    whole = bool(by_x) and max(step for _, step in by_x.values()) >= end
+    missing = [bad[0] + (f", and {len(bad) - 1} more lines" if len(bad) > 1 else "")] if bad else []
+    if len(by_x) < len(points):
+        missing.append(f"{len(points) - len(by_x)} of {len(points)} {split} points have no finite {key}")
+    if not whole:
+        missing.append(f"its {split} points end before step {end:,.0f}" if by_x else f"it has no {split} points")
+    if missing:
+        data.note(f"{run.path}: {run.without_folder('; '.join(missing))}")
+    return {x: y for x, (y, _) in by_x.items()}, whole
 
 
 def _centred(points: dict[float, float]) -> dict[float, float]:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.data import SPLITS
-from utils.errors import UserError
+from utils.errors import UserError, reason
 from utils.io.files import LARGEST, sha256
 from utils.io.yaml_files import dotted, read_yaml
 from utils.results.methods import FULL_TRAINING, UNTRAINED
@@ -157,7 +157,7 @@ def read_results(roots: Iterable[str | Path]) -> tuple[list[Result], list[Omissi
         try:
             results.append(_read(run))
         except Exception as error:  # one bad run must not prevent the table of the others
-            unreadable.append(Omission(run, printable_line(run.reason(error))))
+            unreadable.append(Omission(run, printable_line(run.without_folder(reason(error)))))
     return _with_base_files(results), unreadable
 
 
@@ -206,7 +206,7 @@ def _settings(run: Run, problems: list[str]) -> dict[str, Any]:
     try:
         return dotted(read_yaml(run.config_file))
     except (UserError, OSError) as error:
-        problems.append(f"{run.config_file.name} cannot be read: {printable_line(run.reason(error))}")
+        problems.append(f"{run.config_file.name} cannot be read: {printable_line(run.without_folder(reason(error)))}")
         return {}
 
 
@@ -214,7 +214,7 @@ def _part(run: Run, read: Callable[[str], dict[str, Any] | None], problems: list
     try:
         return read(SPLIT)
     except UserError as error:
-        problems.append(printable_line(run.reason(error)))
+        problems.append(printable_line(run.without_folder(reason(error))))
         return None
 
 

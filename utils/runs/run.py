@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from utils.data import SPLITS
-from utils.errors import UserError, reason
+from utils.errors import UserError
 from utils.io.files import LARGEST_RECORD, read_bytes, read_object, sha256, write_json
 from utils.io.rows import json_objects
 
@@ -129,25 +129,26 @@ class Run:
             raise UserError(f"{self.record_file} is not a run's record: it has no valid 'status'")
         return record
 
-    def reason(self, error: Exception) -> str:
-        """The reason of an error for a line that begins with the run's folder, which it does not repeat."""
-        return reason(error).replace(f"{self.path}{os.sep}", "")
+    def without_folder(self, text: str) -> str:
+        """``text`` for a line that begins with the run's folder, which it does not repeat."""
+        return text.replace(f"{self.path}{os.sep}", "")
 
     def update_record(self, **fields: Any) -> None:
         """Merge ``fields`` into run.json, which is made if missing."""
         record = read_object(self.record_file) if self.record_file.exists() else {}
         write_json(self.record_file, record | fields)
 
-    def metrics(self, split: str | None = None) -> list[dict[str, Any]]:
-        """The logging points of metrics.jsonl, all or those of one split."""
+    def metrics(self, split: str | None = None, bad: list[str] | None = None) -> list[dict[str, Any]]:
+        """The logging points of metrics.jsonl, all or those of one split.
+
+        Args:
+            bad: gets what is wrong with each line that is no logging point, instead of a UserError.
+        """
         if not self.metrics_file.exists():
             return []
-        points = []
-        for where, point in json_objects(self.metrics_file, read_bytes(self.metrics_file).splitlines()):
-            if not isinstance(point.get("split"), str):
-                raise UserError(f"{where} is not a logging point with a split")
-            points.append(point)
-        return [point for point in points if split is None or point["split"] == split]
+        lines = read_bytes(self.metrics_file).splitlines()
+        points = [point for _, point in json_objects(self.metrics_file, lines, bad)]
+        return [point for point in points if split is None or point.get("split") == split]
 
     def evaluation(self, split: str = "test") -> dict[str, Any] | None:
         """The record of eval.py for ``split``, or None."""

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.data import SPLITS, source_type
-from utils.errors import UserError, plain_warnings, run_cli
+from utils.errors import UserError, plain_warnings, reason, run_cli
 from utils.io.files import lock, remove_leftovers, sha256, write_json
 from utils.io.yaml_files import dotted, read_yaml
 from utils.metrics import Scorer, applicable, main_scores, metrics
@@ -61,7 +61,7 @@ class RunScorer:
                 with plain_warnings(f"{run.path}: "):
                     outcomes.append(self._score_split(run, split))
             except Exception as error:  # one run must not stop the others
-                outcomes.append(Outcome(run, split, "failed", reason=run.reason(error)))
+                outcomes.append(Outcome(run, split, "failed", reason=run.without_folder(reason(error))))
         return outcomes
 
     def _score_split(self, run: Run, split: str) -> Outcome:
@@ -152,7 +152,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 try:
                     outcomes += scorer.score(run)
                 except Exception as error:
-                    outcomes.append(Outcome(run, "-", "failed", reason=run.reason(error)))
+                    outcomes.append(Outcome(run, "-", "failed", reason=run.without_folder(reason(error))))
         finally:
             _report(outcomes)
     states = {outcome.state for outcome in outcomes}
