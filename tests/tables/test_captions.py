@@ -66,7 +66,7 @@ def test_the_caption_explains_what_the_table_shows(tmp_path: Path) -> None:
         "Loss in nats per token.",
         "slot error: missing, added and wrong slots over all slots of the inputs.",
         "Decoding: beams 10, length penalty 0.8, no repeat ngram size 4, max new tokens 128.",
-        "Bold: best in its column.",
+        r"Bold: best in its column, and $\pm$ does not overlap the next.",
     ):
         assert words in caption, words
     write_run(tmp_path, evaluation={"decoding": {**DECODING, "num_beams": 1}}, seed=2)
@@ -99,25 +99,29 @@ def test_a_difference_that_rounds_to_zero_has_no_sign(tmp_path: Path) -> None:
     assert "| 0.0000 |" in (tmp_path / "e2e_nlg" / "results.md").read_text(encoding="utf-8").split("## difference")[1]
 
 
-def test_settings_of_a_method_without_a_column_are_named(tmp_path: Path) -> None:
+def test_settings_without_a_column_are_named_if_they_are_not_at_their_defaults(tmp_path: Path) -> None:
+    """How long and at which rate rows were trained is always named."""
     write_run(tmp_path, method="lora", config={"fnmodel.lora.alpha": 64, "fnmodel.lora.dropout": 0.0})
-    write_run(tmp_path, config={"fnmodel.rosa.level": "never", "fnmodel.rosa.decay": False})
+    write_run(tmp_path, config={"fnmodel.rosa.level": "never", "fnmodel.rosa.decay": True})
     compile_results([tmp_path])
-    caption = (tmp_path / "e2e_nlg" / "results.md").read_text(encoding="utf-8")
-    assert "Settings of a method that are not at their defaults: LoRA alpha=64; ROSA level=never.\n" in caption
-    write_run(tmp_path, config={"fnmodel.rosa.level": "epoch", "fnmodel.rosa.decay": False})
+    caption = (tmp_path / "e2e_nlg" / "results.md").read_text(encoding="utf-8").replace("\\", "")
+    shared = "The same for all rows: train.epochs=5, train.batch_size=128, train.lr=0.001"
+    assert f"{shared}, fnmodel.rosa.level=never, fnmodel.rosa.decay=true, fnmodel.lora.alpha=64.\n" in caption
+    write_run(tmp_path, config={"fnmodel.rosa.level": "epoch"})
     compile_results([tmp_path])  # now it has a column
-    caption = (tmp_path / "e2e_nlg" / "results.md").read_text(encoding="utf-8")
-    assert "not at their defaults: LoRA alpha=64.\n" in caption
+    caption = (tmp_path / "e2e_nlg" / "results.md").read_text(encoding="utf-8").replace("\\", "")
+    assert f"{shared}, fnmodel.rosa.decay=true, fnmodel.lora.alpha=64.\n" in caption
 
 
-def test_differences_across_other_settings_than_the_method_are_named(tmp_path: Path) -> None:
-    write_run(tmp_path, method="none", epochs=1, config={"train.lr": 1e-4})
-    write_run(tmp_path, method="lora")
-    write_run(tmp_path)
+def test_what_a_reader_must_know_of_the_data_is_in_the_caption(tmp_path: Path) -> None:
+    """Fractions, test samples that were trained on, and what ± is over."""
+    for seed in (0, 1):
+        config = {"train.fraction": 0.05, "train.validation_fraction": 0.1}
+        write_run(tmp_path, seed=seed, config=config, evaluation={"known": "3 of 9 test samples are training samples"})
     compile_results([tmp_path])
-    caption = (tmp_path / "e2e_nlg" / "results.md").read_text(encoding="utf-8")
-    assert "Differences of LoRA 0.05, ROSA 0.05 are to a training that differs in train epochs too." in caption
-    write_run(tmp_path, method="none", epochs=5)
-    compile_results([tmp_path])
-    assert "to a training that differs" not in (tmp_path / "e2e_nlg" / "results.md").read_text(encoding="utf-8")
+    caption = (tmp_path / "e2e_nlg" / "results.md").read_text(encoding="utf-8").replace("\\", "")
+    assert "train.fraction=0.05, train.validation_fraction=0.1." in caption
+    assert "± of a validation loss is over seeds and parts" in caption
+    assert "3 of 9 test samples are training samples.\n" in caption
+    compile_results([tmp_path], columns=["BLEU"])
+    assert "seeds and parts" not in (tmp_path / "e2e_nlg" / "results.md").read_text(encoding="utf-8")

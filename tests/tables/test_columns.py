@@ -74,7 +74,7 @@ def test_times_are_those_of_every_start(tmp_path: Path) -> None:
     write_run(tmp_path, method="lora", record={"hardware": fast})
     compile_results([tmp_path])
     page = (tmp_path / "e2e_nlg" / "results.md").read_text(encoding="utf-8")
-    assert "not comparable): A100, fp16; V100, fp16 and A100, fp16." in page
+    assert "Hardware: A100, fp16; V100, fp16 and A100, fp16." in page and "different hardware are not compared" in page
     assert "**" not in "".join(row["train (s)"] for row in markdown_rows(tmp_path))
     cores = [{"hardware": {"device": "cpu", "name": "a CPU", "cores": count}} for count in (2, 64)]
     assert [Result(Run(tmp_path), one, {}, {}, {}, ()).hardware for one in cores] == [
@@ -171,43 +171,60 @@ def test_differences_are_to_the_best_full_training_whatever_its_rate(tmp_path: P
 
 
 def test_losses_on_different_tokens_are_not_compared(tmp_path: Path) -> None:
-    write_run(tmp_path, loss=1.0)
+    write_run(tmp_path, loss=1.0, config={"train.loss_on": None})
     write_run(tmp_path, loss=0.5, record={"loss_on": "all", "group": "other"}, config={"train.loss_on": "all"})
     compile_results([tmp_path])
     printed = markdown_rows(tmp_path)
     assert "val loss" not in printed[0]
-    assert sorted(row["val loss, target"] for row in printed) == ["**0.5000**", "1.0000"]
-    assert sorted(row["val loss, all"] for row in printed) == ["**0.7500**", "1.5000"]
+    assert sorted(row["val loss, target"] for row in printed) == ["0.5000", "1.0000"]
+    assert sorted(row["val loss, all"] for row in printed) == ["0.7500", "1.5000"]
 
 
-@pytest.mark.parametrize("split", ["validation", "test"])
-def test_losses_on_different_parts_of_the_data_are_not_compared(tmp_path: Path, split: str) -> None:
-    """Another train.validation_fraction or train.seq_len; another seed may have another part."""
-    for method, loss, tokens in (("rosa", 1.0, 90), ("lora", 0.5, 70), ("none", 0.4, 90)):
-        counts = {"samples": 10, "target_tokens": tokens, "cut": 0}
-        where: dict[str, Any] = {"record": {"data": {"validation": counts}}}
-        write_run(
-            tmp_path, method=method, loss=loss, **(where if split == "validation" else {"evaluation": {"data": counts}})
-        )
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"train.validation_fraction": 0.1},
+        {"train.seq_len": 64},
+        {"train.epochs": 3},
+        {"model.adapter": "/a"},
+        {"model.name": "/other/gpt2"},
+        {"data_sha256": {"train": "a" * 64, "validation": "b" * 64, "test": "c" * 64}},
+    ],
+)
+def test_nothing_is_compared_across_a_condition_that_differs(tmp_path: Path, config: dict[str, Any]) -> None:
+    """Not the LoRA of a condition of its own, which is better than all; other seeds change nothing."""
+    data = {"data_sha256": {"train": "0" * 64, "validation": "1" * 64, "test": "2" * 64}}
+    usual = {key: None for key in config if key.startswith("train.s")}
+    write_run(tmp_path, method="none", loss=1.0, record=data, config=usual)
+    write_run(tmp_path, loss=1.2, seed=1, record=data, config=usual)
+    own = {"record": config} if "data_sha256" in config else {"config": config, "record": data}
+    write_run(tmp_path, method="lora", loss=0.5, scores={"BLEU": 0.9}, **own)
     compile_results([tmp_path])
-    columns = {"validation": "val loss", "test": "test ppl"}
-    key = {"validation": "val_loss", "test": "test_loss"}[split]
-    assert csv_of(tmp_path)[f"{key}_delta"].isna().all()
-    for name, column in columns.items():
-        assert ("**" in "".join(row[column] for row in markdown_rows(tmp_path))) == (name != split)
-    assert f"different parts of the {split} data" in (tmp_path / "e2e_nlg" / "results.md").read_text().replace("\\", "")
-
-
-def test_losses_on_other_fractions_of_the_validation_data_are_not_compared(tmp_path: Path) -> None:
-    """Also of other seeds, and in the CSV."""
-    for seed, (method, loss, fraction) in enumerate((("none", 1.0, 0.1), ("rosa", 1.2, 0.2), ("lora", 1.1, 0.2))):
-        config = {"train.validation_fraction": fraction}
-        write_run(tmp_path, method=method, seed=seed, loss=loss, config=config)
-    compile_results([tmp_path])
-    assert "**" not in "".join(row["val loss"] for row in markdown_rows(tmp_path))
+    printed = {row["method"]: row for row in markdown_rows(tmp_path)}
+    for column in ("val loss", "test ppl", "BLEU", "train (s)"):
+        assert "**" not in printed["LoRA"][column]
+    assert printed["full fine-tuning"]["val loss"] == "**1.0000**"
     frame = csv_of(tmp_path)
-    assert frame.val_loss_delta.isna().all() and row_of(frame, method="rosa").test_loss_delta == pytest.approx(0.2)
-    assert "different parts of the validation data" in (tmp_path / "e2e_nlg" / "results.md").read_text()
+    assert frame.val_loss_delta.notna().tolist() == (frame.method == "rosa").tolist()
+    page = (tmp_path / "e2e_nlg" / "results.md").read_text().replace("\\", "")
+    assert "Rows with different " in page and "are not compared, in bold or in differences" in page
+
+
+def test_a_mean_is_best_if_its_interval_does_not_overlap_that_of_the_next(tmp_path: Path) -> None:
+    for seed, (lora, rosa, near) in enumerate(((1.0, 2.0, 2.1), (1.2, 2.2, 2.3))):
+        for rank, loss in ((4, rosa), (8, near)):
+            write_run(tmp_path, seed=seed, rank=rank, loss=loss)
+        lone = write_run(tmp_path, seed=seed, method="lora", loss=lora)
+    compile_results([tmp_path])
+    assert [row["val loss"][:2] for row in markdown_rows(tmp_path)] == ["**", "2.", "2."]
+    (lone / "run.json").unlink()
+    compile_results([tmp_path])
+    assert [row["val loss"][:2] for row in markdown_rows(tmp_path)] == ["1.", "2.", "2."], "one seed has no interval"
+    for rank in (4, 8):
+        write_run(tmp_path / "two", method="rosa", rank=rank, loss=2.0 + rank / 100)
+        write_run(tmp_path / "two", method="rosa", rank=rank, loss=2.2 + rank / 100, seed=1)
+    compile_results([tmp_path / "two"])
+    assert "**" not in "".join(row["val loss"] for row in markdown_rows(tmp_path / "two"))
 
 
 def test_seeds_with_their_own_validation_items_are_compared_seed_by_seed(tmp_path: Path) -> None:
@@ -222,7 +239,7 @@ def test_seeds_with_their_own_validation_items_are_compared_seed_by_seed(tmp_pat
     assert math.isnan(row_of(frame, method="lora").val_loss_delta), "no seed in common"
     assert row_of(frame, method="lora").test_loss_delta == pytest.approx(7.0), "all seeds have the same test items"
     page = (tmp_path / "e2e_nlg" / "results.md").read_text()
-    assert "differences are over the seeds that both rows have" in page
+    assert "only rows of the same seeds are compared" in page
     assert "**" not in "".join(row["val loss"] for row in markdown_rows(tmp_path))
 
 

@@ -23,7 +23,6 @@ from utils.results.aggregate import (
 from utils.results.columns import OWN_LOSS, Column, all_columns, check_name, mixed_losses
 from utils.results.counterparts import unlike
 from utils.results.methods import UNTRAINED
-from utils.results.parts import different_parts
 from utils.results.read import Result, keep_one_limit, read_results
 from utils.runs import finite
 from utils.text import as_typed
@@ -271,8 +270,6 @@ def _of_one_data(rows: list[Row], split: str, notes: list[str]) -> list[Row]:
                 why = f"its {name} data are not those of most runs"
                 notes += [f"left out: {result.run.path}: {why}" for result in row.results]
         rows = kept
-    for part in different_parts(rows):
-        notes.append(f"losses are on different parts of the {part} data: they are not comparable")
     return rows
 
 

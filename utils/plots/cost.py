@@ -24,10 +24,10 @@ def draw(data: PlotData) -> Figure:
     rows = [row for row in data.trained() if row.statistics.keys() & {_MEMORY, _TIME}]
     if not rows:
         raise NothingToDraw(f"no finished run of {data.model} has recorded its time or memory")
-    usual = Counter(_hardware(row) for row in rows).most_common(1)[0][0]
-    if others := {_hardware(row) for row in rows} - {usual}:
+    usual = Counter(row.hardware for row in rows).most_common(1)[0][0]
+    if others := {row.hardware for row in rows} - {usual}:
         data.note(f"{data.model}: cost shows the runs on {usual} only, not those on {'; '.join(sorted(others))}")
-        rows = [row for row in rows if _hardware(row) == usual]
+        rows = [row for row in rows if row.hardware == usual]
     figure, axes = new_axes(1.3 + 0.19 * len(rows), columns=2, sharey=True)
     ranks = ranks_of(rows)
     unit, divisor = _time_unit(max((row.statistics[_TIME].mean for row in rows if _TIME in row.statistics), default=0))
@@ -74,10 +74,6 @@ def _resampling(row: Row) -> float:
     """Seconds of resampling, 0 if they are not visible in the training time."""
     training, resampling = row.statistics.get(_TIME), row.statistics.get(_RESAMPLE)
     return resampling.mean if training and resampling and resampling.mean > _VISIBLE * training.mean else 0.0
-
-
-def _hardware(row: Row) -> str:
-    return " / ".join(sorted({result.hardware for result in row.results}))
 
 
 def _time_unit(seconds: float) -> tuple[str, float]:

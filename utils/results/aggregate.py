@@ -14,7 +14,7 @@ from rosa.config import ALL_LINEAR
 from utils.metrics import NEITHER
 from utils.results.columns import Column
 from utils.results.methods import UNTRAINED, method_label, method_order
-from utils.results.read import Omission, Result
+from utils.results.read import SPLIT, Omission, Result
 from utils.runs import finite
 from utils.runs.identity import ADDED_KEYS, WITHOUT_EFFECT
 from utils.runs.run import ADAPTER
@@ -86,9 +86,27 @@ class Row:
         values = {str(result.seed): column.value(result) for result in self.results}
         return {seed: value for seed, value in values.items() if value is not None}
 
+    @property
+    def hardware(self) -> str:
+        """That of all seeds."""
+        return " / ".join(sorted({result.hardware for result in self.results}))
+
+    def conditions(self, column: Column) -> dict[str, Any]:
+        """What rows must share for their values of ``column`` to be compared: all but the method and its rate."""
+        skipped = ["fnmodel.", RATE, "base", *([] if column.scored else [DECODING])]
+        skipped += [] if column.split == SPLIT and not column.timing else [f"{SPLIT}_data"]
+        kept = {key: as_typed(value) for key, value in self.settings.items() if not key.startswith(tuple(skipped))}
+        return {"model": self.base_model, **kept, **({"hardware": self.hardware} if column.timing else {})}
+
     def delta(self, column: Column) -> float | None:
-        """This row's mean minus the baseline's, of ``compared_seeds``; None if one is missing or both are one row."""
-        if self.baseline is None or self.baseline is self:
+        """This row's mean minus the baseline's, of ``compared_seeds``.
+
+        None if one is missing, if both are one row, or if they differ in a condition that both have.
+        """
+        if self.baseline is None or self.baseline is self or not column.quality:
+            return None
+        mine, theirs = self.conditions(column), self.baseline.conditions(column)
+        if any(mine[key] != theirs[key] for key in mine.keys() & theirs.keys()):
             return None
         rows, seeds = (self, self.baseline), self.compared_seeds(column)
         if seeds or any(row.drawn(column) for row in rows):
@@ -251,17 +269,38 @@ def distinction(row: Row, rows: list[Row]) -> dict[str, Any]:
     return settings | ({"biases": row.first.bias} if len({other.first.bias for other in same} - {None}) > 1 else {})
 
 
-def best_rows(rows: list[Row], column: Column) -> set[int]:
-    """Indices of the trained rows with the best printed value in ``column``.
+def differing_conditions(rows: list[Row], column: Column) -> list[str]:
+    """The conditions in which trained rows with a value in ``column`` differ."""
+    found = [row.conditions(column) for row in rows if row.first.method != UNTRAINED and column.key in row.statistics]
+    keys = dict.fromkeys(key for conditions in found for key in conditions)
+    return [key for key in keys if len({conditions[key] for conditions in found if key in conditions}) > 1]
 
-    Empty if all rows have it, or if rows have different seeds and each seed has items of its own.
+
+def best_rows(rows: list[Row], column: Column) -> set[int]:
+    """Indices of the trained rows that are best in ``column`` among several with the same conditions.
+
+    With one seed in each row, these are the rows with the best printed value. With more, it is the best row if its mean
+    ± standard deviation does not overlap that of the next. A validation loss on items that each seed has for itself is
+    compared among rows of the same seeds.
     """
-    trained = [(i, row) for i, row in enumerate(rows) if row.first.method != UNTRAINED and column.key in row.statistics]
-    means = {i: row.statistics[column.key].mean for i, row in trained}
-    if any(row.drawn(column) for _, row in trained) and len({tuple(sorted(r.by_seed(column))) for _, r in trained}) > 1:
-        return set()
-    if column.better == NEITHER or not means:
-        return set()
-    best = max(means.values(), key=lambda mean: mean * column.better)
-    equal = {i for i, mean in means.items() if column.text(mean) == column.text(best)}
-    return equal if len(equal) < len(means) else set()
+    keys = differing_conditions(rows, column)
+    groups: dict[tuple[Any, ...], list[int]] = defaultdict(list)
+    for i, row in enumerate(rows):
+        if row.first.method != UNTRAINED and column.key in row.statistics and column.better != NEITHER:
+            conditions, seeds = row.conditions(column), row.by_seed(column) if row.drawn(column) else ()
+            groups[*(conditions.get(key) for key in keys), *sorted(seeds)].append(i)
+    best: set[int] = set()
+    for group in groups.values():
+        values = {i: rows[i].statistics[column.key] for i in group}
+        first, *others = sorted(group, key=lambda i: -values[i].mean * column.better)
+        equal = {i for i in group if column.text(values[i].mean) == column.text(values[first].mean)}
+        if all(value.std is None for value in values.values()):
+            best |= equal if len(equal) < len(group) else set()
+        elif others and not _overlap(values[first], values[others[0]]):
+            best.add(first)
+    return best
+
+
+def _overlap(one: Statistic, other: Statistic) -> bool:
+    """Whether mean ± standard deviation of the two overlap, as they may if a deviation is not known."""
+    return None in (one.std, other.std) or abs(one.mean - other.mean) <= (one.std or 0) + (other.std or 0)

@@ -59,7 +59,7 @@ def to_latex(table: Table) -> str:
     two tables, quality and cost.
     """
     parts = ["% Needs \\usepackage{booktabs} and \\usepackage{graphicx}."]
-    best = ["Bold: best in its column"] if table.has_best else []
+    best = [f"Bold: {table.best_note}"] if table.best_note else []
     for i, grid in enumerate([*_split(table.grids[0]), *table.grids[1:]]):
         caption = [grid.title, *table.notes, *best] if i == 0 else [f"{table.dataset}: {grid.title}"]
         label = "-".join(filter(None, [f"tab:{slug(table.dataset, r'[^A-Za-z0-9]+')}", grid.name]))

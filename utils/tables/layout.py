@@ -14,7 +14,7 @@ from utils.results.counterparts import set_baselines
 from utils.results.gap import Closed, closed_shares
 from utils.results.methods import UNTRAINED, method_label
 from utils.results.read import Omission, Result, keep_one_limit
-from utils.tables.notes import Scope, baseline_notes, gap_notes, notes_of, readable
+from utils.tables.notes import baseline_notes, gap_notes, notes_of, readable
 from utils.tables.order import sort_rows
 from utils.text import as_typed, human
 
@@ -53,15 +53,18 @@ class Table:
     rows: list[Row]
     columns: list[Column]  # measured columns of the CSV
     settings: list[str]  # dotted keys that differ between rows
-    scope: Scope
     grids: list[Grid] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     omissions: list[Omission] = field(default_factory=list)
     closed: list[Closed] = field(default_factory=list)
 
     @property
-    def has_best(self) -> bool:
-        return any(cell.bold for grid in self.grids for row in grid.rows for cell in row)
+    def best_note(self) -> str:
+        """What bold means; empty if nothing is."""
+        if not any(cell.bold for grid in self.grids for row in grid.rows for cell in row):
+            return ""
+        several = any(len(row.results) > 1 for row in self.rows)
+        return "best in its column" + (", and ± does not overlap the next." if several else ".")
 
     def public_omissions(self) -> list[tuple[str, str]]:
         """Name and reason of each omission, without folders of this machine, for files that are shared.
@@ -100,7 +103,7 @@ def make_table(
     finished, limit_note = keep_one_limit([result for result in results if result.finished])
     rows, repeated = rows_of(finished)
     known = all_columns(finished)
-    scope = Scope.of(rows, mixed_losses(finished))
+    mixed = mixed_losses(finished)
     compute_statistics(rows, known.values())
     set_baselines(rows, baseline)
     settings = differing(rows)
@@ -109,21 +112,21 @@ def make_table(
     if columns is None:
         present = {key for row in rows for key in row.statistics}
         csv_columns = [column for key, column in known.items() if key in present]
-        printed = [known[key] for key in default_columns(dataset, scope.mixed) if key in present]
+        printed = [known[key] for key in default_columns(dataset, mixed) if key in present]
     else:
         for key in columns:
             check_name(key, known, "--columns")
         csv_columns = printed = [known[key] for key in columns]
-    table = Table(dataset, rows, csv_columns, settings, scope)
-    table.notes = notes_of(rows, printed, settings, scope) + ([limit_note] if limit_note else [])
+    table = Table(dataset, rows, csv_columns, settings)
+    table.notes = notes_of(rows, printed, settings) + ([limit_note] if limit_note else [])
     if trials:
         seeds = ", ".join(sorted({as_typed(trial.seed) for trial in trials}))
         table.notes.append(f"{len(trials)} trials of searches (seed {seeds}) are not in the table.")
-    loss = known["val_loss_target" if scope.mixed else "val_loss"]
+    loss = known["val_loss_target" if mixed else "val_loss"]
     table.closed = closed_shares(rows, loss)
-    deltas = _delta_grids(table, printed, baseline, scope)
+    deltas = _delta_grids(table, printed, baseline)
     table.notes += [*(baseline_notes(rows) if deltas else []), *gap_notes(rows, table.closed, loss)]
-    table.grids = [_main_grid(table, printed, scope), *deltas, *([_gap_grid(table)] if table.closed else [])]
+    table.grids = [_main_grid(table, printed), *deltas, *([_gap_grid(table)] if table.closed else [])]
     table.notes += _count_notes(table.grids)
     repeated_paths = {omission.run.path for omission in repeated}
     incomplete = [r for r in results if not r.finished]
@@ -175,15 +178,12 @@ def _model_starts(rows: list[Row]) -> list[int]:
     return [i for i in range(1, len(rows)) if rows[i].base_model != rows[i - 1].base_model]
 
 
-def _main_grid(table: Table, columns: list[Column], scope: Scope) -> Grid:
+def _main_grid(table: Table, columns: list[Column]) -> Grid:
     header, cells = _leading_columns(table)
     starts, measured = _model_starts(table.rows), len(header)
     for column in columns:
         header.append(Cell(column.heading))
-        best: set[int] = set()
-        if scope.comparable(column):
-            for start, end in zip([0, *starts], [*starts, len(table.rows)], strict=True):
-                best |= {start + i for i in best_rows(table.rows[start:end], column)}
+        best = best_rows(table.rows, column)
         for i, (row, line) in enumerate(zip(table.rows, cells, strict=True)):
             line.append(_measured_cell(row, column, i in best))
     models = {row.first.model for row in table.rows}
@@ -201,16 +201,15 @@ def _measured_cell(row: Row, column: Column, bold: bool) -> Cell:
     return Cell(column.text(statistic.mean), std, fewer, bold, True)
 
 
-def _delta_grids(table: Table, columns: list[Column], baseline: str, scope: Scope) -> list[Grid]:
+def _delta_grids(table: Table, columns: list[Column], baseline: str) -> list[Grid]:
     """The grid of differences to the baseline, with the rows that have one; no grid without such rows."""
-    usable = [column for column in columns if column.quality and scope.comparable(column)]
-    usable = [column for column in usable if any(row.delta(column) is not None for row in table.rows)]
+    usable = [column for column in columns if any(row.delta(column) is not None for row in table.rows)]
     if not usable:
         return []
     header, cells = _leading_columns(table)
     for row, line in zip(table.rows, cells, strict=True):
         line += [_delta_cell(row, column) for column in usable]
-    kept = [i for i, row in enumerate(table.rows) if row.baseline is not row and row.baseline is not None]
+    kept = [i for i, row in enumerate(table.rows) if any(row.delta(column) is not None for column in usable)]
     rows = [table.rows[i] for i in kept]
     ranked = any(row.baseline is not None and row.baseline.first.rank is not None for row in rows)
     title = f"difference to {method_label(baseline)}" + (" of the same rank" if ranked else "")

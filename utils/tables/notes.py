@@ -3,61 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
-from utils.data import SPLITS
+from rosa.config import ALL_LINEAR
 from utils.metrics import NEITHER
-from utils.results.aggregate import DECODING, Row, differing, distinction
+from utils.results.aggregate import DECODING, PRECISION, RATE, TARGETS, Row, differing_conditions, distinction
 from utils.results.columns import LOSS_UNIT, OWN_LOSS, Column
-from utils.results.counterparts import unlike
 from utils.results.gap import FEW_SEEDS, SAMPLES, Closed, unequal, without_share
 from utils.results.methods import UNTRAINED, defaults, method_label
-from utils.results.parts import different_parts, unequal_seeds
 from utils.runs import finite
 from utils.text import as_typed, human, printable_line
 
-
-@dataclass(frozen=True)
-class Scope:
-    """What decides which numbers of a table are comparable across its rows."""
-
-    mixed: bool  # the runs were trained on different tokens
-    hardware: tuple[str, ...]
-    references: int  # the number of different sets of references
-    data: tuple[str, ...]  # the splits of which the runs read different data
-    parts: tuple[str, ...]  # the splits whose losses are on different parts of the same data
-    precisions: tuple[str, ...]  # of the evaluations
-    seeds: bool  # rows have different seeds, of which each has its own validation items
-    decodings: tuple[str, ...]  # the settings of decoding that differ
-
-    @classmethod
-    def of(cls, rows: list[Row], mixed: bool) -> Scope:
-        results = [result for row in rows for result in row.results]
-        references = {result.scores.get("references_sha256") for result in results if result.scores}
-        hardware = tuple(sorted({result.hardware for result in results}))
-        data = tuple(split for split in SPLITS if len({r.data.get(f"{split}_data") for r in results} - {None}) > 1)
-        precisions = {printable_line(r.evaluation["precision"]) for r in results if r.evaluation.get("precision")}
-        decodings = tuple(key for key in differing(rows) if key.startswith(DECODING))
-        return cls(
-            mixed,
-            hardware,
-            len(references),
-            data,
-            different_parts(rows),
-            tuple(sorted(precisions)),
-            unequal_seeds(rows),
-            decodings,
-        )
-
-    def comparable(self, column: Column) -> bool:
-        """Whether the numbers of ``column`` are comparable across the rows."""
-        if column.timing:
-            return len(self.hardware) < 2
-        if column.split in self.data:
-            return False
-        if column.key in OWN_LOSS:
-            return not self.mixed and column.split not in self.parts
-        return self.references < 2 and not self.decodings if column.scored else column.split not in self.parts
+ALWAYS = ("train.epochs", "train.batch_size", RATE)  # in the caption also at their defaults
+SAID = (PRECISION, "train.loss_on")  # other sentences say them
 
 
 def readable(key: str) -> str:
@@ -65,14 +22,14 @@ def readable(key: str) -> str:
     return " ".join(part.removeprefix("num_").replace("_", " ") for part in printable_line(key).split("."))
 
 
-def notes_of(rows: list[Row], columns: list[Column], settings: list[str], scope: Scope) -> list[str]:
+def notes_of(rows: list[Row], columns: list[Column], settings: list[str]) -> list[str]:
     """The sentences of the caption.
 
     Args:
         columns: the printed measured columns.
         settings: the dotted keys that have columns.
     """
-    return [*_about_rows(rows, settings), *_about_columns(rows, columns, settings), *_about_scope(columns, scope)]
+    return [*_about_rows(rows, settings), *_about_columns(rows, columns, settings), *_about_comparisons(rows, columns)]
 
 
 def _about_rows(rows: list[Row], settings: list[str]) -> Iterator[str]:
@@ -96,8 +53,8 @@ def _about_rows(rows: list[Row], settings: list[str]) -> Iterator[str]:
         yield f"Trained biases: {biases.pop()}."
     if any(row.parameters is not None for row in rows):
         yield "params: trainable parameters."
-    if own := dict.fromkeys(filter(None, (_own_settings(row, settings) for row in rows))):
-        yield f"Settings of a method that are not at their defaults: {'; '.join(own)}."
+    if shared := _shared_settings(rows, settings):
+        yield f"The same for all rows: {', '.join(shared)}."
     mixed = [row for row in rows if len({r.record.get("git_commit") for r in row.results} - {None}) > 1]
     if mixed:
         names = "; ".join(dict.fromkeys(" ".join(filter(None, _name(row, rows))) for row in mixed))
@@ -106,12 +63,16 @@ def _about_rows(rows: list[Row], settings: list[str]) -> Iterator[str]:
         yield f"Updates left out, as their gradients were infinite or not a number: {'; '.join(lacking)}."
 
 
-def _own_settings(row: Row, shown: list[str]) -> str:
-    """The row's method and its own settings off their defaults that have no column, "" without any."""
-    keys = (key for key in row.settings if key.startswith(f"fnmodel.{row.first.method}.") and key not in shown)
-    given = {key: (as_typed(row.settings[key]), as_typed(defaults()[key])) for key in keys if key in defaults()}
-    words = [f"{key.rpartition('.')[2]}={value}" for key, (value, default) in given.items() if value != default]
-    return f"{method_label(row.first.method)} {', '.join(words)}" if words else ""
+def _shared_settings(rows: list[Row], shown: list[str]) -> list[str]:
+    """The settings without a column: how long each row trained, and what is not at its default."""
+    shared = {key: value for row in rows for key, value in row.settings.items() if key not in shown}
+    usual = defaults() | {TARGETS: ALL_LINEAR}
+    known = dict.fromkeys(key for key in (*ALWAYS, *usual) if key in shared and key not in SAID)
+    return [
+        f"{key}={as_typed(shared[key])}"
+        for key in known
+        if key in ALWAYS or as_typed(shared[key]) != as_typed(usual[key])
+    ]
 
 
 def _left_out(row: Row, rows: list[Row]) -> Iterator[str]:
@@ -148,39 +109,30 @@ def _about_texts(rows: list[Row], settings: list[str]) -> Iterator[str]:
             yield f"Texts were generated for {generated:,.0f} of {items:,.0f} test items."
 
 
-def _about_scope(columns: list[Column], scope: Scope) -> Iterator[str]:
-    if scope.mixed and any(column.key in OWN_LOSS for column in columns):
-        yield "Rows were trained on different tokens: their loss and perplexity are not comparable."
-    if scope.hardware and any(column.timing for column in columns):
-        differ = " (times and memory on different hardware, or at other settings of train, are not comparable)"
-        differ = differ if len(scope.hardware) > 1 else ""
-        yield f"Hardware{differ}: {'; '.join(scope.hardware)}."
-    if scope.data:
-        yield (
-            f"Rows read different {' and '.join(scope.data)} data (the beginning of its digest is shown): numbers on "
-            "different data are not comparable."
-        )
-    if scope.parts:
-        yield (
-            f"Losses are on different parts of the {' and '.join(scope.parts)} data (train.validation_fraction, "
-            "train.seq_len, train.block_size): they are not comparable."
-        )
-    if scope.seeds and any(column.split == "validation" and not column.timing for column in columns):
-        yield (
-            "Each seed has its own part of the validation data (train.validation_fraction), and rows have different "
-            "seeds: differences are over the seeds that both rows have, and no such value is the best."
-        )
-    if len(scope.precisions) > 1:
-        yield f"Test losses were computed in several precisions: {', '.join(scope.precisions)}."
-    if scope.references > 1:
-        yield "Runs were scored against different references: their scores are not comparable."
-    if scope.decodings and any(column.scored for column in columns):
-        names = ", ".join(readable(key[len(DECODING) :]) for key in scope.decodings)
-        yield f"Texts were generated with different decoding ({names}): their scores are not comparable."
+def _about_comparisons(rows: list[Row], columns: list[Column]) -> Iterator[str]:
+    """The hardware, and the conditions across which nothing is compared."""
+    hardware = sorted({result.hardware for row in rows for result in row.results})
+    if any(column.timing for column in columns):
+        yield f"Hardware: {'; '.join(hardware)}."
+    differ = dict.fromkeys(key for column in columns for key in differing_conditions(rows, column))
+    if differ:
+        yield f"Rows with different {', '.join(map(readable, differ))} are not compared, in bold or in differences."
+    for column in columns:
+        if any(row.drawn(column) and len(row.results) > 1 for row in rows):
+            yield (
+                "Each seed has its own part of the validation data (train.validation_fraction): ± of a validation loss "
+                "is over seeds and parts, and only rows of the same seeds are compared."
+            )
+            break
+    evaluations = [result.evaluation for row in rows for result in row.results]
+    yield from dict.fromkeys(f"{printable_line(e['known'])}." for e in evaluations if e.get("known"))
+    precisions = sorted({printable_line(e["precision"]) for e in evaluations if e.get("precision")})
+    if len(precisions) > 1:
+        yield f"Test losses were computed in several precisions: {', '.join(precisions)}."
 
 
 def baseline_notes(rows: list[Row]) -> Iterator[str]:
-    """Which row the differences are to, where the baseline's method has several, and those that are of more than it."""
+    """Which row the differences are to, if the baseline's method has several."""
     used = [row.baseline for row in rows if row.baseline is not None and row.baseline is not row]
     for baseline in {id(row): row for row in used}.values():
         name, words = _name(baseline, [row for row in rows if row.base_model == baseline.base_model])
@@ -189,12 +141,6 @@ def baseline_notes(rows: list[Row]) -> Iterator[str]:
                 f"Differences to {name} are to the row {words}, the one with the fewest other settings, then "
                 "more than one seed in common, then the lowest validation loss."
             )
-    across: dict[str, dict[str, None]] = {}  # names, each once, by the settings
-    for row in rows:
-        if row.baseline is not None and (keys := sorted(unlike(row, row.baseline))):
-            across.setdefault(", ".join(map(readable, keys)), {})[row.name] = None
-    for words, names in across.items():
-        yield f"Differences of {', '.join(names)} are to a training that differs in {words} too."
 
 
 def _name(row: Row, rows: list[Row]) -> tuple[str, str]:

@@ -17,7 +17,7 @@ _MARKDOWN = re.compile(r"([\\`*_{}\[\]<>#+|~&$@]|:(?=//))")
 def to_csv(table: Table) -> str:
     """One line per row: settings, then ``<column>_mean``, ``_std``, ``_n`` and ``_delta`` in full precision.
 
-    A column whose numbers are not comparable across rows has no delta.
+    A row whose baseline differs in a condition has no delta.
 
     A text that a spreadsheet would read as a formula gets a leading apostrophe.
     """
@@ -39,7 +39,7 @@ def to_csv(table: Table) -> str:
         for column in table.columns:
             statistic = row.statistics.get(column.key)
             line += [statistic.mean, statistic.std, statistic.n] if statistic else [None, None, 0]
-            line.append(row.delta(column) if column.quality and table.scope.comparable(column) else None)
+            line.append(row.delta(column))
         if table.closed:
             closed = next((one for one in table.closed if one.row is row), None)
             line += [closed.share, *(closed.interval or (None, None))] if closed else [None, None, None]
@@ -64,7 +64,7 @@ def to_markdown(table: Table) -> str:
         lines = [[_markdown(cell.text) for cell in grid.header], aligned]
         lines += [[_markdown_cell(cell) for cell in row] for row in grid.rows]
         parts.append("\n".join(f"| {' | '.join(line)} |" for line in lines))
-    parts += [_markdown(note) for note in [*table.notes, *(["Bold: best in its column."] if table.has_best else [])]]
+    parts += [_markdown(note) for note in [*table.notes, *([f"Bold: {table.best_note}"] if table.best_note else [])]]
     if table.omissions:
         parts.append("## Not in the table, or only in part")
         omitted = [f"- {_markdown(name)}: {_markdown(reason)}" for name, reason in table.public_omissions()]
@@ -94,7 +94,7 @@ def to_text(table: Table, width: int = 100) -> str:
     Columns that do not fit are printed below, after the leading columns that distinguish the rows.
     """
     parts = [f"{printable_line(grid.title)}\n{_plain_grid(grid, width)}" for grid in table.grids]
-    notes = [*table.notes, *(["*: best in its column."] if table.has_best else [])]
+    notes = [*table.notes, *([f"*: {table.best_note}"] if table.best_note else [])]
     parts.append("\n".join(line for note in notes for line in textwrap.wrap(printable_line(note), width)))
     if table.omissions:
         lines = [f"  {printable(x.run.path)}: {printable_line(x.reason)}" for x in table.omissions]
