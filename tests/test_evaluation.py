@@ -97,7 +97,8 @@ def test_own_targets_that_copy_the_prompt_are_counted(train: Any, tmp_path: Path
     assert "2 of 2 targets repeat a sequence of 4 tokens" in caplog.text
     assert "1 of 2 test samples are training samples too" in caplog.text
     evaluation = run.evaluation()
-    assert evaluation is not None and evaluation["unfinished"] == 2
+    assert evaluation is not None and evaluation["known"] == "1 of 2 test samples are training samples too"
+    assert evaluation["unfinished"] == 2
     assert "2 of 2 texts are cut at 3 tokens (--max-new-tokens)" in caplog.text
 
 

@@ -28,7 +28,8 @@ from utils.runs.texts import Answer, write_texts
 from utils.runs.trained import check_base_found, check_settings, load_trained
 from utils.tokens.encoding import prompt_ids
 
-Loaded = dict[Any, tuple[list[Example], str]]  # and their digest, by the settings of a data set and the split
+# examples, what the training data give away of them, and their digest, by the settings of a data set and the split
+Loaded = dict[Any, tuple[list[Example], str, str]]
 
 
 @dataclass(frozen=True)
@@ -143,13 +144,13 @@ def evaluate_run(
     local = config.dataset.folder()
     # raises if local data have changed; data from the hub are not loaded only to be compared
     if not current or options.dataset_path or (local is not None and local.exists()):
-        examples = load_examples(run, config, options, loaded)
+        examples, known = load_examples(run, config, options, loaded)
     if current:
         return "current", "nothing to do (--force evaluates again)"
     verify(run.best)
     every = group_by_source(examples)
     groups = every[: options.limit]
-    counts = {"items": len(groups), "all_items": len(every)}
+    counts = {"items": len(groups), "all_items": len(every), **({"known": known} if known else {})}
     result = {**conditions, **counts, **_measure(run, config, groups, options, check)}
     result |= _hashes(run, options.split)
     write_json(run.eval_file, {**run.readable_parts(run.eval_file), options.split: result})
@@ -177,8 +178,12 @@ def _hashes(run: Run, split: str) -> dict[str, str | None]:
     return {name: sha256(path, LARGEST) if path.is_file() else None for name, path in run.texts(split).items()}
 
 
-def load_examples(run: Run, config: Config, options: Options, loaded: Loaded | None = None) -> list[Example]:
-    """The examples of the split. The first evaluation on the test split records their digest.
+def load_examples(
+    run: Run, config: Config, options: Options, loaded: Loaded | None = None
+) -> tuple[list[Example], str]:
+    """The examples of the split, and in words how many of them are training samples.
+
+    The first evaluation on the test split records their digest.
 
     Args:
         loaded: what was read for other runs; it is used again, and what is read now is added.
@@ -193,19 +198,21 @@ def load_examples(run: Run, config: Config, options: Options, loaded: Loaded | N
     loaded, key = {} if loaded is None else loaded, (*dataclasses.astuple(dataset), options.split)
     if key not in loaded:
         examples = config.source.load(options.split, folder, dataset.cache)
-        loaded[key] = examples, digest(examples)
+        known = ""
         if config.source.needs_path and options.split not in TRAINING:
             with contextlib.suppress(UserError):  # the training data need not be here
                 training = config.source.load("train", folder, dataset.cache)
                 if known := known_samples(examples, training, options.split):
                     log.warning("%s", known)
-    examples, current = loaded[key][0], {options.split: loaded[key][1]}
+        loaded[key] = examples, known, digest(examples)
+    examples, known, current_digest = loaded[key]
+    current = {options.split: current_digest}
     recorded = recorded_digests(run.record())
     if options.split in TRAINING or options.split in run.readable_parts(run.eval_file):
         refuse_other_data(run, recorded, current, dataset)
     if options.split not in TRAINING and recorded.get(options.split) != current[options.split]:
         run.update_record(data_sha256=recorded | current)
-    return examples
+    return examples, known
 
 
 def generating_model(

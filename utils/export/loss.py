@@ -23,7 +23,7 @@ def validation_losses(run: Run, config: Config, tokenizer: Any, models: Sequence
         UserError: the data are missing, or are not those that the run was trained with.
     """
     train = config.train
-    units = chosen_units(config, "validation", load_examples(run, config, options))
+    units = chosen_units(config, "validation", load_examples(run, config, options)[0])
     encoded = encode_units(
         units, tokenizer, packed=config.source.packed, seq_len=train.seq_len, block_size=train.block_size
     )

@@ -235,7 +235,7 @@ def find_runs(roots: Iterable[str | Path]) -> list[Run]:
         elif link.name not in ("best", "last"):
             print(f"warning: {link} is a link to a folder and is not searched: give that folder", file=sys.stderr)
     holding = {parent for folder in found for parent in folder.parents}
-    found |= {folder: run for run in incomplete if (folder := run.path.resolve()) not in holding}
+    found |= {path: run for run in incomplete if (path := run.path.resolve()) not in holding}
     if not found:
         raise UserError(f"no runs under {', '.join(names)}: nothing there has a {RECORD}. Train first (train.py).")
     return sorted(found.values(), key=lambda run: str(run.path))
