@@ -38,7 +38,7 @@ from utils.training.launch import train_all
 FILES = ((utils.data, "_SOURCES", "webnlg"), (utils.metrics, "_METRICS", "chrf"), (utils.plots, "_PLOTS", "bars"))
 LISTS = (utils.data.sources, utils.metrics.metrics, utils.plots.plots)
 
-HASHES = ("predictions_sha256", "references_sha256")
+HASHES = ("predictions_sha256", "raw_predictions_sha256", "references_sha256")
 
 
 @dataclass
@@ -97,7 +97,10 @@ def chain(tmp_path_factory: pytest.TempPathFactory, small_model: Path) -> Iterat
               f"output.path={runs}", "train.batch_size=16", "train.device=cpu", "train.scheduler=constant",
               "logging.samples=0"]  # fmt: skip
     with added(folder):
-        for method, more in (("none", ["train.epochs=8", "train.lr=1e-2"]), ("lora", ["train.epochs=1"])):
+        for method, more in (
+            ("none", ["train.epochs=8", "train.lr=1e-2"]),
+            ("lora", ["train.epochs=8", "train.lr=1e-6"]),
+        ):
             overrides = [*common, f"fnmodel.name={method}", *more]
             with initialize_config_dir(str(page.parent), version_base="1.3"):
                 config = parse_config(compose("train", overrides=overrides))

@@ -39,7 +39,7 @@ def test_every_trial_is_a_point_and_the_chosen_rate_has_the_star(tmp_path: Path)
     assert drawn["LoRA"] == ([3e-4, 1e-3, 3e-3], [1.5, 1.4, 1.45])
     assert drawn["ROSA"][1] == pytest.approx([1.6, 1.5, 1.55])
     assert stars(figure) == [(3e-3, 1.45)]
-    assert texts(figure) == ["LoRA", "ROSA", "chosen"] and figure.axes[0].get_xscale() == "log"
+    assert texts(figure) == ["LoRA", "ROSA", "chosen, at the end of the rates"] and figure.axes[0].get_xscale() == "log"
     assert "4" in figure.legends[0].get_title().get_text()
 
 
@@ -72,8 +72,8 @@ def test_variants_and_ranks_are_lines_of_their_own(tmp_path: Path) -> None:
     search(tmp_path, "rosa", 8, 0.3)
     search(tmp_path, "lora", 8, 0.4, **{"train.batch_size": 8})
     assert set(texts(figure_of("lr_curves", tmp_path))) == {
-        "ROSA 4 random", "ROSA 4 bottom", "ROSA 8", "LoRA 8", "chosen",
-    }  # fmt: skip
+        "ROSA 4 random", "ROSA 4 bottom", "ROSA 8", "LoRA 8",
+    }, "nothing is chosen yet"  # fmt: skip
 
 
 def test_lines_of_one_method_and_rank_look_and_read_differently(tmp_path: Path) -> None:
@@ -85,18 +85,24 @@ def test_lines_of_one_method_and_rank_look_and_read_differently(tmp_path: Path) 
     drawn = [line for line in figure.legends[0].get_lines() if line.get_marker() != "*"]
     assert len({(line.get_color(), str(line._dash_pattern), line.get_marker()) for line in drawn}) == 3
     assert set(texts(figure)) == {
-        "LoRA batch_size 8 biases none", "LoRA batch_size 16 biases none", "LoRA batch_size 8 biases adapted", "lowest",
+        "LoRA batch_size 8 biases none", "LoRA batch_size 16 biases none", "LoRA batch_size 8 biases adapted",
+        "lowest, at the end of the rates",
     }  # fmt: skip
 
 
 def test_a_grid_without_a_search_is_shown_with_its_lowest_mean(tmp_path: Path) -> None:
-    for rate, losses in {1e-3: (1.0, 1.2), 3e-3: (0.9, 1.1)}.items():
+    for rate, losses in {1e-3: (1.0, 1.2), 3e-3: (0.9, 1.1), 1e-2: (1.3, 1.5)}.items():
         for seed, loss in enumerate(losses):
             write_run(tmp_path, seed=seed, loss=loss, config={"train.lr": rate})
     figure = figure_of("lr_curves", tmp_path)
-    assert lines(figure)["ROSA"][1] == pytest.approx([1.1, 1.0])
-    assert error_bars(figure, "ROSA") == pytest.approx([0.02**0.5] * 2)
-    assert stars(figure) == [(3e-3, pytest.approx(1.0))] and "lowest" in texts(figure)
+    assert lines(figure)["ROSA"][1] == pytest.approx([1.1, 1.0, 1.4])
+    assert error_bars(figure, "ROSA") == pytest.approx([0.02**0.5] * 3)
+    assert stars(figure) == [(3e-3, pytest.approx(1.0))] and texts(figure) == ["ROSA", "lowest"]
+    (star,) = [line for line in figure.axes[0].lines if line.get_marker() == "*"]
+    write_run(tmp_path, loss=0.1, config={"train.lr": 3e-2})
+    figure = figure_of("lr_curves", tmp_path)
+    (beyond,) = [line for line in figure.axes[0].lines if line.get_marker() == "*"]
+    assert stars(figure)[0][0] == 3e-2 and beyond.get_markerfacecolor() != star.get_markerfacecolor()
 
 
 def test_one_rate_is_no_curve_and_trials_are_in_no_other_figure(tmp_path: Path) -> None:

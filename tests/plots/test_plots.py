@@ -16,7 +16,7 @@ from tests.records import write_run
 from utils.errors import UserError
 from utils.plots import NothingToDraw, draw_figures, plots
 from utils.plots._data import load_plot_data
-from utils.plots._style import save, style
+from utils.plots._style import add_title, save, style
 
 ROOT = Path(__file__).parents[2]
 
@@ -147,7 +147,7 @@ def test_the_random_sample_method_is_shown_as_rosa(tmp_path: Path) -> None:
     assert "sample_method=random" in " ".join(data.notes)
 
 
-def test_cost_shows_gibibytes_and_minutes_of_one_hardware(tmp_path: Path) -> None:
+def test_cost_shows_mebibytes_and_minutes_of_one_hardware(tmp_path: Path) -> None:
     write_run(tmp_path, method="none")
     write_run(tmp_path, seed=0)
     write_run(tmp_path, seed=2)
@@ -157,7 +157,7 @@ def test_cost_shows_gibibytes_and_minutes_of_one_hardware(tmp_path: Path) -> Non
         figure = plots()["cost"].draw(data)
     memory, time = figure.axes
     assert [label.get_text() for label in memory.get_yticklabels()] == ["full fine-tuning", "ROSA"]
-    assert [bar.get_width() for bar in memory.patches] == pytest.approx([15_000 / 1024, 13_000 / 1024])
+    assert [bar.get_width() for bar in memory.patches] == pytest.approx([15_000, 13_000])
     assert [bar.get_width() for bar in time.patches] == pytest.approx([10.0, 601 / 60, 8 / 60])
     assert [bar.get_x() for bar in time.patches] == pytest.approx([0, 0, 601 / 60])  # resampling follows training
     assert time.get_xlabel() == "training time\n(min)"
@@ -187,7 +187,9 @@ def test_a_figure_without_data_says_what_is_missing(tmp_path: Path, name: str, m
         figure_of(name, tmp_path)
 
 
-def test_files_are_written_and_missing_figures_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_files_are_written_and_missing_figures_named_if_asked_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     write_run(tmp_path)
     failed = write_run(tmp_path, seed=1, status="failed")
     before = dict(mpl.rcParams)
@@ -195,10 +197,14 @@ def test_files_are_written_and_missing_figures_named(tmp_path: Path, capsys: pyt
     assert dict(mpl.rcParams) == before
     folder = tmp_path / "e2e_nlg" / "figures"
     assert {path.name for path in folder.iterdir()} == {path.name for path in written}
-    assert {path.stem for path in written} == {"cost", "parameters", "training_curves", "validation_curves"}
+    assert {path.stem for path in written} == {"cost", "training_curves", "validation_curves"}, (
+        "one count of parameters"
+    )
     assert all(path.read_bytes().startswith(b"%PDF") for path in written if path.suffix == ".pdf")
     printed = capsys.readouterr().out
-    assert "sampling: not drawn" in printed and failed.name in printed
+    assert "not drawn" not in printed and failed.name in printed
+    draw_figures(tmp_path / "e2e_nlg", only=["sampling", "parameters"])
+    assert "sampling: not drawn" in capsys.readouterr().out
     with pytest.raises(UserError, match="sampling: not drawn"):
         draw_figures(tmp_path / "e2e_nlg", only=["sampling"])
     assert {p.name for p in draw_figures(tmp_path, only=["parameters"], metric="BLEU", out=tmp_path / "o")} == {
@@ -237,8 +243,10 @@ def test_no_text_overlaps_or_leaves_the_page(tmp_path: Path) -> None:
     for name in plots():
         with style():
             figure = plots()[name].draw(load_plot_data(tmp_path)[0])
+            add_title(figure, f"{'a' * 25}, {'b' * 40}")
             figure.canvas.draw()
         drawn = [text for part in (*figure.legends, *figure.axes) for text in getattr(part, "texts", [])]
+        drawn += [legend.get_title() for legend in figure.legends]
         for axis in (axis for axes in figure.axes for axis in (axes.xaxis, axes.yaxis)):
             low, high = sorted(axis.get_view_interval())
             drawn += [axis.label, *(tick.label1 for tick in axis.get_major_ticks() if low <= tick.get_loc() <= high)]

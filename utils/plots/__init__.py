@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from rosa.registry import Registry
 from utils.errors import UserError, printable
 from utils.plots._data import NothingToDraw, PlotData, load_plot_data
-from utils.plots._style import save, style
+from utils.plots._style import add_title, save, style
 from utils.text import printable_line, slug
 
 __all__ = ["NothingToDraw", "Plot", "PlotData", "draw_figures", "plots", "register"]
@@ -64,7 +64,7 @@ def draw_figures(
         metric: a column of compile_results.py for the figures of a final metric; None for the test perplexity, or
             the validation loss if no run is evaluated.
 
-    Returns: the files written. For a figure that cannot be drawn, the terminal shows the reason.
+    Returns: the files written. For a figure of ``only`` that cannot be drawn, the terminal shows the reason.
 
     Raises:
         UserError: a missing folder, no runs, runs of several data sets, an unknown figure or metric, a folder that
@@ -81,12 +81,14 @@ def draw_figures(
     missing: list[str] = []
     slugs = [slug(data.model)[:80] or "unnamed" for data in models]
     for i, data in enumerate(models):
+        data.asked = bool(only)
         model = slugs[i] if slugs.count(slugs[i]) == 1 else f"{slugs[i]}-{i + 1}"
         for name in chosen:
             stem = "-".join([name, *([model] if len(models) > 1 else []), *([slug(metric)[:80]] if metric else [])])
             with style():
                 try:
                     figure = known[name].draw(data)
+                    add_title(figure, f"{data.dataset}, {data.model}")
                 except NothingToDraw as reason:
                     missing.append(f"{stem}: not drawn: {reason}")
                     continue
@@ -95,6 +97,6 @@ def draw_figures(
             print(printable(note))
     if not written:
         raise UserError("nothing to draw.\n" + "\n".join(f"  {line}" for line in missing))
-    for line in [*missing, *(f"written: {path}" for path in written)]:
+    for line in [*(missing if only else []), *(f"written: {path}" for path in written)]:
         print(printable(line))
     return written

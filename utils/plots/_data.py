@@ -56,6 +56,7 @@ class PlotData:
     loss: str = "loss"  # the key of the loss that all these runs share
     notes: list[str] = field(default_factory=list)
     trials: list[Row] = field(default_factory=list)  # of searches; they are not in ``rows``
+    asked: bool = True  # the user asked for this figure; False: one that says little is left out
 
     @property
     def methods(self) -> list[str]:

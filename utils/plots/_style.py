@@ -167,6 +167,15 @@ def legend(figure: Figure, groups: Sequence[Sequence[Any]], title: str = "") -> 
         figure.legend(handles=handles, loc="outside upper center", ncols=columns, title=title or None)
 
 
+def add_title(figure: Figure, text: str) -> None:
+    """Add a line above the title of the figure's legend, or above the axes if it has no legend."""
+    if not figure.legends:
+        figure.suptitle(cut(text, 54), fontsize=_RC["legend.title_fontsize"])
+    for found in figure.legends[:1]:
+        found.set_title("\n".join(filter(None, [cut(text, 54), found.get_title().get_text()])))
+        found.get_title().set_multialignment("center")
+
+
 def _legend_width(handles: Sequence[Any], columns: int) -> float:
     """The approximate width of a legend, in inches."""
     texts = [str(entry.get_label()) for entry in handles]

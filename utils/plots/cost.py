@@ -31,7 +31,7 @@ def draw(data: PlotData) -> Figure:
     figure, axes = new_axes(1.3 + 0.19 * len(rows), columns=2, sharey=True)
     ranks = ranks_of(rows)
     unit, divisor = _time_unit(max((row.statistics[_TIME].mean for row in rows if _TIME in row.statistics), default=0))
-    panels = ((_MEMORY, "peak memory", "GiB", 1024.0), (_TIME, "training time", unit, divisor))
+    panels = ((_MEMORY, "peak memory", "MiB", 1.0), (_TIME, "training time", unit, divisor))
     for axis, (key, text, panel_unit, scale) in zip(axes, panels, strict=True):
         ends = [_draw_bar(axis, y, row, key, scale, data.methods) for y, row in enumerate(rows)]
         axis.set_xlim(0, 1.45 * max(ends) or 1)  # room for the numbers
@@ -65,7 +65,9 @@ def _draw_bar(axis: Axes, y: int, row: Row, key: str, scale: float, methods: lis
     if statistic.std is not None:
         axis.errorbar(whole, y, xerr=deviation, fmt="none", ecolor="black", elinewidth=0.9, capsize=2.5)
     end = whole + deviation
-    text = f"{length:#.3g}".rstrip(".") + (f" + {resampling:.2g}" if resampling else "")
+    text = (f"{length:,.0f}" if length >= 1000 else f"{length:#.3g}".rstrip(".")) + (
+        f" + {resampling:.2g}" if resampling else ""
+    )
     axis.annotate(text, (end, y), (3, 0), textcoords="offset points", va="center", fontsize=6)
     return end
 

@@ -6,6 +6,7 @@ from collections import defaultdict
 from typing import Any
 
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from utils.metrics import LOWER
 from utils.plots import NothingToDraw, PlotData, register
@@ -37,6 +38,7 @@ _CHOSEN: dict[str, Any] = {
     "color": "black",
     "markerfacecolor": "#F0E442",
 }
+_AT_END = _CHOSEN | {"markerfacecolor": "white"}  # of the rates, so that the lowest loss may be beyond it
 
 
 @register("lr_curves", "validation loss over the learning rate by method and rank, the chosen rate marked")
@@ -44,7 +46,8 @@ def draw(data: PlotData) -> Figure:
     """One line per method, rank and other settings. Where there are trials of searches, only these are shown.
 
     The star of a line with trials is the rate that was then trained with other seeds, of several the one with the
-    lowest loss; else it is the lowest point. A note names methods that are left out because they have no trials.
+    lowest loss; otherwise it is the lowest point. It is white if it is the lowest or highest rate. A note names methods
+    that are left out because they have no trials.
     """
     key = f"val_{data.loss}"
     lines = _lines(data.trials or data.rows, key)
@@ -60,6 +63,7 @@ def draw(data: PlotData) -> Figure:
         data.note(f"{data.model}: lr_curves shows no line of {alone}, whose trials finished at one rate only")
     ranks, results = ranks_of(shown), {row.first.group for row in data.rows}
     figure, (axes,) = new_axes(2.7)
+    stars: dict[str, Line2D] = {}
     handles, methods = [], list(dict.fromkeys(row.first.method for row in shown))
     for line in lines:
         first = line[0].first
@@ -74,13 +78,19 @@ def draw(data: PlotData) -> Figure:
             draw_points(axes, list(points), list(points.values()), text, color=colour, linestyle=dashes, marker=marker)
         )
         chosen = [row for row in line if not data.trials or row.first.group in results]
-        for row in sorted(chosen, key=lambda row: row.statistics[key].mean)[:1]:
-            axes.plot(_rate(row), row.statistics[key].mean, zorder=5, **_CHOSEN)
+        if not chosen:
+            continue
+        best = min(chosen, key=lambda row: row.statistics[key].mean)
+        name, star = "chosen" if data.trials else "lowest", _CHOSEN
+        if best in (line[0], line[-1]):
+            name, star = f"{name}, at the end of the rates", _AT_END
+        axes.plot(_rate(best), best.statistics[key].mean, zorder=5, **star)
+        stars[name] = line_handle(name, **star)
     axes.set_xscale("log")
     log_ticks(axes.xaxis)
     axes.set_xlabel("learning rate")
     axes.set_ylabel(axis_label("validation loss", LOSS_UNIT, LOWER))
-    handles.append(line_handle("chosen" if data.trials else "lowest", **_CHOSEN))
+    handles += stars.values()
     seeds = [row.statistics[key].n for row in shown]
     legend(figure, [[handle] for handle in handles], legend_title(ranks, "error bars", seeds))
     return figure

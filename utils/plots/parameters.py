@@ -33,19 +33,21 @@ def draw(data: PlotData) -> Figure:
     adapters = [row for row in rows if row.first.method not in FULL_TRAINING and row.parameters]
     if not adapters:
         raise NothingToDraw(f"no finished adapter run of {data.model} has {key} and a parameter count")
+    counts = [row.parameters or 1 for row in adapters]
+    if not data.asked and max(counts) < 1.1 * min(counts):
+        raise NothingToDraw(f"all adapters of {data.model} train about as many parameters")
     figure, (axes,) = new_axes(2.6)
     methods = list(dict.fromkeys(row.first.method for row in adapters))
     handles = []
     for method in methods:
         own = sorted((row for row in adapters if row.first.method == method), key=lambda row: row.parameters or 0)
         colour, dashes, marker = method_style(data.methods, method)
-        counts = [row.parameters or 1 for row in own]
+        x = [row.parameters or 1 for row in own]
         statistics = [row.statistics[key] for row in own]
         text = label(method)
-        handles.append(draw_points(axes, counts, statistics, text, color=colour, linestyle=dashes, marker=marker))
+        handles.append(draw_points(axes, x, statistics, text, color=colour, linestyle=dashes, marker=marker))
     handles = [_full_line(axes, row, key) for row in full] + handles
     axes.set_xscale("log")
-    counts = [row.parameters or 1 for row in adapters]
     axes.set_xlim(min(counts) / 1.4, max(counts) * 1.4)
     count_ticks(axes.xaxis, counts)
     axes.set_xlabel("trainable parameters")

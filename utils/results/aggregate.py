@@ -105,8 +105,8 @@ class Row:
         """
         if self.baseline is None or self.baseline is self or not column.quality:
             return None
-        mine, theirs = self.conditions(column), self.baseline.conditions(column)
-        if any(mine[key] != theirs[key] for key in mine.keys() & theirs.keys()):
+        own, other = self.conditions(column), self.baseline.conditions(column)
+        if any(own[key] != other[key] for key in own.keys() & other.keys()):
             return None
         rows, seeds = (self, self.baseline), self.compared_seeds(column)
         if seeds or any(row.drawn(column) for row in rows):

@@ -110,7 +110,9 @@ def _speed(key: str) -> Callable[[Result], float | None]:
     def value(result: Result) -> float | None:
         alone, speed = result.number("timings", "train_seconds"), result.number("timings", key)
         seconds = training_seconds(result)
-        return speed if speed is None or not alone or not seconds else speed * alone / seconds
+        if not speed:  # of no step
+            return None
+        return speed * alone / seconds if alone and seconds else speed
 
     return value
 
@@ -141,7 +143,15 @@ _TIMINGS: tuple[Column, ...] = (
     ),
     Column("samples_per_second", "samples/s", HIGHER, None, _speed("samples_per_second"), timing=True),
     Column("tokens_per_second", "tokens/s", HIGHER, None, _speed("tokens_per_second"), timing=True),
-    Column("peak_memory_mib", "memory (MiB)", LOWER, None, _record("timings", "peak_memory_mib"), timing=True),
+    Column(
+        "peak_memory_mib",
+        "memory (MiB)",
+        LOWER,
+        None,
+        _record("timings", "peak_memory_mib"),
+        timing=True,
+        note="memory: the peak, on a GPU what PyTorch allocated, on a CPU that of the process with its libraries.",
+    ),
 )
 _COST = ("train_seconds", "samples_per_second", "peak_memory_mib")
 OWN_LOSS = ("val_loss", "val_perplexity", "test_loss", "test_perplexity")
