@@ -66,6 +66,18 @@ def _evaluated(key: str) -> Callable[[Result], float | None]:
     return lambda result: finite(result.evaluation.get(key))
 
 
+def _exponential_of(
+    pick: Callable[[str], Callable[[Result], float | None]],
+) -> Callable[[str], Callable[[Result], float | None]]:
+    """The perplexity from the recorded loss, so that the two agree; as ``LossSum.metrics`` computes it."""
+
+    def value(result: Result, name: str) -> float | None:
+        loss = pick(name.replace("perplexity", "loss"))(result)
+        return None if loss is None else math.exp(min(loss, 700.0))
+
+    return lambda name: lambda result: value(result, name)
+
+
 def _scored(name: str) -> Callable[[Result], float | None]:
     return lambda result: finite(result.scores.get(name))
 
@@ -77,6 +89,8 @@ def _loss_columns(key: str, header: str, better: int, decimals: int, source: str
         source: ``best`` (validation, from the record) or ``evaluation`` (test).
     """
     pick = (lambda name: _record("best", name)) if source == "best" else _evaluated
+    if key == "perplexity":
+        pick = _exponential_of(pick)
     prefix = "val" if source == "best" else SPLIT
     unit = LOSS_UNIT if key == "loss" else ""
     return [

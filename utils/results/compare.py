@@ -20,7 +20,7 @@ def compare_runs(first: str | Path, second: str | Path) -> str:
             references differ.
     """
     from utils.data import source_type
-    from utils.metrics import applicable, main_scores, metrics
+    from utils.metrics import HIGHER, LOWER, NEITHER, applicable, main_scores, metrics
     from utils.metrics.scoring.bootstrap import SAMPLES, compare
     from utils.metrics.scoring.reader import read_run
 
@@ -50,11 +50,12 @@ def compare_runs(first: str | Path, second: str | Path) -> str:
         f"{len(one.predictions)} items, paired bootstrap with {SAMPLES} resampled test sets, two-sided",
         "",
     ]
-    rows = [["", "A", "B", "A - B", "95 % interval", "p"]]
-    for name, row in comparisons.items():
+    rows = [["", "A", "B", "A - B", "95 % interval", "p", "better"]]
+    for name, row in ((name, comparisons[name]) for name in names):
         digits = f".{known[name].decimals}f"
         numbers = [f"{row.first.score:{digits}}", f"{row.second.score:{digits}}", f"{row.difference:+{digits}}"]
         rows.append([name, *numbers, f"[{row.low:+{digits}}, {row.high:+{digits}}]", f"{row.p_value:.3f}"])
+        rows[-1].append({LOWER: "lower", NEITHER: "", HIGHER: "higher"}[known[name].better])
     return "\n".join([*lines, *aligned(rows, right=range(1, 6))])
 
 

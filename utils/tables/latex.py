@@ -65,7 +65,7 @@ def to_latex(table: Table) -> str:
         label = "-".join(filter(None, [f"tab:{slug(table.dataset, r'[^A-Za-z0-9]+')}", grid.name]))
         parts.append(_environment(grid, " ".join(f"{text.rstrip('.')}." for text in caption), label))
     if table.omissions:
-        parts.append("% Not in the table, or only in part:")
+        parts.append("% Not in the table, or not complete:")
         parts += [f"%   {printable_line(name)}: {printable_line(reason)}" for name, reason in table.public_omissions()]
     return "\n".join(parts) + "\n"
 

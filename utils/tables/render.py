@@ -66,7 +66,7 @@ def to_markdown(table: Table) -> str:
         parts.append("\n".join(f"| {' | '.join(line)} |" for line in lines))
     parts += [_markdown(note) for note in [*table.notes, *([f"Bold: {table.best_note}"] if table.best_note else [])]]
     if table.omissions:
-        parts.append("## Not in the table, or only in part")
+        parts.append("## Not in the table, or not complete")
         omitted = [f"- {_markdown(name)}: {_markdown(reason)}" for name, reason in table.public_omissions()]
         parts.append("\n".join(omitted))
     return "\n\n".join(parts) + "\n"
@@ -98,7 +98,7 @@ def to_text(table: Table, width: int = 100) -> str:
     parts.append("\n".join(line for note in notes for line in textwrap.wrap(printable_line(note), width)))
     if table.omissions:
         lines = [f"  {printable(x.run.path)}: {printable_line(x.reason)}" for x in table.omissions]
-        parts.append("\n".join(["Not in the table, or only in part:", *lines]))
+        parts.append("\n".join(["Not in the table, or not complete:", *lines]))
     return "\n\n".join(parts)
 
 
