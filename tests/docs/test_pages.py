@@ -23,7 +23,11 @@ from omegaconf import OmegaConf
 import rosa
 from scripts.docs import api, draw_resample, keys
 from scripts.docs.collect import ROOT, collect, pages, place, with_site_links
+from tests.records import csv_of, write_run
 from utils.errors import UserError
+from utils.metrics import metrics
+from utils.results.columns import all_columns
+from utils.tables import compile_results
 
 TEST = re.compile(r"`(tests/[\w/]+\.py)::(test_\w+)`")
 GENERATOR = all(importlib.util.find_spec(name) for name in ("mkdocs", "material", "latex2mathml"))
@@ -35,6 +39,17 @@ def text_of(page: str) -> str:
 
 def test_the_page_of_keys_is_current() -> None:
     assert text_of("docs/keys.md") == keys.page(text_of("configs/train.yaml")), "run python -m scripts.docs.keys"
+
+
+def test_the_page_of_commands_explains_every_column_of_results(tmp_path: Path) -> None:
+    for method in ("none", "lora", "rosa"):
+        scores = {name: 0.5 for name in metrics()}
+        write_run(tmp_path, method=method, rank=4, loss=len(method), scores=scores)
+    compile_results([tmp_path], columns=[*all_columns([])], formats=["csv"])
+    explained = set(re.findall(r"`(\w+)`", text_of("docs/commands.md")))
+    explained |= {f"{split}_perplexity_{part}" for split in ("val", "test") for part in ("target", "all")}
+    names = {re.sub("_(mean|std|n|delta)$", "", name) for name in csv_of(tmp_path) if "." not in name}
+    assert {"gap_closed_low", "baseline", *all_columns([])} <= names <= explained
 
 
 def test_the_page_of_keys_has_every_key_with_its_default() -> None:
