@@ -240,6 +240,12 @@ def test_seeds_with_their_own_validation_items_are_compared_seed_by_seed(tmp_pat
     assert row_of(frame, method="lora").test_loss_delta == pytest.approx(7.0), "all seeds have the same test items"
     page = (tmp_path / "e2e_nlg" / "results.md").read_text()
     assert "only rows of the same seeds are compared" in page
+    for seed, method in enumerate(("lora", "rosa")):
+        config = {"train.validation_fraction": 0.1}
+        write_run(tmp_path / "one", method=method, seed=seed, loss=1.0 + seed, config=config)
+    compile_results([tmp_path / "one"])
+    assert [row["val loss"] for row in markdown_rows(tmp_path / "one")] == ["1.0000", "2.0000"]
+    assert markdown_rows(tmp_path / "one")[0]["test ppl"].startswith("**"), "all have the same test items"
     assert "**" not in "".join(row["val loss"] for row in markdown_rows(tmp_path))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from pathlib import Path
 
 import pytest
@@ -102,6 +103,12 @@ def test_scores_are_stale_if_any_file_of_texts_has_changed(tmp_path: Path) -> No
     assert (row.n, row.test_loss_n, row.BLEU_n) == (5, 5, 2)
     page = (tmp_path / "e2e_nlg" / "results.md").read_text(encoding="utf-8").replace("\\", "")
     assert all(f"scores are stale: {name} has changed" in page for name in names.values())
+
+
+def test_a_perplexity_is_that_of_its_loss(tmp_path: Path) -> None:
+    write_run(tmp_path, evaluation={"loss": 1.0, "perplexity": 9.0})
+    compile_results([tmp_path])
+    assert row_of(csv_of(tmp_path)).test_perplexity_mean == pytest.approx(math.e)
 
 
 def test_test_results_of_an_earlier_training_do_not_count(tmp_path: Path) -> None:
