@@ -94,7 +94,7 @@ def test_a_folder_that_is_not_one_run_is_refused_by_name(tmp_path: Path) -> None
         (tmp_path / "absent", "absent is not a folder"),
         (tmp_path / "empty", r"no runs under .*empty"),
         (tmp_path / "e2e_nlg", "has 2 runs"),
-        (without, r"config\.yaml cannot be read"),
+        (without, r"config\.yaml: No such file"),
         (broken, r"run\.json cannot be read"),
     ):
         with pytest.raises(UserError, match=message):

@@ -206,7 +206,7 @@ def _settings(run: Run, problems: list[str]) -> dict[str, Any]:
     try:
         return dotted(read_yaml(run.config_file))
     except (UserError, OSError) as error:
-        problems.append(f"{run.config_file.name} cannot be read: {printable_line(run.without_folder(reason(error)))}")
+        problems.append(f"{printable_line(run.without_folder(reason(error)))}: its settings are not known")
         return {}
 
 
