@@ -122,7 +122,13 @@ class FakeSlurm:
         (self.folder / "jobs.json").write_text(json.dumps(jobs))
 
     def end(self, number: int, task: int | None = None, state: str = "COMPLETED", code: str = "0:0") -> None:
-        """Let a job, or one task of it, end."""
+        """Let a job, or one task of it, end. Its script has noted a start."""
+        job = self.jobs()[number - 1]
+        script = Path(job["arguments"][-1])
+        for key in job["tasks"] if task is None else [task]:
+            events = script.parents[1] / "events" / f"{script.stem}-{key or 0}"
+            if not events.exists():
+                events.write_text(f"100 start {number} node 9 0 0\n")
         reason = "None" if code == "0:0" else "NonZeroExitCode"
         self.set(number, task, state=state, code=code, reason=reason, start="2026-01-02T03:04:05", elapsed=7)
 

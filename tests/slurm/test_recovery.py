@@ -96,6 +96,31 @@ def test_jobs_of_other_sweeps_are_none_of_ours(sent: Path, slurm: FakeSlurm, run
     assert len(slurm.jobs()) == 4
 
 
+@pytest.mark.parametrize("accounting", [True, False])
+def test_a_number_that_slurm_gave_again_is_another_job(
+    project: Path, slurm: FakeSlurm, run: Run, statuses: Statuses, accounting: bool
+) -> None:
+    """A controller that lost its last seconds begins with the numbers again."""
+    (project / "jobs.yaml").write_text("groups: [{name: a, command: 'true', matrix: {x: [0, 1, 2]}}]")
+    run()
+    (slurm.folder / "jobs.json").write_text("[]")
+    (project / "other.yaml").write_text(f"state: other\n{SWEEP}")
+    assert run("--fn", "other.yaml").code == 0
+    if not accounting:
+        slurm.misbehave("no-accounting")
+    assert {job["state"] for job in statuses().values()} == {"lost"}
+    assert run("--cancel").out == "nothing is queued or running\n" and slurm.calls("scancel") == []
+    slurm.misbehave("down")
+    assert run("--cancel").code == 2 and slurm.calls("scancel") == []
+    slurm.behave("down")
+    slurm.end(1)
+    assert {job["state"] for job in statuses().values()} == {"lost"}
+    assert run("--retry").out == "a: submitted array 3 of 3 jobs\n"
+    for task in range(3):  # SLURM alone does not make a job done
+        slurm.set(3, task, state="COMPLETED", code="0:0", start="2026-01-02T03:04:05")
+    assert {job["state"] for job in statuses().values()} == {"lost"}
+
+
 @pytest.mark.parametrize("hours", [1, -1])
 def test_a_clock_that_was_set_is_not_waited_for(
     sent: Path, slurm: FakeSlurm, run: Run, monkeypatch: pytest.MonkeyPatch, hours: int

@@ -37,15 +37,19 @@ def note(state: Path, *lines: str) -> None:
 
 
 def listed(project: Path, moment: str, *numbers: int) -> dict[str, JobStatus]:
-    """The statuses that follow from what the real commands printed, by SLURM's number; markers say nothing."""
+    """The statuses that follow from what the real commands printed, by SLURM's number; of scripts only 12's noted a
+    start."""
     queue = (FIXTURES / f"squeue-{moment}.txt").read_text() if moment != "documented" else ""
     rows = Listing(parse_queue(queue), parse_accounting((FIXTURES / f"sacct-{moment}.txt").read_text()))
     (project / "jobs.yaml").write_text(f"groups: [{{name: g, command: x, matrix: {{n: {list(numbers)}}}}}]")
     sweep = load_sweep(project / "jobs.yaml")
+    names = {row.id: row.name for row in [*(rows.queue or []), *(rows.accounting or [])]}
     sent = [
-        Submission(f"t{number}", f"g.t{number}", "g", [job.id], False, 0.0, str(number))
+        Submission(f"t{number}", names[str(number)], "g", [job.id], False, 0.0, str(number))
         for number, job in zip(numbers, sweep.jobs, strict=True)
     ]
+    (project / "state/events").mkdir(parents=True, exist_ok=True)
+    (project / "state/events/t12-0").write_text("100 start 12 node 9 0 0\n")
     found = job_statuses(sweep, Ledger(project / "state", sent), rows)
     return {status.slurm_id or "": status for status in found.values()}
 
@@ -78,7 +82,8 @@ def test_arrays_that_were_cancelled(project: Path, accounting: bool) -> None:
     listed = (FIXTURES / "sacct-cancelled.txt").read_text() if accounting else ""
     rows = Listing(parse_queue((FIXTURES / "squeue-cancelled.txt").read_text()), parse_accounting(listed))
     for number in ("5", "6", "7"):
-        sent = Submission("t", "g.t", "g", [job.id for job in sweep.jobs], True, 0.0, number)
+        name = next(row.name for row in rows.queue or [] if row.id.partition("_")[0] == number)
+        sent = Submission("t", name, "g", [job.id for job in sweep.jobs], True, 0.0, number)
         found = job_statuses(sweep, Ledger(project / "state", [sent]), rows)
         assert {status.state for status in found.values()} == {"cancelled"}
         assert [status.note for status in found.values()][1:] == ["before it started"] * 3

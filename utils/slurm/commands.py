@@ -15,7 +15,7 @@ from utils.slurm.cluster.script import shell_problems
 from utils.slurm.ledger import LOCAL, Ledger, changing, forget_unfit
 from utils.slurm.local import run_local, stop_local, visible_gpus
 from utils.slurm.recovery import check_unknown_jobs
-from utils.slurm.status import RETRY, JobStatus, states_to_send
+from utils.slurm.status import RETRY, SILENT, JobStatus, states_to_send
 from utils.slurm.status_table import advice, status_json, status_table
 from utils.slurm.submit import preview, read_statuses, submit_all
 from utils.slurm.sweep.file import Group, Sweep
@@ -183,6 +183,8 @@ def cancel(sweep: Sweep, only: list[str] | None) -> int:
         _print_notes(messages)
         follow = {sweep.next_id(group) for group in sweep.groups}
         chosen = [status for status in statuses.values() if status.active and (not only or status.group in only)]
+        if any(status.note == SILENT for status in chosen):  # the numbers may be those of other jobs by now
+            raise UserError(f"{SILENT}, so nothing was cancelled: call again later")
         at_slurm = [status for status in chosen if status.slurm_id and status.slurm_id != LOCAL]
         at_slurm.sort(key=lambda status: status.id not in follow)  # the end of trials must not start what follows
         # whole arrays: if it were done task by task, SLURM would start the next ones meanwhile

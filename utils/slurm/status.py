@@ -29,6 +29,7 @@ RETRY = (
     NO_RESULT,
 )  # fmt: skip
 DIVERGED = "diverged"  # a trial of a search whose loss became NaN or infinite: a result, which is not tried again
+SILENT = "squeue gave no answer"  # the note of a job whose state nobody knows now
 UNFIT = "unfit"  # a trial whose settings do not fit the model or the data; --retry tries it again, on repaired data
 OUTDATED = "outdated"  # done, but not with all that it waits for (outdated.py)
 TO_SEND = ("not sent", "refused", OUTDATED)
@@ -164,14 +165,15 @@ def _fill_from_slurm(
     status: JobStatus, submission: Submission, task: str, attempt: Attempt | None, listing: Listing
 ) -> None:
     """Fill in what SLURM and the script say of a job; how it ended is kept in ``submission.seen``."""
-    row = _row(listing, status.slurm_id or "")
+    key = (submission.name, status.slurm_id or "")
+    row = _row(listing, key)
     if row is not None and row.slurm_state not in ENDED:
         submission.seen.pop(task, None)  # it may have ended before it was put back into the queue
         status.state, status.note = _queue_state(row, attempt)
         status.elapsed, status.code = row.elapsed, None
         return
     # squeue lists the tasks of an array that were cancelled before they started in one row with the array's number
-    rest = listing.queued.get(submission.slurm_id or "") if submission.array else None
+    rest = listing.queued.get((submission.name, submission.slurm_id or "")) if submission.array else None
     if attempt is not None and attempt.code == 0:
         status.state = "done"  # an earlier attempt may have ended otherwise
     elif row is not None:
@@ -182,14 +184,14 @@ def _fill_from_slurm(
     elif rest is not None and rest.slurm_state in ENDED and attempt is None:
         _fill_from_row(status, rest, None)
     else:
-        status.state, status.note = _unlisted_state(attempt, listing, listing.accounted.get(status.slurm_id or ""))
+        status.state, status.note = _unlisted_state(attempt, listing, listing.accounted.get(key))
     if status.state in (*ENDED.values(), "interrupted"):
         submission.seen[task] = {name: getattr(status, name) for name in SEEN}
 
 
-def _row(listing: Listing, job_id: str) -> Row | None:
+def _row(listing: Listing, key: tuple[str, str]) -> Row | None:
     """The row that counts: squeue's of a job that has not ended, else sacct's of one that has, else what there is."""
-    queued, accounted = listing.queued.get(job_id), listing.accounted.get(job_id)
+    queued, accounted = listing.queued.get(key), listing.accounted.get(key)
     if queued is not None and queued.slurm_state not in ENDED:
         return queued
     if accounted is not None and (accounted.slurm_state in ENDED or listing.queue is None):
@@ -228,6 +230,8 @@ def _fill_from_row(status: JobStatus, row: Row, attempt: Attempt | None) -> None
         status.state = "interrupted"
     if not row.started and attempt is None and row.slurm_state == "CANCELLED":
         status.code, status.note = None, "before it started"
+    if status.state == "done" and attempt is None:
+        status.state, status.note = "lost", "SLURM says that it completed, but its script never noted a start"
 
 
 def _unlisted_state(attempt: Attempt | None, listing: Listing, accounted: Row | None) -> tuple[str, str]:
@@ -235,7 +239,7 @@ def _unlisted_state(attempt: Attempt | None, listing: Listing, accounted: Row | 
     if attempt is not None and attempt.ended is not None and not attempt.requeued:
         return _attempt_state(attempt)
     if listing.queue is None:
-        return "unknown", "squeue gave no answer"
+        return "unknown", SILENT
     if attempt is not None and attempt.signal == "TERM":
         return _stopped(attempt), "killed before it could end by itself"
     if attempt is None:

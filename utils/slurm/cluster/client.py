@@ -58,14 +58,14 @@ class Listing:
     problems: list[str] = field(default_factory=list)
 
     @cached_property
-    def queued(self) -> dict[str, Row]:
-        """squeue's rows by SLURM's number."""
-        return {row.id: row for row in self.queue or []}
+    def queued(self) -> dict[tuple[str, str], Row]:
+        """squeue's rows by name and number: a controller that lost its state gives the numbers again."""
+        return {(row.name, row.id): row for row in self.queue or []}
 
     @cached_property
-    def accounted(self) -> dict[str, Row]:
-        """sacct's rows by SLURM's number; the first row of a number counts."""
-        return {row.id: row for row in reversed(self.accounting or [])}
+    def accounted(self) -> dict[tuple[str, str], Row]:
+        """sacct's rows by name and number; the first of several counts."""
+        return {(row.name, row.id): row for row in reversed(self.accounting or [])}
 
 
 def require_sbatch() -> None:
