@@ -59,14 +59,16 @@ def test_a_damaged_state_is_named(project: Path, slurm: FakeSlurm, run: Run) -> 
     (project / "jobs.yaml").write_text("paralleljobs: [echo]")
     run()
     file = project / "runs/.jobs/state.json"
-    for text, words in [
-        ("{", "cannot be read as JSON"),
-        ("{}", "is not a sweep's state"),
-        ('{"version": 9}', "of ver"),
-    ]:
-        file.write_text(text)
+    for damage in (b"", b"{", bytes(99), b"\xff\x00\x80", b"[" * 99_999, b"3", b"{}", b'{"version": 9}', None):
+        file.unlink()
+        if damage is None:
+            file.mkdir()
+        else:
+            file.write_bytes(damage)
         done = run("-s")
-        assert done.code == 2 and words in done.err and str(file) in done.err
+        assert done.code == 2 and str(file) in done.err and "Move it away" in done.err
+    file.rmdir()
+    assert run().out == "nothing to send\n" and len(slurm.jobs()) == 1
 
 
 def test_the_table(project: Path, slurm: FakeSlurm, run: Run) -> None:

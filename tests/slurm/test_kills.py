@@ -132,13 +132,13 @@ def test_a_job_of_a_state_that_was_deleted_is_not_taken_for_the_new_one(sweep: P
     slurm.misbehave("kill-before")
     assert jobrunner().returncode == -signal.SIGKILL
     done = jobrunner()
-    assert "it led to no job" in done.stderr and done.stdout.startswith("train: submitted array 3")
+    assert "SLURM has no such job" in done.stderr and done.stdout.startswith("train: submitted array 3")
     for number in (3, 4):
         slurm.end(number)
     shutil.rmtree(sweep / "runs")
     slurm.misbehave("kill-after")
     assert jobrunner().returncode == -signal.SIGKILL
-    assert "it is SLURM's job 5" in jobrunner().stderr
+    assert "SLURM has it as job 5" in jobrunner().stderr
     assert len({job["name"] for job in slurm.jobs()}) == 6
 
 
@@ -156,7 +156,7 @@ def test_an_sbatch_that_outlives_its_jobrunner_is_waited_for(
     done = jobrunner()
     assert done.returncode == 0, done.stderr
     assert time.monotonic() - start > 1
-    assert "it is SLURM's job 1" in done.stderr
+    assert "SLURM has it as job 1" in done.stderr
     check(sweep, slurm)
 
 
@@ -167,7 +167,7 @@ def test_a_kill_after_a_refusal_that_slurm_lists(sweep: Path, slurm: FakeSlurm) 
     assert len(slurm.jobs()) == 1
     slurm.behave("refuse")
     done = jobrunner()
-    assert done.returncode == 0 and "it led to no job" in done.stderr
+    assert done.returncode == 0 and "SLURM has no such job" in done.stderr
     assert sent_commands(slurm).count("true a=1") == 2  # the refused request and the job
     assert [job["tasks"]["0"]["state"] for job in slurm.jobs() if "train." in job["name"]] == ["FAILED", "PENDING"]
 

@@ -96,6 +96,29 @@ def test_jobs_of_other_sweeps_are_none_of_ours(sent: Path, slurm: FakeSlurm, run
     assert len(slurm.jobs()) == 4
 
 
+def test_an_older_copy_of_the_state_doubles_nothing(
+    project: Path, slurm: FakeSlurm, run: Run, statuses: Statuses
+) -> None:
+    (project / "jobs.yaml").write_text(SWEEP.replace("1, 2, 3", "1"))
+    run()
+    state = project / "runs/.jobs/state.json"
+    older = state.read_text()
+    slurm.end(1)
+    (project / "jobs.yaml").write_text(SWEEP)
+    run()
+    slurm.misbehave("refuse", "no")
+    (project / "jobs.yaml").write_text(SWEEP.replace("1, 2, 3", "1, 2, 3, 4"))
+    assert run().code == 2
+    slurm.behave("refuse")
+    before = {label: job["slurm_id"] for label, job in statuses().items()}
+    state.write_text(older)
+    (project / "jobs.yaml").write_text(SWEEP)
+    assert run("--dry-run").out == ""
+    slurm.end(3)
+    assert run().out == "nothing to send\n" and len(slurm.jobs()) == 4
+    assert {label: job["slurm_id"] for label, job in statuses().items()}.items() <= before.items()
+
+
 @pytest.mark.parametrize("accounting", [True, False])
 def test_a_number_that_slurm_gave_again_is_another_job(
     project: Path, slurm: FakeSlurm, run: Run, statuses: Statuses, accounting: bool
@@ -133,7 +156,7 @@ def test_a_clock_that_was_set_is_not_waited_for(
     monkeypatch.setattr(submit, "LISTING_DELAY", 5.0)
     monkeypatch.setattr(submit, "time", SimpleNamespace(time=time.time, sleep=waits.append))
     done = run()
-    assert done.err.count("it is SLURM's job") == 2 and done.out == "nothing to send\n"
+    assert done.err.count("SLURM has it as job") == 2 and done.out == "nothing to send\n"
     assert waits == [5.0 if hours > 0 else 0.0]
     assert len(slurm.jobs()) == 2
 

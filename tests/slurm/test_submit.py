@@ -155,7 +155,7 @@ def test_an_unclear_answer_is_looked_up_before_anything_is_sent(
     assert done.code == 2 and "no clear answer" in done.err and "Socket timed out" in done.err
     slurm.behave("unclear")
     done = run()
-    assert "was sent was not noted: it is SLURM's job 1\n" in done.err
+    assert "SLURM has it as job 1\n" in done.err
     assert done.out == "table: submitted job 2\n"
     assert len(slurm.jobs()) == 2
     assert statuses()["a=2"]["slurm_id"] == "1_1"

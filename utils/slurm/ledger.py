@@ -2,7 +2,7 @@
 
 A sweep's folder (``state`` in the sweep file) lies beside the runs::
 
-    state.json           the ledger: submissions, and refusals to show; if it is missing, the scripts replace it
+    state.json           the ledger: submissions, and refusals to show; the scripts give what it lacks
     lock                 held by the one jobrunner that changes the ledger
     handover.lock        held by sbatch itself while it runs, even if the jobrunner that called it is dead
     scripts/<token>.sh   what was submitted
@@ -20,6 +20,7 @@ import contextlib
 import fcntl
 import hashlib
 import itertools
+import json
 import os
 import re
 import time
@@ -29,7 +30,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from utils.errors import UserError
-from utils.io.files import lock, read_json, write_json
+from utils.io.files import LARGEST_RECORD, lock, read_bytes, write_json
 from utils.io.locks import has_process
 from utils.runs import UNFIT_NOTE
 
@@ -103,30 +104,25 @@ class Ledger:
 
     @classmethod
     def load(cls, folder: Path) -> Ledger:
-        """The ledger in ``folder``. If its file is missing, the scripts tell what was sent, without SLURM's numbers.
+        """The ledger in ``folder``. What its file lacks, as an older copy or a missing one does, is read from the
+        scripts, without SLURM's numbers.
 
         Raises:
             UserError: the file cannot be read or is not a ledger.
         """
         file = cls(folder).file
-        if not file.exists():
-            return cls(folder, _from_scripts(folder))
-        content = read_json(file)
+        ledger = cls(folder)
         try:
-            if content["version"] != VERSION:
-                raise UserError(f"{file} is of version {content['version']}; this jobrunner knows {VERSION}")
-            submissions = [_checked(Submission(**submission)) for submission in content["submissions"]]
-            refused, spent = content["refused"], content["spent"]
-            if not isinstance(refused, dict) or not isinstance(spent, list):
-                raise TypeError("refused or spent is of a wrong type")
-            if not all(isinstance(text, str) for text in [*refused.values(), *spent]):
-                raise TypeError("refused or spent has a value that is no text")
-            return cls(folder, submissions, refused, spent)
-        except (KeyError, TypeError) as error:
+            ledger = cls(folder, *_parsed(read_bytes(file, LARGEST_RECORD)))
+        except FileNotFoundError:
+            pass
+        except (KeyError, TypeError, ValueError, RecursionError, UserError) as error:
             raise UserError(
                 f"{file} is not a sweep's state ({error}). Move it away: what was sent is then read from the scripts "
                 "beside it, and looked up."
             ) from None
+        ledger.submissions += _from_scripts(folder, {*(one.token for one in ledger.submissions), *ledger.spent})
+        return ledger
 
     def save(self) -> None:
         """Write the file as a whole; a kill leaves the old one."""
@@ -156,6 +152,20 @@ class Ledger:
         return next(token for token in tokens if token not in used)
 
 
+def _parsed(text: bytes) -> tuple[list[Submission], dict[str, str], list[str]]:
+    """What the file of a ledger says. Raises KeyError, TypeError, ValueError or RecursionError for anything else."""
+    content = json.loads(text)
+    if content["version"] != VERSION:
+        raise ValueError(f"its version is {content['version']}, this jobrunner knows {VERSION}")
+    submissions = [_checked(Submission(**submission)) for submission in content["submissions"]]
+    refused, spent = content["refused"], content["spent"]
+    if not isinstance(refused, dict) or not isinstance(spent, list):
+        raise TypeError("refused or spent is of a wrong type")
+    if not all(isinstance(text, str) for text in [*refused.values(), *spent]):
+        raise TypeError("refused or spent has a value that is no text")
+    return submissions, refused, spent
+
+
 def _checked(one: Submission) -> Submission:
     """Return the submission. Raises TypeError for a field of a wrong type, since a file may hold anything."""
     texts = [one.token, one.name, one.group, *(one.jobs if isinstance(one.jobs, list) else [None])]
@@ -175,10 +185,10 @@ def _checked(one: Submission) -> Submission:
     return one
 
 
-def _from_scripts(folder: Path) -> list[Submission]:
-    """The submissions whose scripts are in ``folder``, oldest first, without SLURM's numbers."""
+def _from_scripts(folder: Path, known: set[str]) -> list[Submission]:
+    """The submissions whose scripts are in ``folder``, oldest first, without SLURM's numbers, but for ``known`` tokens."""
     found = []
-    for path in (folder / "scripts").glob("*.sh"):
+    for path in (path for path in (folder / "scripts").glob("*.sh") if path.stem not in known):
         text = path.read_text(encoding="utf-8", errors="replace")
         match = re.search(r"^jobs=\(([\w+. -]+)\)$", text, re.M)
         if match and _NAME.fullmatch(path.stem):

@@ -45,8 +45,11 @@ def resolve_unknown(ledger: Ledger, listing: Listing) -> list[str]:
             submission.slurm_id = attempt.job
         else:
             ledger.drop(submission)
-        fate = f"is SLURM's job {submission.slurm_id}" if submission.slurm_id else "led to no job"
-        messages.append(f"whether {submission.name} was sent was not noted: it {fate}")
+        fate = f"it as job {submission.slurm_id}" if submission.slurm_id else "no such job, so it counts as not sent"
+        messages.append(
+            f"whether {submission.name} was sent is not in the state, since a call was stopped or the state is an "
+            f"older copy: SLURM has {fate}"
+        )
     return messages
 
 
@@ -81,5 +84,5 @@ def check_unknown_jobs(ledger: Ledger) -> None:
         raise UserError(
             f"SLURM has jobs of {ledger.folder} that its state does not know, since it was deleted or replaced: "
             f"{listed}. Sending could double them. Cancel them (scancel {' '.join(unknown)}), "
-            "or call again when they have ended."
+            "or call again when they have ended: they then run again."
         )
