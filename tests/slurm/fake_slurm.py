@@ -4,6 +4,7 @@ It keeps its jobs in ``jobs.json`` beside itself, notes each call in ``calls`` a
 print for the options that utils.slurm.cluster.client uses. Files beside it make it misbehave:
 
     refuse          sbatch says what the file holds and fails; the job is listed as refused, as the real one does
+    refuse-only     and refuses only jobs whose name begins with what this file holds
     unclear         sbatch takes the job, then says what the file holds and fails
     garbage         sbatch takes the job and prints what the file holds
     kill-before, kill-after, kill-answered
@@ -50,7 +51,7 @@ def sbatch(arguments: list[str]) -> int:
         jobs = json.loads((HERE / "jobs.json").read_text())
         number = len(jobs) + 1
         tasks = range(int(re.match(r"0-(\d+)", options["array"])[1]) + 1) if "array" in options else [None]
-        refused = word("refuse") is not None
+        refused = word("refuse") is not None and options["job-name"].startswith(word("refuse-only") or "")
         rows = {
             "" if task is None else str(task): dict(
                 state="FAILED" if refused else "PENDING",
@@ -70,7 +71,7 @@ def sbatch(arguments: list[str]) -> int:
         (HERE / "kill-after").unlink()
         os.kill(os.getppid(), signal.SIGKILL)
     if refused or word("unclear") is not None:
-        print(word("refuse") or word("unclear"), file=sys.stderr)
+        print(word("refuse") if refused else word("unclear"), file=sys.stderr)
         return 1
     print(word("garbage") or number, flush=True)
     if (HERE / "kill-answered").exists():

@@ -113,6 +113,7 @@ def test_a_group_is_held_back_while_one_it_waits_for_has_failed(two: Path, slurm
         r"table: not sent, it waits for train, where train\.\w{8} is failed \(--retry sends that again\)\n", done.out
     )
     assert len(slurm.jobs()) == 1
+    assert "--retry sends again the 1" in run("-s").out and "called without -s" not in run("-s").out
     run("--retry")
     assert [job["arguments"][1:-1] for job in slurm.jobs()[1:]] == [[], ["--dependency=afterok:2"]]
     slurm.end(2, None, "FAILED", "1:0")
@@ -129,8 +130,8 @@ def test_a_refusal_stops_in_slurms_own_words_and_is_no_job(
     done = run()
     assert done.code == 2
     assert done.err.startswith(f"error: sbatch refused group train:\n{words}\n")
-    assert "--only GROUP" in done.err
-    assert len(slurm.jobs()) == 1  # SLURM lists it all the same, and nothing after it was sent
+    assert "table: not sent, it waits for train, where" in done.out
+    assert len(slurm.jobs()) == 1  # SLURM lists it all the same, and what waits for it was not sent
     assert [(job["state"], job["slurm_id"]) for job in statuses().values()] == [("refused", None)] * 3 + [
         ("not sent", None)
     ]
@@ -142,6 +143,41 @@ def test_a_refusal_stops_in_slurms_own_words_and_is_no_job(
     names = [job["name"] for job in slurm.jobs()]
     assert len(set(names)) == 3, "a refused name must not be used again"
     assert {job["state"] for job in statuses().values()} == {"queued"}
+
+
+def test_a_refusal_stops_only_what_waits_for_it(project: Path, slurm: FakeSlurm, run: Run) -> None:
+    names = {"big": "[]", "too": "[]", "behind": "[big]", "small": "[]", "tables": "[small]"}
+    groups = ", ".join(f"{{name: {name}, after: {after}, command: 'true'}}" for name, after in names.items())
+    (project / "jobs.yaml").write_text(f"groups: [{groups}]")
+    slurm.misbehave("refuse", "sbatch: error: no")
+    slurm.misbehave("refuse-only", "big")
+    done = run()
+    assert done.code == 2 and done.err.startswith("error: sbatch refused group big:\nsbatch: error: no\n")
+    assert [line.partition(":")[0] for line in done.out.splitlines()] == ["too", "behind", "small", "tables"]
+    shown = json.loads(run("-s", "--json").out)["jobs"]
+    assert {job["group"]: job["state"] for job in shown} == {
+        "big": "refused", "behind": "not sent", "too": "queued", "small": "queued", "tables": "queued",
+    }  # fmt: skip
+
+
+def test_a_retry_takes_what_waits_along(project: Path, slurm: FakeSlurm, run: Run) -> None:
+    """At SLURM it waits for the jobs that failed, although they are sent again before the others have ended."""
+    afters = {"n": "[]", "o": "[n]", "p": "[o]", "z": "[]", "q": "[z]"}
+    text = ", ".join(f"{{name: {name}, after: {after}, matrix: {{a: [0, 1, 2]}}}}" for name, after in afters.items())
+    (project / "jobs.yaml").write_text(f"command: 'true'\ngroups: [{text}]")
+    run()
+    slurm.end(1, 0, "FAILED", "1:0")
+    slurm.set(1, 1, state="RUNNING", reason="None")
+    for number in (2, 3, 5):
+        slurm.set(number, reason="Dependency")
+    assert run().out == "nothing to send; 1 jobs did not end well: --retry sends them again\n"
+    assert run("--retry").out.splitlines() == [
+        "n: submitted job 6", "o: submitted array 7 of 3 jobs", "p: submitted array 8 of 3 jobs",
+    ]  # fmt: skip
+    assert slurm.calls("scancel") == [["2_0", "2_1", "2_2"], ["3_0", "3_1", "3_2"]]
+    given = [job["arguments"][1:-1] for job in slurm.jobs()[5:]]
+    assert given == [[], ["--dependency=afterok:6:1_1:1_2"], ["--dependency=afterok:7"]]
+    assert run("--retry").out == "nothing to send\n"
 
 
 @pytest.mark.parametrize("accounting", [True, False])

@@ -17,7 +17,7 @@ from utils.slurm.local import run_local, stop_local, visible_gpus
 from utils.slurm.recovery import check_unknown_jobs
 from utils.slurm.status import RETRY, SILENT, JobStatus, states_to_send
 from utils.slurm.status_table import advice, status_json, status_table
-from utils.slurm.submit import preview, read_statuses, submit_all
+from utils.slurm.submit import count_sent, preview, read_statuses, submit_all
 from utils.slurm.sweep.file import Group, Sweep
 from utils.slurm.sweep.repeats import repeated_jobs
 from utils.slurm.variables import changed_variables
@@ -166,7 +166,8 @@ def show(sweep: Sweep, only: list[str] | None, as_json: bool, every: float | Non
         _print_notes(messages)
         if every is not None and sys.stdout.isatty():
             print("\033[2J\033[H", end="")
-        table = [status_table(shown), *map(printable, searches), *advice(shown)]
+        sent = count_sent(sweep, sweep.only(only), {status.id: status for status in statuses})
+        table = [status_table(shown), *map(printable, searches), *advice(shown, sent)]
         print(status_json(shown, searches) if as_json else "\n".join(table), flush=True)
         if every is None or not any(status.active and status.state not in ("never", "held") for status in shown):
             return 0

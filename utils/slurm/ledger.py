@@ -186,7 +186,7 @@ def _checked(one: Submission) -> Submission:
 
 
 def _from_scripts(folder: Path, known: set[str]) -> list[Submission]:
-    """The submissions whose scripts are in ``folder``, oldest first, without SLURM's numbers, but for ``known`` tokens."""
+    """The submissions whose scripts are in ``folder``, except of ``known`` tokens: oldest first, without numbers."""
     found = []
     for path in (path for path in (folder / "scripts").glob("*.sh") if path.stem not in known):
         text = path.read_text(encoding="utf-8", errors="replace")

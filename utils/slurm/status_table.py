@@ -35,8 +35,8 @@ def status_json(statuses: list[JobStatus], searches: list[str]) -> str:
     return json.dumps(content, indent=2, allow_nan=False)
 
 
-def advice(statuses: list[JobStatus]) -> list[str]:
-    """What a user may want to do next: one line per suggestion."""
+def advice(statuses: list[JobStatus], sent: Counter[str]) -> list[str]:
+    """What a user may want to do next: one line per suggestion. ``sent`` counts by state what a call would send."""
     counts = Counter(status.state for status in statuses)
     bad = sum(counts[state] for state in RETRY)
     lines = []
@@ -44,10 +44,10 @@ def advice(statuses: list[JobStatus]) -> list[str]:
         lines.append(f"next: --logs JOB shows what one printed, --retry sends again the {bad} that did not end well")
     if counts["refused"]:
         lines.append(f"next: change the resources of the {counts['refused']} refused, then call without -s")
-    if counts["not sent"] and counts["not sent"] < len(statuses):
-        lines.append(f"next: called without -s, it sends the {counts['not sent']} not sent")
-    if counts[OUTDATED]:
-        lines.append(f"next: called without -s, it sends again the {counts[OUTDATED]} outdated")
+    if sent["not sent"] and counts["not sent"] < len(statuses):
+        lines.append(f"next: called without -s, it sends the {sent['not sent']} not sent")
+    if sent[OUTDATED]:
+        lines.append(f"next: called without -s, it sends again the {sent[OUTDATED]} outdated")
     return lines
 
 

@@ -9,6 +9,7 @@ and only then decides what is left to send.
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,13 +84,15 @@ def plan(sweep: Sweep, groups: list[Group], statuses: dict[str, JobStatus], retr
     """The requests to make: for jobs that were never sent, or are outdated, and with ``retry`` for those that did not
     end well.
 
-    Behind the trials of a search comes the job that goes on with it, unless one waits already.
+    Jobs that wait for a group of which jobs are sent now take part, since they wait for the earlier ones only. Behind
+    the trials of a search comes the job that goes on with it, unless one waits already.
     """
     requests: list[Request] = []
     for group in groups:
-        wanted = states_to_send(retry)
+        again = not {request.group.name for request in requests}.isdisjoint(group.after)
+        wanted = (*states_to_send(retry), *(["waiting"] if again else []))
         jobs = [job for job in group.jobs if statuses[job.id].state in wanted]
-        in_flight = [job.id for job in group.jobs if job not in jobs and statuses[job.id].can_end]
+        in_flight = [job.id for job in group.jobs if statuses[job.id].state not in wanted and statuses[job.id].can_end]
         limit, ended = group.max_jobs, []
         if limit is not None and len(in_flight) < limit:
             limit -= len(in_flight)
@@ -128,27 +131,57 @@ def submit_all(
     """Send what is left of ``groups``; yield a line per submission and per group that must wait.
 
     Raises:
-        UserError: sbatch refused, or gave no clear answer; earlier submissions stay.
+        UserError: sbatch refused a group, which stops those that wait for it, or gave no clear answer, which stops all;
+            earlier submissions stay.
     """
     requests = plan(sweep, groups, statuses, retry)
     sent: list[Request] = []
     held: dict[str, str] = {}
+    refused: dict[str, list[str]] = {}  # groups by SLURM's words
     for request in requests:
-        reason = _obstacle(sweep, request.group, statuses, requests, held)
-        if reason:
-            if request.group.name not in held:
-                yield f"{request.group.name}: not sent, {reason}"
-            held[request.group.name] = reason
+        name = request.group.name
+        if name in held:
+            continue
+        if reason := _obstacle(sweep, request.group, statuses, requests, held):
+            held[name] = reason
+            yield f"{name}: not sent, {reason}"
             continue
         known = [statuses[job.id] for job in request.jobs if job.id in statuses]
-        client.cancel([status.slurm_id or "" for status in known if status.state == "never"])
-        _submit(request, ledger, _dependency(sweep, request, statuses, ledger, sent))
+        client.cancel([status.slurm_id or "" for status in known if status.state in ("never", "waiting")])
+        try:
+            _submit(request, ledger, _dependency(sweep, request, statuses, ledger, sent))
+        except client.Refused as words:
+            held[name] = str(words)
+            for status in known:
+                status.state = "refused"
+            refused.setdefault(str(words), []).append(name)
+            continue
         sent.append(request)
         if request.jobs[0].id == sweep.next_id(request.group):
-            yield f"{request.group.name}: submitted job {request.slurm_id}, which goes on with the search"
+            yield f"{name}: submitted job {request.slurm_id}, which goes on with the search"
             continue
         what = f"array {request.slurm_id} of {len(request.jobs)} jobs" if request.array else f"job {request.slurm_id}"
-        yield f"{request.group.name}: submitted {what}"
+        yield f"{name}: submitted {what}"
+    if refused:
+        parts = [f"sbatch refused group {', '.join(names)}:\n{words}" for words, names in refused.items()]
+        raise UserError("\n".join([*parts, "Change the resources of these groups, and call again."]))
+
+
+def blocked(sweep: Sweep, requests: list[Request], statuses: dict[str, JobStatus]) -> dict[str, str]:
+    """The groups of ``requests`` that cannot be sent, and why."""
+    held: dict[str, str] = {}
+    for group in {request.group.name: request.group for request in requests}.values():
+        if reason := _obstacle(sweep, group, statuses, requests, held):
+            held[group.name] = reason
+    return held
+
+
+def count_sent(sweep: Sweep, groups: list[Group], statuses: dict[str, JobStatus]) -> Counter[str]:
+    """How many jobs a call would send now, by their present state."""
+    requests = plan(sweep, groups, statuses, retry=False)
+    held = blocked(sweep, requests, statuses)
+    jobs = [job.id for request in requests if request.group.name not in held for job in request.jobs]
+    return Counter(statuses[job].state for job in jobs if job in statuses)
 
 
 def preview(
@@ -156,11 +189,11 @@ def preview(
 ) -> Iterator[str]:
     """Yield the texts that ``submit_all`` would give to sbatch, each after a comment with its command line."""
     requests = plan(sweep, groups, statuses, retry)
+    held = blocked(sweep, requests, statuses)
     reserved = Ledger(ledger.folder, list(ledger.submissions), {}, list(ledger.spent), ledger.taken)
     for request in requests:
-        reason = _obstacle(sweep, request.group, statuses, requests, {})
-        if reason:
-            yield f"# {request.group.name}: {len(request.jobs)} jobs not sent, {reason}"
+        if request.group.name in held:
+            yield f"# {request.group.name}: {len(request.jobs)} jobs not sent, {held[request.group.name]}"
             continue
         submission = new_submission(request.group, request.jobs, request.array, reserved)
         reserved.submissions.append(submission)
@@ -227,6 +260,7 @@ def _slurm_ids(jobs: Iterable[str], statuses: dict[str, JobStatus], ledger: Ledg
 
 
 def _submit(request: Request, ledger: Ledger, dependency: str | None) -> None:
+    """Send a request. Raises client.Refused, and UserError if nobody knows whether SLURM has it."""
     submission = new_submission(request.group, request.jobs, request.array, ledger)
     script = ledger.script(submission.token)
     write_text(script, _text(request, submission.token, ledger.folder))
@@ -240,10 +274,7 @@ def _submit(request: Request, ledger: Ledger, dependency: str | None) -> None:
         ledger.refused.update({job.id: str(words) for job in request.jobs})
         ledger.save()
         script.unlink()
-        raise UserError(
-            f"sbatch refused group {request.group.name}:\n{words}\n"
-            "Nothing after it was sent. Change its resources and call again, or send others with --only GROUP."
-        ) from None
+        raise
     except client.Unclear as words:
         raise UserError(
             f"sbatch gave no clear answer for group {request.group.name}:\n{words}\n"

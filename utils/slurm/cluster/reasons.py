@@ -17,10 +17,10 @@ ENDED = {
     "RECONFIG_FAIL": "failed",
     "REVOKED": "cancelled",
 }
-NEVER = "what it waits for did not end well; --retry that, and this goes with it"
+NEVER = "what it waits for did not end well; --retry sends that again, and this behind it"
 _WORDS = {
     "BeginTime": "its time to start has not come; SLURM lets requeued jobs wait for two minutes",
-    "Dependency": "a group it comes after has not ended",
+    "Dependency": "a group it comes after, or an earlier array of its own group (max_jobs), has not ended",
     "JobArrayTaskLimit": "max_jobs of its group are running",
     "JobHeldAdmin": "an administrator holds it",
     "JobHeldUser": "scontrol release NUMBER lets it go",
