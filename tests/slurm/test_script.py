@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -15,7 +16,7 @@ import pytest
 
 from tests.slurm.conftest import start
 from utils.slurm.cluster.events import read_attempt
-from utils.slurm.cluster.script import TEMPLATE, shell_problems
+from utils.slurm.cluster.script import TEMPLATE, last_words, shell_problems
 from utils.slurm.sweep.file import load_sweep
 
 
@@ -110,6 +111,24 @@ def test_each_task_runs_its_own_command_and_notes_how_it_ended(write: Callable[.
     assert read_attempt(state, "t0", 2) is None
     assert start(script, ROSA_TASK="2").wait() == 137
     assert read_attempt(state, "t0", 2).code == 137  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("command", "code"),
+    [
+        ("bash -c 'exit 3' | cat", 3),
+        ("kill -HUP $BASHPID; echo after", 129),
+        ("kill -SEGV $BASHPID; echo after", 139),
+        ("ulimit -f 1; for i in {1..3000}; do echo $i; done > file; echo after", 153),
+        ("bash -c 'kill -9 $$'", 137),
+    ],
+)
+def test_no_failure_is_called_done(write: Callable[..., Path], project: Path, command: str, code: int) -> None:
+    process = start(write(json.dumps({"paralleljobs": [command]})))
+    log = project / "log"
+    log.write_text(f"before\n{process.communicate()[0]}")
+    assert process.returncode == code and read_attempt(project / "runs/.jobs", "t0", 0).code == code  # type: ignore[union-attr]
+    assert last_words(log) == "before"
 
 
 def test_a_single_job_is_no_task_of_the_array_it_was_sent_from(write: Callable[..., Path], project: Path) -> None:

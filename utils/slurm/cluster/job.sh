@@ -70,7 +70,7 @@ set -m  # gives the command a process group of its own
   esac
   # a list of commands ends with the one that was stopped: the next must not run, and its 0 would be the job's
   trap 'code=$?; finish "$((code ? code : exit_interrupted))"; exit "$ended"' TERM INT
-  set -e  # and one that failed must not end well because the last did
+  set -eo pipefail  # and one that failed, also within a pipe, must not end well because the last did
   # shellcheck disable=SC2154  # a case sets it
   eval "$command"
 ) &
@@ -78,7 +78,7 @@ child=$!
 if [ -n "$signal" ]; then pass_on; fi  # it came before there was anything to pass it on to
 while :; do  # wait returns early when a trap ran, and gives the same answer when asked twice
   again=''
-  wait "$child"
+  wait "$child" 2> /dev/null  # of a killed shell it would print the source
   code=$?
   if [ -z "$again" ]; then break; fi
 done
@@ -88,6 +88,8 @@ waited=$((code < 0 ? 137 : code))
 while read -r _ word number; do
   case $word in start) code=$waited ;; code) code=$number ;; esac
 done < "$events"
+# but a shell that another signal ended noted what came before the signal
+if [ "$code" = 0 ] && [ "$waited" -gt 128 ] && [ "$waited" != 143 ] && [ "$waited" != 130 ]; then code=$waited; fi
 # a launcher of several processes ends with 1, whatever they ended with: the note says that they saved
 if [ -n "$signal" ] && [ "$code" = 1 ] && [ -s "$stopped_note" ]; then code=$exit_interrupted; fi
 event exit "$code" "${signal:--}"

@@ -30,6 +30,7 @@ from utils.slurm.sweep.file import Group, Job
 from utils.slurm.sweep.resources import directives
 
 TEMPLATE = Path(__file__).with_name("job.sh")
+_KILLED = re.compile(r": line \d+: +\d+ [A-Z]")  # "script.sh: line 96: 27774 Killed  python train.py"
 _PLACE = re.compile(r"(?:# )?@([a-z_]+)@")  # "# @word@" takes whole lines
 
 
@@ -127,12 +128,13 @@ def _directive(option: str) -> str:
 
 
 def last_words(log: Path) -> str:
-    """The last line that a job printed, which is where programs say why they stop; its first 200 characters."""
+    """The last line that a job printed, which is where programs say why they stop; its first 200 characters. What bash
+    itself says of a program that a signal ended is left out."""
     try:
         with log.open("rb") as file:
             file.seek(max(0, log.stat().st_size - 4096))
             lines = file.read().decode("utf-8", errors="replace").splitlines()
     except OSError:
         return ""
-    words = next((line for line in reversed(lines) if line.strip()), "")
+    words = next((line for line in reversed(lines) if line.strip() and not _KILLED.search(line)), "")
     return "".join(sign if sign.isprintable() else " " for sign in words.strip())[:200]
