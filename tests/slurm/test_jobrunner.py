@@ -110,6 +110,15 @@ def test_control_characters_steer_no_terminal(project: Path, slurm: FakeSlurm, r
     assert all(sign.isprintable() or sign == "\n" for sign in said)
 
 
+def test_a_long_name_is_cut(project: Path, slurm: FakeSlurm, run: Run) -> None:
+    (project / "jobs.yaml").write_text(f"groups: [{{name: {'n' * 300}, command: 'true'}}]")
+    assert run().code == 0 and run("-s").code == 0
+    (project / "jobs.yaml").write_text(
+        f"groups: [{{name: {'n' * 300}, command: a}}, {{name: {'n' * 301}, command: a}}]"
+    )
+    assert "groups 1 and 2 have the same name" in run().err
+
+
 def test_the_default_sweep_file_is_jobs_yaml(project: Path, slurm: FakeSlurm, run: Run) -> None:
     (project / "jobs.yaml").write_text("paralleljobs: [echo a]")
     (project / "other.yaml").write_text("state: other/.jobs\nparalleljobs: [echo b, echo c]")
@@ -135,6 +144,10 @@ def test_logs(project: Path, slurm: FakeSlurm, run: Run) -> None:
     second = json.loads(run("-s", "--json").out)["jobs"][1]
     for name in (second["id"], second["id"][:6], "1_1"):
         assert run("--logs", name).out == "output 1\n"
+    slurm.end(1, 1, "FAILED", "1:0")
+    run("--retry")
+    again = run("--logs", second["id"])
+    assert again.out == "output 1\n" and "now it is queued" in again.err
     ambiguous = run("--logs", "g.")
     assert ambiguous.code == 2 and "2 jobs have this name or number" in ambiguous.err
 

@@ -173,6 +173,7 @@ def test_what_only_the_script_remembers(
         note(one, *lines)
     found = statuses()["true"]
     assert (found["state"], found["code"]) == (state, code)
+    assert (found["note"] == "it reached its time limit of 0:07:00") == (state == "timeout")
     if len(lines) == 2 and "exit" in lines[1]:
         assert found["elapsed"] == 7
 

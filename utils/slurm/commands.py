@@ -11,7 +11,7 @@ from pathlib import Path
 
 from utils.errors import UserError, printable
 from utils.slurm.cluster import client
-from utils.slurm.cluster.script import shell_problems
+from utils.slurm.cluster.script import log_file, shell_problems
 from utils.slurm.ledger import LOCAL, Ledger, changing, forget_unfit
 from utils.slurm.local import run_local, stop_local, visible_gpus
 from utils.slurm.recovery import check_unknown_jobs
@@ -203,10 +203,14 @@ def print_log(sweep: Sweep, name: str) -> int:
     if len(found) != 1:
         near = ", ".join(status.id for status in found[:5]) or "-s lists the jobs"
         raise UserError(f"--logs {name}: {len(found) or 'no'} jobs have this name or number: {near}")
-    log = Path(found[0].log) if found[0].log else None
-    if log is None or not log.exists():
-        raise UserError(f"{found[0].id} is {found[0].state} and has printed nothing yet")
-    print(f"==> {log}", file=sys.stderr)
+    job = found[0].id
+    tasks = [(one.token, one.jobs.index(job)) for one in Ledger.load(sweep.folder).submissions if job in one.jobs]
+    logs = [log for token, task in tasks if (log := log_file(sweep.folder, token, task)).exists()]
+    if not logs:
+        raise UserError(f"{job} is {found[0].state} and has printed nothing yet")
+    log = logs[-1]
+    earlier = "" if found[0].log == str(log) else f" (an earlier attempt; now it is {found[0].state})"
+    print(f"==> {log}{earlier}", file=sys.stderr)
     sys.stdout.write(log.read_text(encoding="utf-8", errors="replace"))
     return 0
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from utils.errors import UserError
 from utils.io.files import write_text
 from utils.processes.signals import EXIT_INTERRUPTED
-from utils.slurm.cluster.events import read_attempt
+from utils.slurm.cluster.events import Attempt, read_attempt
 from utils.slurm.cluster.script import batch_script, log_file
 from utils.slurm.ledger import JOB_LOCK, LOCAL, LOCAL_MARK, Ledger, Submission, is_running, lock_file, unfit
 from utils.slurm.status import DIVERGED, TO_SEND, UNFIT, WITH_RESULT, JobStatus, states_to_send
@@ -161,7 +161,7 @@ def run_local(
             found = queue.note(ended)
             for one, code in ended:
                 failed += one.job not in queue.done
-                how = _ending(code)
+                how = _ending(code, read_attempt(ledger.folder, one.submission.token, one.task))
                 if code and one.job in queue.done:
                     how = UNFIT if unfit(ledger.folder, one.job) else DIVERGED
                 yield f"{one.job}: {how} after {time.monotonic() - one.started:.0f} s"
@@ -188,10 +188,12 @@ def _ended(running: list[_Running], folder: Path) -> list[tuple[_Running, int]]:
     return ended
 
 
-def _ending(code: int) -> str:
+def _ending(code: int, attempt: Attempt | None) -> str:
     """How a job with this exit code ended, in words."""
     if code == EXIT_INTERRUPTED:
         return "stopped, the same command goes on"
+    if code and attempt is not None and attempt.signal:
+        return "cancelled"
     return f"failed ({code})" if code else "done"
 
 

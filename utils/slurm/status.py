@@ -6,8 +6,10 @@ count where neither lists the job. The ledger remembers how a job ended, since S
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 
 from utils.errors import UserError
@@ -114,6 +116,7 @@ def job_statuses(sweep: Sweep, ledger: Ledger, listing: Listing) -> dict[str, Jo
     How a job ended is written to ``ledger``; its ``save`` keeps that.
     """
     latest = ledger.latest()
+    names = {group.slug: group.name for group in sweep.groups}
     jobs: dict[str, Job] = {}
     for group in sweep.groups:
         jobs |= {job.id: job for job in group.jobs}
@@ -121,7 +124,8 @@ def job_statuses(sweep: Sweep, ledger: Ledger, listing: Listing) -> dict[str, Jo
             jobs[follows] = Job(follows, group.name, "goes on with the search", "", {})
     without_loss, waits = sweep.without_loss, {job for group in sweep.groups for job in group.waits}
     for job_id, (submission, _) in latest.items():
-        jobs.setdefault(job_id, Job(job_id, submission.group, "(not in the sweep file)", "", {}))
+        group_name = names.get(job_id.rpartition(".")[0], submission.group)  # a script has the slug alone
+        jobs.setdefault(job_id, Job(job_id, group_name, "(not in the sweep file)", "", {}))
     statuses = {}
     for job in jobs.values():
         status = statuses[job.id] = JobStatus(job.id, job.group, job.label, "not sent")
@@ -157,6 +161,10 @@ def _fill(status: JobStatus, folder: Path, submission: Submission, task: int, li
         status.state, status.note = "unknown", "its submission was interrupted; the next --fn finds out"
     else:
         _fill_from_slurm(status, submission, str(task), attempt, listing)
+    if status.state == "timeout":
+        status.note = "it reached its time limit"
+        if attempt is not None and attempt.started < attempt.limit < 2**40:
+            status.note += f" of {timedelta(minutes=math.ceil((attempt.limit - attempt.started) / 60))}"
     if status.state == "failed":
         status.note = "; ".join(text for text in (status.note, last_words(log)) if text)
 
@@ -243,7 +251,7 @@ def _unlisted_state(attempt: Attempt | None, listing: Listing, accounted: Row | 
     if attempt is not None and attempt.signal == "TERM":
         return _stopped(attempt), "killed before it could end by itself"
     if attempt is None:
-        what = "it never started"
+        what = "it never started: perhaps it was cancelled before"
     elif attempt.requeued:
         what = "it had saved and gone back to the queue"
     else:

@@ -43,6 +43,7 @@ SEARCH_KEYS: dict[str, tuple[type, ...]] = {
 NOT_SEARCHED = ("train.loss_on", "train.validation_fraction", "train.seq_len", "train.block_size", "model.name")
 STATE = "runs/.jobs"  # the folder of the state where the file names none
 LARGEST_SWEEP = 100_000  # jobs
+LONGEST_SLUG = 200  # characters; a file's name has at most 255
 _LEAST = {"max_jobs": 1, "requeue": 0, "save_before": 1, "seed": 0, "most": 0}
 _KINDS = {
     dict: "a mapping",
@@ -55,8 +56,8 @@ _KINDS = {
 
 
 def slug(name: str) -> str:
-    """A group's name as ids, file names and SLURM's job names contain it."""
-    return text.slug(name, r"[^A-Za-z0-9_+-]+")
+    """A group's name as ids, file names and SLURM's job names contain it, cut to what a file system takes."""
+    return text.slug(name, r"[^A-Za-z0-9_+-]+")[:LONGEST_SLUG]
 
 
 def names(value: Any) -> list[str]:
@@ -87,7 +88,8 @@ def check_document(document: dict[str, Any]) -> tuple[list[str], list[dict[str, 
             continue
         name = node.get("name")
         if not isinstance(name, str) or not slug(name):
-            problems.append(f"group {number}: name is missing or has no letter or digit")
+            wrong = "is missing" if name is None else f"must be a text with a letter (a to z) or a digit, not {name!r}"
+            problems.append(f"group {number}: name {wrong}")
             continue
         if slug(name) in known:
             problems.append(f"groups {known[slug(name)]} and {number} have the same name, {name}")
@@ -135,8 +137,10 @@ def _group_problems(name: str, node: dict[str, Any], groups: list[Any]) -> list[
         problems.append(f"{where}has no jobs: give a matrix, overrides, a command or paralleljobs")
     others = [other["name"] for other in groups if isinstance(other, dict) and isinstance(other.get("name"), str)]
     for key in names(node.get("after", [])):
-        if key not in others or key == name:
-            problems.append(f"{where}after: {key} is not another group; there are {', '.join(others)}")
+        if key == name:
+            problems.append(f"{where}after: {key} is the group itself")
+        elif key not in others:
+            problems.append(f"{where}after: {key} is not a group; {text.did_you_mean(key, others)}")
     return problems + (_matrix_problems(node["matrix"], where) if "matrix" in node else [])
 
 
