@@ -239,13 +239,15 @@ def test_progress_is_that_of_the_runs_record(one: Path, project: Path, statuses:
     assert (found["epoch"], found["step"], found["total_steps"], found["loss"]) == (1.5, 30, 100, 2.25)
     assert found["runs"] == [f"{project}/runs/e2e/first", str(folder)]
     table = run("-s").out
-    assert "1.5" in table and "2.2500" in table and "runs/e2e/some run (+1)" in table
+    assert "1.5" in table and "2.2500" in table and "  e2e/some run (+1)  " in table
 
 
 def test_jobs_that_left_the_file_are_still_shown(one: Path, project: Path, run: Run, slurm: FakeSlurm) -> None:
-    (project / "jobs.yaml").write_text("groups: [{name: g, command: 'false'}]")
+    (project / "jobs.yaml").write_text("groups: [{name: g, command: 'false'}, {name: h, command: 'false'}]")
+    assert run("-s").out.splitlines()[:3] == ["g: 1 not sent, 1 queued", "h: 1 not sent", "all: 2 not sent, 1 queued"]
     shown = json.loads(run("-s", "--json").out)["jobs"]
     assert [(job["label"], job["state"]) for job in shown] == [
+        ("false", "not sent"),
         ("false", "not sent"),
         ("(not in the sweep file)", "queued"),
     ]
@@ -257,5 +259,12 @@ def test_a_thousand_jobs_take_one_call_each(project: Path, slurm: FakeSlurm, run
     assert run().out == "g: submitted array 1 of 1000 jobs\n"
     before = len(slurm.calls("sacct")), len(slurm.calls("squeue"))
     table = run("-s").out
-    assert "all: 1000 queued" in table and len(table.splitlines()) == 1003
+    assert "all: 1000 queued" in table and len(table.splitlines()) == 2 + 1 + 50 + 1
     assert (len(slurm.calls("sacct")), len(slurm.calls("squeue"))) == (before[0] + 1, before[1] + 1)
+    assert len(run("-s", "--only", "g").out.splitlines()) == 1003
+    for task in range(500):
+        slurm.end(1, task)
+    slurm.end(1, 990, "FAILED", "1:0")
+    slurm.set(1, 980, state="RUNNING", reason="None")
+    rows = [line.split()[2] for line in run("-s").out.splitlines()[3:53]]
+    assert rows == ["queued"] * 48 + ["running", "failed"]

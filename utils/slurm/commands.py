@@ -167,7 +167,7 @@ def show(sweep: Sweep, only: list[str] | None, as_json: bool, every: float | Non
         if every is not None and sys.stdout.isatty():
             print("\033[2J\033[H", end="")
         sent = count_sent(sweep, sweep.only(only), {status.id: status for status in statuses})
-        table = [status_table(shown), *map(printable, searches), *advice(shown, sent)]
+        table = [status_table(shown, sweep.folder.parent, bool(only)), *map(printable, searches), *advice(shown, sent)]
         print(status_json(shown, searches) if as_json else "\n".join(table), flush=True)
         if every is None or not any(status.active and status.state not in ("never", "held") for status in shown):
             return 0

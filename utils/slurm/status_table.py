@@ -9,23 +9,41 @@ from dataclasses import asdict
 from pathlib import Path
 
 from utils.errors import printable
-from utils.slurm.status import OUTDATED, RETRY, STATES, JobStatus
-from utils.text import aligned
+from utils.slurm.status import OUTDATED, RETRY, STATES, WITH_RESULT, JobStatus
+from utils.text import aligned, cut
 
+ROWS = 50  # jobs
 _HEADER = ("job", "slurm", "state", "elapsed", "exit", "epoch", "loss", "run", "what")
 
 
-def status_table(statuses: list[JobStatus]) -> str:
-    """One line per job under one heading per group, then how many jobs are in each state."""
-    rows = [_HEADER, *(_row(status) for status in statuses)]
-    lines = []
-    group = None
-    for status, line in zip([None, *statuses], aligned(rows), strict=True):
-        if status is not None and status.group != group:
-            group = status.group
-            lines.append(f"{printable(group)}: {_count([item for item in statuses if item.group == group])}")
-        lines.append(f"  {line}")
-    return "\n".join([*lines, f"all: {_count(statuses)}"])
+def status_table(statuses: list[JobStatus], runs: Path, complete: bool) -> str:
+    """How many jobs of each group are in each state, and then a line per job.
+
+    Args:
+        statuses: the jobs.
+        runs: the folder that paths of runs begin at.
+        complete: whether every job has a line. Otherwise at most ROWS have one: of more jobs those that have not ended
+            well, then those that run, then those that are still to run.
+    """
+    groups: dict[str, list[JobStatus]] = {}
+    for status in statuses:
+        groups.setdefault(status.group, []).append(status)
+    lines = [f"{printable(group)}: {_count(jobs)}" for group, jobs in groups.items()]
+    shown = [status for jobs in groups.values() for status in jobs]
+    if not complete and len(shown) > ROWS:
+        urgent = {status.id for status in sorted(filter(_urgency, shown), key=_urgency)[:ROWS]}
+        shown = [status for status in shown if status.id in urgent]
+    lines += [f"all: {_count(statuses)}", *aligned([_HEADER, *(_row(status, runs) for status in shown)])]
+    if len(shown) < len(statuses):
+        lines.append(f"{len(statuses) - len(shown)} more jobs: --only GROUP shows all of a group, --json all")
+    return "\n".join(lines)
+
+
+def _urgency(status: JobStatus) -> int:
+    """The place of a job in the choice of lines: 0 for none, since it has its result."""
+    if status.state in WITH_RESULT:
+        return 0
+    return 1 if status.state in (*RETRY, "refused") else 2 if status.state == "running" else 3
 
 
 def status_json(statuses: list[JobStatus], searches: list[str]) -> str:
@@ -61,11 +79,11 @@ def duration(seconds: int | None) -> str:
     return (f"{days}-" if days else "") + f"{hours:02}:{minutes:02}:{rest:02}"
 
 
-def _row(status: JobStatus) -> tuple[str, ...]:
+def _row(status: JobStatus, runs: Path) -> tuple[str, ...]:
     run = "-"
     if status.run:
-        run = _short(status.run) + (f" (+{len(status.runs) - 1})" if len(status.runs) > 1 else "")
-    what = status.label if not status.note else f"{status.label}  [{' '.join(status.note.split())}]"
+        run = _short(status.run, runs) + (f" (+{len(status.runs) - 1})" if len(status.runs) > 1 else "")
+    what = cut(status.label, 60) + (f"  [{' '.join(status.note.split())}]" if status.note else "")
     return (
         status.id,
         status.slurm_id or "-",
@@ -79,9 +97,9 @@ def _row(status: JobStatus) -> tuple[str, ...]:
     )
 
 
-def _short(path: str) -> str:
-    relative = os.path.relpath(path, Path.cwd())
-    return path if relative.startswith("..") else relative
+def _short(path: str, runs: Path) -> str:
+    relative = (os.path.relpath(path, base) for base in (runs, Path.cwd()))
+    return next((text for text in relative if not text.startswith("..")), path)
 
 
 def _count(statuses: list[JobStatus]) -> str:
