@@ -95,6 +95,18 @@ def test_every_argument_arrives_as_it_was_given(write: Callable[..., Path], proj
     assert done.returncode == 0
 
 
+def test_a_command_has_places_for_programs_without_hydra(write: Callable[..., Path]) -> None:
+    text = """
+    groups:
+      - name: g
+        command: printf '%s\\n' --y {y} --n={n} ${n} {other}
+        matrix: {y: ["p q's"], n: [1e-3], x: [a b]}
+    """
+    assert start(write(text)).communicate()[0].splitlines() == [
+        "--y", "p q's", "--n=0.001", "{other}", "x='a b'"
+    ]  # fmt: skip
+
+
 def test_each_task_runs_its_own_command_and_notes_how_it_ended(write: Callable[..., Path], project: Path) -> None:
     lists = """'echo two; exit 3', kill -9 $BASHPID, "echo three\\n(exit 4)\\necho four" """
     script = write(f"groups: [{{name: g, paralleljobs: [echo one, {lists}]}}]")

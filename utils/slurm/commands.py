@@ -7,7 +7,6 @@ import shutil
 import sys
 import time
 from collections import Counter
-from pathlib import Path
 
 from utils.errors import UserError, printable
 from utils.slurm.cluster import client

@@ -13,7 +13,7 @@ from typing import Any
 from utils.errors import UserError
 from utils.io.yaml_files import read_yaml
 from utils.slurm.sweep.checks import blocks, check_document, names, slug, state_folder
-from utils.slurm.sweep.quoting import override_word
+from utils.slurm.sweep.quoting import fill_places, override_word
 from utils.slurm.sweep.repeats import owned, owners
 from utils.slurm.sweep.resources import time_limit
 from utils.slurm.sweep.search import SEARCHED, Found, Point, Search, explore, incomparable, recorded_loss
@@ -257,7 +257,8 @@ def _search(
 
 def _matrix_job(group: str, command: str, shared: dict[str, Any], chosen: dict[str, Any]) -> Job:
     overrides = {**shared, **chosen}
-    words = [override_word(key, value) for key, value in overrides.items()]
+    command, filled = fill_places(command, overrides)
+    words = [override_word(key, value) for key, value in overrides.items() if key not in filled]
     # Sorted, so that the order of keys in the file does not change a job's identity.
     identity = " ".join([command, *sorted(words)])
     return Job(_job_id(group, identity), group, _label(chosen) or "-", " ".join([command, *words]), overrides)

@@ -61,6 +61,23 @@ def override_word(key: str, value: Any) -> str:
     return shell_word(f"{key}={hydra_value(value)}")
 
 
+def fill_places(command: str, values: dict[str, Any]) -> tuple[str, set[str]]:
+    """``command`` with each ``{key}`` of ``values`` replaced by its value as one word of the shell, and those keys.
+
+    For programs that take no ``key=value`` of Hydra. ``${key}`` stays.
+    """
+    filled: set[str] = set()
+
+    def word(match: re.Match[str]) -> str:
+        key = match[1]
+        if key not in values:
+            return match[0]
+        filled.add(key)
+        return shell_word(values[key] if isinstance(values[key], str) else hydra_value(values[key]))
+
+    return re.sub(r"(?<!\$)\{([^{}\s]+)\}", word, command), filled
+
+
 def expand_environment(text: str) -> str:
     """``text`` with this machine's environment variables expanded. Raises KeyError with the name of an unset one."""
 
