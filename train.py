@@ -48,8 +48,9 @@ def main(given: DictConfig) -> float | None:
 if __name__ == "__main__":
     from utils.config.hydra_errors import hydra_errors_explained
     from utils.errors import print_anything
-    from utils.processes.group import disconnect_at_end
+    from utils.processes.group import disconnect_at_end, end_with_launcher
 
+    end_with_launcher()
     print_anything()
     with disconnect_at_end(), hydra_errors_explained():
         main()

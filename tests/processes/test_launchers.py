@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -31,19 +31,22 @@ def worker_ids(launcher: int) -> list[int]:
 
 @contextmanager
 def job(lab: Lab, name: str, *options: str) -> Iterator[tuple[subprocess.Popen[str], list[int]]]:
-    """A torchrun of a long training, which has trained some steps. It is killed at the end of the block."""
+    """A torchrun of a long training, which has trained some steps. All of it is killed at the end of the block."""
     command = [*TORCHRUN, *options, "train.py", *lab.overrides(name, "train.epochs=100000")]
     before = sum(1 for path in (lab.folder / name).rglob("metrics.jsonl") for _ in path.open())
     process = subprocess.Popen(
         command, cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         start_new_session=True,
     )  # fmt: skip
+    workers: list[int] = []
     try:
         wait(lambda: sum(1 for path in (lab.folder / name).rglob("metrics.jsonl") for _ in path.open()) > before + 20)
-        yield process, worker_ids(process.pid)
+        workers = worker_ids(process.pid)
+        yield process, workers
     finally:
-        for number in (*worker_ids(process.pid), process.pid) if process.poll() is None else ():
-            os.kill(number, signal.SIGKILL)
+        for number in {*workers, process.pid, *(worker_ids(process.pid) if process.poll() is None else ())}:
+            with suppress(ProcessLookupError):
+                os.kill(number, signal.SIGKILL)
 
 
 def wait(ready: Callable[[], bool], seconds: float = 90) -> None:
@@ -72,6 +75,18 @@ def test_a_killed_process_ends_the_job_and_a_signal_to_the_launcher_saves(lab: L
     log = run.log_file.read_text()
     assert log.count("interrupted by SIGTERM") == 1 and "resumed from" in log
     assert int(run.last.resolve().name.split("-")[1]) == run.record()["progress"]["step"]
+
+    with job(lab, "killed") as (launcher, _):
+        launcher.kill()
+        launcher.communicate(timeout=BOUND)  # its processes hold the pipe until they end
+    assert run.record()["status"] == "interrupted"
+
+
+def test_a_torchrun_that_is_gone_is_not_waited_for(lab: Lab) -> None:
+    gone = dict(RANK="0", LOCAL_RANK="0", WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT="1")
+    gone |= dict(TORCHELASTIC_RUN_ID="x", TORCHELASTIC_USE_AGENT_STORE="True")
+    done = launched([sys.executable, "train.py", *lab.overrides("gone")], timeout=90, **gone)
+    assert done.returncode == 2 and "error: torchrun cannot be reached" in done.stderr
 
 
 @pytest.mark.slow

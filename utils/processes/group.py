@@ -11,7 +11,11 @@ import atexit
 import contextlib
 import datetime
 import os
+import signal
+import socket
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
@@ -21,6 +25,7 @@ from utils.errors import UserError
 T = TypeVar("T")
 SIZES = ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE")  # torchrun's, and those of MPI
 TIMEOUT = datetime.timedelta(minutes=30)  # a process may be alive but busy, say with a long write
+GRACE = 30.0  # seconds between SIGTERM and the end, as torchrun has it
 LOST = ("gloo", "nccl", "connection closed by peer", "connection reset by peer", "broken pipe")
 
 
@@ -119,12 +124,36 @@ def _open_connection(device: str) -> Processes:
                 file=sys.stderr,
             )
         return Processes()
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":  # then torchrun listens before it starts a process
+        address = (os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]))
+        try:
+            socket.create_connection(address, timeout=GRACE).close()
+        except OSError:  # PartialState would try for as long as TIMEOUT
+            raise UserError("torchrun cannot be reached: it was killed before its processes had connected") from None
     import torch.distributed as dist
     from accelerate import PartialState
 
     # without cpu=True each process of a CPU job works as if it were the only one
     state = PartialState(cpu=device == "cpu", timeout=TIMEOUT)
     return Processes(state.process_index, state.num_processes, dist.new_group(backend="gloo", timeout=TIMEOUT))
+
+
+def end_with_launcher() -> None:
+    """Let this process end if the torchrun that started it is killed, which can end nobody itself then.
+
+    It gets SIGTERM, as torchrun would send, and is ended after ``GRACE`` if it waits in a call that handles no signal.
+    """
+    launcher = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == launcher:
+            time.sleep(1)
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(GRACE)
+        os._exit(1)
+
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        threading.Thread(target=watch, daemon=True).start()
 
 
 @contextlib.contextmanager
