@@ -1,11 +1,15 @@
 """Copy the records of finished runs: run.json, config.yaml and test results, without paths and weights.
 
-python -m studies.records runs/precision --records studies/precision/records
+    python -m studies.records runs/precision --records studies/precision/records
+
+A study keeps its records as one archive, ``records.tar.xz``. A command that writes records unpacks the archive into the
+folder ``records``, adds to the folder, and packs it again. After a kill the folder stays: the same command goes on.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import filecmp
 import shutil
 from collections.abc import Callable, Iterable, Iterator
@@ -16,8 +20,22 @@ from omegaconf import OmegaConf
 
 from utils.config.settings import load_config
 from utils.errors import run_cli
+from utils.io.archives import archive_of, extract, pack
 from utils.io.files import read_json, write_json, write_text
 from utils.runs import Run, find_runs
+
+
+@contextlib.contextmanager
+def open_records(folder: Path) -> Iterator[Path]:
+    """``folder``, with what its archive has, to add records to. At the end of the block it becomes the archive."""
+    if archive := archive_of(folder):
+        staging = folder.with_name(f".{folder.name}")
+        shutil.rmtree(staging, ignore_errors=True)
+        extract(archive, staging)
+        staging.rename(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    yield folder
+    pack(folder)
 
 
 def uncopied(
@@ -94,11 +112,12 @@ def main() -> None:
     """Copy what is finished and was not copied yet."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("runs", nargs="+", help="folders with runs")
-    parser.add_argument("--records", type=Path, required=True, help="where to write, a folder for each run")
+    parser.add_argument("--records", type=Path, required=True, help="where to write: this name, with .tar.xz")
     arguments = parser.parse_args()
-    for run in uncopied(arguments.runs, arguments.records):
-        copy_record(run, arguments.records / run.path.name)
-        print(run.path.name, flush=True)
+    with open_records(arguments.records) as records:
+        for run in uncopied(arguments.runs, records):
+            copy_record(run, records / run.path.name)
+            print(run.path.name, flush=True)
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from typing import Any
 from studies.measured import Measured, Way, amount, label, order, training
 from utils.config.fnmodel import LAYERS_ONLY
 from utils.errors import UserError, run_cli
+from utils.io.archives import unpacked
 from utils.io.files import read_object, write_text
 from utils.metrics import OFFICIAL
 from utils.results.gap import share_of_gap
@@ -193,7 +194,7 @@ def scores_table(found: dict[Way, list[Measured]]) -> list[str]:
 
 def before_line(folder: Path) -> str:
     """The loss on the old text before any training, from the record ``base``; empty without one."""
-    file = folder / "base" / "study.json"
+    file = unpacked(folder) / "base" / "study.json"
     if not file.exists():
         return ""
     study = read_object(file)
@@ -269,7 +270,7 @@ def report(folder: Path) -> str:
 def main() -> None:
     """Print the tables, or write them into the page."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("records", type=Path, help="folder with records")
+    parser.add_argument("records", type=Path, help="folder with records, or its archive")
     parser.add_argument("--page", action="store_true", help="write them into the README.md beside the records")
     arguments = parser.parse_args()
     tables, folder = report(arguments.records), arguments.records.resolve()

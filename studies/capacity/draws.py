@@ -21,6 +21,7 @@ from torch import Tensor
 import rosa
 from rosa.layers import LowRankLayer
 from studies.capacity.measure import RECORDS
+from studies.records import open_records
 from utils.config.settings import Config, load_config
 from utils.errors import UserError, run_cli
 from utils.io.files import write_json
@@ -87,9 +88,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         shares = kept(train_watched(config, Path(folder)))
     print(" ".join(f"{share:.2f}" for share in shares))
-    folder = arguments.records / arguments.run.resolve().name
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / "draws.json", {"kept": shares})
+    with open_records(arguments.records) as records:
+        folder = records / arguments.run.resolve().name
+        folder.mkdir(exist_ok=True)
+        write_json(folder / "draws.json", {"kept": shares})
 
 
 if __name__ == "__main__":

@@ -2,8 +2,8 @@
 
     python -m studies.capacity.measure runs/capacity/phone_book
 
-writes a folder for each run into ``records/``: run.json and config.yaml, both without paths, and study.json. Runs that
-have one already are left alone, and no weight is copied. ``study.json`` has, of the best checkpoint,
+adds a folder for each run to ``records.tar.xz``: run.json and config.yaml, both without paths, and study.json. Runs
+that have one already are left alone, and no weight is copied. ``study.json`` has, of the best checkpoint,
 
 - ``book_a``, ``book_b``: loss, bits stored, and the share of keys whose greedy output is the whole number
 - ``change``: of ΔW = W − W_base in each adapted layer its norm, numerical rank and effective rank, and ``spectrum``,
@@ -24,7 +24,7 @@ import torch
 import rosa
 from rosa.targets import find_targets
 from studies.capacity.make_base import BOOK_A, POSITIONS, SIZE_A
-from studies.records import copy_record, record_base, uncopied
+from studies.records import copy_record, open_records, record_base, uncopied
 from utils.config.settings import load_config
 from utils.data import DataSource, get_source
 from utils.errors import run_cli
@@ -107,9 +107,10 @@ def main() -> None:
     parser.add_argument("runs", nargs="+", help="folders with runs of the study")
     parser.add_argument("--records", type=Path, default=RECORDS, help="where to write (default: beside the page)")
     arguments = parser.parse_args()
-    for run in uncopied(arguments.runs, arguments.records, lambda run: True):
-        if load_config(run.config_file).dataset.book != BOOK_A:
-            print(collect(run, arguments.records).name, flush=True)
+    with open_records(arguments.records) as records:
+        for run in uncopied(arguments.runs, records, lambda run: True):
+            if load_config(run.config_file).dataset.book != BOOK_A:
+                print(collect(run, records).name, flush=True)
 
 
 if __name__ == "__main__":

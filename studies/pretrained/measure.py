@@ -2,7 +2,7 @@
 
     python -m studies.pretrained.measure runs/pretrained/phone_book --eli5 ELI5_DIR
 
-writes a folder for each run into ``records/``: what ``studies.records`` copies, and study.json. Runs that have one
+adds a folder for each run to ``records.tar.xz``: what ``studies.records`` copies, and study.json. Runs that have one
 already are left alone, and no weight is copied. A trial of the search gets no study.json, because measuring takes a
 minute, or with ``--trials`` one without ``change``. ``study.json`` has, of the best checkpoint: ``book_b``, what it
 knows of the facts, if it was trained on them; ``english``, its loss on ordinary text; ``change``, its ΔW in the adapted
@@ -18,7 +18,7 @@ from typing import Any
 
 import rosa
 from studies.capacity.measure import change, recall, weights
-from studies.records import copy_record, is_of, record_base, uncopied
+from studies.records import copy_record, is_of, open_records, record_base, uncopied
 from utils.config.settings import load_config
 from utils.data import get_source, training_units
 from utils.errors import run_cli
@@ -80,8 +80,9 @@ def main() -> None:
     def to_measure(run: Run) -> bool:
         return trials or not load_config(run.config_file).output.search
 
-    for run in uncopied(arguments.runs, arguments.records, to_measure):
-        print(collect(run, arguments.records, arguments.eli5, trials).name, flush=True)
+    with open_records(arguments.records) as records:
+        for run in uncopied(arguments.runs, records, to_measure):
+            print(collect(run, records, arguments.eli5, trials).name, flush=True)
 
 
 if __name__ == "__main__":

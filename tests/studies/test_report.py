@@ -16,6 +16,7 @@ from studies.capacity import figure
 from tests.conftest import ROOT
 from utils.config.fnmodel import LAYERS_ONLY
 from utils.errors import UserError
+from utils.io.archives import unpacked
 from utils.results.methods import method_label
 from utils.slurm import commands
 from utils.slurm.sweep.file import load_sweep
@@ -211,7 +212,7 @@ def test_every_sweep_of_a_study_can_be_sent(file: Path) -> None:
 def test_the_scores_of_each_seed_are_those_of_their_files() -> None:
     records = ROOT / "studies" / "pretrained" / "records-e2e"
     rows = report.report(records).split("Scores of each seed")[1].split("\n\n")[1].splitlines()[2:]
-    scores = [json.loads(file.read_text())["test"] for file in records.glob("*/scores.json")]
+    scores = [json.loads(file.read_text())["test"] for file in unpacked(records).glob("*/scores.json")]
     assert len(scores) == 3 * len(rows) >= 18
     for place, name in enumerate(report.SCORES, 3):
         shown = sorted(float(score) for row in rows for score in row.split("|")[place].split())

@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 
 from rosa.registry import Registry
 from utils.errors import UserError, printable
+from utils.io.archives import archive_of
 from utils.plots._data import NothingToDraw, PlotData, load_plot_data
 from utils.plots._style import add_title, save, style
 from utils.text import printable_line, slug
@@ -75,6 +76,8 @@ def draw_figures(
         if name not in known:
             raise UserError(f"--only: no figure is named {printable_line(name)!r}. Known: {', '.join(known)}")
     chosen = list(dict.fromkeys(only)) or list(known)
+    if out is None and (archive := archive_of(folder)):
+        raise UserError(f"Set --out: {printable(archive)} is an archive, which no figure can be written into.")
     models = load_plot_data(folder, metric)
     out = Path(folder) / "figures" if out is None else out
     written: list[Path] = []

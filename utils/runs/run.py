@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 from utils.data import SPLITS
 from utils.errors import UserError
+from utils.io.archives import unpacked
 from utils.io.files import LARGEST_RECORD, read_bytes, read_object, sha256, write_json
 from utils.io.rows import json_objects
 
@@ -204,6 +205,7 @@ def find_runs(roots: Iterable[str | Path]) -> list[Run]:
     A directory with other parts of a run is one too, unless it holds runs: its ``record()`` is then an error. A link to
     a run counts, unless the run itself is found too. Other linked folders are not searched, as they may be large or
     lead back here; a warning names them, except those to checkpoints.
+    A root may also be an archive of runs, see ``utils.io.archives``.
 
     Raises:
         UserError: a root does not exist, or there is no run at all.
@@ -211,7 +213,7 @@ def find_runs(roots: Iterable[str | Path]) -> list[Run]:
     found: dict[Path, Run] = {}
     links, incomplete = list[Path](), list[Run]()
     names = [str(root) for root in roots]
-    for root in names:
+    for root in map(str, map(unpacked, names)):
         if not Path(root).is_dir():
             raise UserError(f"{root} is not a folder. Give the folder that train.py wrote to (its output.path).")
         waiting = [root]  # not os.walk, which is recursive before Python 3.12

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from utils.errors import UserError, printable
+from utils.io.archives import archive_of
 from utils.io.files import write_results
 from utils.results.methods import known_methods
 from utils.results.read import Omission, Result, read_results
@@ -55,6 +56,8 @@ def compile_results(
     unknown = [name for name in formats if name not in FORMATS]
     if unknown:
         raise UserError(f"--format: {printable_line(unknown[0])!r} is not known. Known: {', '.join(FORMATS)}")
+    if out is None and (archive := next(filter(None, map(archive_of, roots)), None)):
+        raise UserError(f"Set --out: {printable(archive)} is an archive, which no table can be written into.")
     results, unreadable = read_results(roots)
     by_dataset: dict[str, list[Result]] = defaultdict(list)
     for result in results:
