@@ -136,8 +136,8 @@ def evaluate_run(
     if options.limit is not None and not options.force:
         done = run.readable_parts(run.eval_file).get(options.split, {}).get("limit")
         larger = done is None or (isinstance(done, int) and done > options.limit)
-        known = {"limit": done, "checkpoint_sha256": conditions["checkpoint_sha256"]}
-        if larger and is_current(run, options.split, known):
+        earlier = {"limit": done, "checkpoint_sha256": conditions["checkpoint_sha256"]}
+        if larger and is_current(run, options.split, earlier):
             items = "all" if done is None else f"the first {done}"
             return "skipped", f"evaluated on {items} items already: --force replaces that by the first {options.limit}"
     current = not options.force and is_current(run, options.split, conditions)
