@@ -20,7 +20,7 @@ ENDED = {
 NEVER = "what it waits for did not end well; --retry sends that again, and this behind it"
 _WORDS = {
     "BeginTime": "its time to start has not come; SLURM lets requeued jobs wait for two minutes",
-    "Dependency": "a group it comes after, or an earlier array of its own group (max_jobs), has not ended",
+    "Dependency": "jobs that it comes after (after, max_jobs) have not ended",
     "JobArrayTaskLimit": "max_jobs of its group are running",
     "JobHeldAdmin": "an administrator holds it",
     "JobHeldUser": "scontrol release NUMBER lets it go",
