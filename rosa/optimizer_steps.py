@@ -37,7 +37,7 @@ class OptimizerSteps:
         self._numbers_at = 0
         self._before: Tensor | None = None  # the factor, during a resample
         self._change: tuple[Tensor, Tensor, int] | None = None  # before and after the last resample, and its number
-        self._checks = 0
+        self._returned: list[Tensor] = []  # for each step looked at: whether it moved the factor back
         self._warned: set[str] = set()
 
     def __reduce__(self) -> Any:
@@ -49,7 +49,9 @@ class OptimizerSteps:
         self.count += 1
         self._note_gradient()
         if self._change is not None:
-            self._check_copies(optimizer, *self._change)
+            self._look_at_copies(*self._change)
+            if len(self._returned) == CHECKED_STEPS:
+                self._refuse_copies(optimizer)
 
     def watch(self, optimizer: Any, layers: Iterable[SubspaceLayer]) -> None:
         """Look at the first factor of ``layers`` that ``optimizer`` trains, if it does not already."""
@@ -66,6 +68,7 @@ class OptimizerSteps:
         """Warn, once, of gradients that no step has used, and of counts that do not begin again as the state does."""
         if (factor := self._factor()) is None:
             return
+        self._refuse_copies(optimizer)
         grad, used = factor.grad, self._used
         is_used = used is not None and used[0] is grad and used[1] == grad._version
         if self.count and grad is not None and not is_used and gather(grad).any():
@@ -84,7 +87,7 @@ class OptimizerSteps:
                 "large. Use an optimizer that counts steps per parameter, such as torch.optim.AdamW"
             )
         self._change = None
-        self._before = gather(factor).clone() if self._checks < CHECKED_STEPS else None
+        self._before = gather(factor).clone() if len(self._returned) < CHECKED_STEPS else None
 
     def after_resample(self, number: int) -> None:
         """Note what the resample wrote, to compare it with what the next steps leave of it."""
@@ -95,26 +98,31 @@ class OptimizerSteps:
                 self._change = before, after, number
         self._before = None
 
-    def _check_copies(self, optimizer: Any, before: Tensor, after: Tensor, number: int) -> None:
-        """Raise AdapterError if the factor returns to its values from before the resample.
+    def _look_at_copies(self, before: Tensor, after: Tensor, number: int) -> None:
+        """Note whether the factor returns to its values from before the resample, without waiting for the device.
 
         An earlier state that was loaded brings the number of its subspace with it.
         """
         factor, layer = self._factor(), None if self._layer is None else self._layer()
-        self._checks += 1
-        if self._checks >= CHECKED_STEPS:
-            self._change = None
         if factor is None or layer is None:
             return
         back, moved = before - after, gather(factor).to(after) - after
         along = (moved * back).sum() / back.norm()
-        if along > RETURNED * back.norm() and along > STRAIGHT * moved.norm() and int(layer.number) == number:
-            self._change = None
+        returned = (along > RETURNED * back.norm()) & (along > STRAIGHT * moved.norm())
+        self._returned.append(returned & (layer.number.to(returned.device) == number))
+
+    def _refuse_copies(self, optimizer: Any) -> None:
+        """Raise AdapterError if a step that was looked at moved the factor back."""
+        layer = None if self._layer is None else self._layer()
+        if layer is not None and self._change is not None and self._returned and torch.stack(self._returned).any():
+            self._returned, self._change = [], None
             raise AdapterError(
                 f"{type(optimizer).__name__} wrote values from before the resample into {layer.name}.{self._name}. It "
-                "keeps copies of the parameters, and the model computes another function now. Use an optimizer that "
-                "updates the parameters themselves (torch.optim.AdamW), or adapt the model with level='never'"
+                "keeps copies of the parameters, and the model computes another function since then. Use an optimizer "
+                "that updates the parameters themselves (torch.optim.AdamW), or adapt the model with level='never'"
             )
+        if len(self._returned) == CHECKED_STEPS:
+            self._change = None
 
     def _factor(self) -> Tensor | None:
         layer = None if self._layer is None else self._layer()

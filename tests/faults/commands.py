@@ -102,6 +102,7 @@ class Command(ForkProcess):
             os.dup2(file, descriptor)
         sys.stdout, sys.stderr = (os.fdopen(n, "w", encoding="utf-8", errors="backslashreplace") for n in (1, 2))
         torch.set_num_threads(1)  # renews PyTorch's thread pool, which two threads could not do at once
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a test of this process may have left a handler
         sys.argv = self.words
         sys.addaudithook(self._hook())
         run = runpy.run_path if self.words[0].endswith(".py") else runpy.run_module

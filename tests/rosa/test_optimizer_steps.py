@@ -16,7 +16,7 @@ from accelerate import Accelerator
 from torch.optim.swa_utils import AveragedModel
 
 import rosa
-from rosa.optimizer_steps import steps_of
+from rosa.optimizer_steps import CHECKED_STEPS, steps_of
 from tests.rosa.cases import adapt, make_model, tokens, train_steps, trained
 
 WARNINGS = "counts steps per group|dropped gradients|averages parameters|never resampled|has not resampled"
@@ -85,14 +85,21 @@ def test_a_count_of_a_group_is_said_once(optimizer_class: Any, prepare: Any) -> 
 
 @pytest.mark.parametrize(("every", "share"), [(1, 1.0), (5, 0.5)])
 @pytest.mark.parametrize("by_peft", [False, True])
-def test_an_optimizer_that_writes_old_values_back_is_refused(every: int, share: float, by_peft: bool) -> None:
+@pytest.mark.parametrize("after", ["steps", "resample"])
+def test_an_optimizer_that_writes_old_values_back_is_refused(
+    every: int, share: float, by_peft: bool, after: str
+) -> None:
+    """It is seen at the next resample, or after ten steps: a look at each step would wait for the device."""
     model = adapted(by_peft)
     optimizer = Copies(trained(model), every, share)
     train_steps(model, optimizer, every)
     rosa.resample(model, 1, optimizer)
-    train_steps(model, optimizer, every - 1)
+    train_steps(model, optimizer, every)
     with pytest.raises(rosa.AdapterError, match=r"Copies wrote values .* into transformer\.h\.0\.attn\.c_attn\.A"):
-        train_steps(model, optimizer, 1)
+        if after == "steps":
+            train_steps(model, optimizer, CHECKED_STEPS - every)
+        else:
+            rosa.resample(model, 2, optimizer)
 
 
 @pytest.mark.parametrize(
