@@ -25,7 +25,8 @@ class OptimizerSteps:
     """Called after each step of one optimizer. Looks at one factor, A or B, that the optimizer trains.
 
     Attributes:
-        count: the steps that the optimizer has made since it was watched. Steps within a compiled graph do not count.
+        count: the steps that the optimizer has made since it was watched. Steps within a compiled graph do not count,
+            and a step that calls the step of its own base class may count twice (PyTorch calls the hooks for both).
     """
 
     def __init__(self) -> None:

@@ -37,17 +37,20 @@ class GroupAdam(torch.optim.Optimizer):
                 p.sub_(group["lr"] * scale * first / (second.sqrt() + 1e-8))
 
 
-class Copies(torch.optim.SGD):
-    """SGD of copies, written into the parameters after each ``every`` steps: a share of the way back, as Lookahead."""
+class Copies(torch.optim.Optimizer):
+    """SGD of copies, written into the parameters after each ``every`` steps: a share of the way back, as Lookahead.
+
+    It does not call the step of ``torch.optim.SGD``: once a plain SGD was made, that would call the hooks twice.
+    """
 
     def __init__(self, parameters: list[torch.nn.Parameter], every: int, share: float) -> None:
-        super().__init__(parameters, lr=1e-3)
+        super().__init__(parameters, {"lr": 1e-3})
         self.copies, self.every, self.share, self.made = [p.detach().clone() for p in parameters], every, share, 0
 
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
-        super().step()
         self.made += 1
         for p, slow in zip(self.param_groups[0]["params"], self.copies, strict=True):
+            p.data.sub_(1e-3 * p.grad)
             if self.made % self.every == 0:
                 p.data.copy_(slow.lerp_(p.data, 1 - self.share))
 
