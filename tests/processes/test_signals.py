@@ -195,7 +195,7 @@ def test_a_signal_while_libraries_load_ends_with_one_line(
     process = subprocess.Popen(
         [sys.executable, "-c", LOADING, *words, *settings], cwd=ROOT, text=True, stdin=subprocess.PIPE,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        env={**os.environ, signals.STOPPED_NOTE: str(tmp_path / "note")},
+        env={**os.environ, "HF_HUB_OFFLINE": "1", signals.STOPPED_NOTE: str(tmp_path / "note")},
     )  # fmt: skip
     assert process.stdout and process.stdout.readline() == "paused\n"
     process.send_signal(number)
