@@ -14,12 +14,12 @@ from typing import Any
 
 from torch import nn
 
-from rosa.config import AdapterConfig
 from rosa.errors import AdapterError
 from rosa.files import FORMAT
 from rosa.injection import build_layers
 from rosa.layers import AdapterLayer, LowRankLayer
 from rosa.methods import methods
+from rosa.settings import AdapterConfig
 
 
 def describe(layers: Mapping[str, AdapterLayer]) -> dict[str, Any]:
@@ -53,7 +53,7 @@ def adapter_config(description: Mapping[str, Any]) -> AdapterConfig:
         raise AdapterError(f"method {method!r:.50} of the saved adapter is not known here: {', '.join(methods())}")
     kind = methods()[method][0]
     try:
-        return kind(**kind.without_removed(description["config"]))
+        return kind(**description["config"])
     except TypeError as error:
         raise AdapterError(f"the saved adapter's settings are not those of {method}: {error}") from None
 

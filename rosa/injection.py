@@ -16,7 +16,6 @@ from typing import Any, TypeVar
 from torch import nn
 
 from rosa.checksums import note_base, remember_base
-from rosa.config import AdapterConfig, LowRankConfig
 from rosa.errors import AdapterError
 from rosa.hooks import StandIn, replaced_layers
 from rosa.kept_base import KeptBase, is_rounded
@@ -25,6 +24,7 @@ from rosa.layers import AdapterLayer
 from rosa.methods import methods
 from rosa.quantised import NO_MERGE, check_trainable
 from rosa.saved_modules import check_modules, forget_modules, remember_modules, saved_modules, warn_of_modules
+from rosa.settings import AdapterConfig, LowRankConfig
 from rosa.sharding import max_abs, reshard
 from rosa.targets import canonical_names, find_targets
 

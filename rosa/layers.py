@@ -19,13 +19,13 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
-from rosa.config import AdapterConfig, LowRankConfig
 from rosa.errors import AdapterError
 from rosa.fused import KeptSum, adapted_product, compute_dtype, full_precision, is_transformed
 from rosa.hooks import RunsHooksOfBase, share_hooks
 from rosa.kept_base import KeptBase
 from rosa.layer_state import forward_merged, guard_state
 from rosa.quantised import NO_MERGE, is_packed, quantisation, readable
+from rosa.settings import AdapterConfig, LowRankConfig
 from rosa.sharding import gathered
 from rosa.subspace import resolve_rank
 from rosa.targets import PLAIN_FORWARDS

@@ -17,10 +17,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from rosa.config import ends_in
 from rosa.errors import AdapterError
 from rosa.files import read_tensors, tensor_shapes
 from rosa.layers import AdapterLayer
+from rosa.settings import ends_in
 from rosa.targets import memory_of, weight_owners
 
 WEIGHTS_FILE = "adapter_model.safetensors"

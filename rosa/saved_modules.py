@@ -10,10 +10,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from rosa.config import ends_in
 from rosa.errors import AdapterError
 from rosa.layers import AdapterLayer
 from rosa.quantised import is_quantised
+from rosa.settings import ends_in
 from rosa.sharding import is_sharded
 from rosa.targets import canonical_names
 

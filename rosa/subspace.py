@@ -11,15 +11,14 @@ import hashlib
 import math
 from collections.abc import Sequence
 from decimal import Decimal
+from typing import get_args
 
 import torch
 from torch import Tensor
 
-from rosa.config import check_rank
+from rosa.settings import SampleMethod, check_rank
 
-SAMPLE_METHODS = ("random", "window", "top", "bottom")
-FACTOR_SPLITS = ("sqrt", "left", "orthonormal")
-ADAPTED = ("ab", "a", "b")  # which factors train
+SAMPLE_METHODS = get_args(SampleMethod)
 
 
 def resolve_rank(rank: int | float, m: int, n: int) -> int:

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from rosa.config import AdapterConfig, ends_in
 from rosa.errors import AdapterError
 from rosa.quantised import has_shape, is_packed, parameter_count, quantisation
+from rosa.settings import AdapterConfig, ends_in
 from rosa.sharding import is_sharded
 
 log = logging.getLogger(__name__)

@@ -8,8 +8,8 @@ import statistics
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from rosa.methods import method_names, methods
-from utils.config.fnmodel import fnmodel_type
+from rosa.methods import method_configs
+from utils.config.fnmodel import FnModelConfig
 from utils.errors import UserError
 from utils.io.files import read_object
 from utils.results.aggregate import DECODING, RATE, settings_of
@@ -100,12 +100,13 @@ def amount(runs: list[Measured]) -> str:
 
 def _own_settings(result: Result) -> tuple[int, str]:
     """The steps between resamples (0: never), and the other settings of the method that are not at their defaults."""
-    if result.method not in method_names():
+    if result.method not in method_configs():
         return 0, ""
-    own = methods()[result.method][0].removed | dataclasses.asdict(getattr(fnmodel_type()(), result.method))
-    given = {key: result.settings.get(f"fnmodel.{result.method}.{key}", default) for key, default in own.items()}
+    own = dataclasses.asdict(getattr(FnModelConfig(), result.method))
+    prefix = f"fnmodel.{result.method}."
+    given = own | {key.removeprefix(prefix): value for key, value in result.settings.items() if key.startswith(prefix)}
     level, every = given.pop("level", "never"), given.pop("every", 0)
-    changed = [f"{key}={as_typed(value)}" for key, value in given.items() if value != own[key]]
+    changed = [f"{key}={as_typed(value)}" for key, value in given.items() if value != own.get(key)]
     if isinstance(result.rank, float):
         changed = [f"rank={result.rank}", *changed]
     if level == "epoch":

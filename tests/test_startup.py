@@ -88,6 +88,7 @@ def test_commands_that_only_print_import_nothing_heavy(arguments: tuple[str, ...
     [
         ("train.lrr=1",),
         ("+train.lrr=1", "train.epochs=-1", "fnmodel.rosa.every=0", "dataset.name=e2ee", "output.path="),
+        ("fnmodel.rosa.sample_method=best",),
     ],
     ids=" ".join,
 )

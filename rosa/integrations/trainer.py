@@ -25,13 +25,13 @@ from transformers.trainer_utils import has_length
 from transformers.utils import SAFE_WEIGHTS_NAME
 
 from rosa.checksums import values_checksum
-from rosa.config import AdapterConfig
 from rosa.errors import AdapterError
 from rosa.files import replace_files
 from rosa.injection import adapter_layers
 from rosa.resampler import Resampler
 from rosa.saved_modules import saved_modules
 from rosa.schedule import count_resamples, too_short
+from rosa.settings import AdapterConfig
 from rosa.sharding import is_sharded
 
 FROZEN = "rosa_frozen"  # key of a checkpoint's metadata: the checksum of what it leaves out

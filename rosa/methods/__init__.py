@@ -3,20 +3,18 @@
 A new method is a new file here, named as the method: a dataclass of settings derived from ``AdapterConfig``
 (``LowRankConfig`` with a rank), and under ``@register(ItsConfig)`` a subclass of ``AdapterLayer`` (``LowRankLayer``
 with a pair). Its own settings get a node in ``configs/train.yaml``, and a case in ``tests/rosa/cases.py`` tests it.
-Nothing else knows it by name: tables and figures take its label, order and colour from its settings class.
+Nothing else knows it by name: tables and figures take its label, order and colour from its settings class. The
+settings of the library's methods are in ``rosa.settings``, so that they are known without torch.
 """
 
 from __future__ import annotations
 
-import ast
 import functools
-import importlib.util
 from collections.abc import Callable
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-from rosa.config import AdapterConfig
 from rosa.registry import Registry
+from rosa.settings import METHODS, AdapterConfig
 
 if TYPE_CHECKING:
     from rosa.layers import AdapterLayer
@@ -46,18 +44,6 @@ def method_names() -> list[str]:
 
 
 @functools.cache
-def presentation(name: str) -> dict[str, Any]:
-    """``label``, ``order`` and ``colour`` of a method, if its settings class has them; {} for an unknown name.
-
-    They are read from the text of the method's file: importing it would import torch, which takes seconds, and a table
-    needs nothing else of the method.
-    """
-    spec = importlib.util.find_spec(f"{__name__}.{name}") if name in method_names() else None
-    if spec is None or spec.origin is None:
-        return {}
-    return {
-        node.target.id: ast.literal_eval(node.value)
-        for node in ast.walk(ast.parse(Path(spec.origin).read_text(encoding="utf-8")))
-        if isinstance(node, ast.AnnAssign) and node.value is not None and isinstance(node.target, ast.Name)
-        if node.target.id in ("label", "order", "colour")
-    }
+def method_configs() -> dict[str, type[AdapterConfig]]:
+    """The settings class of every method by name, in alphabetical order. Imports torch for methods of your own only."""
+    return {name: METHODS.get(name) or methods()[name][0] for name in method_names()}

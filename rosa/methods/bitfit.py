@@ -2,29 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar
-
 from torch import Tensor
 
-from rosa.config import AdapterConfig
 from rosa.layers import AdapterLayer
 from rosa.methods import register
-
-
-@dataclass
-class BitFitConfig(AdapterConfig):
-    """BitFit's settings: bias, target_modules and seed (``AdapterConfig``)."""
-
-    method: ClassVar[str] = "bitfit"
-    published_bias: ClassVar[str] = "adapted"
-    label: ClassVar[str] = "BitFit"
-    order: ClassVar[int] = 10
-    colour: ClassVar[str] = "#CC79A7"
-
-    def problems(self) -> list[str]:
-        wrong = ["bias=none leaves BitFit nothing to train"] if self.bias == "none" else []
-        return super().problems() + wrong
+from rosa.settings import BitFitConfig
 
 
 @register(BitFitConfig)

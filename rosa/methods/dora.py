@@ -7,7 +7,6 @@ constant in the backward pass. As in PEFT, dropout acts on the change of the out
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
@@ -16,17 +15,8 @@ from torch import Tensor, nn
 from rosa.fused import full_precision
 from rosa.layer_state import forward_merged
 from rosa.methods import register
-from rosa.methods.lora import LoraConfig, LoraLayer
-
-
-@dataclass
-class DoraConfig(LoraConfig):
-    """DoRA's settings are those of LoRA (``LoraConfig``)."""
-
-    method: ClassVar[str] = "dora"
-    label: ClassVar[str] = "DoRA"
-    order: ClassVar[int] = 35
-    colour: ClassVar[str] = "#D55E00"
+from rosa.methods.lora import LoraLayer
+from rosa.settings import DoraConfig, LoraConfig
 
 
 @register(DoraConfig)

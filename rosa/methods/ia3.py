@@ -8,43 +8,15 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 
-from rosa.config import AdapterConfig, ends_in
 from rosa.layer_state import forward_merged
 from rosa.layers import AdapterLayer
 from rosa.methods import register
-
-
-@dataclass
-class IA3Config(AdapterConfig):
-    """(IA)³'s settings, beside bias, target_modules and seed (``AdapterConfig``).
-
-    Weight decay pulls a scale from 1 towards 0, and the layer's weight with it: give the optimizer none.
-
-    Attributes:
-        feedforward_modules: name endings of the layers whose inputs are scaled instead of their outputs. Endings that
-            match nothing are ignored; if none matches, a warning says so.
-    """
-
-    feedforward_modules: list[str] = field(
-        default_factory=lambda: ["mlp.c_proj", "down_proj", "fc2", "fc_out", "dense_4h_to_h", "wo"]
-    )
-
-    method: ClassVar[str] = "ia3"
-    label: ClassVar[str] = "(IA)³"
-    order: ClassVar[int] = 20
-    colour: ClassVar[str] = "#009E73"
-
-    def problems(self) -> list[str]:
-        endings = self.feedforward_modules
-        right = isinstance(endings, list) and all(isinstance(ending, str) and ending for ending in endings)
-        wrong = [] if right else [f"feedforward_modules={endings} must be a list of name endings"]
-        return super().problems() + wrong
+from rosa.settings import IA3Config, ends_in
 
 
 @register(IA3Config)

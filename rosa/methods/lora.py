@@ -7,43 +7,15 @@ learning rate of B above that of A (LoRA+).
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from rosa.config import LowRankConfig, option
 from rosa.layers import LowRankLayer
 from rosa.methods import register
+from rosa.settings import LoraConfig
 from rosa.subspace import seeded_generator
-
-
-@dataclass
-class LoraConfig(LowRankConfig):
-    """LoRA's settings, beside bias, target_modules, seed (``AdapterConfig``) and rank (``LowRankConfig``).
-
-    Attributes:
-        alpha: the pair is scaled by alpha / R; None: alpha = R in each layer, so that the scale is 1.
-        scale: standard (alpha / R), or rslora (alpha / √R, Kalajdzievski 2023, section 3.2), which needs an alpha.
-        dropout: probability, in [0, 1], of dropping an input of A in training.
-        lr_ratio_b: the learning rate of B over that of A (LoRA+, Hayou et al. 2024, section 5), 16 in its experiments.
-            Takes effect through ``rosa.parameter_groups``.
-    """
-
-    alpha: float | None = option(None, above=0)
-    scale: Literal["standard", "rslora"] = option("standard", choices=("standard", "rslora"))
-    dropout: float = option(0.0, minimum=0, maximum=1)
-    lr_ratio_b: float = option(1.0, above=0)
-
-    method: ClassVar[str] = "lora"
-    label: ClassVar[str] = "LoRA"
-    order: ClassVar[int] = 30
-    colour: ClassVar[str] = "#E69F00"
-
-    def problems(self) -> list[str]:
-        without = self.scale == "rslora" and self.alpha is None
-        return super().problems() + (["scale=rslora needs an alpha: the scale is alpha / √R"] if without else [])
 
 
 @register(LoraConfig)

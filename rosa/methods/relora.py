@@ -11,45 +11,15 @@ element are kept or dropped together.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from rosa.config import option
 from rosa.methods import register
-from rosa.methods.lora import LoraConfig, LoraLayer
+from rosa.methods.lora import LoraLayer
 from rosa.resampling import SubspaceLayer
-
-
-@dataclass
-class ReloraConfig(LoraConfig):
-    """ReLoRA's settings, beside those of LoRA (``LoraConfig``).
-
-    Attributes:
-        level: the unit of ``every``: epoch, step (of the optimizer), or never, which is LoRA.
-        every: the number of epochs or optimizer steps between restarts; 5,000 steps in the paper.
-        pruned: the share of the elements of A and B, those with the smallest first moments, whose moments a restart
-            sets to zero. The count of steps goes on.
-        rewarm_steps: after a restart the learning rate rises linearly to its schedule over this many optimizer steps
-            (``Resampler.rewarmed``); 50 to 100 in the paper.
-    """
-
-    level: Literal["epoch", "step", "never"] = option("epoch", choices=("epoch", "step", "never"))
-    every: int = option(1, minimum=1)
-    pruned: float = option(0.99, minimum=0, maximum=1)
-    rewarm_steps: int = option(10, minimum=0)
-
-    method: ClassVar[str] = "relora"
-    label: ClassVar[str] = "ReLoRA"
-    order: ClassVar[int] = 45
-    colour: ClassVar[str] = "#56B4E9"
-
-    @property
-    def optimizer_state(self) -> float:
-        """What a restart does to the optimizer's state, see ``rosa.resample``."""
-        return self.pruned
+from rosa.settings import ReloraConfig
 
 
 @register(ReloraConfig)

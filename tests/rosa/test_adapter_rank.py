@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from rosa.config import check_rank
+from rosa.settings import check_rank
 from rosa.subspace import resolve_rank
 
 SIZE = st.integers(1, 5000)

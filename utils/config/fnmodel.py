@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import types
 import typing
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
-from rosa.config import LowRankConfig, option
-from rosa.methods import method_names, methods
+from rosa.methods import method_configs
+from rosa.settings import AdapterConfig, LowRankConfig, option
+
+LAYERS_ONLY = "none-layers"  # full training of some layers only: none with target_modules
+NOT_KEYS = ("seed", "modules_to_save")  # the adapter gets the run's seed; what train.py trains has no new head
 
 
-def _node(name: str, fields: list[tuple[str, Any, dataclasses.Field[Any]]]) -> type:
-    """A dataclass of ``fields``. OmegaConf has no literals and unions with containers: they become str and Any."""
+def _node(name: str, config: type, without: Collection[str]) -> type:
+    """A dataclass of a method's settings, for OmegaConf: literals become str, unions with containers Any."""
 
     def simple(annotation: Any) -> Any:
         if typing.get_origin(annotation) is typing.Literal:
@@ -23,31 +26,24 @@ def _node(name: str, fields: list[tuple[str, Any, dataclasses.Field[Any]]]) -> t
         is_union = isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is typing.Union
         return Any if is_union and any(typing.get_origin(member) for member in members) else annotation
 
-    copies = []
-    for key, annotation, old in fields:
-        default = dict(default=old.default) if old.default is not dataclasses.MISSING else {}
-        if old.default_factory is not dataclasses.MISSING:
-            default = dict(default_factory=old.default_factory)
-        copies.append((key, simple(annotation), field(**default, metadata=dict(old.metadata))))
-    return dataclasses.make_dataclass(name, copies)
+    hints, fields = typing.get_type_hints(config), []
+    for old in (one for one in dataclasses.fields(config) if one.name not in without):
+        hint = hints[old.name]
+        choices = typing.get_args(hint) if typing.get_origin(hint) is typing.Literal else old.metadata.get("choices")
+        metadata = {**old.metadata, "choices": choices}
+        new = field(default=old.default, default_factory=old.default_factory, metadata=metadata)
+        fields.append((old.name, simple(hint), new))
+    return dataclasses.make_dataclass(name, fields)
 
 
-def _typed_fields(config: type) -> list[tuple[str, Any, dataclasses.Field[Any]]]:
-    hints = typing.get_type_hints(config)
-    return [(f.name, hints[f.name], f) for f in dataclasses.fields(config)]
-
-
-LAYERS_ONLY = "none-layers"  # full training of some layers only: none with target_modules
-NOT_KEYS = ("seed", "modules_to_save")  # the adapter gets the run's seed; what train.py trains has no new head
-SHARED = [row for row in _typed_fields(LowRankConfig) if row[0] not in NOT_KEYS]
-Params: Any = _node("Params", SHARED)
+Params: Any = _node("Params", LowRankConfig, NOT_KEYS)
 
 
 @dataclass
-class FnModelConfig:
-    """The keys that all methods share. ``fnmodel_type`` adds a node for each method, with its own keys."""
+class _Shared:
+    """The keys that all methods share."""
 
-    name: str = option("rosa", choices=("none", *method_names()))
+    name: str = option("rosa", choices=("none", *method_configs()))
     params: Params = field(default_factory=Params)
 
     @property
@@ -60,14 +56,16 @@ class FnModelConfig:
         """The method's name in directories, records and tables."""
         return self.name if self.trained_layers is None else LAYERS_ONLY
 
+    def settings_of(self, name: str, **more: Any) -> AdapterConfig:
+        """The settings of a method with the values of its keys and of the shared ones."""
+        kind = method_configs()[name]
+        given = dataclasses.asdict(self.params) | dataclasses.asdict(getattr(self, name)) | more
+        known = {f.name for f in dataclasses.fields(kind)}  # not every method has a rank
+        return kind(**{key: value for key, value in given.items() if key in known})
 
-@functools.cache
-def fnmodel_type() -> Any:
-    """``FnModelConfig`` with the methods' own nodes. Imports the methods, and so torch."""
-    shared = {f.name for f in dataclasses.fields(LowRankConfig)}
-    nodes = {
-        name: _node(f"{name}_options", [row for row in _typed_fields(config) if row[0] not in shared])
-        for name, (config, _) in methods().items()
-    }
-    fields = [(name, node, field(default_factory=node)) for name, node in nodes.items()]
-    return dataclasses.make_dataclass("FnModelWithMethods", fields, bases=(FnModelConfig,))
+
+_SHARED_KEYS = {f.name for f in dataclasses.fields(LowRankConfig)}
+_NODES = {name: _node(name, config, _SHARED_KEYS) for name, config in method_configs().items()}
+FnModelConfig: Any = dataclasses.make_dataclass(
+    "FnModelConfig", [(name, node, field(default_factory=node)) for name, node in _NODES.items()], bases=(_Shared,)
+)

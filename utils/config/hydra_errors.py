@@ -15,7 +15,7 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from omegaconf.errors import OmegaConfBaseException
 
 from utils.config.schema import deleted_key, unknown_key
-from utils.config.settings import shared_schema
+from utils.config.settings import schema
 from utils.errors import full_disk, reader_is_gone
 from utils.text import suggestions
 
@@ -68,7 +68,7 @@ def explain(error: Exception) -> str:
     if isinstance(error, OverrideParseException):
         return _unreadable(error.override)
     if isinstance(cause, OmegaConfBaseException) and cause.parent_node is not None and cause.full_key:
-        if cause.full_key in shared_schema():
+        if cause.full_key in schema():
             return deleted_key(cause.full_key)
         groups = [] if "." in cause.full_key else ["experiment"]
         return unknown_key(cause.full_key, [*map(str, cause.parent_node), *groups])

@@ -7,23 +7,7 @@ from typing import Any
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from rosa.methods import methods
 from utils.text import did_you_mean
-
-# What runs did before a key came, where that is not its default.
-CHANGED_DEFAULTS = {"fnmodel.rosa.decay": True}
-
-
-def of_this_version(saved: dict[str, Any]) -> Any:
-    """The saved configuration of a run, completed by ``CHANGED_DEFAULTS``, without what methods have ``removed``."""
-    before = OmegaConf.create()
-    for key, value in CHANGED_DEFAULTS.items():
-        OmegaConf.update(before, key, value)
-    groups = saved.get("fnmodel")
-    for name, (kind, _) in methods().items():
-        if isinstance(groups, dict) and isinstance(groups.get(name), dict):
-            groups[name] = kind.without_removed(groups[name])
-    return OmegaConf.merge(before, OmegaConf.create(saved))
 
 
 def leaves(values: Any, typed: Any, prefix: str = "") -> list[tuple[str, Any]]:

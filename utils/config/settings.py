@@ -1,14 +1,12 @@
-"""The configuration as typed objects, and the check of all its keys, in two stages.
+"""The configuration as typed objects, and the check of all its keys, before torch is imported.
 
 ``configs/train.yaml`` is the page for people; here the same keys have types and limits, and a test compares the two.
-The settings of a single method are declared in its file, which imports torch, so all other keys are checked first.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,10 +14,10 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from rosa.config import AdapterConfig, LowRankConfig, option, option_problems
-from rosa.methods import method_names, methods
-from utils.config.fnmodel import FnModelConfig, fnmodel_type
-from utils.config.schema import leaves, missing_keys, of_this_version, set_key
+from rosa.methods import method_configs
+from rosa.settings import AdapterConfig, LowRankConfig, option, option_problems
+from utils.config.fnmodel import FnModelConfig
+from utils.config.schema import leaves, missing_keys, set_key
 from utils.config.train import TrainConfig, train_problems
 from utils.data import COLUMNS, DataSource, Example, get_source
 from utils.errors import UserError
@@ -100,7 +98,7 @@ class Config:
     """Print what the run would take in memory and time, from a few steps; keep nothing."""
     model: ModelConfig = field(default_factory=ModelConfig)
     dataset: DatasetConfig = field(default_factory=DatasetConfig)
-    fnmodel: Any = field(default_factory=lambda: fnmodel_type()())
+    fnmodel: Any = field(default_factory=FnModelConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     output: OutputConfig = field(default_factory=OutputConfig)
     logging: LoggingConfig = field(default_factory=LoggingConfig)
@@ -117,10 +115,8 @@ class Config:
         name = self.fnmodel.name
         if name == "none":
             return None
-        method = methods()[name][0]
-        given = dataclasses.asdict(self.fnmodel.params) | dataclasses.asdict(getattr(self.fnmodel, name))
-        known = {f.name for f in dataclasses.fields(method)}  # not every method has a rank
-        return method(**{key: value for key, value in given.items() if key in known}, seed=self.seed)
+        settings: AdapterConfig = self.fnmodel.settings_of(name, seed=self.seed)
+        return settings
 
     def load(self, split: str, *, keep: bool = False) -> list[Example]:
         """The examples of a split. With ``keep`` the next call returns the same list without reading it again.
@@ -149,11 +145,6 @@ def schema() -> DictConfig:
     return OmegaConf.structured(Config)
 
 
-def shared_schema() -> DictConfig:
-    """``schema`` without the methods' own keys. Needs no torch."""
-    return OmegaConf.structured(Config(fnmodel=FnModelConfig()))
-
-
 def parse_config(given: DictConfig, *, saved: bool = False) -> Config:
     """``given`` as a Config.
 
@@ -161,22 +152,13 @@ def parse_config(given: DictConfig, *, saved: bool = False) -> Config:
         saved: whether it is of an earlier run, which may lack keys that were added later; else every key is required.
 
     Raises:
-        UserError: unknown or missing keys, wrong types, values that are not allowed. One message has them all; the
-            methods' own keys (``fnmodel.<method>.*``) are checked only when the others are right.
+        UserError: unknown or missing keys, wrong types, values that are not allowed. One message has them all.
     """
     try:
         values: Any = OmegaConf.to_container(given, resolve=True)
     except OmegaConfBaseException as error:
         raise UserError(f"the configuration cannot be resolved: {error}") from None
-    shared = dict(values)
-    if isinstance(values.get("fnmodel"), dict):
-        shared["fnmodel"] = {key: value for key, value in values["fnmodel"].items() if key not in method_names()}
-    _typed(shared, shared_schema(), saved, config_problems)
-    return _typed(values, schema(), saved, method_problems)
-
-
-def _typed(values: dict[Any, Any], typed: DictConfig, saved: bool, check: Callable[[Config], list[str]]) -> Config:
-    """The defaults in ``typed``, overridden by ``values``. Raises UserError with all problems, ``check``'s included."""
+    typed = schema()
     problems = [] if saved else missing_keys(values, typed)
     for key, value in leaves(values, typed):
         empty = isinstance(value, str) and not value.strip() and not saved
@@ -184,7 +166,7 @@ def _typed(values: dict[Any, Any], typed: DictConfig, saved: bool, check: Callab
         if problem:
             problems.append(problem)
     config: Any = OmegaConf.to_object(typed)  # keys that were refused keep their defaults here
-    problems += check(config)
+    problems += config_problems(config)
     if problems:
         raise UserError("the configuration has problems:\n" + "\n".join(f"  - {text}" for text in problems))
     return config
@@ -205,17 +187,17 @@ def load_config(path: Path) -> Config:
             raise UserError("not a configuration")
         if "${" in str(given):
             raise UserError("a saved configuration is resolved, but this one has ${...} in it")
-        return parse_config(of_this_version(given), saved=True)
+        return parse_config(OmegaConf.create(given), saved=True)
     except (UserError, OmegaConfBaseException) as error:
         raise UserError(f"{path}: {error}") from None
 
 
 def config_problems(config: Config) -> list[str]:
-    """Everything wrong with the values, except for the methods' own keys. Reads neither data nor a model."""
+    """Everything wrong with the values. Reads neither data nor a model."""
     problems = option_problems(config)
     for name in ("model", "dataset", "train", "output", "logging", "fnmodel"):
         problems += option_problems(getattr(config, name), f"{name}.")
-    problems += [f"fnmodel.params.{text}" for text in LowRankConfig(**vars(config.fnmodel.params)).problems()]
+    problems += _method_problems(config)
     if config.model.dropout is not None and config.model.dropout >= 1:
         problems.append(f"model.dropout={config.model.dropout} must be below 1: it would leave nothing to train")
     if (last := config.seed + config.runs - 1) >= 2**63:
@@ -223,12 +205,14 @@ def config_problems(config: Config) -> list[str]:
     return problems + _logging_problems(config.logging) + _dataset_problems(config) + train_problems(config.train)
 
 
-def method_problems(config: Config) -> list[str]:
-    """Everything wrong with the methods' own keys, and with the shared ones as the chosen method reads them."""
-    own = [(getattr(config.fnmodel, name), f"fnmodel.{name}.") for name in method_names()]
-    problems = [problem for settings, prefix in own for problem in option_problems(settings, prefix)]
-    if not problems and config.adapter is not None:
-        problems = [f"fnmodel.name={config.fnmodel.name}: {problem}" for problem in config.adapter.problems()]
+def _method_problems(config: Config) -> list[str]:
+    """What is wrong with the keys of ``fnmodel``, and with those of the chosen method together."""
+    fnmodel, chosen = config.fnmodel, config.fnmodel.name
+    problems = [f"fnmodel.params.{text}" for text in LowRankConfig(**vars(fnmodel.params)).problems()]
+    for name, kind in method_configs().items():
+        problems += option_problems(kind(**vars(getattr(fnmodel, name))), f"fnmodel.{name}.")
+    if not problems and chosen in method_configs():
+        problems = [f"fnmodel.name={chosen}: {problem}" for problem in fnmodel.settings_of(chosen).problems()]
     return problems
 
 

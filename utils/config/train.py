@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from rosa.config import option
+from rosa.settings import option
 
 OPTIMIZER_PARAMETERS = {
     "adamw": ("weight_decay", "betas", "eps"),

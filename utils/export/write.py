@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import rosa
-from rosa.config import LowRankConfig
 from rosa.integrations.peft.lora_files import PeftLora, to_peft_lora
+from rosa.settings import LowRankConfig
 from utils import evaluation
 from utils.config.settings import Config, load_config
 from utils.errors import UserError, is_out_of_memory, reason

@@ -12,7 +12,7 @@ from utils.errors import UserError
 
 
 def _option(default: float, about: str, minimum: int | None = None) -> Any:
-    """A field with its lower bound, as in ``rosa.config.option``, and its text in a command's help."""
+    """A field with its lower bound, as in ``rosa.settings.option``, and its text in a command's help."""
     return field(default=default, metadata={"minimum": minimum, "help": about})
 
 

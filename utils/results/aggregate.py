@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from rosa.config import ALL_LINEAR
+from rosa.settings import ALL_LINEAR
 from utils.metrics import NEITHER
 from utils.results.columns import Column
 from utils.results.methods import UNTRAINED, method_label, method_order

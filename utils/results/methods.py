@@ -1,4 +1,4 @@
-"""Label, order and colour of each method in tables and figures, without importing the methods."""
+"""Label, order and colour of each method in tables and figures."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import functools
 from pathlib import Path
 from typing import Any
 
-from rosa.methods import method_names, presentation
+from rosa.methods import method_configs
 from utils.config.fnmodel import LAYERS_ONLY
 from utils.io.yaml_files import dotted, read_yaml
 
 UNTRAINED = "untrained"  # the base model: method "none" without a training step
 FULL_TRAINING = (LAYERS_ONLY, "none")  # a gap's ceiling is the first of them that there is
-# Adaptation methods define these values in their own files.
+# Adaptation methods define these values in their settings.
 _OTHERS = {
     UNTRAINED: {"label": "untrained", "order": -2},
     "none": {"label": "full fine-tuning", "order": -1, "colour": "#333333"},
@@ -22,7 +22,7 @@ _OTHERS = {
 
 def known_methods() -> list[str]:
     """Every name that ``Result.method`` may have, except methods that are not in this repository."""
-    return [*_OTHERS, *method_names()]
+    return [*_OTHERS, *method_configs()]
 
 
 @functools.cache
@@ -48,4 +48,6 @@ def method_colour(name: str) -> str | None:
 
 
 def _presentation(name: str) -> dict[str, object]:
-    return _OTHERS.get(name) or presentation(name)
+    config = method_configs().get(name)
+    own = {} if config is None else {"label": config.label, "order": config.order, "colour": config.colour}
+    return _OTHERS.get(name) or own

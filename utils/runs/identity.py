@@ -12,9 +12,8 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from rosa.config import LowRankConfig
 from rosa.methods import method_names
-from utils.config.schema import CHANGED_DEFAULTS
+from rosa.settings import LowRankConfig
 from utils.config.settings import Config, DatasetConfig, ModelConfig, schema
 from utils.config.train import DEFAULT_DECAY, TrainConfig
 from utils.io.yaml_files import dotted
@@ -56,7 +55,7 @@ ADDED_KEYS = {
     "fnmodel.rosa.start": "split",
     "fnmodel.rosa.adapt": "ab",
     "fnmodel.rosa.rewarm_steps": 0,
-    **CHANGED_DEFAULTS,
+    "fnmodel.rosa.decay": True,
 }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from rosa.config import ALL_LINEAR
+from rosa.settings import ALL_LINEAR
 from utils.metrics import NEITHER
 from utils.results.aggregate import DECODING, PRECISION, RATE, TARGETS, Row, differing_conditions, distinction
 from utils.results.columns import LOSS_UNIT, OWN_LOSS, Column

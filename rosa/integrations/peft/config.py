@@ -11,9 +11,9 @@ from typing import Any, ClassVar
 import peft
 from peft import PeftConfig, PeftType
 
+from rosa import settings
 from rosa.errors import AdapterError
 from rosa.files import replace_files
-from rosa.methods import rosa as method
 
 SHARED = (  # settings with the same name and meaning as in ``rosa.RosaConfig``
     "seed", "sample_method", "basis", "factor_split", "start", "adapt", "level", "every", "optimizer_state", "decay",
@@ -114,10 +114,10 @@ class RosaConfig(PeftConfig):  # type: ignore[misc]  # peft is not type-checked 
         if problems:
             raise AdapterError("; ".join(problems))
 
-    def settings(self, rank: int | float, bias: str = "none") -> method.RosaConfig:
+    def settings(self, rank: int | float, bias: str = "none") -> settings.RosaConfig:
         """The settings of this library's ROSA layer of this rank."""
         shared: dict[str, Any] = {name: getattr(self, name) for name in SHARED}
-        return method.RosaConfig(rank=rank, bias=bias, **shared)  # type: ignore[arg-type]
+        return settings.RosaConfig(rank=rank, bias=bias, **shared)  # type: ignore[arg-type]
 
     @property
     def trains_bias(self) -> bool:
