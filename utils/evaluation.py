@@ -17,7 +17,7 @@ from utils.data import Example, digest, group_by_source, known_samples
 from utils.errors import UserError, is_out_of_memory, reason
 from utils.generation.decoding import Decoding
 from utils.generation.generate import check_beams, decoded, generate_tokens
-from utils.io.files import LARGEST, lock, remove_leftovers, sha256, write_json
+from utils.io.files import lock, remove_leftovers, sha256, write_json
 from utils.log import log, run_log
 from utils.processes.signals import never, stop_on_signals
 from utils.runs import Run, find_runs, recorded_digests
@@ -175,7 +175,7 @@ def _hashes(run: Run, split: str) -> dict[str, str | None]:
 
     They are compared together, because a kill between two writes leaves files of different evaluations.
     """
-    return {name: sha256(path, LARGEST) if path.is_file() else None for name, path in run.texts(split).items()}
+    return {name: sha256(path) if path.is_file() else None for name, path in run.texts(split).items()}
 
 
 def load_examples(

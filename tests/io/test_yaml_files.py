@@ -1,4 +1,4 @@
-"""Numbers, durations and texts of a YAML file mean what they look like, and no file keeps its reader busy."""
+"""Numbers, durations and texts of a YAML file mean what they look like, and no tag runs code."""
 
 from __future__ import annotations
 
@@ -8,12 +8,6 @@ import pytest
 
 from utils.errors import UserError
 from utils.io.yaml_files import read_yaml
-
-
-def aliases(count: int, levels: int) -> str:
-    """Lists of ``count`` aliases to the list before, ``levels`` times."""
-    lines = [f"b{n}: &b{n} [{', '.join([f'*b{n - 1}'] * count)}]\n" for n in range(1, levels)]
-    return "b0: &b0 [x]\n" + "".join(lines)
 
 
 @pytest.mark.parametrize(
@@ -68,14 +62,7 @@ def test_anchors_and_merge_keys(tmp_path: Path) -> None:
         ("a: !!int x\n", "cannot be read as YAML"),
         ("a: !!bool x\n", "cannot be read as YAML"),
         ("a: !!timestamp x\n", "cannot be read as YAML"),
-        (f"a: {'9' * 5000}\n", "line 1: not valid YAML: a number of 5000 digits"),
-        ("[" * 20_000, "nested deeper than 30 levels"),
-        ("".join(f"{' ' * level}a:\n" for level in range(200)), "not valid YAML: nested deeper"),
-        (aliases(9, 10), "line 7: not valid YAML: more than 4,194,304 characters or 30 levels with aliases"),
-        (aliases(1, 40), "line 29: not valid YAML: more than 4,194,304 characters or 30 levels with aliases"),
-        (f"b: &b {'x' * 100_000}\na: [{'*b, ' * 50}]\n", "line 2: not valid YAML: more than"),
-        ("a: &a [1, *a]\n", "line 1: not valid YAML: an alias stands within what it names"),
-        ("a: 1\n" + "#" * (4 << 20), "larger than 4 MiB"),
+        ("[" * 20_000, "cannot be read as YAML"),
     ],
 )
 def test_what_is_refused(tmp_path: Path, text: str, words: str) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import codecs
 import contextlib
-import errno
 import fcntl
 import glob
 import hashlib
@@ -12,17 +11,12 @@ import json
 import os
 import secrets
 import socket
-import stat
 from collections.abc import Iterator, Mapping
-from io import BufferedReader
 from pathlib import Path
 from typing import Any, TextIO
 
 from utils.errors import UserError
 from utils.io.locks import link_lock
-
-LARGEST = 256 << 20  # bytes of a file that is read as a whole: enough for metrics of a million steps or any test set
-LARGEST_RECORD = 16 << 20  # bytes of a file with one JSON value, which needs up to thirty times that in memory
 
 
 def cache_folder() -> Path:
@@ -68,43 +62,24 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def open_regular(path: Path, largest: int | None = None) -> BufferedReader:
-    """Open ``path`` for reading if it is a file or a link to one. Reading a pipe or a device might never end.
-
-    Raises:
-        OSError: as ``open`` does.
-        UserError: it is no regular file, or has more than ``largest`` bytes.
-    """
-    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # otherwise opening a pipe waits for a writer
-    status = os.fstat(handle)
-    if not stat.S_ISREG(status.st_mode):
-        os.close(handle)
-        raise UserError(f"{path} cannot be read: it is not a regular file")
-    if largest is not None and status.st_size > largest:
-        os.close(handle)
-        raise UserError(f"{path} is larger than {largest / 2**20:g} MiB, the most that is read of such a file")
-    return os.fdopen(handle, "rb")
-
-
-def read_bytes(path: Path, largest: int = LARGEST) -> bytes:
+def read_bytes(path: Path) -> bytes:
     """The content of the file ``path``.
 
     Raises:
         FileNotFoundError: there is no such file.
-        UserError: it cannot be read, is no regular file, or has more than ``largest`` bytes.
+        UserError: it cannot be read.
     """
     try:
-        with open_regular(path, largest) as file:
-            return file.read(largest)  # it may have grown since
+        return path.read_bytes()
     except FileNotFoundError:
         raise
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from None
 
 
-def read_text(path: Path, largest: int = LARGEST) -> str:
+def read_text(path: Path) -> str:
     """The text of the UTF-8 file ``path``. Raises as ``read_bytes``, and UserError naming a line that is not UTF-8."""
-    return decode(path, read_bytes(path, largest))
+    return decode(path, read_bytes(path))
 
 
 def decode(path: Path, content: bytes, encoding: str = "utf-8") -> str:
@@ -120,7 +95,7 @@ def decode(path: Path, content: bytes, encoding: str = "utf-8") -> str:
 def read_json(path: Path) -> Any:
     """The JSON value in ``path``. Raises UserError when the file is missing, unreadable or not JSON."""
     try:
-        return json.loads(read_text(path, LARGEST_RECORD))
+        return json.loads(read_text(path))
     except FileNotFoundError:
         raise UserError(f"{path} does not exist") from None
     except (ValueError, RecursionError) as error:  # ValueError: not JSON, or a number of too many digits
@@ -172,23 +147,15 @@ def open_in_place(path: Path) -> int:
     """Open ``path`` to read and write it in place, and return the descriptor; the file is made if it is missing.
 
     Raises:
-        UserError: ``path`` is a link, a pipe or a device. A folder from elsewhere must not redirect writes.
+        UserError: ``path`` is a link. A folder from elsewhere must not redirect writes.
     """
-    try:
-        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
-    except OSError as error:
-        if error.errno == errno.ELOOP:
-            raise UserError(f"{path} is a link, which could lead anywhere: it is not written to. Remove it.") from None
-        raise
-    if not stat.S_ISREG(os.fstat(handle).st_mode):
-        os.close(handle)
-        raise UserError(f"{path} is not a regular file: it is not written to. Remove it.")
-    return handle
+    refuse_link(path)
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
 
 
-def sha256(path: Path, largest: int | None = None) -> str:
-    """The SHA-256 of a file's content, in hexadecimal. Raises as ``open_regular`` does."""
-    with open_regular(path, largest) as file:
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file's content, in hexadecimal."""
+    with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

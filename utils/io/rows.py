@@ -16,24 +16,21 @@ from typing import Any
 from utils.errors import UserError
 from utils.io.files import decode, read_bytes
 
-LARGEST = 4 << 30  # bytes of a data file, unpacked
 SHOWN = 8  # rows that a message names; it counts all
 SUFFIXES = (".csv", ".jsonl", ".jsonl.gz", ".json.gz")
 Row = tuple[str, dict[str, Any]]  # its place ("file, line 3") and its fields
 
 
-def _unpacked_text(path: Path, largest: int = LARGEST) -> str:
+def _unpacked_text(path: Path) -> str:
     """The text of a UTF-8 file, unpacked if its name ends in .gz; without a byte order mark, line ends unchanged."""
     try:
-        content = read_bytes(path, largest)
+        content = read_bytes(path)
         if path.suffix == ".gz":
-            content = gzip.GzipFile(fileobj=io.BytesIO(content)).read(LARGEST + 1)
+            content = gzip.decompress(content)
     except FileNotFoundError:
         raise UserError(f"{path} does not exist") from None
     except (OSError, EOFError, zlib.error) as error:
         raise UserError(f"{path} cannot be read: {error}") from None
-    if len(content) > LARGEST:
-        raise UserError(f"{path} holds more than {LARGEST / 2**30:g} GiB of text, the most that is read of such a file")
     return decode(path, content, "utf-8-sig")
 
 
@@ -68,9 +65,9 @@ def read_csv(path: Path, columns: tuple[str, ...], hint: str = "") -> list[Row]:
         raise UserError(f"{path}, line {reader.line_num + 1}: no CSV from here on: {error}") from None
 
 
-def read_json_lines(path: Path, largest: int = LARGEST) -> Iterator[Row]:
+def read_json_lines(path: Path) -> Iterator[Row]:
     """The objects of a JSON-lines file; numbers are texts as they are written, as in a CSV."""
-    lines = _unpacked_text(path, largest).split("\n")
+    lines = _unpacked_text(path).split("\n")
     return json_objects(path, lines, parse_int=str, parse_float=str, object_pairs_hook=_unrepeated)
 
 

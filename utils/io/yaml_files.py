@@ -1,8 +1,4 @@
-"""Read YAML as people do: ``1e-3`` is a number, ``12:00:00`` a text, and a key given twice is an error.
-
-A file from elsewhere must not exhaust the memory: a few lines such as ``a: &a [x, x], b: &b [*a, *a]`` can stand for
-more than any memory holds. So the size of a file with its aliases written out is limited, and so is its nesting.
-"""
+"""Read YAML as people do: ``1e-3`` is a number, ``12:00:00`` a text, and a key given twice is an error."""
 
 from __future__ import annotations
 
@@ -15,11 +11,6 @@ import yaml
 from utils.errors import UserError
 from utils.io.files import read_text
 
-LARGEST = 4 << 20  # bytes of a file, and characters with aliases written out
-DEEPEST = 30  # levels of nesting: a configuration has four, a sweep file six
-_NODE = 10  # characters that a value counts besides its own
-_LONGEST_INT = 400  # digits; larger than any float
-
 _MERGE = "tag:yaml.org,2002:merge"
 
 
@@ -27,30 +18,6 @@ class _Loader(yaml.SafeLoader):
     """SafeLoader with the scalars of YAML 1.2's core schema (no base-60 numbers, no yes/no, no dates)."""
 
     yaml_implicit_resolvers: ClassVar[dict[str, list[tuple[str, re.Pattern[str]]]]] = {}  # type: ignore[misc]
-
-    def __init__(self, text: str) -> None:
-        super().__init__(text)
-        self._level = 0
-        self._extents: dict[yaml.Node, tuple[int, int]] = {}  # of each complete node: characters and levels
-
-    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        """The next node. Raises ComposerError if it is too deep, too large or contains itself."""
-        mark = self.peek_event().start_mark
-        alias = self.check_event(yaml.AliasEvent)
-        if self._level >= DEEPEST:
-            raise yaml.composer.ComposerError(None, None, f"nested deeper than {DEEPEST} levels", mark)
-        self._level += 1
-        node: Any = super().compose_node(parent, index)
-        self._level -= 1
-        if not alias:
-            self._extents[node] = _extent(node, self._extents)
-        elif node not in self._extents:
-            raise yaml.composer.ComposerError(None, None, "an alias stands within what it names", mark)
-        size, levels = self._extents[node]
-        if size > LARGEST or self._level + levels > DEEPEST:
-            limits = f"more than {LARGEST:,} characters or {DEEPEST} levels with aliases written out"
-            raise yaml.composer.ComposerError(None, None, limits, mark)
-        return node
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         lines: dict[Any, int] = {}
@@ -69,20 +36,8 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def _extent(node: yaml.Node, known: dict[yaml.Node, tuple[int, int]]) -> tuple[int, int]:
-    """The characters and levels of a node, from those of its parts in ``known``."""
-    if isinstance(node, yaml.ScalarNode):
-        return _NODE + len(node.value), 1
-    pairs = isinstance(node, yaml.MappingNode)
-    parts = [known[part] for entry in node.value for part in (entry if pairs else (entry,))]
-    return _NODE + sum(size for size, _ in parts), 1 + max((levels for _, levels in parts), default=0)
-
-
 def _construct_int(loader: _Loader, node: yaml.ScalarNode) -> int:
-    text = loader.construct_scalar(node)
-    if len(text) > _LONGEST_INT:
-        raise yaml.constructor.ConstructorError(None, None, f"a number of {len(text)} digits", node.start_mark)
-    return int(text)
+    return int(loader.construct_scalar(node))
 
 
 def _construct_float(loader: _Loader, node: yaml.ScalarNode) -> float:
@@ -107,17 +62,16 @@ def read_yaml(path: Path) -> Any:
 
     Raises:
         FileNotFoundError: there is no such file.
-        UserError: the file is unreadable, not YAML, gives a key twice, or is larger or deeper than any that people
-            write; names the line.
+        UserError: the file is unreadable, not YAML, or gives a key twice; names the line.
     """
-    text = read_text(path, LARGEST)
+    text = read_text(path)
     try:
         return yaml.load(text, Loader=_Loader)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         place = f", line {mark.line + 1}" if mark else ""
         raise UserError(f"{path}{place}: not valid YAML: {error.problem}") from None
-    except (yaml.YAMLError, ValueError, LookupError, AttributeError) as error:  # the last three: "!!int x" and its like
+    except (yaml.YAMLError, ValueError, LookupError, AttributeError, RecursionError) as error:  # such as "!!int x"
         raise UserError(f"{path} cannot be read as YAML: {error}") from None
 
 

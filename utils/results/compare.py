@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.errors import UserError
-from utils.io.files import LARGEST, sha256
+from utils.io.files import sha256
 from utils.results.read import SPLIT, decoding_of, of_earlier_checkpoint
 from utils.runs import Run
 from utils.text import aligned, as_typed, printable_line
@@ -34,7 +34,7 @@ def compare_runs(first: str | Path, second: str | Path) -> str:
     for run, evaluation in zip(runs, evaluations, strict=True):
         if earlier := of_earlier_checkpoint(run, evaluation):
             raise UserError(f"--compare: {printable_line(str(run.path))}: {earlier}")
-    if len({sha256(run.references(SPLIT), LARGEST) for run in runs}) > 1:
+    if len({sha256(run.references(SPLIT)) for run in runs}) > 1:
         raise UserError(
             "--compare: the two runs have different references, so that they cannot be compared item by item: "
             "evaluate both on the same data and with the same --limit"

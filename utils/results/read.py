@@ -17,7 +17,7 @@ from typing import Any
 
 from utils.data import SPLITS
 from utils.errors import UserError, reason
-from utils.io.files import LARGEST, sha256
+from utils.io.files import sha256
 from utils.io.yaml_files import dotted, read_yaml
 from utils.results.methods import FULL_TRAINING, UNTRAINED
 from utils.runs import Run, find_runs, finite, recorded_digests
@@ -241,7 +241,7 @@ def _stale(run: Run, evaluation: dict[str, Any], scores: dict[str, Any]) -> str 
         hashes = {part[key] for part in (evaluation, scores) if part.get(key)}
         if len(hashes) > 1:
             return f"{run.scores_file.name} and {run.eval_file.name} are of different files {file.name}"
-        if hashes and file.is_file() and sha256(file, LARGEST) not in hashes:
+        if hashes and file.is_file() and sha256(file) not in hashes:
             return f"scores are stale: {file.name} has changed since"
     return None
 

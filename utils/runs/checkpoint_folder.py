@@ -20,7 +20,7 @@ from safetensors.torch import load_model
 import rosa
 from rosa.files import ADAPTER_FILE
 from utils.errors import UserError, short_reason
-from utils.io.files import LARGEST_RECORD, read_object, sha256
+from utils.io.files import read_object, sha256
 from utils.models.loading import load_adapter_of_base
 from utils.runs.run import IDENTITY, SUMMARY, Identity, Run
 
@@ -89,7 +89,7 @@ def verify(folder: Path) -> dict[str, Any]:
         path = folder / name
         if Path(name).name != name or not path.is_file():
             raise UserError(f"{path} is missing")
-        if sha256(path, LARGEST_RECORD if path.suffix == ".json" else None) != hashes.get(name):
+        if sha256(path) != hashes.get(name):
             raise UserError(f"{path} is damaged: its checksum is not the one recorded")
     return summary
 

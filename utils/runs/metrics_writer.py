@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterable
 from typing import Any
 
-from utils.io.files import LARGEST, open_in_place
+from utils.io.files import open_in_place
 from utils.log import log
 from utils.runs.loggers import Loggers
 from utils.runs.run import Run
@@ -37,11 +37,10 @@ class MetricsWriter:
         size = self._file.seek(0, os.SEEK_END)
         if size < position:
             log.warning("%s has lost its last %d bytes: its points are gone", run.metrics_file, position - size)
-        beyond = os.pread(self._file.fileno(), min(max(size - position, 0), LARGEST), position)
+        beyond = os.pread(self._file.fileno(), max(size - position, 0), position)
         self._repeated = set(map(_split_and_step, beyond.splitlines()))
-        if position <= LARGEST:
-            found = os.pread(self._file.fileno(), position, 0)
-            os.pwrite(self._file.fileno(), _without_damage(found, run).ljust(position), 0)
+        found = os.pread(self._file.fileno(), position, 0)
+        os.pwrite(self._file.fileno(), _without_damage(found, run).ljust(position), 0)
         self._file.truncate(position)
         self._file.seek(0, os.SEEK_END)
         self._loggers = Loggers(to, run, settings, progress)

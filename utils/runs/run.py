@@ -19,7 +19,7 @@ from typing import Any, Literal
 from utils.data import SPLITS
 from utils.errors import UserError
 from utils.io.archives import unpacked
-from utils.io.files import LARGEST_RECORD, read_bytes, read_object, sha256, write_json
+from utils.io.files import read_bytes, read_object, sha256, write_json
 from utils.io.rows import json_objects
 
 RECORD = "run.json"
@@ -181,7 +181,7 @@ def checkpoint_hash(folder: Path) -> str:
         UserError: the checkpoint does not exist.
     """
     try:
-        return sha256(folder / SUMMARY, LARGEST_RECORD)
+        return sha256(folder / SUMMARY)
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(
             f"the checkpoint {folder} is gone: put it back from a copy (if only this link is missing, the training "

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 
 from utils.errors import UserError
-from utils.io.files import LARGEST, read_bytes, write_text
+from utils.io.files import read_bytes, write_text
 from utils.io.rows import read_json_lines
 from utils.runs.run import Run
 from utils.text import one_line
@@ -39,7 +39,7 @@ def read_texts(run: Run, split: str) -> list[Answer]:
         UserError: a file is missing or damaged, or a line file was changed.
     """
     raw = run.raw_predictions(split)
-    answers = [_answer(where, fields) for where, fields in read_json_lines(raw, LARGEST)]
+    answers = [_answer(where, fields) for where, fields in read_json_lines(raw)]
     expected = {run.predictions(split): _prediction_lines(answers), run.references(split): _reference_lines(answers)}
     for path, text in expected.items():
         try:

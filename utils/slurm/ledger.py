@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from utils.errors import UserError
-from utils.io.files import LARGEST_RECORD, lock, read_bytes, write_json
+from utils.io.files import lock, read_bytes, write_json
 from utils.io.locks import has_process
 from utils.runs import UNFIT_NOTE
 
@@ -113,7 +113,7 @@ class Ledger:
         file = cls(folder).file
         ledger = cls(folder)
         try:
-            ledger = cls(folder, *_parsed(read_bytes(file, LARGEST_RECORD)))
+            ledger = cls(folder, *_parsed(read_bytes(file)))
         except FileNotFoundError:
             pass
         except (KeyError, TypeError, ValueError, RecursionError, UserError) as error:
