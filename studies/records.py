@@ -72,8 +72,8 @@ def is_of(run: Run, folder: Path) -> bool:
 
 
 def _results(run: Run) -> list[Path]:
-    """The files of a run that its evaluation and scoring wrote, but for the references, which are data."""
-    return [file for file in (run.eval_file, run.scores_file, run.predictions()) if file.exists()]
+    """The files of a run beside its record and settings, but for the references, which are data."""
+    return [file for file in (run.inputs_file, run.eval_file, run.scores_file, run.predictions()) if file.exists()]
 
 
 def copy_record(run: Run, folder: Path, measured: dict[str, Any] | None = None) -> None:

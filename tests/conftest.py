@@ -84,8 +84,7 @@ def train(small_model: Path, small_e2e: Path, tmp_path: Path) -> Callable[..., R
     """A function that trains the small model on the small data with further overrides, and returns the run."""
 
     def run(*overrides: str) -> Run:
-        from utils.runs.digests import identify_run
-        from utils.runs.precision import settle_precision
+        from utils.runs.inputs import identify_run
 
         config = make_config(
             f"model.name={small_model}",
@@ -100,6 +99,7 @@ def train(small_model: Path, small_e2e: Path, tmp_path: Path) -> Callable[..., R
             *overrides,
         )
         train_all(config, list(overrides))
-        return Run(identify_run(settle_precision(config, 64)[0])[0])
+        precision = "fp32" if config.train.precision == "auto" else config.train.precision
+        return Run(identify_run(config.with_precision(precision))[0])
 
     return run

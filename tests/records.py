@@ -47,10 +47,12 @@ def write_run(
     settings = {
         "seed": seed,
         "model.name": model,
+        "model.adapter": None,
         "dataset.name": dataset,
         "train.epochs": epochs,
         "train.batch_size": 128,
         "train.lr": 1e-3,
+        "train.validation_fraction": 1.0,
         "fnmodel.name": method,
         "fnmodel.params.rank": rank if rank is not None else 0.05,
         "fnmodel.params.bias": "auto",

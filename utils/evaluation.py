@@ -20,9 +20,9 @@ from utils.generation.generate import check_beams, decoded, generate_tokens
 from utils.io.files import lock, remove_leftovers, sha256, write_json
 from utils.log import log, run_log
 from utils.processes.signals import never, stop_on_signals
-from utils.runs import Run, find_runs, recorded_digests
+from utils.runs import Run, find_runs
 from utils.runs.checkpoint_folder import verify
-from utils.runs.digests import TRAINING, refuse_other_data
+from utils.runs.inputs import TRAINING, check_inputs
 from utils.runs.run import checkpoint_hash
 from utils.runs.texts import Answer, write_texts
 from utils.runs.trained import check_base_found, check_settings, load_trained
@@ -183,13 +183,13 @@ def load_examples(
 ) -> tuple[list[Example], str]:
     """The examples of the split, and in words how many of them are training samples.
 
-    The first evaluation on the test split records their digest.
+    The first evaluation on the test split makes them an input of the run.
 
     Args:
         loaded: what was read for other runs; it is used again, and what is read now is added.
 
     Raises:
-        UserError: the data is missing or malformed, or is not the data in the run's record.
+        UserError: the data is missing or malformed, or differs from what the run began with.
     """
     dataset = dataclasses.replace(config.dataset, path=options.dataset_path or config.dataset.path)
     folder = dataset.folder()
@@ -206,12 +206,10 @@ def load_examples(
                     log.warning("%s", known)
         loaded[key] = examples, known, digest(examples)
     examples, known, current_digest = loaded[key]
-    current = {options.split: current_digest}
-    recorded = recorded_digests(run.record())
+    current = {f"data/{options.split}": current_digest}
     if options.split in TRAINING or options.split in run.readable_parts(run.eval_file):
-        refuse_other_data(run, recorded, current, dataset)
-    if options.split not in TRAINING and recorded.get(options.split) != current[options.split]:
-        run.update_record(data_sha256=recorded | current)
+        check_inputs(run, current, dataclasses.replace(config, dataset=dataset))
+    run.add_inputs(current)
     return examples, known
 
 

@@ -39,14 +39,6 @@ def test_the_code_unpacks_a_gguf_base(rosa_run: Run, monkeypatch: pytest.MonkeyP
     assert not newer or given["quantization_config"].dequantize
 
 
-def test_the_settings_do_not_claim_to_be_all(rosa_run: Run) -> None:
-    """Later keys are left out at their default, such as fnmodel.rosa.start (``ADDED_KEYS`` of the identity)."""
-    text = card.model_card(
-        rosa_run, load_config(rosa_run.config_file), card.Exported("merged", "best", rosa_run.best, (), False)
-    )
-    assert "without keys of later versions that are at their default:" in text and "start:" not in text
-
-
 def test_the_loss_is_that_of_the_exported_checkpoint(rosa_run: Run, tmp_path: Path) -> None:
     """Also when a training that goes on has recorded another one meanwhile, or saved between two validations."""
     loss = rosa_run.record()["best"]["loss"]

@@ -179,7 +179,7 @@ def test_a_card_says_what_the_run_recorded_and_nothing_of_this_machine(
     record = run.record()
     assert f"| validation loss (nats per token) | {record['best']['loss']:.4f} |" in card
     assert f"| {run.evaluation()['loss']:.4f} |" in card and "| BLEU | 0.4321 |" in card  # type: ignore[index]
-    assert record["data_sha256"]["train"] in card and f"torch {record['versions']['torch']}" in card
+    assert run.inputs()["data/train"] in card and f"torch {record['versions']['torch']}" in card
     settings = yaml.safe_load(card.split("```yaml")[1].split("```")[0])
     assert settings["fnmodel"]["name"] == "rosa" and settings["model"]["name"] == small_model.name
     for path in (str(tmp_path), str(small_model), str(small_e2e)):

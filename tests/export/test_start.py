@@ -33,4 +33,4 @@ def test_a_card_names_the_adapter_that_the_run_began_with(second_run: Run, tmp_p
     assert main([str(second_run.path), "--as", "merged", "--out", str(tmp_path / "merged")]) == 0
     card = (tmp_path / "merged" / "README.md").read_text()
     about = card.split("## Use")[0]
-    assert "The run began with another adapter" in about and f"`{second_run.record()['adapter_sha256']}`" in about
+    assert "The run began with another adapter" in about and f"`{second_run.inputs()['adapter']}`" in about

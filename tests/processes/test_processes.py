@@ -111,7 +111,7 @@ def ends(lab: Lab) -> dict[str, list[End]]:
     jobs["memory"] = Job(lab.overrides("memory", *METHODS["rosa"]), happens="memory", index=1, step=2)
     jobs["locked"] = Job(lab.overrides("locked"))
     jobs["seeds"] = Job(lab.overrides("seeds", "runs=2", "train.epochs=1"))
-    held = run_directory(make_config(*lab.overrides("locked")))
+    held = run_directory(make_config(*lab.overrides("locked"), "train.precision=fp32"))
     held.mkdir(parents=True)
     with lock(held / ".train.lock", "trained"):
         return dict(zip(jobs, lab.together("plan", list(jobs.values())), strict=True))

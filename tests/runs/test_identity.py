@@ -1,7 +1,8 @@
-"""The identity of a run: settings of later versions, a share of the validation split."""
+"""The identity of a run: which settings name another directory; a share of the validation split."""
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from pathlib import Path
 from typing import Any
@@ -11,45 +12,36 @@ import pytest
 from tests.conftest import make_config
 from tests.records import csv_of, write_run
 from utils.config.settings import load_config
-from utils.errors import UserError
-from utils.io.yaml_files import dotted
 from utils.results.aggregate import settings_of
 from utils.results.read import read_results
-from utils.runs.identity import ADDED_KEYS, WITHOUT_EFFECT, run_directory
+from utils.runs.identity import WITHOUT_EFFECT, run_directory
 from utils.tables import compile_results
 
 
-def test_keys_that_came_later_change_a_hash_only_off_their_default() -> None:
-    """These are names of existing runs, which are found again."""
-    before = {
-        ("fnmodel.rosa.decay=true",): "gpt2-rosa-r0.05-s0-b6209cdb",
-        ("fnmodel.name=lora", "seed=3"): "gpt2-lora-r0.05-s3-7ff7de18",
-        ("dataset.name=eli5", "fnmodel.name=none"): "gpt2-none-s0-790d4eb5",
-    }
-    assert {overrides: run_directory(make_config(*overrides)).name for overrides in before} == before
-    others = {
-        "train.validation_fraction=0.5": "rosa", "fnmodel.lora.alpha=2 fnmodel.lora.scale=rslora": "lora",
-        "fnmodel.lora.lr_ratio_b=16": "lora",
-    }  # fmt: skip
-    for key, method in others.items():
-        changed, plain = (make_config(f"fnmodel.name={method}", *more) for more in (key.split(), ()))
-        assert run_directory(changed) != run_directory(plain), key
-    defaults = dotted(dataclasses.asdict(make_config()))
-    assert {key: defaults[key] for key in ADDED_KEYS} == {**ADDED_KEYS, "fnmodel.rosa.decay": False}
-    with pytest.raises(UserError, match=r"train\.validation_fraction=0\.0 must be above 0"):
-        make_config("train.validation_fraction=0")
+def test_a_new_key_that_is_null_names_no_other_directory(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = make_config()
+    before, values = run_directory(config), dataclasses.asdict(config)
+    for new in (None, 3):
+        monkeypatch.setattr("dataclasses.asdict", lambda _, new=new: {**copy.deepcopy(values), "new": {"key": new}})
+        assert (run_directory(config) == before) == (new is None)
 
 
-def test_weight_decay_of_pairs_is_part_of_a_run_only_where_it_acts(tmp_path: Path) -> None:
-    decayed = make_config("fnmodel.rosa.decay=true")
-    assert len({run_directory(decayed), run_directory(make_config())}) == 2
-    without = ("train.optimizer=sgd", "train.weight_decay=0", "fnmodel.rosa.start=zero", "fnmodel.name=lora")
-    for setting in without:
+@pytest.mark.parametrize(
+    "changed",
+    [
+        "train.validation_fraction=0.5", "fnmodel.lora.alpha=2 fnmodel.lora.scale=rslora", "fnmodel.lora.lr_ratio_b=16",
+        "seed=3", "fnmodel.params.rank=7", "model.gguf_file=x", "train.precision=bf16",
+    ],
+)  # fmt: skip
+def test_a_setting_with_an_effect_names_another_directory(changed: str) -> None:
+    plain = make_config("fnmodel.name=lora")
+    assert run_directory(make_config("fnmodel.name=lora", *changed.split())) != run_directory(plain)
+
+
+def test_weight_decay_of_pairs_is_part_of_a_run_only_where_it_acts() -> None:
+    assert run_directory(make_config("fnmodel.rosa.decay=true")) != run_directory(make_config())
+    for setting in ("train.optimizer=sgd", "train.weight_decay=0", "fnmodel.rosa.start=zero", "fnmodel.name=lora"):
         assert run_directory(make_config(setting)) == run_directory(make_config(setting, "fnmodel.rosa.decay=true"))
-    old, new = (write_run(tmp_path, config=config) for config in ({}, {"fnmodel.rosa.decay": False}))
-    settings = {result.run.path: settings_of(result) for result in read_results([tmp_path])[0]}
-    assert [settings[path]["fnmodel.rosa.decay"] for path in (old, new)] == [True, False]
-    assert "fnmodel.rosa.decay" not in settings_of(read_results([write_run(tmp_path, method="lora")])[0][0])
 
 
 def test_settings_without_effect_neither_name_another_run_nor_tell_rows_apart(tmp_path: Path) -> None:
@@ -91,21 +83,9 @@ def test_a_share_of_the_validation_split(train: Any) -> None:
 
 @pytest.mark.parametrize("epochs", [0, 5])
 def test_losses_on_a_share_stand_apart_in_tables(tmp_path: Path, epochs: int) -> None:
-    """Also from losses of untrained models and of runs of earlier versions, whose configurations lack the key."""
+    """Also from losses of untrained models."""
     write_run(tmp_path, method="none", epochs=epochs, loss=1.0)
     write_run(tmp_path, method="none", epochs=epochs, loss=2.0, config={"train.validation_fraction": 0.1})
     compile_results([str(tmp_path)])
     rows = csv_of(tmp_path)
     assert sorted(rows["train.validation_fraction"]) == [0.1, 1.0] and len(rows) == 2
-
-
-def test_a_methods_later_keys_stand_in_its_own_rows(tmp_path: Path) -> None:
-    """A run of an earlier version, whose configuration lacks the key, has the default."""
-    write_run(tmp_path, method="lora")
-    write_run(tmp_path, method="lora", config={"fnmodel.lora.scale": "rslora"})
-    write_run(tmp_path, method="rosa")
-    compile_results([str(tmp_path)])
-    rows = csv_of(tmp_path).fillna("")
-    assert sorted(zip(rows["method"], rows["fnmodel.lora.scale"], strict=True)) == [
-        ("lora", "rslora"), ("lora", "standard"), ("rosa", "")
-    ]  # fmt: skip

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import subprocess
 import sys
@@ -149,12 +148,9 @@ def test_the_run_that_a_job_trained_last_is_noted_last(monkeypatch: pytest.Monke
     assert (tmp_path / "pointer").read_text() == "".join(f"{run.path}\n" for run in reversed(runs))
 
 
-def test_a_run_does_not_go_on_in_another_precision(train: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = train("train.epochs=1")
-    record = run.record()
-    record["hardware"]["precision"] = "fp16"  # as on a machine with another GPU
-    run.record_file.write_text(json.dumps(record))
-    train("train.epochs=1")  # finished, which needs none
-    run.record_file.write_text(json.dumps({**record, "status": "interrupted"}))
-    with pytest.raises(UserError, match=r"precision fp16 \(.* began in it\) needs a CUDA device"):
-        train("train.epochs=1")
+def test_the_precision_that_auto_chooses_is_part_of_a_run(train: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    auto, given = train("train.epochs=0"), train("train.epochs=0", "train.precision=fp32")
+    assert auto.path == given.path and "precision: fp32" in auto.config_file.read_text()
+    monkeypatch.setattr(launch, "resolve_precision", lambda *_: "bf16")  # as on a machine with another processor
+    other = train("train.epochs=0", "train.precision=bf16")
+    assert other.path != auto.path and other.record()["hardware"]["precision"] == "bf16"

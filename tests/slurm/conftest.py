@@ -55,7 +55,8 @@ status = "failed" if diverged or broken else "finished"
 loss = 1 + math.log(lr / best) ** 2
 record = {"status": status, "best": {"loss": loss}, "diverged": diverged, "started": time.time()}
 if Path("data").exists():
-    record["data_sha256"] = {"train": Path("data").read_text(), "test": str(time.time())}
+    inputs = {"data/train": Path("data").read_text(), "data/test": str(time.time())}
+    (run / "inputs.json").write_text(json.dumps(inputs))
 if Path("precision").exists():
     record["hardware"] = {"precision": Path("precision").read_text()}
 if Path("settings").exists():

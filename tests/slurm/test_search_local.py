@@ -142,7 +142,7 @@ def test_jobs_that_the_file_repeats_are_shown_and_cancelled_all_the_same(repeati
 @pytest.mark.parametrize(
     ("file", "old", "new", "what"),
     [
-        ("data", "old", "new", "the train data"),
+        ("data", "old", "new", "data/train"),
         ("settings", "train: {epochs: 1}", "train: {epochs: 4}", "train.epochs"),  # configs/local was edited
         ("precision", "fp32", "bf16", "train.precision"),  # auto, on GPUs of two kinds
     ],

@@ -19,7 +19,7 @@ from utils.models.loading import BUNDLED
 from utils.results.columns import all_columns
 from utils.results.methods import method_label
 from utils.results.read import Result, read_results
-from utils.runs import Run, recorded_digests
+from utils.runs import Run
 from utils.runs.identity import science
 from utils.runs.run import ADAPTER, SUMMARY
 from utils.text import printable_line
@@ -64,7 +64,7 @@ def model_card(run: Run, config: Config, exported: Exported) -> str:
         f"Texts are generated from {_prompt(config)}", "",
         "## Results", "", *_results(result, exported), "",
         "## Training", "", *_training(result), "",
-        "The settings that change the result, without keys of later versions that are at their default:", "",
+        "The settings that change the result:", "",
         "```yaml", *_settings(config, result).splitlines(), "```", "",
     ]  # fmt: skip
     return "\n".join(lines)
@@ -77,7 +77,7 @@ def _about(exported: Exported, result: Result) -> str:
         f"`{result.model}` trained on `{result.dataset}` with {method_label(result.method)}. "
         f"{TITLES[exported.form].format(change=change)}"
     )
-    start = result.record.get(ADAPTER)
+    start = result.inputs.get(ADAPTER)
     if start is None:
         return text
     return (
@@ -166,8 +166,8 @@ def _training(result: Result) -> Iterator[str]:
             yield f"- {name}: {printable_line(record[key])}"
     for split, counts in (record.get("data") or {}).items():
         yield f"- {split} data: " + ", ".join(f"{printable_line(k)} {v}" for k, v in counts.items())
-    for split, digest in recorded_digests(record).items():
-        yield f"- SHA-256 of the {printable_line(split)} data: `{printable_line(digest)}`"
+    for name, digest in result.inputs.items():
+        yield f"- SHA-256 of {printable_line(name)}: `{printable_line(digest)}`"
     yield f"- hardware: {result.hardware}"
     versions = {**(record.get("versions") or {}), "code": record.get("git_commit")}
     yield "- versions: " + ", ".join(f"{printable_line(k)} {printable_line(v)}" for k, v in versions.items() if v)
@@ -176,6 +176,6 @@ def _training(result: Result) -> Iterator[str]:
 
 def _settings(config: Config, result: Result) -> str:
     """The settings that identify the run, without paths of one machine."""
-    values = science(config, start=result.record.get(ADAPTER))
-    values["model"]["name"] = result.model
+    values = science(config)
+    values["model"] |= {"name": result.model, "adapter": result.inputs.get(ADAPTER)}
     return yaml.safe_dump(values, sort_keys=True, allow_unicode=True)

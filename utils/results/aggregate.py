@@ -16,7 +16,7 @@ from utils.results.columns import Column
 from utils.results.methods import UNTRAINED, method_label, method_order
 from utils.results.read import SPLIT, Omission, Result
 from utils.runs import finite
-from utils.runs.identity import ADDED_KEYS, WITHOUT_EFFECT
+from utils.runs.identity import WITHOUT_EFFECT
 from utils.runs.run import ADAPTER
 from utils.text import as_typed, printable_line
 
@@ -27,6 +27,7 @@ RATE = "train.lr"
 PRECISION = "train.precision"  # of a row the one that its runs computed in, whatever was asked for
 SEVERAL = 2  # seeds before the lowest loss decides: one alone may be low by luck
 DECODING = "decoding."
+VALIDATED = "train.validation_fraction"  # the one key of train that the untrained model reads
 NOT_COMPARED = (*OWN_COLUMN, "hydra", *WITHOUT_EFFECT)  # any other setting that differs gets a column
 
 
@@ -143,12 +144,9 @@ def settings_of(result: Result) -> dict[str, Any]:
     kept = {
         key: value
         for key, value in result.settings.items()
-        if not any(key == name or key.startswith(f"{name}.") for name in skipped)
+        if key == VALIDATED or not any(key == name or key.startswith(f"{name}.") for name in skipped)
     }
-    if result.settings:  # older runs lack these keys, which distinguish results, also those of the untrained model
-        later = [k for k in ADDED_KEYS if not k.startswith("fnmodel.") or k.startswith(f"fnmodel.{result.method}.")]
-        kept |= {key: result.settings.get(key, ADDED_KEYS[key]) for key in later}
-    if start := result.record.get(ADAPTER):  # what lies at its path may change
+    if start := result.inputs.get(ADAPTER):  # what lies at its path may change
         kept["model.adapter"] = printable_line(start)[:8]
     if kept.get(TARGETS, "") is None:  # of an adapter; none without targets has no such key here
         kept[TARGETS] = ALL_LINEAR

@@ -9,11 +9,10 @@ from utils.results.aggregate import Row
 from utils.results.columns import Column
 from utils.results.counterparts import counterpart, unlike
 from utils.results.methods import FULL_TRAINING, UNTRAINED
-from utils.runs.identity import ADDED_KEYS
 from utils.text import as_typed
 
 REFERENCE = "lora"
-VARIANTS = ("fnmodel.lora.scale", "fnmodel.lora.lr_ratio_b")  # off their defaults: rsLoRA, LoRA+, methods to compare
+VARIANTS = {"fnmodel.lora.scale": "standard", "fnmodel.lora.lr_ratio_b": 1.0}  # off these: rsLoRA, LoRA+
 EQUAL = 0.01  # numbers of trainable parameters count as equal up to this share
 LEAST_GAP = 1e-3  # nats per token: below it LoRA has learned all that full training has
 SAMPLES = 10_000
@@ -53,7 +52,7 @@ def _plain_and_others(rows: Sequence[Row]) -> tuple[list[Row], list[Row]]:
 
 
 def _is_variant(row: Row) -> bool:
-    return any(as_typed(row.settings.get(key, ADDED_KEYS[key])) != as_typed(ADDED_KEYS[key]) for key in VARIANTS)
+    return any(as_typed(row.settings.get(key, default)) != as_typed(default) for key, default in VARIANTS.items())
 
 
 def _comparable(row: Row, rows: Sequence[Row], method: str) -> Row | None:

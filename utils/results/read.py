@@ -11,7 +11,7 @@ import json
 import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +20,9 @@ from utils.errors import UserError, reason
 from utils.io.files import sha256
 from utils.io.yaml_files import dotted, read_yaml
 from utils.results.methods import FULL_TRAINING, UNTRAINED
-from utils.runs import Run, find_runs, finite, recorded_digests
+from utils.runs import Run, find_runs, finite
 from utils.runs.provenance import hardware_of
-from utils.runs.run import BASE, SUMMARY, checkpoint_hash
+from utils.runs.run import ADAPTER, SUMMARY, checkpoint_hash
 from utils.text import cut, printable_line
 
 SPLIT = "test"
@@ -47,6 +47,7 @@ class Result:
     evaluation: dict[str, Any]
     scores: dict[str, Any]
     problems: tuple[str, ...]
+    inputs: dict[str, str] = field(default_factory=dict)  # the digest of each by name, see utils.runs.inputs
     base_files: str | None = None  # the beginning of a digest of the base model's files, which tells weights apart
 
     @property
@@ -77,8 +78,8 @@ class Result:
     @property
     def data(self) -> dict[str, str]:
         """The beginning of each split's digest under ``<split>_data``. Old records and untested splits have none."""
-        digests = recorded_digests(self.record)
-        return {f"{split}_data": printable_line(digests[split])[:8] for split in SPLITS if digests.get(split)}
+        found = {split: self.inputs.get(f"data/{split}") for split in SPLITS}
+        return {f"{split}_data": printable_line(digest)[:8] for split, digest in found.items() if digest}
 
     @property
     def method(self) -> str:
@@ -155,10 +156,24 @@ def read_results(roots: Iterable[str | Path]) -> tuple[list[Result], list[Omissi
     unreadable: list[Omission] = []
     for run in find_runs(roots):
         try:
-            results.append(_read(run))
+            result = _read(run)
+            results.append(replace(result, inputs=_inputs(run, result.record)))
         except Exception as error:  # one bad run must not prevent the table of the others
             unreadable.append(Omission(run, printable_line(run.without_folder(reason(error)))))
     return _with_base_files(results), unreadable
+
+
+def _inputs(run: Run, record: dict[str, Any]) -> dict[str, str]:
+    """The run's inputs. Committed records of before inputs.json have them in three fields of run.json."""
+    found = run.inputs()
+    for field_name, kind in (("data_sha256", "data"), ("base_sha256", "model")):
+        digests = record.get(field_name)
+        found |= {f"{kind}/{name}": value for name, value in digests.items()} if isinstance(digests, dict) else {}
+    return found | ({ADAPTER: record["adapter_sha256"]} if record.get("adapter_sha256") else {})
+
+
+def _base_files(result: Result) -> dict[str, str]:
+    return {name: digest for name, digest in result.inputs.items() if name.startswith("model/")}
 
 
 def _with_base_files(results: list[Result]) -> list[Result]:
@@ -168,12 +183,12 @@ def _with_base_files(results: list[Result]) -> list[Result]:
     """
     recorded: dict[tuple[str, str | None], list[dict[str, Any]]] = defaultdict(list)
     for result in results:
-        if files := recorded_digests(result.record, BASE):
+        if files := _base_files(result):
             recorded[result.model, result.base].append(files)
     shared = {key: sorted(set.intersection(*map(set, every))) for key, every in recorded.items()}
     named = []
     for result in results:
-        files, names = recorded_digests(result.record, BASE), shared.get((result.model, result.base))
+        files, names = _base_files(result), shared.get((result.model, result.base))
         text = json.dumps([[name, files[name]] for name in names], default=str) if files and names else None
         digest = None if text is None else hashlib.sha256(text.encode()).hexdigest()[:8]
         named.append(replace(result, base_files=digest))

@@ -14,10 +14,11 @@ from omegaconf import OmegaConf
 
 from rosa.methods import method_names
 from rosa.settings import LowRankConfig
-from utils.config.settings import Config, DatasetConfig, ModelConfig, schema
-from utils.config.train import DEFAULT_DECAY, TrainConfig
+from utils.config.settings import Config, schema
+from utils.config.train import DEFAULT_DECAY
 from utils.io.yaml_files import dotted
 from utils.runs.provenance import COSTS
+from utils.runs.run import ADAPTER
 from utils.text import slug
 
 # Groups and keys that do not change the result of a run: with another value the same run continues.
@@ -41,50 +42,27 @@ WITHOUT_EFFECT = (
 
 OF_RESAMPLES = ("every", "optimizer_state", "pruned", "rewarm_steps")  # a method's keys that only resamples read
 
-# Keys that were added later, with what runs did before. At that value a key is not hashed, so that old runs are found.
-ADDED_KEYS = {
-    "model.gguf_file": ModelConfig.gguf_file,
-    "model.adapter": ModelConfig.adapter,
-    "train.validation_fraction": TrainConfig.validation_fraction,
-    "train.validate_every": TrainConfig.validate_every,
-    "dataset.size": DatasetConfig.size,
-    "dataset.book": DatasetConfig.book,
-    "fnmodel.lora.scale": "standard",
-    "fnmodel.lora.lr_ratio_b": 1.0,
-    "fnmodel.rosa.basis": "singular",
-    "fnmodel.rosa.start": "split",
-    "fnmodel.rosa.adapt": "ab",
-    "fnmodel.rosa.rewarm_steps": 0,
-    "fnmodel.rosa.decay": True,
-}
 
-
-def science(config: Config, data: dict[str, str] | None = None, start: str | None = None) -> dict[str, Any]:
+def science(config: Config, inputs: dict[str, str] | None = None) -> dict[str, Any]:
     """The settings that change the result, as plain values, with aliases resolved and without keys that have no effect.
 
     Args:
-        data: digests of the data, if no other setting identifies them.
-        start: the digest of ``model.adapter``, which stands for its path.
+        inputs: digests of what no setting identifies (``identifying`` in ``utils.runs.inputs``).
     """
     values, train = dataclasses.asdict(config), config.train
-    if config.model.adapter is not None and start is not None:
-        values["model"]["adapter"] = start
+    if inputs:
+        values["inputs"] = inputs
+        values["model"]["adapter"] = inputs.get(ADAPTER)
     decay = DEFAULT_DECAY[train.optimizer] if train.weight_decay is None else train.weight_decay
     if not decay or config.fnmodel.rosa.start == "zero":
-        values["fnmodel"]["rosa"]["decay"] = True  # the key has no effect
+        values["fnmodel"]["rosa"]["decay"] = False  # the key has no effect
     for key in WITHOUT_EFFECT:
         group, name = _place(values, key)
         del group[name]
     if config.dataset.size == config.source.default_size:
         values["dataset"]["size"] = None
-    for key, default in ADDED_KEYS.items():
-        group, name = _place(values, key)
-        if group[name] == default:
-            del group[name]
     source = config.source
     values["dataset"]["name"] = source.names[0]
-    if data is not None:
-        values["dataset"]["sha256"] = data
     values["train"]["loss_on"] = config.loss_on()
     del values["train"]["seq_len" if source.packed else "block_size"]
     for method in method_names():
@@ -107,9 +85,7 @@ def science(config: Config, data: dict[str, str] | None = None, start: str | Non
 def without_effect(config: Config) -> set[str]:
     """The keys that ``science`` leaves out of a run of this method and data set, whatever their values."""
     left_out = dotted(dataclasses.asdict(config)).keys() - dotted(science(config)).keys()
-    others = tuple(f"fnmodel.{method}." for method in method_names() if method != config.fnmodel.name)
-    at_one_value = {"fnmodel.params.target_modules", *(key for key in ADDED_KEYS if not key.startswith(others))}
-    return left_out - at_one_value
+    return left_out - {"fnmodel.params.target_modules"}  # all layers of a full training
 
 
 def unread_keys(config: Config) -> list[str]:
@@ -128,24 +104,24 @@ def _place(values: dict[str, Any], key: str) -> tuple[dict[str, Any], str]:
 
 
 def _hash(values: dict[str, Any]) -> str:
-    text = json.dumps(values, sort_keys=True)
+    """A short hash. Keys that are null do not count, so that a new key with that default names no other directory."""
+    text = json.dumps({key: value for key, value in dotted(values).items() if value is not None}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
-def group_hash(config: Config, data: dict[str, str] | None = None, start: str | None = None) -> str:
+def group_hash(config: Config, inputs: dict[str, str] | None = None) -> str:
     """The hash that runs share if only their seeds differ."""
-    values = science(config, data, start)
+    values = science(config, inputs)
     del values["seed"]
     return _hash(values)
 
 
-def run_directory(config: Config, data: dict[str, str] | None = None, start: str | None = None) -> Path:
+def run_directory(config: Config, inputs: dict[str, str] | None = None) -> Path:
     """``<output.path>/<dataset>/<model>-<method>-r<rank>-s<seed>-<hash>``; the label is for people.
 
-    A method without a rank has no ``-r<rank>``. For a run that is to be trained or found, see
-    ``utils.runs.digests.identify_run``.
+    A method without a rank has no ``-r<rank>``. For a run that is to be trained or found, see ``utils.runs.inputs``.
     """
-    values = science(config, data, start)
+    values = science(config, inputs)
     if config.output.search:  # a trial is no result, so that the same settings must be trained again for one
         values["search"] = True
     model = slug(Path(config.model.name).name, r"[^A-Za-z0-9._-]+") or "model"

@@ -23,7 +23,7 @@ from utils.io.files import read_bytes, read_object, sha256, write_json
 from utils.io.rows import json_objects
 
 RECORD = "run.json"
-DATA, BASE, ADAPTER = "data_sha256", "base_sha256", "adapter_sha256"  # of the record: digests (model.adapter has one)
+ADAPTER = "adapter"  # the name of model.adapter in inputs.json
 IDENTITY = ("method", "seed", "group")  # of the record, and of each checkpoint: which run it is
 Identity = dict[str, Any] | None  # the values of these; None outside of a run, as in a dry run
 FIRST_IDS = "first_ids"  # of the record: see utils.tokens.encoding.first_ids
@@ -50,6 +50,10 @@ class Run:
     @property
     def record_file(self) -> Path:
         return self.path / RECORD
+
+    @property
+    def inputs_file(self) -> Path:
+        return self.path / "inputs.json"
 
     @property
     def metrics_file(self) -> Path:
@@ -129,6 +133,15 @@ class Run:
         if record.get("status") not in STATUSES:
             raise UserError(f"{self.record_file} is not a run's record: it has no valid 'status'")
         return record
+
+    def inputs(self) -> dict[str, str]:
+        """The digest of each input by name, see ``utils.runs.inputs``; {} before the run's start."""
+        return read_object(self.inputs_file) if self.inputs_file.exists() else {}
+
+    def add_inputs(self, found: dict[str, str]) -> None:
+        """Merge ``found`` into inputs.json."""
+        if (inputs := self.inputs()) != inputs | found:
+            write_json(self.inputs_file, inputs | found)
 
     def without_folder(self, text: str) -> str:
         """``text`` for a line that begins with the run's folder, which it does not repeat."""
@@ -241,9 +254,3 @@ def find_runs(roots: Iterable[str | Path]) -> list[Run]:
     if not found:
         raise UserError(f"no runs under {', '.join(names)}: nothing there has a {RECORD}. Train first (train.py).")
     return sorted(found.values(), key=lambda run: str(run.path))
-
-
-def recorded_digests(record: dict[str, Any], key: str = DATA) -> dict[str, str]:
-    """The digests in a run's record: of the data, by split, or with BASE of the base model, by file. {} if none."""
-    found = record.get(key)
-    return found if isinstance(found, dict) else {}

@@ -10,11 +10,10 @@ from utils.config.settings import Config, ModelConfig
 from utils.errors import UserError
 from utils.io.files import read_object
 from utils.models.loading import load_model, load_tokenizer, model_source
-from utils.runs.base_model import refuse_other_base
 from utils.runs.checkpoint_folder import load_weights, refuse_other_run, verify
-from utils.runs.digests import TRAINING
 from utils.runs.identity import group_hash
-from utils.runs.run import ADAPTER, FIRST_IDS, IDENTITY, RECORD, SUMMARY, Run, recorded_digests
+from utils.runs.inputs import check_inputs, identifying, model_inputs
+from utils.runs.run import FIRST_IDS, IDENTITY, RECORD, SUMMARY, Run
 from utils.runs.start_adapter import kept_start
 
 
@@ -51,10 +50,8 @@ def check_settings(run: Run, config: Config) -> None:
     config = dataclasses.replace(
         config, model=dataclasses.replace(config.model, name=record.get("model", config.model.name))
     )
-    data = {split: value for split, value in recorded_digests(record).items() if split in TRAINING}
-    start = record.get(ADAPTER)
-    groups = (None, group_hash(config, None, start), group_hash(config, data, start))  # with data: see identify_run
-    if record.get("group") not in groups or record.get("seed") not in (None, config.seed):
+    group = group_hash(config, identifying(config, run.inputs()))
+    if (record.get("group"), record.get("seed")) != (group, config.seed):
         raise UserError(
             f"{run.config_file} was changed after the training: its settings are not those of {run.record_file.name}. "
             f"Restore it (the overrides given on the command line are in {run.overrides_file}), or remove the folder "
@@ -76,7 +73,7 @@ def load_base(settings: ModelConfig, start: str | Path | None = None) -> Any:
 
 
 def tokenizer_of(run: Run, config: Config) -> Any:
-    """The base model's tokenizer. It begins texts as the run's record says; earlier versions recorded nothing."""
+    """The base model's tokenizer. It begins texts as the run's record says."""
     tokenizer = load_tokenizer(config.model.name, config.model.gguf_file)
     if run.record_file.exists():
         tokenizer.first_ids = run.record().get(FIRST_IDS, [])
@@ -93,10 +90,10 @@ def load_trained(run: Run, config: Config, checkpoint: Path, *, keep_base: bool 
     """
     _refuse_other_checkpoint(run, checkpoint)
     check_base_found(run, config)
-    refuse_other_base(run, config.model)
+    check_inputs(run, model_inputs(run, config.model), config)
     tokenizer = tokenizer_of(run, config)
     model = load_base(dataclasses.replace(config.model, dropout=None), kept_start(run, config))
-    refuse_other_base(run, config.model)  # again: a hub's model is now in the cache
+    check_inputs(run, model_inputs(run, config.model), config)  # again: a hub's model is now in the cache
     load_weights(checkpoint, model, keep_base=keep_base)
     return tokenizer, model
 

@@ -14,19 +14,22 @@ from utils.data import Example, digest, known_samples, training_units
 from utils.errors import UnfitSettings
 from utils.log import log
 from utils.models.loading import max_positions
-from utils.runs.digests import TRAINING
+from utils.runs.inputs import TRAINING
 from utils.tokens.encoding import Encoded, ending_texts, spelled_tokens
 from utils.tokens.packing import encode_units
 
 
 @dataclass(frozen=True)
 class TrainingData:
-    """The tokenised splits, the distinct prompts of the validation split in file order, and digests of both splits."""
+    """The tokenised splits, the distinct prompts of the validation split in file order, and what was read.
+
+    ``inputs`` has the digest of each input by name, see ``utils.runs.inputs``.
+    """
 
     train: Encoded
     validation: Encoded
     prompts: list[str]
-    digests: dict[str, str]
+    inputs: dict[str, str]
 
 
 def load_training_data(config: Config, tokenizer: Any) -> TrainingData:
@@ -68,7 +71,7 @@ def load_training_data(config: Config, tokenizer: Any) -> TrainingData:
         encoded["train"],
         encoded["validation"],
         list(prompts),
-        {split: digest(part) for split, part in examples.items()},
+        {f"data/{split}": digest(part) for split, part in examples.items()},
     )
 
 

@@ -21,19 +21,17 @@ from utils.errors import UnfitSettings, UserError
 from utils.io.files import lock, own_folder, remove_leftovers, write_text
 from utils.log import log, run_log
 from utils.models.loading import check_method_fits, hidden_size
-from utils.processes.devices import resolve_device
+from utils.processes.devices import resolve_device, resolve_precision
 from utils.processes.group import connect, explain_lost_process
 from utils.processes.signals import Interrupted, StopRequest, stop_on_signals
-from utils.runs import RUN_POINTER, UNFIT_NOTE, Run, checkpoints, recorded_digests
-from utils.runs.base_model import base_digests, refuse_other_base
+from utils.runs import RUN_POINTER, UNFIT_NOTE, Run, checkpoints
 from utils.runs.checkpoint_folder import refuse_other_run
-from utils.runs.digests import identify_run, refuse_other_data, training_digests
 from utils.runs.identity import unread_keys
+from utils.runs.inputs import check_inputs, data_inputs, identify_run, model_inputs
 from utils.runs.loggers import check_installed
-from utils.runs.precision import settle_precision
 from utils.runs.provenance import memory_mib, now, reset_peak_memory
-from utils.runs.run import BASE, IDENTITY
-from utils.runs.start_adapter import given_digest, keep_start
+from utils.runs.run import ADAPTER, IDENTITY
+from utils.runs.start_adapter import keep_start
 from utils.training.dry_run import estimate, report
 from utils.training.failures import Diverged, advice
 from utils.training.loop import fit
@@ -86,7 +84,7 @@ def try_run(config: Config, stop: StopRequest) -> None:
     with tempfile.TemporaryDirectory() as folder, run_log(None, processes.main):
         run = Run(Path(processes.run_on_main(lambda: folder)))
         with _explained(config, run, lambda: None):
-            precision = processes.run_on_main(lambda: _precision(config))[1]
+            precision = processes.run_on_main(lambda: _precision(config))
             device = torch.device(resolve_device(config.train.device))
             start, memory = time.perf_counter(), memory_mib(device)
             training = set_up(config, precision, run, stop)
@@ -100,23 +98,21 @@ def train_one(config: Config, overrides: list[str], stop: StopRequest) -> float 
     """Train one seed: resume an unfinished run, skip a finished one. Returns its best validation loss."""
     processes = stop.processes
     with contextlib.ExitStack() as stack:
-        setting, precision = processes.run_on_main(lambda: _precision(config))
-        config = config.with_precision(setting)
-        start = processes.run_on_main(lambda: given_digest(config))
-        path, group = processes.run_on_main(lambda: identify_run(config, start))
+        config = config.with_precision(processes.run_on_main(lambda: _precision(config)))
+        path, group, inputs = processes.run_on_main(lambda: identify_run(config))
         run = Run(path)
         identity = dict(zip(IDENTITY, (config.fnmodel.method, config.seed, group), strict=True))
         finished = processes.run_on_main(lambda: _finished_record_or_lock(config, run, identity, stack))
         if finished:
             return (finished["best"] or {}).get("loss")
         stack.enter_context(run_log(run.log_file, processes.main))
-        return _train(config, precision, run, identity, start, overrides, stop)
+        return _train(config, run, identity, inputs.get(ADAPTER), overrides, stop)
 
 
-def _precision(config: Config) -> tuple[str, str]:
-    """``train.precision`` in the run's identity, and the precision used."""
-    config, precision = settle_precision(config, hidden_size(config.model.name, config.model.gguf_file))
-    return config.train.precision, precision
+def _precision(config: Config) -> str:
+    """The precision in which the run computes: fp32, bf16 or fp16. It is a part of the run's identity."""
+    size = hidden_size(config.model.name, config.model.gguf_file)
+    return resolve_precision(config.train.precision, resolve_device(config.train.device), size)
 
 
 def _finished_record_or_lock(
@@ -126,14 +122,11 @@ def _finished_record_or_lock(
     record = _record(run)
     refuse_other_run(run, run.record_file, identity | {key: record[key] for key in IDENTITY if key in record}, identity)
     if record["status"] == "finished":
-        recorded = recorded_digests(record)
-        if recorded and config.dataset.path:  # data from the hub are not loaded only to be compared
-            refuse_other_data(run, recorded, training_digests(config), config.dataset)
-        refuse_other_base(run, config.model)
+        data = data_inputs(config) if config.dataset.path else {}  # the hub's are not loaded only to be compared
+        check_inputs(run, data | model_inputs(run, config.model), config)
         _point_to(run)
-        unknown = "" if recorded else " (its record, of an earlier version, does not say on which data)"
         other = _other_test_data(config, run)
-        print(f"{run.path} is finished already{unknown}; remove the folder to train again{other}", file=sys.stderr)
+        print(f"{run.path} is finished already; remove the folder to train again{other}", file=sys.stderr)
         with contextlib.suppress(OSError):  # a read-only folder is finished all the same
             checkpoints.restore_links(run)
             _remove_last_checkpoint(config, run)  # a kill may have left it
@@ -156,34 +149,28 @@ def _other_test_data(config: Config, run: Run) -> str:
 
 
 def _train(
-    config: Config,
-    precision: str,
-    run: Run,
-    identity: dict[str, Any],
-    digest: str | None,
-    overrides: list[str],
-    stop: StopRequest,
+    config: Config, run: Run, identity: dict[str, Any], start: str | None, overrides: list[str], stop: StopRequest
 ) -> float | None:
     """Train one seed in its locked directory. Returns its best validation loss.
 
     Args:
         identity: of the run, see ``refuse_other_run``.
-        digest: of ``model.adapter``.
+        start: the digest of ``model.adapter``.
     """
-    log.info("run directory %s, precision %s", run.path, precision)
+    log.info("run directory %s, precision %s", run.path, config.train.precision)
     reset_peak_memory()
     with _explained(config, run, lambda: None):
-        stop.processes.run_on_main(lambda: refuse_other_base(run, config.model))
-        training = set_up(config, precision, run, stop, identity)
-        described = {
-            **description(training),
-            BASE: stop.processes.run_on_main(lambda: base_digests(config.model)),
-        }
-        start = stop.processes.run_on_main(lambda: keep_start(run, config, digest))
+        stop.processes.run_on_main(lambda: check_inputs(run, model_inputs(run, config.model), config))
+        training = set_up(config, config.train.precision, run, stop, identity)
+        described = description(training)
+        if start is not None:
+            stop.processes.run_on_main(lambda: keep_start(run, config, start))
+            training.data.inputs[ADAPTER] = start
         if stop.processes.main:
             _write_snapshots(config, run, overrides)
+            run.add_inputs(training.data.inputs)
             _point_to(run)  # only now: a run of other data was refused by set_up
-    _note(training, **start_fields(training), **start, **described, **current_progress(training))
+    _note(training, **start_fields(training), **described, **current_progress(training))
     _fit(training)
     _note(training, status="finished", finished=now(), **current_progress(training))
     if stop.processes.main:  # only now: before the record says finished, a killed run would need it to resume

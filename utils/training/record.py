@@ -8,7 +8,7 @@ from typing import Any
 import rosa
 from utils.log import log
 from utils.runs.provenance import costs, git_commit, hardware, now, peak_memory_mib, versions
-from utils.runs.run import DATA, FIRST_IDS
+from utils.runs.run import FIRST_IDS
 from utils.tokens.encoding import first_ids
 from utils.training.training import Training
 
@@ -63,7 +63,6 @@ def description(training: Training) -> dict[str, Any]:
             "trainable": report.trainable,
             "adapted_layers": len(report.layers),
         },
-        DATA: data.digests,
         "data": {"train": data.train.describe(), "validation": data.validation.describe()},
     }
 

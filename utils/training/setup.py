@@ -21,10 +21,9 @@ from utils.models.loading import recompute_activations
 from utils.models.token_loss import TokenLoss
 from utils.processes.signals import StopRequest
 from utils.runs import Run
-from utils.runs.base_model import refuse_other_base
 from utils.runs.checkpoint_folder import Progress, load_weights
 from utils.runs.checkpoints import select_checkpoint
-from utils.runs.digests import agree_on_data
+from utils.runs.inputs import agree_on_inputs, model_inputs
 from utils.runs.metrics_writer import MetricsWriter
 from utils.runs.run import Identity
 from utils.runs.trained import load_base, tokenizer_of
@@ -54,9 +53,9 @@ def set_up(config: Config, precision: str, run: Run, stop: StopRequest, identity
     # data and bare model
     tokenizer = tokenizer_of(run, config)
     data = load_training_data(config, tokenizer)
-    agree_on_data(run, data.digests, config.dataset, processes)
     model = load_base(config.model, config.model.adapter)
-    processes.run_on_main(lambda: refuse_other_base(run, config.model))  # again: a hub's model is now in the cache
+    data.inputs.update(processes.run_on_main(lambda: model_inputs(run, config.model)))  # the hub's cache has it now
+    agree_on_inputs(run, data.inputs, config, processes)
     check_lengths(data, model, config)
     total_steps, warmup = step_counts(config, len(data.train))  # a wrong warm-up fails before the factorisation
 
@@ -102,7 +101,7 @@ def set_up(config: Config, precision: str, run: Run, stop: StopRequest, identity
 def _adapt(model: Any, config: Config, placement: Placement, checkpoint: Path | None) -> Any:
     """Adapt or freeze the model, or load its checkpoint, and distribute it. Returns the model with its loss."""
     adapter, start = config.adapter, time.perf_counter()
-    if adapter is not None:  # also before loading: a checkpoint of an earlier version lacks some of the settings
+    if adapter is not None:
         rosa.inject(model, adapter, start=False, keep_base=False)
     if checkpoint is not None:
         load_weights(checkpoint, model)

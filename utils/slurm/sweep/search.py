@@ -21,8 +21,7 @@ from utils.errors import UserError
 from utils.io.yaml_files import dotted, read_yaml
 from utils.results.aggregate import PRECISION, settings_of
 from utils.results.read import Result
-from utils.runs import Run, finite, recorded_digests
-from utils.runs.run import BASE, DATA
+from utils.runs import Run, finite
 from utils.slurm.ledger import noted_runs, unfit
 from utils.slurm.sweep.quoting import override_word
 from utils.text import as_typed
@@ -226,10 +225,9 @@ def incomparable(folder: Path, jobs: Iterable[str], keys: Collection[str]) -> st
     runs: dict[str, dict[str, list[str]]] = {}  # names by value, by what has it
     found = [one for job in jobs if (one := _recorded(folder, job))]
     for run, record in sorted(found, key=lambda one: str(one[1].get("started"))):
-        for what, key in (("the {} data", DATA), ("the {} of the base model", BASE)):
-            for part, digest in recorded_digests(record, key).items():
-                if (key, part) != (DATA, "test"):  # which no trial reads
-                    runs.setdefault(what.format(part), {}).setdefault(str(digest), []).append(run.path.name)
+        for name, digest in run.inputs().items():
+            if name != "data/test":  # which no trial reads
+                runs.setdefault(name, {}).setdefault(str(digest), []).append(run.path.name)
         for key, value in _settings(run, record, keys).items():
             runs.setdefault(key, {}).setdefault(as_typed(value), []).append(run.path.name)
     for what, by_value in runs.items():
@@ -253,7 +251,7 @@ def _settings(run: Run, record: dict[str, Any], keys: Collection[str]) -> dict[s
     settings = _config(run.config_file, written)
     if not searched <= settings.keys():
         return {}
-    result = Result(run, record, settings, {}, {}, ())
+    result = Result(run, record, settings, {}, {}, (), run.inputs())
     kept = settings_of(result)
     if result.precision:  # in which it computed: auto depends on the machine
         kept[PRECISION] = result.precision
