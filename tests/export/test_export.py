@@ -113,25 +113,16 @@ def validation_loss(run: Run, model: Any) -> float:
     return total / count
 
 
-def test_a_cut_without_its_data_says_that_nothing_was_measured(rosa_run: Run, tmp_path: Path, capsys: Any) -> None:
-    export(rosa_run, tmp_path / "peft", "--as", "peft", "--rank", "1", "--dataset-path", str(tmp_path / "gone"))
-    assert "was not measured" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize("error", [MemoryError(), torch.OutOfMemoryError("CUDA out of memory."), RuntimeError("other")])
-def test_a_loss_for_which_memory_is_short_costs_no_export(
+@pytest.mark.parametrize("error", [UserError("gone"), torch.OutOfMemoryError("CUDA out of memory.")])
+def test_a_loss_that_cannot_be_measured_costs_no_export(
     rosa_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     def fails(*_: Any) -> list[float]:
         raise error
 
     monkeypatch.setattr(write, "validation_losses", fails)
-    if str(error) == "other":
-        with pytest.raises(RuntimeError, match="other"):
-            export(rosa_run, tmp_path / "peft", "--as", "peft", "--rank", "1")
-        return
     card = (export(rosa_run, tmp_path / "peft", "--as", "peft", "--rank", "1") / "README.md").read_text()
-    assert f"by the cut was not measured: {type(error).__name__}" in card
+    assert "by the cut was not measured: " in card
 
 
 def test_the_last_checkpoint_on_request(rosa_run: Run, tmp_path: Path) -> None:

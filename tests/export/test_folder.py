@@ -28,18 +28,12 @@ def content(target: Path) -> str:
     return (target / "file").read_text()
 
 
-@pytest.mark.parametrize("place", [".", "/", "..", "sub/..", "/usr/..", "~nobody-of-this-name/out"])
+@pytest.mark.parametrize("place", [".", "sub/..", "~nobody-of-this-name/out"])
 def test_places_that_no_folder_can_take(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match="--out"):
         write(Path(place))
     assert not list(tmp_path.iterdir())
-
-
-def test_a_home_folder_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HOME", str(tmp_path))
-    write(Path("~/out"))
-    assert (tmp_path / "out" / "file").read_text() == "whole"
 
 
 def test_two_exports_at_once_leave_the_first_that_is_whole(tmp_path: Path) -> None:

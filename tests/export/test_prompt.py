@@ -33,7 +33,7 @@ def answers(rosa_run: Run, tmp_path_factory: pytest.TempPathFactory) -> dict[str
 
 def test_texts_of_arguments(rosa_run: Run, answers: dict[str, str], capfd: Any) -> None:
     """The same as eval.py's, and nothing else on standard output."""
-    assert prompt.main([str(rosa_run.path), *answers, *SHORT, "--batch-size", "2"]) == 0
+    assert prompt.main([str(rosa_run.path), *SHORT, *answers, "--batch-size", "2"]) == 0
     assert capfd.readouterr().out.splitlines() == list(answers.values()) and len(set(answers.values())) > 1
 
 
@@ -53,17 +53,6 @@ def test_lines_of_standard_input_are_answered_as_they_come(
     assert prompt.main([str(rosa_run.path), *SHORT]) == 0
     seen.append(capfd.readouterr().out)
     assert seen == ["", f"{answers[first]}\n", "\n", f"{answers[second]}\n"]
-
-
-def test_a_byte_order_mark_of_standard_input_is_no_text(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "stdin", io.StringIO("\ufeffone\n\ufefftwo\n"))
-    assert list(prompt.lines_of_input()) == ["one", "\ufefftwo"]
-
-
-def test_options_may_stand_before_the_texts(rosa_run: Run, answers: dict[str, str], capfd: Any) -> None:
-    source = next(iter(answers))
-    assert prompt.main([str(rosa_run.path), *SHORT, source]) == 0
-    assert capfd.readouterr().out == f"{answers[source]}\n"
 
 
 def test_blanks_at_the_ends_are_a_part_of_a_prompt_without_template(

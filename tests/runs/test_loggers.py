@@ -138,14 +138,6 @@ def test_a_resume_goes_on_in_the_same_run_and_logs_no_step_twice(
         assert kept == [point for point in in_file(run) if not point[1].endswith(timed)]
 
 
-def test_a_new_run_is_another_one_there(train: Any, calls: dict[str, list[Any]]) -> None:
-    for seed in (1, 2):
-        train(BOTH, f"seed={seed}", "train.epochs=0")
-    for name, key in (("wandb", "id"), ("trackio", "name")):
-        first, second = inits(calls[name])
-        assert first[key] != second[key]
-
-
 @pytest.mark.parametrize("method", ["__init__", "log", "finish"])
 def test_a_logger_that_fails_is_left_out_after_one_warning(
     train: Any, calls: dict[str, list[Any]], monkeypatch: Any, method: str

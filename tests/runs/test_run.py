@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
 import sys
 import weakref
 from collections.abc import Callable
@@ -13,7 +12,6 @@ from typing import Any
 import pytest
 import torch
 
-from tests.conftest import ROOT
 from tests.records import write_run
 from utils.errors import UserError
 from utils.evaluation import Options, evaluate_run
@@ -40,20 +38,6 @@ def test_logging_points_by_split_and_what_is_no_point_named_with_its_line(tmp_pa
             run.metrics()
         bad: list[str] = []
         assert len(run.metrics("train", bad)) == len(bad) == 1 and words in bad[0]
-
-
-def test_the_files_of_a_run_lie_in_its_directory(tmp_path: Path) -> None:
-    """The names are those of existing runs."""
-    run = Run(tmp_path)
-    assert [run.lock_file(work).name for work in ("train", "eval", "score")] == [
-        ".train.lock",
-        ".eval.lock",
-        ".score.lock",
-    ]
-    assert run.overrides_file == tmp_path / ".hydra" / "overrides.yaml"
-    for name in ("events.out.tfevents.2.x", "events.out.tfevents.1.x", "other"):
-        (tmp_path / name).touch()
-    assert [path.name[-3] for path in run.board_files()] == ["1", "2"]
 
 
 def test_a_link_to_a_run_counts_once_and_other_links_are_named(
@@ -113,14 +97,6 @@ def test_a_later_run_of_a_process_has_its_own_peak_memory() -> None:
     before = peak_memory_mib(torch.device("cpu"))
     reset_peak_memory()
     assert peak_memory_mib(torch.device("cpu")) < before - 200
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux counts the parent's memory")
-def test_the_peak_of_a_process_is_not_that_of_its_parent() -> None:
-    kept = torch.ones(2**28)  # 1 GiB, more than a process needs to import torch
-    code = "import torch; from utils.runs.provenance import peak_memory_mib as p; print(p(torch.device('cpu')))"
-    child = float(subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, check=True).stdout)
-    assert child < 1024 < peak_memory_mib(torch.device("cpu")) and len(kept)
 
 
 def test_a_later_run_of_a_process_begins_without_the_models_before(train: Any, monkeypatch: Any) -> None:

@@ -153,8 +153,6 @@ def test_from_peft_to_run_to_peft(train: Any, small_model: Path, tmp_path: Path)
 
 MAKE_BAD: dict[str, Callable[[Path], object]] = {
     "it lacks adapter_config.json": lambda folder: (folder / "adapter_config.json").unlink(),
-    r"it lacks adapter\.safetensors": lambda folder: (folder / "adapter.safetensors").unlink(),
-    "cannot be used: .*config.json is damaged": lambda folder: (folder / "adapter_config.json").write_text("{"),
     "cannot be used: .*tensors is .*damaged": lambda folder: (folder / "adapter.safetensors").write_bytes(b"none"),
 }
 
@@ -166,14 +164,6 @@ def test_bad_adapters_are_refused(train: Any, lora: Path, tmp_path: Path, messag
     with pytest.raises(UserError, match=f"model.adapter=.*{message}"):
         train(f"model.adapter={bad}", *UNTRAINED)
     assert not list(tmp_path.rglob("run.json"))
-
-
-def test_an_adapter_of_another_model_is_refused(train: Any, tmp_path: Path) -> None:
-    from utils.models.loading import load_model
-
-    rosa.save_adapter(rosa.inject(load_model("tiny"), rosa.LoraConfig(rank=1)), tmp_path / "other")
-    with pytest.raises(UserError, match=r"model\.adapter=.*cannot be used: .*another model"):
-        train(f"model.adapter={tmp_path / 'other'}", *UNTRAINED)
 
 
 def test_an_adapter_of_other_weights_is_refused(train: Any, small_model: Path, lora: Path, tmp_path: Path) -> None:

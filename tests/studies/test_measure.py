@@ -135,7 +135,7 @@ def test_what_is_measured_of_a_pretrained_model(small_model: Path, tmp_path: Pat
 def test_a_trial_is_recorded_and_measured_if_asked(untrained: Path, tmp_path: Path) -> None:
     run = trained(untrained, tmp_path / "runs", "train.epochs=2", "output.search=true")
     folder = pretrained.collect(run, tmp_path / "records", tmp_path)
-    assert sorted(path.name for path in folder.iterdir()) == ["config.yaml", "run.json"]
+    assert sorted(path.name for path in folder.iterdir()) == ["config.yaml", "inputs.json", "run.json"]
     assert [path.name for path in (tmp_path / "records").iterdir()] == [folder.name]
 
     (tmp_path / "validation.jsonl").write_text(json.dumps({"question": "abc?", "answer": "def"}) + "\n")

@@ -166,7 +166,14 @@ def test_other_seeds_of_other_settings_are_refused(
 )
 def test_methods_are_compared_with_the_same_training_only(tmp_path: Path, key: str, value: object) -> None:
     """Not steps: seeds that draw a part of the documents have about as many."""
-    write_record(tmp_path / "lora", "lora", 0.01, 0, 1.2, train={"optimizer": "adamw", "weight_decay": 0.0})
+    write_record(
+        tmp_path / "lora",
+        "lora",
+        0.01,
+        0,
+        1.2,
+        train={"optimizer": "adamw", "weight_decay": 0.0, "validation_fraction": 1.0},
+    )
     write_record(tmp_path / "rosa", "rosa", 0.01, 0, 1.2)
     report.report(tmp_path)
     write_record(tmp_path / "other", "relora", 0.01, 0, 1.2, train={key: value})

@@ -82,7 +82,7 @@ def _about(exported: Exported, result: Result) -> str:
         return text
     return (
         f"{text} The run began with another adapter merged into its base model (`model.adapter`, SHA-256 "
-        f"`{printable_line(start)}`), whose change is in this export too."
+        f"`{start}`), whose change is in this export too."
     )
 
 
@@ -163,14 +163,14 @@ def _training(result: Result) -> Iterator[str]:
             yield f"- {name} parameters: {parameters[name]:,}"
     for key, name in (("bias", "trained biases"), ("loss_on", "loss on")):
         if record.get(key) is not None:
-            yield f"- {name}: {printable_line(record[key])}"
+            yield f"- {name}: {record[key]}"
     for split, counts in (record.get("data") or {}).items():
-        yield f"- {split} data: " + ", ".join(f"{printable_line(k)} {v}" for k, v in counts.items())
+        yield f"- {split} data: " + ", ".join(f"{k} {v}" for k, v in counts.items())
     for name, digest in result.inputs.items():
-        yield f"- SHA-256 of {printable_line(name)}: `{printable_line(digest)}`"
+        yield f"- SHA-256 of {name}: `{digest}`"
     yield f"- hardware: {result.hardware}"
     versions = {**(record.get("versions") or {}), "code": record.get("git_commit")}
-    yield "- versions: " + ", ".join(f"{printable_line(k)} {printable_line(v)}" for k, v in versions.items() if v)
+    yield "- versions: " + ", ".join(f"{k} {v}" for k, v in versions.items() if v)
     yield f"- exported with rosa {rosa.__version__}"
 
 

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
-from utils.errors import UserError
+from utils.errors import UserError, printable
 from utils.io.locks import link_lock
 
 
@@ -103,11 +103,23 @@ def read_json(path: Path) -> Any:
 
 
 def read_object(path: Path) -> dict[str, Any]:
-    """The JSON object in ``path``. Raises UserError as ``read_json`` does, and for any other JSON value."""
-    value = read_json(path)
+    """The JSON object in ``path``, with its texts made printable: what is read here is shown in many places.
+
+    Raises UserError as ``read_json`` does, and for any other JSON value.
+    """
+    value = _printable(read_json(path))
     if not isinstance(value, dict):
         raise UserError(f"{path} does not hold a JSON object")
     return value
+
+
+def _printable(value: Any) -> Any:
+    """A JSON value whose texts are each one line, without characters that could control a terminal."""
+    if isinstance(value, dict):
+        return {_printable(key): _printable(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [_printable(part) for part in value]
+    return printable(" ".join(value.splitlines())) if isinstance(value, str) else value
 
 
 def write_results(folder: Path, files: Mapping[Path, bytes]) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.config.train import TrainConfig
-from utils.text import as_typed, printable_line
+from utils.text import as_typed
 
 COSTS = (  # keys of train that change the memory and the time of a run, and not its result
     "micro_batch_size", "micro_batch_tokens", "gradient_checkpointing", "cache_frozen", "compile", "sharding",
@@ -77,24 +77,24 @@ def hardware_of(record: dict[str, Any], train: Mapping[str, Any]) -> str:
     """The hardware of a run and its ``costs`` in words: of each start that had others, as its times are their sum.
 
     Args:
-        train: the settings of its last start, for records of before, which do not have its costs.
+        train: the settings of its last start, for committed records without the costs of each.
     """
     starts = record.get("starts")
     every = [start.get("hardware") for start in starts if isinstance(start, dict)] if isinstance(starts, list) else []
     names = [_in_words(parts, train) for parts in every if isinstance(parts, dict)]
-    last = record.get("hardware")  # all that records of before have
+    last = record.get("hardware")
     return " and ".join(dict.fromkeys(names)) or _in_words(last if isinstance(last, dict) else {}, train)
 
 
 def _in_words(parts: dict[str, Any], train: Mapping[str, Any]) -> str:
-    name = printable_line(parts.get("name") or parts.get("device") or "unknown")
+    name = str(parts.get("name") or parts.get("device") or "unknown")
     if parts.get("device") == "cpu" and parts.get("cores"):
-        name += f" of {printable_line(parts['cores'])} cores"
-    processes, precision = parts.get("processes") or 1, printable_line(parts.get("precision") or "")
+        name += f" of {parts['cores']} cores"
+    processes, precision = parts.get("processes") or 1, parts.get("precision") or ""
     name += (f" × {processes}" if processes != 1 else "") + (f", {precision}" if precision else "")
     recorded = parts.get("costs")
     found = recorded if isinstance(recorded, dict) else costs(train)
-    return ", ".join([name, *(f"{printable_line(key)}={as_typed(value)}" for key, value in found.items())])
+    return ", ".join([name, *(f"{key}={as_typed(value)}" for key, value in found.items())])
 
 
 def peak_memory_mib(device: Any) -> float:

@@ -229,21 +229,15 @@ def find_runs(roots: Iterable[str | Path]) -> list[Run]:
     for root in map(str, map(unpacked, names)):
         if not Path(root).is_dir():
             raise UserError(f"{root} is not a folder. Give the folder that train.py wrote to (its output.path).")
-        waiting = [root]  # not os.walk, which is recursive before Python 3.12
-        while waiting:
-            folder = waiting.pop()
-            try:
-                entries = {entry.name: entry for entry in os.scandir(folder)}
-            except OSError as error:
-                print(f"warning: {folder} cannot be read, and no run in it: {error.strerror}", file=sys.stderr)
+        for folder, folders, files in os.walk(root, onerror=_warn):
+            path = Path(folder)
+            if RECORD in files:  # a run holds no other run
+                found.setdefault(path.resolve(), Run(path))
+                folders.clear()
                 continue
-            if RECORD in entries and not os.path.isdir(entries[RECORD].path):  # a run holds no other run
-                found.setdefault(Path(folder).resolve(), Run(Path(folder)))
-                continue
-            incomplete += [run for run in [Run(Path(folder))] if run.incomplete]
-            folders = [entry for entry in entries.values() if entry.name[0] != "." and os.path.isdir(entry.path)]
-            waiting += [entry.path for entry in folders if not entry.is_symlink()]
-            links += [Path(entry.path) for entry in folders if entry.is_symlink()]
+            incomplete += [run for run in [Run(path)] if run.incomplete]
+            folders[:] = [name for name in folders if name[0] != "."]
+            links += [path / name for name in folders if (path / name).is_symlink()]
     for link in sorted(links):
         if (link / RECORD).is_file():
             found.setdefault(link.resolve(), Run(link))
@@ -254,3 +248,7 @@ def find_runs(roots: Iterable[str | Path]) -> list[Run]:
     if not found:
         raise UserError(f"no runs under {', '.join(names)}: nothing there has a {RECORD}. Train first (train.py).")
     return sorted(found.values(), key=lambda run: str(run.path))
+
+
+def _warn(error: OSError) -> None:
+    print(f"warning: {error.filename} cannot be read, and no run in it: {error.strerror}", file=sys.stderr)
