@@ -85,6 +85,7 @@ def train(small_model: Path, small_e2e: Path, tmp_path: Path) -> Callable[..., R
 
     def run(*overrides: str) -> Run:
         from utils.runs.inputs import identify_run
+        from utils.training.launch import precision_of_run
 
         config = make_config(
             f"model.name={small_model}",
@@ -99,7 +100,6 @@ def train(small_model: Path, small_e2e: Path, tmp_path: Path) -> Callable[..., R
             *overrides,
         )
         train_all(config, list(overrides))
-        precision = "fp32" if config.train.precision == "auto" else config.train.precision
-        return Run(identify_run(config.with_precision(precision))[0])
+        return Run(identify_run(config.with_precision(precision_of_run(config)))[0])
 
     return run

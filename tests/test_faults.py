@@ -44,7 +44,7 @@ def test_no_command_leaves_a_killed_ones_temporary_files(train: Any, monkeypatch
             replaced = path.suffix in (".json", ".yaml", ".txt", ".jsonl") and path.name != "metrics.jsonl"
             if replaced and path.parts[0] != "checkpoints":
                 write_text(run.path / path, "half")
-    assert len({path.relative_to(run.path) for path in run.path.rglob("*")} - whole) == 8
+    assert len({path.relative_to(run.path) for path in run.path.rglob("*")} - whole) == 9
     for name in ("eval.json", "scores.json"):
         (run.path / name).unlink()
     run.update_record(status="interrupted")

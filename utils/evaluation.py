@@ -95,7 +95,7 @@ def _outcome(run: Run, options: Options, check: Callable[[], None], loaded: Load
         print(f"{run.path}", flush=True)
         with lock(run.lock_file("eval"), "evaluated"):
             written = (run.raw_predictions(split), run.references(split), run.predictions(split))
-            remove_leftovers(run.record_file, run.eval_file, *written)
+            remove_leftovers(run.record_file, run.inputs_file, run.eval_file, *written)
             return evaluate_run(run, options, check, loaded)
     except Exception as error:
         if is_out_of_memory(error):

@@ -21,7 +21,7 @@ from utils.errors import UnfitSettings, UserError
 from utils.io.files import lock, own_folder, remove_leftovers, write_text
 from utils.log import log, run_log
 from utils.models.loading import check_method_fits, hidden_size
-from utils.processes.devices import resolve_device, resolve_precision
+from utils.processes.devices import check_precision, resolve_device, resolve_precision
 from utils.processes.group import connect, explain_lost_process
 from utils.processes.signals import Interrupted, StopRequest, stop_on_signals
 from utils.runs import RUN_POINTER, UNFIT_NOTE, Run, checkpoints
@@ -98,7 +98,7 @@ def train_one(config: Config, overrides: list[str], stop: StopRequest) -> float 
     """Train one seed: resume an unfinished run, skip a finished one. Returns its best validation loss."""
     processes = stop.processes
     with contextlib.ExitStack() as stack:
-        config = config.with_precision(processes.run_on_main(lambda: _precision(config)))
+        config = config.with_precision(processes.run_on_main(lambda: precision_of_run(config)))
         path, group, inputs = processes.run_on_main(lambda: identify_run(config))
         run = Run(path)
         identity = dict(zip(IDENTITY, (config.fnmodel.method, config.seed, group), strict=True))
@@ -113,6 +113,24 @@ def _precision(config: Config) -> str:
     """The precision in which the run computes: fp32, bf16 or fp16. It is a part of the run's identity."""
     size = hidden_size(config.model.name, config.model.gguf_file)
     return resolve_precision(config.train.precision, resolve_device(config.train.device), size)
+
+
+def precision_of_run(config: Config) -> str:
+    """As ``_precision``; with auto, a run that began in another precision on another machine goes on in that one.
+
+    Raises:
+        UserError: this machine does not have the precision in which the run began.
+    """
+    resolved = _precision(config)
+    if config.train.precision != "auto":
+        return resolved
+    for precision in (resolved, *({"bf16", "fp32"} - {resolved})):
+        run = Run(identify_run(config.with_precision(precision))[0])
+        if run.record_file.exists():
+            if _record(run)["status"] != "finished":
+                check_precision(precision, resolve_device(config.train.device), f"{run.path} began in it")
+            return precision
+    return resolved
 
 
 def _finished_record_or_lock(
@@ -243,7 +261,7 @@ def _directory(run: Run) -> Iterator[None]:
     except OSError as error:
         raise UserError(f"output.path: {run.path} cannot be written: {error.strerror}") from None
     with locked:
-        remove_leftovers(run.record_file, run.config_file, run.overrides_file)
+        remove_leftovers(run.record_file, run.config_file, run.overrides_file, run.inputs_file)
         try:
             yield
         except BaseException:
