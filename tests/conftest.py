@@ -17,7 +17,7 @@ from utils.config.settings import Config, parse_config
 from utils.data.e2e_sample import E2ESample
 from utils.models.loading import BUNDLED
 from utils.runs import Run
-from utils.training.launch import train_all
+from utils.training.launch import find_run, train_all
 
 ROOT = Path(__file__).parent.parent
 torch.set_num_threads(1)  # equal results in each run, and no contention for two cores
@@ -84,9 +84,6 @@ def train(small_model: Path, small_e2e: Path, tmp_path: Path) -> Callable[..., R
     """A function that trains the small model on the small data with further overrides, and returns the run."""
 
     def run(*overrides: str) -> Run:
-        from utils.runs.inputs import identify_run
-        from utils.training.launch import precision_of_run
-
         config = make_config(
             f"model.name={small_model}",
             f"dataset.path={small_e2e}",
@@ -100,6 +97,6 @@ def train(small_model: Path, small_e2e: Path, tmp_path: Path) -> Callable[..., R
             *overrides,
         )
         train_all(config, list(overrides))
-        return Run(identify_run(config.with_precision(precision_of_run(config)))[0])
+        return Run(find_run(config)[1])
 
     return run

@@ -20,7 +20,8 @@ from utils.evaluation import Options, evaluate_run
 from utils.export.__main__ import main as export
 from utils.generation.decoding import Decoding
 from utils.runs import Run
-from utils.runs.inputs import adapter_digest, identify_run
+from utils.runs.identity import run_directory
+from utils.runs.inputs import adapter_digest, identity_inputs
 
 QUICK = Options(decoding=Decoding(num_beams=1, max_new_tokens=4), device="cpu")
 UNTRAINED = ("train.epochs=0", "fnmodel.params.rank=2", "fnmodel.params.bias=none")
@@ -72,8 +73,8 @@ def test_the_content_is_part_of_a_runs_identity_and_its_path_is_not(train: Any, 
     (moved / "model.safetensors").write_bytes(b"of no effect: it is not read")
     assert train(f"model.adapter={moved}", *UNTRAINED).path == run.path
     (moved / "adapter_config.json").write_text((moved / "adapter_config.json").read_text() + "\n")
-    assert identify_run(make_config(f"model.adapter={moved}")) != identify_run(make_config(f"model.adapter={lora}"))
-    assert identify_run(make_config(f"model.adapter={lora}")) != identify_run(make_config())
+    configs = [make_config(f"model.adapter={moved}"), make_config(f"model.adapter={lora}"), make_config()]
+    assert len({run_directory(config, identity_inputs(config)) for config in configs}) == 3
 
 
 def test_a_run_outlives_the_folder(train: Any, small_model: Path, lora: Path, tmp_path: Path) -> None:

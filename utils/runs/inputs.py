@@ -24,7 +24,6 @@ from utils.io.files import sha256
 from utils.io.hub import cached_folder
 from utils.models.loading import model_source
 from utils.processes.group import Processes
-from utils.runs.identity import group_hash, run_directory
 from utils.runs.run import ADAPTER, Run
 
 TRAINING = ("train", "validation")
@@ -111,17 +110,18 @@ def identifying(config: Config, inputs: dict[str, str]) -> dict[str, str]:
     return {name: inputs[name] for name in names & inputs.keys()}
 
 
-def identify_run(config: Config) -> tuple[Path, str, dict[str, str]]:
-    """The directory, the group hash and the ``identifying`` inputs of the run with these settings.
+def identity_inputs(config: Config) -> dict[str, str]:
+    """The ``identifying`` inputs of a run with these settings, read now. The examples are kept as by ``data_inputs``.
 
-    ``train.precision`` must be resolved: it is a part of the identity.
+    Raises:
+        UserError: the adapter or the data cannot be read.
     """
     inputs = {}
     if config.model.adapter is not None:
         inputs[ADAPTER] = adapter_digest(Path(config.model.adapter).expanduser())
     if config.source.needs_path:
         inputs |= data_inputs(config)
-    return run_directory(config, inputs), group_hash(config, inputs), inputs
+    return inputs
 
 
 def check_inputs(run: Run, found: dict[str, str], config: Config) -> None:

@@ -26,8 +26,8 @@ from utils.processes.group import connect, explain_lost_process
 from utils.processes.signals import Interrupted, StopRequest, stop_on_signals
 from utils.runs import RUN_POINTER, UNFIT_NOTE, Run, checkpoints
 from utils.runs.checkpoint_folder import refuse_other_run
-from utils.runs.identity import unread_keys
-from utils.runs.inputs import check_inputs, data_inputs, identify_run, model_inputs
+from utils.runs.identity import group_hash, run_directory, unread_keys
+from utils.runs.inputs import check_inputs, data_inputs, identity_inputs, model_inputs
 from utils.runs.loggers import check_installed
 from utils.runs.provenance import memory_mib, now, reset_peak_memory
 from utils.runs.run import ADAPTER, IDENTITY
@@ -98,9 +98,8 @@ def train_one(config: Config, overrides: list[str], stop: StopRequest) -> float 
     """Train one seed: resume an unfinished run, skip a finished one. Returns its best validation loss."""
     processes = stop.processes
     with contextlib.ExitStack() as stack:
-        config = config.with_precision(processes.run_on_main(lambda: precision_of_run(config)))
-        path, group, inputs = processes.run_on_main(lambda: identify_run(config))
-        run = Run(path)
+        precision, path, group, inputs = processes.run_on_main(lambda: find_run(config))
+        config, run = config.with_precision(precision), Run(path)
         identity = dict(zip(IDENTITY, (config.fnmodel.method, config.seed, group), strict=True))
         finished = processes.run_on_main(lambda: _finished_record_or_lock(config, run, identity, stack))
         if finished:
@@ -110,27 +109,29 @@ def train_one(config: Config, overrides: list[str], stop: StopRequest) -> float 
 
 
 def _precision(config: Config) -> str:
-    """The precision in which the run computes: fp32, bf16 or fp16. It is a part of the run's identity."""
+    """The precision that the settings name, or that auto chooses on this machine: fp32, bf16 or fp16."""
     size = hidden_size(config.model.name, config.model.gguf_file)
     return resolve_precision(config.train.precision, resolve_device(config.train.device), size)
 
 
-def precision_of_run(config: Config) -> str:
-    """As ``_precision``; with auto, a run that began in another precision on another machine goes on in that one.
+def find_run(config: Config) -> tuple[str, Path, str, dict[str, str]]:
+    """The precision, the directory, the group hash and the ``identifying`` inputs of the run with these settings.
+
+    With ``train.precision=auto``, a run that began in another precision on another machine goes on in that one.
 
     Raises:
-        UserError: this machine does not have the precision in which the run began.
+        UserError: this machine does not have the precision, or the data or the adapter cannot be read.
     """
-    resolved = _precision(config)
-    if config.train.precision != "auto":
-        return resolved
-    for precision in (resolved, *({"bf16", "fp32"} - {resolved})):
-        run = Run(identify_run(config.with_precision(precision))[0])
-        if run.record_file.exists():
-            if _record(run)["status"] != "finished":
-                check_precision(precision, resolve_device(config.train.device), f"{run.path} began in it")
-            return precision
-    return resolved
+    chosen = _precision(config)
+    inputs = identity_inputs(config)
+    other = "fp32" if chosen == "bf16" else "bf16"
+    candidates = (chosen, other) if config.train.precision == "auto" else (chosen,)
+    paths = {precision: run_directory(config.with_precision(precision), inputs) for precision in candidates}
+    precision = next((name for name, path in paths.items() if Run(path).record_file.exists()), chosen)
+    path = paths[precision]
+    if precision != chosen and _record(Run(path))["status"] != "finished":
+        check_precision(precision, resolve_device(config.train.device), f"{path} began in it")
+    return precision, path, group_hash(config.with_precision(precision), inputs), inputs
 
 
 def _finished_record_or_lock(
